@@ -1,0 +1,260 @@
+"""Artefacts are built once for each content; evidence files are whole, sorted and finite; source hashes see what matters."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateau_lib import progress, samples, source, store
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch) -> store.Study:
+    monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path / "results"))
+    return store.open_study("smoke", seed=3)
+
+
+def test_study_lies_below_the_results_root(study, tmp_path):
+    assert study.root == tmp_path / "results" / "smoke"
+    assert study.cache.is_dir() and (study.root / "metrics").is_dir()
+    with pytest.raises(ValueError, match="unknown profile 'smok'"):
+        store.open_study("smok")
+
+
+def test_artefact_is_built_once_for_each_content(study, monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setenv("GATEAU_ARTEFACT_LOG", str(tmp_path / "log"))
+
+    def build(folder: Path) -> None:
+        calls.append(folder)
+        (folder / "x").write_text("1")
+
+    first = store.artefact(study, "demo", build, code=[samples], size=1, stages=((1, 2), (3, 4)))
+    assert store.artefact(study, "demo", build, code=[samples], stages=[[1, 2], [3, 4]], size=np.int64(1)) == first
+    assert len(calls) == 1 and (first / "x").read_text() == "1"
+    assert store.artefact(study, "demo", build, code=[samples], size=2, stages=()) != first
+    assert (tmp_path / "log").read_text().splitlines()[:2] == [first.name, first.name]
+
+
+def test_artefact_of_another_artefact_or_file(study, tmp_path):
+    build = lambda folder: (folder / "x").write_text("1")  # noqa: E731
+    one = store.artefact(study, "one", build, code=[samples], a=1)
+    outside = tmp_path / "data.txt"
+    outside.write_text("abc")
+    with_file = store.artefact(study, "two", build, code=[samples], first=one / "x", file=outside)
+    outside.write_text("abd")
+    assert store.artefact(study, "two", build, code=[samples], first=one / "x", file=outside) != with_file
+    with pytest.raises(TypeError, match="no stable content"):
+        store.artefact(study, "two", build, code=[samples], first=object())
+
+
+def test_profile_as_input_counts_by_value(study):
+    build = lambda folder: None  # noqa: E731
+    folder = store.artefact(study, "p", build, code=[samples], profile=study.profile)
+    assert folder == store.artefact(study, "p", build, code=[samples], profile=replace(study.profile))
+    assert folder != store.artefact(study, "p", build, code=[samples], profile=replace(study.profile, layers=9))
+
+
+def test_a_crash_leaves_nothing_that_looks_finished(study):
+    def build(folder: Path) -> None:
+        (folder / "half").write_text("")
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        store.artefact(study, "demo", build, code=[samples])
+    assert list(study.cache.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed(study):
+    folder = store.artefact(study, "demo", lambda f: None, code=[samples])
+    folder.rmdir()
+    dead, alive = (study.cache / f".{folder.name}.{pid}.part" for pid in (2**22 + 1, os.getppid()))
+    dead.mkdir(), alive.mkdir()
+    store.artefact(study, "demo", lambda f: None, code=[samples])
+    assert not dead.exists() and alive.exists()
+
+
+def test_two_builders_of_the_same_content(study):
+    def overtaken(folder: Path) -> None:
+        finished = folder.parent / folder.name[1:].rsplit(".", 2)[0]
+        finished.mkdir()
+        (finished / "x").write_text("theirs")
+
+    folder = store.artefact(study, "race", overtaken, code=[samples])
+    assert (folder / "x").read_text() == "theirs" and not list(study.cache.glob(".*part"))
+
+
+def row(**changes):
+    return {"metric": "auc", "method": "hmg", "condition": "", "seed": 0, "value": 0.5, "n": 9} | changes
+
+
+def test_metrics_are_sorted_finite_and_unique(study):
+    rows = [row(method=m, seed=s, value=np.float32(0.25)) for m in ("b", "a") for s in (1, 0)]
+    path = store.write_metrics(study, "03_scores", rows)
+    before = path.read_bytes()
+    store.write_metrics(study, "03_scores", rows[::-1])
+    assert path.read_bytes() == before
+    frame = store.read_metrics(study)
+    assert list(frame.method) == ["a", "a", "b", "b"] and set(frame.notebook) == {"03_scores"} and frame.value.eq(0.25).all()
+    for bad, message in (
+        ([row(value=float("nan"))], "is nan"),
+        ([row(value=float("inf"))], "is inf"),
+        ([row(), row()], "given twice"),
+        ([row(extra=1)], "exactly the keys"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            store.write_metrics(study, "03_scores", bad)
+    with pytest.raises(ValueError, match="must begin with its notebook's number"):
+        store.write_metrics(study, "scores", [row()])
+    assert path.read_bytes() == before
+
+
+def test_tables_and_ids(study):
+    table = pd.DataFrame({"a": [1, 2]}, index=pd.Index(["x", "y"], name="kind"))
+    assert store.write_table(study, "03_t", table).read_text() == "kind,a\nx,1\ny,2\n"
+    assert store.write_table(study, "03_t", table.reset_index(drop=True)).read_text() == "a\n1\n2\n"
+    assert json.loads(store.write_ids(study, "05_gateau", ["b", "a"]).read_text()) == ["b", "a"]
+
+
+@given(st.binary(max_size=50), st.binary(max_size=50))
+def test_atomic_write_replaces(tmp_path_factory, one, two):
+    path = tmp_path_factory.mktemp("w") / "deep" / "file"
+    assert store.atomic_write(path, one).read_bytes() == one
+    assert store.atomic_write(path, two).read_bytes() == two
+    assert os.listdir(path.parent) == ["file"]
+
+
+# What a source hash sees -------------------------------------------------------------------------------------------------
+
+FILES = {
+    "__init__": "",
+    "a": """
+        '''Doc.'''
+        import math
+        from os import sep, path
+        from pack import b
+        from pack.c import helper as h
+        LIMIT = 3
+        def uses_b(x):
+            '''Doc.'''
+            return b.one(x) + LIMIT  # why
+        def uses_c(x):
+            return h(x)
+        def alone(x):
+            return math.sqrt(x)
+        def by_name(name):
+            return getattr(b, name)
+        def reads():
+            return "words.yml", sep
+    """,
+    "b": "def one(x):\n    return two(x)\ndef two(x):\n    return x\ndef three(x):\n    return x\n",
+    "c": "def helper(x):\n    return x\nprint\nif __name__ == '__main__':\n    helper(1)\n",
+    "profiles": "SIZE = 1\n",
+}
+
+
+@pytest.fixture
+def package(tmp_path):
+    root = tmp_path / "pack"
+    root.mkdir()
+    for name, text in FILES.items():
+        (root / f"{name}.py").write_text(textwrap.dedent(text).lstrip())
+    (root / "words.yml").write_text("a: 1\n")
+    return root
+
+
+def edit(package: Path, name: str, old: str, new: str) -> None:
+    path = package / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+NOTEBOOK = "from pack import a, profiles\nprint(a.{}(profiles.SIZE))"
+
+
+@pytest.mark.parametrize(
+    ("function", "file", "old", "new", "changes"),
+    [
+        ("uses_b", "b.py", "return x\ndef three", "return x + 1\ndef three", True),  # two steps away
+        ("uses_b", "b.py", "def three(x):\n    return x", "def three(x):\n    return 2 * x", False),  # not called
+        ("by_name", "b.py", "def three(x):\n    return x", "def three(x):\n    return 2 * x", True),  # looked up at run time
+        ("uses_b", "a.py", "LIMIT = 3", "LIMIT = 4", True),
+        ("alone", "a.py", "LIMIT = 3", "LIMIT = 4", False),
+        ("uses_b", "a.py", "'''Doc.'''", "'''Other.'''", False),
+        ("uses_b", "a.py", "# why", "# because", False),
+        ("uses_b", "a.py", "return b.one(x) + LIMIT", "return (b.one(x)\n            + LIMIT)", False),
+        ("uses_c", "c.py", "return x", "return -x", True),  # imported under another name
+        ("uses_c", "c.py", "helper(1)", "helper(2)", False),  # only as a script
+        ("uses_c", "c.py", "print\n", "print('hello')\n", True),  # on import
+        ("alone", "a.py", "import math", "import cmath as math", True),
+        ("alone", "a.py", "from os import sep, path", "from os import sep", False),
+        ("reads", "words.yml", "a: 1", "a: 2", True),
+        ("alone", "words.yml", "a: 1", "a: 2", False),
+        ("alone", "profiles.py", "1", "2", False),  # enters keys by value
+    ],
+)
+def test_source_parts_see_what_matters(package, function, file, old, new, changes):
+    before = source.text_parts(NOTEBOOK.format(function), package)
+    edit(package, file, old, new)
+    assert (source.text_parts(NOTEBOOK.format(function), package) != before) is changes
+
+
+def test_notebook_code_counts_without_its_comments(package):
+    parts = source.text_parts("x = 1", package)
+    assert parts == source.text_parts("x = 1  # one", package) != source.text_parts("x = 2", package)
+
+
+@pytest.mark.parametrize("statement", ["import pack.b", "from pack.b import *", "run('python -m pack.b --x')"])
+def test_unclear_use_counts_the_whole_module(package, statement):
+    before = source.text_parts(statement, package)
+    edit(package, "b.py", "def three(x):\n    return x", "def three(x):\n    return 2 * x")
+    assert source.text_parts(statement, package) != before
+
+
+def test_source_hash_of_modules_and_functions(package, monkeypatch):
+    monkeypatch.syspath_prepend(str(package.parent))
+    import pack.a
+    import pack.b
+
+    try:
+        before = [source.source_hash([x], package) for x in (pack.a, pack.b.one, pack.b.three)]
+        edit(package, "b.py", "def three(x):\n    return x", "def three(x):\n    return 2 * x")
+        after = [source.source_hash([x], package) for x in (pack.a, pack.b.one, pack.b.three)]
+        assert [x == y for x, y in zip(before, after, strict=True)] == [False, True, False]
+        with pytest.raises(ValueError, match="not code of pack"):
+            source.source_hash([textwrap], package)
+    finally:
+        for name in [n for n in sys.modules if n == "pack" or n.startswith("pack.")]:
+            del sys.modules[name]
+
+
+def test_library_hash_is_stable():
+    assert isinstance(samples, ModuleType)
+    assert store.source_hash([samples]) == store.source_hash([samples])
+
+
+# Progress ----------------------------------------------------------------------------------------------------------------
+
+
+def test_progress_is_silent_when_short_and_sparse_when_long(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    assert list(progress.track(iter("abc"), "short")) == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""
+    for _ in progress.track(range(100), "long"):
+        clock[0] += 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "long: 4/100, 4 s gone, about 1 min 36 s left"
+    assert lines[-1] == "long: 100 done in 1 min 40 s" and 10 <= len(lines) <= 12
