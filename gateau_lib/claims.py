@@ -1,0 +1,218 @@
+"""The claims ledger: every sentence of the findings is a claim in ``claims.yml``, and its verdict is computed here.
+
+A verdict compares metrics rows, paired by seed, through a 95 % t-interval of the mean difference over at least three seeds.
+The rules stand at the head of the ledger; nothing but the ledger and the metrics enters a verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy import stats
+
+LEDGER = Path(__file__).with_name("claims.yml")
+RELATIONS = ("above", "below", "not_below", "within")
+TOLERANCES = ("not_below", "within")  # relations whose margin is a tolerance
+VERDICTS = ("holds", "fails", "inconclusive", "not testable here")
+SEEDS = 3  # least seeds of an interval
+CONFIDENCE = 0.95
+
+
+class LedgerError(ValueError):
+    """A claim that cannot be read, or metrics that contradict each other; the message names the claim and the fix."""
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Which metrics rows: one value a seed."""
+
+    metric: str
+    method: str
+    condition: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One testable sentence; `claims.yml` explains relation, margin and effect."""
+
+    id: str
+    statement: str
+    paper: str
+    source: str
+    evidence: str
+    profiles: tuple[str, ...]
+    value: Selector
+    relation: str
+    against: Selector | float
+    margin: float
+    effect: tuple[Selector, Selector | float] | float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim's outcome; ``difference`` = value - against, mean over seeds, with its 95 % interval, in the metric's unit."""
+
+    id: str
+    paper: str
+    statement: str
+    verdict: str
+    value: float = float("nan")
+    against: float = float("nan")
+    difference: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+    seeds: int = 0
+    reason: str = ""
+    evidence: str = ""
+
+
+def _other(base: Selector, given: Any, claim_id: str) -> Selector | float:
+    """``against`` as written: a number, or the fields in which it differs from ``base``."""
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        return float(given)
+    if not isinstance(given, dict) or not given or set(given) - {"metric", "method", "condition"}:
+        raise LedgerError(f"claim {claim_id!r}: against must be a number or some of metric, method, condition; got {given!r}")
+    return Selector(**{**asdict(base), **given})
+
+
+def _effect(base: Selector, given: Any, claim_id: str) -> tuple[Selector, Selector | float] | float | None:
+    if given is None or isinstance(given, int | float):
+        return given
+    if not isinstance(given, dict) or "against" not in given:
+        raise LedgerError(f"claim {claim_id!r}: effect must be a number or a selector with 'against'; got {given!r}")
+    fields = {k: v for k, v in given.items() if k != "against"}
+    first = Selector(**{**asdict(base), **fields})
+    return first, _other(first, given["against"], claim_id)
+
+
+def parse_claim(entry: dict[str, Any]) -> Claim:
+    """One entry of the ledger, checked.
+
+    Raises:
+        LedgerError: a missing or unknown field, relation or profile list, or a tolerance without an effect above twice its size.
+    """
+    name = str(entry.get("id", "?"))
+    try:
+        base = Selector(**entry["value"])
+        against, effect = _other(base, entry["against"], name), _effect(base, entry.get("effect"), name)
+        rest = {k: v for k, v in entry.items() if k not in ("value", "against", "effect", "profiles", "margin")}
+        profiles, margin = tuple(entry["profiles"]), float(entry["margin"])
+        claim = Claim(**rest, profiles=profiles, value=base, against=against, margin=margin, effect=effect)
+    except (KeyError, TypeError) as error:
+        raise LedgerError(f"claim {name!r}: missing, mistyped or unknown field ({error})") from None
+    if claim.relation not in RELATIONS:
+        raise LedgerError(f"claim {name!r}: unknown relation {claim.relation!r}; choose one of {', '.join(RELATIONS)}")
+    if not claim.margin > 0:
+        raise LedgerError(f"claim {name!r}: margin must be positive, got {claim.margin}")
+    if (claim.relation in TOLERANCES) != (claim.effect is not None):
+        raise LedgerError(f"claim {name!r}: relations {', '.join(TOLERANCES)} need an effect, and only they take one")
+    if isinstance(claim.effect, int | float) and claim.margin >= abs(claim.effect) / 2:
+        raise LedgerError(f"claim {name!r}: tolerance {claim.margin} is not below half the effect {claim.effect}")
+    return claim
+
+
+def load_claims(path: str | Path = LEDGER) -> list[Claim]:
+    """Every claim of the ledger in its order; ids are unique.
+
+    Raises:
+        LedgerError: see `parse_claim`; a duplicate id.
+    """
+    claims = [parse_claim(entry) for entry in yaml.safe_load(Path(path).read_text(encoding="utf-8"))["claims"]]
+    names = [c.id for c in claims]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise LedgerError(f"{path}: claim id {twice[0]!r} stands twice; ids must be unique")
+    return claims
+
+
+def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """Mean and two-sided Student t-interval ``(mean, low, high)`` of at least two values."""
+    data = np.asarray(values, dtype=float)
+    if data.size < 2:
+        raise ValueError(f"an interval needs two values or more, got {data.size}")
+    half = stats.t.ppf((1 + confidence) / 2, data.size - 1) * stats.sem(data)
+    return float(data.mean()), float(data.mean() - half), float(data.mean() + half)
+
+
+def by_seed(metrics: pd.DataFrame, which: Selector) -> pd.Series:
+    """The selector's values indexed by seed; empty if there are none.
+
+    Raises:
+        LedgerError: two different values for one seed.
+    """
+    rows = metrics[(metrics["metric"] == which.metric) & (metrics["method"] == which.method)]
+    condition = which.condition
+    if condition in ("longest", "shortest"):
+        lengths = sorted({int(c) for c in rows["condition"].astype(str) if c.isdigit()})
+        if not lengths:
+            return pd.Series(dtype=float)
+        condition = str(lengths[-1] if condition == "longest" else lengths[0])
+    rows = rows[rows["condition"].astype(str) == condition].drop_duplicates(["seed", "value"])
+    if rows["seed"].duplicated().any():
+        seed = rows.loc[rows["seed"].duplicated(), "seed"].iloc[0]
+        where = f"{which.metric}/{which.method}/{condition}"
+        raise LedgerError(f"metrics: {where} has two values for seed {seed}; write each row once")
+    return rows.set_index("seed")["value"].astype(float).sort_index()
+
+
+def _paired(metrics: pd.DataFrame, first: Selector, second: Selector | float) -> pd.DataFrame:
+    """Columns ``value, against`` indexed by the seeds both have."""
+    value = by_seed(metrics, first)
+    if isinstance(second, float):
+        return pd.DataFrame({"value": value, "against": second})
+    return pd.DataFrame({"value": value, "against": by_seed(metrics, second)}).dropna()
+
+
+def _decide(relation: str, margin: float, mean: float, low: float, high: float) -> str:
+    if relation == "below":
+        relation, mean, low, high = "above", -mean, -high, -low
+    holds, fails = {
+        "above": (low > 0 and mean >= margin, high < margin),
+        "not_below": (low > -margin, high < -margin),
+        "within": (-margin < low and high < margin, high < -margin or low > margin),
+    }[relation]
+    return "holds" if holds else "fails" if fails else "inconclusive"
+
+
+def verdict(claim: Claim, metrics: pd.DataFrame, profile: str) -> Verdict:
+    """The verdict of one claim on metrics rows ``metric, method, condition, seed, value`` of one profile.
+
+    Returns:
+        ``holds``, ``fails``, ``inconclusive``, or ``not testable here``: another profile's claim, rows missing, too few seeds.
+    """
+    about = {"id": claim.id, "paper": claim.paper, "statement": claim.statement, "evidence": claim.evidence}
+    if profile not in claim.profiles:
+        return Verdict(**about, verdict="not testable here", reason=f"for profiles {', '.join(claim.profiles)}")
+    pairs = _paired(metrics, claim.value, claim.against)
+    if len(pairs) < SEEDS:
+        what = f"{claim.value.metric}/{claim.value.method}/{claim.value.condition}"
+        return Verdict(**about, verdict="not testable here", seeds=len(pairs), reason=f"{what}: {len(pairs)} of {SEEDS} seeds")
+    mean, low, high = t_interval(pairs["value"] - pairs["against"])
+    outcome, reason = _decide(claim.relation, claim.margin, mean, low, high), ""
+    if isinstance(claim.effect, tuple):
+        effect_pairs = _paired(metrics, *claim.effect)
+        effect = abs(float((effect_pairs["value"] - effect_pairs["against"]).mean())) if len(effect_pairs) else 0.0
+        if claim.margin >= effect / 2:
+            outcome, reason = "inconclusive", f"tolerance {claim.margin:g} is not below half the effect {effect:.3f}"
+    sides = {"value": float(pairs["value"].mean()), "against": float(pairs["against"].mean())}
+    interval = {"difference": mean, "low": low, "high": high, "seeds": len(pairs)}
+    return Verdict(**about, verdict=outcome, reason=reason, **sides, **interval)
+
+
+def verdicts(metrics: pd.DataFrame, profile: str, evidence: str | None = None, path: str | Path = LEDGER) -> pd.DataFrame:
+    """One row a claim with the fields of `Verdict`, in the ledger's order; only one notebook's claims if ``evidence`` is given.
+
+    Raises:
+        LedgerError: ``evidence`` names no claim.
+    """
+    ledger = load_claims(path)
+    chosen = [c for c in ledger if evidence is None or c.evidence == evidence]
+    if not chosen:
+        raise LedgerError(f"no claim has evidence {evidence!r}; the ledger names {sorted({c.evidence for c in ledger})}")
+    return pd.DataFrame([asdict(verdict(claim, metrics, profile)) for claim in chosen])
