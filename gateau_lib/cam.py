@@ -1,0 +1,270 @@
+"""Contextual awareness measurement: does a model attend to the segments that make the response likely? (GATEAU, select/cam)
+
+Two vectors over the segments of a context. *Importance*: how likely the response is given one segment and the instruction
+alone. *Attention*: how much the response tokens look at the segment when the model reads the whole sample. The attention
+rows are taken beside the fast kernel in the pass that also gives the response's NLL, for response queries only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from gateau_lib.nll import BATCH_TOKENS, NonFiniteLoss, batch_nll, continuation_nll, plan_batches
+from gateau_lib.samples import Encoded, segments
+
+IMPORTANCES = ("softmax_nll", "softmax_ppl", "ppl")
+ATTENTIONS = ("sum", "softmax")
+SIGNS = ("misaligned", "aligned")
+_IMPLEMENTATION = "sdpa_with_segments"
+_SCORE_ELEMENTS = 2**25  # attention weights held at the same time: 128 MiB in fp32
+
+
+@dataclass(frozen=True)
+class LongPass:
+    """What one pass over a whole sample gives.
+
+    ``attention[l, i]`` is the attention weight from response-token queries to a key of segment i in layer l, averaged over
+    heads, response tokens and the keys of the segment (GATEAU averages over keys, so a short last segment counts by its
+    density). ``keys[i]`` is the number of tokens of segment i.
+    """
+
+    nll: float  # nats per response token
+    token_nll: np.ndarray  # (|y|,) nats
+    attention: np.ndarray  # (layers, segments)
+    keys: np.ndarray  # (segments,)
+
+    @property
+    def mass(self) -> np.ndarray:
+        """Share of the response's attention that a segment gets, (layers, segments): the sum over its keys, not the mean."""
+        return self.attention * self.keys
+
+
+@dataclass
+class _Probe:
+    """Where responses and contexts stand in a batch, and the attention collected so far."""
+
+    responses: list[tuple[int, int]]  # rows [start, stop) of each sequence
+    contexts: list[tuple[int, int]]
+    segment_length: int
+    found: list[list[torch.Tensor]] = field(default_factory=list)  # per layer, per sequence: (segments,)
+
+
+def _segment_mean(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float,
+    response: tuple[int, int],
+    context: tuple[int, int],
+    segment_length: int,
+) -> torch.Tensor:
+    """Attention of one sequence's response rows to its segments: query (Hq, N, D), key (Hkv, N, D) -> (segments,), float64."""
+    (start, stop), (first, last) = response, context
+    kv_heads, head_dim = key.shape[0], key.shape[2]
+    keys = key[:, :stop].float().transpose(1, 2)  # (Hkv, D, K); fp32 scores, as the fused kernel accumulates them
+    step = max(1, _SCORE_ELEMENTS // (query.shape[0] * stop))
+    total = torch.zeros(last - first, dtype=torch.float64, device=query.device)
+    columns = torch.arange(stop, device=query.device)
+    for begin in range(start, stop, step):
+        end = min(begin + step, stop)
+        rows = query[:, begin:end].float().reshape(kv_heads, -1, head_dim)  # (Hkv, G * R, D), heads stay in order
+        scores = (rows @ keys * scaling).view(query.shape[0], end - begin, stop)  # (Hq, R, K)
+        seen = columns <= torch.arange(begin, end, device=query.device)[:, None]  # (R, K)
+        if mask is not None:  # a sliding window, say; None means plain causal
+            seen = seen & mask[:, begin:end, :stop] if mask.dtype == torch.bool else seen & (mask[:, begin:end, :stop] == 0)
+        weights = scores.masked_fill_(~seen, float("-inf")).softmax(-1)
+        total += weights[:, :, first:last].sum((0, 1)).double()
+    padding = -(last - first) % segment_length
+    sums = torch.nn.functional.pad(total, (0, padding)).view(-1, segment_length).sum(1)  # (segments,)
+    sizes = torch.full_like(sums, segment_length)
+    if padding:
+        sizes[-1] -= padding
+    return sums / sizes / (query.shape[0] * (stop - start))
+
+
+def _attention_with_segments(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    segment_probe: _Probe | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """SDPA, and beside it the attention of the probe's response rows to the probe's segments."""
+    if segment_probe is None:
+        raise ValueError("this model does not hand keyword arguments to its attention layers; use a Llama-like model")
+    scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
+    layer = []
+    for b, (response, context) in enumerate(zip(segment_probe.responses, segment_probe.contexts, strict=True)):
+        mask = None if attention_mask is None else attention_mask[b if attention_mask.shape[0] > 1 else 0]
+        layer.append(_segment_mean(query[b], key[b], mask, scaling, response, context, segment_probe.segment_length))
+    segment_probe.found.append(layer)
+    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+
+
+# Both or neither: an attention function without its mask function is called with attention_mask=None, padded or not.
+AttentionInterface.register(_IMPLEMENTATION, _attention_with_segments)
+AttentionMaskInterface.register(_IMPLEMENTATION, sdpa_mask)
+
+
+@contextmanager
+def _segments_probed(model: PreTrainedModel) -> Iterator[None]:
+    before = model.config._attn_implementation
+    model.set_attn_implementation(_IMPLEMENTATION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@torch.inference_mode()
+def long_pass(
+    model: PreTrainedModel,
+    encoded: Sequence[Encoded],
+    segment_length: int,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    count: Counter | None = None,
+) -> list[LongPass]:
+    """Response NLL and attention to every context segment, from one forward pass a sample.
+
+    Queries are the positions of the response tokens (all of them, the last one too). No N x N matrix is built; softmax of the
+    attention rows is in fp32 for every model dtype. A sample without context has no segments: ``attention`` is (layers, 0).
+
+    Raises:
+        ValueError: segment length below 1, a sample with nothing before its response.
+        NonFiniteLoss: NaN or infinity, naming the sample.
+    """
+    if segment_length < 1:
+        raise ValueError(f"segment_length must be at least 1 token, got {segment_length}")
+    for sample in encoded:
+        if not sample.prompt:
+            raise ValueError(f"sample {sample.id!r}: nothing stands before the response; give it an instruction")
+    done: dict[int, LongPass] = {}
+    with _segments_probed(model):
+        for group in plan_batches([len(s.ids) for s in encoded], batch_tokens):
+            chosen = [encoded[i] for i in group]
+            probe = _Probe(
+                [(len(s.prompt), len(s.ids)) for s in chosen],
+                [(len(s.start), len(s.start) + len(s.context)) for s in chosen],
+                segment_length,
+            )
+            losses = batch_nll(model, [s.ids for s in chosen], [len(s.response) for s in chosen], count, segment_probe=probe)
+            for b, (index, loss) in enumerate(zip(group, losses, strict=True)):
+                attention = torch.stack([layer[b].cpu() for layer in probe.found]).numpy()  # (layers, segments)
+                if not (np.isfinite(loss).all() and np.isfinite(attention).all()):
+                    raise NonFiniteLoss(index, f"sample {encoded[index].id!r}")
+                keys = np.array([len(s) for s in segments(encoded[index].context, segment_length)], dtype=int)
+                done[index] = LongPass(float(loss.mean()), loss, attention, keys)
+    return [done[i] for i in range(len(encoded))]
+
+
+def segment_importance(
+    model: PreTrainedModel,
+    encoded: Sequence[Encoded],
+    segment_length: int,
+    *,
+    as_released: bool = False,
+    batch_tokens: int = BATCH_TOKENS,
+    count: Counter | None = None,
+) -> list[np.ndarray]:
+    """Mean response NLL given one segment and the instruction, for every segment; low means important (GATEAU, select/cam).
+
+    A context shorter than a segment is one short segment; the last segment of a context may be short.
+
+    Args:
+        as_released: divide the response's NLL by all tokens of the sequence, not by response tokens, as the released code does.
+
+    Returns:
+        For each sample an array (segments,), nats per token; empty for a sample without context.
+
+    Raises:
+        NonFiniteLoss: NaN or infinity, naming the sample.
+    """
+    result = []
+    for sample in encoded:  # one call a sample: its segments have one length, so they fill batches without padding
+        prefixes = [sample.start + s + sample.instruction for s in segments(sample.context, segment_length)]
+        try:
+            losses = continuation_nll(model, prefixes, [sample.response] * len(prefixes), batch_tokens=batch_tokens, count=count)
+        except NonFiniteLoss as error:
+            raise NonFiniteLoss(error.index, f"sample {sample.id!r}, segment {error.index}") from None
+        sizes = [len(sample.response) + (len(p) if as_released else 0) for p in prefixes]
+        result.append(np.array([loss.sum() / size for loss, size in zip(losses, sizes, strict=True)]))
+    return result
+
+
+def importance_vector(segment_nll: np.ndarray, importance: str = "softmax_nll") -> np.ndarray:
+    """Segment NLL (segments,) as a weight a segment.
+
+    ``softmax_nll``: softmax of -NLL, which is 1/PPL normalised to sum one; ``softmax_ppl``: softmax of -PPL;
+    ``ppl``: PPL itself over its maximum, where *low* means important.
+    """
+    nll = np.asarray(segment_nll, dtype=float)
+    if importance == "softmax_nll":
+        return softmax(-nll)
+    if importance == "softmax_ppl":
+        return softmax(-np.exp(np.minimum(nll, 700.0)))  # exp overflows at 709
+    if importance == "ppl":
+        return np.exp(nll - nll.max())
+    raise ValueError(f"unknown importance {importance!r}: choose one of {', '.join(IMPORTANCES)}")
+
+
+def attention_vector(attention_layers: np.ndarray, attention: str = "sum") -> np.ndarray:
+    """One weight a segment from attention (layers, segments).
+
+    ``sum``: mean over layers, normalised to sum one; ``softmax``: the softmax of those shares, nearly uniform by construction.
+    """
+    mean = np.asarray(attention_layers, dtype=float).mean(axis=0)
+    total = mean.sum()
+    # Attention that underflowed everywhere tells nothing about the segments: no preference, rather than 0/0.
+    shares = mean / total if total > 0 else np.full(mean.shape, 1 / mean.size)
+    if attention == "sum":
+        return shares
+    if attention == "softmax":
+        return softmax(shares)
+    raise ValueError(f"unknown attention normalisation {attention!r}: choose one of {', '.join(ATTENTIONS)}")
+
+
+def contextual_awareness(
+    segment_nll: np.ndarray,
+    attention_layers: np.ndarray,
+    *,
+    importance: str = "softmax_nll",
+    attention: str = "sum",
+    sign: str = "misaligned",
+) -> float:
+    """How little (``misaligned``: 1 - cosine) or how much (``aligned``: cosine) attention follows importance.
+
+    The cosine's sign and normalisation are in no commit of the released code; the defaults are this study's, high = select.
+
+    Args:
+        segment_nll: (segments,), from `segment_importance`.
+        attention_layers: (layers, segments), from `long_pass`.
+
+    Raises:
+        ValueError: no segments, shapes that differ, NaN, or an unknown variant.
+    """
+    nll, layers = np.asarray(segment_nll, dtype=float), np.asarray(attention_layers, dtype=float)
+    if nll.size == 0:
+        raise ValueError("no context segments: contextual awareness is defined for samples with a context only")
+    if layers.ndim != 2 or layers.shape[1:] != nll.shape:
+        raise ValueError(f"attention has shape {layers.shape}, expected (layers, {nll.size}); use one segment length for both")
+    if not (np.isfinite(nll).all() and np.isfinite(layers).all()):
+        raise ValueError("segment NLL and attention must be finite; score the sample again")
+    if sign not in SIGNS:
+        raise ValueError(f"unknown sign {sign!r}: choose one of {', '.join(SIGNS)}")
+    a, b = importance_vector(nll, importance), attention_vector(layers, attention)
+    cosine = float(np.clip(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)), -1.0, 1.0))
+    return 1.0 - cosine if sign == "misaligned" else cosine

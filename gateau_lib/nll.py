@@ -1,0 +1,164 @@
+"""Negative log-likelihood of a continuation given a prefix, in nats per token: the number under every score of this study.
+
+Batches hold sequences of similar length, padded on the right: a causal model never looks to the right, so a plain mask of
+ones is exact, the fast causal kernels apply, and no N x N mask is built. The mask and the positions are always passed,
+because transformers guesses packing from positions when there is no mask. The output head runs on response rows only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from gateau_lib.samples import Encoded
+
+BATCH_TOKENS = 16384  # padded tokens a forward pass, unless a single sequence is longer
+_HEAD_ROWS = 1024  # rows whose logits are in fp32 at the same time
+
+
+class NonFiniteLoss(ValueError):
+    """A loss that is NaN or infinite; ``index`` is the place of the sequence in the call."""
+
+    def __init__(self, index: int, name: str | None = None) -> None:
+        super().__init__(
+            f"{name or f'sequence {index}'}: the model's loss is NaN or infinite; "
+            "load the model in float32 or bfloat16, and check that its folder is not damaged"
+        )
+        self.index = index
+
+
+def plan_batches(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> list[list[int]]:
+    """Indices grouped by similar length, longest group first, each at most ``batch_tokens`` padded tokens (or one sequence)."""
+    if batch_tokens < 1:
+        raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
+    groups: list[list[int]] = []
+    longest = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        # A quarter is the most padding that a sequence may get: past that, another forward pass is cheaper.
+        if groups and (len(groups[-1]) + 1) * longest <= batch_tokens and lengths[index] >= 0.75 * longest:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+            longest = lengths[index]
+    return groups
+
+
+@contextmanager
+def _head_on(model: PreTrainedModel, rows: torch.Tensor) -> Iterator[None]:
+    """Let the output head see only ``rows``, indices into (batch x positions): all logits at 64k x 32k vocabulary are 8.4 GB.
+
+    A hook rather than a call of the head keeps what a family does after it (soft caps, logit scales). ``logits_to_keep``
+    takes the same positions in every row of the batch, so it would keep more than the response of right-padded rows.
+    """
+
+    def pick(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        hidden = args[0].flatten(0, 1)  # (B * N, hidden)
+        return (hidden[rows.to(hidden.device)].unsqueeze(0), *args[1:])  # (1, R, hidden)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def batch_nll(
+    model: PreTrainedModel,
+    sequences: Sequence[Sequence[int]],
+    n_targets: Sequence[int],
+    count: Counter | None = None,
+    **to_model: Any,
+) -> list[np.ndarray]:
+    """One forward pass: NLL of the last ``n_targets[b]`` tokens of each sequence.
+
+    Args:
+        to_model: further keyword arguments of the model's forward (attention functions receive them).
+
+    Returns:
+        For each sequence an array (n_targets[b],), float64, nats; the softmax is in fp32 whatever the model's dtype.
+    """
+    longest = max(map(len, sequences))
+    ids = torch.zeros(len(sequences), longest, dtype=torch.long)  # (B, N), what stands in the padding is never looked at
+    rows, targets = [], []
+    for b, (sequence, n) in enumerate(zip(sequences, n_targets, strict=True)):
+        ids[b, : len(sequence)] = torch.as_tensor(sequence)
+        rows.append(torch.arange(len(sequence) - n - 1, len(sequence) - 1) + b * longest)  # a row predicts the next token
+        targets.append(torch.as_tensor(sequence[-n:]))
+    ids = ids.to(model.device)
+    positions = torch.arange(longest, device=ids.device).expand(len(sequences), -1)
+    with _head_on(model, torch.cat(rows)):
+        output = model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False, **to_model)
+    logits = output.logits[0]  # (R, vocabulary)
+    wanted = torch.cat(targets).to(logits.device)
+    chunks = zip(logits.split(_HEAD_ROWS), wanted.split(_HEAD_ROWS), strict=True)
+    losses = torch.cat([functional.cross_entropy(part.float(), target, reduction="none") for part, target in chunks])
+    if count is not None:
+        count.update(tokens=sum(map(len, sequences)), padded=ids.numel(), forwards=1)
+    return [part.double().cpu().numpy() for part in losses.split(list(n_targets))]
+
+
+@torch.inference_mode()
+def continuation_nll(
+    model: PreTrainedModel,
+    prefixes: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    count: Counter | None = None,
+) -> list[np.ndarray]:
+    """NLL of every target token given its prefix and the target tokens before it.
+
+    Args:
+        prefixes: token ids, at least one each (the start token, if nothing else).
+        targets: token ids, at least one each.
+        batch_tokens: padded tokens a forward pass; a longer sequence goes alone.
+        count: its ``tokens`` (real), ``padded`` and ``forwards`` are increased.
+
+    Returns:
+        One array (number of target tokens,) a pair, float64, nats, in the order of the call.
+
+    Raises:
+        ValueError: an empty prefix or target.
+        NonFiniteLoss: NaN or infinity, with the index.
+    """
+    for index, (prefix, target) in enumerate(zip(prefixes, targets, strict=True)):
+        if not len(prefix) or not len(target):
+            raise ValueError(f"sequence {index}: prefix and target need at least one token each; give a start token as prefix")
+    found: dict[int, np.ndarray] = {}
+    for group in plan_batches([len(p) + len(t) for p, t in zip(prefixes, targets, strict=True)], batch_tokens):
+        losses = batch_nll(model, [[*prefixes[i], *targets[i]] for i in group], [len(targets[i]) for i in group], count)
+        for index, loss in zip(group, losses, strict=True):
+            if not np.isfinite(loss).all():
+                raise NonFiniteLoss(index)
+            found[index] = loss
+    return [found[i] for i in range(len(prefixes))]
+
+
+def response_nll(
+    model: PreTrainedModel, encoded: Sequence[Encoded], *, batch_tokens: int = BATCH_TOKENS, count: Counter | None = None
+) -> np.ndarray:
+    """Mean NLL of each response given its whole prompt; its exponential is PPL(y | c, x) (GATEAU, select/hmg).
+
+    Returns:
+        Array (n,), nats per response token, in the order of ``encoded``.
+
+    Raises:
+        NonFiniteLoss: NaN or infinity, naming the sample.
+    """
+    for sample in encoded:
+        if not sample.prompt:
+            raise ValueError(f"sample {sample.id!r}: nothing stands before the response; give it an instruction")
+    try:
+        losses = continuation_nll(
+            model, [s.prompt for s in encoded], [s.response for s in encoded], batch_tokens=batch_tokens, count=count
+        )
+    except NonFiniteLoss as error:
+        raise NonFiniteLoss(error.index, f"sample {encoded[error.index].id!r}") from None
+    return np.array([loss.mean() for loss in losses])

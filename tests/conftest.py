@@ -1,0 +1,96 @@
+"""Tiny random models, a byte-level tokenizer and encoded samples, shared by the tests."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from gateau_lib.models import build_llama, with_rope_theta
+from gateau_lib.samples import Encoded
+
+VOCABULARY = 259  # <pad>, <s>, </s> and 256 bytes
+
+settings.register_profile("repository", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("repository")
+torch.set_num_threads(1)
+
+
+def random_llama(kv_heads: int | None = None, seed: int = 0) -> LlamaForCausalLM:
+    """A Llama of 2 layers and 4 heads whose weights are large enough that attention and losses are far from uniform."""
+    sizes = {"hidden_size": 32, "layers": 2, "heads": 4, "window": 128, "rope_theta": 1000.0}
+    model = build_llama(VOCABULARY, **sizes, seed=seed, kv_heads=kv_heads)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=0.3)
+    return model.eval()
+
+
+def eager(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """A copy of the model that computes attention the plain way, for references."""
+    twin = copy.deepcopy(model)
+    twin.set_attn_implementation("eager")
+    return twin
+
+
+def random_encoded(name: str, context: int, instruction: int, response: int, seed: int) -> Encoded:
+    """A sample of random tokens with parts of the given lengths."""
+    rng = np.random.default_rng(seed)
+    parts = [rng.integers(3, VOCABULARY, size=n).tolist() for n in (context, instruction, response)]
+    return Encoded(name, [1], *parts)
+
+
+@pytest.fixture(scope="session")
+def llama() -> LlamaForCausalLM:
+    return random_llama()
+
+
+@pytest.fixture(scope="session")
+def llama_gqa() -> LlamaForCausalLM:
+    """Two key-value heads for four query heads."""
+    return random_llama(kv_heads=2, seed=1)
+
+
+@pytest.fixture(scope="session", params=["llama", "llama_gqa"])
+def model(request: pytest.FixtureRequest) -> LlamaForCausalLM:
+    """Each of the two models in turn."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A fast tokenizer, one token a byte."""
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2}
+    vocabulary |= {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), 3)}
+    plain = Tokenizer(BPE(vocab=vocabulary, merges=[]))
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    plain.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.fixture(scope="session")
+def encoded() -> list[Encoded]:
+    """Contexts that are and are not multiples of 16 tokens, shorter than 16, or absent; responses of 1 to 9 tokens."""
+    shapes = [(64, 5, 4), (70, 6, 9), (7, 3, 2), (48, 4, 1), (0, 8, 3), (90, 5, 5), (33, 2, 1), (66, 6, 7), (16, 4, 6)]
+    return [random_encoded(f"s{i}", *shape, seed=i) for i, shape in enumerate(shapes)]
+
+
+@pytest.fixture(scope="session")
+def saved_pair(
+    tmp_path_factory: pytest.TempPathFactory, llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> tuple[Path, Path]:
+    """Folders of a short-window and a long-window model, with their tokenizer."""
+    root = tmp_path_factory.mktemp("pair")
+    long = with_rope_theta(llama, 20_000.0, window=1024)
+    for name, each in (("short", llama), ("long", long)):
+        each.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    return root / "short", root / "long"

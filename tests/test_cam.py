@@ -1,0 +1,183 @@
+"""Attention and importance of segments against `output_attentions=True`, one sample at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from conftest import eager, random_encoded, random_llama
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from gateau_lib import cam
+from gateau_lib.nll import response_nll
+
+SEGMENT = 16
+
+
+def slow_attention(model, sample, segment_length):
+    """(layers, segments): loops over layers, segments and the full attention matrices of an eager model."""
+    with torch.no_grad():
+        attentions = eager(model)(torch.tensor([sample.ids]), output_attentions=True).attentions
+    rows = []
+    for layer in attentions:
+        weights = layer[0].double()  # (heads, N, N)
+        row = []
+        for begin in range(0, len(sample.context), segment_length):
+            end = min(begin + segment_length, len(sample.context))
+            offset = len(sample.start)
+            row.append(weights[:, len(sample.prompt) :, offset + begin : offset + end].mean().item())
+        rows.append(row)
+    return np.array(rows).reshape(len(attentions), -1)
+
+
+def slow_importance(model, sample, segment_length, all_tokens=False):
+    found = []
+    for begin in range(0, len(sample.context), segment_length):
+        prefix = sample.start + sample.context[begin : begin + segment_length] + sample.instruction
+        with torch.no_grad():
+            log_p = eager(model)(torch.tensor([prefix + sample.response])).logits[0].double().log_softmax(-1)
+        total = -sum(log_p[len(prefix) + t - 1, token].item() for t, token in enumerate(sample.response))
+        found.append(total / (len(prefix) + len(sample.response) if all_tokens else len(sample.response)))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 16384])
+@pytest.mark.parametrize("segment_length", [1, SEGMENT, 200])
+def test_long_pass_matches_eager_attention(model, encoded, segment_length, batch_tokens):
+    passes = cam.long_pass(model, encoded, segment_length, batch_tokens=batch_tokens)
+    for sample, got in zip(encoded, passes, strict=True):
+        want = slow_attention(model, sample, segment_length)
+        assert got.attention.shape == want.shape == (2, -(-len(sample.context) // segment_length))
+        np.testing.assert_allclose(got.attention, want, atol=1e-6)
+        np.testing.assert_allclose(got.mass, want * got.keys, atol=1e-6)
+        assert got.keys.sum() == len(sample.context) and got.token_nll.shape == (len(sample.response),)
+
+
+def test_long_pass_gives_the_response_nll(model, encoded):
+    np.testing.assert_allclose([p.nll for p in cam.long_pass(model, encoded, SEGMENT)], response_nll(model, encoded), rtol=1e-5)
+
+
+def test_attention_rows_are_chunked_without_change(model, encoded, monkeypatch):
+    whole = cam.long_pass(model, encoded, SEGMENT)
+    monkeypatch.setattr(cam, "_SCORE_ELEMENTS", 1)  # one query row at a time
+    for a, b in zip(whole, cam.long_pass(model, encoded, SEGMENT), strict=True):
+        np.testing.assert_allclose(a.attention, b.attention, atol=1e-7)
+
+
+def test_one_forward_a_sample_and_the_model_left_as_it_was(llama, encoded):
+    count = Counter()
+    before = llama.config._attn_implementation
+    cam.long_pass(llama, encoded, SEGMENT, batch_tokens=1, count=count)
+    assert count["forwards"] == len(encoded) and count["tokens"] == count["padded"] == sum(len(s.ids) for s in encoded)
+    assert llama.config._attn_implementation == before
+    with pytest.raises(ValueError, match="segment_length"):
+        cam.long_pass(llama, encoded, 0)
+
+
+def test_both_interfaces_are_registered():
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    assert cam._IMPLEMENTATION in AttentionInterface().valid_keys()
+    assert cam._IMPLEMENTATION in AttentionMaskInterface().valid_keys()
+
+
+def test_a_sliding_window_is_respected():
+    """Where the mask is not plainly causal, the attention rows must follow it."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "sliding_window": 24}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    model = MistralForCausalLM(MistralConfig(vocab_size=259, **sizes, **heads)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=0.3)
+    samples = [random_encoded("w", 60, 5, 4, seed=9), random_encoded("v", 55, 5, 6, seed=10)]
+    for sample, got in zip(samples, cam.long_pass(model, samples, SEGMENT), strict=True):
+        want = slow_attention(model, sample, SEGMENT)
+        np.testing.assert_allclose(got.attention, want, atol=1e-6)
+        assert (want[:, 0] == 0).all()  # the first segment is out of every response token's sight
+
+
+def test_bfloat16_attention_has_an_fp32_softmax():
+    generator = torch.Generator().manual_seed(0)
+    query = (3 * torch.randn(4, 40, 8, generator=generator)).bfloat16()  # (heads, N, D)
+    key = (3 * torch.randn(2, 40, 8, generator=generator)).bfloat16()  # two key-value heads
+    got = cam._segment_mean(query, key, None, 0.4, (34, 40), (1, 30), 8)
+    scores = query.double() @ key.double().repeat_interleave(2, 0).transpose(1, 2) * 0.4
+    weights = scores.masked_fill(torch.ones(40, 40).triu(1).bool(), -torch.inf).softmax(-1)[:, 34:, 1:30]
+    want = torch.stack([part.mean() for part in weights.split(8, dim=-1)])
+    torch.testing.assert_close(got, want, atol=1e-7, rtol=0)
+
+
+def test_bfloat16_model_is_scored(encoded):
+    for got in cam.long_pass(random_llama().to(torch.bfloat16), encoded, SEGMENT):
+        assert got.attention.dtype == np.float64 and np.isfinite(got.nll) and (got.mass.sum(1) <= 1).all()
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 16384])
+@pytest.mark.parametrize("segment_length", [SEGMENT, 200])
+@pytest.mark.parametrize("as_released", [False, True])
+def test_segment_importance_matches_slow_reference(model, encoded, segment_length, as_released, batch_tokens):
+    got = cam.segment_importance(model, encoded, segment_length, as_released=as_released, batch_tokens=batch_tokens)
+    for sample, values in zip(encoded, got, strict=True):
+        np.testing.assert_allclose(values, slow_importance(model, sample, segment_length, as_released), rtol=1e-5)
+
+
+def test_context_shorter_than_a_segment_is_one_segment(llama, encoded):
+    short = encoded[2]
+    assert len(cam.segment_importance(llama, [short], SEGMENT)[0]) == 1
+    assert cam.long_pass(llama, [short], SEGMENT)[0].attention.shape == (2, 1)
+    assert cam.contextual_awareness([1.5], [[0.2], [0.1]]) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_contextual_awareness_by_hand():
+    nll, layers = np.log([1.0, 2.0]), np.array([[0.02, 0.04], [0.04, 0.02]])
+    # importance 2/3, 1/3; attention 1/2, 1/2; cosine = (1/2) / (sqrt(5)/3 * sqrt(1/2))
+    cosine = 0.5 / (np.sqrt(5) / 3 * np.sqrt(0.5))
+    assert cam.contextual_awareness(nll, layers) == pytest.approx(1 - cosine)
+    assert cam.contextual_awareness(nll, layers, sign="aligned") == pytest.approx(cosine)
+    low = np.exp([-1.0, -2.0])  # PPL 1 and 2
+    cosine = low.sum() * 0.5 / (np.linalg.norm(low) * np.sqrt(0.5))
+    assert cam.contextual_awareness(nll, layers, importance="softmax_ppl", sign="aligned") == pytest.approx(cosine)
+    assert cam.contextual_awareness(nll, layers, importance="ppl", sign="aligned") == pytest.approx(3 / np.sqrt(10))
+    peaked = np.exp([1.0, 0.0])
+    cosine = peaked @ [2, 1] / (np.linalg.norm(peaked) * np.sqrt(5))
+    assert cam.contextual_awareness(nll, [[0.5, 0.0]], attention="softmax", sign="aligned") == pytest.approx(cosine)
+
+
+def test_contextual_awareness_refuses_what_it_cannot_score():
+    with pytest.raises(ValueError, match="no context segments"):
+        cam.contextual_awareness([], np.zeros((2, 0)))
+    with pytest.raises(ValueError, match="shape"):
+        cam.contextual_awareness([1.0, 2.0], [[1.0]])
+    with pytest.raises(ValueError, match="finite"):
+        cam.contextual_awareness([np.nan], [[1.0]])
+    for option in ("importance", "attention", "sign"):
+        with pytest.raises(ValueError, match="choose one of"):
+            cam.contextual_awareness([1.0], [[1.0]], **{option: "nonsense"})
+
+
+@given(st.data())
+def test_contextual_awareness_is_finite_and_invariant(data):
+    n = data.draw(st.integers(1, 12))
+    nll = data.draw(hnp.arrays(float, n, elements=st.floats(0, 800)))
+    layers = data.draw(hnp.arrays(float, (3, n), elements=st.floats(0, 1)))
+    options = {
+        "importance": data.draw(st.sampled_from(cam.IMPORTANCES)),
+        "attention": data.draw(st.sampled_from(cam.ATTENTIONS)),
+        "sign": data.draw(st.sampled_from(cam.SIGNS)),
+    }
+    score = cam.contextual_awareness(nll, layers, **options)
+    assert -1e-9 <= score <= 1 + 1e-9
+    order = data.draw(st.permutations(range(n)))
+    assert cam.contextual_awareness(nll[order], layers[:, order], **options) == pytest.approx(score, abs=1e-9)
+    if layers.max() > 1e-3:
+        assert cam.contextual_awareness(nll, layers / 7, **options) == pytest.approx(score, abs=1e-9)
+    if options["importance"] != "softmax_ppl":  # softmax(-NLL) and PPL ratios forget a common factor of the perplexity
+        assert cam.contextual_awareness(nll + 2.5, layers, **options) == pytest.approx(score, abs=1e-9)

@@ -1,0 +1,107 @@
+"""Response NLL against full eager logits, one sample at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from conftest import eager, random_llama
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateau_lib.nll import NonFiniteLoss, continuation_nll, plan_batches, response_nll
+
+
+def slow_nll(model, prefix, target):
+    """Per-token NLL from the logits of the whole sequence, no batch, no mask."""
+    ids = torch.tensor([[*prefix, *target]])
+    with torch.no_grad():
+        log_probabilities = eager(model)(ids).logits[0].double().log_softmax(-1)
+    return np.array([-log_probabilities[len(prefix) + t - 1, token].item() for t, token in enumerate(target)])
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 200, 16384])  # alone; a few together; everything padded together
+def test_matches_slow_reference(model, encoded, batch_tokens):
+    got = continuation_nll(model, [s.prompt for s in encoded], [s.response for s in encoded], batch_tokens=batch_tokens)
+    for sample, losses in zip(encoded, got, strict=True):
+        assert losses.dtype == np.float64 and losses.shape == (len(sample.response),)
+        np.testing.assert_allclose(losses, slow_nll(model, sample.prompt, sample.response), rtol=1e-5)
+
+
+def test_response_nll_is_the_mean(model, encoded):
+    want = [slow_nll(model, s.prompt, s.response).mean() for s in encoded]
+    np.testing.assert_allclose(response_nll(model, encoded), want, rtol=1e-5)
+
+
+def test_start_token_alone_is_a_prefix(llama):
+    (got,) = continuation_nll(llama, [[1]], [[5, 6, 7]])
+    np.testing.assert_allclose(got, slow_nll(llama, [1], [5, 6, 7]), rtol=1e-5)
+
+
+def test_counts_real_and_padded_tokens(llama):
+    count = Counter()
+    continuation_nll(llama, [[1] * 10, [1] * 8, [1] * 2], [[4, 5], [4, 5], [4]], count=count)
+    assert count == {"tokens": 25, "padded": 27, "forwards": 2}  # 12 and 10 together; 3 is too short to ride with them
+
+
+def test_bfloat16_model_gets_an_fp32_softmax(encoded):
+    model = random_llama().to(torch.bfloat16)
+    sample = encoded[0]
+    (got,) = continuation_nll(model, [sample.prompt], [sample.response])
+    with torch.no_grad():
+        logits = model(torch.tensor([sample.ids])).logits[0, len(sample.prompt) - 1 : -1]
+    want = torch.nn.functional.cross_entropy(logits.float(), torch.tensor(sample.response), reduction="none")
+    np.testing.assert_allclose(got, want.numpy(), rtol=1e-5)
+
+
+def test_the_model_is_left_as_it_was(llama, encoded):
+    ids = torch.tensor([encoded[0].ids])
+    with torch.no_grad():
+        before = llama(ids).logits
+        response_nll(llama, encoded[:2])
+        after = llama(ids).logits
+    assert after.shape == before.shape and torch.equal(before, after)
+
+
+def test_bad_input_is_named(llama, encoded):
+    with pytest.raises(ValueError, match="sequence 1: prefix and target need at least one token"):
+        continuation_nll(llama, [[1], []], [[2], [2]])
+    with pytest.raises(ValueError, match="sequence 0"):
+        continuation_nll(llama, [[1]], [[]])
+    with pytest.raises(ValueError, match="batch_tokens"):
+        continuation_nll(llama, [[1]], [[2]], batch_tokens=0)
+
+
+def test_non_finite_loss_names_the_sample(encoded):
+    broken = random_llama()
+    broken.lm_head.weight = torch.nn.Parameter(broken.lm_head.weight.clone())  # untied: only readers of the token break
+    with torch.no_grad():
+        broken.model.embed_tokens.weight[encoded[3].context[0]] = float("nan")
+    clean = [s for s in encoded if encoded[3].context[0] not in s.ids]
+    assert len(clean) >= 2
+    with pytest.raises(NonFiniteLoss, match="'s3'") as caught:
+        response_nll(broken, [clean[0], encoded[3], clean[1]])
+    assert caught.value.index == 1
+    assert np.isfinite(response_nll(broken, clean)).all()
+
+
+def test_mask_and_positions_are_always_given(llama, encoded, monkeypatch):
+    """Without a mask transformers reads any jump in the positions as the start of another document."""
+    seen = []
+    forward = llama.forward
+    monkeypatch.setattr(llama, "forward", lambda **kwargs: seen.append(kwargs) or forward(**kwargs))
+    response_nll(llama, encoded)
+    assert seen and all((k["attention_mask"] == 1).all() and k["attention_mask"].shape == k["input_ids"].shape for k in seen)
+    assert all((k["position_ids"] == torch.arange(k["input_ids"].shape[1])).all() for k in seen)
+
+
+@given(st.lists(st.integers(2, 3000), max_size=60), st.integers(1, 5000))
+def test_plan_batches_covers_every_index_once(lengths, batch_tokens):
+    groups = plan_batches(lengths, batch_tokens)
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    for group in groups:
+        longest = max(lengths[i] for i in group)
+        assert len(group) == 1 or len(group) * longest <= batch_tokens
+        assert all(lengths[i] >= 0.75 * longest for i in group)
