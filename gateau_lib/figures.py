@@ -1,0 +1,276 @@
+"""One function a figure: a tidy table in, a matplotlib figure out, in one colour-blind-safe style.
+
+Figures are built without pyplot, so nothing depends on a display or on what was drawn before. `show` saves one and displays it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from gateau_lib.claims import SEEDS, t_interval
+from gateau_lib.style import BLACK, BLUE, CYCLE, GREY, MARKERS, MUTED, ORANGE, RED, label, styled
+from gateau_lib.style import save as save  # part of this module's interface
+from gateau_lib.style import show as show
+
+HEADLINE_SELECTORS = ["hmg_minmax_ntk", "hmg_log_truncate", "contrast_log", "cam_default", "cam_softmax_attention"]
+HEADLINE_SELECTORS += ["gateau_rank", "prolong", "ifd", "perplexity_guidance", "longest"]
+HEADLINE_STRATEGIES = ["theta_a_stretched", "normal", "packed", "pose", "skip_outer", "skip_all"]
+
+
+def _blank(width: float, height: float, columns: int = 1, **kwargs: Any) -> tuple[Figure, Any]:
+    fig = Figure(figsize=(width, height), layout="constrained")
+    return fig, fig.subplots(1, columns, **kwargs)
+
+
+def _order(values: pd.Series) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
+@styled
+def corpus(samples: pd.DataFrame, short_window: int) -> Figure:
+    """Lengths by kind, and how far the evidence lies from the response (01).
+
+    Args:
+        samples: columns ``kind``, ``tokens`` and ``distance`` (tokens from the evidence to the response; NaN without evidence).
+    """
+    kinds = _order(samples["kind"])
+    fig, (left, right) = _blank(9, 0.32 * len(kinds) + 1.4, 2, sharey=True)
+    for axis, column in ((left, "tokens"), (right, "distance")):
+        groups = [samples.loc[samples["kind"] == kind, column].dropna().to_numpy() for kind in kinds]
+        for y, values in enumerate(groups):
+            axis.scatter(values, np.full(len(values), y), s=14, color=MUTED[y % 9], alpha=0.6, linewidths=0)
+            if len(values):
+                axis.plot([np.median(values)] * 2, [y - 0.3, y + 0.3], color=BLACK)
+    counts = samples["kind"].value_counts()
+    left.set_yticks(range(len(kinds)), [f"{kind.replace('_', ' ')} ({counts[kind]})" for kind in kinds])
+    left.invert_yaxis()
+    left.set(xlabel="length, tokens", title="Lengths")
+    right.axvline(short_window, color=RED, linestyle="--")
+    right.set(xlabel="evidence to response, tokens", title="Distance of the evidence (dashed: short window)", xlim=(0, None))
+    return fig
+
+
+@styled
+def loss_curves(log: pd.DataFrame) -> Figure:
+    """Training loss of each model, columns ``model, step, loss`` in nats per token (02, 06)."""
+    fig, axis = _blank(6, 3)
+    for i, model in enumerate(_order(log["model"])):
+        rows = log[log["model"] == model]
+        axis.plot(rows["step"], rows["loss"], color=CYCLE[i % 8], label=label(model))
+    axis.set(xlabel="optimizer step", ylabel="loss, nats per token", ylim=(0, None))
+    axis.legend()
+    return fig
+
+
+@styled
+def by_length(rows: pd.DataFrame, windows: Mapping[str, int] | None = None, ylabel: str = "answer tokens right") -> Figure:
+    """A share by context length, one line a method, band = 95 % interval over seeds (02, 06, 07).
+
+    Args:
+        rows: metrics rows whose ``condition`` is a length in tokens.
+        windows: lengths to mark with a dashed line, by their label.
+    """
+    fig, axis = _blank(6.5, 3.4)
+    _draw_by_length(axis, rows, ylabel)
+    for name, length in (windows or {}).items():
+        axis.axvline(length, color=GREY, linestyle="--", linewidth=1)
+        axis.annotate(name, (length, 1.02), (3, 0), textcoords="offset points", fontsize=7, color="#555555")
+    return fig
+
+
+def _draw_by_length(axis: Axes, rows: pd.DataFrame, ylabel: str) -> None:
+    data = rows.assign(length=rows["condition"].astype(int))
+    for i, method in enumerate(_order(data["method"])):
+        groups = data[data["method"] == method].groupby("length")["value"]
+        means = groups.mean()
+        style = {"color": CYCLE[i % 8], "marker": MARKERS[i % 8], "markersize": 5}
+        axis.plot(means.index, means, label=label(method), **style)
+        if groups.count().min() >= SEEDS:
+            low, high = np.array([t_interval(values)[1:] for _, values in groups]).T
+            axis.fill_between(means.index, low.clip(0), high.clip(max=1), color=CYCLE[i % 8], alpha=0.13, linewidth=0)
+    axis.set_xscale("log", base=2)
+    lengths = sorted(data["length"].unique())
+    axis.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    axis.minorticks_off()
+    axis.set(xlabel="context length, tokens", ylabel=ylabel, ylim=(0, 1.08))
+    axis.legend(ncols=1, loc="best")
+
+
+@styled
+def scores_by_kind(scores: pd.DataFrame, found: Sequence[str], columns: int = 3) -> Figure:
+    """Every sample's score by kind, one panel a method (03, 04, 05).
+
+    Args:
+        scores: columns ``kind, method, value``.
+        found: the kinds a selector ought to put on top; drawn in red.
+    """
+    methods, kinds = _order(scores["method"]), _order(scores["kind"])
+    lines = -(-len(methods) // columns)
+    columns = min(columns, len(methods))
+    fig = Figure(figsize=(3.1 * columns + 0.8, (0.24 * len(kinds) + 0.9) * lines), layout="constrained")
+    axes = np.atleast_1d(fig.subplots(lines, columns, sharey=True)).ravel()
+    for axis, method in zip(axes, methods, strict=False):
+        for y, kind in enumerate(kinds):
+            values = scores.loc[(scores["method"] == method) & (scores["kind"] == kind), "value"].to_numpy()
+            # Spread the points by their rank so that equal scores stay visible, without a random generator.
+            offsets = ((np.arange(len(values)) * 0.618) % 1 - 0.5) * 0.5
+            colour = RED if kind in found else BLUE
+            axis.scatter(values, y + offsets, s=9, color=colour, alpha=0.55, linewidths=0)
+            if len(values):
+                axis.plot([np.median(values)] * 2, [y - 0.38, y + 0.38], color=BLACK)
+        axis.set_title(label(method))
+    axes[0].set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
+    axes[0].invert_yaxis()
+    for axis in axes[len(methods) :]:
+        axis.set_visible(False)
+    names = [Patch(color=RED, label="evidence beyond the short window"), Patch(color=BLUE, label="other")]
+    fig.legend(handles=names, loc="outside lower center", ncols=2)
+    return fig
+
+
+@styled
+def dots(rows: pd.DataFrame, xlabel: str = "AUC", chance: float | None = 0.5) -> Figure:
+    """One line a method, best first: seeds as small dots, mean, 95 % interval; one colour a condition (03, 04, 05, 07)."""
+    fig, axis = _blank(6.5, 0.28 * rows["method"].nunique() + 1.1)
+    _draw_dots(axis, rows, xlabel, chance)
+    return fig
+
+
+def _draw_dots(axis: Axes, rows: pd.DataFrame, xlabel: str, chance: float | None) -> None:
+    conditions = _order(rows["condition"])
+    first = rows[rows["condition"] == conditions[0]].groupby("method")["value"].mean()
+    methods = sorted(rows["method"].unique(), key=lambda m: (-first.get(m, -np.inf), m))
+    for c, condition in enumerate(conditions):
+        colour, shift = CYCLE[c % 8], (c - (len(conditions) - 1) / 2) * 0.32
+        for y, method in enumerate(methods):
+            values = rows.loc[(rows["method"] == method) & (rows["condition"] == condition), "value"].to_numpy()
+            if not len(values):
+                continue
+            at = y + shift
+            axis.scatter(values, [at] * len(values), s=10, color=colour, alpha=0.4, linewidths=0)
+            if len(values) >= SEEDS:
+                axis.plot(t_interval(values)[1:], [at, at], color=colour, linewidth=1.2)
+            name = condition.replace("_", " ") if y == 0 or c and method == methods[0] else None
+            axis.plot(values.mean(), at, MARKERS[c % 8], color=colour, markersize=5.5, label=name, linestyle="none")
+    axis.set_yticks(range(len(methods)), [label(m) for m in methods])
+    axis.set_ylim(len(methods) - 0.5, -0.5)
+    if chance is not None:
+        axis.axvline(chance, color=GREY, linestyle="--", linewidth=1)
+    # A wide interval of few seeds must not squeeze the picture.
+    axis.set(xlabel=xlabel, xlim=(-0.02, 1.02) if rows["value"].between(0, 1).all() else None)
+    if len(conditions) > 1:
+        axis.legend(loc="best")
+
+
+@styled
+def importance_and_attention(segments: pd.DataFrame, evidence: Sequence[int], title: str = "") -> Figure:
+    """Importance and attention of one sample's segments; shaded: the evidence (04).
+
+    Args:
+        segments: columns ``segment, importance, attention``, both shares that sum to one.
+        evidence: numbers of the segments that hold the evidence.
+    """
+    fig, axis = _blank(7, 2.6)
+    for number in evidence:
+        axis.axvspan(number - 0.5, number + 0.5, color=ORANGE, alpha=0.25, linewidth=0)
+    axis.bar(segments["segment"] - 0.2, segments["importance"], 0.4, color=BLUE, label="importance (response given this segment)")
+    axis.bar(segments["segment"] + 0.2, segments["attention"], 0.4, color=RED, label="attention from the response")
+    axis.set(xlabel="segment of the context", ylabel="share", title=title)
+    axis.legend()
+    return fig
+
+
+@styled
+def pair_matrix(terms: pd.DataFrame, threshold: float = 0.1) -> Figure:
+    """ProLong's dependency strength of every sampled pair: row c_i read after column c_j; columns ``i, j, strength`` (05)."""
+    size = int(terms["i"].max()) + 1
+    grid = np.full((size, size), np.nan)
+    grid[terms["i"], terms["j"]] = terms["strength"]
+    fig, axis = _blank(4.8, 4)
+    image = axis.imshow(grid, cmap="PuOr_r", vmin=-1, vmax=1, interpolation="nearest")
+    strong = terms[terms["strength"] > threshold]
+    axis.scatter(strong["j"], strong["i"], s=8, facecolors="none", edgecolors=BLACK, linewidths=0.6)
+    axis.set(xlabel="earlier segment j", ylabel="segment i", title=f"Dependency strength (circles: above {threshold:g})")
+    axis.grid(False)
+    fig.colorbar(image, ax=axis, shrink=0.85)
+    return fig
+
+
+@styled
+def correlation(matrix: pd.DataFrame, title: str = "Spearman correlation of the scores") -> Figure:
+    """Square table of correlations as a heat map with its numbers (05)."""
+    size = len(matrix)
+    fig, axis = _blank(0.55 * size + 2.6, 0.45 * size + 1.6)
+    image = axis.imshow(matrix.to_numpy(), cmap="PuOr_r", vmin=-1, vmax=1)
+    for (y, x), value in np.ndenumerate(matrix.to_numpy()):
+        axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if abs(value) > 0.65 else BLACK)
+    axis.set_xticks(range(size), [label(c) for c in matrix.columns], rotation=40, ha="right")
+    axis.set_yticks(range(size), [label(c) for c in matrix.index])
+    axis.set_title(title)
+    axis.grid(False)
+    fig.colorbar(image, ax=axis, shrink=0.85)
+    return fig
+
+
+@styled
+def composition(counts: pd.DataFrame) -> Figure:
+    """What kinds each selection holds, as stacked bars; columns ``selection, kind, count`` (05)."""
+    table = counts.pivot_table(index="selection", columns="kind", values="count", aggfunc="sum", fill_value=0)
+    table = table.loc[_order(counts["selection"]), _order(counts["kind"])]
+    fig, axis = _blank(7.5, 0.34 * len(table) + 1.2)
+    left = np.zeros(len(table))
+    for i, kind in enumerate(table.columns):
+        axis.barh(range(len(table)), table[kind], left=left, color=MUTED[i % 9], edgecolor="white", label=kind.replace("_", " "))
+        left += table[kind].to_numpy()
+    axis.set_yticks(range(len(table)), [label(s) for s in table.index])
+    axis.invert_yaxis()
+    axis.set_xlabel("samples")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+@styled
+def needle_map(cells: pd.DataFrame, title: str = "") -> Figure:
+    """Needle found, by length of the context and depth of the needle; columns ``length, depth`` (0 = start), ``value`` (07)."""
+    grid = cells.pivot_table(index="depth", columns="length", values="value", aggfunc="mean")
+    fig, axis = _blank(0.7 * grid.shape[1] + 2.2, 0.34 * grid.shape[0] + 1.4)
+    image = axis.imshow(grid.to_numpy(), cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for (y, x), value in np.ndenumerate(grid.to_numpy()):
+        axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if value < 0.55 else BLACK)
+    axis.set_xticks(range(grid.shape[1]), [f"{length:,}" for length in grid.columns])
+    axis.set_yticks(range(grid.shape[0]), [f"{depth:.0%}" for depth in grid.index])
+    axis.set(xlabel="context length, tokens", ylabel="depth of the needle", title=title)
+    axis.grid(False)
+    fig.colorbar(image, ax=axis, shrink=0.85)
+    return fig
+
+
+@styled
+def headline(metrics: pd.DataFrame) -> Figure:
+    """The study in one picture: how well each selector finds far evidence, and SkipAlign by length (README)."""
+    auc = metrics[(metrics["metric"] == "auc") & (metrics["condition"] == "independent")]
+    skip = metrics[(metrics["metric"] == "long_accuracy") & metrics["condition"].astype(str).str.isdigit()]
+    fig, (left, right) = _blank(11, 4, 2)
+    _draw_dots(left, auc[auc["method"].isin(HEADLINE_SELECTORS)], "AUC for samples that need far evidence", 0.5)
+    left.set_title("Who finds the samples with far evidence?")
+    rank = {m: i for i, m in enumerate(HEADLINE_STRATEGIES)}
+    shown = skip[skip["method"].isin(rank)].sort_values("method", key=lambda m: m.map(rank), kind="stable")
+    _draw_by_length(right, shown, "answer tokens right")
+    right.set_title("Short samples only: what extends the window?")
+    return fig
+
+
+def verdict_table(verdicts: pd.DataFrame) -> str:
+    """Markdown table of verdicts (`claims.verdicts`): claim, verdict, difference with its 95 % interval."""
+    lines = ["| claim | of | verdict | difference [95 %] | seeds |", "|---|---|---|---|---|"]
+    for row in verdicts.itertuples():
+        difference = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" if np.isfinite(row.difference) else row.reason
+        lines.append(f"| {row.statement} | {row.paper} | **{row.verdict}** | {difference} | {row.seeds} |")
+    return "\n".join(lines) + "\n"
