@@ -1,0 +1,166 @@
+"""Long-dependency scores against loops that follow the definition word by word."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import VOCABULARY, eager
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateau_lib import prolong
+
+SEGMENT = 16
+
+
+def document(n_tokens, seed=0):
+    return np.random.default_rng(seed).integers(3, VOCABULARY, size=n_tokens).tolist()
+
+
+def slow_ppl(model, ids, last):
+    """Perplexity of the last tokens of ``ids``."""
+    with torch.no_grad():
+        log_p = eager(model)(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    total = -sum(log_p[t - 1, ids[t]].item() for t in range(len(ids) - last, len(ids)))
+    return math.exp(total / last)
+
+
+def slow_score(model, ids, pairs, n_max, threshold=0.1):
+    """LDS with plain loops."""
+    cut = [ids[k : k + SEGMENT] for k in range(0, len(ids) - SEGMENT + 1, SEGMENT)]
+    help_of, strength = {}, {}
+    for i, j in pairs:
+        alone = slow_ppl(model, cut[i], SEGMENT - 1)
+        given = slow_ppl(model, cut[j] + cut[i], SEGMENT - 1)
+        help_of.setdefault(i, {})[j] = alone - given
+        strength[i, j] = (alone - given) / alone
+    total = 0.0
+    for i, j in pairs:
+        row = list(help_of[i].values())
+        specificity = 1.0
+        if len(row) > 1:
+            weights = [math.exp(v - max(row)) for v in row]
+            shares = [w / sum(weights) for w in weights]
+            bits = -sum(p * math.log(p) for p in shares if p > 0)
+            specificity = min(1.0, max(0.0, (math.log(len(row)) - bits) / math.log(len(row))))
+        distance = min(1.0, max(0.0, (i - j) / (n_max - 1)))
+        if strength[i, j] > threshold:
+            total += (strength[i, j] + distance) * specificity
+    return total
+
+
+@pytest.mark.parametrize("n_tokens", [6 * SEGMENT, 6 * SEGMENT + 5, 2 * SEGMENT])
+@pytest.mark.parametrize("pairs", [6, 100])
+def test_score_matches_slow_reference(model, n_tokens, pairs):
+    ids = document(n_tokens, seed=n_tokens)
+    chosen = [tuple(map(int, p)) for p in prolong.sample_pairs(n_tokens // SEGMENT, pairs, seed=3)]
+    want = slow_score(model, ids, chosen, n_max=8)
+    got = prolong.score_documents(model, [ids], segment_length=SEGMENT, pairs=pairs, window_segments=8, seed=3)
+    assert got.loc[0, "lds"] == pytest.approx(want, rel=1e-4)
+    assert got.loc[0, "pairs"] == len(chosen) and got.loc[0, "segments"] == n_tokens // SEGMENT
+
+
+def test_some_score_is_above_zero(llama):
+    """Otherwise the comparison with the reference would be of zeros."""
+    ids = document(6 * SEGMENT, seed=6 * SEGMENT)
+    assert prolong.score_documents(llama, [ids], segment_length=SEGMENT, pairs=100, window_segments=8)["lds"][0] > 0.1
+
+
+def test_each_segment_is_read_alone_once(llama):
+    count = Counter()
+    pairs = np.array([[1, 0], [2, 0], [2, 1]])
+    alone, given_other = prolong.pair_nll(llama, document(3 * SEGMENT), SEGMENT, pairs, window_segments=8, count=count)
+    assert set(alone) == {1, 2} and given_other.shape == (3,)
+    assert count["tokens"] == 2 * SEGMENT + 3 * 2 * SEGMENT
+
+
+def test_pairs_outside_the_document_are_refused(llama):
+    for bad in ([[3, 0]], [[1, 1]], [[0, 1]]):
+        with pytest.raises(ValueError, match="i > j"):
+            prolong.pair_nll(llama, document(3 * SEGMENT), SEGMENT, np.array(bad), window_segments=8)
+
+
+def test_too_few_segments_is_no_silent_zero(llama):
+    docs = [document(2 * SEGMENT - 1), [], document(4 * SEGMENT)]
+    table = prolong.score_documents(llama, docs, segment_length=SEGMENT, pairs=10, window_segments=8)
+    assert table["lds"].isna().tolist() == [True, True, False]
+    assert table["pairs"].tolist() == [0, 0, 6] and table["segments"].tolist() == [1, 0, 4]
+    released = prolong.score_documents(llama, docs, segment_length=SEGMENT, pairs=10, window_segments=8, as_released=True)
+    assert released["lds"].tolist() == [0.0, 0.0, 0.0]
+    enough = {"segment_length": SEGMENT, "pairs": 6, "window_segments": 8}
+    pd.testing.assert_frame_equal(
+        prolong.score_documents(llama, docs[2:], **enough), prolong.score_documents(llama, docs[2:], **enough, as_released=True)
+    )
+
+
+def test_segments_beyond_the_window_are_subsampled_in_order():
+    ids = list(range(20 * SEGMENT + 3))
+    kept = prolong.document_segments(ids, SEGMENT, 7, seed=1)
+    starts = [s[0] for s in kept]
+    assert len(kept) == 7 and starts == sorted(starts) and all(len(s) == SEGMENT and s[0] % SEGMENT == 0 for s in kept)
+    assert kept == prolong.document_segments(ids, SEGMENT, 7, seed=1) != prolong.document_segments(ids, SEGMENT, 7, seed=2)
+    with pytest.raises(ValueError, match="at least 2"):
+        prolong.document_segments(ids, 1, 7)
+
+
+def test_a_document_does_not_depend_on_its_company(llama):
+    docs = [document(5 * SEGMENT, seed=s) for s in range(3)]
+    options = {"segment_length": SEGMENT, "pairs": 4, "window_segments": 8}
+    together = prolong.score_documents(llama, docs, **options)
+    alone = prolong.score_documents(llama, docs[2:], **options)
+    assert alone.loc[0, "lds"] == pytest.approx(together.loc[2, "lds"], rel=1e-9)
+
+
+def test_terms_by_hand():
+    alone = {2: math.log(4.0), 3: math.log(2.0)}
+    pairs = np.array([[2, 0], [2, 1], [3, 0]])
+    terms = prolong.dependency_terms(alone, np.log([2.0, 4.0, 3.0]), pairs, n_max=5)
+    assert terms["strength"].tolist() == pytest.approx([0.5, 0.0, -0.5])
+    assert terms["distance"].tolist() == pytest.approx([0.5, 0.25, 0.75])
+    p = math.exp(2) / (math.exp(2) + 1)
+    specificity = 1 + (p * math.log2(p) + (1 - p) * math.log2(1 - p))
+    assert terms["specificity"].tolist() == pytest.approx([specificity, specificity, 1.0])
+    assert prolong.long_dependency_score(terms) == pytest.approx(specificity)
+    assert prolong.long_dependency_score(terms, threshold=0.5) == 0
+
+
+def test_no_pairs_make_empty_terms():
+    terms = prolong.dependency_terms({}, [], np.empty((0, 2)), n_max=4)
+    assert list(terms) == ["i", "j", "strength", "distance", "specificity"] and len(terms) == 0
+    assert prolong.long_dependency_score(terms) == 0
+    with pytest.raises(ValueError, match="n_max"):
+        prolong.dependency_terms({}, [], np.empty((0, 2)), n_max=1)
+
+
+@given(st.integers(0, 40), st.integers(1, 900), st.integers(0, 2**32))
+def test_pairs_are_ordered_and_without_replacement(n, pairs, seed):
+    drawn = prolong.sample_pairs(n, pairs, seed)
+    assert drawn.shape == (min(pairs, n * (n - 1) // 2), 2)
+    assert len({tuple(p) for p in drawn.tolist()}) == len(drawn)
+    assert all(0 <= j < i < n for i, j in drawn)
+    np.testing.assert_array_equal(drawn, prolong.sample_pairs(n, pairs, seed))
+
+
+@given(st.data())
+def test_terms_stay_in_their_ranges(data):
+    n = data.draw(st.integers(2, 12))
+    pairs = prolong.sample_pairs(n, data.draw(st.integers(1, 80)), data.draw(st.integers(0, 99)))
+    losses = st.floats(0, 12)
+    alone = {int(i): data.draw(losses) for i in set(pairs[:, 0])}
+    given_other = [data.draw(losses) for _ in pairs]
+    terms = prolong.dependency_terms(alone, given_other, pairs, n_max=data.draw(st.integers(2, 12)))
+    assert terms["distance"].between(0, 1).all() and terms["specificity"].between(0, 1).all()
+    assert (terms["strength"] <= 1).all() and terms.notna().all(axis=None)
+    assert prolong.long_dependency_score(terms) >= 0
+    assert prolong.long_dependency_score(terms, 0.5) <= prolong.long_dependency_score(terms) + 1e-12
+
+
+def test_equal_help_has_no_specificity():
+    pairs = np.array([[3, 0], [3, 1], [3, 2]])
+    terms = prolong.dependency_terms({3: 2.0}, [1.0, 1.0, 1.0], pairs, n_max=4)
+    assert terms["specificity"].tolist() == pytest.approx([0.0] * 3, abs=1e-12)
