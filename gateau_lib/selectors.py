@@ -31,7 +31,7 @@ def _unique(ids: Sequence[str]) -> list[str]:
     seen: set[str] = set()
     for each in ids:
         if each in seen:
-            raise ValueError(f"id {each!r} occurs twice in the pool; ids must be unique")
+            raise ValueError(f"id {each!r} occurs twice; ids must be unique")
         seen.add(each)
     return list(ids)
 
@@ -110,10 +110,11 @@ def length_matched_random(ids: Sequence[str], lengths: Sequence[float], chosen: 
     unknown = [each for each in chosen if each not in of]
     if unknown:
         raise ValueError(f"chosen id {unknown[0]!r} is not in the pool")
+    _unique(chosen)
     drawn: list[str] = []
     for tenth in sorted(set(tenths)):
         members = [each for each in ids if of[each] == tenth]
-        drawn += random_subset(members, sum(of[each] == tenth for each in _unique(chosen)), seed + int(tenth))
+        drawn += random_subset(members, sum(of[each] == tenth for each in chosen), 10 * seed + int(tenth))
     return drawn
 
 
