@@ -1,0 +1,279 @@
+"""Samples with planted, labelled dependencies: candidate pools, short instructions, evaluation sets, documents.
+
+Every sample is a long text of the planted world with a question about it. Its *kind* says where the evidence lies, and with it
+whether a selector should want the sample: the truth against which HMG, CAM, ProLong and the baselines are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from gateau_lib import world
+from gateau_lib.profiles import Profile
+from gateau_lib.samples import SEPARATOR, Sample
+from gateau_lib.tokenizer import real_paragraphs
+from gateau_lib.world import Cast, Fact
+
+KINDS = {
+    "far": "one fact, stated before the short model's window begins",
+    "mid": "one fact, stated inside the short model's window but not close to the question",
+    "near": "one fact, stated close to the question",
+    "multi_hop": "two facts, both beyond the short model's window: who keeps the estate, and what is asked about the keeper",
+    "aggregate": "three facts of one attribute, all beyond the short model's window",
+    "context_free": "answerable without the document",
+    "corrupt": "a question about a far fact with a response that contradicts it",
+    "repetitive": "one passage repeated over and over, its last copy close to the question",
+    "near_duplicate": "a copy of a far sample with a few filler sentences changed",
+}
+NEEDS_FAR = frozenset({"far", "multi_hop", "aggregate", "near_duplicate"})  # honest, and the evidence is beyond the window
+POOLS = ("independent", "confounded", "real")
+TASKS = {"single": "far", "multi_hop": "multi_hop", "aggregate": "aggregate"}  # evaluation task: kind it is made as
+DOCUMENT_KINDS = {
+    "dependent": "facts are restated far from where they were stated",
+    "local": "facts are restated in the next sentence only",
+    "independent": "facts are never restated",
+    "repetitive": "one passage repeated over and over",
+}
+
+Filler = Callable[[np.random.Generator], str]
+
+
+def real_filler(rng: np.random.Generator) -> str:
+    """One paragraph of the documentation that ships with Python."""
+    return world.pick(rng, real_paragraphs())
+
+
+def needs_far(sample: Sample) -> bool:
+    """Whether a selector of long-context data should want the sample: the label of every AUC in the study."""
+    return sample.kind in NEEDS_FAR
+
+
+@dataclass(frozen=True)
+class _Sentence:
+    text: str
+    tokens: int
+    lead: str = " "  # what separates it from the sentence before
+    evidence: bool = False
+
+
+class _Writer:
+    """Builds contexts of a wanted token length with evidence at wanted distances from the response."""
+
+    def __init__(self, tokenizer: Any, rng: np.random.Generator, filler: Filler):
+        self.rng, self.filler = rng, filler
+        self.count = cache(lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
+
+    def sentence(self, text: str, evidence: bool = False) -> _Sentence:
+        lead = "\n" if self.rng.random() < 0.15 and not evidence else " "
+        return _Sentence(text, self.count(lead + text), lead, evidence)
+
+    def passage(self, tokens: int, facts: Sequence[Fact] = ()) -> list[_Sentence]:
+        """Filler of about ``tokens`` tokens with ``facts`` at random places in it."""
+        sentences = [self.sentence(fact.sentence) for fact in facts]
+        left = tokens - sum(s.tokens for s in sentences)
+        while left > 0:
+            sentences.append(self.sentence(self.filler(self.rng)))
+            left -= sentences[-1].tokens
+        return [sentences[i] for i in self.rng.permutation(len(sentences))]
+
+    def place(self, sentences: list[_Sentence], fact: Fact, distance: int) -> list[_Sentence]:
+        """``fact`` inserted so that about ``distance`` tokens of context follow it, replacing filler of its length."""
+        evidence = self.sentence(fact.sentence, evidence=True)
+        after = 0
+        for cut in range(len(sentences), 0, -1):
+            if after >= distance:
+                return [*sentences[:cut], evidence, *sentences[cut:]]
+            after += sentences[cut - 1].tokens
+        return [evidence, *sentences]
+
+
+def _join(sentences: Sequence[_Sentence]) -> tuple[str, tuple[tuple[int, int], ...]]:
+    text, spans = "", []
+    for i, sentence in enumerate(sentences):
+        text += sentence.lead if i else ""
+        if sentence.evidence:
+            spans.append((len(text), len(text) + len(sentence.text)))
+        text += sentence.text
+    return text, tuple(spans)
+
+
+def _distances(kind: str, length: int, window: int, rng: np.random.Generator, overhead: int) -> list[int]:
+    """Context tokens that follow each evidence sentence; ``overhead`` is what instruction and response add to the distance."""
+    if kind == "near":
+        return [int(rng.integers(0, window // 8))]
+    if kind == "mid":
+        return [int(rng.integers(window // 4, window - overhead - window // 4))]
+    many = {"multi_hop": 2, "aggregate": 3}.get(kind, 1)
+    return [int(d) for d in rng.integers(window + 16, max(window + 32, length - overhead - 32), size=many)]
+
+
+def _draft(
+    tokenizer: Any, rng: np.random.Generator, kind: str, length: int, window: int, filler: Filler
+) -> tuple[list[_Sentence], str, str, str]:
+    """Sentences of the context, instruction, response and answer of one sample."""
+    writer, cast = _Writer(tokenizer, rng, filler), Cast(rng)
+    distractors = [fact for _ in range(max(2, length // 150)) if (fact := cast.fact())]
+    attribute = world.pick(rng, world.ATTRIBUTES)
+    facts = [fact for _ in range(3 if kind == "aggregate" else 1) if (fact := cast.fact(attribute))]
+    if kind == "multi_hop" and (keeper := cast.keeper(facts[0].key)):
+        facts = [keeper, facts[0]]
+    asked, pieces = world.question(facts)
+    response = "".join(text for text, _ in pieces)
+    answer = response if kind == "aggregate" else facts[-1].answer
+    if kind == "corrupt":
+        answer = " ".join(world.new_value(rng))
+        response = response.replace(facts[0].answer, answer)
+    elif kind == "context_free":
+        asked, response, answer = world.chatter(rng)
+    overhead = writer.count(SEPARATOR + asked + SEPARATOR) + writer.count(response)
+    if kind == "repetitive":
+        block = writer.place(writer.passage(60, distractors[:1]), facts[0], 20)
+        copies = max(2, (length - overhead) // sum(s.tokens for s in block))
+        sentences = [replace(s, evidence=False) for s in block] * (copies - 1) + block
+    else:
+        planted = [] if kind == "context_free" else facts
+        body = length - overhead - sum(writer.count(" " + fact.sentence) for fact in planted)
+        sentences = writer.passage(body, distractors)
+        distances = _distances("far" if kind == "corrupt" else kind, length, window, rng, overhead)
+        for fact, distance in zip(planted, sorted(distances), strict=False):  # nearest first: it does not move the farther ones
+            sentences = writer.place(sentences, fact, distance)
+    return sentences, asked, response, answer
+
+
+def make_sample(
+    tokenizer: Any,
+    seed: Sequence[int],
+    kind: str,
+    length: int,
+    window: int,
+    identifier: str,
+    *,
+    filler: Filler = world.filler,
+) -> Sample:
+    """One labelled sample; a near duplicate is the far sample of the same seed with three filler sentences exchanged.
+
+    Args:
+        seed: fixes every word of the sample.
+        kind: a key of `KINDS`.
+        length: tokens of the whole sample, met within a sentence or two.
+        window: the short model's window in tokens; far evidence lies before it, counted back from the end of the response.
+    """
+    rng = np.random.default_rng(seed)
+    drafted = "far" if kind == "near_duplicate" else kind
+    sentences, asked, response, answer = _draft(tokenizer, rng, drafted, length, window, filler)
+    if kind == "near_duplicate":
+        plain = [i for i, s in enumerate(sentences) if not s.evidence and " is " not in s.text]
+        for i in rng.choice(plain, size=min(3, len(plain)), replace=False):
+            sentences[i] = replace(sentences[i], text=filler(rng))
+    context, spans = _join(sentences)
+    return Sample(identifier, context, asked, response, kind, spans, answer, source="planted")
+
+
+def candidate_pool(profile: Profile, tokenizer: Any, pool: str, seed: int) -> list[Sample]:
+    """A shuffled candidate pool with ``profile.pool_per_kind`` samples of each kind.
+
+    ``independent``: lengths do not depend on the kind. ``confounded``: needy samples are long and the others short, so that a
+    selector may seem to find need by looking at length. ``real``: like independent, with real documentation as filler and
+    the kinds far, near, corrupt and context_free only.
+    """
+    low, high = profile.pool_tokens
+    middle = (low + high) // 2
+    kinds = ("far", "near", "corrupt", "context_free") if pool == "real" else tuple(KINDS)
+    samples: list[Sample] = []
+    for k, kind in enumerate(kinds):
+        for n in range(profile.pool_per_kind):
+            base = [seed, POOLS.index(pool), kinds.index("far") if kind == "near_duplicate" else k, n]
+            bounds = (low, high) if pool != "confounded" else (middle, high) if kind in NEEDS_FAR else (low, middle)
+            length = int(np.random.default_rng([*base, 1]).integers(*bounds))
+            filler = real_filler if pool == "real" else world.filler
+            name = f"{pool}-{seed}-{kind}-{n:03d}"
+            samples.append(make_sample(tokenizer, base, kind, length, profile.short_window, name, filler=filler))
+    order = np.random.default_rng([seed, POOLS.index(pool)]).permutation(len(samples))
+    return [samples[i] for i in order]
+
+
+def short_instructions(profile: Profile, tokenizer: Any, seed: int, count: int | None = None) -> list[Sample]:
+    """Short instruction samples that fit well into the short window: the stand-in for ShareGPT."""
+    rng = np.random.default_rng([seed, 77])
+    window = profile.short_window
+    samples = []
+    for n in range(count or profile.short_pool):
+        task = ("single", "single", "single", "multi_hop", "aggregate", "context_free")[int(rng.integers(6))]
+        length = int(rng.integers(window // 3, window * 3 // 4))
+        # A window of 0 lets the evidence lie anywhere in the short context.
+        sample = make_sample(tokenizer, [seed, 78, n], TASKS.get(task, task), length, 0, f"short-{seed}-{n:04d}")
+        samples.append(replace(sample, kind=f"short_{task}", source="short"))
+    return samples
+
+
+def needle_set(profile: Profile, tokenizer: Any, seed: int, depths: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)) -> list[Sample]:
+    """Single-fact samples at every evaluation length and depth (0: the fact opens the context, 1: it ends it)."""
+    samples = []
+    for length in profile.eval_lengths:
+        for d, depth in enumerate(depths):
+            for n in range(max(1, profile.eval_items // 4)):
+                rng = np.random.default_rng([seed, 555, length, d, n])
+                writer, cast = _Writer(tokenizer, rng, world.filler), Cast(rng)
+                distractors = [fact for _ in range(max(2, length // 150)) if (fact := cast.fact())]
+                fact = cast.fact(world.pick(rng, world.ATTRIBUTES))
+                assert fact is not None  # the cast is larger than the longest document's distractors, checked in the tests
+                asked, pieces = world.question([fact])
+                response = "".join(text for text, _ in pieces)
+                overhead = writer.count(SEPARATOR + asked + SEPARATOR) + writer.count(response) + writer.count(" " + fact.sentence)
+                sentences = writer.passage(length - overhead - 16, distractors)
+                body = sum(s.tokens for s in sentences)
+                context, spans = _join(writer.place(sentences, fact, round((1 - depth) * body)))
+                name = f"needle-{seed}-{length}-{depth:.2f}-{n:02d}"
+                kind = f"needle@{length}@{depth:.2f}"
+                samples.append(Sample(name, context, asked, response, kind, spans, fact.answer, source="needle"))
+    return samples
+
+
+def long_tasks(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
+    """Held-out long samples: single fact, multi-hop and aggregate, with far evidence."""
+    low, high = profile.pool_tokens
+    samples = []
+    for t, (task, kind) in enumerate(TASKS.items()):
+        for n in range(profile.eval_items):
+            length = int(np.random.default_rng([seed, 666, t, n, 1]).integers(low, high))
+            sample = make_sample(tokenizer, [seed, 666, t, n], kind, length, profile.short_window, f"long-{seed}-{task}-{n:03d}")
+            samples.append(replace(sample, kind=task, source="long"))
+    return samples
+
+
+def short_tasks(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
+    """Held-out short samples of the same make as `short_instructions`."""
+    return short_instructions(profile, tokenizer, seed + 10_000, count=2 * profile.eval_items)
+
+
+def documents(profile: Profile, tokenizer: Any, seed: int, kind: str, count: int) -> list[tuple[str, str]]:
+    """Plain documents ``(id, text)`` of one kind of `DOCUMENT_KINDS`, lengths as in the pools: what ProLong scores."""
+    low, high = profile.pool_tokens
+    result = []
+    for n in range(count):
+        rng = np.random.default_rng([seed, 888, list(DOCUMENT_KINDS).index(kind), n])
+        length = int(rng.integers(low, high))
+        writer, cast = _Writer(tokenizer, rng, world.filler), Cast(rng)
+        facts = [fact for _ in range(max(4, length // 80)) if (fact := cast.fact())]
+        again = {fact: writer.sentence(f"Again, {fact.sentence[0].lower()}{fact.sentence[1:]}") for fact in facts}
+        if kind == "repetitive":
+            block = writer.passage(60, facts[:2])
+            sentences = block * max(2, length // sum(s.tokens for s in block))
+        elif kind == "dependent":  # stated in the first half, restated in the second in another order
+            half = length // 2
+            shuffled = [facts[i] for i in rng.permutation(len(facts))]
+            filling = writer.passage(max(0, half - sum(again[f].tokens for f in facts)))
+            second = [*filling, *(again[f] for f in shuffled)]
+            sentences = writer.passage(half, facts) + [second[i] for i in rng.permutation(len(second))]
+        else:
+            sentences = writer.passage(length - (sum(s.tokens for s in again.values()) if kind == "local" else 0), facts)
+            if kind == "local":
+                told = {fact.sentence: again[fact] for fact in facts}
+                sentences = [t for s in sentences for t in ([s, told[s.text]] if s.text in told else [s])]
+        result.append((f"document-{seed}-{kind}-{n:03d}", _join(sentences)[0]))
+    return result

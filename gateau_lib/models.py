@@ -1,0 +1,104 @@
+"""Load or build causal language models, and stretch a RoPE window without touching the library's code.
+
+Weights are safetensors; ``trust_remote_code`` stays off. A window is stretched by building a second model over the same
+weight tensors with another RoPE base, so the reading of one sample never depends on what was read before it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+SHIPPED = Path(__file__).parent / "tiny_pair"  # short/ and long/, the pair the cpu profile trained
+
+
+class ModelError(ValueError):
+    """A model that cannot be loaded; the message says what was looked for and what to do."""
+
+
+def device() -> torch.device:
+    """CUDA if there is one, else CPU; ``GATEAU_DEVICE`` overrides."""
+    return torch.device(os.environ.get("GATEAU_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _resolve(name: str | Path) -> str:
+    text = str(name)
+    looks_local = text.startswith((".", "/", "~")) or Path(text).exists() or text.count("/") != 1
+    if looks_local and not (Path(text).expanduser() / "config.json").is_file():
+        raise ModelError(f"{text}: no model folder there (no config.json); give a folder with a saved model or a hub id owner/name")
+    return str(Path(text).expanduser()) if looks_local else text
+
+
+def load(name: str | Path, dtype: str = "float32", to: torch.device | None = None) -> tuple[PreTrainedModel, Any]:
+    """A causal language model in eval mode with its fast tokenizer, from a local folder or the hub.
+
+    Raises:
+        ModelError: nothing there, or the hub cannot be reached.
+    """
+    source = _resolve(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), use_safetensors=True)
+    except OSError as error:
+        raise ModelError(f"{source}: cannot load ({str(error).splitlines()[0]}); download it first, or give a local folder") from error
+    return model.to(to or device()).eval(), tokenizer
+
+
+def build_llama(
+    vocab_size: int, *, hidden_size: int, layers: int, heads: int, window: int, rope_theta: float, seed: int, kv_heads: int | None = None
+) -> LlamaForCausalLM:
+    """A Llama with random weights (seeded), tied embeddings, MLP of 8/3 hidden size as in Llama-2."""
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=-(-hidden_size * 8 // 3 // 32) * 32,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads or heads,
+        max_position_embeddings=window,
+        rope_parameters={"rope_type": "default", "rope_theta": float(rope_theta)},
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(config)
+
+
+def rope_theta(model: PreTrainedModel) -> float:
+    """The RoPE base a model was built with."""
+    return float(model.config.rope_parameters["rope_theta"])
+
+
+def ntk_theta(theta: float, factor: float, head_dim: int) -> float:
+    """NTK-aware base for a window ``factor`` times as long: ``theta * factor ** (d / (d - 2))``."""
+    return theta * factor ** (head_dim / (head_dim - 2))
+
+
+def with_rope_theta(model: PreTrainedModel, theta: float, window: int | None = None) -> PreTrainedModel:
+    """The same weights (shared, not copied) read with another RoPE base and nominal window."""
+    config = type(model.config).from_dict(model.config.to_dict())
+    config.rope_parameters = {**model.config.rope_parameters, "rope_type": "default", "rope_theta": float(theta)}
+    config.max_position_embeddings = window or model.config.max_position_embeddings
+    with torch.device("meta"):
+        twin = type(model)(config)
+    # Non-persistent buffers (inv_freq) are not in the state dict: build the rotary module for real, on the model's device.
+    rotary = type(twin.model.rotary_emb)(config=config).to(model.device)
+    twin.load_state_dict(model.state_dict(), assign=True)
+    twin.tie_weights()
+    twin.model.rotary_emb = rotary
+    return twin.train(model.training)
+
+
+def extend_window(model: PreTrainedModel, window: int) -> PreTrainedModel:
+    """The model stretched to ``window`` tokens by a fixed NTK base (GATEAU's extended window, stateless)."""
+    factor = window / model.config.max_position_embeddings
+    if factor <= 1:
+        return model
+    head_dim = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
+    return with_rope_theta(model, ntk_theta(rope_theta(model), factor, head_dim), window)

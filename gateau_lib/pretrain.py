@@ -1,0 +1,206 @@
+"""Pretrain a homologous pair from scratch in minutes: rows of planted text, weights on what can be predicted, growing windows.
+
+The short model sees windows up to ``short_window``; the long model starts from its weights, with the RoPE base raised, and goes on
+with longer windows of the same text. What makes half a million parameters recall: values of several tokens, copy practice with
+random period, most loss weight on tokens that the text so far determines, and windows that grow.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from gateau_lib import world
+from gateau_lib.profiles import Stage
+from gateau_lib.tokenizer import real_paragraphs
+from gateau_lib.world import Cast, Fact, Piece
+
+BACKGROUND_WEIGHT = 0.05  # mean loss weight of a token that nothing before it determines
+BACKGROUND_SAMPLE = 0.2  # share of those tokens that get a loss at all: output logits are 40 % of a step
+COPY_SHARE = 0.15  # rows that are copy practice
+REAL_SHARE = 0.10  # rows whose filler is real documentation
+
+
+class RowMaker:
+    """Endless rows of planted text as token ids with loss weights; one generator state, so that a seed fixes every row."""
+
+    def __init__(self, tokenizer: Any, seed: int, question_share: float):
+        self.rng = np.random.default_rng(seed)
+        self.tokenizer = tokenizer
+        self.question_share = question_share
+        self._ids = cache(lambda text: tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
+
+    def _encode(self, pieces: list[Piece]) -> tuple[list[int], list[float]]:
+        ids: list[int] = []
+        weights: list[float] = []
+        for text, predictable in pieces:
+            # Word by word, so that the cache stays as small as the vocabulary; splitting at spaces is what the tokenizer does.
+            words = text.split(" ")
+            for i, word in enumerate(words):
+                tokens = self._ids(" " + word if i else word) if word else ()
+                ids += tokens
+                weights += [1.0 if predictable else BACKGROUND_WEIGHT] * len(tokens)
+        return ids, weights
+
+    def _recall(self, known: list[list[Fact]]) -> list[Piece]:
+        """Earlier facts again: restated in prose, or asked for and answered."""
+        rng = self.rng
+        facts = known[int(rng.random() * len(known))]
+        if rng.random() >= self.question_share:
+            fact = facts[int(rng.random() * len(facts))]
+            return [(f" Again, the {fact.attribute} of {fact.key} is", False), (f" {fact.answer}", True), (".", False)]
+        shape = rng.random()
+        if shape < 0.15:
+            asked, answer, _ = world.chatter(rng)
+            return [(f"\n\n{asked}", False), ("\n\n", False), (answer, True), ("\n\n", False)]
+        if len(facts) == 1 and shape < 0.4:  # a list of people of the same attribute
+            same = [k[-1] for k in known if k[-1].attribute == facts[0].attribute]
+            chosen = [same[i] for i in rng.permutation(len(same))[:3]]
+        else:
+            chosen = facts if shape < 0.7 else facts[-1:]
+        asked, answer_pieces = world.question(chosen)
+        return [(f"\n\n{asked}", False), ("\n\n", False), *answer_pieces, ("\n\n", False)]
+
+    def document(self, window: int) -> tuple[list[int], list[float]]:
+        """``window`` + 1 tokens of a document: news, filler and recalls of what it said before; dense when short."""
+        rng, cast = self.rng, Cast(self.rng)
+        crowd = min(1.0, 128 / window)  # facts and recalls get sparser as the window grows
+        p_fact, p_recall = 0.10 + 0.20 * crowd, 0.30 + 0.30 * crowd
+        real = rng.random() < REAL_SHARE
+        known: list[list[Fact]] = []
+        ids, weights = [self.tokenizer.bos_token_id], [0.0]
+        while len(ids) < window + 1:
+            draw = rng.random()
+            fact = cast.fact() if draw < p_fact or not known else None
+            if fact is not None:
+                hop = cast.keeper(fact.key) if rng.random() < 0.3 else None
+                known.append([hop, fact] if hop else [fact])
+                pieces = [(f" {f.sentence}", False) for f in known[-1]]
+            elif draw < p_fact + p_recall:
+                pieces = self._recall(known)
+            else:
+                paragraphs = real_paragraphs()
+                text = paragraphs[int(rng.random() * len(paragraphs))] if real else world.filler(rng)
+                pieces = [("\n" if rng.random() < 0.15 else " ", False), (text, False)]
+            new_ids, new_weights = self._encode(pieces)
+            ids += new_ids
+            weights += new_weights
+        return ids[: window + 1], weights[: window + 1]
+
+    def copying(self, window: int) -> tuple[list[int], list[float]]:
+        """Words repeated with a random period: a fixed one would be learned as a trick of position, not of content."""
+        rng = self.rng
+        period = int(rng.integers(4, max(6, window // 2)))
+        lead = [world.pick(rng, world.VALUES) for _ in range(int(rng.integers(0, 8)))]
+        block = [world.pick(rng, world.WORDS) for _ in range(period)]
+        words = lead + block * (window // period + 2)
+        ids = [self.tokenizer.bos_token_id] + [self._ids(" " + w)[0] for w in words]
+        weights = [0.0] + [BACKGROUND_WEIGHT] * (len(lead) + period) + [1.0] * (len(words) - len(lead) - period)
+        return ids[: window + 1], weights[: window + 1]
+
+    def batch(self, window: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows of one step.
+
+        Returns:
+            ids ``(rows, window + 1)`` int64 and weights of the same shape, float32; ``rows * window`` is about ``tokens``.
+        """
+        rows = [
+            self.copying(window) if self.rng.random() < COPY_SHARE else self.document(window)
+            for _ in range(max(1, tokens // window))
+        ]
+        ids, weights = torch.tensor([r[0] for r in rows]), np.array([r[1] for r in rows], dtype=np.float32)
+        sampled = self.rng.random(weights.shape) < BACKGROUND_SAMPLE
+        weights = np.where(weights == 1.0, 1.0, weights * sampled / BACKGROUND_SAMPLE).astype(np.float32)
+        return ids, torch.from_numpy(weights)
+
+
+def _logits(model: PreTrainedModel, ids: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Logits that predict ``ids[:, 1:][where]``, shape ``(where.sum(), vocabulary)``; no others are computed."""
+    inputs = ids[:, :-1]
+    hidden = model.model(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False).last_hidden_state
+    return model.lm_head(hidden[where])
+
+
+def weighted_loss(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted mean NLL in nats per token of next-token prediction over rows ``(rows, window + 1)``."""
+    where = weights[:, 1:] > 0
+    nll = torch.nn.functional.cross_entropy(_logits(model, ids, where).float(), ids[:, 1:][where], reduction="none")
+    weight = weights[:, 1:][where]
+    return (nll * weight).sum() / weight.sum()
+
+
+@torch.no_grad()
+def recall_accuracy(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor) -> float:
+    """Share of determined tokens (weight 1) that are the model's first choice."""
+    where = weights[:, 1:] == 1.0
+    return float((_logits(model, ids, where).argmax(-1) == ids[:, 1:][where]).float().mean())
+
+
+def _learning_rate(step: int, total: int, peak: float, warmup: int = 30) -> float:
+    """Linear warm-up, then cosine to a tenth of the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * (0.1 + 0.45 * (1 + np.cos(np.pi * (step - warmup) / max(1, total - warmup))))
+
+
+def train(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    stages: tuple[Stage, ...],
+    *,
+    seed: int,
+    question_share: float,
+    learning_rate: float,
+    log_every: int = 10,
+    at_stage_end: Callable[[int, PreTrainedModel], None] = lambda stage, model: None,
+) -> list[dict[str, float]]:
+    """Train in stages of growing windows with AdamW; weights change in place.
+
+    Args:
+        stages: ``(window in tokens, steps, tokens a step)``, in order.
+        at_stage_end: called with the stage number and the model, for checkpoints.
+
+    Returns:
+        Log rows: step, window, loss (nats per weighted token), recall (share), tokens seen, seconds.
+    """
+    rows = RowMaker(tokenizer, seed, question_share)
+    device = model.device
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    total = sum(steps for _, steps, _ in stages)
+    log: list[dict[str, float]] = []
+    step, seen, start = 0, 0, time.perf_counter()
+    model.train()
+    for stage, (window, steps, tokens) in enumerate(stages):
+        for _ in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = _learning_rate(step, total, learning_rate)
+            ids, weights = (t.to(device) for t in rows.batch(window, tokens))
+            loss = weighted_loss(model, ids, weights)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            step, seen = step + 1, seen + ids[:, 1:].numel()
+            if step % log_every == 0 or step == total:
+                recall = recall_accuracy(model, ids[:2], weights[:2])
+                log.append(
+                    {
+                        "step": step,
+                        "window": window,
+                        "loss": loss.item(),
+                        "recall": recall,
+                        "tokens": seen,
+                        "seconds": time.perf_counter() - start,
+                    }
+                )
+        at_stage_end(stage, model)
+    model.eval()
+    return log

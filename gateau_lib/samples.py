@@ -1,0 +1,220 @@
+"""The one `Sample` type, LongAlign records read and written, and samples turned into token ids.
+
+A sample is a long context *c*, an instruction *x* and a response *y* (GATEAU, section 3.1). The text a model reads is
+``c + "\\n\\n" + x + "\\n\\n" + y``: the plain prompt of the papers. The three parts are tokenized one by one, so that the same
+tokens stand for *x* and *y* whether they follow the whole context, one segment of it, or nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SEPARATOR = "\n\n"
+
+
+class DataError(ValueError):
+    """Input that cannot be used; the message names the file, the line or sample, and the fix."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One long instruction sample; ``evidence`` are character spans ``[start, end)`` of ``context``, known for planted data."""
+
+    id: str
+    context: str
+    instruction: str
+    response: str
+    kind: str = ""
+    evidence: tuple[tuple[int, int], ...] = ()
+    answer: str = ""  # the part of the response that only the evidence can tell (planted data)
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one sample's parts. ``ids = start + context + instruction + response``."""
+
+    id: str
+    start: list[int]  # [bos] or []
+    context: list[int]
+    instruction: list[int]  # with the separators around it
+    response: list[int]  # without an end-of-text token
+    dropped: int = field(default=0)  # context tokens cut on the left to fit max_length
+
+    @property
+    def prompt(self) -> list[int]:
+        """Ids of everything before the response."""
+        return self.start + self.context + self.instruction
+
+    @property
+    def ids(self) -> list[int]:
+        """Ids of the whole sample."""
+        return self.prompt + self.response
+
+
+def encode(sample: Sample, tokenizer: Any, max_length: int | None = None) -> Encoded:
+    """Tokenize one sample; over-long context is cut on the left, instruction and response stay whole.
+
+    Args:
+        max_length: tokens of the whole sample at most; None for no limit (GATEAU cuts at 64,000).
+
+    Raises:
+        DataError: empty response, or instruction and response alone exceed ``max_length``.
+    """
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
+
+    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    lead = SEPARATOR if sample.context else ""
+    context, instruction = ids(sample.context), ids(lead + sample.instruction + SEPARATOR)
+    response = ids(sample.response)
+    if not response:
+        raise DataError(f"sample {sample.id!r}: the response is empty; give it an assistant message with text")
+    dropped = 0
+    if max_length is not None:
+        room = max_length - len(start) - len(instruction) - len(response)
+        if room < 0:
+            raise DataError(
+                f"sample {sample.id!r}: instruction and response alone take {max_length - room} tokens, "
+                f"more than max_length {max_length}; raise --max-length or shorten the sample"
+            )
+        dropped = max(0, len(context) - room)
+        context = context[dropped:]
+    return Encoded(sample.id, start, context, instruction, response, dropped)
+
+
+def evidence_tokens(sample: Sample, tokenizer: Any) -> list[tuple[int, int]]:
+    """Evidence spans in context tokens, ``[start, end)``, from the tokenizer's offsets (before any truncation)."""
+    offsets = tokenizer(sample.context, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    spans = []
+    for begin, end in sample.evidence:
+        inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > begin]
+        if not inside:
+            raise DataError(f"sample {sample.id!r}: evidence {begin}-{end} covers no token of the context")
+        spans.append((inside[0], inside[-1] + 1))
+    return spans
+
+
+def to_record(sample: Sample) -> dict[str, Any]:
+    """A LongAlign record: ``messages`` with the document and the question in the user turn; planted labels ride along."""
+    user = sample.context + SEPARATOR + sample.instruction if sample.context else sample.instruction
+    record: dict[str, Any] = {
+        "id": sample.id,
+        "length": len(user) + len(sample.response),
+        "messages": [{"role": "user", "content": user}, {"role": "assistant", "content": sample.response}],
+    }
+    extra = {k: v for k, v in asdict(sample).items() if k in ("kind", "evidence", "answer", "source", "instruction") and v}
+    return record | extra
+
+
+def from_record(record: Any, where: str) -> Sample:
+    """The sample of one LongAlign record.
+
+    The context and the instruction are the record's ``context`` and ``instruction`` fields if it has both; if it has only
+    ``instruction`` and the user turn ends with it, the rest is the context; else the instruction is the last
+    blank-line-separated paragraph of the user turn.
+
+    Args:
+        where: file and line, for the error message.
+
+    Raises:
+        DataError: not an object, no id, no usable messages, empty response.
+    """
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: expected a JSON object, got {type(record).__name__}")
+    if record.get("id") in (None, ""):
+        raise DataError(f"{where}: no 'id'; give every record a unique id")
+    messages = record.get("messages")
+    if not (isinstance(messages, list) and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages)):
+        raise DataError(f"{where}: no usable 'messages'; LongAlign records hold [{{'role': 'user', 'content': ...}}, ...]")
+    roles = [m.get("role") for m in messages if m.get("role") != "system"]
+    turns = [m["content"] for m in messages if m.get("role") != "system"]
+    if roles[:2] != ["user", "assistant"]:
+        raise DataError(f"{where}: messages must begin with a user turn and an assistant turn, got roles {roles[:3]}")
+    user, response = turns[0], turns[1]
+    if not response.strip():
+        raise DataError(f"{where}: empty response; drop the record or give the assistant turn its text")
+    context, instruction = record.get("context"), record.get("instruction")
+    if not (isinstance(context, str) and isinstance(instruction, str)):
+        if isinstance(instruction, str) and instruction and user.endswith(instruction):
+            context = user[: -len(instruction)]
+        else:
+            context, _, instruction = user.rstrip().rpartition(SEPARATOR)
+        context = context.removesuffix(SEPARATOR)
+    return Sample(
+        id=str(record["id"]),
+        context=context,
+        instruction=instruction,
+        response=response,
+        kind=str(record.get("kind") or ""),
+        evidence=tuple((int(a), int(b)) for a, b in record.get("evidence") or ()),
+        answer=str(record.get("answer") or ""),
+        source=str(record.get("source") or ""),
+    )
+
+
+def read_records(path: str | Path) -> list[tuple[str, Any]]:
+    """Raw records of a JSONL or Parquet file with their place (``file, line N``), in file order.
+
+    Raises:
+        DataError: missing or empty file, unknown suffix, malformed line (its number).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; DATA is a JSONL or Parquet file of LongAlign records")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        rows = [(f"{path}, row {i}", row) for i, row in enumerate(pq.read_table(path).to_pylist(), 1)]
+    elif path.suffix in (".jsonl", ".json"):
+        rows = []
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    try:
+                        rows.append((f"{path}, line {number}", json.loads(line)))
+                    except json.JSONDecodeError as error:
+                        raise DataError(f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})") from None
+    else:
+        raise DataError(f"{path}: unknown suffix {path.suffix!r}; use .jsonl or .parquet")
+    if not rows:
+        raise DataError(f"{path}: holds no records")
+    return rows
+
+
+def read_samples(path: str | Path) -> list[Sample]:
+    """All samples of a file; the first bad record raises. Ids must be unique.
+
+    Raises:
+        DataError: see `read_records` and `from_record`; duplicate id (both places).
+    """
+    samples, seen = [], {}
+    for where, record in read_records(path):
+        sample = from_record(record, where)
+        if sample.id in seen:
+            raise DataError(f"{where}: id {sample.id!r} was already used at {seen[sample.id]}; ids must be unique")
+        seen[sample.id] = where
+        samples.append(sample)
+    return samples
+
+
+def write_samples(samples: Iterable[Sample], path: str | Path) -> Path:
+    """Write samples as LongAlign JSONL, whole file or nothing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(path.suffix + ".part")
+    with partial.open("w", encoding="utf-8") as out:
+        for sample in samples:
+            out.write(json.dumps(to_record(sample), ensure_ascii=False) + "\n")
+    partial.replace(path)
+    return path
+
+
+def segments(tokens: Sequence[int], length: int) -> list[list[int]]:
+    """Consecutive segments of ``length`` tokens; the last may be shorter; an empty context has none."""
+    return [list(tokens[i : i + length]) for i in range(0, len(tokens), length)]
