@@ -32,6 +32,7 @@ KINDS = {
 }
 NEEDS_FAR = frozenset({"far", "multi_hop", "aggregate", "near_duplicate"})  # honest, and the evidence is beyond the window
 POOLS = ("independent", "confounded", "real")
+NEEDLE_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 TASKS = {"single": "far", "multi_hop": "multi_hop", "aggregate": "aggregate"}  # evaluation task: kind it is made as
 DOCUMENT_KINDS = {
     "dependent": "facts are restated far from where they were stated",
@@ -211,11 +212,11 @@ def short_instructions(profile: Profile, tokenizer: Any, seed: int, count: int |
     return samples
 
 
-def needle_set(profile: Profile, tokenizer: Any, seed: int, depths: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)) -> list[Sample]:
+def needle_set(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
     """Single-fact samples at every evaluation length and depth (0: the fact opens the context, 1: it ends it)."""
     samples = []
     for length in profile.eval_lengths:
-        for d, depth in enumerate(depths):
+        for d, depth in enumerate(NEEDLE_DEPTHS):
             for n in range(max(1, profile.eval_items // 4)):
                 rng = np.random.default_rng([seed, 555, length, d, n])
                 writer, cast = _Writer(tokenizer, rng, world.filler), Cast(rng)
@@ -224,7 +225,7 @@ def needle_set(profile: Profile, tokenizer: Any, seed: int, depths: Sequence[flo
                 assert fact is not None  # the cast is larger than the longest document's distractors, checked in the tests
                 asked, pieces = world.question([fact])
                 response = "".join(text for text, _ in pieces)
-                overhead = writer.count(SEPARATOR + asked + SEPARATOR) + writer.count(response) + writer.count(" " + fact.sentence)
+                overhead = sum(map(writer.count, (SEPARATOR + asked + SEPARATOR, response, " " + fact.sentence)))
                 sentences = writer.passage(length - overhead - 16, distractors)
                 body = sum(s.tokens for s in sentences)
                 context, spans = _join(writer.place(sentences, fact, round((1 - depth) * body)))

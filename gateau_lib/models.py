@@ -29,7 +29,7 @@ def _resolve(name: str | Path) -> str:
     text = str(name)
     looks_local = text.startswith((".", "/", "~")) or Path(text).exists() or text.count("/") != 1
     if looks_local and not (Path(text).expanduser() / "config.json").is_file():
-        raise ModelError(f"{text}: no model folder there (no config.json); give a folder with a saved model or a hub id owner/name")
+        raise ModelError(f"{text}: no config.json there; give a folder with a saved model or a hub id owner/name")
     return str(Path(text).expanduser()) if looks_local else text
 
 
@@ -44,12 +44,21 @@ def load(name: str | Path, dtype: str = "float32", to: torch.device | None = Non
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), use_safetensors=True)
     except OSError as error:
-        raise ModelError(f"{source}: cannot load ({str(error).splitlines()[0]}); download it first, or give a local folder") from error
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{source}: cannot load ({reason}); download it first, or give a local folder") from error
     return model.to(to or device()).eval(), tokenizer
 
 
 def build_llama(
-    vocab_size: int, *, hidden_size: int, layers: int, heads: int, window: int, rope_theta: float, seed: int, kv_heads: int | None = None
+    vocab_size: int,
+    *,
+    hidden_size: int,
+    layers: int,
+    heads: int,
+    window: int,
+    rope_theta: float,
+    seed: int,
+    kv_heads: int | None = None,
 ) -> LlamaForCausalLM:
     """A Llama with random weights (seeded), tied embeddings, MLP of 8/3 hidden size as in Llama-2."""
     config = LlamaConfig(

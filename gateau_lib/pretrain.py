@@ -1,15 +1,16 @@
 """Pretrain a homologous pair from scratch in minutes: rows of planted text, weights on what can be predicted, growing windows.
 
-The short model sees windows up to ``short_window``; the long model starts from its weights, with the RoPE base raised, and goes on
-with longer windows of the same text. What makes half a million parameters recall: values of several tokens, copy practice with
+The short model sees windows up to ``short_window``; the long model starts from its weights, with the RoPE base raised, and goes
+on with longer windows of the same text. What makes half a million parameters recall: values of several tokens, copy practice with
 random period, most loss weight on tokens that the text so far determines, and windows that grow.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ import torch
 from transformers import PreTrainedModel
 
 from gateau_lib import world
+from gateau_lib.models import build_llama, device, with_rope_theta
 from gateau_lib.profiles import Stage
 from gateau_lib.tokenizer import real_paragraphs
 from gateau_lib.world import Cast, Fact, Piece
 
 BACKGROUND_WEIGHT = 0.05  # mean loss weight of a token that nothing before it determines
 BACKGROUND_SAMPLE = 0.2  # share of those tokens that get a loss at all: output logits are 40 % of a step
+SHORT_LEARNING_RATE = 3e-3  # peak
+LONG_LEARNING_RATE = 1.5e-3
 COPY_SHARE = 0.15  # rows that are copy practice
 REAL_SHARE = 0.10  # rows whose filler is real documentation
 
@@ -172,7 +176,7 @@ def train(
         Log rows: step, window, loss (nats per weighted token), recall (share), tokens seen, seconds.
     """
     rows = RowMaker(tokenizer, seed, question_share)
-    device = model.device
+    where = model.device
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     total = sum(steps for _, steps, _ in stages)
     log: list[dict[str, float]] = []
@@ -182,7 +186,7 @@ def train(
         for _ in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(step, total, learning_rate)
-            ids, weights = (t.to(device) for t in rows.batch(window, tokens))
+            ids, weights = (t.to(where) for t in rows.batch(window, tokens))
             loss = weighted_loss(model, ids, weights)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -204,3 +208,50 @@ def train(
         at_stage_end(stage, model)
     model.eval()
     return log
+
+
+def build_pair(
+    out: Path,
+    tokenizer: Any,
+    *,
+    seed: int,
+    short_window: int,
+    long_window: int,
+    long_rope_factor: float,
+    hidden_size: int,
+    layers: int,
+    heads: int,
+    rope_theta: float,
+    short_stages: tuple[Stage, ...],
+    long_stages: tuple[Stage, ...],
+    question_share: float,
+    to: torch.device | None = None,
+) -> None:
+    """Train the pair and leave ``out/short``, ``out/long``, checkpoints ``out/long_stage<N>`` and ``out/training.json``.
+
+    The arguments are fields of `gateau_lib.profiles.Profile`, with their units. Every folder is loadable by ``from_pretrained``.
+    """
+
+    def save(model: PreTrainedModel, name: str) -> None:
+        model.save_pretrained(out / name)
+        tokenizer.save_pretrained(out / name)
+
+    settings = {"seed": seed, "question_share": question_share}
+    shape = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "window": short_window, "rope_theta": rope_theta}
+    short = build_llama(len(tokenizer), seed=seed, **shape).to(to or device())
+    torch.manual_seed(seed)
+    short_log = train(short, tokenizer, short_stages, learning_rate=SHORT_LEARNING_RATE, **settings)
+    save(short, "short")
+    # The long model must own its weights: training it would change the short one's through shared tensors.
+    long = with_rope_theta(copy.deepcopy(short), rope_theta * long_rope_factor, long_window)
+    long_log = train(
+        long,
+        tokenizer,
+        long_stages,
+        learning_rate=LONG_LEARNING_RATE,
+        at_stage_end=lambda stage, model: save(model, f"long_stage{stage}"),
+        **(settings | {"seed": seed + 1}),
+    )
+    save(long, "long")
+    training = {"settings": settings | shape, "short": short_log, "long": long_log}
+    (out / "training.json").write_text(json.dumps(training, indent=1))

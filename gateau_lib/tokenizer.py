@@ -29,7 +29,7 @@ def real_paragraphs() -> tuple[str, ...]:
 
 
 def frequent_fragments(paragraphs: tuple[str, ...], count: int) -> list[str]:
-    """``count`` frequent fragments of words with their leading space, commonest merges first (byte-pair merges of the library)."""
+    """``count`` frequent fragments of words with their leading space, commonest merges first (byte pairs)."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     learner = Tokenizer(models.BPE())
@@ -68,5 +68,10 @@ def build_tokenizer(fragments: int = FRAGMENTS) -> Any:
     )
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>", clean_up_tokenization_spaces=False
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
     )

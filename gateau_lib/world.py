@@ -23,10 +23,10 @@ ESTATES = (
 ).split()
 ATTRIBUTES = "code motto song recipe oath badge route signal".split()
 VALUES = (
-    "amber river copper falcon cedar silver lantern thunder velvet marble otter saffron cobalt willow ember granite raven crystal "
-    "meadow bronze tiger violet anchor maple scarlet pebble dolphin ivory walnut canyon crimson badger opal juniper golden comet "
-    "heron indigo basalt clover panther turquoise feather quartz poplar sable glacier magnet coral lynx ochre prism tulip wolf "
-    "zinc acorn beetle cinder dragon fern garnet hazel iris jasper"
+    "amber river copper falcon cedar silver lantern thunder velvet marble otter saffron cobalt willow ember granite raven "
+    "crystal meadow bronze tiger violet anchor maple scarlet pebble dolphin ivory walnut canyon crimson badger opal juniper "
+    "golden comet heron indigo basalt clover panther turquoise feather quartz poplar sable glacier magnet coral lynx ochre "
+    "prism tulip wolf zinc acorn beetle cinder dragon fern garnet hazel iris jasper"
 ).split()
 _ADJECTIVES = "old young quiet tired happy clever proud gentle busy lonely brave careful".split()
 _PEOPLE = "baker farmer sailor teacher doctor painter hunter singer weaver soldier merchant gardener".split()
@@ -38,8 +38,8 @@ _OBJECTS = "basket letter horse wagon blanket kettle hammer ladder mirror candle
 _ACTIONS = "carried found sold cleaned painted repaired borrowed lost kept bought".split()
 WEEK = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 _FUNCTION = (
-    "The the A a of is are in on to and What Again Repeat Name List words days week after comes keeper codes mottos songs recipes "
-    "oaths badges routes signals as before Remember that told us by said"
+    "The the A a of is are in on to and What Again Repeat Name List words days week after keeper codes mottos songs "
+    "recipes oaths badges routes signals"
 ).split()
 
 WORDS = tuple(
