@@ -6,17 +6,21 @@ whether a selector should want the sample: the truth against which HMG, CAM, Pro
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gateau_lib import world
+from gateau_lib.models import SHIPPED
 from gateau_lib.profiles import Profile
-from gateau_lib.samples import SEPARATOR, Sample
-from gateau_lib.tokenizer import real_paragraphs
+from gateau_lib.samples import SEPARATOR, Sample, write_samples
+from gateau_lib.store import Study, artefact
+from gateau_lib.tokenizer import build_tokenizer, real_paragraphs
 from gateau_lib.world import Cast, Fact
 
 KINDS = {
@@ -278,3 +282,61 @@ def documents(profile: Profile, tokenizer: Any, seed: int, kind: str, count: int
                 sentences = [t for s in sentences for t in ([s, told[s.text]] if s.text in told else [s])]
         result.append((f"document-{seed}-{kind}-{n:03d}", _join(sentences)[0]))
     return result
+
+
+def load_tokenizer(profile: Profile) -> Any:
+    """The study's tokenizer: built from scratch, the shipped one, or that of the short model on the hub or in a folder."""
+    if profile.short_model == "scratch":
+        return build_tokenizer()
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(SHIPPED / "short" if profile.short_model == "shipped" else profile.short_model)
+
+
+def write_corpus(out: Path, profile: Profile, seed: int) -> None:
+    """Everything the study reads, as LongAlign JSONL.
+
+    Folders: ``tokenizer/``, ``pools/<pool>-<n>``, ``short/<n>`` and ``documents/<n>`` for each pool seed n, ``eval/<set>``.
+    """
+    tokenizer = load_tokenizer(profile)
+    tokenizer.save_pretrained(out / "tokenizer")
+    for n in range(profile.pool_seeds):
+        draw = seed * 100 + n
+        for pool in POOLS:
+            write_samples(candidate_pool(profile, tokenizer, pool, draw), out / "pools" / f"{pool}-{n}.jsonl")
+        write_samples(short_instructions(profile, tokenizer, draw), out / "short" / f"{n}.jsonl")
+        plain = [
+            {"id": name, "kind": kind, "text": text}
+            for kind in DOCUMENT_KINDS
+            for name, text in documents(profile, tokenizer, draw, kind, profile.pool_per_kind)
+        ]
+        (out / "documents").mkdir(exist_ok=True)
+        (out / "documents" / f"{n}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in plain), encoding="utf-8")
+    for name, make in (("needle", needle_set), ("long", long_tasks), ("short", short_tasks)):
+        write_samples(make(profile, tokenizer, seed * 100 + 90_000), out / "eval" / f"{name}.jsonl")
+
+
+# Fields of a profile that decide what the corpus holds; others may change without making it anew.
+_FIELDS = (
+    "short_model",
+    "short_window",
+    "pool_per_kind",
+    "pool_tokens",
+    "pool_seeds",
+    "short_pool",
+    "eval_items",
+    "eval_lengths",
+)
+
+
+def prepared(study: Study) -> Path:
+    """The study's corpus folder (see `write_corpus`), made once for its profile and seed."""
+    inputs = {name: getattr(study.profile, name) for name in _FIELDS}
+    return artefact(
+        study, "corpus", lambda out: write_corpus(out, study.profile, study.seed), code=[write_corpus], seed=study.seed, **inputs
+    )
+
+
+def read_documents(path: Path) -> list[dict[str, str]]:
+    """Plain documents of a file that `write_corpus` made: dicts with ``id``, ``kind`` and ``text``."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

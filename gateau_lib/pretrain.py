@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import time
 from collections.abc import Callable
 from functools import cache
@@ -17,11 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from gateau_lib import world
-from gateau_lib.models import build_llama, device, with_rope_theta
+from gateau_lib.models import SHIPPED, build_llama, device, load, with_rope_theta
 from gateau_lib.profiles import Stage
+from gateau_lib.progress import track
+from gateau_lib.store import Study, artefact
 from gateau_lib.tokenizer import real_paragraphs
 from gateau_lib.world import Cast, Fact, Piece
 
@@ -183,7 +186,7 @@ def train(
     step, seen, start = 0, 0, time.perf_counter()
     model.train()
     for stage, (window, steps, tokens) in enumerate(stages):
-        for _ in range(steps):
+        for _ in track(range(steps), f"pretraining, window {window}"):
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(step, total, learning_rate)
             ids, weights = (t.to(where) for t in rows.batch(window, tokens))
@@ -232,6 +235,8 @@ def build_pair(
     The arguments are fields of `gateau_lib.profiles.Profile`, with their units. Every folder is loadable by ``from_pretrained``.
     """
 
+    out.mkdir(exist_ok=True)
+
     def save(model: PreTrainedModel, name: str) -> None:
         model.save_pretrained(out / name)
         tokenizer.save_pretrained(out / name)
@@ -255,3 +260,36 @@ def build_pair(
     save(long, "long")
     training = {"settings": settings | shape, "short": short_log, "long": long_log}
     (out / "training.json").write_text(json.dumps(training, indent=1))
+
+
+# Fields of a profile that decide what a pair built from scratch becomes.
+_FIELDS = ("short_window", "long_window", "long_rope_factor", "hidden_size", "layers", "heads", "rope_theta", "short_stages")
+_FIELDS += ("long_stages", "question_share")
+
+
+def pair(study: Study, corpus: Path) -> Path:
+    """The study's homologous pair: a folder with ``short`` and ``long``, and ``training.json`` where something was trained.
+
+    ``scratch`` trains the pair; ``shipped`` copies the pair of this repository and still trains the few steps the profile asks
+    for, so that the training code runs; anything else is a hub id or folder, loaded once and saved.
+    """
+    profile = study.profile
+    settings = {name: getattr(profile, name) for name in _FIELDS}
+
+    def build(out: Path) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
+        if profile.short_model == "scratch":
+            build_pair(out, tokenizer, seed=study.seed, **settings)
+        elif profile.short_model == "shipped":
+            build_pair(out / "practice", tokenizer, seed=study.seed, **settings)
+            (out / "practice" / "training.json").rename(out / "training.json")
+            for name in ("short", "long"):
+                shutil.copytree(SHIPPED / name, out / name)
+        else:
+            for name, source in (("short", profile.short_model), ("long", profile.long_model)):
+                model, its_tokenizer = load(source, profile.dtype)
+                model.save_pretrained(out / name)
+                its_tokenizer.save_pretrained(out / name)
+
+    names = {"short_model": profile.short_model, "long_model": profile.long_model}
+    return artefact(study, "pair", build, code=[pair, build_pair], corpus=corpus, seed=study.seed, **settings, **names)

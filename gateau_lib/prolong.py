@@ -117,13 +117,14 @@ def _peakedness(help_in_ppl: pd.Series) -> float:
     return 1.0 if m == 1 else float(np.clip(1 - entropy(softmax(help_in_ppl.to_numpy())) / np.log(m), 0, 1))
 
 
-def long_dependency_score(terms: pd.DataFrame, threshold: float = THRESHOLD) -> float:
+def long_dependency_score(terms: pd.DataFrame, threshold: float = THRESHOLD, *, specificity: bool = True) -> float:
     """LDS: the sum of (strength + distance) x specificity over pairs of more strength than the threshold.
 
     It grows with the number of pairs, so compare documents of like length, or report length-matched results beside it.
     """
     strong = terms[terms["strength"] > threshold]
-    return float(((strong["strength"] + strong["distance"]) * strong["specificity"]).sum())
+    weight = strong["specificity"] if specificity else 1.0
+    return float(((strong["strength"] + strong["distance"]) * weight).sum())
 
 
 def score_documents(
@@ -147,7 +148,8 @@ def score_documents(
         as_released: 0 for every document of fewer than T pairs, as the released code does.
 
     Returns:
-        One row a document in the given order: ``lds``, ``pairs`` and ``segments`` (scored). A document of fewer than two whole
+        One row a document in the given order: ``lds``, ``lds_no_specificity`` (every specificity
+        1), ``pairs`` and ``segments`` (scored). A document of fewer than two whole
         segments has no pair, and ``lds`` is NaN there (0 as released).
     """
     rows = []
@@ -155,9 +157,9 @@ def score_documents(
         n = len(document_segments(document, segment_length, window_segments, seed))
         chosen = sample_pairs(n, pairs, seed)
         if as_released and len(chosen) < pairs:
-            lds = 0.0
+            lds = without = 0.0
         elif not len(chosen):
-            lds = float("nan")
+            lds = without = float("nan")
         else:
             alone, given = pair_nll(
                 model,
@@ -169,6 +171,8 @@ def score_documents(
                 batch_tokens=batch_tokens,
                 count=count,
             )
-            lds = long_dependency_score(dependency_terms(alone, given, chosen, window_segments), threshold)
-        rows.append({"lds": lds, "pairs": len(chosen), "segments": n})
-    return pd.DataFrame(rows, columns=["lds", "pairs", "segments"])
+            terms = dependency_terms(alone, given, chosen, window_segments)
+            lds = long_dependency_score(terms, threshold)
+            without = long_dependency_score(terms, threshold, specificity=False)
+        rows.append({"lds": lds, "lds_no_specificity": without, "pairs": len(chosen), "segments": n})
+    return pd.DataFrame(rows, columns=["lds", "lds_no_specificity", "pairs", "segments"])
