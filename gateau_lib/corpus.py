@@ -18,7 +18,7 @@ import numpy as np
 from gateau_lib import world
 from gateau_lib.models import SHIPPED
 from gateau_lib.profiles import Profile
-from gateau_lib.samples import SEPARATOR, Sample, write_samples
+from gateau_lib.samples import SEPARATOR, Encoded, Sample, write_samples
 from gateau_lib.store import Study, artefact
 from gateau_lib.tokenizer import build_tokenizer, real_paragraphs
 from gateau_lib.world import Cast, Fact
@@ -237,6 +237,27 @@ def needle_set(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
                 kind = f"needle@{length}@{depth:.2f}"
                 samples.append(Sample(name, context, asked, response, kind, spans, fact.answer, source="needle"))
     return samples
+
+
+def recall_items(tokenizer: Any, length: int, seed: int, count: int) -> list[Encoded]:
+    """Facts restated in prose, as pretraining practises: a document of ``length`` tokens with a fact at a random depth.
+
+    Returns:
+        ``count`` items; context: the document, instruction: ``" Again, the code of Mira is"``, response: the value.
+    """
+    items = []
+    for n in range(count):
+        rng = np.random.default_rng([seed, 444, length, n])
+        writer, cast = _Writer(tokenizer, rng, world.filler), Cast(rng)
+        distractors = [fact for _ in range(max(1, length // 100)) if (fact := cast.fact())]
+        fact = distractors[int(rng.integers(len(distractors)))]
+        text, _ = _join(writer.passage(length - 24, distractors))
+        again = f" Again, the {fact.attribute} of {fact.key} is"
+        ids = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text, again, f" {fact.answer}")]
+        cut = max(0, 1 + sum(map(len, ids)) - length)
+        if f" {fact.key} is" in tokenizer.decode(ids[0][cut:]):  # the cut may have taken the fact away
+            items.append(Encoded(f"recall-{seed}-{length}-{n:03d}", [tokenizer.bos_token_id], ids[0][cut:], ids[1], ids[2], cut))
+    return items
 
 
 def long_tasks(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
