@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,8 +29,8 @@ from gateau_lib.batching import plan_batches
 from gateau_lib.nll import _head_on as head_on
 from gateau_lib.samples import DataError, Encoded, Sample, encode, read_samples
 from gateau_lib.skipalign import IGNORED, STRATEGIES, Row, collate, pack_rows, sample_row, sample_turns, skip_positions
-from gateau_lib.store import Study, artefact
-from gateau_lib.workers import run_jobs
+from gateau_lib.store import Study
+from gateau_lib.workers import Build, build_all
 
 LOG = "log.json"
 
@@ -261,34 +261,11 @@ def _checkpoints(job: FineTune, batches: list[list[Row]], output: Path) -> Itera
     shutil.rmtree(folder, ignore_errors=True)
 
 
-class _NotBuilt(Exception):
-    """Raised in place of training, to learn whether a run is already in the cache."""
-
-
-def _folder(study: Study, job: FineTune, build: Callable[[Path], Any]) -> Path:
-    inputs = {key: value for key, value in asdict(job).items() if key != "name"}
-    return artefact(study, job.name, build, code=[fine_tune], **inputs)
-
-
-def _cached(study: Study, job: FineTune) -> Path | None:
-    def refuse(_: Path) -> None:
-        raise _NotBuilt
-
-    try:
-        return _folder(study, job, refuse)
-    except _NotBuilt:
-        return None
-
-
-def _train(study: Study, job: FineTune) -> Path:
-    return _folder(study, job, lambda output: fine_tune(job, output))
-
-
 def fine_tune_all(study: Study, jobs: Sequence[FineTune], workers: int | None = None) -> list[Path]:
     """Folders of all fine-tuned models, in the order of ``jobs``; a run that is in the study's cache is not repeated.
 
     Args:
-        workers: processes (see `workers.run_jobs`); None: the profile's.
+        workers: processes (see `workers.build_all`); None: the profile's.
 
     Raises:
         ValueError: two jobs with one name.
@@ -296,11 +273,11 @@ def fine_tune_all(study: Study, jobs: Sequence[FineTune], workers: int | None = 
     """
     if len({job.name for job in jobs}) < len(jobs):
         raise ValueError("two fine-tuning runs have the same name; give each its own")
-    done = {job.name: _cached(study, job) for job in jobs}
-    todo = {job.name: (study, job) for job in jobs if done[job.name] is None}  # processes are started for these only
-    trained = run_jobs(_train, todo, study.profile.workers if workers is None else workers, "fine-tuning")
-    done |= dict(zip(todo, trained, strict=True))
-    return [path for path in done.values() if path is not None]
+    builds = {}
+    for job in jobs:
+        inputs = {key: value for key, value in asdict(job).items() if key != "name"}
+        builds[job.name] = Build(job.name, fine_tune, (job,), inputs)
+    return build_all(study, builds, study.profile.workers if workers is None else workers, "fine-tuning")
 
 
 def training_log(folder: Path) -> dict[str, Any]:

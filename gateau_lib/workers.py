@@ -1,4 +1,4 @@
-"""Many small jobs over a few fresh processes, one torch thread each; results in the order of the jobs."""
+"""Many small jobs over a few fresh processes, one torch thread each; results in the order of the jobs, artefacts built once."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from gateau_lib.progress import track
+from gateau_lib.store import Study, artefact
 
 Result = TypeVar("Result")
 
@@ -56,6 +59,47 @@ def run_jobs(
     return [results[name] for name in jobs]
 
 
+@dataclass(frozen=True)
+class Build:
+    """An artefact to be built: ``function(*arguments, folder)`` fills its folder; ``inputs`` and the function's code are its key."""
+
+    name: str  # of the artefact, see store.artefact
+    function: Callable[..., Any]  # of this package, importable by name
+    arguments: tuple[Any, ...]
+    inputs: dict[str, Any] = field(default_factory=dict)
+
+    def folder(self, study: Study, build: Callable[[Path], Any] | None = None) -> Path:
+        """The artefact's folder, filled by the function (or by ``build``) if it is not there yet."""
+        made = build or (lambda folder: self.function(*self.arguments, folder))
+        return artefact(study, self.name, made, code=[self.function], **self.inputs)
+
+
+class _NotBuilt(Exception):
+    """Raised in place of building, to learn whether an artefact is there already."""
+
+
+def _refuse(_: Path) -> None:
+    raise _NotBuilt
+
+
+def build_all(study: Study, builds: Mapping[str, Build], workers: int, label: str) -> list[Path]:
+    """Artefact folders in the order of ``builds`` (job name -> what to build); processes are started for missing ones only.
+
+    Raises:
+        JobError: see `run_jobs`.
+    """
+    folders: dict[str, Path] = {}
+    for name, build in builds.items():
+        try:
+            folders[name] = _result(lambda build=build: build.folder(study, _refuse), name)
+        except _NotBuilt:
+            continue
+    todo = {name: (build, study) for name, build in builds.items() if name not in folders}
+    made = run_jobs(Build.folder, todo, workers, label)
+    folders |= dict(zip(todo, made, strict=True))
+    return [folders[name] for name in builds]
+
+
 def _here(function: Callable[..., Result], name: str, arguments: tuple[Any, ...]) -> Result:
     return _result(lambda: function(*arguments), name)
 
@@ -63,6 +107,8 @@ def _here(function: Callable[..., Result], name: str, arguments: tuple[Any, ...]
 def _result(call: Callable[[], Result], name: str) -> Result:
     try:
         return call()
+    except _NotBuilt:
+        raise
     except BrokenProcessPool as error:
         message = f"{name}: a worker process died, most likely out of memory ({os.cpu_count()} cores here); use fewer workers"
         raise JobError(message) from error

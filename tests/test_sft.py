@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("data")
     short = write_samples([sample(i, i % 3) for i in range(12)], folder / "short.jsonl")
     return short, write_samples([dataclasses.replace(sample(i, 8 + i), id=f"long{i}") for i in range(6)], folder / "pool.jsonl")
+
+
+@pytest.fixture(autouse=True)
+def determinism() -> Iterator[None]:
+    """A Trainer made outside `fine_tune` leaves torch's deterministic mode on: not for the next test."""
+    with sft._restored_determinism():
+        yield
 
 
 @pytest.fixture
@@ -93,7 +101,7 @@ def test_the_trainers_loss_and_gradient_equal_an_explicit_mask(job, tmp_path, st
     torch.testing.assert_close(seen["loss"], expected.detach(), atol=1e-5, rtol=1e-5)
     expected.backward()
     for name, parameter in twin.named_parameters():
-        torch.testing.assert_close(seen["gradients"][name], parameter.grad, atol=1e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(seen["gradients"][name], parameter.grad, atol=1e-5, rtol=1e-3)
 
 
 def test_the_trainer_without_our_mask_trains_something_else(job, tmp_path):
@@ -154,7 +162,7 @@ def test_batches_hold_similar_lengths():
 
 
 def test_run_lowers_the_loss_and_leaves_a_loadable_model(job, data, tmp_path):
-    mixed = dataclasses.replace(job, pool=data[1], selected=("long3", "long1"), tokens=9000, rope_theta=50_000.0, learning_rate=5e-3)
+    mixed = dataclasses.replace(job, pool=data[1], selected=("long3", "long1"), tokens=9000, rope_theta=5e4, learning_rate=3e-3)
     log = fine_tune(mixed, tmp_path / "out")
     assert sum(log["losses"][-5:]) < 0.8 * sum(log["losses"][:5])
     assert log["distinct"] == 14 and log["steps"] == len(log["losses"]) and abs(log["tokens"] - 9000) < 200
