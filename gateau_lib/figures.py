@@ -71,7 +71,7 @@ def loss_curves(log: pd.DataFrame) -> Figure:
 
 @styled
 def by_length(rows: pd.DataFrame, windows: Mapping[str, int] | None = None, ylabel: str = "answer tokens right") -> Figure:
-    """A share by context length, one line a method, band = 95 % interval over seeds (02, 06, 07).
+    """A share by context length, one line a method, bars = 95 % interval over seeds (02, 06, 07).
 
     Args:
         rows: metrics rows whose ``condition`` is a length in tokens.
@@ -87,20 +87,21 @@ def by_length(rows: pd.DataFrame, windows: Mapping[str, int] | None = None, ylab
 
 def _draw_by_length(axis: Axes, rows: pd.DataFrame, ylabel: str) -> None:
     data = rows.assign(length=rows["condition"].astype(int))
-    for i, method in enumerate(_order(data["method"])):
+    methods = _order(data["method"])
+    for i, method in enumerate(methods):
         groups = data[data["method"] == method].groupby("length")["value"]
         means = groups.mean()
-        style = {"color": CYCLE[i % 8], "marker": MARKERS[i % 8], "markersize": 5}
-        axis.plot(means.index, means, label=label(method), **style)
+        x = means.index * 2 ** (0.04 * (i - (len(methods) - 1) / 2))  # side by side, so that intervals do not hide each other
+        axis.plot(x, means, label=label(method), color=CYCLE[i % 8], marker=MARKERS[i % 8], markersize=5)
         if groups.count().min() >= SEEDS:
             low, high = np.array([t_interval(values)[1:] for _, values in groups]).T
-            axis.fill_between(means.index, low.clip(0), high.clip(max=1), color=CYCLE[i % 8], alpha=0.13, linewidth=0)
+            axis.vlines(x, low.clip(0), high.clip(max=1), color=CYCLE[i % 8], alpha=0.6, linewidth=1)
     axis.set_xscale("log", base=2)
     lengths = sorted(data["length"].unique())
     axis.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axis.minorticks_off()
     axis.set(xlabel="context length, tokens", ylabel=ylabel, ylim=(0, 1.08))
-    axis.legend(ncols=1, loc="best")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 @styled
@@ -166,7 +167,7 @@ def _draw_dots(axis: Axes, rows: pd.DataFrame, xlabel: str, chance: float | None
     # A wide interval of few seeds must not squeeze the picture.
     axis.set(xlabel=xlabel, xlim=(-0.02, 1.02) if rows["value"].between(0, 1).all() else None)
     if len(conditions) > 1:
-        axis.legend(loc="best")
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(conditions))
 
 
 @styled
@@ -182,8 +183,9 @@ def importance_and_attention(segments: pd.DataFrame, evidence: Sequence[int], ti
         axis.axvspan(number - 0.5, number + 0.5, color=ORANGE, alpha=0.25, linewidth=0)
     axis.bar(segments["segment"] - 0.2, segments["importance"], 0.4, color=BLUE, label="importance (response given this segment)")
     axis.bar(segments["segment"] + 0.2, segments["attention"], 0.4, color=RED, label="attention from the response")
-    axis.set(xlabel="segment of the context", ylabel="share", title=title)
-    axis.legend()
+    axis.set(xlabel="segment of the context", ylabel="share")
+    fig.suptitle(title, x=0.01, ha="left", fontsize=10)
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return fig
 
 
@@ -224,7 +226,7 @@ def composition(counts: pd.DataFrame) -> Figure:
     """What kinds each selection holds, as stacked bars; columns ``selection, kind, count`` (05)."""
     table = counts.pivot_table(index="selection", columns="kind", values="count", aggfunc="sum", fill_value=0)
     table = table.loc[_order(counts["selection"]), _order(counts["kind"])]
-    fig, axis = _blank(7.5, 0.34 * len(table) + 1.2)
+    fig, axis = _blank(7.5, max(0.34 * len(table) + 1.2, 0.2 * len(table.columns) + 0.5))
     left = np.zeros(len(table))
     for i, kind in enumerate(table.columns):
         axis.barh(range(len(table)), table[kind], left=left, color=MUTED[i % 9], edgecolor="white", label=kind.replace("_", " "))
@@ -257,7 +259,7 @@ def headline(metrics: pd.DataFrame) -> Figure:
     """The study in one picture: how well each selector finds far evidence, and SkipAlign by length (README)."""
     auc = metrics[(metrics["metric"] == "auc") & (metrics["condition"] == "independent")]
     skip = metrics[(metrics["metric"] == "long_accuracy") & metrics["condition"].astype(str).str.isdigit()]
-    fig, (left, right) = _blank(11, 4, 2)
+    fig, (left, right) = _blank(12, 4, 2)
     _draw_dots(left, auc[auc["method"].isin(HEADLINE_SELECTORS)], "AUC for samples that need far evidence", 0.5)
     left.set_title("Who finds the samples with far evidence?")
     rank = {m: i for i, m in enumerate(HEADLINE_STRATEGIES)}
