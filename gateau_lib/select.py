@@ -157,6 +157,7 @@ def facts_of(ranked: pd.DataFrame, why: Counter, given: argparse.Namespace, tota
         ("records", f"{total:,}"),
         ("left out", left_out),
         ("usable", f"{len(ranked):,} ({ranked['tokens'].sum():,} tokens, median {ranked['tokens'].median():,.0f})"),
+        ("read in part", f"{int((ranked['n_dropped'] > 0).sum()):,} usable samples, context cut on the left to fit --max-length"),
         ("selected", f"{len(chosen):,} ({chosen['tokens'].sum():,} tokens, median {chosen['tokens'].median():,.0f})"),
     ]
 
