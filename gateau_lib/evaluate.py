@@ -218,7 +218,7 @@ def realised_depth(sample: Sample, tokenizer: Any) -> float:
 
 
 def needle_cells(
-    samples: Sequence[Sample], tokenizer: Any, lengths: Sequence[int], depths: Sequence[float], tolerance: float = 0.05
+    samples: Sequence[Sample], tokenizer: Any, lengths: Sequence[int], depths: Sequence[float], tolerance: float = 0.08
 ) -> pd.DataFrame:
     """The cell of the needle map each item lies in, measured in tokens, not taken from how it was made.
 

@@ -220,7 +220,7 @@ def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
         batches = training_batches(job, encoded, ending)
         with _checkpoints(job, batches, output) as folder:
             trainer = make_trainer(job, model, batches, folder)
-            trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if job.save_steps else None)
+            trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
             losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
             broken = [step for step, loss in enumerate(losses, 1) if not math.isfinite(loss)]
             if broken:
@@ -257,8 +257,20 @@ def _checkpoints(job: FineTune, batches: list[list[Row]], output: Path) -> Itera
         return
     content = json.dumps([asdict(job), [asdict(row) for batch in batches for row in batch]], default=str)
     folder = output.parent / f"{job.name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}.checkpoints"
+    folder.mkdir(exist_ok=True)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The last whole checkpoint; one that a kill cut short is removed (`Trainer` writes its state last)."""
+    while found := get_last_checkpoint(str(folder)):
+        try:
+            json.loads((Path(found) / "trainer_state.json").read_text(encoding="utf-8"))
+            return found
+        except (OSError, ValueError):
+            shutil.rmtree(found)
+    return None
 
 
 def fine_tune_all(study: Study, jobs: Sequence[FineTune], workers: int | None = None) -> list[Path]:

@@ -61,7 +61,7 @@ def run_jobs(
 
 @dataclass(frozen=True)
 class Build:
-    """An artefact to be built: ``function(*arguments, folder)`` fills its folder; ``inputs`` and the function's code are its key."""
+    """An artefact to be built: ``function(*arguments, folder)`` fills it; ``inputs`` and the function's code are its key."""
 
     name: str  # of the artefact, see store.artefact
     function: Callable[..., Any]  # of this package, importable by name
