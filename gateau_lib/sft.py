@@ -257,7 +257,7 @@ def _checkpoints(job: FineTune, batches: list[list[Row]], output: Path) -> Itera
         return
     content = json.dumps([asdict(job), [asdict(row) for batch in batches for row in batch]], default=str)
     folder = output.parent / f"{job.name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}.checkpoints"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
