@@ -1,0 +1,65 @@
+# make alone lists the targets. Every one sets up the environment if that is needed.
+SHELL := bash
+PROFILE ?= cpu
+SEED ?= 0
+FRACTION ?= 0.1
+OUT ?= results/mine/selection
+
+# The active environment, or .venv. Ready means: made from this very lock, whatever the files' times say.
+ENVIRONMENT := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),$(CURDIR)/.venv)
+READY := $(ENVIRONMENT)/.gateau-$(firstword $(shell cat requirements.lock scripts/environment.sh | cksum))
+PYTHON_RUN := PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" "$(ENVIRONMENT)/bin/python" -m
+STUDY := $(PYTHON_RUN) gateau_lib.run
+OPTIONS := --seed $(SEED) $(if $(NOTEBOOK),--notebook $(NOTEBOOK)) $(foreach s,$(SET),--set '$s') $(if $(PLAN),--plan)
+
+.PHONY: help reproduce smoke cpu gpu paper status verify test lint select env lock site lab bench clean
+
+help: ## this list
+	@echo "make TARGET [PROFILE=$(PROFILE)] [SEED=$(SEED)] [NOTEBOOK=NN] [SET='name=value ...'] [PLAN=1]"
+	@sed -n 's/^\([a-z ]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-20s %s\n", $$1, $$2}'
+
+reproduce: $(READY) ## bring results/PROFILE up to date: runs the notebooks that are stale, in order
+	@$(STUDY) $(PROFILE) $(OPTIONS)
+
+smoke cpu gpu paper: $(READY) ## the same at that scale; PLAN=1 only prints what it would cost and what is missing
+	@$(STUDY) $@ $(OPTIONS)
+
+status: $(READY) ## what is stale, and why
+	@$(STUDY) $(PROFILE) $(OPTIONS) --status
+
+verify: $(READY) ## compare results/PROFILE with the checksums in its manifest
+	@$(STUDY) $(PROFILE) --verify
+
+test: lint ## lint, unit tests, guards, the smoke study, nbval
+	@$(PYTHON_RUN) pytest -n auto --maxprocesses 4 --dist loadfile
+
+lint: $(READY)
+	@$(PYTHON_RUN) ruff check .
+
+select: $(READY) ## score and select your data: DATA=my.jsonl [SHORT=model LONG=model] [FRACTION=0.1] [OUT=folder]
+	@test -n "$(DATA)" || { echo "error: name your data: make select DATA=my.jsonl FRACTION=$(FRACTION) OUT=folder" >&2; exit 2; }
+	@mkdir -p "$(OUT)"
+	@$(PYTHON_RUN) gateau_lib.score "$(DATA)" $(if $(SHORT),--short "$(SHORT)") $(if $(LONG),--long "$(LONG)") --out "$(OUT)/scores.parquet"
+	@$(PYTHON_RUN) gateau_lib.select "$(OUT)/scores.parquet" --data "$(DATA)" --fraction $(FRACTION) --out "$(OUT)/selected.jsonl"
+
+env: $(READY) ## only the environment; [PYTHON=python3.12] [TORCH_INDEX=address of torch wheels]
+
+$(READY):
+	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" scripts/environment.sh "$(ENVIRONMENT)" "$@"
+
+lock: $(READY) ## make requirements.lock from pyproject.toml again (needs the package registry; minutes)
+	@"$(ENVIRONMENT)/bin/python" -m pip install -q pip-tools
+	@$(PYTHON_RUN) piptools compile --quiet --upgrade --output-file=requirements.lock pyproject.toml
+
+site: $(READY) ## the executed cpu notebooks as web pages in docs/_build/html; works offline
+	@$(PYTHON_RUN) sphinx -q -b html docs docs/_build/html && echo "open docs/_build/html/index.html"
+
+lab: $(READY) ## JupyterLab on the source notebooks
+	@$(PYTHON_RUN) jupyterlab notebooks
+
+bench: $(READY) ## measure scoring speed on this machine
+	@$(PYTHON_RUN) gateau_lib.bench
+
+clean: ## remove caches and what smoke runs left; keeps the environment and the evidence in results
+	@rm -rf results/*/cache results/smoke docs/_build docs/notebooks .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,36 @@
+"""The site: executed notebooks as pages, built offline; nothing is executed and nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from gateau_lib.store import results_root  # noqa: E402
+
+PAGES = HERE / "notebooks"
+shutil.rmtree(PAGES, ignore_errors=True)
+PAGES.mkdir()
+for executed in sorted((results_root() / "cpu" / "notebooks").glob("*.ipynb")):
+    if not executed.name.endswith(".failed.ipynb"):
+        shutil.copy(executed, PAGES)
+
+project = "GATEAU, ProLong and SkipAlign, studied end to end"
+author = "The maintainers"
+html_title = "Long-context data selection"
+extensions = ["myst_nb", "sphinx_mathjax_offline"]
+exclude_patterns = ["_build"]
+suppress_warnings = ["myst.xref_missing", "mystnb.unknown_mime_type"]  # links to files that are not pages
+
+nb_execution_mode = "off"
+nb_merge_streams = True
+nb_ipywidgets_js = {}  # these come from another host
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 3
+
+html_theme = "pydata_sphinx_theme"
+html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "use_edit_page_button": False}
+html_show_sourcelink = False

@@ -1,0 +1,74 @@
+"""The smoke study from nothing, then nbval over its executed notebooks: every checked output must come out again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gateau_lib.notebooks import code_cells, read, source, write_text
+
+ROOT = Path(__file__).parents[1]
+NBVAL = ("-x", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "300", "-p", "no:cacheprovider", "-p", "no:xdist", "-q")
+
+pytestmark = pytest.mark.skipif(not list((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")), reason="no notebooks")
+
+
+def python(results: Path, *words: str, seconds: int) -> subprocess.CompletedProcess[str]:
+    """Run a module as a person would, with results in their own folder and the kernel settings of the runner."""
+    environment = os.environ | {"GATEAU_RESULTS": str(results), "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0"}
+    environment |= {"IPYTHONDIR": str(results / "ipython"), "GATEAU_DEVICE": "cpu", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> Path:
+    """The smoke study's results, made from nothing."""
+    results = tmp_path_factory.mktemp("results")
+    done = python(results, "gateau_lib.run", "smoke", seconds=420)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return results / "smoke"
+
+
+def test_smoke_study_leaves_evidence(smoke):
+    content = json.loads((smoke / "manifest.json").read_text())
+    sources = sorted(p.stem for p in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    assert list(content["notebooks"]) == sources
+    assert content["seconds"] < 300 and content["peak_memory_mb"] < 4096
+    assert python(smoke.parent, "gateau_lib.run", "smoke", "--verify", seconds=30).returncode == 0
+
+
+def test_second_run_does_nothing_in_no_time(smoke):
+    start = time.monotonic()
+    done = python(smoke.parent, "gateau_lib.run", "smoke", seconds=30)
+    assert re.search(r"smoke: 0 of \d+ notebooks ran", done.stderr), done.stderr
+    assert time.monotonic() - start < 3
+
+
+def test_nbval_over_the_executed_notebooks(smoke):
+    done = python(smoke.parent, "pytest", *NBVAL, str(smoke / "notebooks"), seconds=480)
+    assert done.returncode == 0, done.stdout[-4000:]
+    ran = int(re.search(r"(\d+) passed", done.stdout)[1])  # type: ignore[index]
+    assert ran == sum(len(read(p)["cells"]) - markdown(p) for p in (smoke / "notebooks").glob("*.ipynb"))
+
+
+def markdown(path: Path) -> int:
+    return sum(cell["cell_type"] != "code" for cell in read(path)["cells"])
+
+
+def test_nbval_sees_a_changed_output(smoke, tmp_path):
+    """The check is worth something: one other number in one checked output fails."""
+    path = min((smoke / "notebooks").glob("*.ipynb"))
+    notebook = read(path)
+    checked = next(c for c in code_cells(notebook) if source(c).startswith("# NBVAL_CHECK_OUTPUT"))
+    checked["outputs"][0]["text"] = ["something else\n"]
+    (tmp_path / path.name).write_text(write_text(notebook))
+    done = python(smoke.parent, "pytest", *NBVAL, str(tmp_path / path.name), seconds=120)
+    assert done.returncode == 1 and "something else" in done.stdout
