@@ -43,6 +43,7 @@ select: $(READY) ## score and select your data: DATA=my.jsonl [SHORT=model LONG=
 	@$(PYTHON_RUN) gateau_lib.select "$(OUT)/scores.parquet" --data "$(DATA)" --fraction $(FRACTION) --out "$(OUT)/selected.jsonl"
 
 env: $(READY) ## only the environment; [PYTHON=python3.12] [TORCH_INDEX=address of torch wheels]
+	@echo "environment: $(ENVIRONMENT)"
 
 $(READY):
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" scripts/environment.sh "$(ENVIRONMENT)" "$@"

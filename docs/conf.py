@@ -21,7 +21,7 @@ for executed in sorted((results_root() / "cpu" / "notebooks").glob("*.ipynb")):
 project = "GATEAU, ProLong and SkipAlign, studied end to end"
 author = "The maintainers"
 html_title = "Long-context data selection"
-extensions = ["myst_nb", "sphinx_mathjax_offline"]
+extensions = ["myst_nb", "sphinx-mathjax-offline"]
 exclude_patterns = ["_build"]
 suppress_warnings = ["myst.xref_missing", "mystnb.unknown_mime_type"]  # links to files that are not pages
 
@@ -32,5 +32,5 @@ myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 
 html_theme = "pydata_sphinx_theme"
-html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "use_edit_page_button": False}
+html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "footer_start": [], "footer_end": []}
 html_show_sourcelink = False

@@ -102,6 +102,9 @@ def kernel(scratch: Path, log: Path, watched: bool) -> Iterator[None]:
         "PYTHONPATH": f"{PACKAGE.parent}{os.pathsep}{path}" if path else str(PACKAGE.parent),
         "PYTHONHASHSEED": "0",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm, about a widget that a saved copy could not show
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "GATEAU_RESULTS": str(results_root().resolve()),
         "GATEAU_ARTEFACT_LOG": str(log),
     } | ({"GATEAU_PROGRESS_SECONDS": "1"} if watched else {})

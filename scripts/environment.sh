@@ -23,19 +23,19 @@ pip() { "$python" -m pip --disable-pip-version-check "$@"; }
 if ! "$python" -c 'import importlib.metadata as m; assert tuple(map(int, m.version("torch").split(".")[:2])) >= (2, 6)' 2>/dev/null; then
     if [ -n "${TORCH_INDEX:-}" ]; then
         echo "Installing torch $torch from TORCH_INDEX"
-        pip install -q "torch==$torch" --index-url "$TORCH_INDEX"
+        pip install -qq "torch==$torch" --index-url "$TORCH_INDEX"
     elif [ "$(uname)" = Darwin ] || nvidia-smi >/dev/null 2>&1; then
         echo "Installing torch $torch"
-        pip install -q "torch==$torch"
-    elif ! pip install -q --no-deps "torch==$torch+cpu" 2>/dev/null; then
+        pip install -qq "torch==$torch"
+    elif ! pip install -qq --no-deps "torch==$torch+cpu" 2>/dev/null; then
         echo "No CPU-only torch where pip looks. Installing the default build, about 3 GB with its CUDA libraries;"
         echo "to avoid that, stop and give PyTorch's CPU wheel index: make env TORCH_INDEX=<address>"
-        pip install -q "torch==$torch"
+        pip install -qq "torch==$torch"
     fi
 fi
 
 echo "Installing requirements.lock"
-pip install -q --require-hashes --no-deps -r requirements.lock
+pip install -qq --require-hashes --no-deps -r requirements.lock
 # Notebooks and scripts find gateau_lib from anywhere; its source is used in place.
 pwd > "$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/gateau_lib.pth"
 "$python" -c 'import torch, transformers' || fail "$environment does not work; remove it and run make env again"

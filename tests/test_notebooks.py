@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 from gateau_lib.notebooks import code_cells, read, source, write_text
 
 ROOT = Path(__file__).parents[1]
-NBVAL = ("-x", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "300", "-p", "no:cacheprovider", "-p", "no:xdist", "-q")
+NBVAL = "-x --nbval-lax --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider -p no:xdist -q".split()
 
 pytestmark = pytest.mark.skipif(not list((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")), reason="no notebooks")
 
@@ -23,7 +24,8 @@ pytestmark = pytest.mark.skipif(not list((ROOT / "notebooks").glob("[0-9][0-9]_*
 def python(results: Path, *words: str, seconds: int) -> subprocess.CompletedProcess[str]:
     """Run a module as a person would, with results in their own folder and the kernel settings of the runner."""
     environment = os.environ | {"GATEAU_RESULTS": str(results), "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0"}
-    environment |= {"IPYTHONDIR": str(results / "ipython"), "GATEAU_DEVICE": "cpu", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    environment |= {"IPYTHONDIR": str(results / "ipython"), "GATEAU_DEVICE": "cpu"}
+    environment |= {"PYTHONWARNINGS": "ignore:IProgress not found", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     command = [sys.executable, "-m", *words]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds)
 
@@ -72,3 +74,13 @@ def test_nbval_sees_a_changed_output(smoke, tmp_path):
     (tmp_path / path.name).write_text(write_text(notebook))
     done = python(smoke.parent, "pytest", *NBVAL, str(tmp_path / path.name), seconds=120)
     assert done.returncode == 1 and "something else" in done.stdout
+
+
+def test_site_builds_from_executed_notebooks_and_loads_nothing_remote(smoke, tmp_path):
+    shutil.copytree(smoke / "notebooks", tmp_path / "results" / "cpu" / "notebooks")
+    shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("_build", "notebooks"))
+    done = python(tmp_path / "results", "sphinx", "-q", "-b", "html", str(tmp_path / "docs"), str(tmp_path / "html"), seconds=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for path in (smoke / "notebooks").glob("*.ipynb"):
+        page = (tmp_path / "html" / "notebooks" / f"{path.stem}.html").read_text()
+        assert not re.findall(r"<(?:script|img|link|iframe)[^>]+(?:src|href)=\"(?:https?:)?//[^\"]+", page)
