@@ -59,7 +59,7 @@ def text_parts(source: str, package: Path = PACKAGE) -> dict[str, str]:
     """Hashes of a script's or notebook's own code (``"<code>"``) and of each library definition it depends on."""
     tree = ast.parse(source)
     roots, files = _uses(tree.body, Module({}, [], _aliases(tree, "", package)), "", package)
-    return {"<code>": digest(_plain(tree.body))} | _reach(roots, package) | files
+    return {"<code>": digest(_plain(tree.body))} | _reach(roots, package) | _hashes(files, package)
 
 
 def combine(parts: dict[str, str]) -> str:
@@ -97,23 +97,33 @@ def _reach(roots: Iterable[Node], package: Path) -> dict[str, str]:
         if node in seen or file is None or node.module in NOT_FOLLOWED:
             continue
         seen.add(node)
-        module = _parse(file.read_text(encoding="utf-8"), node.module, package)
-        if node.name == ON_IMPORT:
-            statements = module.on_import
-        else:
-            todo.append(Node(node.module, ON_IMPORT))
-            if node.name in module.definitions:
-                statements = module.definitions[node.name]
-            elif node.name in module.aliases:
-                todo.append(module.aliases[node.name])
-                continue
-            else:  # the whole module, or a name that it binds in a way not seen here
-                statements = [s for body in module.definitions.values() for s in body]
-        parts[f"{node.module}.{node.name}".rstrip(".")] = digest(_plain(statements))
-        nodes, files = _uses(statements, module, node.module, package)
+        part, nodes, files = _definition(file.read_text(encoding="utf-8"), node, package)
+        if part:
+            parts[f"{node.module}.{node.name}".rstrip(".")] = part
         todo += nodes
-        parts |= files
+        parts |= _hashes(files, package)
     return parts
+
+
+@lru_cache(maxsize=4096)  # eight notebooks lead to the same definitions
+def _definition(text: str, node: Node, package: Path) -> tuple[str, list[Node], list[str]]:
+    """Hash of one definition, the definitions it leads to, and the package files it names."""
+    module = _parse(text, node.module, package)
+    if node.name == ON_IMPORT:
+        statements, leads = module.on_import, []
+    elif node.name in module.definitions:
+        statements, leads = module.definitions[node.name], [Node(node.module, ON_IMPORT)]
+    elif node.name in module.aliases:
+        return "", [module.aliases[node.name], Node(node.module, ON_IMPORT)], []
+    else:  # the whole module, or a name that it binds in a way not seen here
+        statements, leads = [s for body in module.definitions.values() for s in body], [Node(node.module, ON_IMPORT)]
+    part = digest(_plain(statements))
+    nodes, files = _uses(statements, module, node.module, package)
+    return part, leads + nodes, files
+
+
+def _hashes(files: Iterable[str], package: Path) -> dict[str, str]:
+    return {f"<file> {name}": path_hash(package / name) for name in files}
 
 
 @lru_cache(maxsize=256)
@@ -176,10 +186,10 @@ def _aliases(tree: ast.AST, name: str, package: Path) -> dict[str, Node]:
     return found
 
 
-def _uses(body: Sequence[ast.stmt], module: Module, name: str, package: Path) -> tuple[list[Node], dict[str, str]]:
+def _uses(body: Sequence[ast.stmt], module: Module, name: str, package: Path) -> tuple[list[Node], list[str]]:
     """Definitions and package files that statements refer to."""
     nodes: list[Node] = []
-    files: dict[str, str] = {}
+    files: list[str] = []
     qualified: set[int] = set()  # names already read as `module.attribute`; ast.walk visits parents first
     for item in (n for statement in body for n in ast.walk(statement)):
         if isinstance(item, ast.Attribute) and isinstance(item.value, ast.Name):
@@ -202,7 +212,7 @@ def _uses(body: Sequence[ast.stmt], module: Module, name: str, package: Path) ->
             nodes += [Node(word, WHOLE) for word in named]
             path = package / item.value if re.fullmatch(r"\w[\w/-]*(\.\w+)?", item.value) else None
             if path and path.suffix != ".py" and path.exists():
-                files[f"<file> {item.value}"] = path_hash(path)
+                files.append(item.value)
     return nodes, files
 
 

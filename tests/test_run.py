@@ -161,12 +161,12 @@ def test_what_makes_a_notebook_stale(done, capsys):
 
 
 def test_editing_a_library_function_touches_only_its_users(done, capsys, monkeypatch):
-    parse = source._parse
+    definition = source._definition
 
-    def edited(text: str, name: str, package: Path) -> source.Module:
-        return parse(text.replace("to_csv(index=named", "to_csv(index=bool(named)"), name, package)
+    def edited(text: str, *where):
+        return definition(text.replace("to_csv(index=named", "to_csv(index=bool(named)"), *where)
 
-    monkeypatch.setattr(source, "_parse", edited)
+    monkeypatch.setattr(source, "_definition", edited)
     said = go(capsys, "--status")[1].splitlines()
     assert said[1].endswith("fresh") and "gateau_lib store.write_table changed" in said[2]
 
