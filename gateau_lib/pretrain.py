@@ -32,7 +32,7 @@ BACKGROUND_WEIGHT = 0.05  # mean loss weight of a token that nothing before it d
 BACKGROUND_SAMPLE = 0.2  # share of those tokens that get a loss at all: output logits are 40 % of a step
 SHORT_LEARNING_RATE = 3e-3  # peak
 LONG_LEARNING_RATE = 1.5e-3
-COPY_SHARE = 0.15  # rows that are copy practice
+COPY_SHARE = 0.10  # rows that are copy practice
 REAL_SHARE = 0.10  # rows whose filler is real documentation
 
 
@@ -80,7 +80,7 @@ class RowMaker:
         """``window`` + 1 tokens of a document: news, filler and recalls of what it said before; dense when short."""
         rng, cast = self.rng, Cast(self.rng)
         crowd = min(1.0, 128 / window)  # facts and recalls get sparser as the window grows
-        p_fact, p_recall = 0.10 + 0.20 * crowd, 0.30 + 0.30 * crowd
+        p_fact, p_recall = 0.10 + 0.25 * crowd, 0.30 + 0.25 * crowd
         real = rng.random() < REAL_SHARE
         known: list[list[Fact]] = []
         ids, weights = [self.tokenizer.bos_token_id], [0.0]
@@ -96,7 +96,7 @@ class RowMaker:
             else:
                 paragraphs = real_paragraphs()
                 text = paragraphs[int(rng.random() * len(paragraphs))] if real else world.filler(rng)
-                pieces = [("\n" if rng.random() < 0.15 else " ", False), (text, False)]
+                pieces = [(("\n" if rng.random() < 0.15 else " ") + text, False)]
             new_ids, new_weights = self._encode(pieces)
             ids += new_ids
             weights += new_weights
@@ -105,7 +105,7 @@ class RowMaker:
     def copying(self, window: int) -> tuple[list[int], list[float]]:
         """Words repeated with a random period: a fixed one would be learned as a trick of position, not of content."""
         rng = self.rng
-        period = int(rng.integers(4, max(6, window // 2)))
+        period = int(rng.integers(2, max(6, window // 2)))
         lead = [world.pick(rng, world.VALUES) for _ in range(int(rng.integers(0, 8)))]
         block = [world.pick(rng, world.WORDS) for _ in range(period)]
         words = lead + block * (window // period + 2)
