@@ -1,0 +1,157 @@
+"""Samples in and out of LongAlign records, and as token ids; every kind of bad record names its place."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateau_lib.samples import (
+    DataError,
+    Sample,
+    encode,
+    evidence_tokens,
+    from_record,
+    read_records,
+    read_samples,
+    segments,
+    to_record,
+    write_samples,
+)
+
+SAMPLE = Sample("a", "One fact. The code is amber.\nMore.", "What is the code?", "It is amber.", "far", ((10, 28),), "amber", "t")
+MESSAGES = [{"role": "user", "content": "document\n\nquestion"}, {"role": "assistant", "content": "answer"}]
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+WORDS = TEXT.filter(lambda t: "\n\n" not in t and t.strip() == t)
+
+
+@given(TEXT.filter(lambda t: t.strip()), st.one_of(st.just(""), WORDS), WORDS, TEXT.filter(lambda t: t.strip()))
+def test_record_and_back(name, context, instruction, response):
+    sample = Sample(name, context, instruction, response)
+    assert from_record(json.loads(json.dumps(to_record(sample))), "here") == sample
+
+
+def test_labels_ride_along(tmp_path):
+    assert read_samples(write_samples([SAMPLE], tmp_path / "one.jsonl")) == [SAMPLE]
+    assert [p.name for p in tmp_path.iterdir()] == ["one.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("more", "context", "instruction"),
+    [
+        ({}, "document", "question"),
+        ({"instruction": "question"}, "document", "question"),
+        ({"instruction": "another"}, "document", "question"),  # not what the user turn ends with: it is not trusted
+        ({"context": "the text", "instruction": "the task"}, "the text", "the task"),
+        ({"messages": [{"role": "system", "content": "be good"}, *MESSAGES]}, "document", "question"),
+        ({"messages": [{"role": "user", "content": "only a question"}, MESSAGES[1]]}, "", "only a question"),
+        ({"messages": [{"role": "user", "content": "a\n\nb\n\nc\n"}, MESSAGES[1], *MESSAGES]}, "a\n\nb", "c"),
+    ],
+)
+def test_where_context_and_instruction_come_from(more, context, instruction):
+    sample = from_record({"id": 7, "messages": MESSAGES} | more, "here")
+    assert (sample.id, sample.context, sample.instruction, sample.response) == ("7", context, instruction, "answer")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ([1], "expected a JSON object, got list"),
+        ({"messages": MESSAGES}, "no 'id'"),
+        ({"id": ""}, "no 'id'"),
+        ({"id": "a"}, "no usable 'messages'"),
+        ({"id": "a", "messages": [{"role": "user"}]}, "no usable 'messages'"),
+        ({"id": "a", "messages": MESSAGES[1:]}, "must begin with a user turn"),
+        ({"id": "a", "messages": []}, "must begin with a user turn"),
+        ({"id": "a", "messages": [MESSAGES[0], {"role": "assistant", "content": " \n"}]}, "empty response"),
+    ],
+)
+def test_bad_records_name_place_and_fix(record, message):
+    with pytest.raises(DataError, match=message) as error:
+        from_record(record, "data.jsonl, line 3")
+    assert str(error.value).startswith("data.jsonl, line 3: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("gone.jsonl", None, "no such file"),
+        ("data.txt", "x", "unknown suffix '.txt'"),
+        ("data.jsonl", "\n\n", "holds no records"),
+        ("data.jsonl", '{"id": 1}\n{"id": \n', "line 2: not valid JSON"),
+    ],
+)
+def test_bad_files_name_place_and_fix(tmp_path, name, text, message):
+    path = tmp_path / name
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_records(path)
+
+
+def test_duplicate_ids_name_both_lines(tmp_path):
+    line = json.dumps({"id": "a", "messages": MESSAGES})
+    (tmp_path / "data.jsonl").write_text(f"{line}\n\n{line}\n")  # blank lines count
+    with pytest.raises(DataError, match=r"line 3: id 'a' was already used at .*line 1"):
+        read_samples(tmp_path / "data.jsonl")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = write_samples([SAMPLE], tmp_path / "one.jsonl")
+    with pytest.raises(AttributeError):
+        write_samples([SAMPLE, None], path)  # type: ignore[list-item]
+    assert read_samples(path) == [SAMPLE]
+
+
+# Token ids ---------------------------------------------------------------------------------------------------------------
+
+
+def test_parts_are_tokenized_one_by_one(tokenizer):
+    encoded = encode(SAMPLE, tokenizer)
+    assert encoded.ids == encoded.start + encoded.context + encoded.instruction + encoded.response
+    assert encoded.ids == encoded.prompt + encoded.response and encoded.start == [tokenizer.bos_token_id]
+    assert tokenizer.decode(encoded.ids[1:]) == f"{SAMPLE.context}\n\n{SAMPLE.instruction}\n\n{SAMPLE.response}"
+    assert tokenizer.decode(encoded.instruction) == f"\n\n{SAMPLE.instruction}\n\n"
+    assert tokenizer.eos_token_id not in encoded.ids
+
+
+def test_no_context_no_separator_before_the_instruction(tokenizer):
+    encoded = encode(Sample("a", "", "Do it.", "Done."), tokenizer)
+    assert encoded.context == [] and tokenizer.decode(encoded.instruction) == "Do it.\n\n"
+
+
+@given(limit=st.integers(30, 90))
+def test_cut_on_the_left_of_the_context_only(tokenizer, limit):
+    whole = encode(SAMPLE, tokenizer)
+    rest = len(whole.ids) - len(whole.context)
+    if limit < rest:
+        with pytest.raises(DataError, match=f"alone take {rest} tokens, more than max_length {limit}"):
+            encode(SAMPLE, tokenizer, limit)
+        return
+    cut = encode(SAMPLE, tokenizer, limit)
+    assert len(cut.ids) == min(limit, len(whole.ids)) and cut.dropped == len(whole.ids) - len(cut.ids)
+    assert cut.context == whole.context[cut.dropped :]
+    assert (cut.start, cut.instruction, cut.response) == (whole.start, whole.instruction, whole.response)
+
+
+def test_empty_response_is_refused(tokenizer):
+    with pytest.raises(DataError, match="sample 'a': the response is empty"):
+        encode(Sample("a", "text", "ask", ""), tokenizer)
+
+
+def test_evidence_in_tokens(tokenizer):
+    ((begin, end),) = evidence_tokens(SAMPLE, tokenizer)
+    ids = encode(SAMPLE, tokenizer).context
+    assert tokenizer.decode(ids[begin:end]) == SAMPLE.context[10:28] == "The code is amber."
+    with pytest.raises(DataError, match="evidence 500-510 covers no token"):
+        evidence_tokens(Sample("a", "short", "x", "y", evidence=((500, 510),)), tokenizer)
+
+
+@given(st.lists(st.integers()), st.integers(1, 20))
+def test_segments_are_the_tokens_in_order(tokens, length):
+    parts = segments(tokens, length)
+    assert [t for part in parts for t in part] == tokens
+    assert all(len(part) == length for part in parts[:-1]) and all(parts)
+    assert len(parts) == -(-len(tokens) // length)
