@@ -33,6 +33,14 @@ def _order(values: pd.Series) -> list[str]:
     return list(dict.fromkeys(values))
 
 
+def _says_empty(axis: Axes, rows: pd.DataFrame) -> bool:
+    """Whether there is nothing to draw; the axes then say so."""
+    if rows.empty:
+        axis.set(xticks=[], yticks=[])
+        axis.annotate("no rows at this scale", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color=GREY)
+    return rows.empty
+
+
 @styled
 def corpus(samples: pd.DataFrame, short_window: int) -> Figure:
     """Lengths by kind, and how far the evidence lies from the response (01).
@@ -86,6 +94,8 @@ def by_length(rows: pd.DataFrame, windows: Mapping[str, int] | None = None, ylab
 
 
 def _draw_by_length(axis: Axes, rows: pd.DataFrame, ylabel: str) -> None:
+    if _says_empty(axis, rows):
+        return
     data = rows.assign(length=rows["condition"].astype(int))
     methods = _order(data["method"])
     for i, method in enumerate(methods):
@@ -145,6 +155,8 @@ def dots(rows: pd.DataFrame, xlabel: str = "AUC", chance: float | None = 0.5) ->
 
 
 def _draw_dots(axis: Axes, rows: pd.DataFrame, xlabel: str, chance: float | None) -> None:
+    if _says_empty(axis, rows):
+        return
     conditions = _order(rows["condition"])
     first = rows[rows["condition"] == conditions[0]].groupby("method")["value"].mean()
     methods = sorted(rows["method"].unique(), key=lambda m: (-first.get(m, -np.inf), m))

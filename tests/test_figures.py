@@ -85,3 +85,8 @@ def test_verdict_table_lists_every_claim():
     table = figures.verdict_table(claims.verdicts(AUC, "cpu"))
     assert table.count("\n") == len(claims.load_claims()) + 2
     assert "**not testable here**" in table and "nan" not in table
+
+
+def test_figures_of_metrics_say_when_there_is_nothing_to_draw():
+    for draw in (figures.dots, figures.by_length, figures.headline):
+        assert "no rows at this scale" in svg(draw(AUC.iloc[:0]))
