@@ -68,6 +68,7 @@ LABELS = {
     "ifd": "IFD",
     "longest": "longest first",
     "n_tokens": "length",
+    "nll_long": "NLL, long model",
     "gateau_rank": "GATEAU (ranks)",
     "gateau_softmax_both": "GATEAU (both softmax)",
     "gateau_as_released": "GATEAU (as released)",
