@@ -87,7 +87,7 @@ def by_length(rows: pd.DataFrame, windows: Mapping[str, int] | None = None, ylab
     """
     fig, axis = _blank(6.5, 3.4)
     _draw_by_length(axis, rows, ylabel)
-    for name, length in (windows or {}).items():
+    for name, length in (windows or {}).items() if len(rows) else ():
         axis.axvline(length, color=GREY, linestyle="--", linewidth=1)
         axis.annotate(name, (length, 1.02), (3, 0), textcoords="offset points", fontsize=7, color="#555555")
     return fig

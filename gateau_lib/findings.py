@@ -76,10 +76,17 @@ def _sign(found: dict[str, float], mine: pd.Series) -> str:
     return "same" if (mine["difference"] > 0) in signs else "opposite"
 
 
-def noise() -> tuple[str, float]:
-    """A reported table, and the difference of two of its means that chance alone exceeds in 5 % of unpaired repeats, in points."""
+def noise(table: pd.DataFrame) -> str:
+    """In a sentence, how many reported differences exceed what the choice of the benchmark's items explains; of `beside`."""
     about = _file()["noise"]
-    return about["table"], 1.96 * 2**0.5 * about["standard_error"]
+    least = 1.96 * 2**0.5 * about["standard_error"]  # of the difference of two independent means, in points
+    gaps = table.loc[table["table"] == about["table"], list(SETTINGS)].abs().to_numpy()
+    where = f"{about['table']} ({about['items']} items)"
+    return (
+        f"Reported differences on {where} of more than {least:.1f} points: {(gaps > least).sum()} of {gaps.size}. Two equal "
+        "models differ by more in one of twenty comparisons if their errors are independent. "
+        "This limit is our estimate; where errors go together, it is lower."
+    )
 
 
 def reviewers(verdicts: pd.DataFrame) -> pd.DataFrame:
