@@ -12,7 +12,7 @@ PYTHON_RUN := PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" "$(ENVIRONMENT
 STUDY := $(PYTHON_RUN) gateau_lib.run
 OPTIONS := --seed $(SEED) $(if $(NOTEBOOK),--notebook $(NOTEBOOK)) $(foreach s,$(SET),--set '$s') $(if $(PLAN),--plan)
 
-.PHONY: help reproduce smoke cpu gpu paper status verify test lint select env lock site lab bench clean
+.PHONY: help reproduce smoke cpu gpu paper status verify test lint select env lock readme site lab bench clean
 
 help: ## this list
 	@echo "make TARGET [PROFILE=$(PROFILE)] [SEED=$(SEED)] [NOTEBOOK=NN] [SET='name=value ...'] [PLAN=1]"
@@ -51,6 +51,9 @@ $(READY):
 lock: $(READY) ## make requirements.lock from pyproject.toml again (needs the package registry; minutes)
 	@"$(ENVIRONMENT)/bin/python" -m pip install -q pip-tools
 	@$(PYTHON_RUN) piptools compile --quiet --upgrade --output-file=requirements.lock pyproject.toml
+
+readme: $(READY) ## write the generated parts of README.md from results/cpu
+	@$(PYTHON_RUN) gateau_lib.readme
 
 site: $(READY) ## the executed cpu notebooks as web pages in docs/_build/html; works offline
 	@$(PYTHON_RUN) sphinx -q -b html docs docs/_build/html && echo "open docs/_build/html/index.html"
