@@ -37,6 +37,7 @@ KINDS = {
 NEEDS_FAR = frozenset({"far", "multi_hop", "aggregate", "near_duplicate"})  # honest, and the evidence is beyond the window
 POOLS = ("independent", "confounded", "real")
 NEEDLE_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+DISTRACTORS = 30  # facts that nobody asks about, at most: the others are left for what is asked
 TASKS = {"single": "far", "multi_hop": "multi_hop", "aggregate": "aggregate"}  # evaluation task: kind it is made as
 DOCUMENT_KINDS = {
     "dependent": "facts are restated far from where they were stated",
@@ -86,12 +87,12 @@ class _Writer:
             left -= sentences[-1].tokens
         return [sentences[i] for i in self.rng.permutation(len(sentences))]
 
-    def place(self, sentences: list[_Sentence], fact: Fact, distance: int) -> list[_Sentence]:
-        """``fact`` inserted so that about ``distance`` tokens of context follow it, replacing filler of its length."""
+    def place(self, sentences: list[_Sentence], fact: Fact, distance: int, room: float = float("inf")) -> list[_Sentence]:
+        """``fact`` inserted so that ``distance`` tokens of context or a few more follow it, at most ``room`` with its own."""
         evidence = self.sentence(fact.sentence, evidence=True)
         after = 0
         for cut in range(len(sentences), 0, -1):
-            if after >= distance:
+            if after >= distance or evidence.tokens + after + sentences[cut - 1].tokens > room:
                 return [*sentences[:cut], evidence, *sentences[cut:]]
             after += sentences[cut - 1].tokens
         return [evidence, *sentences]
@@ -122,7 +123,7 @@ def _draft(
 ) -> tuple[list[_Sentence], str, str, str]:
     """Sentences of the context, instruction, response and answer of one sample."""
     writer, cast = _Writer(tokenizer, rng, filler), Cast(rng)
-    distractors = [fact for _ in range(max(2, length // 150)) if (fact := cast.fact())]
+    distractors = [fact for _ in range(min(max(2, length // 150), DISTRACTORS)) if (fact := cast.fact())]
     attribute = world.pick(rng, world.ATTRIBUTES)
     facts = [fact for _ in range(3 if kind == "aggregate" else 1) if (fact := cast.fact(attribute))]
     if kind == "multi_hop" and (keeper := cast.keeper(facts[0].key)):
@@ -145,8 +146,9 @@ def _draft(
         body = length - overhead - sum(writer.count(" " + fact.sentence) for fact in planted)
         sentences = writer.passage(body, distractors)
         distances = _distances("far" if kind == "corrupt" else kind, length, window, rng, overhead)
+        room = window - overhead if kind in ("near", "mid") else float("inf")
         for fact, distance in zip(planted, sorted(distances), strict=False):  # nearest first: it does not move the farther ones
-            sentences = writer.place(sentences, fact, distance)
+            sentences = writer.place(sentences, fact, distance, room)
     return sentences, asked, response, answer
 
 
@@ -224,7 +226,7 @@ def needle_set(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
             for n in range(max(1, profile.eval_items // 4)):
                 rng = np.random.default_rng([seed, 555, length, d, n])
                 writer, cast = _Writer(tokenizer, rng, world.filler), Cast(rng)
-                distractors = [fact for _ in range(max(2, length // 150)) if (fact := cast.fact())]
+                distractors = [fact for _ in range(min(max(2, length // 150), DISTRACTORS)) if (fact := cast.fact())]
                 fact = cast.fact(world.pick(rng, world.ATTRIBUTES))
                 assert fact is not None  # the cast is larger than the longest document's distractors, checked in the tests
                 asked, pieces = world.question([fact])

@@ -44,7 +44,7 @@ def load(name: str | Path, dtype: str = "float32", to: torch.device | None = Non
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), use_safetensors=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"{source}: cannot load ({reason}); download it first, or give a local folder") from error
     return model.to(to or device()).eval(), tokenizer
@@ -116,7 +116,16 @@ def ntk_theta(theta: float, factor: float, head_dim: int) -> float:
 
 
 def with_rope_theta(model: PreTrainedModel, theta: float, window: int | None = None) -> PreTrainedModel:
-    """The same weights (shared, not copied) read with another RoPE base and nominal window."""
+    """The same weights (shared, not copied) read with another RoPE base and nominal window.
+
+    Raises:
+        ModelError: the model's RoPE is already scaled in another way.
+    """
+    kind = model.config.rope_parameters.get("rope_type", "default")
+    if kind != "default":
+        raise ModelError(
+            f"{model.config.name_or_path or model.config.model_type}: RoPE of type {kind!r} cannot be stretched here"
+        )
     config = type(model.config).from_dict(model.config.to_dict())
     config.rope_parameters = {**model.config.rope_parameters, "rope_type": "default", "rope_theta": float(theta)}
     config.max_position_embeddings = window or model.config.max_position_embeddings

@@ -33,6 +33,7 @@ BACKGROUND_SAMPLE = 0.2  # share of those tokens that get a loss at all: output 
 SHORT_LEARNING_RATE = 3e-3  # peak
 LONG_LEARNING_RATE = 1.5e-3
 COPY_SHARE = 0.10  # rows that are copy practice
+RECALLED_ONCE = 0.75  # chance that a fact is not recalled again
 REAL_SHARE = 0.10  # rows whose filler is real documentation
 
 
@@ -60,7 +61,12 @@ class RowMaker:
     def _recall(self, known: list[list[Fact]]) -> list[Piece]:
         """Earlier facts again: restated in prose, or asked for and answered."""
         rng = self.rng
-        facts = known[int(rng.random() * len(known))]
+        place = int(rng.random() * len(known))
+        facts = known[place]
+        # Mostly a fact is recalled once: else the nearest mention is a restatement, and nothing far away is ever needed.
+        others = known[:place] + known[place + 1 :]
+        if others and rng.random() < RECALLED_ONCE:
+            known[:] = others
         if rng.random() >= self.question_share:
             fact = facts[int(rng.random() * len(facts))]
             return [(f" Again, the {fact.attribute} of {fact.key} is", False), (f" {fact.answer}", True), (".", False)]
@@ -69,7 +75,7 @@ class RowMaker:
             asked, answer, _ = world.chatter(rng)
             return [(f"\n\n{asked}", False), ("\n\n", False), (answer, True), ("\n\n", False)]
         if len(facts) == 1 and shape < 0.4:  # a list of people of the same attribute
-            same = [k[-1] for k in known if k[-1].attribute == facts[0].attribute]
+            same = [k[-1] for k in [facts, *others] if k[-1].attribute == facts[0].attribute]
             chosen = [same[i] for i in rng.permutation(len(same))[:3]]
         else:
             chosen = facts if shape < 0.7 else facts[-1:]
@@ -79,8 +85,8 @@ class RowMaker:
     def document(self, window: int) -> tuple[list[int], list[float]]:
         """``window`` + 1 tokens of a document: news, filler and recalls of what it said before; dense when short."""
         rng, cast = self.rng, Cast(self.rng)
-        crowd = min(1.0, 128 / window)  # facts and recalls get sparser as the window grows
-        p_fact, p_recall = 0.10 + 0.25 * crowd, 0.30 + 0.25 * crowd
+        crowd = min(1.0, 256 / window)  # facts and recalls get sparser as the window grows
+        p_fact, p_recall = 0.15 + 0.25 * crowd, 0.20 + 0.25 * crowd
         real = rng.random() < REAL_SHARE
         known: list[list[Fact]] = []
         ids, weights = [self.tokenizer.bos_token_id], [0.0]
@@ -152,10 +158,8 @@ def recall_accuracy(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Te
 
 
 def _learning_rate(step: int, total: int, peak: float, warmup: int = 30) -> float:
-    """Linear warm-up, then cosine to a tenth of the peak."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * (0.1 + 0.45 * (1 + np.cos(np.pi * (step - warmup) / max(1, total - warmup))))
+    """Linear warm-up, the peak, and a linear fall to a tenth of it over the last third: long windows come late and need the peak."""
+    return peak * min(1.0, (step + 1) / warmup, 0.1 + 2.7 * (total - step) / total)
 
 
 def train(

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from gateau_lib.samples import DataError
 
 DTYPES = ("float32", "bfloat16", "float16")
 SEGMENT_LENGTH = 128  # GATEAU select/cam
+SHIPPED_STRETCH = 2  # times the long window
 NEEDS_SHORT = {"hmg", "contrast"}
 
 
@@ -38,7 +39,11 @@ def parser() -> argparse.ArgumentParser:
     line.add_argument("--methods", default="hmg,cam", help=f"comma-separated, of {', '.join(engine.METHODS)} (default: hmg,cam)")
     line.add_argument("--reading", choices=hmg.READINGS, default="ntk", help="how the short model reads beyond its window")
     line.add_argument("--segment-length", type=int, help="tokens a segment (default: 128, at most an eighth of the short window)")
-    line.add_argument("--max-length", type=int, help="tokens a sample, cut on the left (default: the long model's window)")
+    line.add_argument(
+        "--max-length",
+        type=int,
+        help="tokens a sample, cut on the left (default: the long model's window, stretched for the shipped pair)",
+    )
     line.add_argument("--dtype", choices=DTYPES, default="float32")
     line.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     line.add_argument("--shard-size", type=int, default=16, help="samples a shard (default: 16)")
@@ -94,19 +99,19 @@ def options_of(given: argparse.Namespace, pair: engine.Pair) -> engine.Options:
     """Lengths from the models where the command line does not give them.
 
     Raises:
-        ScoreError: a length that is not positive or exceeds the long model's window.
+        ScoreError: a length that is not positive.
     """
     methods = methods_of(given.methods)
     short_window, long_window = (int(model.config.max_position_embeddings) for model in (pair.short, pair.long))
     segment = given.segment_length if given.segment_length is not None else min(SEGMENT_LENGTH, max(1, short_window // 8))
-    length = given.max_length if given.max_length is not None else long_window
+    # The shipped pair's window is short for real text: stretched, it still holds long instructions and responses whole.
+    usual = long_window * (SHIPPED_STRETCH if given.long is None else 1)
+    length = given.max_length if given.max_length is not None else usual
     for name, value in (("--segment-length", segment), ("--max-length", length), ("--shard-size", given.shard_size)):
         if value < 1:
             raise engine.ScoreError(f"{name} must be at least 1, got {value}")
     if segment < 2 and "prolong" in methods:
         raise engine.ScoreError("--segment-length must be at least 2 for prolong: a segment's first token has no loss")
-    if length > long_window:
-        raise engine.ScoreError(f"--max-length {length} exceeds the long model's window; give at most {long_window}")
     return engine.Options(methods, given.reading, segment, length, short_window)
 
 
@@ -134,6 +139,8 @@ def run(given: argparse.Namespace) -> str:
     items = engine.read_items(given.data)
     pair = load_pair(given.short, given.long, methods, given.dtype, _device(given.device))
     options = options_of(given, pair)
+    # Beyond its window the long model is read as the short one is: with one fixed NTK base for the whole run.
+    pair = replace(pair, long=models.extend_window(pair.long, options.max_length))
     rows = engine.score_shards(items, given.out.with_name(given.out.name + ".parts"), given.shard_size, pair, options)
     write_scores(rows, options, given.out)
     bad = sum(row["error"] is not None for row in rows)

@@ -51,7 +51,8 @@ def build_tokenizer(fragments: int = FRAGMENTS) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     vocab: dict[str, float] = dict.fromkeys(SPECIAL, 0.0)
-    vocab |= {f"<0x{byte:02X}>": -20.0 for byte in range(256)}
+    # So low that a literal "<0x41>" in a text is never read as the byte token of that name.
+    vocab |= {f"<0x{byte:02X}>": -1000.0 for byte in range(256)}
     for word in WORDS:  # sentences that open a paragraph have no space before them
         vocab[MARK + word] = -2.0
         if word[0].isupper():

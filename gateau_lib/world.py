@@ -28,7 +28,7 @@ VALUES = (
     "golden comet heron indigo basalt clover panther turquoise feather quartz poplar sable glacier magnet coral lynx ochre "
     "prism tulip wolf zinc acorn beetle cinder dragon fern garnet hazel iris jasper"
 ).split()
-_ADJECTIVES = "old young quiet tired happy clever proud gentle busy lonely brave careful".split()
+_ADJECTIVES = "weary young quiet tired happy clever proud gentle busy lonely brave careful".split()
 _PEOPLE = "baker farmer sailor teacher doctor painter hunter singer weaver soldier merchant gardener".split()
 _VERBS = "walked looked talked waited worked rested sang returned listened slept laughed travelled".split()
 _PREPOSITIONS = "near behind beside across around toward".split()

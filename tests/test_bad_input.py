@@ -88,7 +88,7 @@ def test_bad_records_are_rows_with_a_reason(tmp_path, saved_pair):
         (["--long", "./nowhere"], "./nowhere: no config.json there; give a folder"),
         (["--methods", "hgm"], "unknown method 'hgm'; choose from hmg"),
         (["--methods", ","], "none given"),
-        (["--max-length", "4096"], "exceeds the long model's window; give at most 1024"),
+        (["--max-length", "0"], "--max-length must be at least 1"),
         (["--segment-length", "0"], "--segment-length must be at least 1, got 0"),
         (["--shard-size", "0"], "--shard-size must be at least 1"),
         (["--segment-length", "1", "--methods", "prolong"], "at least 2 for prolong"),

@@ -178,6 +178,24 @@ def test_options_are_kept_in_the_table(data, saved_pair, tmp_path):
 
 def test_segment_length_follows_the_short_window(saved_pair):
     pair = score.load_pair(*map(str, saved_pair), ("hmg",), "float32", torch.device("cpu"))
-    given = score.parser().parse_args(["d.jsonl", "--out", "s.parquet"])
+    given = score.parser().parse_args(["d.jsonl", "--long", "l", "--out", "s.parquet"])
     options = score.options_of(given, pair)
     assert (options.segment_length, options.max_length, options.short_window, options.reading) == (16, 1024, 128, "ntk")
+
+
+def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
+    """A sample longer than the long window is scored by the stretched long model, not refused and not cut."""
+    pair = score.load_pair(*map(str, saved_pair), ("hmg",), "float32", torch.device("cpu"))
+    window = pair.long.config.max_position_embeddings
+    data = tmp_path / "long.jsonl"
+    text = "word " * (window // 4)
+    turns = [{"role": "user", "content": f"{text}\n\nWhy?"}, {"role": "assistant", "content": "Because."}]
+    data.write_text(json.dumps({"id": "a", "messages": turns}) + "\n")
+    out = tmp_path / "s.parquet"
+    names = ["--short", str(saved_pair[0]), "--long", str(saved_pair[1]), "--out", str(out), "--device", "cpu"]
+    assert score.main([str(data), *names, "--max-length", str(2 * window)]) == 0
+    row = pq.read_table(out).to_pylist()[0]
+    assert row["n_context"] > window and row["n_dropped"] == 0 and row["error"] is None
+    sample = score.engine.encode(score.engine.read_items(data)[0].sample, pair.tokenizer, 2 * window)
+    stretched = score.models.extend_window(pair.long, 2 * window)
+    assert row["nll_long"] == pytest.approx(score.engine.response_nll(stretched, [sample])[0], rel=1e-5)
