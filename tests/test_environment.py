@@ -82,7 +82,7 @@ def test_conda_file_only_points_at_the_lock():
 
 def test_package_data_is_declared():
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["gateau_lib"]
-    assert declared == ["claims.yml", "tiny_pair/**"]
+    assert declared == ["claims.yml", "reported.yml", "tiny_pair/**"]
 
 
 def make(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -92,7 +92,7 @@ def make(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_help_names_every_target():
     said = make().stdout
-    for target in "reproduce test smoke cpu gpu paper status select env site verify lab bench clean".split():
+    for target in "reproduce test smoke cpu gpu paper status select env site readme verify lab bench clean".split():
         assert re.search(rf"^  ([a-z ]* )?{target}\b", said, flags=re.M), target
 
 
