@@ -115,12 +115,15 @@ def _draw_by_length(axis: Axes, rows: pd.DataFrame, ylabel: str) -> None:
 
 
 @styled
-def scores_by_kind(scores: pd.DataFrame, found: Sequence[str], columns: int = 3) -> Figure:
+def scores_by_kind(
+    scores: pd.DataFrame, found: Sequence[str], columns: int = 3, wanted: str = "evidence beyond the short window"
+) -> Figure:
     """Every sample's score by kind, one panel a method (03, 04, 05).
 
     Args:
         scores: columns ``kind, method, value``.
         found: the kinds a selector ought to put on top; drawn in red.
+        wanted: what the legend calls them.
     """
     methods, kinds = _order(scores["method"]), _order(scores["kind"])
     lines = -(-len(methods) // columns)
@@ -141,7 +144,7 @@ def scores_by_kind(scores: pd.DataFrame, found: Sequence[str], columns: int = 3)
     axes[0].invert_yaxis()
     for axis in axes[len(methods) :]:
         axis.set_visible(False)
-    names = [Patch(color=RED, label="evidence beyond the short window"), Patch(color=BLUE, label="other")]
+    names = [Patch(color=RED, label=wanted), Patch(color=BLUE, label="other")]
     fig.legend(handles=names, loc="outside lower center", ncols=2)
     return fig
 
@@ -212,6 +215,7 @@ def pair_matrix(terms: pd.DataFrame, threshold: float = 0.1) -> Figure:
     strong = terms[terms["strength"] > threshold]
     axis.scatter(strong["j"], strong["i"], s=8, facecolors="none", edgecolors=BLACK, linewidths=0.6)
     axis.set(xlabel="earlier segment j", ylabel="segment i", title=f"Dependency strength (circles: above {threshold:g})")
+    axis.locator_params(integer=True)
     axis.grid(False)
     fig.colorbar(image, ax=axis, shrink=0.85)
     return fig
