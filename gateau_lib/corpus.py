@@ -251,7 +251,7 @@ def recall_items(tokenizer: Any, length: int, seed: int, count: int) -> list[Enc
     for n in range(count):
         rng = np.random.default_rng([seed, 444, length, n])
         writer, cast = _Writer(tokenizer, rng, world.filler), Cast(rng)
-        distractors = [fact for _ in range(max(1, length // 100)) if (fact := cast.fact())]
+        distractors = [fact for _ in range(min(max(3, length // 60), DISTRACTORS)) if (fact := cast.fact())]
         fact = distractors[int(rng.integers(len(distractors)))]
         text, _ = _join(writer.passage(length - 24, distractors))
         again = f" Again, the {fact.attribute} of {fact.key} is"

@@ -32,7 +32,7 @@ BACKGROUND_WEIGHT = 0.05  # mean loss weight of a token that nothing before it d
 BACKGROUND_SAMPLE = 0.2  # share of those tokens that get a loss at all: output logits are 40 % of a step
 SHORT_LEARNING_RATE = 3e-3  # peak
 LONG_LEARNING_RATE = 1.5e-3
-COPY_SHARE = 0.10  # rows that are copy practice
+COPY_SHARE = 0.25  # rows that are copy practice
 RECALLED_ONCE = 0.75  # chance that a fact is not recalled again
 REAL_SHARE = 0.10  # rows whose filler is real documentation
 
@@ -111,9 +111,9 @@ class RowMaker:
     def copying(self, window: int) -> tuple[list[int], list[float]]:
         """Words repeated with a random period: a fixed one would be learned as a trick of position, not of content."""
         rng = self.rng
-        period = int(rng.integers(2, max(6, window // 2)))
+        period = int(rng.integers(2, 31))
         lead = [world.pick(rng, world.VALUES) for _ in range(int(rng.integers(0, 8)))]
-        block = [world.pick(rng, world.WORDS) for _ in range(period)]
+        block = [world.VALUES[i] for i in rng.permutation(len(world.VALUES))[:period]]
         words = lead + block * (window // period + 2)
         ids = [self.tokenizer.bos_token_id] + [self._ids(" " + w)[0] for w in words]
         weights = [0.0] + [BACKGROUND_WEIGHT] * (len(lead) + period) + [1.0] * (len(words) - len(lead) - period)
