@@ -122,13 +122,15 @@ def perplexity_lines(rows: pd.DataFrame) -> Figure:
     """
     fig = Figure(figsize=(6.5, 3.4), layout="constrained")
     axis = fig.subplots()
-    for i, (method, group) in enumerate(rows.groupby("method", sort=False)):
+    groups = rows.groupby("method", sort=False)
+    for i, (method, group) in enumerate(groups):
         seeds = group.groupby(["length", "seed"])["nll"].mean()
         means = seeds.groupby(level="length").mean()
-        axis.plot(means.index, np.exp(means), label=label(method), color=CYCLE[i % 8], marker=MARKERS[i % 8], markersize=5)
+        x = means.index * 2 ** (0.04 * (i - (len(groups) - 1) / 2))  # side by side, so that intervals do not hide each other
+        axis.plot(x, np.exp(means), label=label(method), color=CYCLE[i % 8], marker=MARKERS[i % 8], markersize=5)
         if len(seeds) >= SEEDS * len(means):
             low, high = np.exp([t_interval(values)[1:] for _, values in seeds.groupby(level="length")]).T
-            axis.vlines(means.index, low, high, color=CYCLE[i % 8], alpha=0.6, linewidth=1)
+            axis.vlines(x, low, high, color=CYCLE[i % 8], alpha=0.6, linewidth=1)
     axis.set_xscale("log", base=2)
     axis.set_yscale("log", base=2)
     axis.yaxis.set_major_formatter("{x:,.0f}")
