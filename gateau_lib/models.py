@@ -88,9 +88,9 @@ def build_llama(
 def look_back(model: LlamaForCausalLM, offsets: Sequence[int] = (1, 2, 3), sharpness: float = 20.0) -> None:
     """Let the first layer's heads begin by looking 1, 2, 3 tokens back, through query and key biases that RoPE turns.
 
-    Recall of a fact needs a head that copies the token before into each position, and a later one that matches it (an induction
-    head). From purely random weights this model stays for thousands of steps on a plateau of attending to any value word; with the
-    first half given, the second forms within two hundred. The biases are trained like all other weights.
+    Recall of a fact needs a head that copies the token before into each position, and a later one that matches it (an
+    induction head). From purely random weights this model stays for thousands of steps on a plateau of attending to any value
+    word; with the first half given, the second forms within a few hundred. The biases are trained like all other weights.
     """
     attention = model.model.layers[0].self_attn
     query, key = attention.q_proj.bias.view(-1, attention.head_dim), attention.k_proj.bias.view(-1, attention.head_dim)

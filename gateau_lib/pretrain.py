@@ -158,7 +158,7 @@ def recall_accuracy(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Te
 
 
 def _learning_rate(step: int, total: int, peak: float, warmup: int = 30) -> float:
-    """Linear warm-up, the peak, and a linear fall to a tenth of it over the last third: long windows come late and need the peak."""
+    """Linear warm-up, the peak, and a linear fall to a tenth of it over the last third: the long windows come late."""
     return peak * min(1.0, (step + 1) / warmup, 0.1 + 2.7 * (total - step) / total)
 
 
