@@ -355,6 +355,8 @@ _FIELDS = (
 def prepared(study: Study) -> Path:
     """The study's corpus folder (see `write_corpus`), made once for its profile and seed."""
     inputs = {name: getattr(study.profile, name) for name in _FIELDS}
+    if study.profile.short_model == "shipped":
+        inputs["shipped"] = SHIPPED
     return artefact(
         study, "corpus", lambda out: write_corpus(out, study.profile, study.seed), code=[write_corpus], seed=study.seed, **inputs
     )

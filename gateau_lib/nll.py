@@ -51,7 +51,7 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> li
 
 
 @contextmanager
-def _head_on(model: PreTrainedModel, rows: torch.Tensor) -> Iterator[None]:
+def head_on(model: PreTrainedModel, rows: torch.Tensor) -> Iterator[None]:
     """Let the output head see only ``rows``, indices into (batch x positions): all logits at 64k x 32k vocabulary are 8.4 GB.
 
     A hook rather than a call of the head keeps what a family does after it (soft caps, logit scales). ``logits_to_keep``
@@ -93,7 +93,7 @@ def batch_nll(
         targets.append(torch.as_tensor(sequence[-n:]))
     ids = ids.to(model.device)
     positions = torch.arange(longest, device=ids.device).expand(len(sequences), -1)
-    with _head_on(model, torch.cat(rows)):
+    with head_on(model, torch.cat(rows)):
         output = model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False, **to_model)
     logits = output.logits[0]  # (R, vocabulary)
     wanted = torch.cat(targets).to(logits.device)

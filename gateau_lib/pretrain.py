@@ -296,4 +296,5 @@ def pair(study: Study, corpus: Path) -> Path:
                 its_tokenizer.save_pretrained(out / name)
 
     names = {"short_model": profile.short_model, "long_model": profile.long_model}
-    return artefact(study, "pair", build, code=[pair, build_pair], corpus=corpus, seed=study.seed, **settings, **names)
+    shipped = {"shipped": SHIPPED} if profile.short_model == "shipped" else {}
+    return artefact(study, "pair", build, code=[pair], corpus=corpus, seed=study.seed, **settings, **names, **shipped)

@@ -26,7 +26,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from gateau_lib import models
 from gateau_lib.batching import plan_batches
-from gateau_lib.nll import _head_on as head_on
+from gateau_lib.nll import head_on
 from gateau_lib.samples import DataError, Encoded, Sample, encode, read_samples
 from gateau_lib.skipalign import IGNORED, STRATEGIES, Row, collate, pack_rows, sample_row, sample_turns, skip_positions
 from gateau_lib.store import Study
