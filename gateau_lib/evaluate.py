@@ -25,8 +25,7 @@ from gateau_lib import models
 from gateau_lib.answers import answer_tokens, judge
 from gateau_lib.answers import exact_match as exact_match  # part of this module's interface
 from gateau_lib.answers import token_f1 as token_f1
-from gateau_lib.nll import BATCH_TOKENS, continuation_nll, plan_batches
-from gateau_lib.nll import head_on
+from gateau_lib.nll import BATCH_TOKENS, continuation_nll, head_on, plan_batches
 from gateau_lib.samples import DataError, Encoded, Sample, encode, evidence_tokens, read_samples
 from gateau_lib.store import Study
 from gateau_lib.workers import Build, build_all

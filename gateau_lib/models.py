@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.utils import logging
+
+logging.disable_progress_bar()  # loading a model takes seconds here; its bars would drown our own progress lines
 
 SHIPPED = Path(__file__).parent / "tiny_pair"  # short/ and long/, the pair the cpu profile trained
 

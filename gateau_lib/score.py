@@ -18,7 +18,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from transformers.utils import logging
 
 from gateau_lib import engine, hmg, models
 from gateau_lib.samples import DataError
@@ -132,7 +131,6 @@ def write_scores(rows: Sequence[dict[str, Any]], options: engine.Options, path: 
 def run(given: argparse.Namespace) -> str:
     """Do what the command line asks; returns the line to print."""
     start = time.monotonic()
-    logging.disable_progress_bar()  # one bar, ours
     methods = methods_of(given.methods)
     if given.out.suffix != ".parquet":
         raise engine.ScoreError(f"--out {given.out}: give a name that ends in .parquet")

@@ -244,7 +244,7 @@ def _usage(batches: list[list[Row]], samples: int) -> dict[str, Any]:
         "distinct": min(seen, samples),
         "epochs": round(seen / samples, 4),
         "steps": len(batches),
-        "max_position": max(row.position_ids[-1] for row in rows),
+        "max_position": max(max(row.position_ids) for row in rows),
     }
 
 

@@ -24,10 +24,8 @@ class JobError(RuntimeError):
 def _single_thread() -> None:
     """Two processes with one thread each beat one process with two threads at this study's model sizes."""
     import torch
-    from transformers.utils import logging
 
     torch.set_num_threads(1)
-    logging.disable_progress_bar()
 
 
 def run_jobs(
