@@ -31,7 +31,7 @@ from gateau_lib.world import Cast, Fact, Piece
 BACKGROUND_WEIGHT = 0.05  # mean loss weight of a token that nothing before it determines
 BACKGROUND_SAMPLE = 0.2  # share of those tokens that get a loss at all: output logits are 40 % of a step
 SHORT_LEARNING_RATE = 3e-3  # peak
-LONG_LEARNING_RATE = 1.5e-3
+LONG_LEARNING_RATE = 2e-3
 COPY_SHARE = 0.25  # rows that are copy practice
 RECALLED_ONCE = 0.75  # chance that a fact is not recalled again
 REAL_SHARE = 0.10  # rows whose filler is real documentation
@@ -61,7 +61,8 @@ class RowMaker:
     def _recall(self, known: list[list[Fact]]) -> list[Piece]:
         """Earlier facts again: restated in prose, or asked for and answered."""
         rng = self.rng
-        place = int(rng.random() * len(known))
+        # The older the likelier: else distances near the whole window are met too rarely to be learned.
+        place = int(rng.random() * rng.random() * len(known))
         facts = known[place]
         # Mostly a fact is recalled once: else the nearest mention is a restatement, and nothing far away is ever needed.
         others = known[:place] + known[place + 1 :]
