@@ -199,6 +199,7 @@ def importance_and_attention(segments: pd.DataFrame, evidence: Sequence[int], ti
     axis.bar(segments["segment"] - 0.2, segments["importance"], 0.4, color=BLUE, label="importance (response given this segment)")
     axis.bar(segments["segment"] + 0.2, segments["attention"], 0.4, color=RED, label="attention from the response")
     axis.set(xlabel="segment of the context", ylabel="share")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     fig.suptitle(title, x=0.01, ha="left", fontsize=10)
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return fig
