@@ -61,8 +61,7 @@ class RowMaker:
     def _recall(self, known: list[list[Fact]]) -> list[Piece]:
         """Earlier facts again: restated in prose, or asked for and answered."""
         rng = self.rng
-        # The older the likelier: else distances near the whole window are met too rarely to be learned.
-        place = int(rng.random() * rng.random() * len(known))
+        place = int(rng.random() * len(known))
         facts = known[place]
         # Mostly a fact is recalled once: else the nearest mention is a restatement, and nothing far away is ever needed.
         others = known[:place] + known[place + 1 :]
