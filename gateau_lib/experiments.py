@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from gateau_lib import models
 from gateau_lib.batching import plan_batches
-from gateau_lib.profiles import Profile
 from gateau_lib.samples import DataError, encode
 from gateau_lib.sft import FineTune, training_log, training_samples
 from gateau_lib.store import Study, artefact
@@ -80,16 +79,21 @@ def selection_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
 
 def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     """Fine-tuning of the stretched short model on short instructions: ``skip-<strategy>-<n>``, equal tokens and samples."""
-    tokens = study.profile.skip_steps * study.profile.sft_batch_tokens
+    tokens, theta = study.profile.skip_steps * study.profile.sft_batch_tokens, _stretched_theta(study, pair)
+    # Packed: plain causal attention over the whole row. Kept apart, packed samples would only be Normal in other batches.
     return [
-        _job(study, data, "skip", s, n, pair / "short", tokens, strategy=s, rope_theta=_stretched_theta(study.profile))
+        _job(study, data, "skip", s, n, pair / "short", tokens, strategy=s, rope_theta=theta, packed_isolated=s != "packed")
         for n in range(study.profile.pool_seeds)
         for s in STRATEGIES
     ]
 
 
-def _stretched_theta(profile: Profile) -> float:
-    return profile.rope_theta * profile.long_rope_factor
+def _stretched_theta(study: Study, pair: Path) -> float:
+    """The RoPE base of the short model stretched to the target window by the NTK rule, as HMG reads it."""
+    config = AutoConfig.from_pretrained(pair / "short")
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    factor = study.profile.long_window / config.max_position_embeddings
+    return models.ntk_theta(config.rope_parameters["rope_theta"], factor, size)
 
 
 def sample_lengths(job: FineTune) -> list[int]:
@@ -147,9 +151,9 @@ def run_parts(name: str) -> dict[str, Any]:
 
 
 def stretched(study: Study, pair: Path) -> Path:
-    """The short model with the long one's RoPE base, untrained at it: the start of the skipping runs, as a folder."""
+    """The short model stretched to the target window, untrained at it: the start of the skipping runs, as a folder."""
     profile = study.profile
-    theta, window = _stretched_theta(profile), profile.long_window
+    theta, window = _stretched_theta(study, pair), profile.long_window
 
     def build(out: Path) -> None:
         model, tokenizer = models.load(pair / "short")

@@ -152,10 +152,18 @@ def from_record(record: Any, where: str) -> Sample:
         instruction=instruction,
         response=response,
         kind=str(record.get("kind") or ""),
-        evidence=tuple((int(a), int(b)) for a, b in record.get("evidence") or ()),
+        evidence=_spans(record.get("evidence")),
         answer=str(record.get("answer") or ""),
         source=str(record.get("source") or ""),
     )
+
+
+def _spans(value: Any) -> tuple[tuple[int, int], ...]:
+    """Evidence spans of a planted record; a user's own field of that name, of any other form, is not ours to read."""
+    pairs = value if isinstance(value, list) else []
+    if all(isinstance(p, list) and len(p) == 2 and all(isinstance(n, int) for n in p) for p in pairs):
+        return tuple((a, b) for a, b in pairs)
+    return ()
 
 
 def read_records(path: str | Path) -> list[tuple[str, Any]]:
@@ -173,8 +181,10 @@ def read_records(path: str | Path) -> list[tuple[str, Any]]:
         rows = [(f"{path}, row {i}", row) for i, row in enumerate(pq.read_table(path).to_pylist(), 1)]
     elif path.suffix in (".jsonl", ".json"):
         rows = []
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
             for number, line in enumerate(lines, 1):
+                if any("\udc80" <= character <= "\udcff" for character in line):
+                    raise DataError(f"{path}, line {number}: not UTF-8; save the file as UTF-8")
                 if line.strip():
                     try:
                         rows.append((f"{path}, line {number}", json.loads(line)))

@@ -155,3 +155,17 @@ def test_segments_are_the_tokens_in_order(tokens, length):
     assert [t for part in parts for t in part] == tokens
     assert all(len(part) == length for part in parts[:-1]) and all(parts)
     assert len(parts) == -(-len(tokens) // length)
+
+
+@pytest.mark.parametrize("evidence", ["page 3", ["a", "b"], [3], [[1]], {"at": 3}, None])
+def test_a_users_own_evidence_field_is_left_alone(evidence):
+    turns = [{"role": "user", "content": "text\n\nWhy?"}, {"role": "assistant", "content": "Because."}]
+    assert from_record({"id": "a", "messages": turns, "evidence": evidence}, "here").evidence == ()
+
+
+def test_bytes_that_are_not_utf8_are_named_and_a_byte_order_mark_is_not_text(tmp_path):
+    (tmp_path / "latin.jsonl").write_bytes(b'{"id": "a"}\n{"id": "caf\xe9"}\n')
+    with pytest.raises(DataError, match="line 2: not UTF-8"):
+        read_records(tmp_path / "latin.jsonl")
+    (tmp_path / "marked.jsonl").write_bytes(b'\xef\xbb\xbf{"id": "a"}\n')
+    assert read_records(tmp_path / "marked.jsonl")[0][1] == {"id": "a"}
