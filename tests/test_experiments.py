@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from transformers import LlamaConfig
 
 from gateau_lib import claims, experiments, layouts, outcomes
 from gateau_lib.claims import t_interval
@@ -62,7 +63,9 @@ def test_skip_jobs_differ_in_strategy_only(study, inputs):
     jobs = experiments.skip_jobs(study, *inputs)
     assert [job.name.split("-")[1] for job in jobs[:6]] == list(experiments.STRATEGIES)
     assert len({replace(job, name="", strategy="normal", packed_isolated=True) for job in jobs[:6]}) == 1
-    assert jobs[0].rope_theta == study.profile.rope_theta * study.profile.long_rope_factor
+    short = LlamaConfig.from_pretrained(inputs[1] / "short")
+    times, d = study.profile.long_window / short.max_position_embeddings, short.head_dim
+    assert jobs[0].rope_theta == pytest.approx(short.rope_parameters["rope_theta"] * times ** (d / (d - 2)))
 
 
 def test_batch_shapes_hold_the_same_tokens_and_count_padding(study, inputs):
