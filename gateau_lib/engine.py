@@ -178,7 +178,7 @@ def _fill(ready: Sequence[tuple[dict[str, Any], Encoded]], pair: Pair, options: 
     if "prolong" in options.methods:
         scored = prolong.score_documents(
             pair.long,
-            [sample.context for sample in encoded],
+            [sample.context + sample.instruction + sample.response for sample in encoded],  # as notebook 05 reads a pool
             segment_length=options.segment_length,
             pairs=options.prolong_pairs,
             window_segments=max(2, options.max_length // options.segment_length),

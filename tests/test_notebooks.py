@@ -50,10 +50,13 @@ def test_smoke_study_leaves_evidence(smoke):
 
 
 def test_second_run_does_nothing_in_no_time(smoke):
-    start = time.monotonic()
-    done = python(smoke.parent, "gateau_lib.run", "smoke", seconds=30)
-    assert re.search(r"smoke: 0 of \d+ notebooks ran", done.stderr), done.stderr
-    assert time.monotonic() - start < 3
+    seconds = []
+    for _ in range(3):  # other tests run beside this one: the best of three is the command's own time
+        start = time.monotonic()
+        done = python(smoke.parent, "gateau_lib.run", "smoke", seconds=30)
+        seconds.append(time.monotonic() - start)
+        assert re.search(r"smoke: 0 of \d+ notebooks ran", done.stderr), done.stderr
+    assert min(seconds) < 3
 
 
 def test_nbval_over_the_executed_notebooks(smoke):

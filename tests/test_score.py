@@ -82,7 +82,7 @@ def test_rows_equal_a_slow_reference(data, saved_pair, tmp_path, capsys):
         assert row["n_context"] == len(encoded.context) and row["n_dropped"] == encoded.dropped and row["error"] is None
         for name, want in slow_row(sample, short, long, tokenizer).items():
             assert row[name] == (None if want is None else pytest.approx(want, abs=2e-4)), (sample.id, name)
-        assert (row["prolong"] is None) == (len(encoded.context) < 2 * SEGMENT)
+        assert (row["prolong"] is None) == (len(encoded.context + encoded.instruction + encoded.response) < 2 * SEGMENT)
 
 
 def test_stopped_and_restarted_ends_with_the_same_bytes(data, saved_pair, tmp_path, monkeypatch, capsys):
