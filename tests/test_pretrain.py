@@ -172,8 +172,9 @@ def test_same_seed_same_weights():
 
 
 def test_learning_rate_warms_up_and_falls_to_a_tenth():
-    rates = [pretrain._learning_rate(step, 100, 1.0) for step in range(100)]
-    assert rates[0] == pytest.approx(1 / 30) and max(rates) == 1.0 and rates[-1] == pytest.approx(0.1, abs=0.01)
+    rates = [pretrain._learning_rate(step, 100, 1.0) for step in range(101)]
+    assert rates[0] == pytest.approx(1 / 30) and max(rates) == 1.0 and rates[-1] == pytest.approx(0.1)
+    assert rates[66] == 1.0 and rates[90] == pytest.approx(0.1 + 0.27)
     assert all(a >= b for a, b in zip(rates[30:], rates[31:], strict=False))
 
 

@@ -61,8 +61,7 @@ def test_parameters_are_those_of_the_model_that_is_built():
     shape = plan.size(profile)
     sizes = {"hidden_size": profile.hidden_size, "layers": profile.layers, "heads": profile.heads}
     model = build_llama(shape.vocabulary, **sizes, window=256, rope_theta=1e3, seed=0)
-    norms = sum(p.numel() for n, p in model.named_parameters() if "norm" in n)
-    assert shape.parameters == sum(p.numel() for p in model.parameters()) - norms
+    assert shape.parameters == sum(p.numel() for p in model.parameters() if p.dim() == 2)  # norms and biases cost next to nothing
     assert plan.LLAMA_2_7B.parameters == pytest.approx(6.738e9, rel=1e-3)
 
 
