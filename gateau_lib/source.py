@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 
 PACKAGE = Path(__file__).parent
 WHOLE, ON_IMPORT = "*", ""
-# Profiles enter every key by their values, progress changes no result: an edit there must not throw away what was computed.
-NOT_FOLLOWED = ("profiles", "progress")
+# Modules and definitions that change no result: an edit there must not throw away what was computed. Profiles enter every key by
+# their values; `source` and `store.artefact` say what a result is called and when it is made.
+NOT_FOLLOWED = ("profiles", "progress", "source", "store.artefact")
 # The shipped pair enters the keys of what is made from it as an input; a study that trains its own must not depend on it.
 NOT_COUNTED = ("tiny_pair",)
 
@@ -59,7 +60,7 @@ def source_hash(code: Sequence[ModuleType | Any], package: Path = PACKAGE) -> st
 
 def text_parts(source: str, package: Path = PACKAGE) -> dict[str, str]:
     """Hashes of a script's or notebook's own code (``"<code>"``) and of each library definition it depends on."""
-    tree = ast.parse(source)
+    tree = _without_docstrings(source)
     roots, files = _uses(tree.body, Module({}, [], _aliases(tree, "", package)), "", package)
     return {"<code>": digest(_plain(tree.body))} | _reach(roots, package) | _hashes(files, package)
 
@@ -96,7 +97,7 @@ def _reach(roots: Iterable[Node], package: Path) -> dict[str, str]:
     while todo:
         node = todo.pop()
         file = _file(node.module, package)
-        if node in seen or file is None or node.module in NOT_FOLLOWED:
+        if node in seen or file is None or {node.module, f"{node.module}.{node.name}"} & set(NOT_FOLLOWED):
             continue
         seen.add(node)
         part, nodes, files = _definition(file.read_text(encoding="utf-8"), node, package)
@@ -130,7 +131,7 @@ def _hashes(files: Iterable[str], package: Path) -> dict[str, str]:
 
 @lru_cache(maxsize=256)
 def _parse(text: str, name: str, package: Path) -> Module:
-    tree = ast.parse(text)
+    tree = _without_docstrings(text)
     definitions: dict[str, list[ast.stmt]] = {}
     on_import: list[ast.stmt] = []
     for statement in tree.body:
@@ -218,12 +219,19 @@ def _uses(body: Sequence[ast.stmt], module: Module, name: str, package: Path) ->
     return nodes, files
 
 
-def _plain(statements: Sequence[ast.stmt]) -> str:
-    """The statements as text that comments, docstrings and layout do not change."""
-    for node in (n for s in statements for n in ast.walk(s)):
+def _without_docstrings(source: str) -> ast.Module:
+    """The parsed source without texts that stand alone: a module that a docstring names is not used by the code below it."""
+    tree = ast.parse(source)
+    tree.body = [statement for statement in tree.body if not _is_text(statement)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and _is_text(node.body[0]):
             node.body = node.body[1:] or [ast.Pass()]
-    return "\n".join(ast.dump(s) for s in statements if not _is_text(s))
+    return tree
+
+
+def _plain(statements: Sequence[ast.stmt]) -> str:
+    """The statements as text that comments and layout do not change."""
+    return "\n".join(map(ast.dump, statements))
 
 
 def _is_text(statement: ast.stmt) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import shutil
 import sys
 import textwrap
 from dataclasses import replace
@@ -16,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import progress, samples, source, store
+from gateau_lib import pretrain, progress, samples, source, store
 
 
 @pytest.fixture
@@ -216,6 +218,15 @@ def test_notebook_code_counts_without_its_comments(package):
     assert parts == source.text_parts("x = 1  # one", package) != source.text_parts("x = 2", package)
 
 
+def test_a_module_that_a_docstring_names_is_not_used(package):
+    edit(package, "a.py", "'''Doc.'''\nimport", "'''See pack.b.'''\nimport")
+    edit(package, "a.py", "def alone(x):", "def alone(x):\n    '''Like pack.b.'''")
+    text = "'''As pack.b.'''\n" + NOTEBOOK.format("alone")
+    before = source.text_parts(text, package)
+    edit(package, "b.py", "def three(x):\n    return x", "def three(x):\n    return 2 * x")
+    assert source.text_parts(text, package) == before
+
+
 @pytest.mark.parametrize("statement", ["import pack.b", "from pack.b import *", "run('python -m pack.b --x')"])
 def test_unclear_use_counts_the_whole_module(package, statement):
     before = source.text_parts(statement, package)
@@ -238,6 +249,31 @@ def test_source_hash_of_modules_and_functions(package, monkeypatch):
     finally:
         for name in [n for n in sys.modules if n == "pack" or n.startswith("pack.")]:
             del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("definition", "retrains"),
+    [
+        ("world.filler", True),
+        ("pretrain.train", True),
+        ("models.look_back", True),
+        ("samples.read_records", False),
+        ("engine._fill", False),
+        ("store._build", False),
+        ("source._reach", False),
+        ("progress.track", False),
+    ],
+)
+def test_an_edit_that_cannot_change_the_pair_does_not_train_it_again(tmp_path, definition, retrains):
+    copied = tmp_path / source.PACKAGE.name
+    shutil.copytree(source.PACKAGE, copied, ignore=shutil.ignore_patterns("tiny_pair", "__pycache__"))
+    before = source.source_hash([pretrain.pair], copied)
+    module, _, name = definition.partition(".")
+    tree = ast.parse((copied / f"{module}.py").read_text())
+    (found,) = (s for s in tree.body if isinstance(s, ast.FunctionDef) and s.name == name)
+    found.body.append(ast.Pass())
+    (copied / f"{module}.py").write_text(ast.unparse(tree))
+    assert (source.source_hash([pretrain.pair], copied) != before) is retrains
 
 
 def test_library_hash_is_stable():
