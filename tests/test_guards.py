@@ -11,7 +11,7 @@ import pytest
 
 from gateau_lib import claims, manifest, notebooks
 from gateau_lib.profiles import resolve
-from gateau_lib.steps import UPSTREAM, Step, inspect
+from gateau_lib.steps import UPSTREAM, inspect
 from gateau_lib.store import Study
 
 ROOT = Path(__file__).parents[1]
@@ -146,18 +146,6 @@ def test_every_claim_is_used_where_its_evidence_is():
         assert claim.evidence in copies, f"{claim.id}: no notebook {claim.evidence}"
         assert claim.id in copies[claim.evidence], f"{claim.id} is not shown in {claim.evidence}"
         assert claim.id in copies["08_findings"], f"{claim.id} is not shown in 08_findings"
-
-
-@executed
-def test_later_notebooks_name_what_they_read():
-    """A notebook that uses another's artefacts must list it, or edits there would not make it run again."""
-    study = Study(resolve("cpu"), 0, RESULTS)
-    used = {p.name[:2]: set(Step(study, p, {}).last().get("artefacts", ())) for p in SOURCES}
-    owner: dict[str, str] = {}
-    for number in UPSTREAM:
-        for name in used.get(number, ()):
-            first = owner.setdefault(name, number)
-            assert first in (number, *UPSTREAM[number]), f"{number} uses {name} of {first}: list it in steps.UPSTREAM"
 
 
 # The repository ----------------------------------------------------------------------------------------------------------

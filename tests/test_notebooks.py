@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 
 from gateau_lib.notebooks import code_cells, read, source, write_text
+from gateau_lib.profiles import resolve
+from gateau_lib.steps import UPSTREAM, Step
+from gateau_lib.store import Study
 
 ROOT = Path(__file__).parents[1]
 NBVAL = "-x --nbval-lax --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider -p no:xdist -q".split()
@@ -47,6 +50,18 @@ def test_smoke_study_leaves_evidence(smoke):
     assert list(content["notebooks"]) == sources
     assert content["seconds"] < 300 and content["peak_memory_mb"] < 4096
     assert python(smoke.parent, "gateau_lib.run", "smoke", "--verify", seconds=30).returncode == 0
+
+
+def test_later_notebooks_name_what_they_read(smoke):
+    """A notebook that uses another's artefacts must list it, or edits there would not make it run again."""
+    study = Study(resolve("smoke"), 0, smoke)
+    used = {p.name[:2]: Step(study, p, {}).last()["artefacts"] for p in (smoke / "notebooks").glob("*.ipynb")}
+    assert any(used.values()), "the stamps name no artefact"
+    owner: dict[str, str] = {}
+    for number in sorted(used):
+        for name in used[number]:
+            first = owner.setdefault(name, number)
+            assert first in (number, *UPSTREAM[number]), f"{number} uses {name} of {first}: list it in steps.UPSTREAM"
 
 
 def test_second_run_does_nothing_in_no_time(smoke):
