@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from types import TracebackType
 from gateau_lib import manifest, notebooks
 from gateau_lib.source import PACKAGE
 from gateau_lib.steps import RunError, Step, computing, finish, inspect, say
-from gateau_lib.store import atomic_write, results_root
+from gateau_lib.store import atomic_write, built, results_root
 
 KERNEL = "gateau"
 DEAD_KERNEL = 138  # exit status
@@ -36,7 +36,7 @@ def execute(step: Step) -> None:
     parts, before = step.parts(), evidence(step)
     step.stamp.unlink(missing_ok=True)
     manifest.update(step.study, step.name, None, computing())
-    start = time.monotonic()
+    start, began = time.monotonic(), time.time()
     with tempfile.TemporaryDirectory(prefix="gateau-") as scratch, PeakMemory() as memory, Live() as live:
         running, log = Path(scratch) / "running.ipynb", Path(scratch) / "artefacts"
         log.touch()
@@ -59,9 +59,9 @@ def execute(step: Step) -> None:
     for name in (n for n, seen in evidence(step).items() if before.get(n) == seen):
         (step.study.root / name).unlink()  # an earlier version of the notebook wrote it, this one did not
     atomic_write(step.executed, notebooks.write_text(executed))
-    seconds = round(time.monotonic() - start, 1)
-    entry = {"parameters": step.parameters, "seconds": seconds, "peak_memory_mb": round(memory.peak / 2**20)}
-    finish(step, parts, artefacts, entry)
+    seconds, reused = time.monotonic() - start, reused_seconds(step, artefacts, began)
+    cost = {"seconds": round(seconds + reused, 1), "reused_seconds": round(reused, 1)}
+    finish(step, parts, artefacts, {"parameters": step.parameters} | cost | {"peak_memory_mb": round(memory.peak / 2**20)})
     say(f"      done in {seconds:.0f} s, {memory.peak / 2**30:.1f} GB at most")
 
 
@@ -69,6 +69,26 @@ def evidence(step: Step) -> dict[str, tuple[int, int]]:
     """The notebook's files with what changes when a file is written again."""
     found = (p for folder in manifest.TRACKED for p in (step.study.root / folder).glob(f"{step.number}_*"))
     return {p.relative_to(step.study.root).as_posix(): (p.stat().st_mtime_ns, p.stat().st_ino) for p in found}
+
+
+def reused_seconds(step: Step, artefacts: Iterable[str], began: float) -> float:
+    """What building took, in wall-clock seconds, for artefacts that a run found ready and that no notebook before it uses.
+
+    Args:
+        artefacts: names of those the run used. began: of the run, in seconds since the epoch.
+    """
+    earlier = {name for before in step.upstream for name in before.last().get("artefacts", ())}
+    spans = [built(step.study.cache / name) for name in artefacts if name not in earlier]
+    return covered(span for span in spans if span[0] < began)
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Time inside at least one span: what was built side by side, or one inside the other, counts once."""
+    total, until = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return total
 
 
 def _left(step: Step, running: Path, why: str) -> str:

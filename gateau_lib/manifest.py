@@ -1,4 +1,10 @@
-"""The manifest of a results folder: what made each file, on what machine, at what cost, with its sha256."""
+"""The manifest of a results folder: what made each file, on what machine, at what cost, with its sha256.
+
+A notebook's ``seconds`` are the wall-clock seconds that it costs when the notebooks before it have run and nothing of its own is
+ready. ``reused_seconds`` is the part of them that the recorded run did not spend, because it found artefacts ready: the time that
+building them took when they were built, counted once where they were built side by side. ``peak_memory_mb`` is of the recorded
+run alone.
+"""
 
 from __future__ import annotations
 

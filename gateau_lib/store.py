@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import lru_cache
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 
 FOLDERS = ("metrics", "tables", "figures", "selected", "notebooks", "cache")
+BUILT = "built.json"  # in an artefact's folder: when it was built
 ROW = ("metric", "method", "condition", "seed", "value", "n")
 
 
@@ -83,6 +85,12 @@ def artefact(study: Study, name: str, build: Callable[[Path], Any], *, code: Seq
     return folder
 
 
+def built(folder: Path) -> tuple[float, float]:
+    """When building an artefact began and ended, in seconds since the epoch."""
+    begin, end = json.loads((folder / BUILT).read_text(encoding="utf-8"))
+    return begin, end
+
+
 def _build(folder: Path, build: Callable[[Path], Any]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob(f".{folder.name}.*.part"):
@@ -90,8 +98,10 @@ def _build(folder: Path, build: Callable[[Path], Any]) -> None:
             shutil.rmtree(left, ignore_errors=True)
     part = folder.parent / f".{folder.name}.{os.getpid()}.part"
     part.mkdir()
+    begin = time.time()
     try:
         build(part)
+        (part / BUILT).write_text(json.dumps([begin, time.time()]) + "\n", encoding="utf-8")
         try:
             part.rename(folder)
         except OSError:

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from gateau_lib import manifest, notebooks, run, source
+from gateau_lib import execute, manifest, notebooks, run, source
 from gateau_lib.store import open_study
 
 PARAMETERS = 'profile: str = "cpu"\nseed: int = 0\nscale: float = 1.0'
@@ -254,9 +254,32 @@ def test_used_artefacts_are_known_and_missed(folder, capsys):
     write(folder, "01_one", FIRST.format(work=work))
     go(capsys)
     (built,) = (p for p in (root(folder) / "cache").iterdir() if p.name.startswith("pool-"))
-    built.rmdir()
+    shutil.rmtree(built)
     assert f"artefact {built.name} is gone" in go(capsys, "--status")[1]
     assert "1 of 2" in go(capsys)[1] and built.exists()
+
+
+def test_a_notebook_that_finds_artefacts_ready_still_tells_its_whole_cost(folder, capsys):
+    """The time that building took counts for the first notebook that uses what was built, however often it runs again."""
+    use = 'import time; built = store.artefact(study, "slow", lambda f: time.sleep(2), code=[store]); '
+    write(folder, "02_two", f"from gateau_lib import store\nstudy = store.open_study(profile, seed)\n{use}")
+    write(folder, "01_one", FIRST.format(work=use + "value = 1.0"))
+    go(capsys)
+    first, second = manifest.read(open_study("smoke"))["notebooks"].values()
+    assert first["reused_seconds"] == 0 and first["seconds"] >= 2 and second["reused_seconds"] == 0
+
+    write(folder, "01_one", FIRST.format(work=use + "value = 2.0"))
+    assert "2 of 2" in go(capsys)[1]
+    first, second = manifest.read(open_study("smoke"))["notebooks"].values()
+    assert first["seconds"] > first["reused_seconds"] >= 2 and second["reused_seconds"] == 0
+
+
+@pytest.mark.parametrize(
+    ("spans", "seconds"),
+    [([], 0), ([(1, 4)], 3), ([(1, 4), (10, 11)], 4), ([(2, 6), (1, 4)], 5), ([(1, 9), (2, 3)], 8), ([(1, 4), (1, 4)], 3)],
+)
+def test_what_was_built_side_by_side_counts_once(spans, seconds):
+    assert execute.covered(spans) == seconds
 
 
 def test_manifest_tells_what_made_the_files(folder, capsys):

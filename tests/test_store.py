@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import textwrap
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -49,6 +50,14 @@ def test_artefact_is_built_once_for_each_content(study, monkeypatch, tmp_path):
     assert (tmp_path / "log").read_text().splitlines()[:2] == [first.name, first.name]
 
 
+def test_artefact_tells_when_it_was_built(study):
+    before = time.time()
+    folder = store.artefact(study, "demo", lambda f: time.sleep(0.05), code=[samples])
+    first = begin, end = store.built(folder)
+    assert before <= begin <= end - 0.05 and end <= time.time()
+    assert store.built(store.artefact(study, "demo", lambda f: None, code=[samples])) == first
+
+
 def test_artefact_of_another_artefact_or_file(study, tmp_path):
     build = lambda folder: (folder / "x").write_text("1")  # noqa: E731
     one = store.artefact(study, "one", build, code=[samples], a=1)
@@ -80,7 +89,7 @@ def test_a_crash_leaves_nothing_that_looks_finished(study):
 
 def test_what_a_killed_process_left_is_removed(study):
     folder = store.artefact(study, "demo", lambda f: None, code=[samples])
-    folder.rmdir()
+    shutil.rmtree(folder)
     dead, alive = (study.cache / f".{folder.name}.{pid}.part" for pid in (2**22 + 1, os.getppid()))
     dead.mkdir(), alive.mkdir()
     store.artefact(study, "demo", lambda f: None, code=[samples])
