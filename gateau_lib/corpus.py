@@ -1,4 +1,4 @@
-"""Samples with planted, labelled dependencies: candidate pools, short instructions, evaluation sets, documents.
+"""Samples with planted, labelled dependencies: candidate pools, short instructions, evaluation sets, and the folder of them all.
 
 Every sample is a long text of the planted world with a question about it. Its *kind* says where the evidence lies, and with it
 whether a selector should want the sample: the truth against which HMG, CAM, ProLong and the baselines are measured.
@@ -7,9 +7,8 @@ whether a selector should want the sample: the truth against which HMG, CAM, Pro
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ import numpy as np
 
 from gateau_lib import world
 from gateau_lib.models import SHIPPED
+from gateau_lib.passages import DOCUMENT_KINDS, Filler, Sentence, Writer, documents, join, real_filler
 from gateau_lib.profiles import Profile
 from gateau_lib.samples import SEPARATOR, Encoded, Sample, write_samples
 from gateau_lib.store import Study, artefact
-from gateau_lib.tokenizer import build_tokenizer, real_paragraphs
-from gateau_lib.world import Cast, Fact
+from gateau_lib.tokenizer import build_tokenizer
+from gateau_lib.world import Cast
 
 KINDS = {
     "far": "one fact, stated before the short model's window begins",
@@ -39,73 +39,11 @@ POOLS = ("independent", "confounded", "real")
 NEEDLE_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DISTRACTORS = 30  # facts that nobody asks about, at most: the others are left for what is asked
 TASKS = {"single": "far", "multi_hop": "multi_hop", "aggregate": "aggregate"}  # evaluation task: kind it is made as
-DOCUMENT_KINDS = {
-    "dependent": "facts are restated far from where they were stated",
-    "local": "facts are restated in the next sentence only",
-    "independent": "facts are never restated",
-    "repetitive": "one passage repeated over and over",
-}
-
-Filler = Callable[[np.random.Generator], str]
-
-
-def real_filler(rng: np.random.Generator) -> str:
-    """One paragraph of the documentation that ships with Python."""
-    return world.pick(rng, real_paragraphs())
 
 
 def needs_far(sample: Sample) -> bool:
     """Whether a selector of long-context data should want the sample: the label of every AUC in the study."""
     return sample.kind in NEEDS_FAR
-
-
-@dataclass(frozen=True)
-class _Sentence:
-    text: str
-    tokens: int
-    lead: str = " "  # what separates it from the sentence before
-    evidence: bool = False
-
-
-class _Writer:
-    """Builds contexts of a wanted token length with evidence at wanted distances from the response."""
-
-    def __init__(self, tokenizer: Any, rng: np.random.Generator, filler: Filler):
-        self.rng, self.filler = rng, filler
-        self.count = cache(lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
-
-    def sentence(self, text: str, evidence: bool = False) -> _Sentence:
-        lead = "\n" if self.rng.random() < 0.15 and not evidence else " "
-        return _Sentence(text, self.count(lead + text), lead, evidence)
-
-    def passage(self, tokens: int, facts: Sequence[Fact] = ()) -> list[_Sentence]:
-        """Filler of about ``tokens`` tokens with ``facts`` at random places in it."""
-        sentences = [self.sentence(fact.sentence) for fact in facts]
-        left = tokens - sum(s.tokens for s in sentences)
-        while left > 0:
-            sentences.append(self.sentence(self.filler(self.rng)))
-            left -= sentences[-1].tokens
-        return [sentences[i] for i in self.rng.permutation(len(sentences))]
-
-    def place(self, sentences: list[_Sentence], fact: Fact, distance: int, room: float = float("inf")) -> list[_Sentence]:
-        """``fact`` inserted so that ``distance`` tokens of context or a few more follow it, at most ``room`` with its own."""
-        evidence = self.sentence(fact.sentence, evidence=True)
-        after = 0
-        for cut in range(len(sentences), 0, -1):
-            if after >= distance or evidence.tokens + after + sentences[cut - 1].tokens > room:
-                return [*sentences[:cut], evidence, *sentences[cut:]]
-            after += sentences[cut - 1].tokens
-        return [evidence, *sentences]
-
-
-def _join(sentences: Sequence[_Sentence]) -> tuple[str, tuple[tuple[int, int], ...]]:
-    text, spans = "", []
-    for i, sentence in enumerate(sentences):
-        text += sentence.lead if i else ""
-        if sentence.evidence:
-            spans.append((len(text), len(text) + len(sentence.text)))
-        text += sentence.text
-    return text, tuple(spans)
 
 
 def _distances(kind: str, length: int, window: int, rng: np.random.Generator, overhead: int) -> list[int]:
@@ -120,9 +58,9 @@ def _distances(kind: str, length: int, window: int, rng: np.random.Generator, ov
 
 def _draft(
     tokenizer: Any, rng: np.random.Generator, kind: str, length: int, window: int, filler: Filler
-) -> tuple[list[_Sentence], str, str, str]:
+) -> tuple[list[Sentence], str, str, str]:
     """Sentences of the context, instruction, response and answer of one sample."""
-    writer, cast = _Writer(tokenizer, rng, filler), Cast(rng)
+    writer, cast = Writer(tokenizer, rng, filler), Cast(rng)
     distractors = [fact for _ in range(min(max(2, length // 150), DISTRACTORS)) if (fact := cast.fact())]
     attribute = world.pick(rng, world.ATTRIBUTES)
     facts = [fact for _ in range(3 if kind == "aggregate" else 1) if (fact := cast.fact(attribute))]
@@ -177,7 +115,7 @@ def make_sample(
         plain = [i for i, s in enumerate(sentences) if not s.evidence and " is " not in s.text]
         for i in rng.choice(plain, size=min(3, len(plain)), replace=False):
             sentences[i] = replace(sentences[i], text=filler(rng))
-    context, spans = _join(sentences)
+    context, spans = join(sentences)
     return Sample(identifier, context, asked, response, kind, spans, answer, source="planted")
 
 
@@ -225,7 +163,7 @@ def needle_set(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
         for d, depth in enumerate(NEEDLE_DEPTHS):
             for n in range(max(1, profile.eval_items // 4)):
                 rng = np.random.default_rng([seed, 555, length, d, n])
-                writer, cast = _Writer(tokenizer, rng, world.filler), Cast(rng)
+                writer, cast = Writer(tokenizer, rng, world.filler), Cast(rng)
                 distractors = [fact for _ in range(min(max(2, length // 150), DISTRACTORS)) if (fact := cast.fact())]
                 fact = cast.fact(world.pick(rng, world.ATTRIBUTES))
                 assert fact is not None  # the cast is larger than the longest document's distractors, checked in the tests
@@ -234,7 +172,7 @@ def needle_set(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
                 overhead = sum(map(writer.count, (SEPARATOR + asked + SEPARATOR, response, " " + fact.sentence)))
                 sentences = writer.passage(length - overhead - 16, distractors)
                 body = sum(s.tokens for s in sentences)
-                context, spans = _join(writer.place(sentences, fact, round((1 - depth) * body)))
+                context, spans = join(writer.place(sentences, fact, round((1 - depth) * body)))
                 name = f"needle-{seed}-{length}-{depth:.2f}-{n:02d}"
                 kind = f"needle@{length}@{depth:.2f}"
                 samples.append(Sample(name, context, asked, response, kind, spans, fact.answer, source="needle"))
@@ -250,10 +188,10 @@ def recall_items(tokenizer: Any, length: int, seed: int, count: int) -> list[Enc
     items = []
     for n in range(count):
         rng = np.random.default_rng([seed, 444, length, n])
-        writer, cast = _Writer(tokenizer, rng, world.filler), Cast(rng)
+        writer, cast = Writer(tokenizer, rng, world.filler), Cast(rng)
         distractors = [fact for _ in range(min(max(3, length // 60), DISTRACTORS)) if (fact := cast.fact())]
         fact = distractors[int(rng.integers(len(distractors)))]
-        text, _ = _join(writer.passage(length - 24, distractors))
+        text, _ = join(writer.passage(length - 24, distractors))
         again = f" Again, the {fact.attribute} of {fact.key} is"
         ids = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text, again, f" {fact.answer}")]
         cut = max(0, 1 + sum(map(len, ids)) - length)
@@ -277,34 +215,6 @@ def long_tasks(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
 def short_tasks(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
     """Held-out short samples of the same make as `short_instructions`."""
     return short_instructions(profile, tokenizer, seed + 10_000, count=2 * profile.eval_items)
-
-
-def documents(profile: Profile, tokenizer: Any, seed: int, kind: str, count: int) -> list[tuple[str, str]]:
-    """Plain documents ``(id, text)`` of one kind of `DOCUMENT_KINDS`, lengths as in the pools: what ProLong scores."""
-    low, high = profile.pool_tokens
-    result = []
-    for n in range(count):
-        rng = np.random.default_rng([seed, 888, list(DOCUMENT_KINDS).index(kind), n])
-        length = int(rng.integers(low, high))
-        writer, cast = _Writer(tokenizer, rng, world.filler), Cast(rng)
-        facts = [fact for _ in range(max(4, length // 80)) if (fact := cast.fact())]
-        again = {fact: writer.sentence(f"Again, {fact.sentence[0].lower()}{fact.sentence[1:]}") for fact in facts}
-        if kind == "repetitive":
-            block = writer.passage(60, facts[:2])
-            sentences = block * max(2, length // sum(s.tokens for s in block))
-        elif kind == "dependent":  # stated in the first half, restated in the second in another order
-            half = length // 2
-            shuffled = [facts[i] for i in rng.permutation(len(facts))]
-            filling = writer.passage(max(0, half - sum(again[f].tokens for f in facts)))
-            second = [*filling, *(again[f] for f in shuffled)]
-            sentences = writer.passage(half, facts) + [second[i] for i in rng.permutation(len(second))]
-        else:
-            sentences = writer.passage(length - (sum(s.tokens for s in again.values()) if kind == "local" else 0), facts)
-            if kind == "local":
-                told = {fact.sentence: again[fact] for fact in facts}
-                sentences = [t for s in sentences for t in ([s, told[s.text]] if s.text in told else [s])]
-        result.append((f"document-{seed}-{kind}-{n:03d}", _join(sentences)[0]))
-    return result
 
 
 def load_tokenizer(profile: Profile) -> Any:
