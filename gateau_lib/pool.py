@@ -1,7 +1,7 @@
 """Every score of the candidate pools, computed once and kept: what the HMG, CAM and ProLong notebooks read.
 
-Each table has one row a sample in pool order. Pool-level steps (min-max, softmax, ranks) are left to `gateau_lib.ranking`,
-because they depend on which samples are in the pool.
+`homologous`, `awareness` and `dependencies` say how a table is built; it has one row a sample in pool order. Pool-level steps
+(min-max, softmax, ranks) are left to `gateau_lib.ranking`, because they depend on which samples are in the pool.
 """
 
 from __future__ import annotations
@@ -34,24 +34,20 @@ CAM_VARIANTS: dict[str, dict[str, str]] = {
 }
 
 
-def homologous(study: Study, pair: Path, samples: Path) -> pd.DataFrame:
+def homologous(study: Study, pair: Path, samples: Path) -> Build:
     """NLLs of the responses of a pool, in nats per response token, for HMG and its single-model relatives.
 
     Returns:
-        Columns ``id``, ``n_tokens``; ``nll_long`` (theta_B, whole sample), ``nll_long_truncate`` (theta_B, the last tokens
-        that the short window holds), ``nll_short_<reading>`` (theta_A), ``nll_alone`` (theta_B, the response without a prompt).
+        How to build columns ``id``, ``n_tokens``; ``nll_long`` (theta_B, whole sample), ``nll_long_truncate`` (theta_B, the last
+        tokens that the short window holds), ``nll_short_<reading>`` (theta_A), ``nll_alone`` (theta_B, no prompt).
     """
-    return _read(_homologous(study, pair, samples).folder(study))
-
-
-def _homologous(study: Study, pair: Path, samples: Path) -> Build:
     profile = study.profile
     used = {"max_length": profile.max_length, "window": profile.short_window, "dtype": profile.dtype}
     return _build(f"homologous-{samples.stem}", write_homologous, pair=pair, samples=samples, **used)
 
 
 def write_homologous(pair: Path, samples: Path, max_length: int, window: int, dtype: str, out: Path) -> None:
-    """Compute what `homologous` returns and leave it in the folder ``out``."""
+    """Compute the table of `homologous` and leave it in the folder ``out``."""
     count: Counter = Counter()
     short, tokenizer = models.load(pair / "short", dtype)
     long, _ = models.load(pair / "long", dtype)
@@ -67,26 +63,22 @@ def write_homologous(pair: Path, samples: Path, max_length: int, window: int, dt
     _save(out, table, count)
 
 
-def awareness(study: Study, pair: Path, samples: Path) -> pd.DataFrame:
+def awareness(study: Study, pair: Path, samples: Path) -> Build:
     """CAM of a pool in its normalisations, with the two vectors it compares.
 
     Returns:
-        Columns ``id``; one a key of `CAM_VARIANTS`; ``importance_range`` (largest minus smallest segment NLL);
+        How to build columns ``id``; one a key of `CAM_VARIANTS`; ``importance_range`` (largest minus smallest segment NLL);
         ``top_segment_match`` (1 if the most attended segment is the most important one); ``segment_nll`` (segments,);
         ``attention`` (layers * segments,), layer after layer, the attention a key of the segment gets (see `layered`);
         ``evidence`` (numbers of the segments that hold planted evidence).
     """
-    return _read(_awareness(study, pair, samples).folder(study))
-
-
-def _awareness(study: Study, pair: Path, samples: Path) -> Build:
     profile = study.profile
     used = {"max_length": profile.max_length, "segment_length": profile.segment_length, "dtype": profile.dtype}
     return _build(f"awareness-{samples.stem}", write_awareness, pair=pair, samples=samples, **used)
 
 
 def write_awareness(pair: Path, samples: Path, max_length: int, segment_length: int, dtype: str, out: Path) -> None:
-    """Compute what `awareness` returns and leave it in the folder ``out``."""
+    """Compute the table of `awareness` and leave it in the folder ``out``."""
     count: Counter = Counter()
     long, tokenizer = models.load(pair / "long", dtype)
     drawn = read_samples(samples)
@@ -118,19 +110,15 @@ def layered(attention: np.ndarray, segment_nll: np.ndarray) -> np.ndarray:
     return np.asarray(attention).reshape(-1, len(segment_nll))
 
 
-def dependencies(study: Study, pair: Path, texts: Path, *, documents: bool = False) -> pd.DataFrame:
+def dependencies(study: Study, pair: Path, texts: Path, *, documents: bool = False) -> Build:
     """ProLong's long-dependency scores, with theta_B as the scorer.
 
     Args:
         texts: a pool (the score is of context, instruction and response as one document) or, with ``documents``, plain documents.
 
     Returns:
-        Columns ``id``, ``prolong``, ``prolong_no_specificity`` (every specificity set to 1), ``pairs``, ``segments``.
+        How to build columns ``id``, ``prolong``, ``prolong_no_specificity`` (every specificity at 1), ``pairs``, ``segments``.
     """
-    return _read(_dependencies(study, pair, texts, documents).folder(study))
-
-
-def _dependencies(study: Study, pair: Path, texts: Path, documents: bool = False) -> Build:
     profile = study.profile
     used = {
         "max_length": profile.max_length,
@@ -156,7 +144,7 @@ def write_dependencies(
     seed: int,
     out: Path,
 ) -> None:
-    """Compute what `dependencies` returns and leave it in the folder ``out``."""
+    """Compute the table of `dependencies` and leave it in the folder ``out``."""
     count: Counter = Counter()
     long, tokenizer = models.load(pair / "long", dtype)
     if documents:
@@ -173,9 +161,9 @@ def write_dependencies(
 
 
 PARTS: dict[str, Callable[[Study, Path, Path], Build]] = {
-    "homologous": _homologous,
-    "awareness": _awareness,
-    "dependencies": _dependencies,
+    "homologous": homologous,
+    "awareness": awareness,
+    "dependencies": dependencies,
 }
 
 
@@ -200,7 +188,7 @@ def scored(study: Study, pair: Path, data: Path, pools: Sequence[str], parts: Se
         labels = {"id": [s.id for s in drawn], "kind": [s.kind for s in drawn], "needs_far": [needs_far(s) for s in drawn]}
         table = pd.DataFrame({"pool": pool, "seed": n, **labels})
         for part in parts:
-            found = _read(next(folders))
+            found = read_table(next(folders))
             count[part].update(found.attrs.pop("count"))
             table = table.merge(found, on="id", validate="one_to_one")
         frames.append(table)
@@ -216,18 +204,25 @@ def scored_documents(study: Study, pair: Path, data: Path) -> pd.DataFrame:
         Columns ``seed``, ``id``, ``kind`` and those of `dependencies`; ``attrs["count"]`` as in `scored`.
     """
     paths = [data / "documents" / f"{n}.jsonl" for n in range(study.profile.pool_seeds)]
-    builds = {f"documents {path.stem}": _dependencies(study, pair, path, documents=True) for path in paths}
+    builds = {f"documents {path.stem}": dependencies(study, pair, path, documents=True) for path in paths}
     count: Counter = Counter()
     frames = []
     folders = build_all(study, builds, _workers(study, paths), "documents")
     for n, (path, folder) in enumerate(zip(paths, folders, strict=True)):
         kinds = pd.DataFrame([{"seed": n, "id": d["id"], "kind": d["kind"]} for d in read_documents(path)])
-        found = _read(folder)
+        found = read_table(folder)
         count.update(found.attrs.pop("count"))
         frames.append(kinds.merge(found, on="id", validate="one_to_one"))
     whole = pd.concat(frames, ignore_index=True)
     whole.attrs["count"] = {"documents": dict(count)}
     return whole
+
+
+def read_table(folder: Path) -> pd.DataFrame:
+    """The table in an artefact folder of this module; ``attrs["count"]`` counts the model's work on it."""
+    table = pd.read_parquet(folder / "scores.parquet")
+    table.attrs["count"] = json.loads((folder / "count.json").read_text(encoding="utf-8"))
+    return table
 
 
 def _workers(study: Study, texts: Sequence[Path]) -> int:
@@ -249,9 +244,3 @@ def _save(out: Path, table: pd.DataFrame, count: Counter) -> None:
         raise ValueError(f"{table['id'][missing.idxmax()]}: a score is missing (too short for it?); a pool must be scored whole")
     table.to_parquet(out / "scores.parquet")
     (out / "count.json").write_text(json.dumps(dict(count)) + "\n", encoding="utf-8")
-
-
-def _read(folder: Path) -> pd.DataFrame:
-    table = pd.read_parquet(folder / "scores.parquet")
-    table.attrs["count"] = json.loads((folder / "count.json").read_text(encoding="utf-8"))
-    return table

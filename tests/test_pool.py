@@ -63,6 +63,10 @@ def read(study, pair, path):
     return drawn, [samples.encode(s, tokenizer, study.profile.max_length) for s in drawn], tokenizer
 
 
+def computed(study, build):
+    return pool.read_table(build.folder(study))
+
+
 @torch.no_grad()
 def plain_nll(model, prefix, targets):
     logits = model(torch.tensor([prefix + targets])).logits[0, len(prefix) - 1 : -1].double()
@@ -73,7 +77,7 @@ def test_homologous_is_one_plain_pass_a_sample(study, pair, path, read):
     _, encoded, _ = read
     short, long = (models.load(pair / name)[0] for name in ("short", "long"))
     stretched = models.extend_window(short, study.profile.max_length)
-    table = pool.homologous(study, pair, path)
+    table = computed(study, pool.homologous(study, pair, path))
     assert list(table["id"]) == [e.id for e in encoded] and list(table["n_tokens"]) == [len(e.ids) for e in encoded]
     assert max(table["n_tokens"]) <= study.profile.max_length and sum(e.dropped for e in encoded) > 0
     for row, e in zip(table.itertuples(), encoded, strict=True):
@@ -95,7 +99,7 @@ def test_awareness_is_eager_attention_and_one_pass_a_segment(study, pair, path, 
     drawn, encoded, tokenizer = read
     long = models.load(pair / "long")[0]
     plain, size = eager(long), study.profile.segment_length
-    table = pool.awareness(study, pair, path).set_index("id")
+    table = computed(study, pool.awareness(study, pair, path)).set_index("id")
     for sample, e in list(zip(drawn, encoded, strict=True))[:4]:
         row = table.loc[e.id]
         nll = [plain_nll(long, e.start + part + e.instruction, e.response) for part in segments(e.context, size)]
@@ -133,15 +137,15 @@ def test_scored_joins_labels_and_scores_by_id(study, pair, data, path):
     drawn = samples.read_samples(path)
     assert list(first["id"]) == [s.id for s in drawn] and list(first["kind"]) == [s.kind for s in drawn]
     assert list(first["needs_far"]) == [s.kind in corpus.NEEDS_FAR for s in drawn]
-    np.testing.assert_array_equal(first["nll_long"], pool.homologous(study, pair, path)["nll_long"])
-    np.testing.assert_array_equal(first["prolong"], pool.dependencies(study, pair, path)["prolong"])
+    np.testing.assert_array_equal(first["nll_long"], computed(study, pool.homologous(study, pair, path))["nll_long"])
+    np.testing.assert_array_equal(first["prolong"], computed(study, pool.dependencies(study, pair, path))["prolong"])
     assert table.attrs["count"]["homologous"]["tokens"] > table["n_tokens"].sum()
 
 
 def test_a_table_is_computed_once(study, pair, path, monkeypatch):
-    first = pool.homologous(study, pair, path)
+    first = computed(study, pool.homologous(study, pair, path))
     monkeypatch.setattr(models, "load", lambda *_: pytest.fail("computed again"))
-    pd.testing.assert_frame_equal(pool.homologous(study, pair, path), first)
+    pd.testing.assert_frame_equal(computed(study, pool.homologous(study, pair, path)), first)
 
 
 def test_documents_are_scored_by_kind(study, pair, data):
@@ -157,7 +161,7 @@ def test_a_sample_that_cannot_be_scored_is_named(study, pair, data, tmp_path):
     shutil.copytree(data / "documents", short)
     (short / "0.jsonl").write_text(json.dumps({"id": "tiny", "kind": "local", "text": "The end."}) + "\n")
     with pytest.raises(Exception, match="tiny: a score is missing"):
-        pool.dependencies(study, pair, short / "0.jsonl", documents=True)
+        computed(study, pool.dependencies(study, pair, short / "0.jsonl", documents=True))
 
 
 # Rankings ------------------------------------------------------------------------------------------------------------------
