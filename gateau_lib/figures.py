@@ -6,6 +6,7 @@ Figures are built without pyplot, so nothing depends on a display or on what was
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from gateau_lib.claims import SEEDS, t_interval
-from gateau_lib.style import BLACK, BLUE, CYCLE, GREY, MARKERS, MUTED, ORANGE, RED, label, styled
+from gateau_lib.style import BLACK, BLUE, CYCLE, GREY, MARKERS, MUTED, ORANGE, RED, label, look, styled
 from gateau_lib.style import save as save  # part of this module's interface
 from gateau_lib.style import show as show
+from gateau_lib.style import text_table as text_table
 
 HEADLINE_SELECTORS = ["hmg_minmax_ntk", "hmg_log_truncate", "contrast_log", "cam_default", "cam_softmax_attention"]
 HEADLINE_SELECTORS += ["gateau_rank", "prolong", "ifd", "perplexity_guidance", "longest"]
@@ -61,7 +63,7 @@ def corpus(samples: pd.DataFrame, short_window: int) -> Figure:
     left.invert_yaxis()
     left.set(xlabel="length, tokens", title="Lengths")
     right.axvline(short_window, color=RED, linestyle="--")
-    right.set(xlabel="evidence to response, tokens", title="Distance of the evidence (dashed: short window)", xlim=(0, None))
+    right.set(xlabel="evidence to end of response, tokens", title="Distance (dashed: short window)", xlim=(0, None))
     return fig
 
 
@@ -71,60 +73,64 @@ def loss_curves(log: pd.DataFrame) -> Figure:
     fig, axis = _blank(6, 3)
     for i, model in enumerate(_order(log["model"])):
         rows = log[log["model"] == model]
-        axis.plot(rows["step"], rows["loss"], color=CYCLE[i % 8], label=label(model))
+        axis.plot(rows["step"], rows["loss"], color=look(model, i)["color"], label=label(model))
     axis.set(xlabel="optimizer step", ylabel="loss, nats per token", ylim=(0, None))
     axis.legend()
     return fig
 
 
 @styled
-def by_length(rows: pd.DataFrame, windows: Mapping[str, int] | None = None, ylabel: str = "answer tokens right") -> Figure:
-    """A share by context length, one line a method, bars = 95 % interval over seeds (02, 06, 07).
+def by_length(rows: pd.DataFrame, windows: Mapping[str, int], xlabel: str = "context length, tokens") -> Figure:
+    """Answer tokens right by a number of tokens, one line a method, bars = 95 % interval over seeds (02, 07, 08).
 
     Args:
-        rows: metrics rows whose ``condition`` is a length in tokens.
+        rows: metrics rows whose ``condition`` is a number of tokens; the axis is logarithmic if they double.
         windows: lengths to mark with a dashed line, by their label.
     """
     fig, axis = _blank(6.5, 3.4)
-    _draw_by_length(axis, rows, ylabel)
-    for name, length in (windows or {}).items() if len(rows) else ():
+    _draw_by_length(axis, rows, xlabel)
+    for name, length in windows.items() if len(rows) else ():
         axis.axvline(length, color=GREY, linestyle="--", linewidth=1)
-        axis.annotate(name, (length, 1.02), (3, 0), textcoords="offset points", fontsize=7, color="#555555")
+        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
+        axis.annotate(name, (length, 1), (0, 2), **place, fontsize=7, color="#555555")
     return fig
 
 
-def _draw_by_length(axis: Axes, rows: pd.DataFrame, ylabel: str) -> None:
+def _draw_by_length(axis: Axes, rows: pd.DataFrame, xlabel: str = "context length, tokens") -> None:
     if _says_empty(axis, rows):
         return
     data = rows.assign(length=rows["condition"].astype(int))
-    methods = _order(data["method"])
+    methods, lengths = _order(data["method"]), sorted(data["length"].unique())
+    doubled = all(b >= 2 * a for a, b in pairwise(lengths))
     for i, method in enumerate(methods):
         groups = data[data["method"] == method].groupby("length")["value"]
         means = groups.mean()
-        x = means.index * 2 ** (0.04 * (i - (len(methods) - 1) / 2))  # side by side, so that intervals do not hide each other
-        axis.plot(x, means, label=label(method), color=CYCLE[i % 8], marker=MARKERS[i % 8], markersize=5)
+        shift = 0.04 * (i - (len(methods) - 1) / 2)  # side by side, so that intervals do not hide each other
+        x = means.index * 2**shift if doubled else means.index + shift * lengths[0]
+        axis.plot(x, means, label=label(method), markersize=5, **look(method, i))
         if groups.count().min() >= SEEDS:
             low, high = np.array([t_interval(values)[1:] for _, values in groups]).T
-            axis.vlines(x, low.clip(0), high.clip(max=1), color=CYCLE[i % 8], alpha=0.6, linewidth=1)
-    axis.set_xscale("log", base=2)
-    lengths = sorted(data["length"].unique())
+            axis.vlines(x, low.clip(0), high.clip(max=1), color=look(method, i)["color"], alpha=0.6, linewidth=1)
+    if doubled:
+        axis.set_xscale("log", base=2)
     axis.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axis.minorticks_off()
-    axis.set(xlabel="context length, tokens", ylabel=ylabel, ylim=(0, 1.08))
+    axis.set(xlabel=xlabel, ylabel="answer tokens right", ylim=(0, 1.04))
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 @styled
 def scores_by_kind(
-    scores: pd.DataFrame, found: Sequence[str], columns: int = 3, wanted: str = "evidence beyond the short window"
+    scores: pd.DataFrame, found: Sequence[str], xlabel: str = "score", wanted: str = "evidence beyond the short window"
 ) -> Figure:
     """Every sample's score by kind, one panel a method (03, 04, 05).
 
     Args:
         scores: columns ``kind, method, value``.
         found: the kinds a selector ought to put on top; drawn in red.
-        wanted: what the legend calls them.
+        xlabel: quantity and unit. wanted: what the legend calls the kinds found.
     """
+    columns = 3
     methods, kinds = _order(scores["method"]), _order(scores["kind"])
     lines = -(-len(methods) // columns)
     columns = min(columns, len(methods))
@@ -140,6 +146,8 @@ def scores_by_kind(
             if len(values):
                 axis.plot([np.median(values)] * 2, [y - 0.38, y + 0.38], color=BLACK)
         axis.set_title(label(method))
+        axis.locator_params(axis="x", nbins=6)
+    fig.supxlabel(xlabel, fontsize=9)
     axes[0].set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
     axes[0].invert_yaxis()
     for axis in axes[len(methods) :]:
@@ -152,7 +160,7 @@ def scores_by_kind(
 @styled
 def dots(rows: pd.DataFrame, xlabel: str = "AUC", chance: float | None = 0.5) -> Figure:
     """One line a method, best first: seeds as small dots, mean, 95 % interval; one colour a condition (03, 04, 05, 07)."""
-    fig, axis = _blank(6.5, 0.28 * rows["method"].nunique() + 1.1)
+    fig, axis = _blank(6.5, (0.25 + 0.05 * rows["condition"].nunique()) * rows["method"].nunique() + 1.1)
     _draw_dots(axis, rows, xlabel, chance)
     return fig
 
@@ -163,8 +171,10 @@ def _draw_dots(axis: Axes, rows: pd.DataFrame, xlabel: str, chance: float | None
     conditions = _order(rows["condition"])
     first = rows[rows["condition"] == conditions[0]].groupby("method")["value"].mean()
     methods = sorted(rows["method"].unique(), key=lambda m: (-first.get(m, -np.inf), m))
+    for y in range(1, len(methods), 2):  # bands show which marks belong to a name
+        axis.axhspan(y - 0.5, y + 0.5, color="#F3F3F3", linewidth=0, zorder=0)
     for c, condition in enumerate(conditions):
-        colour, shift = CYCLE[c % 8], (c - (len(conditions) - 1) / 2) * 0.32
+        colour, shift = CYCLE[c % 8], (c - (len(conditions) - 1) / 2) * 0.27
         for y, method in enumerate(methods):
             values = rows.loc[(rows["method"] == method) & (rows["condition"] == condition), "value"].to_numpy()
             if not len(values):
@@ -177,10 +187,12 @@ def _draw_dots(axis: Axes, rows: pd.DataFrame, xlabel: str, chance: float | None
             axis.plot(values.mean(), at, MARKERS[c % 8], color=colour, markersize=5.5, label=name, linestyle="none")
     axis.set_yticks(range(len(methods)), [label(m) for m in methods])
     axis.set_ylim(len(methods) - 0.5, -0.5)
+    axis.set(xlabel=xlabel)
     if chance is not None:
         axis.axvline(chance, color=GREY, linestyle="--", linewidth=1)
-    # A wide interval of few seeds must not squeeze the picture.
-    axis.set(xlabel=xlabel, xlim=(-0.02, 1.02) if rows["value"].between(0, 1).all() else None)
+    if rows["value"].between(0, 1).all():  # a wide interval of few seeds must not squeeze the picture
+        low, high = axis.get_xlim() if chance is None else (-1, 2)
+        axis.set_xlim(max(low, -0.02), min(high, 1.02))
     if len(conditions) > 1:
         axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(conditions))
 
@@ -206,7 +218,7 @@ def importance_and_attention(segments: pd.DataFrame, evidence: Sequence[int], ti
 
 
 @styled
-def pair_matrix(terms: pd.DataFrame, threshold: float = 0.1) -> Figure:
+def pair_matrix(terms: pd.DataFrame, threshold: float, kind: str) -> Figure:
     """ProLong's dependency strength of every sampled pair: row c_i read after column c_j; columns ``i, j, strength`` (05)."""
     size = int(terms["i"].max()) + 1
     grid = np.full((size, size), np.nan)
@@ -215,19 +227,20 @@ def pair_matrix(terms: pd.DataFrame, threshold: float = 0.1) -> Figure:
     image = axis.imshow(grid, cmap="PuOr_r", vmin=-1, vmax=1, interpolation="nearest")
     strong = terms[terms["strength"] > threshold]
     axis.scatter(strong["j"], strong["i"], s=8, facecolors="none", edgecolors=BLACK, linewidths=0.6)
-    axis.set(xlabel="earlier segment j", ylabel="segment i", title=f"Dependency strength (circles: above {threshold:g})")
+    axis.set(xlabel="earlier segment j", ylabel="segment i", title=f"Pairs of segments, {kind} document")
     axis.locator_params(integer=True)
     axis.grid(False)
-    fig.colorbar(image, ax=axis, shrink=0.85)
+    fig.colorbar(image, ax=axis, shrink=0.85, extend="min", label=f"dependency strength (circles: above {threshold:g})")
     return fig
 
 
 @styled
 def correlation(matrix: pd.DataFrame, title: str = "Spearman correlation of the scores") -> Figure:
-    """Square table of correlations as a heat map with its numbers (05)."""
+    """Square table of correlations, or of shares if none is negative, as a heat map with its numbers (05)."""
     size = len(matrix)
     fig, axis = _blank(0.55 * size + 2.6, 0.45 * size + 1.6)
-    image = axis.imshow(matrix.to_numpy(), cmap="PuOr_r", vmin=-1, vmax=1)
+    scale = {"cmap": "PuOr_r", "vmin": -1} if (matrix < 0).any(axis=None) else {"cmap": "Oranges", "vmin": 0}
+    image = axis.imshow(matrix.to_numpy(), vmax=1, **scale)
     for (y, x), value in np.ndenumerate(matrix.to_numpy()):
         axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if abs(value) > 0.65 else BLACK)
     axis.set_xticks(range(size), [label(c) for c in matrix.columns], rotation=40, ha="right")
@@ -256,32 +269,18 @@ def composition(counts: pd.DataFrame) -> Figure:
 
 
 @styled
-def needle_map(cells: pd.DataFrame, title: str = "") -> Figure:
-    """Needle found, by length of the context and depth of the needle; columns ``length, depth`` (0 = start), ``value`` (07)."""
-    grid = cells.pivot_table(index="depth", columns="length", values="value", aggfunc="mean")
-    fig, axis = _blank(0.7 * grid.shape[1] + 2.2, 0.34 * grid.shape[0] + 1.4)
-    image = axis.imshow(grid.to_numpy(), cmap="cividis", vmin=0, vmax=1, aspect="auto")
-    for (y, x), value in np.ndenumerate(grid.to_numpy()):
-        axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if value < 0.55 else BLACK)
-    axis.set_xticks(range(grid.shape[1]), [f"{length:,}" for length in grid.columns])
-    axis.set_yticks(range(grid.shape[0]), [f"{depth:.0%}" for depth in grid.index])
-    axis.set(xlabel="context length, tokens", ylabel="depth of the needle", title=title)
-    axis.grid(False)
-    fig.colorbar(image, ax=axis, shrink=0.85)
-    return fig
-
-
-@styled
 def headline(metrics: pd.DataFrame) -> Figure:
     """The study in one picture: how well each selector finds far evidence, and SkipAlign by length (README)."""
     auc = metrics[(metrics["metric"] == "auc") & (metrics["condition"] == "independent")]
     skip = metrics[(metrics["metric"] == "long_accuracy") & metrics["condition"].astype(str).str.isdigit()]
-    fig, (left, right) = _blank(12, 4, 2)
+    fig, (left, right) = _blank(10.5, 4, 2)
     _draw_dots(left, auc[auc["method"].isin(HEADLINE_SELECTORS)], "AUC for samples that need far evidence", 0.5)
     left.set_title("Who finds the samples with far evidence?")
     rank = {m: i for i, m in enumerate(HEADLINE_STRATEGIES)}
     shown = skip[skip["method"].isin(rank)].sort_values("method", key=lambda m: m.map(rank), kind="stable")
-    _draw_by_length(right, shown, "answer tokens right")
+    _draw_by_length(right, shown)
+    if len(shown):
+        right.legend(loc="lower left")  # beside the axes there is no room; recall of short contexts stays above it
     right.set_title("Short samples only: what extends the window?")
     return fig
 
@@ -290,6 +289,7 @@ def verdict_table(verdicts: pd.DataFrame) -> str:
     """Markdown table of verdicts (`claims.verdicts`): claim, verdict, difference with its 95 % interval."""
     lines = ["| claim | of | verdict | difference [95 %] | seeds |", "|---|---|---|---|---|"]
     for row in verdicts.itertuples():
-        difference = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" if np.isfinite(row.difference) else row.reason
+        interval = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+        difference = "; ".join([interval] * bool(np.isfinite(row.difference)) + [row.reason] * bool(row.reason))
         lines.append(f"| {row.statement} | {row.paper} | **{row.verdict}** | {difference} | {row.seeds} |")
     return "\n".join(lines) + "\n"

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from gateau_lib.claims import SEEDS, t_interval
-from gateau_lib.style import BLACK, BLUE, CYCLE, GREY, MARKERS, ORANGE, RED, label, styled
+from gateau_lib.style import BLACK, BLUE, GREY, ORANGE, RED, label, look, styled
 
 
 @styled
@@ -28,12 +28,12 @@ def positions(drawn: Mapping[str, Sequence[int]], prompt: int, window: int, targ
         axis.plot([0, target], [y, y], color="#E4E4E4", linewidth=1, zorder=0)
         axis.vlines(ids[:prompt], y - 0.32, y + 0.32, color=BLUE, linewidth=0.7)
         axis.vlines(ids[prompt:], y - 0.32, y + 0.32, color=RED, linewidth=0.7)
-    axis.axvline(window, color=GREY, linestyle="--", linewidth=1)
+    dashed = axis.axvline(window, color=GREY, linestyle="--", linewidth=1, label="short window")
     axis.set_yticks(range(len(drawn)), [label(s) for s in drawn])
     axis.set(xlabel="position id", xlim=(-target * 0.01, target), ylim=(len(drawn) - 0.5, -0.5))
     axis.grid(False)
     turns = [Patch(color=BLUE, label="user turn"), Patch(color=RED, label="response")]
-    fig.legend(handles=turns, loc="outside lower center", ncols=2)
+    fig.legend(handles=[*turns, dashed], loc="outside lower center", ncols=3)
     return fig
 
 
@@ -91,7 +91,7 @@ def needle_maps(panels: Mapping[str, pd.DataFrame]) -> Figure:
         axis.set_visible(False)
     fig.supxlabel("context length, tokens", fontsize=9)
     fig.supylabel("depth of the needle", fontsize=9)
-    fig.colorbar(image, ax=axes, shrink=0.7)
+    fig.colorbar(image, ax=axes, shrink=0.7, label="answer tokens right")
     return fig
 
 
@@ -127,10 +127,10 @@ def perplexity_lines(rows: pd.DataFrame) -> Figure:
         seeds = group.groupby(["length", "seed"])["nll"].mean()
         means = seeds.groupby(level="length").mean()
         x = means.index * 2 ** (0.04 * (i - (len(groups) - 1) / 2))  # side by side, so that intervals do not hide each other
-        axis.plot(x, np.exp(means), label=label(method), color=CYCLE[i % 8], marker=MARKERS[i % 8], markersize=5)
+        axis.plot(x, np.exp(means), label=label(method), markersize=5, **look(method, i))
         if len(seeds) >= SEEDS * len(means):
             low, high = np.exp([t_interval(values)[1:] for _, values in seeds.groupby(level="length")]).T
-            axis.vlines(x, low, high, color=CYCLE[i % 8], alpha=0.6, linewidth=1)
+            axis.vlines(x, low, high, color=look(method, i)["color"], alpha=0.6, linewidth=1)
     axis.set_xscale("log", base=2)
     axis.set_yscale("log", base=2)
     axis.yaxis.set_major_formatter("{x:,.0f}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import pandas as pd
 from matplotlib.figure import Figure
 
 from gateau_lib.store import Study, atomic_write, figure_path
@@ -44,8 +45,9 @@ STYLE = {
 LABELS = {
     "theta_a": "short model",
     "theta_a_ntk": "short model, NTK-extended",
-    "theta_a_stretched": "no fine-tuning (stretched)",
+    "theta_a_stretched": "stretched, not tuned",
     "theta_b": "long model",
+    "base": "long model, not tuned",
     "hmg_minmax_ntk": "HMG as published",
     "hmg_minmax_truncate": "HMG, truncated reader",
     "hmg_minmax_raw": "HMG, raw reader",
@@ -67,6 +69,10 @@ LABELS = {
     "prolong_no_specificity": "ProLong without specificity",
     "ifd": "IFD",
     "longest": "longest first",
+    "length_matched": "random, same lengths",
+    "full": "whole pool",
+    "full_epochs": "whole pool, equal epochs",
+    "short_only": "short samples only",
     "n_tokens": "length",
     "nll_long": "NLL, long model",
     "gateau": "GATEAU",
@@ -82,12 +88,32 @@ LABELS = {
     "skip_outer": "Skip-Outer",
     "skip_inner": "Skip-Inner",
     "skip_all": "Skip-All",
+    "randpos": "RandPos",
 }
+# Models that stand in several figures of lines look the same in all of them.
+LINES = ["theta_a_stretched", "normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all", "base"]
 
 
 def label(method: str) -> str:
     """The name a reader sees for a method of the metrics rows."""
     return LABELS.get(method, method.replace("_", " "))
+
+
+def look(method: str, place: int) -> dict[str, str]:
+    """Colour and marker of a method's line: its own if it has one, else those of its place in the figure."""
+    place = LINES.index(method) if method in LINES else place
+    return {"color": CYCLE[place % 8], "marker": MARKERS[place % 8]}
+
+
+def text_table(frame: pd.DataFrame) -> Any:
+    """A table of words for a notebook to display, read from the left in every viewer; the index is not shown.
+
+    It is Markdown, since viewers set the cells of pandas' own tables to the right and some drop its styles.
+    """
+    from IPython.display import Markdown
+
+    rows = [[str(value) for value in row] for row in frame.itertuples(index=False)]
+    return Markdown("\n".join("| " + " | ".join(row) + " |" for row in [list(frame), ["---"] * len(frame.columns), *rows]))
 
 
 def save(study: Study, fig: Figure, name: str) -> Path:

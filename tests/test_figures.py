@@ -40,7 +40,6 @@ SCORES = pd.DataFrame(
 )
 SEGMENTS = pd.DataFrame({"segment": range(9), "importance": np.full(9, 1 / 9), "attention": np.full(9, 1 / 9)})
 COUNTS = pd.DataFrame([{"selection": s, "kind": k, "count": n} for s in ("gateau", "random") for n, k in enumerate(KINDS)])
-CELLS = pd.DataFrame([{"length": n, "depth": d, "value": d} for n in (256, 2048) for d in (0.0, 0.5, 1.0)])
 STRATEGY = metric_rows("long_accuracy", figures.HEADLINE_STRATEGIES, ["256", "2048"])
 AUC = metric_rows("auc", figures.HEADLINE_SELECTORS, ["independent", "confounded"])
 CASES = {
@@ -50,10 +49,9 @@ CASES = {
     "scores": (lambda: figures.scores_by_kind(SCORES, ["far"]), "HMG as published"),
     "dots": (lambda: figures.dots(AUC), "confounded"),
     "importance": (lambda: figures.importance_and_attention(SEGMENTS, [3]), "attention from the response"),
-    "pairs": (lambda: figures.pair_matrix(terms()), "earlier segment j"),
+    "pairs": (lambda: figures.pair_matrix(terms(), 0.1, "dependent"), "earlier segment j"),
     "correlation": (lambda: figures.correlation(SCORES.pivot_table(index="kind", columns="method").T.corr()), "Spearman"),
     "composition": (lambda: figures.composition(COUNTS), "near duplicate"),
-    "needle": (lambda: figures.needle_map(CELLS), "depth of the needle"),
     "headline": (lambda: figures.headline(pd.concat([AUC, STRATEGY])), "Who finds the samples"),
 }
 
@@ -71,11 +69,11 @@ def test_figure_is_svg_with_its_text_and_stable_bytes(name):
 def test_same_bytes_in_another_process(tmp_path, monkeypatch):
     monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path))
     study = store.open_study("smoke")
-    path = figures.save(study, figures.needle_map(CELLS), "07_needle")
-    assert path == tmp_path / "smoke" / "figures" / "07_needle.svg"
+    path = figures.save(study, figures.composition(COUNTS), "05_selections")
+    assert path == tmp_path / "smoke" / "figures" / "05_selections.svg"
     code = (
         "import pandas as pd; from gateau_lib import figures; from gateau_lib.style import svg;"
-        f"print(svg(figures.needle_map(pd.DataFrame({CELLS.to_dict('list')}))), end='')"
+        f"print(svg(figures.composition(pd.DataFrame({COUNTS.to_dict('list')}))), end='')"
     )
     again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert again.stdout == path.read_text(encoding="utf-8")
@@ -88,5 +86,32 @@ def test_verdict_table_lists_every_claim():
 
 
 def test_figures_of_metrics_say_when_there_is_nothing_to_draw():
-    for draw in (figures.dots, figures.by_length, figures.headline):
+    for draw in (figures.dots, lambda rows: figures.by_length(rows, {"short window": 256}), figures.headline):
         assert "no rows at this scale" in svg(draw(AUC.iloc[:0]))
+
+
+def test_verdict_table_tells_why_a_verdict_is_inconclusive():
+    verdict = {"statement": "A keeps B.", "paper": "ours", "verdict": "inconclusive", "seeds": 3, "reason": "tolerance too wide"}
+    table = figures.verdict_table(pd.DataFrame([verdict | {"difference": 0.01, "low": -0.1, "high": 0.1}]))
+    assert "+0.010 [-0.100, +0.100]; tolerance too wide" in table
+
+
+def test_shares_close_to_one_are_drawn_large_and_rankings_from_zero_to_one():
+    high = AUC.assign(value=0.95 + 0.04 * RNG.random(len(AUC)))
+    assert figures.dots(high, "answer tokens right", chance=None).axes[0].get_xlim()[0] > 0.5
+    assert figures.dots(high).axes[0].get_xlim() == (-0.02, 1.02)
+
+
+def test_evenly_spaced_lengths_have_a_linear_axis_and_doubling_ones_a_logarithmic_one():
+    for lengths, scale in ((["256", "512", "1024"], "log"), (["256", "512", "768"], "linear")):
+        assert figures.by_length(metric_rows("a", ["normal", "pose"], lengths), {}).axes[0].get_xscale() == scale
+
+
+def test_a_strategy_looks_the_same_in_every_figure():
+    sets = (["pose"], ["normal", "pose"])
+    alone, together = (figures.by_length(STRATEGY[STRATEGY["method"].isin(shown)], {}) for shown in sets)
+    assert alone.axes[0].lines[0].get_color() == together.axes[0].lines[1].get_color()
+
+
+def test_text_table_is_markdown():
+    assert figures.text_table(pd.DataFrame({"kind": ["far"], "what": ["one `fact`"]})).data.endswith("|\n| far | one `fact` |")
