@@ -124,8 +124,19 @@ def test_report_is_self_contained_and_shows_both_ends(tmp_path):
     page = (tmp_path / "out" / "selected.report.html").read_text(encoding="utf-8")
     assert not re.search(r"(?:src|href)=\"(?!data:)", page) and "<script" not in page
     assert page.count("data:image/svg+xml;base64,") == 4 and page.count("Because é.") == 20
-    assert f"<td>{chosen[0]['id']}</td>" in page and "<b>r" not in page.replace("&lt;b&gt;r", "")
+    assert f'<td class="id">{chosen[0]["id"]}</td>' in page and "<b>r" not in page.replace("&lt;b&gt;r", "")
     assert page == (run(scores, data, "--top", "4"), (tmp_path / "out" / "selected.report.html").read_text(encoding="utf-8"))[1]
+
+
+def test_report_names_scores_as_the_study_does_and_cuts_between_words(tmp_path):
+    rows = make_rows()
+    scores, data = write(tmp_path, rows)
+    text = data.read_text(encoding="utf-8").replace("Because ", "Because " + "consequently " * 40)
+    data.write_text(text, encoding="utf-8")
+    run(scores, data, "--top", "4")
+    page = (tmp_path / "out" / "selected.report.html").read_text(encoding="utf-8")
+    assert "<h1>Selection by GATEAU</h1>" in page and 'alt="CAM against HMG"' in page and 'alt="GATEAU against tokens"' in page
+    assert "consequently …" in page and not re.search(r"cons[a-z]*(?<!consequently) …", page)
 
 
 def test_small_pool_shows_every_sample_once(tmp_path):
