@@ -153,7 +153,7 @@ def scores_by_kind(
     for axis in axes[len(methods) :]:
         axis.set_visible(False)
     names = [Patch(color=RED, label=wanted), Patch(color=BLUE, label="other")]
-    fig.legend(handles=names, loc="outside lower center", ncols=2)
+    fig.legend(handles=names, loc="outside upper center", ncols=2)
     return fig
 
 
@@ -192,7 +192,8 @@ def _draw_dots(axis: Axes, rows: pd.DataFrame, xlabel: str, chance: float | None
         axis.axvline(chance, color=GREY, linestyle="--", linewidth=1)
     if rows["value"].between(0, 1).all():  # a wide interval of few seeds must not squeeze the picture
         low, high = axis.get_xlim() if chance is None else (-1, 2)
-        axis.set_xlim(max(low, -0.02), min(high, 1.02))
+        high = min(high, 1.02)
+        axis.set_xlim(max(min(low, high - 0.1), -0.02), high)  # nor a tenth of a per cent look like a lot
     if len(conditions) > 1:
         axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(conditions))
 
@@ -273,7 +274,7 @@ def headline(metrics: pd.DataFrame) -> Figure:
     """The study in one picture: how well each selector finds far evidence, and SkipAlign by length (README)."""
     auc = metrics[(metrics["metric"] == "auc") & (metrics["condition"] == "independent")]
     skip = metrics[(metrics["metric"] == "long_accuracy") & metrics["condition"].astype(str).str.isdigit()]
-    fig, (left, right) = _blank(10.5, 4, 2)
+    fig, (left, right) = _blank(10, 4, 2)
     _draw_dots(left, auc[auc["method"].isin(HEADLINE_SELECTORS)], "AUC for samples that need far evidence", 0.5)
     left.set_title("Who finds the samples with far evidence?")
     rank = {m: i for i, m in enumerate(HEADLINE_STRATEGIES)}

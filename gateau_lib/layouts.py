@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator
 
 from gateau_lib.claims import SEEDS, t_interval
 from gateau_lib.style import BLACK, BLUE, GREY, ORANGE, RED, label, look, styled
@@ -133,6 +134,7 @@ def perplexity_lines(rows: pd.DataFrame) -> Figure:
             axis.vlines(x, low, high, color=look(method, i)["color"], alpha=0.6, linewidth=1)
     axis.set_xscale("log", base=2)
     axis.set_yscale("log", base=2)
+    axis.yaxis.set_major_locator(LogLocator(2, subs=(1, 1.5)))
     axis.yaxis.set_major_formatter("{x:,.0f}")
     lengths = sorted(rows["length"].unique())
     axis.set_xticks(lengths, [f"{length:,}" for length in lengths])
