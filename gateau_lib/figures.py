@@ -75,6 +75,7 @@ def loss_curves(log: pd.DataFrame) -> Figure:
         rows = log[log["model"] == model]
         axis.plot(rows["step"], rows["loss"], color=look(model, i)["color"], label=label(model))
     axis.set(xlabel="optimizer step", ylabel="loss, nats per token", ylim=(0, None))
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend()
     return fig
 

@@ -112,7 +112,7 @@ def text_table(frame: pd.DataFrame) -> Any:
     """
     from IPython.display import Markdown
 
-    rows = [[str(value) for value in row] for row in frame.itertuples(index=False)]
+    rows = [[str(value).replace("|", "\\|") for value in row] for row in frame.itertuples(index=False)]
     return Markdown("\n".join("| " + " | ".join(row) + " |" for row in [list(frame), ["---"] * len(frame.columns), *rows]))
 
 
