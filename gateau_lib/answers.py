@@ -23,6 +23,11 @@ def normalize(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
 
+def _words(text: str) -> list[str]:
+    """As `normalize`, but punctuation parts words: a text that goes on right after its answer still holds it."""
+    return normalize(re.sub(rf"[{re.escape(string.punctuation)}]", " ", text))
+
+
 def answer_parts(sample: Sample) -> list[tuple[int, int]]:
     """Where the answer stands in the response: character spans ``[start, end)``, in order.
 
@@ -57,9 +62,9 @@ def answer_tokens(sample: Sample, tokenizer: Any) -> np.ndarray:
 
 def exact_match(prediction: str, parts: Sequence[str]) -> bool:
     """Whether every part of an answer occurs in the prediction as consecutive normalised words, in order."""
-    words, place = normalize(prediction), 0
+    words, place = _words(prediction), 0
     for part in parts:
-        wanted = normalize(part)
+        wanted = _words(part)
         starts = range(place, len(words) - len(wanted) + 1)
         found = next((s for s in starts if words[s : s + len(wanted)] == wanted), None)
         if found is None:

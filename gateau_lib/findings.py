@@ -100,7 +100,8 @@ def sentence(row: Any) -> str:
     """One verdict in words, with its numbers; ``row`` is a row of `claims.verdicts`."""
     if not np.isfinite(row.difference):
         return f"**{row.verdict}** · {row.statement} ({row.reason}; `{row.id}`)"
-    numbers = f"{row.value:.3f} against {row.against:.3f}, difference {row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+    difference, low, high = (f"{round(x, 3) + 0.0:+.3f}" for x in (row.difference, row.low, row.high))  # no minus zero
+    numbers = f"{row.value:.3f} against {row.against:.3f}, difference {difference} [{low}, {high}]"
     note = f"; {row.reason}" if row.reason else ""
     return f"**{row.verdict}** · {row.statement} {numbers}, {row.seeds} seeds{note} (`{row.id}`)"
 

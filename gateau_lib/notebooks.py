@@ -90,7 +90,7 @@ def clean(executed: Notebook, original: Notebook, hide: Sequence[tuple[str, str]
         hide: (text, replacement) pairs for machine-specific paths in outputs.
     """
     kept = {c["id"]: c for c in original["cells"] if "id" in c}
-    cells = []
+    cells, tables = [], {}
     for number, cell in enumerate(c for c in executed["cells"] if "papermill-error-cell-tag" not in tags(c)):
         cell = dict(cell)
         if INJECTED in tags(cell):
@@ -101,7 +101,7 @@ def clean(executed: Notebook, original: Notebook, hide: Sequence[tuple[str, str]
             cell["id"] = f"cell-{number}"
             cell["metadata"] = {"tags": tags(cell)} if tags(cell) else {}
         if cell["cell_type"] == "code":
-            cell["outputs"] = _stable(_merge(cell["outputs"]), hide)
+            cell["outputs"] = _stable(_merge(cell["outputs"]), hide, tables)
         cells.append(cell)
     return {"cells": cells, "metadata": original["metadata"], "nbformat": 4, "nbformat_minor": 5}
 
@@ -120,15 +120,20 @@ def _merge(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return merged
 
 
-def _stable(value: Any, hide: Sequence[tuple[str, str]]) -> Any:
+def _stable(value: Any, hide: Sequence[tuple[str, str]], tables: dict[str, str]) -> Any:
+    """A value without what differs from run to run; random ids of styled tables become numbers, kept in ``tables``."""
     if isinstance(value, str):
         for text, replacement in hide:
             value = value.replace(text, replacement)
-        return re.sub(r"\bat 0x[0-9a-f]{6,}", "at 0x0", re.sub(r"\bT_[0-9a-f]{5}(?=[_\s\"{])", "T_table", value))
+        # A number each, not one name for all: a page's style sheet colours every table of that name.
+        value = re.sub(
+            r"\bT_[0-9a-f]{5}(?=[_\s\"{])", lambda m: tables.setdefault(m[0], f"T_table{len(tables) + 1}"), value
+        )
+        return re.sub(r"\bat 0x[0-9a-f]{6,}", "at 0x0", value)
     if isinstance(value, list):
-        return [_stable(v, hide) for v in value]
+        return [_stable(v, hide, tables) for v in value]
     if isinstance(value, dict):
-        return {k: _stable(v, hide) for k, v in value.items() if k != "transient"}
+        return {k: _stable(v, hide, tables) for k, v in value.items() if k != "transient"}
     return value
 
 

@@ -34,12 +34,14 @@ class Size(NamedTuple):
     mlp: int
     vocabulary: int
     tied: bool
+    biased: bool = False  # query, key, value and output projections have biases
 
     @property
     def parameters(self) -> int:
-        """Weights, with key and value heads as many as query heads."""
+        """Weights, norms and biases, with key and value heads as many as query heads."""
         embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
-        return self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.mlp) + embeddings
+        vectors = (2 * self.layers + 1 + 4 * self.layers * self.biased) * self.hidden
+        return self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.mlp) + vectors + embeddings
 
     def forward(self, tokens: float, context: float) -> float:
         """Operations to read ``tokens`` tokens in sequences of ``context`` tokens."""
@@ -64,7 +66,7 @@ def size(profile: Profile) -> Size:
     from gateau_lib.tokenizer import build_tokenizer
 
     mlp = -(-profile.hidden_size * 8 // 3 // 32) * 32  # as models.build_llama
-    return Size(profile.layers, profile.hidden_size, mlp, len(build_tokenizer()), tied=True)
+    return Size(profile.layers, profile.hidden_size, mlp, len(build_tokenizer()), tied=True, biased=True)
 
 
 def work(profile: Profile) -> list[Work]:

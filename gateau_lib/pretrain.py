@@ -31,17 +31,24 @@ from gateau_lib.world import Cast, Fact, Piece
 BACKGROUND_WEIGHT = 0.05  # mean loss weight of a token that nothing before it determines
 BACKGROUND_SAMPLE = 0.2  # share of those tokens that get a loss at all: output logits are 40 % of a step
 SHORT_LEARNING_RATE = 3e-3  # peak
-LONG_LEARNING_RATE = 2e-3
-COPY_SHARE = 0.25  # rows that are copy practice
+LONG_LEARNING_RATE = 2.5e-3
+NEAR_COPY_SHARE, FAR_COPY_SHARE = 0.25, 0.15  # rows that are copy practice, see RowMaker.copying
+FAR_COPY_WEIGHT = 0.3  # loss weight of a word copied from far: at 1.0 these rows would outweigh all recalls of the documents
+NEAR_RATES = 0.40, 0.45  # chances that a sentence tells a fact, or recalls one
+FAR_RATES = 0.40, 0.20  # recalling less than is told lets facts grow old: at the near rates half of them are 80 tokens away
 RECALLED_ONCE = 0.75  # chance that a fact is not recalled again
 REAL_SHARE = 0.10  # rows whose filler is real documentation
 
 
 class RowMaker:
-    """Endless rows of planted text as token ids with loss weights; one generator state, so that a seed fixes every row."""
+    """Endless rows of planted text as token ids with loss weights; one generator state, so that a seed fixes every row.
 
-    def __init__(self, tokenizer: Any, seed: int, question_share: float):
+    ``far``: rows for a model that can copy already and has to learn it over long distances, see `copying`.
+    """
+
+    def __init__(self, tokenizer: Any, seed: int, question_share: float, far: bool = False):
         self.rng = np.random.default_rng(seed)
+        self.far = far
         self.tokenizer = tokenizer
         self.question_share = question_share
         self._ids = cache(lambda text: tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
@@ -83,10 +90,9 @@ class RowMaker:
         return [(f"\n\n{asked}", False), ("\n\n", False), *answer_pieces, ("\n\n", False)]
 
     def document(self, window: int) -> tuple[list[int], list[float]]:
-        """``window`` + 1 tokens of a document: news, filler and recalls of what it said before; dense when short."""
+        """``window`` + 1 tokens of a document: news, filler and recalls of what it said before."""
         rng, cast = self.rng, Cast(self.rng)
-        crowd = min(1.0, 256 / window)  # facts and recalls get sparser as the window grows
-        p_fact, p_recall = 0.15 + 0.25 * crowd, 0.20 + 0.25 * crowd
+        p_fact, p_recall = FAR_RATES if self.far else NEAR_RATES
         real = rng.random() < REAL_SHARE
         known: list[list[Fact]] = []
         ids, weights = [self.tokenizer.bos_token_id], [0.0]
@@ -109,14 +115,25 @@ class RowMaker:
         return ids[: window + 1], weights[: window + 1]
 
     def copying(self, window: int) -> tuple[list[int], list[float]]:
-        """Words repeated with a random period: a fixed one would be learned as a trick of position, not of content."""
+        """Words repeated with a random period: a fixed one would be learned as a trick of position, not of content.
+
+        Near: at most 30 words, all different, from which copying is learned at all. Far: periods of up to half the window,
+        whose words occur more than once, so that only a match of several words tells where to go on.
+        """
         rng = self.rng
-        period = int(rng.integers(2, 31))
+        period = int(np.exp(rng.uniform(np.log(2), np.log(window / 2)))) if self.far else int(rng.integers(2, 31))
         lead = [world.pick(rng, world.VALUES) for _ in range(int(rng.integers(0, 8)))]
-        block = [world.VALUES[i] for i in rng.permutation(len(world.VALUES))[:period]]
+        if self.far:
+            block = [world.pick(rng, world.VALUES) for _ in range(period)]
+            for place, name in zip(rng.permutation(period // 6), rng.permutation(world.NAMES), strict=False):
+                block[6 * place : 6 * place + 2] = [name, "is"]
+        else:
+            block = [world.VALUES[i] for i in rng.permutation(len(world.VALUES))[:period]]
         words = lead + block * (window // period + 2)
         ids = [self.tokenizer.bos_token_id] + [self._ids(" " + w)[0] for w in words]
-        weights = [0.0] + [BACKGROUND_WEIGHT] * (len(lead) + period) + [1.0] * (len(words) - len(lead) - period)
+        unknown = len(lead) + period
+        known = FAR_COPY_WEIGHT if self.far else 1.0
+        weights = [0.0] + [BACKGROUND_WEIGHT] * unknown + [known] * (len(words) - unknown)
         return ids[: window + 1], weights[: window + 1]
 
     def batch(self, window: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,13 +142,15 @@ class RowMaker:
         Returns:
             ids ``(rows, window + 1)`` int64 and weights of the same shape, float32; ``rows * window`` is about ``tokens``.
         """
+        copies = FAR_COPY_SHARE if self.far else NEAR_COPY_SHARE
         rows = [
-            self.copying(window) if self.rng.random() < COPY_SHARE else self.document(window)
+            self.copying(window) if self.rng.random() < copies else self.document(window)
             for _ in range(max(1, tokens // window))
         ]
         ids, weights = torch.tensor([r[0] for r in rows]), np.array([r[1] for r in rows], dtype=np.float32)
         sampled = self.rng.random(weights.shape) < BACKGROUND_SAMPLE
-        weights = np.where(weights == 1.0, 1.0, weights * sampled / BACKGROUND_SAMPLE).astype(np.float32)
+        background = weights == np.float32(BACKGROUND_WEIGHT)
+        weights = np.where(background, weights * sampled / BACKGROUND_SAMPLE, weights).astype(np.float32)
         return ids, torch.from_numpy(weights)
 
 
@@ -152,8 +171,8 @@ def weighted_loss(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tens
 
 @torch.no_grad()
 def recall_accuracy(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor) -> float:
-    """Share of determined tokens (weight 1) that are the model's first choice."""
-    where = weights[:, 1:] == 1.0
+    """Share of determined tokens (weight above the background's) that are the model's first choice."""
+    where = weights[:, 1:] > BACKGROUND_WEIGHT / BACKGROUND_SAMPLE
     return float((_logits(model, ids, where).argmax(-1) == ids[:, 1:][where]).float().mean())
 
 
@@ -170,6 +189,7 @@ def train(
     seed: int,
     question_share: float,
     learning_rate: float,
+    far: bool = False,
     log_every: int = 10,
     at_stage_end: Callable[[int, PreTrainedModel], None] = lambda stage, model: None,
 ) -> list[dict[str, float]]:
@@ -177,12 +197,13 @@ def train(
 
     Args:
         stages: ``(window in tokens, steps, tokens a step)``, in order.
+        far: of `RowMaker`.
         at_stage_end: called with the stage number and the model, for checkpoints.
 
     Returns:
         Log rows: step, window, loss (nats per weighted token), recall (share), tokens seen, seconds.
     """
-    rows = RowMaker(tokenizer, seed, question_share)
+    rows = RowMaker(tokenizer, seed, question_share, far)
     where = model.device
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     total = sum(steps for _, steps, _ in stages)
@@ -258,6 +279,7 @@ def build_pair(
         tokenizer,
         long_stages,
         learning_rate=LONG_LEARNING_RATE,
+        far=True,
         at_stage_end=lambda stage, model: save(model, f"long_stage{stage}"),
         **(settings | {"seed": seed + 1}),
     )

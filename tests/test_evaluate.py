@@ -123,6 +123,7 @@ def test_exact_match_wants_the_words_together_and_in_order():
     assert not exact_match("amber foxes", ["amber fox"])  # words, not characters
     assert exact_match("red fox, then blue owl", ["red fox", "blue owl"])
     assert not exact_match("blue owl, red fox", ["red fox", "blue owl"])
+    assert exact_match("is amber fox.What is", ["amber fox"]) and exact_match("the U.S. code-word", ["U.S. code-word"])
 
 
 def test_frame_words_earn_nothing():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gateau_lib.notebooks import code_cells, read, source, write_text
+from gateau_lib.notebooks import clean, code_cells, read, source, write_text
 from gateau_lib.profiles import resolve
 from gateau_lib.steps import UPSTREAM, Step
 from gateau_lib.store import Study
@@ -99,3 +99,19 @@ def test_site_builds_from_executed_notebooks_and_loads_nothing_remote(smoke, tmp
     for path in (smoke / "notebooks").glob("*.ipynb"):
         page = (tmp_path / "html" / "notebooks" / f"{path.stem}.html").read_text()
         assert not re.findall(r"<(?:script|img|link|iframe)[^>]+(?:src|href)=\"(?:https?:)?//[^\"]+", page)
+
+
+def test_styled_tables_keep_apart():
+    """With one id for all, a page's style sheet gave every table the colours of the last one."""
+
+    def cell(name, table):
+        html = f'<style>#T_{table}_row0 {{color: red}}</style><table id="T_{table}"></table>'
+        output = {"output_type": "display_data", "data": {"text/html": html}, "metadata": {}}
+        return {"cell_type": "code", "id": name, "source": "", "outputs": [output], "execution_count": 1, "metadata": {}}
+
+    original = {"cells": [cell("a", "0a1b2"), cell("b", "fffff")], "metadata": {}}
+    again = {"cells": [cell("a", "99999"), cell("b", "0a1b2")], "metadata": {}}
+    first = clean(original, original)
+    html = [c["outputs"][0]["data"]["text/html"] for c in first["cells"]]
+    assert "#T_table1_row0" in html[0] and 'id="T_table1"' in html[0] and 'id="T_table2"' in html[1]
+    assert clean(again, original) == first

@@ -16,7 +16,15 @@ from transformers import LlamaForCausalLM
 
 from gateau_lib import corpus, pretrain, store
 from gateau_lib.models import build_llama, load, rope_theta
-from gateau_lib.pretrain import BACKGROUND_SAMPLE, BACKGROUND_WEIGHT, RowMaker, recall_accuracy, train, weighted_loss
+from gateau_lib.pretrain import (
+    BACKGROUND_SAMPLE,
+    BACKGROUND_WEIGHT,
+    FAR_COPY_WEIGHT,
+    RowMaker,
+    recall_accuracy,
+    train,
+    weighted_loss,
+)
 from gateau_lib.tokenizer import build_tokenizer
 
 WORDS = build_tokenizer()
@@ -96,6 +104,29 @@ def test_copied_words_count_from_their_second_time_on():
         assert fitting
         periods.add(fitting[0])
     assert len(periods) > 8
+
+
+def test_far_practice_has_long_periods_and_words_that_occur_twice():
+    maker = RowMaker(WORDS, 4, 0.3, far=True)
+    periods, repeated = [], 0
+    for _ in range(40):
+        ids, weights = maker.copying(512)
+        start = weights.index(FAR_COPY_WEIGHT)
+        assert all(w == BACKGROUND_WEIGHT for w in weights[1:start]) and all(w == FAR_COPY_WEIGHT for w in weights[start:])
+        periods.append(next(p for p in range(1, start) if all(ids[i] == ids[i - p] for i in range(start, len(ids)))))
+        repeated += len(set(ids[1:start])) < start - 1
+    assert max(periods) > 100 and repeated > 20
+
+
+def test_far_documents_recall_what_is_far():
+    def median_distance(far):
+        found = []
+        for text, _, _ in rows(RowMaker(WORDS, 2, 0.0, far), 2048, 12):
+            for match in re.finditer(r"Again, the \w+ of \w+ is ((?:\w+ ){3}\w+)", text):
+                found.append(len(text[text.rfind(match[1], 0, match.start()) : match.start()].split()))
+        return np.median(found)
+
+    assert median_distance(True) > 2 * median_distance(False)
 
 
 def test_batch_thins_the_background_without_changing_its_mean():
