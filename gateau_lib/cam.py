@@ -8,26 +8,22 @@ rows are taken beside the fast kernel in the pass that also gives the response's
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.special import softmax
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers import PreTrainedModel
 
-from gateau_lib.nll import BATCH_TOKENS, NonFiniteLoss, batch_nll, continuation_nll, plan_batches
+from gateau_lib.attention import Layer, check_layers
+from gateau_lib.models import rope_edge
+from gateau_lib.nll import BATCH_TOKENS, NonFiniteLoss, SequenceError, batch_nll, continuation_nll, named, run_batches
 from gateau_lib.samples import Encoded, segments
 
 IMPORTANCES = ("softmax_nll", "softmax_ppl", "ppl")
 ATTENTIONS = ("sum", "softmax")
 SIGNS = ("misaligned", "aligned")
-_IMPLEMENTATION = "sdpa_with_segments"
-_SCORE_ELEMENTS = 2**25  # attention weights held at the same time: 128 MiB in fp32
 
 
 @dataclass(frozen=True)
@@ -50,83 +46,21 @@ class LongPass:
         return self.attention * self.keys
 
 
-@dataclass
-class _Probe:
-    """Where responses and contexts stand in a batch, and the attention collected so far."""
-
-    responses: list[tuple[int, int]]  # rows [start, stop) of each sequence
-    contexts: list[tuple[int, int]]
-    segment_length: int
-    found: list[list[torch.Tensor]] = field(default_factory=list)  # per layer, per sequence: (segments,)
-
-
-def _segment_mean(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    mask: torch.Tensor | None,
-    scaling: float,
-    response: tuple[int, int],
-    context: tuple[int, int],
-    segment_length: int,
-) -> torch.Tensor:
-    """Attention of one sequence's response rows to its segments: query (Hq, N, D), key (Hkv, N, D) -> (segments,), float64."""
-    (start, stop), (first, last) = response, context
-    kv_heads, head_dim = key.shape[0], key.shape[2]
-    keys = key[:, :stop].float().transpose(1, 2)  # (Hkv, D, K); fp32 scores, as the fused kernel accumulates them
-    step = max(1, _SCORE_ELEMENTS // (query.shape[0] * stop))
-    total = torch.zeros(last - first, dtype=torch.float64, device=query.device)
-    columns = torch.arange(stop, device=query.device)
-    for begin in range(start, stop, step):
-        end = min(begin + step, stop)
-        rows = query[:, begin:end].float().reshape(kv_heads, -1, head_dim)  # (Hkv, G * R, D), heads stay in order
-        scores = (rows @ keys * scaling).view(query.shape[0], end - begin, stop)  # (Hq, R, K)
-        seen = columns <= torch.arange(begin, end, device=query.device)[:, None]  # (R, K)
-        if mask is not None:  # a sliding window, say; None means plain causal
-            seen = seen & mask[:, begin:end, :stop] if mask.dtype == torch.bool else seen & (mask[:, begin:end, :stop] == 0)
-        weights = scores.masked_fill_(~seen, float("-inf")).softmax(-1)
-        total += weights[:, :, first:last].sum((0, 1)).double()
+def segment_mean(layer: Layer, b: int, sample: Encoded, segment_length: int) -> torch.Tensor:
+    """Attention from the response's rows of sequence b to each segment: mean over heads, rows and keys, (segments,), float64."""
+    start, stop = len(sample.prompt), len(sample.ids)
+    first, last = len(sample.start), len(sample.start) + len(sample.context)
+    total = torch.zeros(last - first, dtype=torch.float64, device=layer.query.device)
+    for begin, end in layer.chunks(start, stop):
+        seen, weights = layer.weights(b, begin, end)  # (Hq, rows, keys from `seen` on)
+        if seen < last:
+            total[max(0, seen - first) :] += weights[:, :, max(0, first - seen) : last - seen].sum((0, 1)).double()
     padding = -(last - first) % segment_length
     sums = torch.nn.functional.pad(total, (0, padding)).view(-1, segment_length).sum(1)  # (segments,)
     sizes = torch.full_like(sums, segment_length)
     if padding:
         sizes[-1] -= padding
-    return sums / sizes / (query.shape[0] * (stop - start))
-
-
-def _attention_with_segments(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    segment_probe: _Probe | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """SDPA, and beside it the attention of the probe's response rows to the probe's segments."""
-    if segment_probe is None:
-        raise ValueError("this model does not hand keyword arguments to its attention layers; use a Llama-like model")
-    scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
-    layer = []
-    for b, (response, context) in enumerate(zip(segment_probe.responses, segment_probe.contexts, strict=True)):
-        mask = None if attention_mask is None else attention_mask[b if attention_mask.shape[0] > 1 else 0]
-        layer.append(_segment_mean(query[b], key[b], mask, scaling, response, context, segment_probe.segment_length))
-    segment_probe.found.append(layer)
-    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
-
-
-# Both or neither: an attention function without its mask function is called with attention_mask=None, padded or not.
-AttentionInterface.register(_IMPLEMENTATION, _attention_with_segments)
-AttentionMaskInterface.register(_IMPLEMENTATION, sdpa_mask)
-
-
-@contextmanager
-def _segments_probed(model: PreTrainedModel) -> Iterator[None]:
-    before = model.config._attn_implementation
-    model.set_attn_implementation(_IMPLEMENTATION)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
+    return sums / sizes / (layer.query.shape[1] * (stop - start))
 
 
 @torch.inference_mode()
@@ -143,32 +77,40 @@ def long_pass(
     Queries are the positions of the response tokens (all of them, the last one too). No N x N matrix is built; softmax of the
     attention rows is in fp32 for every model dtype. A sample without context has no segments: ``attention`` is (layers, 0).
 
+    Layers with a sliding window give segments out of the window's sight exactly 0, and layers with soft-capped scores are capped.
+
     Raises:
         ValueError: segment length below 1, a sample with nothing before its response.
-        NonFiniteLoss: NaN or infinity, naming the sample.
+        ModelError: a family whose attention cannot be read, or a layer without softmax attention.
+        NonFiniteLoss, OutOfMemory: naming the sample.
     """
     if segment_length < 1:
         raise ValueError(f"segment_length must be at least 1 token, got {segment_length}")
     for sample in encoded:
         if not sample.prompt:
             raise ValueError(f"sample {sample.id!r}: nothing stands before the response; give it an instruction")
-    done: dict[int, LongPass] = {}
-    with _segments_probed(model):
-        for group in plan_batches([len(s.ids) for s in encoded], batch_tokens):
-            chosen = [encoded[i] for i in group]
-            probe = _Probe(
-                [(len(s.prompt), len(s.ids)) for s in chosen],
-                [(len(s.start), len(s.start) + len(s.context)) for s in chosen],
-                segment_length,
-            )
-            losses = batch_nll(model, [s.ids for s in chosen], [len(s.response) for s in chosen], count, segment_probe=probe)
-            for b, (index, loss) in enumerate(zip(group, losses, strict=True)):
-                attention = torch.stack([layer[b].cpu() for layer in probe.found]).numpy()  # (layers, segments)
-                if not (np.isfinite(loss).all() and np.isfinite(attention).all()):
-                    raise NonFiniteLoss(index, f"sample {encoded[index].id!r}")
-                keys = np.array([len(s) for s in segments(encoded[index].context, segment_length)], dtype=int)
-                done[index] = LongPass(float(loss.mean()), loss, attention, keys)
-    return [done[i] for i in range(len(encoded))]
+
+    def run(group: list[int]) -> list[LongPass]:
+        chosen, layers = [encoded[i] for i in group], []
+
+        def tap(layer: Layer) -> None:
+            layers.append([segment_mean(layer, b, sample, segment_length) for b, sample in enumerate(chosen)])
+
+        losses = batch_nll(model, [s.ids for s in chosen], [len(s.response) for s in chosen], count, tap)
+        check_layers(model, len(layers))
+        passes = []
+        for b, (index, loss) in enumerate(zip(group, losses, strict=True)):
+            attention = torch.stack([layer[b].cpu() for layer in layers]).numpy()  # (layers, segments)
+            if not (np.isfinite(loss).all() and np.isfinite(attention).all()):
+                raise NonFiniteLoss(index)
+            keys = np.array([len(s) for s in segments(encoded[index].context, segment_length)], dtype=int)
+            passes.append(LongPass(float(loss.mean()), loss, attention, keys))
+        return passes
+
+    try:
+        return run_batches([len(s.ids) for s in encoded], batch_tokens, run, rope_edge(model))
+    except SequenceError as error:
+        raise named(error, error.index, f"sample {encoded[error.index].id!r}") from None
 
 
 def segment_importance(
@@ -191,15 +133,16 @@ def segment_importance(
         For each sample an array (segments,), nats per token; empty for a sample without context.
 
     Raises:
-        NonFiniteLoss: NaN or infinity, naming the sample.
+        NonFiniteLoss, OutOfMemory: naming the sample and the segment; ``index`` is the sample's place.
     """
     result = []
-    for sample in encoded:  # one call a sample: its segments have one length, so they fill batches without padding
+    # One call a sample: its segments have one length, so they fill batches without padding.
+    for place, sample in enumerate(encoded):
         prefixes = [sample.start + s + sample.instruction for s in segments(sample.context, segment_length)]
         try:
             losses = continuation_nll(model, prefixes, [sample.response] * len(prefixes), batch_tokens=batch_tokens, count=count)
-        except NonFiniteLoss as error:
-            raise NonFiniteLoss(error.index, f"sample {sample.id!r}, segment {error.index}") from None
+        except SequenceError as error:
+            raise named(error, place, f"sample {sample.id!r}, segment {error.index}") from None
         sizes = [len(sample.response) + (len(p) if as_released else 0) for p in prefixes]
         result.append(np.array([loss.sum() / size for loss, size in zip(losses, sizes, strict=True)]))
     return result

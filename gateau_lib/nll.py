@@ -8,46 +8,113 @@ because transformers guesses packing from positions when there is no mask. The o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from gateau_lib.attention import Tap, exact
+from gateau_lib.models import rope_edge
 from gateau_lib.samples import Encoded
 
 BATCH_TOKENS = 16384  # padded tokens a forward pass, unless a single sequence is longer
 _HEAD_ROWS = 1024  # rows whose logits are in fp32 at the same time
 
+Result = TypeVar("Result")
 
-class NonFiniteLoss(ValueError):
-    """A loss that is NaN or infinite; ``index`` is the place of the sequence in the call."""
+
+class SequenceError(ValueError):
+    """A sequence that cannot be scored; ``index`` is its place in the call."""
+
+    reason = "cannot be scored"
 
     def __init__(self, index: int, name: str | None = None) -> None:
-        super().__init__(
-            f"{name or f'sequence {index}'}: the model's loss is NaN or infinite; "
-            "load the model in float32 or bfloat16, and check that its folder is not damaged"
-        )
+        super().__init__(f"{name or f'sequence {index}'}: {self.reason}")
         self.index = index
 
 
-def plan_batches(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> list[list[int]]:
-    """Indices grouped by similar length, longest group first, each at most ``batch_tokens`` padded tokens (or one sequence)."""
+class NonFiniteLoss(SequenceError):
+    """A loss that is NaN or infinite."""
+
+    reason = "the model's loss is NaN or infinite; load the model in float32 or bfloat16, and check that its folder is whole"
+
+
+class OutOfMemory(SequenceError):
+    """A sequence that does not fit into memory even alone."""
+
+    reason = "does not fit into memory even alone; lower --max-length, or load the model in bfloat16 or on a larger device"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python ran out of memory: a device's error, Python's own, or the message of torch's CPU allocator."""
+    text = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    )
+
+
+def plan_batches(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS, edge: int | None = None) -> list[list[int]]:
+    """Indices grouped by similar length, longest group first, each at most ``batch_tokens`` padded tokens (or one sequence).
+
+    Args:
+        edge: sequences longer than this never share a batch with the others, see `models.rope_edge`.
+    """
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
     groups: list[list[int]] = []
     longest = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        apart = edge is not None and longest > edge >= lengths[index]
         # A quarter is the most padding that a sequence may get: past that, another forward pass is cheaper.
-        if groups and (len(groups[-1]) + 1) * longest <= batch_tokens and lengths[index] >= 0.75 * longest:
+        if groups and not apart and (len(groups[-1]) + 1) * longest <= batch_tokens and lengths[index] >= 0.75 * longest:
             groups[-1].append(index)
         else:
             groups.append([index])
             longest = lengths[index]
     return groups
+
+
+def run_batches(
+    lengths: Sequence[int], batch_tokens: int, run: Callable[[list[int]], Sequence[Result]], edge: int | None = None
+) -> list[Result]:
+    """``run(group)`` for groups of indices of similar length; all results in the order of ``lengths``.
+
+    A group that does not fit into memory is halved, and so are all groups after it that are as large.
+
+    Args:
+        run: one result an index of the group, in its order.
+
+    Raises:
+        OutOfMemory: one sequence alone does not fit.
+    """
+    done: dict[int, Result] = {}
+    todo = plan_batches(lengths, batch_tokens, edge)
+    while todo:
+        group = todo.pop(0)
+        try:
+            done.update(zip(group, run(group), strict=True))
+            continue
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Past the handler, so that the failed pass's tensors are no longer held by the traceback.
+        if len(group) == 1:
+            raise OutOfMemory(group[0])
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        rest = [index for left in (group, *todo) for index in left]
+        smaller = plan_batches([lengths[i] for i in rest], len(group) // 2 * lengths[group[0]], edge)
+        todo = [[rest[i] for i in part] for part in smaller]
+    return [done[i] for i in range(len(lengths))]
+
+
+def named(error: SequenceError, index: int, name: str) -> SequenceError:
+    """The same error for the caller's own numbering and name of the sequence."""
+    return type(error)(index, name)
 
 
 @contextmanager
@@ -74,12 +141,12 @@ def batch_nll(
     sequences: Sequence[Sequence[int]],
     n_targets: Sequence[int],
     count: Counter | None = None,
-    **to_model: Any,
+    tap: Tap | None = None,
 ) -> list[np.ndarray]:
     """One forward pass: NLL of the last ``n_targets[b]`` tokens of each sequence.
 
     Args:
-        to_model: further keyword arguments of the model's forward (attention functions receive them).
+        tap: sees every attention layer on the way, see `attention.exact`.
 
     Returns:
         For each sequence an array (n_targets[b],), float64, nats; the softmax is in fp32 whatever the model's dtype.
@@ -93,8 +160,8 @@ def batch_nll(
         targets.append(torch.as_tensor(sequence[-n:]))
     ids = ids.to(model.device)
     positions = torch.arange(longest, device=ids.device).expand(len(sequences), -1)
-    with head_on(model, torch.cat(rows)):
-        output = model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False, **to_model)
+    with exact(model, tap), head_on(model, torch.cat(rows)):
+        output = model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False)
     logits = output.logits[0]  # (R, vocabulary)
     wanted = torch.cat(targets).to(logits.device)
     chunks = zip(logits.split(_HEAD_ROWS), wanted.split(_HEAD_ROWS), strict=True)
@@ -126,19 +193,21 @@ def continuation_nll(
 
     Raises:
         ValueError: an empty prefix or target.
-        NonFiniteLoss: NaN or infinity, with the index.
+        NonFiniteLoss, OutOfMemory: with the index.
     """
     for index, (prefix, target) in enumerate(zip(prefixes, targets, strict=True)):
         if not len(prefix) or not len(target):
             raise ValueError(f"sequence {index}: prefix and target need at least one token each; give a start token as prefix")
-    found: dict[int, np.ndarray] = {}
-    for group in plan_batches([len(p) + len(t) for p, t in zip(prefixes, targets, strict=True)], batch_tokens):
+
+    def run(group: list[int]) -> list[np.ndarray]:
         losses = batch_nll(model, [[*prefixes[i], *targets[i]] for i in group], [len(targets[i]) for i in group], count)
         for index, loss in zip(group, losses, strict=True):
             if not np.isfinite(loss).all():
                 raise NonFiniteLoss(index)
-            found[index] = loss
-    return [found[i] for i in range(len(prefixes))]
+        return losses
+
+    lengths = [len(p) + len(t) for p, t in zip(prefixes, targets, strict=True)]
+    return run_batches(lengths, batch_tokens, run, rope_edge(model))
 
 
 def response_nll(
@@ -150,7 +219,8 @@ def response_nll(
         Array (n,), nats per response token, in the order of ``encoded``.
 
     Raises:
-        NonFiniteLoss: NaN or infinity, naming the sample.
+        ValueError: nothing before a response.
+        NonFiniteLoss, OutOfMemory: naming the sample.
     """
     for sample in encoded:
         if not sample.prompt:
@@ -159,6 +229,6 @@ def response_nll(
         losses = continuation_nll(
             model, [s.prompt for s in encoded], [s.response for s in encoded], batch_tokens=batch_tokens, count=count
         )
-    except NonFiniteLoss as error:
-        raise NonFiniteLoss(error.index, f"sample {encoded[error.index].id!r}") from None
+    except SequenceError as error:
+        raise named(error, error.index, f"sample {encoded[error.index].id!r}") from None
     return np.array([loss.mean() for loss in losses])

@@ -56,23 +56,25 @@ class Encoded:
         return self.prompt + self.response
 
 
-def encode(sample: Sample, tokenizer: Any, max_length: int | None = None) -> Encoded:
+def encode(sample: Sample, tokenizer: Any, max_length: int | None = None, chat: bool = False) -> Encoded:
     """Tokenize one sample; over-long context is cut on the left, instruction and response stay whole.
 
     Args:
         max_length: tokens of the whole sample at most; None for no limit (GATEAU cuts at 64,000).
+        chat: put the tokenizer's chat template around it: what the template writes before the user's text is ``start``, what it
+            writes after it ends ``instruction``; the response stays last, without the template's end of turn.
 
     Raises:
-        DataError: empty response, or instruction and response alone exceed ``max_length``.
+        DataError: empty response, instruction and response alone exceed ``max_length``, or a template that cannot be used.
     """
-
-    def ids(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
-
-    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     lead = SEPARATOR if sample.context else ""
-    context, instruction = ids(sample.context), ids(lead + sample.instruction + SEPARATOR)
-    response = ids(sample.response)
+    if chat:
+        before, after = _template(sample, tokenizer, sample.context + lead + sample.instruction)
+        start = _ids(before, tokenizer)
+    else:
+        start, after = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else [], SEPARATOR
+    context, instruction = _ids(sample.context, tokenizer), _ids(lead + sample.instruction + after, tokenizer)
+    response = _ids(sample.response, tokenizer)
     if not response:
         raise DataError(f"sample {sample.id!r}: the response is empty; give it an assistant message with text")
     dropped = 0
@@ -86,6 +88,47 @@ def encode(sample: Sample, tokenizer: Any, max_length: int | None = None) -> Enc
         dropped = max(0, len(context) - room)
         context = context[dropped:]
     return Encoded(sample.id, start, context, instruction, response, dropped)
+
+
+def _ids(text: str, tokenizer: Any) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
+
+
+def _template(sample: Sample, tokenizer: Any, user: str) -> tuple[str, str]:
+    """What the tokenizer's chat template writes before and after a user turn that asks for an answer."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError(f"sample {sample.id!r}: the model's tokenizer has no chat template; leave out --chat-template")
+
+    def written(text: str) -> str:
+        turns = [{"role": "user", "content": text}]
+        try:
+            return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # a template is a program of its own: jinja's errors, and whatever it raises itself
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(f"sample {sample.id!r}: the chat template fails ({reason}); leave out --chat-template") from None
+
+    marker = "\ue000user\ue001"  # private-use characters: in no template's own words
+    parts = written(marker).split(marker)
+    # Many templates strip the turn; white space at its ends then stays here, so that places in the text are the sample's own.
+    if len(parts) != 2 or written(user) not in (parts[0] + user + parts[1], parts[0] + user.strip() + parts[1]):
+        raise DataError(
+            f"sample {sample.id!r}: the chat template rewrites the user's text, so context and instruction cannot be "
+            "found in it; leave out --chat-template"
+        )
+    return parts[0], parts[1]
+
+
+def context_offsets(sample: Sample, tokenizer: Any, encoded: Encoded, segment_length: int) -> list[int]:
+    """Borders of the kept context's segments as character positions in ``sample.context``, one more than there are segments.
+
+    Segment i is ``context[offsets[i]:offsets[i + 1]]``; the first border is above 0 where context was cut on the left. A sample
+    without kept context has one border, its end.
+    """
+    if not encoded.context:
+        return [len(sample.context)]
+    read = tokenizer(sample.context, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    begins = [begin for begin, _ in read["offset_mapping"]][encoded.dropped :]
+    return [*begins[::segment_length], len(sample.context)]
 
 
 def evidence_tokens(sample: Sample, tokenizer: Any) -> list[tuple[int, int]]:
