@@ -12,18 +12,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.special import softmax
 from scipy.stats import entropy
-from torch.nn import functional
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel
 
-from gateau_lib.nll import BATCH_TOKENS, NonFiniteLoss, head_on
+from gateau_lib import prefixes
+from gateau_lib.nll import BATCH_TOKENS, NonFiniteLoss, continuation_nll, run_batches
 from gateau_lib.samples import segments
 
 THRESHOLD = 0.1  # pairs of less strength do not count (ProLong, prolong/run.py)
@@ -77,73 +74,49 @@ def pair_nll(
 
     Raises:
         ValueError: a pair beyond the document's segments, or not i > j.
+        NonFiniteLoss, OutOfMemory: a segment's loss is NaN or infinite, or it does not fit into memory.
     """
     parts = document_segments(token_ids, segment_length, window_segments, seed)
     pairs = np.asarray(pairs, dtype=int).reshape(-1, 2)
     if len(pairs) and not (pairs[:, 0].max() < len(parts) and pairs.min() >= 0 and (pairs[:, 0] > pairs[:, 1]).all()):
         raise ValueError(f"pairs must be i > j within the document's {len(parts)} whole segments")
-    alone: dict[int, float] = {}
-    given = np.empty(len(pairs))
-    targets, needed = set(pairs[:, 0].tolist()), np.unique(pairs)
-    at_once, batch = max(1, PREFIX_TOKENS // segment_length), max(1, batch_tokens // segment_length)
-    for first in range(0, len(needed), at_once):
-        prefixes = needed[first : first + at_once]
-        cache = DynamicCache()  # without the config: a sliding layer keeps all keys, and its mask hides those out of reach
-        losses = _read(model, [parts[i] for i in prefixes], cache, count)
-        alone |= {int(i): float(loss) for i, loss in zip(prefixes, losses, strict=True) if i in targets}
-        order = np.flatnonzero(np.isin(pairs[:, 1], prefixes))
-        order = order[np.argsort(pairs[order, 1], kind="stable")]  # rows of one prefix together
-        for chosen in np.split(order, range(batch, len(order), batch)):
-            rows = torch.as_tensor(np.searchsorted(prefixes, pairs[chosen, 1]), device=model.device)
-            given[chosen] = _read(model, [parts[i] for i in pairs[chosen, 0]], _after(cache, rows), count)
-    bad = np.flatnonzero(~np.isfinite(given))
-    if bad.size or not np.isfinite(list(alone.values())).all():
-        raise NonFiniteLoss(int(bad[0]) if bad.size else 0)
+    if not prefixes.reusable(model, segment_length):
+        return _whole_pairs(model, parts, pairs, batch_tokens, count)
+    needed, given = np.unique(pairs), np.empty(len(pairs))
+
+    def run(group: list[int]) -> list[float]:
+        """Loss alone of some segments; the pairs that they are the prefixes of are read while their keys and values are there."""
+        these = needed[group]
+        alone, cache = prefixes.read(model, [parts[i] for i in these], count)
+        order = np.flatnonzero(np.isin(pairs[:, 1], these))
+        order = order[np.argsort(pairs[order, 1], kind="stable")]
+        rows = np.searchsorted(these, pairs[order, 1])
+
+        def follow(batch: list[int]) -> list[float]:
+            return prefixes.read_after(model, cache, rows[batch], [parts[i] for i in pairs[order[batch], 0]], count)
+
+        given[order] = run_batches([segment_length] * len(order), batch_tokens, follow)
+        return alone
+
+    losses = run_batches([segment_length] * len(needed), min(batch_tokens, PREFIX_TOKENS), run)
+    targets = set(pairs[:, 0].tolist())
+    alone = {int(i): loss for i, loss in zip(needed, losses, strict=True) if int(i) in targets}
+    bad = [i for i, loss in alone.items() if not np.isfinite(loss)] + pairs[~np.isfinite(given), 0].tolist()
+    if bad:
+        raise NonFiniteLoss(bad[0], f"segment {bad[0]} of the document")
     return alone, given
 
 
-class _Prefixes(DynamicLayer):
-    """One layer's keys and values of many prefixes, (P, Hkv, L, D); row b of a batch reads those of prefix ``rows[b]``."""
-
-    def __init__(self, of: DynamicLayer, rows: torch.Tensor) -> None:
-        super().__init__()
-        self.keys, self.values, self.rows = of.keys, of.values, rows
-        self.dtype, self.device, self.is_initialized = of.keys.dtype, of.keys.device, True
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the batch attends to; nothing is stored, so one layer's copy exists at a time."""
-        return (
-            torch.cat([self.keys[self.rows], key_states], dim=-2),
-            torch.cat([self.values[self.rows], value_states], dim=-2),
-        )
-
-
-def _after(prefixes: DynamicCache, rows: torch.Tensor) -> DynamicCache:
-    """A cache for a batch whose rows follow the given prefixes."""
-    cache = DynamicCache()
-    cache.layers = [_Prefixes(layer, rows) for layer in prefixes.layers]
-    return cache
-
-
-@torch.inference_mode()
-def _read(model: PreTrainedModel, parts: Sequence[Sequence[int]], cache: DynamicCache, count: Counter | None) -> np.ndarray:
-    """Mean NLL of the tokens of each part but the first, after what the cache holds: (B,), nats per token."""
-    ids = torch.tensor(parts, device=model.device)  # (B, L)
-    size, past = ids.shape[1], cache.get_seq_length()
-    head = torch.arange(ids.numel(), device=ids.device).view(ids.shape)[:, :-1].flatten()  # a row predicts the next token
-    with head_on(model, head):
-        logits = model(
-            input_ids=ids,
-            attention_mask=ids.new_ones(len(ids), past + size),
-            position_ids=torch.arange(past, past + size, device=ids.device).expand(len(ids), -1),
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[0]  # (B * (L - 1), vocabulary)
-    if count is not None:
-        count.update(tokens=ids.numel(), padded=ids.numel(), forwards=1)
-    chunks = zip(logits.split(1024), ids[:, 1:].flatten().split(1024), strict=True)
-    losses = torch.cat([functional.cross_entropy(part.float(), target, reduction="none") for part, target in chunks])
-    return losses.double().view(len(ids), -1).mean(1).cpu().numpy()
+def _whole_pairs(
+    model: PreTrainedModel, parts: Sequence[list[int]], pairs: np.ndarray, batch_tokens: int, count: Counter | None
+) -> tuple[dict[int, float], np.ndarray]:
+    """As `pair_nll`, each pair read from its first token."""
+    targets = np.unique(pairs[:, 0]).tolist()
+    before = [parts[i][:1] for i in targets] + [[*parts[j], parts[i][0]] for i, j in pairs]
+    read = [parts[i][1:] for i in [*targets, *pairs[:, 0]]]
+    losses = continuation_nll(model, before, read, batch_tokens=batch_tokens, count=count)
+    means = np.array([loss.mean() for loss in losses])
+    return dict(zip(targets, means[: len(targets)].tolist(), strict=True)), means[len(targets) :]
 
 
 def dependency_terms(alone: Mapping[int, float], given: Sequence[float], pairs: np.ndarray, n_max: int) -> pd.DataFrame:
