@@ -1,4 +1,4 @@
-"""Scores of the command line against a slow reference, and runs that are stopped, restarted or changed."""
+"""Scores of the command line against a slow reference, what its table says about itself, and what a run is said to cost."""
 
 import json
 
@@ -9,9 +9,10 @@ import torch
 from conftest import eager
 from scipy.special import softmax
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
-from gateau_lib import engine, models, samples, score
-from gateau_lib.nll import NonFiniteLoss
+from gateau_lib import engine, estimate, inputs, models, pair, released, samples, score, shards
+from gateau_lib.nll import NonFiniteLoss, OutOfMemory
 
 WORDS = "the old mill by the river keeps a blue lantern and a copper key under the third stair".split()
 SEGMENT, LENGTH = 16, 256
@@ -57,13 +58,17 @@ def slow_row(sample, short, long, tokenizer):
     cut = (e.context + e.instruction)[-(128 - 1 - len(e.response)) :]
     row["contrast"] = slow_nll(long, e.start + cut, e.response) - row["nll_long"]
     row["hmg"] = row["nll_short"] - row["nll_long"]
-    row["cam"] = None
+    row |= dict.fromkeys(("cam", "cam_mode", *engine.SEGMENTS))
     if parts := samples.segments(e.context, SEGMENT):
-        importance = softmax([-slow_nll(long, e.start + s + e.instruction, e.response) for s in parts])
+        row["cam_mode"], row["segment_nll"] = "exact", [slow_nll(long, e.start + s + e.instruction, e.response) for s in parts]
+        importance = softmax(-np.array(row["segment_nll"]))
         with torch.inference_mode():
             ids = torch.tensor([e.ids])
             maps = long(input_ids=ids, attention_mask=torch.ones_like(ids), output_attentions=True).attentions
         mass = torch.stack(maps)[:, 0, :, len(e.prompt) :, 1 : 1 + len(e.context)].mean((0, 1, 2)).numpy()
+        row["segment_attention"] = [mass[i : i + SEGMENT].sum() for i in range(0, len(mass), SEGMENT)]
+        # One token a byte, all of them ASCII: a segment's characters are its tokens.
+        row["segment_chars"] = [*range(e.dropped, e.dropped + len(mass), SEGMENT), e.dropped + len(mass)]
         attention = np.array([mass[i : i + SEGMENT].mean() for i in range(0, len(mass), SEGMENT)])
         row["cam"] = 1 - importance @ attention / np.linalg.norm(importance) / np.linalg.norm(attention)
     return row
@@ -81,28 +86,10 @@ def test_rows_equal_a_slow_reference(data, saved_pair, tmp_path, capsys):
         encoded = samples.encode(sample, tokenizer, LENGTH)
         assert row["n_context"] == len(encoded.context) and row["n_dropped"] == encoded.dropped and row["error"] is None
         for name, want in slow_row(sample, short, long, tokenizer).items():
-            assert row[name] == (None if want is None else pytest.approx(want, abs=2e-4)), (sample.id, name)
+            if not isinstance(want, str | None):
+                want = pytest.approx(want, abs=2e-4)
+            assert row[name] == want, (sample.id, name)
         assert (row["prolong"] is None) == (len(encoded.context + encoded.instruction + encoded.response) < 2 * SEGMENT)
-
-
-def test_stopped_and_restarted_ends_with_the_same_bytes(data, saved_pair, tmp_path, monkeypatch, capsys):
-    whole, broken = tmp_path / "whole.parquet", tmp_path / "broken.parquet"
-    assert score.main(command(data, saved_pair, whole)) == 0
-    real, calls = engine.score_items, []
-
-    def dies_at_second(items, pair, options):
-        calls.append(len(items))
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return real(items, pair, options)
-
-    monkeypatch.setattr(engine, "score_items", dies_at_second)
-    monkeypatch.setattr(engine, "source_hash", lambda code: "fixed")
-    assert score.main(command(data, saved_pair, broken)) == 130 and not broken.exists()
-    assert "give the same command to go on" in capsys.readouterr().err
-    assert score.main(command(data, saved_pair, broken)) == 0
-    assert calls == [3, 3, 3, 1]  # the first shard was not scored again
-    assert broken.read_bytes() == whole.read_bytes()
 
 
 def test_a_changed_option_or_record_never_meets_old_parts(data, saved_pair, tmp_path):
@@ -120,34 +107,21 @@ def test_a_changed_option_or_record_never_meets_old_parts(data, saved_pair, tmp_
     assert after[0]["nll_long"] != before[0]["nll_long"] and after[3:] == before[3:]
 
 
-def test_keys_follow_weights_options_and_code(saved_pair, monkeypatch):
-    pair = score.load_pair(*map(str, saved_pair), ("hmg",), "float32", torch.device("cpu"))
-    options = engine.Options(("hmg",), "ntk", 16, 512, 128)
-    items = [engine.Item("a", samples.Sample("a", "c", "x", "y"))]
-    (first,) = engine.shard_keys(items, 4, pair, options)
-    assert engine.shard_keys(items, 4, pair, options) == [first]
-    with torch.no_grad():
-        pair.short.model.norm.weight[0] += 1e-3
-    (weights,) = engine.shard_keys(items, 4, pair, options)
-    monkeypatch.setattr(engine, "source_hash", lambda code: "edited")
-    (code,) = engine.shard_keys(items, 4, pair, options)
-    assert len({first, weights, code}) == 3
-
-
-def test_one_bad_loss_is_one_error_row(data, saved_pair, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [NonFiniteLoss, OutOfMemory])
+def test_one_sample_that_fails_is_one_error_row(data, saved_pair, tmp_path, monkeypatch, error):
     real = engine.response_nll
 
-    def nan_for_s4(model, encoded, **more):
+    def fails_for_s4(model, encoded, **more):
         for index, sample in enumerate(encoded):
             if sample.id == "s4":
-                raise NonFiniteLoss(index, "sample 's4'")
+                raise error(index, "sample 's4'")
         return real(model, encoded, **more)
 
-    monkeypatch.setattr(engine, "response_nll", nan_for_s4)
-    monkeypatch.setattr(engine, "source_hash", lambda code: "fixed")
+    monkeypatch.setattr(engine, "response_nll", fails_for_s4)
+    monkeypatch.setattr(shards, "source_hash", lambda code: "fixed")
     assert score.main(command(data, saved_pair, tmp_path / "s.parquet", "--methods", "hmg")) == 0
     rows = rows_of(tmp_path / "s.parquet")
-    assert "NaN or infinite" in rows[4]["error"] and rows[4]["nll_short"] is None
+    assert rows[4]["error"] == f"sample 's4': {error.reason}" and rows[4]["nll_short"] is None
     assert all(row["error"] is None and np.isfinite(row["hmg"]) for row in rows if row["id"] != "s4")
 
 
@@ -174,19 +148,144 @@ def test_options_are_kept_in_the_table(data, saved_pair, tmp_path):
     assert score.main(command(data, saved_pair, out)) == 0
     about = json.loads(pq.read_schema(out).metadata[b"gateau"])
     assert about["segment_length"] == SEGMENT and about["methods"] == ["hmg", "cam"] and about["short_window"] == 128
+    assert about["models"]["long"]["name"] == str(saved_pair[1]) and not about["shipped_pair"]
+    assert score.main([str(data), "--out", str(out), "--device", "cpu", "--methods", "perplexity", "--max-length", "99"]) == 0
+    about = json.loads(pq.read_schema(out).metadata[b"gateau"])
+    assert about["shipped_pair"] and list(about["models"]) == ["long"] and "shipped" in about["models"]["long"]["name"]
+
+
+def test_manifest_accounts_for_tokens_and_shards(data, saved_pair, tmp_path, capsys):
+    out = tmp_path / "s.parquet"
+    assert score.main(command(data, saved_pair, out)) == 0
+    facts = json.loads(out.with_suffix(".manifest.json").read_text())
+    rows = rows_of(out)
+    tokens = sum(1 + row["n_context"] + row["n_instruction"] + row["n_response"] for row in rows)
+    assert facts["passes"]["long_pass"]["tokens"] == facts["passes"]["hmg"]["tokens"] == tokens
+    assert [shard["rows"] for shard in facts["shards"]] == [3, 3, 1] and facts["table"]["rows"] == 7
+    assert facts["made_by"]["long"] == facts["options"]["models"]["long"]["sha256"]
+    assert f"long_pass {tokens:,}" in capsys.readouterr().out
+
+
+# What changes a score ----------------------------------------------------------------------------------------------------
+
+
+def test_adaptive_is_named_and_never_meets_exact_parts(data, saved_pair, tmp_path):
+    out = tmp_path / "s.parquet"
+    assert score.main(command(data, saved_pair, out, "--methods", "cam")) == 0
+    exact, parts = rows_of(out), set((tmp_path / "s.parquet.parts").glob("*.json"))
+    assert score.main(command(data, saved_pair, out, "--methods", "cam", "--adaptive")) == 0
+    adaptive = rows_of(out)
+    assert {row["cam_mode"] for row in exact} == {"exact", None} and {row["cam_mode"] for row in adaptive} == {"adaptive", None}
+    assert len(set((tmp_path / "s.parquet.parts").glob("*.json")) - parts) == 3
+    assert json.loads(pq.read_schema(out).metadata[b"gateau"])["adaptive"] is True
+
+
+def test_as_released_is_the_public_code(data, saved_pair, tmp_path):
+    out, methods = tmp_path / "s.parquet", ["--methods", "hmg,cam,prolong", "--prolong-pairs", "3"]
+    line = command(data, saved_pair, out, *methods, "--as-released")
+    assert score.main(line) == 0
+    rows = rows_of(out)
+    both, options = score.prepare(score.parser().parse_args(line))
+    for item, row in zip(inputs.read_items(data), rows, strict=True):
+        e = samples.encode(item.sample, both.tokenizer, LENGTH)
+        if len(e.response) < 2:
+            assert "leaves no token" in row["error"]
+            continue
+        short, long = released.released_hmg(both, [e], LENGTH)
+        if not np.isfinite(short + long).all():
+            assert "leaves no token" in row["error"] and row["cam"] is None
+            continue
+        ((nll, attention),) = released.released_cam(both, [e], LENGTH, SEGMENT)
+        document = e.context + e.instruction + e.response
+        lds = released.released_prolong(both.long, [document], segment_length=SEGMENT, pairs=3, window_segments=16)
+        assert row["error"] is None and row["cam_mode"] == "as_released" and row["segment_nll"] is None
+        want = {"nll_short": short[0], "nll_long": long[0], "prolong": lds[0]}
+        want["cam"] = engine.cam.contextual_awareness(nll, attention)
+        assert {name: row[name] for name in want} == pytest.approx(want, rel=1e-5, abs=1e-7)
+    assert sum(row["error"] is None for row in rows) >= 4
+
+
+def test_chat_template_is_read_or_missed_by_name(data, saved_pair, tmp_path, tokenizer):
+    out = tmp_path / "s.parquet"
+    assert score.main(command(data, saved_pair, out, "--methods", "perplexity", "--chat-template")) == 0
+    assert all("no chat template" in row["error"] for row in rows_of(out))
+    templated = models.load(saved_pair[1], to=torch.device("cpu"))
+    templated[0].save_pretrained(tmp_path / "long")
+    templated[1].chat_template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}[assistant]"
+    templated[1].save_pretrained(tmp_path / "long")
+    with_template = (saved_pair[0], tmp_path / "long")
+    assert score.main(command(data, with_template, out, "--methods", "perplexity", "--chat-template")) == 0
+    chat = rows_of(out)
+    assert score.main(command(data, with_template, out, "--methods", "perplexity")) == 0
+    plain = rows_of(out)
+    assert all(a["error"] is None and a["nll_long"] != b["nll_long"] for a, b in zip(chat, plain, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--workers", "2"], "--workers is for --engine ray"),
+        (["--methods", "hmg", "--adaptive"], "--adaptive is about segment importance"),
+        (["--methods", "ifd", "--as-released"], "no code to reproduce for ifd"),
+        (["--threads", "0"], "--threads must be at least 1"),
+    ],
+)
+def test_options_that_do_not_fit_together(data, saved_pair, tmp_path, capsys, more, message):
+    assert score.main(command(data, saved_pair, tmp_path / "s.parquet", *more)) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+
+
+# What it costs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [[], ["--reading", "truncate"], ["--as-released", "--methods", "hmg,cam,prolong"]])
+def test_plan_foretells_the_tokens_of_every_pass(data, saved_pair, tmp_path, capsys, more):
+    """The plan, made from lengths alone, says what the run then counts (as released, padding included)."""
+    longer = write_data(tmp_path / "longer.jsonl", n=6, seed=1)
+    kept = [line for line in longer.read_text().splitlines() if json.loads(line)["id"] in ("s1", "s4", "s5")]
+    longer.write_text("\n".join(kept) + "\n")  # the released code cannot score the others
+    methods = [] if "--methods" in more else ["--methods", ",".join(engine.METHODS)]
+    line = command(longer if more[:1] == ["--as-released"] else data, saved_pair, tmp_path / "s.parquet", *methods, *more)
+    assert score.main([*line, "--plan"]) == 0 and not (tmp_path / "s.parquet").exists()
+    words = [row.split() for row in capsys.readouterr().out.splitlines()]
+    foretold = {row[0]: int(row[1].replace(",", "")) for row in words if len(row) == 4 and row[1].replace(",", "").isdigit()}
+    assert score.main(line) == 0
+    passes = json.loads((tmp_path / "s.manifest.json").read_text())["passes"]
+    kind = "padded" if "--as-released" in more else "tokens"
+    assert {name: count[kind] for name, count in passes.items()} == {k: v for k, v in foretold.items() if k != "all"}
+
+
+def test_plan_grows_with_the_number_of_records(data, saved_pair, tmp_path, capsys):
+    totals = []
+    for n in ("7", "7000"):
+        assert score.main([*command(data, saved_pair, tmp_path / "s.parquet"), "--plan", n]) == 0
+        totals.append(int(capsys.readouterr().out.split("\nall ")[1].split()[0].replace(",", "")))
+    assert totals[1] == 1000 * totals[0]
+
+
+def test_operations_are_those_that_torch_counts(llama_gqa):
+    """Torch counts eager attention over all N x N pairs, the plan only those that a causal model needs."""
+    shape, n = estimate.shape_of(llama_gqa.config), 40
+    ids = torch.arange(n)[None]
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        eager(llama_gqa)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    attention = 4 * shape.layers * shape.width
+    assert counter.get_total_flops() == pytest.approx(shape.flops(n, n) + attention * (n * n - n * (n + 1) / 2), rel=0.01)
+    # Reading a second half after a cached first one, or both at once, is the same work.
+    assert shape.flops(n, 0) + shape.flops(n, 0, before=n) == pytest.approx(shape.flops(2 * n, 0))
 
 
 def test_segment_length_follows_the_short_window(saved_pair):
-    pair = score.load_pair(*map(str, saved_pair), ("hmg",), "float32", torch.device("cpu"))
-    given = score.parser().parse_args(["d.jsonl", "--long", "l", "--out", "s.parquet"])
-    options = score.options_of(given, pair)
+    line = ["d.jsonl", "--short", str(saved_pair[0]), "--long", str(saved_pair[1]), "--out", "s.parquet"]
+    _, options = score.prepare(score.parser().parse_args(line))
     assert (options.segment_length, options.max_length, options.short_window, options.reading) == (16, 1024, 128, "ntk")
 
 
 def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
     """A sample longer than the long window is scored by the stretched long model, not refused and not cut."""
-    pair = score.load_pair(*map(str, saved_pair), ("hmg",), "float32", torch.device("cpu"))
-    window = pair.long.config.max_position_embeddings
+    both = pair.load_pair(*map(str, saved_pair), ("hmg",), "float32", torch.device("cpu"))
+    window = both.long.config.max_position_embeddings
     data = tmp_path / "long.jsonl"
     text = "word " * (window // 4)
     turns = [{"role": "user", "content": f"{text}\n\nWhy?"}, {"role": "assistant", "content": "Because."}]
@@ -196,6 +295,6 @@ def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
     assert score.main([str(data), *names, "--max-length", str(2 * window)]) == 0
     row = pq.read_table(out).to_pylist()[0]
     assert row["n_context"] > window and row["n_dropped"] == 0 and row["error"] is None
-    sample = score.engine.encode(score.engine.read_items(data)[0].sample, pair.tokenizer, 2 * window)
-    stretched = score.models.extend_window(pair.long, 2 * window)
-    assert row["nll_long"] == pytest.approx(score.engine.response_nll(stretched, [sample])[0], rel=1e-5)
+    sample = samples.encode(inputs.read_items(data)[0].sample, both.tokenizer, 2 * window)
+    stretched = models.extend_window(both.long, 2 * window)
+    assert row["nll_long"] == pytest.approx(engine.response_nll(stretched, [sample])[0], rel=1e-5)

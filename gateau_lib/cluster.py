@@ -1,0 +1,112 @@
+"""The shards of a run on a Ray cluster: one worker a GPU or per some cores, each calling what a local run calls.
+
+A worker loads the models once and then scores shard after shard. Data and output lie on a file system that all machines see; only
+the number of a shard travels. Ray starts a worker that died again and gives it its shard again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gateau_lib import engine, shards
+from gateau_lib.inputs import Shard
+from gateau_lib.pair import ScoreError
+from gateau_lib.progress import track
+
+RETRIES = 3  # times that a worker may die before the run gives up
+
+
+class Scorer:
+    """One worker; the models are loaded by its first call, so that what is wrong with them comes back as that call's error."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.given = given
+        self.pair = None
+
+    def about(self) -> tuple[engine.Options, dict[str, Any]]:
+        """The options with the lengths that the models decide, and what makes this worker's numbers."""
+        from gateau_lib.score import prepare
+
+        if self.pair is None:
+            self.pair, self.options = prepare(self.given)
+            self.made_by = shards.makers(self.pair)
+        return self.options, self.made_by
+
+    def finish(self, job: shards.Job, shard: Shard) -> None:
+        """Leave the shard's part file.
+
+        Raises:
+            ScoreError: this machine holds other models, code or versions than the first worker's.
+        """
+        _, made_by = self.about()
+        if differing := [name for name, value in made_by.items() if job.made_by.get(name) != value]:
+            host, what = socket.gethostname(), ", ".join(differing)
+            raise ScoreError(f"machine {host} differs from the first worker's in: {what}; install the same on all machines")
+        shards.finish(job, shard, self.pair)
+
+
+def score(given: argparse.Namespace, all_shards: Sequence[Shard], folder: Path) -> shards.Job:
+    """Every shard finished on the cluster that ``RAY_ADDRESS`` names, one that runs on this machine, or a new local one.
+
+    Raises:
+        ScoreError: Ray is missing, the cluster is too small for the workers asked for, or workers keep dying.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise ScoreError("--engine ray: Ray is not installed; pip install 'gateau_lib[ray]', or leave out --engine") from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        workers, needs, threads = _layout(given, ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes()))
+        asked = argparse.Namespace(**vars(given) | {"data": given.data.resolve(), "threads": threads})
+        remote = ray.remote(Scorer).options(**needs, max_restarts=RETRIES, max_task_retries=RETRIES)
+        actors = [remote.remote(asked) for _ in range(min(workers, len(all_shards)))]
+        options, made_by = ray.get(actors[0].about.remote())
+        job = shards.Job(asked.data, folder.resolve(), options, made_by, given.shard_size)
+        for _ in track(_dispatch(ray, actors, job, all_shards), f"scoring, shards of {job.size}", len(all_shards)):
+            pass
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayActorError:
+        raise ScoreError(
+            f"--engine ray: a worker died {RETRIES + 1} times, most likely out of memory; give fewer --workers"
+        ) from None
+    finally:
+        ray.shutdown()
+    return job
+
+
+def _dispatch(ray: Any, actors: Sequence[Any], job: shards.Job, all_shards: Sequence[Shard]) -> Iterator[None]:
+    """A shard for every worker, and the next one for each that is done."""
+    waiting = iter(all_shards)
+    running = {actor.finish.remote(job, shard): actor for actor, shard in zip(actors, waiting, strict=False)}
+    while running:
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        actor = running.pop(done)
+        ray.get(done)
+        yield
+        if (shard := next(waiting, None)) is not None:
+            running[actor.finish.remote(job, shard)] = actor
+
+
+def _layout(
+    given: argparse.Namespace, resources: dict[str, float], machines: int
+) -> tuple[int, dict[str, float], int | None]:
+    """Number of workers, what each reserves, and its CPU threads (None: whatever the GPU's host gives)."""
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+    if gpus and (given.device or "cuda").startswith("cuda"):
+        workers = given.workers or gpus
+        if workers > gpus:
+            raise ScoreError(f"--workers {workers}: the cluster has {gpus} GPUs, one for each worker; give at most that")
+        return workers, {"num_gpus": 1, "num_cpus": 0}, given.threads
+    workers = given.workers or machines  # each holds the models, so more than one a machine is for the user to ask
+    threads = given.threads or max(1, cpus // workers)
+    if workers * threads > cpus:
+        raise ScoreError(f"--workers {workers} of {threads} threads: the cluster has {cpus} CPU cores; give fewer")
+    return workers, {"num_cpus": threads}, threads

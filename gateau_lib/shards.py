@@ -1,0 +1,207 @@
+"""Shards scored once each: part files that are right or absent, a lock on the output, and the table made of the parts.
+
+A part file is named by the content of everything that decides its rows: the records, the models' weights, the options, the
+library's code and the versions below it. A restarted run ends with the same bytes, and a changed option never meets old parts.
+Whoever scores a shard, in this process or on another machine, calls `finish`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gateau_lib import engine, inputs
+from gateau_lib.inputs import Shard
+from gateau_lib.pair import Pair, ScoreError, identity
+from gateau_lib.source import source_hash
+from gateau_lib.store import atomic_write, versions
+
+ROW_GROUP = 1024  # rows of the table written at a time, whatever the shards' size
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scoring run as a worker sees it, its models apart: where the data and the parts lie, and what decides the rows."""
+
+    data: Path
+    folder: Path  # of the parts
+    options: engine.Options
+    made_by: dict[str, Any]  # see `makers`
+    size: int  # records a shard: how samples are batched moves the last bits of a loss
+
+    def part(self, shard: Shard) -> Path:
+        """The shard's part file."""
+        common = [asdict(self.options), self.made_by, self.size]
+        text = json.dumps([common, shard.content], sort_keys=True)
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What scoring one shard gave: its rows, the tokens of each pass (see `engine.score_items`), and what it took."""
+
+    rows: list[dict[str, Any]]
+    counts: dict[str, dict[str, int]]
+    seconds: float
+
+
+def makers(pair: Pair) -> dict[str, Any]:
+    """What decides a row beside data and options: the models (see `pair.identity`), the library's code, the versions below it."""
+    return identity(pair) | {"code": source_hash([engine.score_items, inputs.read]), "versions": versions()}
+
+
+def read_part(path: Path, rows: int) -> Part | None:
+    """A finished part, or None if there is none that can be trusted: a damaged one is scored again."""
+    try:
+        head, body = path.read_text(encoding="utf-8").split("\n", 1)
+        about = json.loads(head)
+        if hashlib.sha256(body.encode()).hexdigest() != about["sha256"]:
+            raise ValueError("checksum")
+        part = Part(json.loads(body), about["counts"], about["seconds"])
+        if len(part.rows) != rows:
+            raise ValueError("number of rows")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"{path}: damaged ({error}); this shard is scored again", file=sys.stderr)
+        return None
+    return part
+
+
+def finish(job: Job, shard: Shard, pair: Pair) -> Part:
+    """Score the shard and leave its part file, unless that is there already.
+
+    Raises:
+        DataError: the data changed since the run began.
+        OSError: the part cannot be written (a full disk, say); nothing half-written stays.
+    """
+    path = job.part(shard)
+    if (done := read_part(path, shard.rows)) is not None:
+        return done
+    start, counts = monotonic(), {}
+    rows = engine.score_items(inputs.read(job.data, shard), pair, job.options, counts)
+    part = Part(rows, {name: dict(count) for name, count in counts.items()}, round(monotonic() - start, 3))
+    body = json.dumps(rows, allow_nan=False)
+    about = {"sha256": hashlib.sha256(body.encode()).hexdigest(), "counts": part.counts, "seconds": part.seconds}
+    atomic_write(path, json.dumps(about) + "\n" + body)
+    return part
+
+
+def parts(job: Job, shards: Sequence[Shard]) -> Iterator[Part]:
+    """The finished parts in the order of the data, one in memory at a time.
+
+    Raises:
+        ScoreError: one of them is gone or damaged.
+    """
+    for shard in shards:
+        part = read_part(job.part(shard), shard.rows)
+        if part is None:
+            raise ScoreError(f"{job.part(shard)}: this part is gone or damaged; give the same command again")
+        yield part
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; a lock that a dead process left is taken over.
+
+    The kernel's lock ends with its process. Not every shared file system passes it on, so the file also names its holder, and
+    one of another machine is believed until somebody deletes the file.
+
+    Raises:
+        ScoreError: another run holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lock"
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        file.seek(0)
+        try:
+            holder = json.loads(file.read() or "{}")
+        except ValueError:  # its holder died while writing
+            holder = {}
+        if not free or holder.get("host", socket.gethostname()) != socket.gethostname():
+            who = f"process {holder.get('process', '?')} on {holder.get('host', '?')}, since {holder.get('since', '?')}"
+            raise ScoreError(f"{folder}: another run writes here ({who}); wait for it, or delete {path} if it died elsewhere")
+        file.truncate(0)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": now}) + "\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _schema(about: dict[str, Any]) -> pa.Schema:
+    kinds = dict.fromkeys(("id", "error", "cam_mode"), pa.string()) | dict.fromkeys(engine.COUNTS, pa.int64())
+    kinds |= dict.fromkeys(engine.SEGMENTS, pa.list_(pa.float64())) | {"segment_chars": pa.list_(pa.int64())}
+    fields = [(name, kinds.get(name, pa.float64())) for name in engine.COLUMNS]
+    return pa.schema(fields, {"gateau": json.dumps(about, sort_keys=True)})
+
+
+def write_table(rows: Iterable[dict[str, Any]], about: dict[str, Any], path: Path) -> None:
+    """The rows as Parquet, whole or not at all; ``about`` rides along as metadata. Equal rows give equal bytes."""
+    schema = _schema(about)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    waiting: list[dict[str, Any]] = []
+    try:
+        with pq.ParquetWriter(part, schema) as out:
+            for row in rows:
+                waiting.append(row)
+                if len(waiting) == ROW_GROUP:
+                    out.write_table(pa.Table.from_pylist(waiting, schema))
+                    waiting.clear()
+            if waiting:
+                out.write_table(pa.Table.from_pylist(waiting, schema))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def total(counts: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
+    """Tokens of each pass over many shards, the dearest first."""
+    sums: dict[str, Counter] = {}
+    for each in counts:
+        for name, count in each.items():
+            sums.setdefault(name, Counter()).update(count)
+    return {name: dict(sums[name]) for name in sorted(sums, key=lambda name: -sums[name]["tokens"])}
+
+
+def manifest(job: Job, shards: Sequence[Shard], done: Sequence[Part], about: dict[str, Any], table: Path) -> dict[str, Any]:
+    """What made a table: content of data, models, options and code, and the tokens and seconds that each shard took."""
+    with table.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    data = hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
+    listed = [
+        {"part": job.part(shard).name, "rows": shard.rows, "sha256": shard.sha256, "seconds": part.seconds, "passes": part.counts}
+        for shard, part in zip(shards, done, strict=True)
+    ]
+    return {
+        "table": {"sha256": sha256, "rows": sum(shard.rows for shard in shards)},
+        "data": {"name": job.data.name, "sha256_of_shards": data},
+        "options": about | {"shard_size": job.size},
+        "made_by": job.made_by,
+        "passes": total(part.counts for part in done),
+        "seconds": round(sum(part.seconds for part in done), 3),  # of work, added over workers
+        "shards": listed,
+    }
