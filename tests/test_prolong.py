@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 
@@ -9,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from conftest import VOCABULARY, eager
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import prolong
+from gateau_lib import prefixes, prolong
+from gateau_lib.nll import NonFiniteLoss, OutOfMemory
 
 SEGMENT = 16
 
@@ -164,3 +167,84 @@ def test_equal_help_has_no_specificity():
     pairs = np.array([[3, 0], [3, 1], [3, 2]])
     terms = prolong.dependency_terms({3: 2.0}, [1.0, 1.0, 1.0], pairs, n_max=4)
     assert terms["specificity"].tolist() == pytest.approx([0.0] * 3, abs=1e-12)
+
+
+def family(kind):
+    """A tiny model of a family whose cache or positions differ from Llama's."""
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.3,
+    }
+    torch.manual_seed(0)
+    if kind == "opt":  # the published scorer's family: learned positions
+        small = transformers.OPTConfig(
+            vocab_size=VOCABULARY, hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4, init_std=0.3,
+            max_position_embeddings=128, word_embed_proj_dim=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        )  # fmt: skip
+        return transformers.OPTForCausalLM(small).eval()
+    if kind == "mistral":
+        return transformers.MistralForCausalLM(transformers.MistralConfig(**sizes, sliding_window=9)).eval()
+    if kind == "gemma2":  # soft-capped scores, layers with and without a window
+        return transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**sizes, head_dim=8, sliding_window=9)).eval()
+    return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**sizes, head_dim=8)).eval()
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma2", "qwen3", "opt"])
+def test_shared_prefixes_in_other_families(kind, monkeypatch):
+    model, ids = family(kind), document(7 * SEGMENT, seed=1)
+    monkeypatch.setattr(prolong, "PREFIX_TOKENS", 3 * SEGMENT)  # prefixes come in groups
+    pairs = prolong.sample_pairs(7, 12, seed=0)
+    alone, given_other = prolong.pair_nll(model, ids, SEGMENT, pairs, window_segments=8, batch_tokens=2 * SEGMENT)
+    cut = [ids[k : k + SEGMENT] for k in range(0, len(ids), SEGMENT)]
+    want = [math.log(slow_ppl(model, cut[j] + cut[i], SEGMENT - 1)) for i, j in pairs]
+    np.testing.assert_allclose(given_other, want, rtol=1e-5)
+    np.testing.assert_allclose(list(alone.values()), [math.log(slow_ppl(model, cut[i], SEGMENT - 1)) for i in alone], rtol=1e-5)
+
+
+def test_prefixes_are_shared_where_the_cache_allows_it(llama):
+    assert prefixes.reusable(llama, SEGMENT) and prefixes.reusable(family("mistral"), SEGMENT)
+    assert not prefixes.reusable(family("gemma2"), SEGMENT)
+
+
+class Cramped(torch.nn.Module):
+    """A model that has no memory for more than ``most`` tokens a pass."""
+
+    def __init__(self, model, most):
+        super().__init__()
+        self.inner, self.most, self.refused = model, most, 0
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.inner, name)
+
+    def forward(self, input_ids, **more):
+        if input_ids.numel() > self.most:
+            self.refused += 1
+            raise torch.OutOfMemoryError("out of memory")
+        return self.inner(input_ids=input_ids, **more)
+
+
+def test_batches_halve_when_memory_runs_out(llama):
+    ids, pairs = document(6 * SEGMENT), prolong.sample_pairs(6, 15, seed=0)
+    cramped = Cramped(llama, 2 * SEGMENT)
+    alone, given_other = prolong.pair_nll(cramped, ids, SEGMENT, pairs, window_segments=8)
+    want_alone, want = prolong.pair_nll(llama, ids, SEGMENT, pairs, window_segments=8)
+    assert cramped.refused and alone.keys() == want_alone.keys()
+    np.testing.assert_allclose(given_other, want, rtol=1e-6)
+    with pytest.raises(OutOfMemory):
+        prolong.pair_nll(Cramped(llama, SEGMENT - 1), ids, SEGMENT, pairs, window_segments=8)
+
+
+def test_a_broken_loss_names_the_segment(llama):
+    broken = copy.deepcopy(llama)
+    broken.model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(NonFiniteLoss, match="segment 1 of the document"):
+        prolong.pair_nll(broken, document(3 * SEGMENT), SEGMENT, np.array([[1, 0], [2, 0]]), window_segments=8)
