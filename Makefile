@@ -11,6 +11,8 @@ READY := $(ENVIRONMENT)/.gateau-$(firstword $(shell cat requirements.lock script
 PYTHON_RUN := PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" "$(ENVIRONMENT)/bin/python" -m
 STUDY := $(PYTHON_RUN) gateau_lib.run
 OPTIONS := --seed $(SEED) $(if $(NOTEBOOK),--notebook $(NOTEBOOK)) $(foreach s,$(SET),--set '$s') $(if $(PLAN),--plan)
+SCORING := $(if $(SHORT),--short "$(SHORT)") $(if $(LONG),--long "$(LONG)") $(if $(ADAPTIVE),--adaptive) \
+	$(if $(ENGINE),--engine $(ENGINE)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(PLAN),--plan)
 
 .PHONY: help reproduce smoke cpu gpu paper status verify test lint select env lock readme site lab bench clean
 
@@ -36,11 +38,11 @@ test: lint ## lint, unit tests, guards, the smoke study, nbval
 lint: $(READY)
 	@$(PYTHON_RUN) ruff check .
 
-select: $(READY) ## score and select your data: DATA=my.jsonl [SHORT=model LONG=model] [FRACTION=0.1] [OUT=folder]
+select: $(READY) ## score and select your data: DATA=my.jsonl [SHORT=model LONG=model] [FRACTION=0.1] [OUT=folder] [ADAPTIVE=1] [ENGINE=ray] [WORKERS=N] [PLAN=1]
 	@test -n "$(DATA)" || { echo "error: name your data: make select DATA=my.jsonl FRACTION=$(FRACTION) OUT=folder" >&2; exit 2; }
 	@mkdir -p "$(OUT)"
-	@$(PYTHON_RUN) gateau_lib.score "$(DATA)" $(if $(SHORT),--short "$(SHORT)") $(if $(LONG),--long "$(LONG)") --out "$(OUT)/scores.parquet"
-	@$(PYTHON_RUN) gateau_lib.select "$(OUT)/scores.parquet" --data "$(DATA)" --fraction $(FRACTION) --out "$(OUT)/selected.jsonl"
+	@$(PYTHON_RUN) gateau_lib.score "$(DATA)" $(SCORING) --out "$(OUT)/scores.parquet"
+	@$(if $(PLAN),:,$(PYTHON_RUN) gateau_lib.select "$(OUT)/scores.parquet" --data "$(DATA)" --fraction $(FRACTION) --out "$(OUT)/selected.jsonl")
 
 env: $(READY) ## only the environment; [PYTHON=python3.12] [TORCH_INDEX=address of torch wheels]
 	@echo "environment: $(ENVIRONMENT)"

@@ -99,7 +99,8 @@ def score_items(
             try:
                 _fill([each], pair, options, counts)
             except SequenceError as error:
-                message = str(error).replace("sequence 0", f"sample {each.row['id']!r}")
+                named = str(error).startswith("sample ")  # else it counts the sequences of one call
+                message = str(error) if named else f"sample {each.row['id']!r}: {error.reason}"
                 each.row |= dict.fromkeys((*SCORES, "cam_mode", *SEGMENTS)) | {"error": message}
     return rows
 

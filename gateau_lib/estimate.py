@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from gateau_lib import engine, inputs, models
 from gateau_lib.pair import ScoreError, names
@@ -20,6 +20,7 @@ from gateau_lib.samples import DataError, encode
 
 PEAK = 312e12  # operations a second of an A100 in bfloat16, dense (its data sheet)
 UTILISATION = 0.4  # of the peak, assumed
+CARD = f"GPU-hours: at {UTILISATION:.0%} (assumed) of the {PEAK / 1e12:.0f} TFLOP/s of an A100 in bfloat16, dense."
 LENGTHS_READ = 512  # records whose tokens are counted
 
 
@@ -74,10 +75,7 @@ def shape_of(config: Any) -> Shape:
 
 
 def passes(sample: Lengths, short: Shape, long: Shape, options: engine.Options) -> dict[str, tuple[int, float]]:
-    """Tokens and operations of every pass over one sample, by the names of `engine.score_items`.
-
-    Adaptive importance decides while it reads, so its exact counterpart stands here as the upper bound.
-    """
+    """Tokens and operations of every pass over one sample, by the names of `engine.score_items`."""
     n, y, asked, found = sample.whole, sample.response, set(options.methods), {}
     around = sample.start + sample.instruction + y
     parts = [min(options.segment_length, sample.context - i) for i in range(0, sample.context, options.segment_length)]
@@ -101,6 +99,10 @@ def passes(sample: Lengths, short: Shape, long: Shape, options: engine.Options) 
             found["ifd"] = 1 + y, long.flops(1 + y, y)
         if "longattn" in asked:  # counted as a whole pass, though it ends at the first layer that sees the whole text
             found["longattn"] = n, long.flops(n, 0) / long.layers
+        if options.adaptive and parts:  # how many segments are read does not depend on what the attention says
+            from gateau_lib.adaptive import segments_read
+
+            parts = np.array(parts)[segments_read(np.ones((1, len(parts))), np.zeros(len(parts)))].tolist()
         cam = [(p + around, long.flops(p + around, y)) for p in parts]
     if "cam" in asked:
         found["cam"] = sum(tokens for tokens, _ in cam), sum(flops for _, flops in cam)
@@ -140,6 +142,29 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [f"{'pass':<12}{'tokens':>22}{'PFLOP':>16}{'GPU-hours':>14}"]
     lines += [f"{r['pass']:<12}{r['tokens']:>22,.0f}{r['flops'] / 1e15:>16,.4g}{r['gpu_hours']:>14,.3g}" for r in rows]
     return "\n".join(lines)
+
+
+def example() -> str:
+    """The table in docs/cluster.md: 10,000 and 10,000,000 samples of 8,192 to 65,536 tokens for a model of Llama-2-7B's shape."""
+    shape, n = shape_of(LlamaConfig()), 256
+    wholes = np.exp(np.linspace(np.log(8192), np.log(65536), n)).astype(int)
+    samples = [Lengths(1, int(whole) - 1 - 64 - 256, 64, 256) for whole in wholes]
+    usual = engine.Options(("hmg", "cam"), "ntk", 128, 65536, 4096)
+    rows = {
+        "HMG and CAM": usual,
+        "HMG and CAM, adaptive": replace(usual, adaptive=True),
+        "HMG and CAM as released": replace(usual, as_released=True),
+        "ProLong, 500 pairs": replace(usual, methods=("prolong",)),
+        "ProLong, 5,000 pairs": replace(usual, methods=("prolong",), prolong_pairs=5000),
+        "Perplexity": replace(usual, methods=("perplexity",)),
+    }
+    lines = ["| | tokens a sample | PFLOP a sample | GPU-hours, 10,000 samples | GPU-hours, 10,000,000 samples |"]
+    lines.append("|---|" + "---:|" * 4)
+    for name, options in rows.items():
+        cost = totals(samples, 1 / n, shape, shape, options)[-1]
+        numbers = f"{cost['tokens']:,.0f} | {cost['flops'] / 1e15:,.2f}"
+        lines.append(f"| {name} | {numbers} | {1e4 * cost['gpu_hours']:,.0f} | {1e7 * cost['gpu_hours']:,.0f} |")
+    return "\n".join([*lines, "", CARD])
 
 
 def _read(name: str, kind: Any) -> Any:
@@ -185,8 +210,5 @@ def plan(given: argparse.Namespace) -> str:
     head = f"{n:,} records like {len(items):,} of {given.data}, {len(items) - len(samples)} of these not usable"
     lengths = f"tokens a sample: median {np.median(sizes):,.0f}, mean {sizes.mean():,.0f}, largest {sizes.max():,}"
     what = f"long model: {(long.linear + long.head) / 1e9:.3g} billion weights, {long.layers} layers; {options.cam_mode} CAM"
-    if options.adaptive:
-        what += " (shown: the exact one, an upper bound)"
-    card = f"GPU-hours: at {UTILISATION:.0%} (assumed) of the {PEAK / 1e12:.0f} TFLOP/s of an A100 in bfloat16, dense"
-    return "\n".join([head, lengths, what, table(totals(samples, n / len(items), short, long, options)), card])
+    return "\n".join([head, lengths, what, table(totals(samples, n / len(items), short, long, options)), CARD])
 

@@ -16,7 +16,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, LOCKED = SETTINGS["project"], SETTINGS["tool"]["pip-tools"]["extra"]  # the extra ray is for clusters, not in the lock
 LOCK = (ROOT / "requirements.lock").read_text()
 PINS = {canonicalize_name(n): v for n, v in re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", LOCK, flags=re.M)}
 # papermill lists it for Python 3.12 alone and never imports it.
@@ -25,7 +26,7 @@ BEFORE_THE_LOCK = re.compile(r"torch|triton|setuptools|nvidia-.*|cuda-.*")
 
 
 def listed() -> list[Requirement]:
-    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    groups = [PROJECT["dependencies"], *(PROJECT["optional-dependencies"][name] for name in LOCKED)]
     return [Requirement(text) for group in groups for text in group]
 
 

@@ -1,6 +1,7 @@
 """Scores of the command line against a slow reference, what its table says about itself, and what a run is said to cost."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -298,3 +299,8 @@ def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
     sample = samples.encode(inputs.read_items(data)[0].sample, both.tokenizer, 2 * window)
     stretched = models.extend_window(both.long, 2 * window)
     assert row["nll_long"] == pytest.approx(engine.response_nll(stretched, [sample])[0], rel=1e-5)
+
+
+def test_the_page_on_clusters_says_what_the_plan_says():
+    page = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text(encoding="utf-8")
+    assert estimate.example() in page.split("<!-- begin plan -->")[1].split("<!-- end plan -->")[0]
