@@ -21,7 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from gateau_lib.models import ModelError
 
-IMPLEMENTATION = "sdpa_in_rows"
+IMPLEMENTATION = "rows_and_windows"
 SCORE_ELEMENTS = 2**25  # attention weights held at the same time: 128 MiB in fp32
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -81,6 +84,26 @@ def encoded() -> list[Encoded]:
     """Contexts that are and are not multiples of 16 tokens, shorter than 16, or absent; responses of 1 to 9 tokens."""
     shapes = [(64, 5, 4), (70, 6, 9), (7, 3, 2), (48, 4, 1), (0, 8, 3), (90, 5, 5), (33, 2, 1), (66, 6, 7), (16, 4, 6)]
     return [random_encoded(f"s{i}", *shape, seed=i) for i, shape in enumerate(shapes)]
+
+
+@pytest.fixture
+def small_memory() -> Callable[[LlamaForCausalLM, int], AbstractContextManager[list[int]]]:
+    """``with small_memory(model, tokens) as refused``: the model fails like torch's CPU allocator on larger batches."""
+
+    @contextmanager
+    def limited(model: LlamaForCausalLM, tokens: int) -> Iterator[list[int]]:
+        refused, forward = [], model.forward
+
+        def refusing(*args, **kwargs):
+            if kwargs["input_ids"].numel() > tokens:
+                refused.append(kwargs["input_ids"].numel())
+                raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory")
+            return forward(*args, **kwargs)
+
+        with mock.patch.object(model, "forward", refusing):
+            yield refused
+
+    return limited
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gateau_lib import cam
-from gateau_lib.nll import response_nll
+from gateau_lib import attention, cam
+from gateau_lib.nll import NonFiniteLoss, OutOfMemory, response_nll
 
 SEGMENT = 16
 
@@ -63,7 +63,7 @@ def test_long_pass_gives_the_response_nll(model, encoded):
 
 def test_attention_rows_are_chunked_without_change(model, encoded, monkeypatch):
     whole = cam.long_pass(model, encoded, SEGMENT)
-    monkeypatch.setattr(cam, "_SCORE_ELEMENTS", 1)  # one query row at a time
+    monkeypatch.setattr(attention, "SCORE_ELEMENTS", 1)  # one query row at a time
     for a, b in zip(whole, cam.long_pass(model, encoded, SEGMENT), strict=True):
         np.testing.assert_allclose(a.attention, b.attention, atol=1e-7)
 
@@ -81,34 +81,16 @@ def test_one_forward_a_sample_and_the_model_left_as_it_was(llama, encoded):
 def test_both_interfaces_are_registered():
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    assert cam._IMPLEMENTATION in AttentionInterface().valid_keys()
-    assert cam._IMPLEMENTATION in AttentionMaskInterface().valid_keys()
-
-
-def test_a_sliding_window_is_respected():
-    """Where the mask is not plainly causal, the attention rows must follow it."""
-    from transformers import MistralConfig, MistralForCausalLM
-
-    torch.manual_seed(3)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "sliding_window": 24}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    model = MistralForCausalLM(MistralConfig(vocab_size=259, **sizes, **heads)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(std=0.3)
-    samples = [random_encoded("w", 60, 5, 4, seed=9), random_encoded("v", 55, 5, 6, seed=10)]
-    for sample, got in zip(samples, cam.long_pass(model, samples, SEGMENT), strict=True):
-        want = slow_attention(model, sample, SEGMENT)
-        np.testing.assert_allclose(got.attention, want, atol=1e-6)
-        assert (want[:, 0] == 0).all()  # the first segment is out of every response token's sight
+    assert attention.IMPLEMENTATION in AttentionInterface().valid_keys()
+    assert attention.IMPLEMENTATION in AttentionMaskInterface().valid_keys()
 
 
 def test_bfloat16_attention_has_an_fp32_softmax():
     generator = torch.Generator().manual_seed(0)
     query = (3 * torch.randn(4, 40, 8, generator=generator)).bfloat16()  # (heads, N, D)
     key = (3 * torch.randn(2, 40, 8, generator=generator)).bfloat16()  # two key-value heads
-    got = cam._segment_mean(query, key, None, 0.4, (34, 40), (1, 30), 8)
+    layer = attention.Layer(query[None], key[None], 0.4, mask=None, window=None, softcap=None)
+    got = cam.segment_mean(layer, 0, random_encoded("a", 29, 4, 6, seed=0), 8)
     scores = query.double() @ key.double().repeat_interleave(2, 0).transpose(1, 2) * 0.4
     weights = scores.masked_fill(torch.ones(40, 40).triu(1).bool(), -torch.inf).softmax(-1)[:, 34:, 1:30]
     want = torch.stack([part.mean() for part in weights.split(8, dim=-1)])
@@ -127,6 +109,44 @@ def test_segment_importance_matches_slow_reference(model, encoded, segment_lengt
     got = cam.segment_importance(model, encoded, segment_length, as_released=as_released, batch_tokens=batch_tokens)
     for sample, values in zip(encoded, got, strict=True):
         np.testing.assert_allclose(values, slow_importance(model, sample, segment_length, as_released), rtol=1e-5)
+
+
+def test_broken_sample_is_named_by_its_place_in_the_call(encoded):
+    broken = random_llama()
+    broken.lm_head.weight = torch.nn.Parameter(broken.lm_head.weight.clone())  # untied: only readers of the token break
+    with torch.no_grad():
+        broken.model.embed_tokens.weight[encoded[3].context[-1]] = float("nan")
+    clean = [s for s in encoded if encoded[3].context[-1] not in s.ids][:2]
+    with pytest.raises(NonFiniteLoss, match="sample 's3', segment 2") as caught:
+        cam.segment_importance(broken, [*clean, encoded[3]], SEGMENT)
+    assert caught.value.index == 2
+    with pytest.raises(NonFiniteLoss, match="sample 's3'") as caught:
+        cam.long_pass(broken, [*clean, encoded[3]], SEGMENT)
+    assert caught.value.index == 2
+
+
+@pytest.mark.parametrize("room", [101, 150])
+def test_batches_that_do_not_fit_are_halved(llama, encoded, small_memory, room):
+    want = cam.long_pass(llama, encoded, SEGMENT)
+    count = Counter()
+    with small_memory(llama, room):
+        got = cam.long_pass(llama, encoded, SEGMENT, count=count)
+        nlls = cam.segment_importance(llama, encoded, SEGMENT)
+    assert count["tokens"] == sum(len(s.ids) for s in encoded)  # a pass that failed is not counted
+    for a, b in zip(want, got, strict=True):
+        np.testing.assert_allclose(b.attention, a.attention, atol=1e-7)
+        np.testing.assert_allclose(b.token_nll, a.token_nll, rtol=1e-5)
+    for a, b in zip(cam.segment_importance(llama, encoded, SEGMENT), nlls, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5)
+
+
+def test_a_sample_that_does_not_fit_alone_is_named(llama, encoded, small_memory):
+    with small_memory(llama, 85), pytest.raises(OutOfMemory, match="sample 's1': does not fit into memory") as caught:
+        cam.long_pass(llama, encoded[:3], SEGMENT)
+    assert caught.value.index == 1
+    with small_memory(llama, 25), pytest.raises(OutOfMemory, match="sample 's1', segment 0") as caught:
+        cam.segment_importance(llama, [encoded[2], encoded[1]], SEGMENT)
+    assert caught.value.index == 1
 
 
 def test_context_shorter_than_a_segment_is_one_segment(llama, encoded):

@@ -11,7 +11,15 @@ from conftest import eager, random_llama
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib.nll import NonFiniteLoss, continuation_nll, plan_batches, response_nll
+from gateau_lib.nll import (
+    NonFiniteLoss,
+    OutOfMemory,
+    continuation_nll,
+    is_out_of_memory,
+    plan_batches,
+    response_nll,
+    run_batches,
+)
 
 
 def slow_nll(model, prefix, target):
@@ -95,6 +103,64 @@ def test_mask_and_positions_are_always_given(llama, encoded, monkeypatch):
     response_nll(llama, encoded)
     assert seen and all((k["attention_mask"] == 1).all() and k["attention_mask"].shape == k["input_ids"].shape for k in seen)
     assert all((k["position_ids"] == torch.arange(k["input_ids"].shape[1])).all() for k in seen)
+
+
+def test_batches_that_do_not_fit_are_halved(llama, encoded, small_memory):
+    want = response_nll(llama, encoded)
+    count = Counter()
+    with small_memory(llama, 150) as refused:
+        np.testing.assert_allclose(response_nll(llama, encoded, count=count), want, rtol=1e-6)
+    assert refused and count["tokens"] == sum(len(s.ids) for s in encoded)
+
+
+def test_a_sequence_that_does_not_fit_alone_is_named(llama, encoded, small_memory):
+    with small_memory(llama, 85) as refused, pytest.raises(OutOfMemory, match="sample 's1': does not fit into memory") as caught:
+        response_nll(llama, encoded[:3])
+    assert caught.value.index == 1 and refused[-1] == 86 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("expected scalar type Float but found Half"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error, memory):
+    assert is_out_of_memory(error) == memory
+    if not memory:
+
+        def run(group):
+            raise error
+
+        with pytest.raises(type(error), match=str(error)):
+            run_batches([3, 3], 100, run)
+
+
+@given(st.lists(st.integers(1, 300), max_size=40), st.integers(1, 5000), st.integers(300, 2000))
+def test_halving_ends_with_every_result_in_place(lengths, batch_tokens, memory):
+    """Whatever fits is run once; a size that failed is not tried again."""
+    failed, passed = [], []
+
+    def run(group):
+        padded = len(group) * max(lengths[i] for i in group)
+        (failed if padded > memory else passed).append(padded)
+        if padded > memory:
+            raise MemoryError
+        return [f"result {i}" for i in group]
+
+    assert run_batches(lengths, batch_tokens, run) == [f"result {i}" for i in range(len(lengths))]
+    assert all(later < earlier for earlier, later in zip(failed, failed[1:], strict=False))
+    assert len(failed) <= 13  # halved each time
+
+
+def test_edge_keeps_two_sides_apart():
+    assert plan_batches([100, 99, 101, 102], 16384) == [[3, 2, 0, 1]]
+    assert plan_batches([100, 99, 101, 102], 16384, edge=100) == [[3, 2], [0, 1]]
 
 
 @given(st.lists(st.integers(2, 3000), max_size=60), st.integers(1, 5000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from gateau_lib.samples import (
     DataError,
     Sample,
+    context_offsets,
     encode,
     evidence_tokens,
     from_record,
@@ -139,6 +141,90 @@ def test_cut_on_the_left_of_the_context_only(tokenizer, limit):
 def test_empty_response_is_refused(tokenizer):
     with pytest.raises(DataError, match="sample 'a': the response is empty"):
         encode(Sample("a", "text", "ask", ""), tokenizer)
+
+
+# Chat templates ----------------------------------------------------------------------------------------------------------
+
+CHATML = (
+    "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+INST = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}"
+    "{{ bos_token }}[INST] {{ m['content'] | trim }} [/INST]{% endif %}{% endfor %}"
+)
+
+
+def with_template(tokenizer, template):
+    chatty = copy.deepcopy(tokenizer)
+    chatty.chat_template = template
+    return chatty
+
+
+@pytest.mark.parametrize("template", [CHATML, INST])
+@pytest.mark.parametrize("context", ["", SAMPLE.context])
+def test_chat_template_stands_around_context_and_instruction(tokenizer, template, context):
+    chatty = with_template(tokenizer, template)
+    sample = Sample("a", context, SAMPLE.instruction, SAMPLE.response)
+    encoded = encode(sample, chatty, chat=True)
+    user = f"{context}\n\n{sample.instruction}" if context else sample.instruction
+    turns = [{"role": "user", "content": user}]
+    # The test's tokenizer has one token a byte, so here the parts are also the tokens of the whole text.
+    assert encoded.prompt == chatty.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    assert tokenizer.decode(encoded.context) == context and tokenizer.decode(encoded.response) == sample.response
+    assert encoded.start[0] == tokenizer.bos_token_id and encoded.start.count(tokenizer.bos_token_id) == 1
+
+
+def test_chat_template_cuts_the_context_only(tokenizer):
+    chatty = with_template(tokenizer, CHATML)
+    whole = encode(SAMPLE, chatty, chat=True)
+    cut = encode(SAMPLE, chatty, len(whole.ids) - 5, chat=True)
+    assert (cut.start, cut.instruction, cut.response, cut.dropped) == (whole.start, whole.instruction, whole.response, 5)
+    assert cut.context == whole.context[5:]
+
+
+def test_white_space_that_a_template_strips_stays_in_its_place(tokenizer):
+    sample = Sample("a", "  text", "ask ", "answer")
+    encoded = encode(sample, with_template(tokenizer, INST), chat=True)
+    assert tokenizer.decode(encoded.prompt) == "<s>[INST]   text\n\nask  [/INST]"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "has no chat template"),
+        ("{{ messages[0]['content'] | upper }}", "rewrites the user's text"),
+        ("{{ messages[0]['content'] }} again: {{ messages[0]['content'] }}", "rewrites the user's text"),
+        ("no text at all", "rewrites the user's text"),
+        ("{{ raise_exception('only with a system turn') }}", r"the chat template fails \(only with a system turn\)"),
+        ("{% for m in messages %}", "the chat template fails"),
+    ],
+)
+def test_templates_that_cannot_be_used_are_refused(tokenizer, template, message):
+    with pytest.raises(DataError, match=f"sample 'a': .*{message}.*leave out --chat-template") as error:
+        encode(SAMPLE, with_template(tokenizer, template), chat=True)
+    assert "\n" not in str(error.value)
+
+
+# Places ------------------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(st.characters(codec="ascii"), max_size=60), st.integers(1, 12), st.integers(0, 20))
+def test_offsets_are_the_segments_text(tokenizer, context, length, cut):
+    sample = Sample("a", context, "ask", "answer")
+    whole = encode(sample, tokenizer)
+    encoded = encode(sample, tokenizer, max(len(whole.ids) - cut, len(whole.ids) - len(whole.context)))
+    offsets = context_offsets(sample, tokenizer, encoded, length)
+    parts = segments(encoded.context, length)
+    assert len(offsets) == len(parts) + 1 and offsets[-1] == len(context)
+    for part, begin, end in zip(parts, offsets, offsets[1:], strict=False):
+        assert tokenizer.decode(part) == context[begin:end]
+
+
+def test_offsets_of_characters_of_several_tokens(tokenizer):
+    sample = Sample("a", "naïve 山 café", "ask", "answer")
+    offsets = context_offsets(sample, tokenizer, encode(sample, tokenizer), 3)
+    assert offsets[0] == 0 and offsets[-1] == len(sample.context) and offsets == sorted(offsets)
 
 
 def test_evidence_in_tokens(tokenizer):
