@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from gateau_lib.samples import Sample
-from gateau_lib.style import BLUE, GREY, RED, label, styled, svg
+from gateau_lib.samples import DataError, Sample
+from gateau_lib.scoretable import Segments
+from gateau_lib.style import BLUE, GREY, ORANGE, RED, label, styled, svg
 
 ENDS = 10  # samples shown from each end of the ranking
+SEGMENTS_SHOWN = 3  # most important and most attended ones of a sample
+LISTED = 50  # rows of a list that may be as long as the data
 SNIPPET = 280  # characters
+WARNING = "the shipped tiny pair scored. It has only read synthetic text: do not train on this selection, give --short and --long"
+LEGEND = (
+    'The <b class="important">most important</b> segments make the response likeliest when the model reads one alone with the '
+    "instruction (loss in nats a token, low is important). The "
+    '<b class="attended">most attended</b> ones get the largest share of the attention of the response in the whole sample, '
+    "averaged over layers. A segment in both lists is shaded. The strip shows all segments from the beginning of what was read "
+    "to its end: importance, exp(&minus;loss), upwards, and attention downwards, each over its largest."
+)
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }}
 table {{ border-collapse: collapse; width: 100%; margin: .6rem 0 1.6rem }}
 th, td {{ text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #ddd; overflow-wrap: anywhere }}
-th {{ white-space: nowrap }} td.id {{ min-width: 9rem }} table.facts {{ width: auto }}
+th {{ white-space: nowrap }} td.id {{ min-width: 8rem }} table.plain {{ width: auto }}
 .n {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }}
-img {{ max-width: 100% }}
+.warning {{ border-left: 4px solid {red}; background: #fff3ec; padding: .6rem 1rem }}
+.note {{ color: #666; font-size: .9em }} tr.sample td {{ border-top: 2px solid #bbb; border-bottom: none }}
+tr.sample.chosen td:first-child {{ border-left: 4px solid {red} }}
+.sides {{ display: grid; grid-template-columns: 1fr 1fr; gap: 0 2rem; font-size: .9em }} .sides p {{ margin: .3rem 0 }}
+.both {{ background: #fff6d6 }} .strip {{ display: block; width: 100%; height: 44px; margin: .3rem 0 }}
+.important {{ color: {blue} }} .attended {{ color: #9a6700 }} img {{ max-width: 100% }}
 </style></head><body>
 <h1>{title}</h1>
-{facts}
-<h2>What was chosen</h2>
-<p>{figures}</p>
-<h2>The first {first} of the ranking</h2>
-{top}
-<h2>The last {last} of the ranking</h2>
-{bottom}
+{body}
 </body></html>
 """
 
@@ -78,6 +89,40 @@ def scatter(ranked: pd.DataFrame, x: str, y: str, name: str) -> Figure:
     return fig
 
 
+def shown(ranked: pd.DataFrame) -> pd.DataFrame:
+    """Rows of both ends of the ranking, near-identical samples left out; the index is the place in the whole ranking."""
+    distinct = ranked[ranked["twin"].isna()]
+    return pd.concat([distinct.head(ENDS), distinct.tail(min(ENDS, max(0, len(distinct) - ENDS)))])
+
+
+def page(given: Report) -> str:
+    """The report as HTML; needs no other file and no network.
+
+    Raises:
+        DataError: segments that do not fit their sample.
+    """
+    ranked, called = given.ranked, label(given.name)
+    figures = [score_histogram(ranked, called), length_histogram(ranked), scatter(ranked, "tokens", "score", called)]
+    if {"hmg", "cam"} <= set(ranked.columns):
+        figures.append(scatter(ranked, "hmg", "cam", called))
+    rows = shown(ranked)
+    top, bottom = rows.head(ENDS), rows.iloc[ENDS:]
+    body = [f'<p class="warning"><b>Warning:</b> {escape(WARNING)}.</p>' if given.shipped else ""]
+    facts = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in given.facts)
+    body += [f'<table class="plain">{facts}</table>']
+    body += ["<h2>What was chosen</h2>", f"<p>{' '.join(_image(fig) for fig in figures)}</p>", _lengths(ranked)]
+    body += [_sources(ranked, given.quotas)] if set(ranked["source"]) - {""} else []
+    if given.segments:
+        body += [f"<h2>How to read the segments</h2><p>{LEGEND}</p>"]
+    body += [f"<h2>The first {len(top)} of the ranking</h2>", _samples(top, given)]
+    body += [f"<h2>The last {len(bottom)} of the ranking</h2>", _samples(bottom, given)]
+    if ranked["twin"].notna().any():
+        body += ["<h2>Dropped as near-identical</h2>", _twins(ranked)]
+    if given.left_out:
+        body += ["<h2>Left out: not scored</h2>", _list(("id", "reason"), given.left_out)]
+    return PAGE.format(title=f"Selection by {escape(called)}", body="\n".join(filter(None, body)), red=RED, blue=BLUE)
+
+
 def _image(fig: Figure) -> str:
     title, data = fig.axes[0].get_title(loc="left"), base64.b64encode(svg(fig).encode()).decode()
     return f'<img alt="{escape(title)}" src="data:image/svg+xml;base64,{data}">'
@@ -91,39 +136,107 @@ def _snippet(text: str) -> str:
     return escape(head if len(head) > SNIPPET // 2 else flat[:SNIPPET]) + " …"
 
 
-def _rows(ranked: pd.DataFrame, samples: Mapping[str, Sample]) -> str:
-    head = '<tr><th class="n">rank</th><th>id</th><th class="n">score</th><th class="n">tokens</th>'
-    head += "<th>instruction</th><th>response</th></tr>"
+def _table(head: Sequence[str], rows: Iterable[Sequence[str | float | int]]) -> str:
+    """Texts to the left, numbers to the right."""
+    cells = [f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>"]
+    for row in rows:
+        made = [f"<td>{escape(v)}</td>" if isinstance(v, str) else f'<td class="n">{v:,}</td>' for v in row]
+        cells.append(f"<tr>{''.join(made)}</tr>")
+    return f'<table class="plain">{"".join(cells)}</table>'
+
+
+def _list(head: Sequence[str], rows: Sequence[Sequence[str | float | int]]) -> str:
+    more = f'<p class="note">and {len(rows) - LISTED:,} more</p>' if len(rows) > LISTED else ""
+    return _table(head, rows[:LISTED]) + more
+
+
+def _lengths(ranked: pd.DataFrame) -> str:
+    """Tokens of the samples before and after, uncut."""
+    parts = {"usable": ranked, "without near-identical": ranked[ranked["twin"].isna()], "selected": ranked[ranked["chosen"]]}
+    if not ranked["twin"].notna().any():
+        del parts["without near-identical"]
+    rows = []
+    for name, part in parts.items():
+        middle = [int(v) for v in np.quantile(part["tokens"], (0, 0.1, 0.5, 0.9, 1))] if len(part) else [""] * 5
+        rows.append((name, len(part), int(part["tokens"].sum()), *middle))
+    return _table(("tokens, uncut", "samples", "all together", "shortest", "10 %", "median", "90 %", "longest"), rows)
+
+
+def _sources(ranked: pd.DataFrame, quotas: Mapping[str, int]) -> str:
+    parts = [Counter(rows["source"]) for rows in (ranked, ranked[ranked["twin"].notna()], ranked[ranked["chosen"]])]
+    names = sorted(parts[0], key=lambda name: (-parts[0][name], name))
+    rows = [(name or "(no source)", parts[0][name], parts[1][name], quotas.get(name, "none"), parts[2][name]) for name in names]
+    return _table(("source", "usable", "near-identical", "at most", "selected"), rows)
+
+
+def _twins(ranked: pd.DataFrame) -> str:
+    gone = ranked[ranked["twin"].notna()]
+    rows = [(row.id, row.twin, f"{row.similarity:.3f}", f"{row.score:#.4g}") for row in gone.itertuples()]
+    return _list(("dropped", "kept for it", "Jaccard index", "score of the dropped"), rows)
+
+
+def _samples(rows: pd.DataFrame, given: Report) -> str:
+    parts = [name for name in ("hmg", "cam") if name in rows and name != given.name]
+    numeric = ["rank", "score", *map(label, parts), "tokens", "cut"]
+    head = "".join(f'<th class="n">{name}</th>' for name in numeric) + "<th>id</th><th>instruction</th><th>response</th>"
     lines = []
-    for row in ranked.itertuples():
-        sample = samples[row.id]
-        numbers = f'<td class="n">{row.Index + 1}</td><td class="id">{escape(row.id)}</td><td class="n">{row.score:#.4g}</td>'
-        numbers += f'<td class="n">{row.tokens:,}</td>'
-        lines.append(f"<tr>{numbers}<td>{_snippet(sample.instruction)}</td><td>{_snippet(sample.response)}</td></tr>")
-    return f"<table>{head}{''.join(lines)}</table>"
+    for place, row in zip(rows.index, rows.to_dict("records"), strict=True):
+        sample = given.samples[row["id"]]
+        numbers = [f"{place + 1:,}", f"{row['score']:#.4g}", *(f"{row[name]:#.4g}" for name in parts)]
+        numbers += [f"{row['tokens']:,}", f"{row['n_dropped']:,}"]
+        cells = "".join(f'<td class="n">{number}</td>' for number in numbers)
+        note = f'<br><span class="note">{escape(sample.source)}</span>' if sample.source else ""
+        cells += f'<td class="id">{escape(row["id"])}{note}</td>'
+        cells += f"<td>{_snippet(sample.instruction)}</td><td>{_snippet(sample.response)}</td>"
+        lines.append(f'<tr class="sample{" chosen" if row["chosen"] else ""}">{cells}</tr>')
+        if row["id"] in given.segments:
+            lines.append(f'<tr><td colspan="{len(numeric) + 3}">{_sides(sample, given.segments[row["id"]])}</td></tr>')
+    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
 
 
-def page(ranked: pd.DataFrame, samples: Mapping[str, Sample], facts: Sequence[tuple[str, Any]], name: str) -> str:
-    """The report as HTML; needs no other file and no network.
+def _sides(sample: Sample, found: Segments) -> str:
+    """A sample's most important and most attended segments side by side, below a strip of all of them."""
+    nll, attention, chars = np.array(found.nll), np.array(found.attention), found.chars
+    if not len(nll) == len(attention) == len(chars) - 1 or chars[-1] > len(sample.context):
+        raise DataError(f"sample {sample.id!r}: the score table's segments are not those of its context; score this data again")
+    lowest, largest = np.argsort(nll, kind="stable")[:SEGMENTS_SHOWN], np.argsort(-attention, kind="stable")[:SEGMENTS_SHOWN]
 
-    Args:
-        ranked: usable samples, best first, index 0, 1, ...; columns ``id, score, tokens, chosen`` and, if scored, ``hmg, cam``.
-        samples: by id.
-        facts: rows of the table at the top.
-        name: the score's name, as `select` takes it.
+    def side(order: np.ndarray, number: np.ndarray, write: str, other: np.ndarray) -> str:
+        lines = []
+        for i in order:
+            place = f"{write.format(number[i])}, at {chars[i] / len(sample.context):.0%} of the context"
+            text = _snippet(sample.context[chars[i] : chars[i + 1]])
+            lines.append(f'<p{" class=both" if i in other else ""}><span class="note">{place}</span><br>{text}</p>')
+        return "".join(lines)
+
+    left = side(lowest, nll, "loss {:.3f}", largest)
+    right = side(largest, attention, "{:.1%} of the attention", lowest)
+    heads = f'<div><b class="important">most important</b>{left}</div><div><b class="attended">most attended</b>{right}</div>'
+    return f'{_strip(np.exp(nll.min() - nll), attention / max(attention.max(), 1e-12))}<div class="sides">{heads}</div>'
+
+
+def _strip(up: np.ndarray, down: np.ndarray) -> str:
+    """Two rows of bars on one axis, values in [0, 1]."""
+    bars = [f'<svg class="strip" viewBox="0 -20 {len(up)} 40" preserveAspectRatio="none" role="img" aria-label="all segments">']
+    for values, colour, sign in ((up, BLUE, -1), (down, ORANGE, 1)):
+        path = "".join(f"L{i} {20 * sign * v:.3g}H{i + 1}" for i, v in enumerate(values))
+        bars.append(f'<path fill="{colour}" d="M0 0{path}V0Z"/>')
+    return "".join(bars) + "</svg>"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report is made of.
+
+    ``ranked`` holds the usable samples, best first, index 0, 1, ..., with the columns ``id, score, tokens, n_dropped, chosen,
+    source, twin, similarity`` and, if scored, ``hmg, cam``.
     """
-    called = label(name)
-    figures = [score_histogram(ranked, called), length_histogram(ranked), scatter(ranked, "tokens", "score", called)]
-    if {"hmg", "cam"} <= set(ranked.columns):
-        figures.append(scatter(ranked, "hmg", "cam", called))
-    top, bottom = ranked.head(ENDS), ranked.tail(min(ENDS, max(0, len(ranked) - ENDS)))
-    table = "".join(f"<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>" for k, v in facts)
-    return PAGE.format(
-        title=f"Selection by {escape(called)}",
-        facts=f'<table class="facts">{table}</table>',
-        figures=" ".join(_image(fig) for fig in figures),
-        first=len(top),
-        last=len(bottom),
-        top=_rows(top, samples),
-        bottom=_rows(bottom, samples),
-    )
+
+    ranked: pd.DataFrame
+    samples: Mapping[str, Sample]  # by id
+    facts: Sequence[tuple[str, str]]  # rows of the table at the top
+    name: str  # of the score, as `select` takes it
+    quotas: Mapping[str, int] = field(default_factory=dict)  # source -> samples at most
+    segments: Mapping[str, Segments] = field(default_factory=dict)  # by id
+    left_out: Sequence[tuple[str, str]] = ()  # id and reason
+    shipped: bool = False  # the tiny pair scored

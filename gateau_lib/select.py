@@ -1,41 +1,26 @@
 """Select long samples by their scores: ``python -m gateau_lib.select scores.parquet --data DATA.jsonl --out selected.jsonl``.
 
 Scores and data are joined by id. Statements about the whole pool (min-max, softmax, ranks) are made here, over the usable rows.
+Then near-identical contexts are dropped if asked for, and the best of what is left are taken, within quotas if there are any.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from gateau_lib import hmg, report, selectors
+from gateau_lib import dedup, hmg, inputs, report, selectors
 from gateau_lib.samples import DataError, Sample, from_record, read_records
+from gateau_lib.scoretable import LENGTHS, NEEDS, Table, read_scores, usable
 from gateau_lib.store import atomic_write
-
-LENGTHS = ("n_context", "n_instruction", "n_response", "n_dropped")
-# The columns a score is made from, and the method of gateau_lib.score that fills them.
-NEEDS = {
-    "gateau": {"nll_short": "hmg", "nll_long": "hmg", "cam": "cam"},
-    "hmg": {"nll_short": "hmg", "nll_long": "hmg"},
-    "cam": {"cam": "cam"},
-    "prolong": {"prolong": "prolong"},
-    "perplexity": {"nll_long": "perplexity"},
-    "ifd": {"ifd": "ifd"},
-    "contrast": {"contrast": "contrast"},
-    "random": {},
-    "longest": {},
-}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,40 +35,26 @@ def parser() -> argparse.ArgumentParser:
     many = line.add_mutually_exclusive_group()
     many.add_argument("--fraction", type=float, default=0.1, help="share of the usable samples (default: 0.1)")
     many.add_argument("--top", type=int, help="number of samples")
+    line.add_argument("--per-source", action="store_true", help="take that share, or that number, of every source by itself")
+    line.add_argument("--quota", action="append", default=[], metavar="SOURCE=N", help="at most N of this source; repeatable")
+    line.add_argument(
+        "--dedup",
+        type=float,
+        metavar="J",
+        help="of contexts whose word 5-shingles have a Jaccard index of J or more keep the best-scored, for example 0.8",
+    )
     line.add_argument("--seed", type=int, default=0, help="of --score random")
     return line
 
 
-def read_scores(path: Path) -> list[dict[str, Any]]:
-    """Rows of a score table.
-
-    Raises:
-        DataError: no such file, not a score table, an id twice, a NaN or infinity.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; write it with python -m gateau_lib.score")
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    if not rows or not {"id", "error", *LENGTHS} <= rows[0].keys():
-        raise DataError(f"{path}: not a score table; write it with python -m gateau_lib.score")
-    for number, row in enumerate(rows, 1):
-        bad = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
-        if bad:
-            raise DataError(f"{path}, row {number}, id {row['id']!r}: {bad[0]} is {row[bad[0]]}; score this sample again")
-    twice = [name for name, n in Counter(row["id"] for row in rows if row["error"] is None).items() if n > 1]
-    if twice:
-        raise DataError(f"{path}: id {twice[0]!r} stands twice; ids must be unique")
-    return rows
-
-
 def read_data(path: Path) -> dict[str, tuple[Any, str]]:
     """Records and their places by id; the first record with an id counts, as in scoring."""
+    inputs.check_file(path)
     found: dict[str, tuple[Any, str]] = {}
     for where, record in read_records(path):
         if isinstance(record, dict) and record.get("id") not in (None, ""):
-            found.setdefault(str(record["id"]), (record, where))
+            # Half a surrogate pair (escaped in JSON) is no text that a score table can hold.
+            found.setdefault(str(record["id"]).encode("utf-8", "replace").decode(), (record, where))
     return found
 
 
@@ -94,31 +65,6 @@ def check_join(rows: Sequence[dict[str, Any]], records: dict[str, Any], scores: 
         raise DataError(f"{data}: {len(lost)} scored ids are not in it (first {lost[0]!r}); give the data that was scored")
     if new := sorted(records.keys() - scored):
         raise DataError(f"{scores}: {len(new)} records of {data} have no row (first {new[0]!r}); score the data again")
-
-
-def usable(rows: Sequence[dict[str, Any]], score: str, path: Path) -> tuple[pd.DataFrame, Counter]:
-    """Rows that the score can rank, and how many are left out for which reason.
-
-    Raises:
-        DataError: the table does not hold what the score needs, or nothing is left.
-    """
-    why: Counter = Counter()
-    kept = []
-    for column, method in NEEDS[score].items():
-        if all(row.get(column) is None for row in rows):
-            raise DataError(f"{path}: no {column} in it; score with --methods {method} among others, or choose another --score")
-    for row in rows:
-        if row["error"] is not None:
-            why["an error in scoring"] += 1
-        elif missing := [column for column in NEEDS[score] if row[column] is None]:
-            why[f"no {missing[0]}"] += 1
-        elif score == "ifd" and row["ifd"] > 1:  # Cherry: the instruction makes the response less likely, so they do not match
-            why["ifd above 1"] += 1
-        else:
-            kept.append(row)
-    if not kept:
-        raise DataError(f"{path}: no usable row for --score {score} ({'; '.join(f'{n} with {k}' for k, n in why.items())})")
-    return pd.DataFrame(kept), why
 
 
 def score_pool(pool: pd.DataFrame, score: str, combine: str, alpha: float, seed: int) -> np.ndarray:
@@ -135,31 +81,118 @@ def score_pool(pool: pd.DataFrame, score: str, combine: str, alpha: float, seed:
     return pool["nll_long" if score == "perplexity" else score].to_numpy(dtype=float)
 
 
-def choose(pool: pd.DataFrame, given: argparse.Namespace) -> pd.DataFrame:
-    """The pool best first with the columns ``score`` and ``chosen``."""
-    ids = pool["id"].tolist()
+def rank(pool: pd.DataFrame, given: argparse.Namespace) -> pd.DataFrame:
+    """The pool best first, with the column ``score``; columns without any value are left out."""
     scores = score_pool(pool, given.score, given.combine, given.alpha, given.seed)
-    ranking = selectors.top_fraction(ids, scores, 1.0)
-    if given.top is not None and given.top > len(ranking):
-        raise DataError(f"--top {given.top}: only {len(ranking)} samples are usable; give at most that")
-    chosen = set(ranking[: given.top] if given.top is not None else selectors.top_fraction(ids, scores, given.fraction))
+    ranking = selectors.top_fraction(pool["id"].tolist(), scores, 1.0)
     ranked = pool.assign(score=scores).set_index("id").loc[ranking].reset_index()
-    return ranked.assign(chosen=ranked["id"].isin(chosen)).dropna(axis="columns", how="all")
+    return ranked.dropna(axis="columns", how="all")
 
 
-def facts_of(ranked: pd.DataFrame, why: Counter, given: argparse.Namespace, total: int) -> list[tuple[str, str]]:
+def add_twins(ranked: pd.DataFrame, contexts: Sequence[str], threshold: float | None) -> pd.DataFrame:
+    """The ranking with the columns ``twin``, the better sample of nearly the same context or None, and ``similarity``."""
+    found = {} if threshold is None else dedup.near_identical(ranked["id"].tolist(), contexts, threshold)
+    twins = [found.get(name, (None, None)) for name in ranked["id"]]
+    return ranked.assign(twin=pd.Series([t for t, _ in twins], dtype=object), similarity=[s for _, s in twins])
+
+
+def quotas_of(given: argparse.Namespace, distinct: pd.DataFrame) -> dict[str, int]:
+    """Source -> samples at most, from ``--quota`` and ``--per-source``.
+
+    Raises:
+        DataError: not of the form SOURCE=N, a source that no sample has, or no sources at all.
+    """
+    sources = Counter(distinct["source"])
+    if (given.quota or given.per_source) and not set(sources) - {""}:
+        raise DataError(f"{given.data}: no usable record has a 'source'; leave out --quota and --per-source, or add the field")
+    quotas = {}
+    for text in given.quota:
+        source, equals, number = text.rpartition("=")
+        if not equals or not number.isdecimal():
+            raise DataError(f"--quota {text}: write SOURCE=N with a number of samples N")
+        if source not in sources:
+            known = ", ".join(map(repr, sorted(sources)[:8])) + (", ..." if len(sources) > 8 else "")
+            raise DataError(f"--quota {text}: no usable sample has this source; there are {known}")
+        quotas[source] = min(int(number), quotas.get(source, len(distinct)))
+    if given.per_source:
+        share = {s: given.top if given.top is not None else selectors.size(n, given.fraction) for s, n in sources.items()}
+        quotas = {source: min(n, quotas.get(source, n)) for source, n in share.items()}
+    return quotas
+
+
+def choose(ranked: pd.DataFrame, given: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The ranking with the column ``chosen``, and the quotas; needs the columns ``source, twin``.
+
+    Raises:
+        DataError: more samples asked for than there are, or bad quotas.
+    """
+    distinct = ranked[ranked["twin"].isna()]
+    quotas = quotas_of(given, distinct)
+    if given.per_source:
+        many = len(distinct)
+    elif given.top is None:
+        many = selectors.size(len(distinct), given.fraction)
+    elif given.top <= len(distinct):
+        many = given.top
+    else:
+        left = "" if len(distinct) == len(ranked) else " after near-identical ones were dropped"
+        raise DataError(f"--top {given.top}: only {len(distinct)} samples are usable{left}; give at most that")
+    sources = dict(zip(distinct["id"], distinct["source"], strict=True))
+    return ranked.assign(chosen=ranked["id"].isin(selectors.within_quotas(list(sources), sources, quotas, many))), quotas
+
+
+def scoring_of(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Which models scored, and how, as far as the table says."""
+    if "models" not in about:
+        return [("models", "not named in the score table")]
+    models = [f"{role}: {model['name']}" for role, model in sorted(about["models"].items(), reverse=True)]
+    how = f"at most {about['max_length']:,} tokens a sample, segments of {about['segment_length']:,}"
+    how += f", short model reads by {about['reading']}" if "short" in about["models"] else ""
+    how += ", the tokenizer's chat template" if about["chat"] else ", plain prompt"
+    return [("models", ", ".join([*models, about["dtype"]])), ("scored", how + (", as released" if about["as_released"] else ""))]
+
+
+def facts_of(ranked: pd.DataFrame, why: Counter, given: argparse.Namespace, table: Table) -> list[tuple[str, str]]:
     """What the summary and the report say about a selection."""
-    chosen = ranked[ranked["chosen"]]
     how = given.score + (f", combined by {given.combine}, alpha {given.alpha:g}" if given.score == "gateau" else "")
-    left_out = "; ".join(f"{n} with {reason}" for reason, n in sorted(why.items())) or "none"
-    return [
+    asked = f"the best {given.top:,}" if given.top is not None else f"the best {100 * given.fraction:.6g} %"
+    asked += " in each source" if given.per_source else ""
+    modes = set(ranked["cam_mode"]) if "cam_mode" in ranked and "cam" in NEEDS[given.score] else set()
+    cut = ranked["n_dropped"] > 0
+    facts = [
         ("score", how + (f", seed {given.seed}" if given.score == "random" else "")),
-        ("records", f"{total:,}"),
-        ("left out", left_out),
-        ("usable", f"{len(ranked):,} ({ranked['tokens'].sum():,} tokens, median {ranked['tokens'].median():,.0f})"),
-        ("read in part", f"{int((ranked['n_dropped'] > 0).sum()):,} usable samples, context cut on the left to fit --max-length"),
-        ("selected", f"{len(chosen):,} ({chosen['tokens'].sum():,} tokens, median {chosen['tokens'].median():,.0f})"),
+        *scoring_of(table.about),
+        *(("CAM", f"{mode}, segment importance estimated" if mode == "adaptive" else mode) for mode in modes),
+        ("asked for", asked + (f", at most {', '.join(given.quota)}" if given.quota else "")),
+        ("records", f"{len(table.rows):,}"),
+        ("left out", "; ".join(f"{n:,} with {reason}" for reason, n in sorted(why.items())) or "none"),
+        ("usable", _sizes(ranked)),
+        (
+            "read in part",
+            f"{int(cut.sum()):,} usable samples, {ranked['n_dropped'].sum() / ranked['tokens'].sum():.1%} of all usable tokens: "
+            "context cut on the left to fit --max-length",
+        ),
     ]
+    if given.dedup is not None:
+        twins = int(ranked["twin"].notna().sum())
+        what = f"{twins:,} dropped for a better one, Jaccard index of contexts {given.dedup:g} or more"
+        facts.append(("near-identical", what))
+    return [*facts, ("selected", _sizes(ranked[ranked["chosen"]]))]
+
+
+def _sizes(part: pd.DataFrame) -> str:
+    middle = f", median {part['tokens'].median():,.0f}" if len(part) else ""
+    return f"{len(part):,} ({part['tokens'].sum():,} tokens{middle})"
+
+
+def check(given: argparse.Namespace) -> None:
+    """Raise DataError for options that make no sense by themselves."""
+    if not 0 < given.fraction <= 1 or not 0 <= given.alpha <= 1 or (given.top is not None and given.top < 1):
+        raise DataError("--fraction must lie in (0, 1], --alpha in [0, 1], and --top must be at least 1")
+    if given.dedup is not None and not 0 < given.dedup <= 1:
+        raise DataError(f"--dedup {given.dedup:g}: must lie in (0, 1]; 0.8 is usual")
+    if given.out.resolve() in (given.data.resolve(), given.scores.resolve()):
+        raise DataError(f"--out {given.out}: this is an input; give another name")
 
 
 def run(given: argparse.Namespace) -> str:
@@ -168,19 +201,35 @@ def run(given: argparse.Namespace) -> str:
     Raises:
         DataError: options, scores or data that cannot be used.
     """
-    if not 0 < given.fraction <= 1 or not 0 <= given.alpha <= 1 or (given.top is not None and given.top < 1):
-        raise DataError("--fraction must lie in (0, 1], --alpha in [0, 1], and --top must be at least 1")
-    rows, records = read_scores(given.scores), read_data(given.data)
-    check_join(rows, records, given.scores, given.data)
-    pool, why = usable(rows, given.score, given.scores)
-    ranked = choose(pool.assign(tokens=pool[list(LENGTHS)].sum(axis="columns")), given)
+    check(given)
+    table, records = read_scores(given.scores), read_data(given.data)
+    check_join(table.rows, records, given.scores, given.data)
+    pool, why = usable(table, given.score)
+    ranked = rank(pool.assign(tokens=pool[list(LENGTHS)].sum(axis="columns")), given)
     samples: dict[str, Sample] = {name: from_record(*records[name]) for name in ranked["id"]}
+    ranked["source"] = [samples[name].source for name in ranked["id"]]
+    ranked, quotas = choose(add_twins(ranked, [samples[name].context for name in ranked["id"]], given.dedup), given)
+    facts = facts_of(ranked, why, given, table)
+    page = report.Report(
+        ranked,
+        samples,
+        facts,
+        given.score,
+        quotas=quotas,
+        segments=table.segments(report.shown(ranked)["id"].tolist()),
+        left_out=[(str(row["id"] or ""), row["error"]) for row in table.rows if row["error"] is not None],
+        shipped=bool(table.about.get("shipped_pair")),
+    )
+    written = [given.out, given.out.with_suffix(".report.html")]
+    atomic_write(written[1], report.page(page))
+    if given.dedup is not None:
+        written.append(given.out.with_suffix(".dropped.jsonl"))
+        gone = ranked.loc[ranked["twin"].notna(), ["id", "twin", "similarity"]].to_dict("records")
+        atomic_write(written[2], "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in gone))
     chosen = [json.dumps(records[name][0], ensure_ascii=False) for name in ranked.loc[ranked["chosen"], "id"]]
-    facts = facts_of(ranked, why, given, len(rows))
-    page = given.out.with_suffix(".report.html")
-    atomic_write(page, report.page(ranked, samples, facts, given.score))
     atomic_write(given.out, "".join(line + "\n" for line in chosen))
-    return "\n".join([*(f"{name}: {value}" for name, value in facts), f"written: {given.out} and {page}"])
+    warning = [f"warning: {report.WARNING}"] if page.shipped else []
+    return "\n".join([*(f"{k}: {v}" for k, v in facts), *warning, f"written: {', '.join(map(str, written))}"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,8 @@ Every function here works on the whole pool, refuses NaN by name, and does not d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.special import softmax
@@ -36,7 +37,7 @@ def _unique(ids: Sequence[str]) -> list[str]:
     return list(ids)
 
 
-def _size(n: int, fraction: float) -> int:
+def size(n: int, fraction: float) -> int:
     """Samples in the top ``fraction`` of n, rounded up."""
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
@@ -88,7 +89,24 @@ def top_fraction(ids: Sequence[str], scores: Sequence[float], fraction: float) -
     """Ids of the highest scores, best first, ties broken by id; the number of samples is rounded up."""
     names, values = _unique(ids), _numbers(scores, "scores", ids)
     ranked = sorted(range(len(names)), key=lambda i: (-values[i], names[i]))
-    return [names[i] for i in ranked[: _size(len(names), fraction)]]
+    return [names[i] for i in ranked[: size(len(names), fraction)]]
+
+
+def within_quotas(ranking: Sequence[str], sources: Mapping[str, str], quotas: Mapping[str, int], k: int) -> list[str]:
+    """The first ``k`` ids of a ranking, passing over those whose source has given its quota; fewer if the quotas leave fewer.
+
+    Args:
+        sources: id -> source.
+        quotas: source -> samples at most; a source that is not named has no limit.
+    """
+    taken: list[str] = []
+    given: Counter[str] = Counter()
+    for name in _unique(ranking):
+        source = sources[name]
+        if len(taken) < k and given[source] < quotas.get(source, math.inf):
+            given[source] += 1
+            taken.append(name)
+    return taken
 
 
 def random_subset(ids: Sequence[str], k: int, seed: int) -> list[str]:
@@ -150,7 +168,7 @@ def auc(labels: Sequence[bool], scores: Sequence[float]) -> float:
 def precision_at(labels: Sequence[bool], scores: Sequence[float], fraction: float) -> float:
     """Share of labelled samples in the top ``fraction``; samples tied at the edge count by their expected share."""
     truth, values = _labelled(labels, scores)
-    k = _size(values.size, fraction)
+    k = size(values.size, fraction)
     edge = np.sort(values)[-k]
     above, tied = values > edge, values == edge
     return float((truth[above].sum() + (k - above.sum()) * truth[tied].mean()) / k)

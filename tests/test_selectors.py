@@ -95,6 +95,26 @@ def test_top_fraction_refuses():
             selectors.top_fraction(names(2), [1.0, 2.0], fraction)
 
 
+SOURCES = st.sampled_from("abc")
+
+
+@given(st.lists(SOURCES, max_size=30), st.dictionaries(SOURCES, st.integers(0, 5)), st.integers(0, 30))
+def test_quotas_take_the_best_of_each_source(of, quotas, k):
+    ranking = names(len(of))
+    sources = dict(zip(ranking, of, strict=True))
+    taken = selectors.within_quotas(ranking, sources, quotas, k)
+    allowed = [i for i in ranking if i in [j for j in ranking if sources[j] == sources[i]][: quotas.get(sources[i], 99)]]
+    assert taken == allowed[:k]
+
+
+def test_quotas_by_hand():
+    sources = dict(a="x", b="x", c="y", d="x", e="y")
+    assert selectors.within_quotas("abcde", sources, {"x": 1}, 2) == ["a", "c"]
+    assert selectors.within_quotas("abcde", sources, {"x": 1, "y": 0}, 4) == ["a"]
+    with pytest.raises(ValueError, match="occurs twice"):
+        selectors.within_quotas(["a", "a"], sources, {}, 2)
+
+
 @given(st.integers(1, 60), st.data())
 def test_random_subset_is_a_subset_and_depends_on_the_set_only(n, data):
     ids, k, seed = names(n), data.draw(st.integers(0, n)), data.draw(st.integers(0, 1000))
