@@ -101,7 +101,7 @@ def score_items(
             except SequenceError as error:
                 named = str(error).startswith("sample ")  # else it counts the sequences of one call
                 message = str(error) if named else f"sample {each.row['id']!r}: {error.reason}"
-                each.row |= dict.fromkeys((*SCORES, "cam_mode", *SEGMENTS)) | {"error": message}
+                each.row.update(dict.fromkeys((*SCORES, "cam_mode", *SEGMENTS)), error=message)
     return rows
 
 

@@ -81,10 +81,13 @@ def passes(sample: Lengths, short: Shape, long: Shape, options: engine.Options) 
     parts = [min(options.segment_length, sample.context - i) for i in range(0, sample.context, options.segment_length)]
     near = min(n, options.short_window)
     if options.as_released:
+        from gateau_lib.released import CUT
+
         window = max(1, options.max_length // options.segment_length) * options.segment_length
         parts = [options.segment_length] * (window // options.segment_length)
         if "hmg" in asked:
             found["hmg"] = 2 * n, short.flops(n, n) + long.flops(n, n)
+        around = min(CUT, sample.instruction) - 1 + min(CUT, y) - 1  # no start token, first tokens dropped
         whole = window + around
         cam = [(whole, long.flops(whole, whole)), *((p + around, long.flops(p + around, p + around)) for p in parts)]
     else:
