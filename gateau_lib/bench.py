@@ -1,8 +1,9 @@
-"""How fast scoring is, against the published procedure in the same run: ``python -m gateau_lib.bench``.
+"""What scoring costs, against the published procedures in the same run: ``python -m gateau_lib.bench``.
 
-The published procedure pads every sample to the whole window, reads one sample at a time, keeps all logits, takes the
-attention from full matrices, and scores every segment of the padded window. Both procedures see the same samples and must
-agree on the losses. Prints a table and writes ``results/bench/<machine>.json``.
+Five measurements on the same models: HMG and CAM by the library, exact and adaptive, and as released; ProLong both ways; the
+pass that also takes attention against a plain one, by length; peak memory against attention matrices written out; and what
+the adaptive estimate does to a ranking. The procedures must agree on the losses. Prints tables and writes
+``results/bench/<machine>.json``.
 """
 
 from __future__ import annotations
@@ -14,76 +15,74 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
-from transformers import PreTrainedModel
 
-from gateau_lib import cam, hmg, models, profiles
-from gateau_lib.engine import Pair, ScoreError
+from gateau_lib import adaptive, cam, costs, hmg, memory, models, profiles, prolong, released
 from gateau_lib.nll import response_nll
-from gateau_lib.samples import Encoded, segments
-from gateau_lib.score import load_pair
+from gateau_lib.pair import Pair, ScoreError, load_pair
+from gateau_lib.samples import Encoded, encode
 from gateau_lib.store import atomic_write, results_root, versions
 
-INSTRUCTION, RESPONSE = 24, 16  # tokens of the made-up samples
+WINDOW, SEGMENT = 8192, 128  # tokens
+INSTRUCTION, RESPONSE = 40, 176  # tokens of the made-up samples: medians of long instruction data of several domains
+PASS_LENGTHS, PASS_RESPONSE = (1024, 2048, 4096, 8192, 16384), 200
+MEMORY_LENGTH = 8192
+PAIRS = 5_000  # ProLong, in the paper
+
 
 
 def random_pair(device: torch.device) -> Pair:
-    """The cpu profile's sizes with random weights: speed does not depend on what a model knows."""
+    """The cpu profile's sizes with random weights and a window of `WINDOW`: speed does not depend on what a model knows."""
     p = profiles.CPU
     sizes = {"hidden_size": p.hidden_size, "layers": p.layers, "heads": p.heads, "window": p.short_window}
     short = models.build_llama(2048, **sizes, rope_theta=p.rope_theta, seed=0).to(device).eval()
-    return Pair(short, models.with_rope_theta(short, p.rope_theta * p.long_rope_factor, p.long_window), None)
+    return Pair(short, models.with_rope_theta(short, p.rope_theta * p.long_rope_factor, WINDOW), None)
 
 
-def made_up(pair: Pair, lengths: Sequence[int], seed: int = 0) -> list[Encoded]:
-    """Samples of random tokens with the given whole lengths."""
+def made_up(pair: Pair, lengths: Sequence[int], response: int = RESPONSE, seed: int = 0) -> list[Encoded]:
+    """Samples of random tokens with the given whole lengths; instruction and response take at most three eighths of them."""
     rng, size = np.random.default_rng(seed), pair.long.config.vocab_size
     samples = []
     for i, length in enumerate(lengths):
-        parts = [rng.integers(3, size, n).tolist() for n in (length - INSTRUCTION - RESPONSE - 1, INSTRUCTION, RESPONSE)]
+        x, y = min(INSTRUCTION, length // 8), min(response, length // 4)
+        parts = [rng.integers(3, size, n).tolist() for n in (length - x - y - 1, x, y)]
         samples.append(Encoded(f"b{i}", [1], *parts))
     return samples
 
 
-@torch.inference_mode()
-def _all_logits_nll(model: PreTrainedModel, ids: Sequence[int], window: int, n: int, count: Counter, **more: Any) -> float:
-    """Mean NLL of the last ``n`` tokens, padded on the left to the window, every logit computed."""
-    pad = window - len(ids)
-    row = torch.tensor([[0] * pad + list(ids)], device=model.device)
-    mask = torch.tensor([[0] * pad + [1] * len(ids)], device=model.device)
-    count.update(tokens=len(ids), padded=row.numel(), forwards=1)
-    logits = model(input_ids=row, attention_mask=mask, use_cache=False, **more).logits[0].float()
-    return float(functional.cross_entropy(logits[-n - 1 : -1], row[0, -n:]))
+def log_uniform(n: int, window: int) -> list[int]:
+    """The middles of ``n`` equal parts of the log-uniform distribution from an eighth of the window to all of it."""
+    return [int(window / 8 * 8 ** ((i + 0.5) / n)) for i in range(n)]
 
 
-def published(pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter) -> list[float]:
-    """HMG and CAM as the released code computes them; the gap of each sample."""
-    short, gaps = models.extend_window(pair.short, window), []
-    for sample in samples:
-        n = len(sample.response)
-        gap = _all_logits_nll(short, sample.ids, window, n, count)
-        gaps.append(gap - _all_logits_nll(pair.long, sample.ids, window, n, count))
-        pair.long.set_attn_implementation("eager")
-        _all_logits_nll(pair.long, sample.ids, window, n, count, output_attentions=True)
-        pair.long.set_attn_implementation("sdpa")
-        padded = [0] * (window - len(sample.context)) + sample.context
-        for part in segments(padded, segment):
-            ids = sample.start + part + sample.instruction + sample.response
-            _all_logits_nll(pair.long, ids, len(ids), n, count)
-    return gaps
+def as_released(pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter) -> np.ndarray:
+    """HMG and CAM by the released procedures; the gap between the models' losses, (n,).
+
+    The short model is stretched, which costs nothing, so that the losses can be compared.
+    """
+    on = replace(released.Defects(), raw_short_reader=False)
+    short, long = released.released_hmg(pair, samples, window, defects=on, count=count)
+    released.released_cam(pair, samples, window, segment, count=count)
+    return short - long
 
 
-def ours(pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter) -> list[float]:
-    """HMG and CAM by the library; the gap of each sample."""
+def by_library(
+    pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter, *, estimated: bool = False
+) -> np.ndarray:
+    """HMG and CAM by the library, with exact or with adaptive importance; the gap, (n,)."""
     passes = cam.long_pass(pair.long, samples, segment, count=count)
-    cam.segment_importance(pair.long, samples, segment, count=count)
-    return list(hmg.short_reader_nll(pair.short, samples, "ntk", target=window, count=count) - [p.nll for p in passes])
+    if estimated:
+        adaptive.adaptive_importance(pair.long, samples, passes, segment, count=count)
+    else:
+        cam.segment_importance(pair.long, samples, segment, count=count)
+    return hmg.short_reader_nll(pair.short, samples, "ntk", target=window, count=count) - [p.nll for p in passes]
 
 
 def _timed(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]:
@@ -97,42 +96,125 @@ def _timed(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def compare_procedures(pair: Pair, n: int) -> list[dict[str, Any]]:
-    """Seconds and tokens of HMG and CAM over ``n`` samples of a third of the window up to all of it, by both procedures.
+def _row(section: str, what: str, seconds: float | None, count: Mapping[str, int], **more: Any) -> dict[str, Any]:
+    counted = {key: count.get(key) for key in ("tokens", "padded", "forwards")}
+    return {"section": section, "what": what, "seconds": seconds, **counted, **more}
+
+
+def compare_procedures(pair: Pair, n: int, window: int, segment: int, repeats: int = 2) -> list[dict[str, Any]]:
+    """Best seconds and tokens of HMG and CAM over ``n`` samples, lengths log-uniform from an eighth of the window to all of it.
 
     Raises:
-        ScoreError: the two procedures disagree about a loss.
+        ScoreError: the procedures disagree about a loss.
     """
-    window, device = pair.long.config.max_position_embeddings, pair.long.device
-    segment = min(128, max(2, pair.short.config.max_position_embeddings // 8))
-    samples = made_up(pair, np.linspace(window // 3, window, n, dtype=int).tolist())
-    rows, gaps = [], []
-    for name, procedure in (("library", ours), ("published", published)):
+    samples = made_up(pair, log_uniform(n, window))
+    work = {"exact": by_library, "adaptive": partial(by_library, estimated=True), "released": as_released}
+    rows: dict[str, dict[str, Any]] = {}
+    gaps: dict[str, np.ndarray] = {}
+    for procedure in work.values():
         procedure(pair, samples[:1], window, segment, Counter())  # first calls of a kernel are slow
+    for name, procedure in list(work.items()) * repeats:
         count: Counter = Counter()
-        seconds, gap = _timed(device, lambda run=procedure, c=count: run(pair, samples, window, segment, c))
-        gaps.append(np.array(gap))
-        rows.append({"what": f"HMG + CAM, {name}", "samples": n, "seconds": seconds, **count})
-    if not np.allclose(*gaps, atol=1e-3 if pair.long.dtype == torch.float32 else 0.1):
-        raise ScoreError(f"the procedures differ by {np.abs(gaps[0] - gaps[1]).max():.2g} nats; this is a defect, report it")
+        run = partial(procedure, pair, samples, window, segment, count)
+        seconds, gaps[name] = _timed(pair.long.device, run)
+        rows[name] = _row("HMG + CAM", name, min(seconds, rows[name]["seconds"] if name in rows else seconds), count, samples=n)
+    rows["exact"]["fewest_tokens"] = adaptive.minimum_tokens(samples, segment)
+    for name in ("exact", "adaptive"):
+        if not np.allclose(gaps[name], gaps["released"], atol=1e-3 if pair.long.dtype == torch.float32 else 0.1):
+            worst = np.abs(gaps[name] - gaps["released"]).max()
+            raise ScoreError(f"{name} and released procedure differ by {worst:.2g} nats; this is a defect, report it")
+    return list(rows.values())
+
+
+def compare_prolong(pair: Pair, pairs: int = PAIRS, segment: int = SEGMENT) -> list[dict[str, Any]]:
+    """Seconds and tokens of ProLong on one document that has just more than ``pairs`` pairs of segments.
+
+    Raises:
+        ScoreError: the two scores disagree.
+    """
+    n = next(n for n in range(2, pairs + 2) if n * (n - 1) // 2 >= pairs)
+    document = np.random.default_rng(0).integers(3, pair.long.config.vocab_size, n * segment).tolist()
+    shape = {"segment_length": segment, "pairs": pairs, "window_segments": max(n, 256)}
+    work = {
+        "exact": lambda c: prolong.score_documents(pair.long, [document], **shape, count=c)["lds"].to_numpy(),
+        "released": lambda c: released.released_prolong(pair.long, [document], **shape, count=c),
+    }
+    rows, scores = [], []
+    for name, run in work.items():
+        count: Counter = Counter()
+        seconds, score = _timed(pair.long.device, partial(run, count))
+        rows.append(_row("ProLong", name, seconds, count, samples=1, pairs=pairs))
+        scores.append(score)
+    if not np.allclose(*scores, rtol=1e-3 if pair.long.dtype == torch.float32 else 0.1):
+        raise ScoreError(f"ProLong's scores differ: {scores[0][0]:.6g} and {scores[1][0]:.6g}; this is a defect, report it")
     return rows
 
 
-def compare_passes(pair: Pair, repeats: int = 5) -> list[dict[str, Any]]:
-    """Median seconds of CAM's long pass (loss and attention) and of a plain pass (loss) at three lengths."""
-    window, device, rows = pair.long.config.max_position_embeddings, pair.long.device, []
-    for length in (window // 4, window // 2, window):
-        samples = made_up(pair, [length])
-        works = {
-            "plain pass": lambda s=samples, c=None: response_nll(pair.long, s, count=c),
-            "pass with attention": lambda s=samples, c=None: cam.long_pass(pair.long, s, 32, count=c),
+def compare_passes(pair: Pair, lengths: Sequence[int] = PASS_LENGTHS, response: int = PASS_RESPONSE) -> list[dict[str, Any]]:
+    """Seconds of a plain SDPA pass (loss of the response) and of CAM's pass (attention too) by length; each the best of several.
+
+    The two take turns, so that what else the machine does meets both.
+    """
+    rows = []
+    for length in lengths:
+        samples = made_up(pair, [length], response)
+        work = {
+            "plain pass": lambda c, s=samples: response_nll(pair.long, s, count=c),
+            "pass with attention": lambda c, s=samples: cam.long_pass(pair.long, s, SEGMENT, count=c),
         }
-        for name, work in works.items():
-            count: Counter = Counter()
-            work(c=count)
-            seconds = float(np.median([_timed(device, work)[0] for _ in range(repeats)]))
-            rows.append({"what": f"{name}, {length:,} tokens", "samples": 1, "seconds": seconds, **count})
+        found: dict[str, list[float]] = {name: [] for name in work}
+        for _ in range(max(3, min(15, 2**16 // length))):
+            for name, run in work.items():
+                count: Counter = Counter()
+                found[name].append(_timed(pair.long.device, partial(run, count))[0])
+        rows += [_row("passes", name, min(times[1:]), count, samples=1, length=length) for name, times in found.items()]
     return rows
+
+
+def prepare_pass(kind: str, length: int, long: str | None) -> tuple[memory.Work, memory.Work]:
+    """A short pass and one of ``length`` tokens, for `memory.peak`."""
+    pair = random_pair(models.device()) if long is None else load_pair(long, long, ("cam",), "float32", models.device())
+    passes: dict[str, Callable[[Sequence[Encoded]], Any]] = {
+        "plain pass": lambda samples: response_nll(pair.long, samples),
+        "pass with attention": lambda samples: cam.long_pass(pair.long, samples, SEGMENT),
+        "attention matrices": lambda samples: _eager(pair, samples),
+    }
+    short, whole = (made_up(pair, [n], PASS_RESPONSE) for n in (512, length))
+    return lambda: passes[kind](short), lambda: passes[kind](whole)
+
+
+@torch.inference_mode()
+def _eager(pair: Pair, samples: Sequence[Encoded]) -> None:
+    pair.long.set_attn_implementation("eager")
+    ids = torch.tensor([samples[0].ids], device=pair.long.device)
+    pair.long(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, output_attentions=True)
+
+
+def compare_memory(long: str | None, length: int = MEMORY_LENGTH) -> list[dict[str, Any]]:
+    """Peak memory that one pass needs beyond the model and a pass of 512 tokens, each measured in a process of its own."""
+    kinds = ("plain pass", "pass with attention", "attention matrices")
+    mib = {kind: round(memory.peak(prepare_pass, kind, length, long) / 2**20, 1) for kind in kinds}
+    return [_row("memory", kind, None, {}, samples=1, length=length, peak_mib=peak) for kind, peak in mib.items()]
+
+
+def adaptive_fidelity(per_kind: int | None = None) -> dict[str, Any]:
+    """What the adaptive estimate does to the shipped pair's ranking of a planted pool (`adaptive.fidelity`), with its tokens."""
+    from gateau_lib import corpus
+
+    profile = replace(profiles.CPU, pool_per_kind=per_kind or profiles.CPU.pool_per_kind)
+    pair = load_pair(None, None, ("cam",), "float32", models.device())
+    pool = corpus.candidate_pool(profile, pair.tokenizer, "independent", 0)
+    samples = [encode(sample, pair.tokenizer, profile.max_length) for sample in pool]
+    size = profile.segment_length
+    passes = cam.long_pass(pair.long, samples, size)
+    counts = {"exact": Counter(), "adaptive": Counter()}
+    nlls = [
+        cam.segment_importance(pair.long, samples, size, count=counts["exact"]),
+        adaptive.adaptive_importance(pair.long, samples, passes, size, count=counts["adaptive"]),
+    ]
+    scores = [[cam.contextual_awareness(n, p.attention) for n, p in zip(nll, passes, strict=True)] for nll in nlls]
+    tokens = {f"importance_tokens_{name}": counted["tokens"] for name, counted in counts.items()}
+    return {"samples": len(samples), **adaptive.fidelity(*scores), **tokens}
 
 
 def machine_name(device: torch.device) -> str:
@@ -141,34 +223,32 @@ def machine_name(device: torch.device) -> str:
     return f"{name}-{torch.cuda.get_device_name(device).replace(' ', '_')}" if device.type == "cuda" else name
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as aligned text."""
-    lines = [f"{'':40}{'samples':>8}{'seconds':>10}{'forwards':>10}{'tokens':>12}{'with padding':>14}"]
-    for row in rows:
-        counts = f"{row['forwards']:>10,}{row['tokens']:>12,}{row['padded']:>14,}"
-        lines.append(f"{row['what']:40}{row['samples']:>8}{row['seconds']:>10.3f}{counts}")
-    return "\n".join(lines)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 2 bad input (one line on stderr)."""
     line = argparse.ArgumentParser(prog="python -m gateau_lib.bench", description=__doc__.split("\n")[0])
     line.add_argument("--short", help="short-window model (without --short and --long: random weights, the cpu profile's sizes)")
     line.add_argument("--long", help="long-window model of the same family")
-    line.add_argument("--samples", type=int, default=6, help="samples of the comparison of procedures (default: 6)")
+    line.add_argument("--samples", type=int, default=8, help="samples of the comparison of procedures (default: 8)")
     given = line.parse_args(arguments)
     device = models.device()
+    begin = time.perf_counter()
     try:
         named = given.short or given.long
         pair = load_pair(given.short, given.long, ("hmg",), "float32", device) if named else random_pair(device)
-        rows = compare_procedures(pair, max(1, given.samples)) + compare_passes(pair)
+        window = min(pair.long.config.max_position_embeddings, 65_536) // SEGMENT * SEGMENT
+        rows = compare_memory(given.long) + compare_passes(pair) + compare_prolong(pair)
+        rows += compare_procedures(pair, max(1, given.samples), window, SEGMENT)
     except (ScoreError, models.ModelError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    fidelity = adaptive_fidelity()
     name = machine_name(device)
-    about = {"machine": name, "date": datetime.now(UTC).date().isoformat(), "versions": versions(), "rows": rows}
+    about = {"machine": name, "date": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions()}
+    about |= {"model": {"parameters": sum(p.numel() for p in pair.long.parameters()), "window": window, "named": bool(named)}}
+    about |= {"rows": rows, "fidelity": fidelity, "goals": costs.reached(rows, fidelity)}
     path = atomic_write(results_root() / "bench" / f"{name}.json", json.dumps(about, indent=1) + "\n")
-    print(table(rows) + f"\nwritten: {path}")
+    print(*(frame.to_string(index=False) for frame in costs.readable(about)), sep="\n\n")
+    print(f"{time.perf_counter() - begin:.0f} s, written: {path}")
     return 0
 
 

@@ -271,6 +271,34 @@ def composition(counts: pd.DataFrame) -> Figure:
 
 
 @styled
+def cost(rows: pd.DataFrame) -> Figure:
+    """What scoring costs: over the released procedures, by length, and in memory (05); the rows of `costs.read`."""
+    fig, (left, middle, right) = _blank(10.5, 2.9, 3, width_ratios=[1.2, 1, 1])
+    table = rows[rows["section"].isin(["HMG + CAM", "ProLong"])].set_index(["section", "what"])[["seconds", "padded"]]
+    share = table / table.xs("released", level="what").reindex(table.index.get_level_values("section")).to_numpy()
+    share = share.drop("released", level="what")
+    for n, (column, name) in enumerate({"seconds": "seconds", "padded": "tokens, with padding"}.items()):
+        left.barh(np.arange(len(share)) + 0.38 * (n - 0.5), share[column], 0.36, color=CYCLE[n], label=name)
+    left.axvline(1, color=GREY, linestyle="--", linewidth=1)
+    left.set_yticks(range(len(share)), [f"{section}, {what}" for section, what in share.index])
+    left.set(xlabel="share of the released procedure", xlim=(0, 1.05))
+    passes, peaks = rows[rows["section"] == "passes"], rows[rows["section"] == "memory"]
+    for n, (what, group) in enumerate(passes.groupby("what", sort=False)):
+        middle.plot(group["length"], group["seconds"], label=what, color=CYCLE[n], marker=MARKERS[n])
+    middle.set(xscale="log", yscale="log", xlabel="length, tokens", ylabel="seconds a pass")
+    lengths = sorted(passes["length"].unique())
+    middle.set_xticks(lengths, [f"{n / 1024:g}k" for n in lengths], minor=False)
+    middle.minorticks_off()
+    right.barh(peaks["what"], peaks["peak_mib"], 0.6, color=CYCLE[2])
+    right.set(xscale="log", xlabel=f"peak memory of a pass of {peaks['length'].max():,.0f} tokens, MiB")
+    for axis in (left, right):
+        axis.invert_yaxis()
+    for axis in (left, middle):
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return fig
+
+
+@styled
 def headline(metrics: pd.DataFrame) -> Figure:
     """The study in one picture: how well each selector finds far evidence, and SkipAlign by length (README)."""
     auc = metrics[(metrics["metric"] == "auc") & (metrics["condition"] == "independent")]

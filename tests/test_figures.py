@@ -40,6 +40,12 @@ SCORES = pd.DataFrame(
 )
 SEGMENTS = pd.DataFrame({"segment": range(9), "importance": np.full(9, 1 / 9), "attention": np.full(9, 1 / 9)})
 COUNTS = pd.DataFrame([{"selection": s, "kind": k, "count": n} for s in ("gateau", "random") for n, k in enumerate(KINDS)])
+PAIRS = [("HMG + CAM", what) for what in ("exact", "adaptive", "released")] + [("ProLong", "exact"), ("ProLong", "released")]
+COST = pd.DataFrame(
+    [{"section": a, "what": b, "length": None, "seconds": 2.0 + i, "padded": 100 * i + 100} for i, (a, b) in enumerate(PAIRS)]
+    + [{"section": "passes", "what": w, "length": n, "seconds": n / 1e4} for w in ("plain pass", "other") for n in (1024, 2048)]
+    + [{"section": "memory", "what": w, "length": 8192, "peak_mib": 10.0} for w in ("plain pass", "other")]
+)
 STRATEGY = metric_rows("long_accuracy", figures.HEADLINE_STRATEGIES, ["256", "2048"])
 AUC = metric_rows("auc", figures.HEADLINE_SELECTORS, ["independent", "confounded"])
 CASES = {
@@ -52,6 +58,7 @@ CASES = {
     "pairs": (lambda: figures.pair_matrix(terms(), 0.1, "dependent"), "earlier segment j"),
     "correlation": (lambda: figures.correlation(SCORES.pivot_table(index="kind", columns="method").T.corr()), "Spearman"),
     "composition": (lambda: figures.composition(COUNTS), "near duplicate"),
+    "cost": (lambda: figures.cost(COST), "share of the released procedure"),
     "headline": (lambda: figures.headline(pd.concat([AUC, STRATEGY])), "Who finds the samples"),
 }
 
