@@ -175,8 +175,8 @@ def run(given: argparse.Namespace) -> str:
         shards.write_table(_rows(job, all_shards, done, tally), about, given.out)
         facts = shards.manifest(job, all_shards, done, about, given.out)
         atomic_write(given.out.with_suffix(".manifest.json"), json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    notes = [f"{tally['error']} with an error", f"{tally['cut']} cut to {job.options.max_length} tokens"]
-    notes.append(f"{tally['bare']} without context")
+    cut = f"{tally['cut']} cut to {job.options.max_length} tokens, losing {tally['lost']:,}"
+    notes = [f"{tally['error']} with an error", cut, f"{tally['bare']} without context"]
     passes = ", ".join(f"{name} {count['tokens']:,}" for name, count in facts["passes"].items()) or "none"
     rows = sum(shard.rows for shard in all_shards)
     seconds = time.monotonic() - start
@@ -191,6 +191,7 @@ def _rows(
         for row in part.rows:
             tally["error"] += row["error"] is not None
             tally["cut"] += bool(row["n_dropped"])
+            tally["lost"] += row["n_dropped"] or 0
             tally["bare"] += row["error"] is None and row["n_context"] == 0
             yield row
         done.append(replace(part, rows=[]))

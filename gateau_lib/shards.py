@@ -145,6 +145,8 @@ def locked(folder: Path) -> Iterator[None]:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": now}) + "\n")
         file.flush()
+        for left in folder.glob(".*.part"):  # what a killed run was writing
+            left.unlink(missing_ok=True)
         try:
             yield
         finally:

@@ -186,6 +186,7 @@ def test_killed_anywhere_ends_with_the_same_bytes(data, saved_pair, tmp_path, wh
     assert dies(command(data, saved_pair, out), where, at)
     assert score.main(command(data, saved_pair, out)) == 0
     assert out.read_bytes() == whole and out.with_suffix(".manifest.json").exists()
+    assert not list((tmp_path / "killed.parquet.parts").glob(".*"))
     assert sorted(set(scored())) == ["s0", "s3", "s6"] and len(scored()) <= 4  # at most one shard twice
 
 
