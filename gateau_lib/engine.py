@@ -18,7 +18,6 @@ from gateau_lib import cam, hmg, prolong
 from gateau_lib.inputs import Item
 from gateau_lib.nll import SequenceError, continuation_nll, response_nll
 from gateau_lib.pair import Pair
-from gateau_lib.pair import ScoreError as ScoreError  # part of this module's interface
 from gateau_lib.samples import DataError, Encoded, Sample, context_offsets, encode
 from gateau_lib.selectors import instruction_following_difficulty
 

@@ -1,6 +1,7 @@
 """What a scoring run will cost, before anything runs: tokens, floating-point operations and GPU-hours of every pass.
 
 Lengths come from records spread over the data, shapes from the models' configurations; no weights are read.
+Run as a program, it writes the example of docs/cluster.md again.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 from gateau_lib import engine, inputs, models
 from gateau_lib.pair import ScoreError, names
 from gateau_lib.samples import DataError, encode
+from gateau_lib.source import PACKAGE
+from gateau_lib.store import atomic_write
 
 PEAK = 312e12  # operations a second of an A100 in bfloat16, dense (its data sheet)
 UTILISATION = 0.4  # of the peak, assumed
 CARD = f"GPU-hours: at {UTILISATION:.0%} (assumed) of the {PEAK / 1e12:.0f} TFLOP/s of an A100 in bfloat16, dense."
+PAGE, MARKS = PACKAGE.parent / "docs" / "cluster.md", ("<!-- begin plan -->", "<!-- end plan -->")
 LENGTHS_READ = 512  # records whose tokens are counted
 
 
@@ -148,7 +152,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def example() -> str:
-    """The table in docs/cluster.md: 10,000 and 10,000,000 samples of 8,192 to 65,536 tokens for a model of Llama-2-7B's shape."""
+    """The table of `PAGE`: 10,000 and 10,000,000 samples of 8,192 to 65,536 tokens for a model of Llama-2-7B's shape."""
     shape, n = shape_of(LlamaConfig()), 256
     wholes = np.exp(np.linspace(np.log(8192), np.log(65536), n)).astype(int)
     samples = [Lengths(1, int(whole) - 1 - 64 - 256, 64, 256) for whole in wholes]
@@ -168,6 +172,12 @@ def example() -> str:
         numbers = f"{cost['tokens']:,.0f} | {cost['flops'] / 1e15:,.2f}"
         lines.append(f"| {name} | {numbers} | {1e4 * cost['gpu_hours']:,.0f} | {1e7 * cost['gpu_hours']:,.0f} |")
     return "\n".join([*lines, "", CARD])
+
+
+def main() -> None:
+    """Write the table into the page."""
+    head, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
+    atomic_write(PAGE, f"{head}{MARKS[0]}\n{example()}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
 
 
 def _read(name: str, kind: Any) -> Any:
@@ -215,3 +225,7 @@ def plan(given: argparse.Namespace) -> str:
     what = f"long model: {(long.linear + long.head) / 1e9:.3g} billion weights, {long.layers} layers; {options.cam_mode} CAM"
     return "\n".join([head, lengths, what, table(totals(samples, n / len(items), short, long, options)), CARD])
 
+
+
+if __name__ == "__main__":
+    main()

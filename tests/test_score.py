@@ -1,7 +1,6 @@
 """Scores of the command line against a slow reference, what its table says about itself, and what a run is said to cost."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -304,5 +303,5 @@ def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
 
 
 def test_the_page_on_clusters_says_what_the_plan_says():
-    page = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text(encoding="utf-8")
-    assert estimate.example() in page.split("<!-- begin plan -->")[1].split("<!-- end plan -->")[0]
+    page = estimate.PAGE.read_text(encoding="utf-8")
+    assert f"\n{estimate.example()}\n".join(estimate.MARKS) in page, "run make readme"
