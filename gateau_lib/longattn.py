@@ -6,9 +6,10 @@ the mean over tokens of the attention that goes to far keys, *variance* the vari
 strength - variance / 2. It reads windows of exactly 32,768 tokens with the first layer of Llama-3.1-70B.
 
 Where this study departs from it: a sample is read whole and without padding, at its own length N (a quarter of N is *far*); the
-reader is the long model at hand, in the first of its layers that sees the whole text; and `long_attention_score` needs no pool:
-it multiplies the variance by N, which moves it to the range of the strength, so that a sample's score does not depend on its
-company. `pool_score` is the published combination.
+reader is the long model at hand, in the first of its layers that sees the whole text; and `long_attention_score` needs no pool,
+so that a sample's score does not depend on its company: it multiplies the variance by N, after which both lie between 0 and 3/4.
+The variance then weighs less than after min-max, where each part is stretched to the pool's whole range; `pool_score` is the
+published combination.
 """
 
 from __future__ import annotations
