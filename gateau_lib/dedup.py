@@ -11,6 +11,8 @@ from itertools import islice
 
 from datasketch import MinHash, MinHashLSH
 
+from gateau_lib.progress import track
+
 SHINGLE = 5  # words
 PERMUTATIONS = 128
 CHUNK = 4096  # shingles hashed at a time: bounds the library's memory at 4 MiB an array, however long a context is
@@ -55,7 +57,7 @@ def near_identical(ids: Sequence[str], contexts: Sequence[str], threshold: float
     bands, rows = _bands(threshold)
     index = MinHashLSH(num_perm=PERMUTATIONS, params=(bands, rows))
     dropped: dict[str, tuple[str, float]] = {}
-    for name, context in zip(ids, contexts, strict=True):
+    for name, context in track(list(zip(ids, contexts, strict=True)), "near-identical contexts"):
         mine = shingles(context)
         if not mine:
             continue

@@ -26,14 +26,15 @@ LEGEND = (
     "instruction (loss in nats a token, low is important). The "
     '<b class="attended">most attended</b> ones get the largest share of the attention of the response in the whole sample, '
     "averaged over layers. A segment in both lists is shaded. The strip shows all segments from the beginning of what was read "
-    "to its end: importance, exp(&minus;loss), upwards, and attention downwards, each over its largest."
+    "to its end: upwards how far the loss lies below the sample's highest, in parts of the range that is given; downwards "
+    "the share of attention, in parts of the largest."
 )
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }}
 table {{ border-collapse: collapse; width: 100%; margin: .6rem 0 1.6rem }}
 th, td {{ text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #ddd; overflow-wrap: anywhere }}
-th {{ white-space: nowrap }} td.id {{ min-width: 8rem }} table.plain {{ width: auto }}
+th {{ white-space: nowrap }} td.id {{ min-width: 11rem }} table.plain {{ width: auto }}
 .n {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }}
 .warning {{ border-left: 4px solid {red}; background: #fff3ec; padding: .6rem 1rem }}
 .note {{ color: #666; font-size: .9em }} tr.sample td {{ border-top: 2px solid #bbb; border-bottom: none }}
@@ -114,7 +115,7 @@ def page(given: Report) -> str:
     body += [_sources(ranked, given.quotas)] if set(ranked["source"]) - {""} else []
     if given.segments:
         body += [f"<h2>How to read the segments</h2><p>{LEGEND}</p>"]
-    body += [f"<h2>The first {len(top)} of the ranking</h2>", _samples(top, given)]
+    body += [f"<h2>The first {len(top)} of the ranking</h2><p>A red mark on the left: selected.</p>", _samples(top, given)]
     body += [f"<h2>The last {len(bottom)} of the ranking</h2>", _samples(bottom, given)]
     if ranked["twin"].notna().any():
         body += ["<h2>Dropped as near-identical</h2>", _twins(ranked)]
@@ -212,7 +213,9 @@ def _sides(sample: Sample, found: Segments) -> str:
     left = side(lowest, nll, "loss {:.3f}", largest)
     right = side(largest, attention, "{:.1%} of the attention", lowest)
     heads = f'<div><b class="important">most important</b>{left}</div><div><b class="attended">most attended</b>{right}</div>'
-    return f'{_strip(np.exp(nll.min() - nll), attention / max(attention.max(), 1e-12))}<div class="sides">{heads}</div>'
+    strip = _strip((nll.max() - nll) / (np.ptp(nll) or 1), attention / (attention.max() or 1))
+    note = f'<span class="note">{len(nll):,} segments, losses from {nll.min():.3f} to {nll.max():.3f}</span>'
+    return f'{note}{strip}<div class="sides">{heads}</div>'
 
 
 def _strip(up: np.ndarray, down: np.ndarray) -> str:

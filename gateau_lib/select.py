@@ -146,6 +146,7 @@ def scoring_of(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "models" not in about:
         return [("models", "not named in the score table")]
     models = [f"{role}: {model['name']}" for role, model in sorted(about["models"].items(), reverse=True)]
+    models = ["the shipped tiny pair"] if about.get("shipped_pair") else models
     how = f"at most {about['max_length']:,} tokens a sample, segments of {about['segment_length']:,}"
     how += f", short model reads by {about['reading']}" if "short" in about["models"] else ""
     how += ", the tokenizer's chat template" if about["chat"] else ", plain prompt"

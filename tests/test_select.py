@@ -272,7 +272,8 @@ def test_models_are_named_and_the_shipped_pair_is_warned_of(tmp_path, capsys):
     for shipped in (False, True):
         run(*write(tmp_path, make_rows(), about=about | {"shipped_pair": shipped}))
         said, page = capsys.readouterr().out, (tmp_path / "out" / "selected.report.html").read_text(encoding="utf-8")
-        assert "models: short: a/short, long: a/long<7b>, float32" in said and "a/long&lt;7b&gt;" in page
+        named = "the shipped tiny pair" if shipped else "short: a/short, long: a/long<7b>"
+        assert f"models: {named}, float32" in said and named.replace("<", "&lt;").replace(">", "&gt;") in page
         assert "scored: at most 4,096 tokens a sample, segments of 32, short model reads by ntk, plain prompt\n" in said
         assert ("warning: the shipped tiny pair scored" in said) == ("<b>Warning:</b>" in page) == shipped
 
@@ -296,6 +297,8 @@ def test_important_and_attended_segments_stand_side_by_side(tmp_path):
     page = (tmp_path / "out" / "selected.report.html").read_text(encoding="utf-8")
     assert page.count('<div class="sides">') == page.count('<svg class="strip"') == N - 1
     assert page.count("loss 1.000, at 0% of the context") == N - 1 and "<i>end" not in page
+    n = len(rows[0]["segment_nll"])
+    assert f"{n:,} segments, losses from 1.000 to {2 - 1 / n:.3f}" in page
     for row, context in zip(rows, contexts, strict=True):
         if row["segment_nll"]:
             important, attended = (" ".join(part.split()) for part in (context[:50], context[row["segment_chars"][-2] :]))
