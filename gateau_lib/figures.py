@@ -290,7 +290,7 @@ def cost(rows: pd.DataFrame) -> Figure:
     middle.set_xticks(lengths, [f"{n / 1024:g}k" for n in lengths], minor=False)
     middle.minorticks_off()
     right.barh(peaks["what"], peaks["peak_mib"], 0.6, color=CYCLE[2])
-    right.set(xscale="log", xlabel=f"peak memory of a pass of {peaks['length'].max():,.0f} tokens, MiB")
+    right.set(xscale="log", xlim=(10, None), xlabel=f"peak MiB, pass of {peaks['length'].max():,.0f} tokens")
     for axis in (left, right):
         axis.invert_yaxis()
     for axis in (left, middle):
