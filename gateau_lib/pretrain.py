@@ -30,8 +30,7 @@ from gateau_lib.world import Cast, Fact, Piece
 
 BACKGROUND_WEIGHT = 0.05  # mean loss weight of a token that nothing before it determines
 BACKGROUND_SAMPLE = 0.2  # share of those tokens that get a loss at all: output logits are 40 % of a step
-SHORT_LEARNING_RATE = 3e-3  # peak
-LONG_LEARNING_RATE = 2.5e-3
+LEARNING_RATE = 3e-3  # peak
 NEAR_COPY_SHARE, FAR_COPY_SHARE = 0.25, 0.15  # rows that are copy practice, see RowMaker.copying
 FAR_COPY_WEIGHT = 0.3  # loss weight of a word copied from far: at 1.0 these rows would outweigh all recalls of the documents
 NEAR_RATES = 0.40, 0.45  # chances that a sentence tells a fact, or recalls one
@@ -125,8 +124,6 @@ class RowMaker:
         lead = [world.pick(rng, world.VALUES) for _ in range(int(rng.integers(0, 8)))]
         if self.far:
             block = [world.pick(rng, world.VALUES) for _ in range(period)]
-            for place, name in zip(rng.permutation(period // 6), rng.permutation(world.NAMES), strict=False):
-                block[6 * place : 6 * place + 2] = [name, "is"]
         else:
             block = [world.VALUES[i] for i in rng.permutation(len(world.VALUES))[:period]]
         words = lead + block * (window // period + 2)
@@ -270,7 +267,7 @@ def build_pair(
     shape = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "window": short_window, "rope_theta": rope_theta}
     short = build_llama(len(tokenizer), seed=seed, **shape).to(to or device())
     torch.manual_seed(seed)
-    short_log = train(short, tokenizer, short_stages, learning_rate=SHORT_LEARNING_RATE, **settings)
+    short_log = train(short, tokenizer, short_stages, learning_rate=LEARNING_RATE, **settings)
     save(short, "short")
     # The long model must own its weights: training it would change the short one's through shared tensors.
     long = with_rope_theta(copy.deepcopy(short), rope_theta * long_rope_factor, long_window)
@@ -278,7 +275,7 @@ def build_pair(
         long,
         tokenizer,
         long_stages,
-        learning_rate=LONG_LEARNING_RATE,
+        learning_rate=LEARNING_RATE,
         far=True,
         at_stage_end=lambda stage, model: save(model, f"long_stage{stage}"),
         **(settings | {"seed": seed + 1}),
