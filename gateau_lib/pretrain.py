@@ -48,6 +48,7 @@ class RowMaker:
     def __init__(self, tokenizer: Any, seed: int, question_share: float, far: bool = False):
         self.rng = np.random.default_rng(seed)
         self.far = far
+        self.end: Piece = (tokenizer.eos_token, True)  # an answer ends its text: fine-tuning is too short to teach that
         self.tokenizer = tokenizer
         self.question_share = question_share
         self._ids = cache(lambda text: tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
@@ -79,14 +80,14 @@ class RowMaker:
         shape = rng.random()
         if shape < 0.15:
             asked, answer, _ = world.chatter(rng)
-            return [(f"\n\n{asked}", False), ("\n\n", False), (answer, True), ("\n\n", False)]
+            return [(f"\n\n{asked}", False), ("\n\n", False), (answer, True), self.end]
         if len(facts) == 1 and shape < 0.4:  # a list of people of the same attribute
             same = [k[-1] for k in [facts, *others] if k[-1].attribute == facts[0].attribute]
             chosen = [same[i] for i in rng.permutation(len(same))[:3]]
         else:
             chosen = facts if shape < 0.7 else facts[-1:]
         asked, answer_pieces = world.question(chosen)
-        return [(f"\n\n{asked}", False), ("\n\n", False), *answer_pieces, ("\n\n", False)]
+        return [(f"\n\n{asked}", False), ("\n\n", False), *answer_pieces, self.end]
 
     def document(self, window: int) -> tuple[list[int], list[float]]:
         """``window`` + 1 tokens of a document: news, filler and recalls of what it said before."""
