@@ -22,6 +22,7 @@ TOLERANCES = ("not_below", "within")  # relations whose margin is a tolerance
 VERDICTS = ("holds", "fails", "inconclusive", "not testable here")
 SEEDS = 3  # least seeds of an interval
 CONFIDENCE = 0.95
+CEILING = 1.0  # no measure of the ledger exceeds it: shares right, areas, precisions, correlations
 
 
 class LedgerError(ValueError):
@@ -184,7 +185,8 @@ def verdict(claim: Claim, metrics: pd.DataFrame, profile: str) -> Verdict:
     """The verdict of one claim on metrics rows ``metric, method, condition, seed, value`` of one profile.
 
     Returns:
-        ``holds``, ``fails``, ``inconclusive``, or ``not testable here``: another profile's claim, rows missing, too few seeds.
+        ``holds``, ``fails``, ``inconclusive``, or ``not testable here``: another profile's claim, rows missing, too few
+        seeds, or a reference so near to the greatest possible value that nothing can pass it by the margin.
     """
     about = {"id": claim.id, "paper": claim.paper, "statement": claim.statement, "evidence": claim.evidence}
     if profile not in claim.profiles:
@@ -201,6 +203,9 @@ def verdict(claim: Claim, metrics: pd.DataFrame, profile: str) -> Verdict:
         if claim.margin >= effect / 2:
             outcome, reason = "inconclusive", f"tolerance {claim.margin:g} is not below half the effect {effect:.3f}"
     sides = {"value": float(pairs["value"].mean()), "against": float(pairs["against"].mean())}
+    if claim.relation == "above" and isinstance(claim.against, Selector) and sides["against"] + claim.margin > CEILING:
+        outcome = "not testable here"
+        reason = f"ceiling: the other side is at {sides['against']:.3f}, nearer to 1 than the margin of {claim.margin:g}"
     interval = {"difference": mean, "low": low, "high": high, "seeds": len(pairs)}
     return Verdict(**about, verdict=outcome, reason=reason, **sides, **interval)
 

@@ -30,8 +30,7 @@ from gateau_lib.world import Cast, Fact, Piece
 
 BACKGROUND_WEIGHT = 0.05  # mean loss weight of a token that nothing before it determines
 BACKGROUND_SAMPLE = 0.2  # share of those tokens that get a loss at all: output logits are 40 % of a step
-SHORT_LEARNING_RATE = 3e-3  # peak
-LONG_LEARNING_RATE = 2.5e-3
+LEARNING_RATE = 3e-3  # peak
 NEAR_COPY_SHARE, FAR_COPY_SHARE = 0.25, 0.15  # rows that are copy practice, see RowMaker.copying
 FAR_COPY_WEIGHT = 0.3  # loss weight of a word copied from far: at 1.0 these rows would outweigh all recalls of the documents
 NEAR_RATES = 0.40, 0.45  # chances that a sentence tells a fact, or recalls one
@@ -49,6 +48,7 @@ class RowMaker:
     def __init__(self, tokenizer: Any, seed: int, question_share: float, far: bool = False):
         self.rng = np.random.default_rng(seed)
         self.far = far
+        self.end: Piece = (tokenizer.eos_token, True)  # an answer ends its text: fine-tuning is too short to teach that
         self.tokenizer = tokenizer
         self.question_share = question_share
         self._ids = cache(lambda text: tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
@@ -80,14 +80,14 @@ class RowMaker:
         shape = rng.random()
         if shape < 0.15:
             asked, answer, _ = world.chatter(rng)
-            return [(f"\n\n{asked}", False), ("\n\n", False), (answer, True), ("\n\n", False)]
+            return [(f"\n\n{asked}", False), ("\n\n", False), (answer, True), self.end]
         if len(facts) == 1 and shape < 0.4:  # a list of people of the same attribute
             same = [k[-1] for k in [facts, *others] if k[-1].attribute == facts[0].attribute]
             chosen = [same[i] for i in rng.permutation(len(same))[:3]]
         else:
             chosen = facts if shape < 0.7 else facts[-1:]
         asked, answer_pieces = world.question(chosen)
-        return [(f"\n\n{asked}", False), ("\n\n", False), *answer_pieces, ("\n\n", False)]
+        return [(f"\n\n{asked}", False), ("\n\n", False), *answer_pieces, self.end]
 
     def document(self, window: int) -> tuple[list[int], list[float]]:
         """``window`` + 1 tokens of a document: news, filler and recalls of what it said before."""
@@ -125,8 +125,6 @@ class RowMaker:
         lead = [world.pick(rng, world.VALUES) for _ in range(int(rng.integers(0, 8)))]
         if self.far:
             block = [world.pick(rng, world.VALUES) for _ in range(period)]
-            for place, name in zip(rng.permutation(period // 6), rng.permutation(world.NAMES), strict=False):
-                block[6 * place : 6 * place + 2] = [name, "is"]
         else:
             block = [world.VALUES[i] for i in rng.permutation(len(world.VALUES))[:period]]
         words = lead + block * (window // period + 2)
@@ -270,7 +268,7 @@ def build_pair(
     shape = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "window": short_window, "rope_theta": rope_theta}
     short = build_llama(len(tokenizer), seed=seed, **shape).to(to or device())
     torch.manual_seed(seed)
-    short_log = train(short, tokenizer, short_stages, learning_rate=SHORT_LEARNING_RATE, **settings)
+    short_log = train(short, tokenizer, short_stages, learning_rate=LEARNING_RATE, **settings)
     save(short, "short")
     # The long model must own its weights: training it would change the short one's through shared tensors.
     long = with_rope_theta(copy.deepcopy(short), rope_theta * long_rope_factor, long_window)
@@ -278,7 +276,7 @@ def build_pair(
         long,
         tokenizer,
         long_stages,
-        learning_rate=LONG_LEARNING_RATE,
+        learning_rate=LEARNING_RATE,
         far=True,
         at_stage_end=lambda stage, model: save(model, f"long_stage{stage}"),
         **(settings | {"seed": seed + 1}),

@@ -89,6 +89,14 @@ def test_below_mirrors_above():
     assert decide(claim("below"), rows("a", [0.8, 0.81, 0.82])).verdict == "fails"
 
 
+def test_what_nothing_can_beat_by_the_margin_is_not_testable():
+    margin = claim().margin
+    full = rows("b", [1 - margin / 2] * 3)
+    out = decide(claim(against={"method": "b"}), rows("a", [0.9, 0.91, 0.92]), full)
+    assert out.verdict == "not testable here" and "ceiling" in out.reason and out.difference < 0
+    assert decide(claim(against={"method": "b"}), rows("a", [0.1, 0.11, 0.12]), rows("b", [0.9 - margin] * 3)).verdict == "fails"
+
+
 def test_pairs_by_seed_not_by_order():
     # Paired, the difference is constant; unpaired, the spread between seeds would hide it.
     a, b = rows("a", [0.9, 0.5, 0.7], seeds=[3, 1, 2]), rows("b", [0.3, 0.5, 0.7], seeds=[1, 2, 3])

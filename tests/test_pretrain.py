@@ -93,6 +93,15 @@ def test_question_share_is_what_it_says():
     assert 0.2 < asked / (asked + told) < 0.4
 
 
+def test_an_answer_ends_its_text():
+    ended = 0
+    for text, ids, weights in rows(RowMaker(WORDS, 3, 1.0)):
+        ends = [i for i, token in enumerate(ids) if token == WORDS.eos_token_id]
+        assert all(weights[i] == 1.0 for i in ends) and text.count("?\n\nThe") <= len(ends) + 1, "the last one may be cut"
+        ended += len(ends)
+    assert ended > 20
+
+
 def test_copied_words_count_from_their_second_time_on():
     maker = RowMaker(WORDS, 4, 0.3)
     periods = set()
