@@ -13,6 +13,7 @@ STUDY := $(PYTHON_RUN) gateau_lib.run
 OPTIONS := --seed $(SEED) $(if $(NOTEBOOK),--notebook $(NOTEBOOK)) $(foreach s,$(SET),--set '$s') $(if $(PLAN),--plan)
 SCORING := $(if $(SHORT),--short "$(SHORT)") $(if $(LONG),--long "$(LONG)") $(if $(ADAPTIVE),--adaptive) \
 	$(if $(ENGINE),--engine $(ENGINE)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(PLAN),--plan)
+CHOOSING := --fraction $(FRACTION) $(if $(DEDUP),--dedup $(DEDUP)) $(if $(PER_SOURCE),--per-source)
 
 .PHONY: help reproduce smoke cpu gpu paper status verify test lint select env lock readme site lab bench clean
 
@@ -38,11 +39,11 @@ test: lint ## lint, unit tests, guards, the smoke study, nbval
 lint: $(READY)
 	@$(PYTHON_RUN) ruff check .
 
-select: $(READY) ## score and select your data: DATA=my.jsonl [SHORT=model LONG=model] [FRACTION=0.1] [OUT=folder] [ADAPTIVE=1] [ENGINE=ray] [WORKERS=N] [PLAN=1]
+select: $(READY) ## score and select your data: DATA=my.jsonl [SHORT=model LONG=model] [FRACTION=0.1] [OUT=folder] [DEDUP=0.8] [PER_SOURCE=1] [ADAPTIVE=1] [ENGINE=ray] [WORKERS=N] [PLAN=1]
 	@test -n "$(DATA)" || { echo "error: name your data: make select DATA=my.jsonl FRACTION=$(FRACTION) OUT=folder" >&2; exit 2; }
 	@mkdir -p "$(OUT)"
 	@$(PYTHON_RUN) gateau_lib.score "$(DATA)" $(SCORING) --out "$(OUT)/scores.parquet"
-	@$(if $(PLAN),:,$(PYTHON_RUN) gateau_lib.select "$(OUT)/scores.parquet" --data "$(DATA)" --fraction $(FRACTION) --out "$(OUT)/selected.jsonl")
+	@$(if $(PLAN),:,$(PYTHON_RUN) gateau_lib.select "$(OUT)/scores.parquet" --data "$(DATA)" $(CHOOSING) --out "$(OUT)/selected.jsonl")
 
 env: $(READY) ## only the environment; [PYTHON=python3.12] [TORCH_INDEX=address of torch wheels]
 	@echo "environment: $(ENVIRONMENT)"

@@ -13,8 +13,8 @@ import numpy as np
 from scipy.special import softmax
 from transformers import PreTrainedModel
 
-from gateau_lib.models import extend_window, rope_theta, with_rope_theta
-from gateau_lib.nll import BATCH_TOKENS, NonFiniteLoss, continuation_nll, response_nll
+from gateau_lib import models
+from gateau_lib.nll import BATCH_TOKENS, SequenceError, continuation_nll, named, response_nll
 from gateau_lib.samples import Encoded
 
 READINGS = ("ntk", "truncate", "raw")
@@ -64,22 +64,22 @@ def short_reader_nll(
     """
     if reading not in READINGS:
         raise ValueError(f"unknown reading {reading!r}: choose one of {', '.join(READINGS)}")
-    window = window or short_model.config.max_position_embeddings
+    window = window or models.window(short_model)
     if reading == "truncate":
         pairs = [last_window(s, window) for s in encoded]
         try:
             losses = continuation_nll(
                 short_model, [p for p, _ in pairs], [t for _, t in pairs], batch_tokens=batch_tokens, count=count
             )
-        except NonFiniteLoss as error:
-            raise NonFiniteLoss(error.index, f"sample {encoded[error.index].id!r}") from None
+        except SequenceError as error:
+            raise named(error, error.index, f"sample {encoded[error.index].id!r}") from None
         return np.array([loss.mean() for loss in losses])
     reader = short_model
     if reading == "ntk":
         target = target or max((len(s.ids) for s in encoded), default=window)
-        if window != short_model.config.max_position_embeddings:
-            reader = with_rope_theta(short_model, rope_theta(short_model), window)
-        reader = extend_window(reader, target)
+        if window != models.window(short_model):
+            reader = models.with_rope_theta(short_model, models.rope_theta(short_model), window)
+        reader = models.extend_window(reader, target)
     return response_nll(reader, encoded, batch_tokens=batch_tokens, count=count)
 
 

@@ -68,6 +68,7 @@ LABELS = {
     "prolong": "ProLong",
     "prolong_no_specificity": "ProLong without specificity",
     "ifd": "IFD",
+    "longattn": "LongAttn",
     "longest": "longest first",
     "length_matched": "random, same lengths",
     "full": "whole pool",
