@@ -24,9 +24,8 @@ from gateau_lib.nll import BATCH_TOKENS, NonFiniteLoss, continuation_nll, run_ba
 from gateau_lib.samples import segments
 
 THRESHOLD = 0.1  # pairs of less strength do not count (ProLong, prolong/run.py)
-# Tokens a pass, and tokens whose keys and values are held (2 GiB for Llama-2-7B in bfloat16). Four times as many outgrow a
-# processor's caches and cost a third more time.
-PASS_TOKENS = 4096
+PREFIX_TOKENS = 4096  # tokens whose keys and values are held at the same time: 2 GiB for Llama-2-7B in bfloat16
+CPU_TOKENS = 2048  # a pass on a processor: more outgrow its caches, 16,384 take a third longer
 
 
 def document_segments(token_ids: Sequence[int], segment_length: int, window_segments: int, seed: int = 0) -> list[list[int]]:
@@ -85,7 +84,8 @@ def pair_nll(
     if not prefixes.reusable(model, segment_length):
         return _whole_pairs(model, parts, pairs, batch_tokens, count)
     needed, given = np.unique(pairs), np.empty(len(pairs))
-    batch_tokens = min(batch_tokens, PASS_TOKENS)
+    if model.device.type == "cpu":
+        batch_tokens = min(batch_tokens, CPU_TOKENS)
 
     def run(group: list[int]) -> list[float]:
         """Loss alone of some segments; the pairs that they are the prefixes of are read while their keys and values are there."""
@@ -101,7 +101,7 @@ def pair_nll(
         given[order] = run_batches([segment_length] * len(order), batch_tokens, follow)
         return alone
 
-    losses = run_batches([segment_length] * len(needed), batch_tokens, run)
+    losses = run_batches([segment_length] * len(needed), min(batch_tokens, PREFIX_TOKENS), run)
     targets = set(pairs[:, 0].tolist())
     alone = {int(i): loss for i, loss in zip(needed, losses, strict=True) if int(i) in targets}
     bad = [i for i, loss in alone.items() if not np.isfinite(loss)] + pairs[~np.isfinite(given), 0].tolist()

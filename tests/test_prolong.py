@@ -198,7 +198,7 @@ def family(kind):
 @pytest.mark.parametrize("kind", ["mistral", "gemma2", "qwen3", "opt"])
 def test_shared_prefixes_in_other_families(kind, monkeypatch):
     model, ids = family(kind), document(7 * SEGMENT, seed=1)
-    monkeypatch.setattr(prolong, "PASS_TOKENS", 3 * SEGMENT)  # prefixes come in groups
+    monkeypatch.setattr(prolong, "PREFIX_TOKENS", 3 * SEGMENT)  # prefixes come in groups
     pairs = prolong.sample_pairs(7, 12, seed=0)
     alone, given_other = prolong.pair_nll(model, ids, SEGMENT, pairs, window_segments=8)
     cut = [ids[k : k + SEGMENT] for k in range(0, len(ids), SEGMENT)]
