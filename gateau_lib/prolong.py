@@ -25,7 +25,7 @@ from gateau_lib.samples import segments
 
 THRESHOLD = 0.1  # pairs of less strength do not count (ProLong, prolong/run.py)
 PREFIX_TOKENS = 4096  # tokens whose keys and values are held at the same time: 2 GiB for Llama-2-7B in bfloat16
-CPU_TOKENS = 2048  # a pass on a processor: more outgrow its caches, 16,384 take a third longer
+CPU_TOKENS = 2048  # the most of a pass on a processor, where prefixes take room in its caches beside the rows
 
 
 def document_segments(token_ids: Sequence[int], segment_length: int, window_segments: int, seed: int = 0) -> list[list[int]]:
