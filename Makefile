@@ -12,7 +12,7 @@ PYTHON_RUN := PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" "$(ENVIRONMENT
 STUDY := $(PYTHON_RUN) gateau_lib.run
 OPTIONS := --seed $(SEED) $(if $(NOTEBOOK),--notebook $(NOTEBOOK)) $(foreach s,$(SET),--set '$s') $(if $(PLAN),--plan)
 SCORING := $(if $(SHORT),--short "$(SHORT)") $(if $(LONG),--long "$(LONG)") $(if $(ADAPTIVE),--adaptive) \
-	$(if $(ENGINE),--engine $(ENGINE)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(PLAN),--plan)
+	$(if $(ENGINE),--engine $(ENGINE)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(PLAN),--plan $(filter-out 1,$(PLAN)))
 CHOOSING := --fraction $(FRACTION) $(if $(DEDUP),--dedup $(DEDUP)) $(if $(PER_SOURCE),--per-source)
 
 .PHONY: help reproduce smoke cpu gpu paper status verify test lint select env lock readme site lab bench clean

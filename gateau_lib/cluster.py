@@ -59,12 +59,14 @@ def score(given: argparse.Namespace, all_shards: Sequence[Shard], folder: Path) 
     try:
         import ray
     except ImportError:
-        raise ScoreError("--engine ray: Ray is not installed; pip install 'gateau_lib[ray]', or leave out --engine") from None
+        raise ScoreError("--engine ray: Ray is not installed; pip install ray in this environment, or leave it out") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        workers, needs, threads = _layout(given, ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes()))
-        asked = argparse.Namespace(**vars(given) | {"data": given.data.resolve(), "threads": threads})
+        workers, needs, threads = _layout(given, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+        # Workers run in a folder of their own.
+        here = {"data": given.data.resolve(), "short": _absolute(given.short), "long": _absolute(given.long)}
+        asked = argparse.Namespace(**vars(given) | here | {"threads": threads})
         remote = ray.remote(Scorer).options(**needs, max_restarts=RETRIES, max_task_retries=RETRIES)
         actors = [remote.remote(asked) for _ in range(min(workers, len(all_shards)))]
         options, made_by = ray.get(actors[0].about.remote())
@@ -95,18 +97,31 @@ def _dispatch(ray: Any, actors: Sequence[Any], job: shards.Job, all_shards: Sequ
             running[actor.finish.remote(job, shard)] = actor
 
 
-def _layout(
-    given: argparse.Namespace, resources: dict[str, float], machines: int
-) -> tuple[int, dict[str, float], int | None]:
-    """Number of workers, what each reserves, and its CPU threads (None: whatever the GPU's host gives)."""
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+def _absolute(model: str | None) -> str | None:
+    """A model's folder as an absolute path; a hub id as it is."""
+    return str(Path(model).resolve()) if model and Path(model).is_dir() else model
+
+
+def _layout(given: argparse.Namespace, machines: Sequence[dict[str, float]]) -> tuple[int, dict[str, float], int | None]:
+    """Number of workers, what each reserves, and its CPU threads (None: whatever the GPU's host gives).
+
+    Args:
+        machines: what each has, as Ray counts it.
+    """
+    gpus, cpus = sum(int(m.get("GPU", 0)) for m in machines), [int(m.get("CPU", 0)) for m in machines]
     if gpus and (given.device or "cuda").startswith("cuda"):
         workers = given.workers or gpus
         if workers > gpus:
             raise ScoreError(f"--workers {workers}: the cluster has {gpus} GPUs, one for each worker; give at most that")
         return workers, {"num_gpus": 1, "num_cpus": 0}, given.threads
-    workers = given.workers or machines  # each holds the models, so more than one a machine is for the user to ask
-    threads = given.threads or max(1, cpus // workers)
-    if workers * threads > cpus:
-        raise ScoreError(f"--workers {workers} of {threads} threads: the cluster has {cpus} CPU cores; give fewer")
+    workers = given.workers or len(machines)  # each holds the models, so more than one a machine is for the user to ask
+
+    def places(threads: int) -> int:
+        return sum(cores // threads for cores in cpus)
+
+    # A worker stays on one machine, so what counts is how many fit there: Ray would wait for ever for a place for the others.
+    threads = given.threads or max((n for n in range(1, max(cpus, default=1) + 1) if places(n) >= workers), default=1)
+    if places(threads) < workers:
+        held = " + ".join(map(str, cpus))
+        raise ScoreError(f"--workers {workers} of {threads} threads: the cluster has {held} CPU cores; give fewer")
     return workers, {"num_cpus": threads}, threads

@@ -16,7 +16,7 @@ import numpy as np
 
 from gateau_lib import cam, hmg, prolong
 from gateau_lib.inputs import Item
-from gateau_lib.nll import SequenceError, continuation_nll, response_nll
+from gateau_lib.nll import NonFiniteLoss, OutOfMemory, SequenceError, continuation_nll, is_out_of_memory, response_nll
 from gateau_lib.pair import Pair
 from gateau_lib.samples import DataError, Encoded, Sample, context_offsets, encode
 from gateau_lib.selectors import instruction_following_difficulty
@@ -91,17 +91,23 @@ def score_items(
         sizes = len(encoded.context), len(encoded.instruction), len(encoded.response), encoded.dropped
         row |= dict(zip(COUNTS, sizes, strict=True))
         ready.append(Ready(item.sample, encoded, row))
+    _fill_or_mark(ready, pair, options, counts)
+    return rows
+
+
+def _fill_or_mark(ready: Sequence[Ready], pair: Pair, options: Options, counts: dict[str, Counter]) -> None:
+    """Fill the rows; a sample that cannot be scored is found by halving, and marked."""
     try:
         _fill(ready, pair, options, counts)
-    except SequenceError:  # find the culprits one by one; rare, so their cost does not matter
-        for each in ready:
-            try:
-                _fill([each], pair, options, counts)
-            except SequenceError as error:
-                named = str(error).startswith("sample ")  # else it counts the sequences of one call
-                message = str(error) if named else f"sample {each.row['id']!r}: {error.reason}"
-                each.row.update(dict.fromkeys((*SCORES, "cam_mode", *SEGMENTS)), error=message)
-    return rows
+    except SequenceError as error:
+        if len(ready) > 1:
+            for half in (ready[: len(ready) // 2], ready[len(ready) // 2 :]):
+                _fill_or_mark(half, pair, options, counts)
+            return
+        row = ready[0].row
+        named = str(error).startswith("sample ")  # else it counts the sequences of one call
+        message = str(error) if named else f"sample {row['id']!r}: {error.reason}"
+        row.update(dict.fromkeys((*SCORES, "cam_mode", *SEGMENTS)), error=message)
 
 
 def _fill(ready: Sequence[Ready], pair: Pair, options: Options, counts: dict[str, Counter]) -> None:
@@ -150,7 +156,8 @@ def _columns(ready: Sequence[Ready], pair: Pair, options: Options, counts: dict[
             for nll, loss in zip(columns["nll_long"], alone, strict=True)
         ]
     if "prolong" in asked:
-        scored = prolong.score_documents(pair.long, _documents(encoded), **_pairs(options), count=_count(counts, "prolong"))
+        whole = [_uncut(each, pair, options) for each in ready]  # pairs are short, whatever the length of the text
+        scored = prolong.score_documents(pair.long, _documents(whole), **_pairs(options), count=_count(counts, "prolong"))
         columns["prolong"] = [lds if n else None for lds, n in zip(scored["lds"], scored["pairs"], strict=True)]
     if "longattn" in asked:
         from gateau_lib.longattn import long_attention_score
@@ -186,25 +193,51 @@ def _cam(ready: Sequence[Ready], pair: Pair, options: Options, counts: dict[str,
 
 def _released(ready: Sequence[Ready], pair: Pair, options: Options, counts: dict[str, Counter]) -> dict[str, Sequence[Any]]:
     """The columns as the public code would fill them; its segments are those of a padded window, so they are not listed."""
+    columns: dict[str, list[Any]] = {}
+    for each in ready:
+        try:
+            found = _released_one(each, pair, options, counts)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(0, f"sample {each.encoded.id!r}") from None
+        for name, value in found.items():
+            columns.setdefault(name, []).append(value)
+    return columns
+
+
+def _released_one(each: Ready, pair: Pair, options: Options, counts: dict[str, Counter]) -> dict[str, Any]:
     from gateau_lib import released
 
-    encoded, columns, length = [each.encoded for each in ready], {}, options.segment_length
+    sample, columns, length = each.encoded, {}, options.segment_length
+    name = f"sample {sample.id!r}"
     if "hmg" in options.methods:
-        both = released.released_hmg(pair, encoded, options.max_length, count=_count(counts, "hmg"))
-        if lost := np.flatnonzero(~np.isfinite(both).all(0)).tolist():
-            raise NothingLeft(lost[0], f"sample {encoded[lost[0]].id!r}")
-        columns |= {"nll_short": both[0], "nll_long": both[1], "hmg": hmg.pool_gap(*both, scale="log")}
+        (short,), (long,) = released.released_hmg(pair, [sample], options.max_length, count=_count(counts, "hmg"))
+        if np.isnan([short, long]).any():  # the mean over no token at all
+            raise NothingLeft(0, name)
+        if not np.isfinite([short, long]).all():
+            raise NonFiniteLoss(0, name)
+        columns |= {"nll_short": short, "nll_long": long, "hmg": short - long}
     if "cam" in options.methods:
-        if lost := [i for i, sample in enumerate(encoded) if len(sample.response) < 2]:
-            raise NothingLeft(lost[0], f"sample {encoded[lost[0]].id!r}")
+        if len(sample.response) < 2:
+            raise NothingLeft(0, name)
         window = max(1, options.max_length // length) * length
-        found = released.released_cam(pair, encoded, window, length, count=_count(counts, "cam"))
-        columns["cam"] = [cam.contextual_awareness(*each) for each in found]
-        columns["cam_mode"] = [options.cam_mode] * len(found)
+        whole = _uncut(each, pair, options)  # this code cuts a context on the right
+        ((nll, attention),) = released.released_cam(pair, [whole], window, length, count=_count(counts, "cam"))
+        if not (np.isfinite(nll).all() and np.isfinite(attention).all()):
+            raise NonFiniteLoss(0, name)
+        columns |= {"cam": cam.contextual_awareness(nll, attention), "cam_mode": options.cam_mode}
     if "prolong" in options.methods:
-        count = _count(counts, "prolong")
-        columns["prolong"] = released.released_prolong(pair.long, _documents(encoded), **_pairs(options), count=count)
+        documents = _documents([_uncut(each, pair, options)])
+        (columns["prolong"],) = released.released_prolong(
+            pair.long, documents, **_pairs(options), count=_count(counts, "prolong")
+        )
     return columns
+
+
+def _uncut(each: Ready, pair: Pair, options: Options) -> Encoded:
+    """The sample with all of its context."""
+    return encode(each.sample, pair.tokenizer, None, chat=options.chat) if each.encoded.dropped else each.encoded
 
 
 def _documents(encoded: Sequence[Encoded]) -> list[list[int]]:

@@ -55,6 +55,7 @@ class Lengths:
     context: int
     instruction: int
     response: int
+    dropped: int = 0  # context tokens cut on the left; ProLong reads them
 
     @property
     def whole(self) -> int:
@@ -114,7 +115,7 @@ def passes(sample: Lengths, short: Shape, long: Shape, options: engine.Options) 
     if "cam" in asked:
         found["cam"] = sum(tokens for tokens, _ in cam), sum(flops for _, flops in cam)
     if "prolong" in asked:
-        found["prolong"] = _prolong(n - sample.start, long, options)
+        found["prolong"] = _prolong(n - sample.start + sample.dropped, long, options)
     return found
 
 
@@ -213,7 +214,7 @@ def plan(given: argparse.Namespace) -> str:
         try:
             if item.sample is not None:
                 e = encode(item.sample, tokenizer, options.max_length, chat=options.chat)
-                samples.append(Lengths(len(e.start), len(e.context), len(e.instruction), len(e.response)))
+                samples.append(Lengths(len(e.start), len(e.context), len(e.instruction), len(e.response), e.dropped))
         except DataError:  # it will be a row with an error, and cost nothing
             continue
     if not samples:

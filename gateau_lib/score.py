@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     line.add_argument("--prolong-pairs", type=int, default=500, help="pairs a sample for prolong (default: 500; its paper 5000)")
     line.add_argument("--chat-template", action="store_true", help="the tokenizer's chat template, not the papers' plain prompt")
     how = line.add_mutually_exclusive_group()
-    how.add_argument("--adaptive", action="store_true", help="estimate segment importance, several times cheaper than exact")
+    how.add_argument("--adaptive", action="store_true", help="read a third of the segments, estimate the importance of the rest")
     how.add_argument("--as-released", action="store_true", help="GATEAU's and ProLong's public code with its defects, slow")
     line.add_argument("--dtype", choices=DTYPES, default="float32")
     line.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")

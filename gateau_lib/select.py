@@ -240,6 +240,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error}; make room or give another --out", file=sys.stderr)
+        return 2
     return 0
 
 

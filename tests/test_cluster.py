@@ -24,18 +24,21 @@ def given(**change):
 
 
 @pytest.mark.parametrize(
-    ("resources", "machines", "change", "workers", "needs", "threads"),
+    ("machines", "change", "workers", "needs", "threads"),
     [
-        ({"CPU": 16.0, "GPU": 4.0}, 1, {}, 4, {"num_gpus": 1, "num_cpus": 0}, None),
-        ({"CPU": 16.0, "GPU": 4.0}, 1, {"workers": 2}, 2, {"num_gpus": 1, "num_cpus": 0}, None),
-        ({"CPU": 16.0, "GPU": 4.0}, 2, {"device": "cpu"}, 2, {"num_cpus": 8}, 8),
-        ({"CPU": 16.0}, 2, {}, 2, {"num_cpus": 8}, 8),
-        ({"CPU": 16.0}, 2, {"workers": 4}, 4, {"num_cpus": 4}, 4),
-        ({"CPU": 16.0}, 2, {"workers": 4, "threads": 2}, 4, {"num_cpus": 2}, 2),
+        ([{"CPU": 16.0, "GPU": 4.0}], {}, 4, {"num_gpus": 1, "num_cpus": 0}, None),
+        ([{"CPU": 16.0, "GPU": 4.0}], {"workers": 2}, 2, {"num_gpus": 1, "num_cpus": 0}, None),
+        ([{"CPU": 8.0, "GPU": 2.0}] * 2, {"device": "cpu"}, 2, {"num_cpus": 8}, 8),
+        ([{"CPU": 8.0}] * 2, {}, 2, {"num_cpus": 8}, 8),
+        ([{"CPU": 8.0}] * 2, {"workers": 4}, 4, {"num_cpus": 4}, 4),
+        ([{"CPU": 8.0}] * 2, {"workers": 4, "threads": 2}, 4, {"num_cpus": 2}, 2),
+        ([{"CPU": 4.0}, {"CPU": 64.0}], {}, 2, {"num_cpus": 32}, 32),  # both on the large one
+        ([{"CPU": 16.0}] * 2, {"workers": 3}, 3, {"num_cpus": 8}, 8),
+        ([{"memory": 1.0}, {"CPU": 4.0}], {"workers": 1}, 1, {"num_cpus": 4}, 4),  # a machine that only keeps the books
     ],
 )
-def test_one_worker_a_gpu_or_per_some_cores(resources, machines, change, workers, needs, threads):
-    assert cluster._layout(given(**change), resources, machines) == (workers, needs, threads)
+def test_one_worker_a_gpu_or_per_some_cores(machines, change, workers, needs, threads):
+    assert cluster._layout(given(**change), machines) == (workers, needs, threads)
 
 
 @pytest.mark.parametrize(
@@ -44,11 +47,12 @@ def test_one_worker_a_gpu_or_per_some_cores(resources, machines, change, workers
         ({"CPU": 4.0, "GPU": 1.0}, {"workers": 2}, "the cluster has 1 GPUs"),
         ({"CPU": 4.0}, {"workers": 5}, "the cluster has 4 CPU cores"),
         ({"CPU": 4.0}, {"workers": 2, "threads": 3}, "--workers 2 of 3 threads"),
+        ({"CPU": 4.0}, {"threads": 5}, "--workers 1 of 5 threads"),
     ],
 )
 def test_more_workers_than_the_cluster_holds_are_refused(resources, change, message):
     with pytest.raises(pair.ScoreError, match=message):
-        cluster._layout(given(**change), resources, 1)
+        cluster._layout(given(**change), [resources])
 
 
 def test_without_ray_one_line_says_what_to_install(tmp_path, saved_pair, monkeypatch, capsys):
