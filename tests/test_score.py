@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from gateau_lib import engine, estimate, inputs, models, pair, released, samples, score, shards
+from gateau_lib.cam import contextual_awareness
 from gateau_lib.nll import NonFiniteLoss, OutOfMemory
 
 WORDS = "the old mill by the river keeps a blue lantern and a copper key under the third stair".split()
@@ -205,6 +206,42 @@ def test_as_released_is_the_public_code(data, saved_pair, tmp_path):
         want["cam"] = engine.cam.contextual_awareness(nll, attention)
         assert {name: row[name] for name in want} == pytest.approx(want, rel=1e-5, abs=1e-7)
     assert sum(row["error"] is None for row in rows) >= 4
+
+
+def released_item(name, context, response="It is so."):
+    turns = [{"role": "user", "content": f"{context}\n\nWhy?"}, {"role": "assistant", "content": response}]
+    record = {"id": name, "messages": turns}
+    return inputs.Item(name, samples.from_record(record, "here"))
+
+
+def test_released_code_reads_the_head_of_a_long_context(saved_pair):
+    both = pair.load_pair(*map(str, saved_pair), ("hmg", "cam"), "float32", torch.device("cpu"))
+    options = engine.Options(("cam", "prolong"), "ntk", 16, 64, 32, prolong_pairs=3, as_released=True)
+    context = " ".join(f"word{n}" for n in range(40))
+    item = released_item("long", context)
+    (row,) = engine.score_items([item], both, options)
+    whole = samples.encode(item.sample, both.tokenizer, None)
+    ((nll, attention),) = released.released_cam(both, [whole], 64, 16)
+    assert row["n_dropped"] > 0 and row["cam"] == pytest.approx(contextual_awareness(nll, attention), rel=1e-6)
+    text = [whole.context + whole.instruction + whole.response]
+    sizes = {"segment_length": 16, "pairs": 3, "window_segments": 4}
+    assert row["prolong"] == pytest.approx(released.released_prolong(both.long, text, **sizes, seed=0)[0], rel=1e-6)
+
+
+def test_released_code_out_of_memory_is_one_row(saved_pair, monkeypatch):
+    both = pair.load_pair(*map(str, saved_pair), ("hmg", "cam"), "float32", torch.device("cpu"))
+    options = engine.Options(("hmg",), "ntk", 16, 64, 32, as_released=True)
+    score_hmg = released.released_hmg
+
+    def refusing(both, encoded, *rest, **more):
+        if encoded[0].id == "b":
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return score_hmg(both, encoded, *rest, **more)
+
+    monkeypatch.setattr(released, "released_hmg", refusing)
+    rows = engine.score_items([released_item(name, "one two three") for name in "abc"], both, options)
+    assert [row["error"] is None for row in rows] == [True, False, True] and "'b'" in rows[1]["error"]
+    assert rows[1]["hmg"] is None and rows[0]["hmg"] is not None
 
 
 def test_chat_template_is_read_or_missed_by_name(data, saved_pair, tmp_path, tokenizer):
