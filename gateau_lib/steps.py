@@ -30,6 +30,8 @@ UPSTREAM: dict[str, tuple[str, ...]] = {
     "07": ("01", "02", "06"),
     "08": ("01", "02", "03", "04", "05", "06", "07"),
 }
+# Folders of results, beside the profiles', that a notebook reads.
+READS = {"05": ("bench",)}
 EVIDENCE = ("metrics", "tables", "selected", "figures")
 
 
@@ -90,6 +92,9 @@ class Step:
             folders = EVIDENCE if self.number == "08" else EVIDENCE[:-1]
             kept = {k: v for k, v in step.last().get("files", {}).items() if k.split("/")[0] in folders}
             found[f"what {step.name} left"] = digest(json.dumps([kept, step.last().get("artefacts")], sort_keys=True))
+        for name in READS.get(self.number, ()):
+            if (folder := self.study.root.parent / name).is_dir():
+                found[f"results/{name}"] = path_hash(folder)
         return found | computing()
 
     def stale(self) -> list[str]:

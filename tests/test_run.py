@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from gateau_lib import execute, manifest, notebooks, run, source
+from gateau_lib import execute, manifest, notebooks, run, source, steps
 from gateau_lib.store import open_study
 
 PARAMETERS = 'profile: str = "cpu"\nseed: int = 0\nscale: float = 1.0'
@@ -158,6 +158,16 @@ def test_what_makes_a_notebook_stale(done, capsys):
     assert code == 1 and "metrics/01_m.json: not the file the manifest lists" in said
     (root(done) / "metrics" / "01_m.json").unlink()
     assert "metrics/01_m.json is missing" in go(capsys, "--status")[1]
+
+
+def test_a_new_measurement_makes_its_notebook_stale(done, capsys, monkeypatch):
+    monkeypatch.setitem(steps.READS, "02", ("bench",))
+    assert "stale" not in go(capsys, "--status")[1]
+    folder = root(done).parent / "bench"
+    folder.mkdir()
+    (folder / "machine.json").write_text("{}")
+    said = go(capsys, "--status")[1].splitlines()
+    assert said[1].endswith("fresh") and said[2].endswith("stale  results/bench is new")
 
 
 def test_editing_a_library_function_touches_only_its_users(done, capsys, monkeypatch):
