@@ -33,7 +33,7 @@ def execute(step: Step) -> None:
     from papermill.exceptions import PapermillExecutionError
 
     inspect(step.path)
-    parts, before = step.parts(), evidence(step)
+    parts, before, last = step.parts(), evidence(step), manifest.last_cost(step.study, step.name, step.parameters)
     step.stamp.unlink(missing_ok=True)
     manifest.update(step.study, step.name, None, computing())
     start, began = time.monotonic(), time.time()
@@ -60,8 +60,10 @@ def execute(step: Step) -> None:
         (step.study.root / name).unlink()  # an earlier version of the notebook wrote it, this one did not
     atomic_write(step.executed, notebooks.write_text(executed))
     seconds, reused = time.monotonic() - start, reused_seconds(step, artefacts, began)
-    cost = {"seconds": round(seconds + reused, 1), "reused_seconds": round(reused, 1)}
-    finish(step, parts, artefacts, {"parameters": step.parameters} | cost | {"peak_memory_mb": round(memory.peak / 2**20)})
+    cost = {"seconds": round(seconds + reused, 1), "peak_memory_mb": round(memory.peak / 2**20)}
+    if reused:
+        cost = {name: max(value, last.get(name, 0)) for name, value in cost.items()}
+    finish(step, parts, artefacts, {"parameters": step.parameters, "reused_seconds": round(reused, 1)} | cost)
     say(f"      done in {seconds:.0f} s, {memory.peak / 2**30:.1f} GB at most")
 
 

@@ -2,8 +2,8 @@
 
 A notebook's ``seconds`` are the wall-clock seconds that it costs when the notebooks before it have run and nothing of its own is
 ready. ``reused_seconds`` is the part of them that the recorded run did not spend, because it found artefacts ready: the time that
-building them took when they were built, counted once where they were built side by side. ``peak_memory_mb`` is of the recorded
-run alone.
+building them took when they were built, counted once where they were built side by side. A run that found artefacts ready does not
+know what building them needs, so ``seconds`` and ``peak_memory_mb`` are not less than this machine's record before it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,15 @@ def path(study: Study) -> Path:
 def read(study: Study) -> dict[str, Any]:
     """The manifest, empty if there is none."""
     return json.loads(path(study).read_text(encoding="utf-8")) if path(study).exists() else {"notebooks": {}}
+
+
+def last_cost(study: Study, notebook: str, parameters: dict[str, Any]) -> dict[str, float]:
+    """``seconds`` and ``peak_memory_mb`` that this machine recorded for the notebook with these parameters; empty if it did not."""
+    about = read(study)
+    entry = about["notebooks"].get(notebook, {})
+    if about.get("machine") != machine() or entry.get("parameters") != parameters:
+        return {}
+    return {name: entry[name] for name in ("seconds", "peak_memory_mb")}
 
 
 def update(study: Study, notebook: str, entry: dict[str, Any] | None, versions: dict[str, str]) -> None:

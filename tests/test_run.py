@@ -278,10 +278,14 @@ def test_a_notebook_that_finds_artefacts_ready_still_tells_its_whole_cost(folder
     first, second = manifest.read(open_study("smoke"))["notebooks"].values()
     assert first["reused_seconds"] == 0 and first["seconds"] >= 2 and second["reused_seconds"] == 0
 
+    recorded = json.loads((root(folder) / "manifest.json").read_text())
+    recorded["notebooks"]["01_one"]["peak_memory_mb"] = 10**6  # building took more memory than reading what was built
+    (root(folder) / "manifest.json").write_text(json.dumps(recorded))
     write(folder, "01_one", FIRST.format(work=use + "value = 2.0"))
     assert "2 of 2" in go(capsys)[1]
     first, second = manifest.read(open_study("smoke"))["notebooks"].values()
     assert first["seconds"] > first["reused_seconds"] >= 2 and second["reused_seconds"] == 0
+    assert first["peak_memory_mb"] == 10**6 > second["peak_memory_mb"]
 
 
 @pytest.mark.parametrize(
