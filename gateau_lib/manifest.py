@@ -2,8 +2,8 @@
 
 A notebook's ``seconds`` are the wall-clock seconds that it costs when the notebooks before it have run and nothing of its own is
 ready. ``reused_seconds`` is the part of them that the recorded run did not spend, because it found artefacts ready: the time that
-building them took when they were built, counted once where they were built side by side. A run that found artefacts ready does not
-know what building them needs, so ``seconds`` and ``peak_memory_mb`` are not less than this machine's record before it.
+building them took when they were built, counted once where they were built side by side. A run that found artefacts ready does
+not know what building them needs, so ``seconds`` and ``peak_memory_mb`` are not less than this machine's record before it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def read(study: Study) -> dict[str, Any]:
 
 
 def last_cost(study: Study, notebook: str, parameters: dict[str, Any]) -> dict[str, float]:
-    """``seconds`` and ``peak_memory_mb`` that this machine recorded for the notebook with these parameters; empty if it did not."""
+    """``seconds`` and ``peak_memory_mb`` that this machine last recorded for the notebook with these parameters, or nothing."""
     about = read(study)
     entry = about["notebooks"].get(notebook, {})
     if about.get("machine") != machine() or entry.get("parameters") != parameters:

@@ -165,7 +165,8 @@ def with_rope_theta(model: PreTrainedModel, theta: float, window: int | None = N
     kind = rope.get("rope_type", "default")
     if kind != "default":
         raise ModelError(
-            f"{model.config.name_or_path or model.config.model_type}: RoPE of type {kind!r} cannot be stretched here"
+            f"{model.config.name_or_path or model.config.model_type}: RoPE of type {kind!r} cannot be stretched here; "
+            "give a --max-length within the model's window, and --reading truncate for the short one"
         )
     config = type(model.config).from_dict(model.config.to_dict())
     text = config.get_text_config(decoder=True)
