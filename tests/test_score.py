@@ -321,6 +321,14 @@ def test_segment_length_follows_the_short_window(saved_pair):
     assert (options.segment_length, options.max_length, options.short_window, options.reading) == (16, 1024, 128, "ntk")
 
 
+def test_segments_of_the_shipped_pair_do_not_depend_on_the_methods():
+    lengths = []
+    for methods in ("cam", "hmg,cam", "prolong"):
+        given = score.parser().parse_args(["d.jsonl", "--out", "s.parquet", "--methods", methods])
+        lengths.append(score.prepare(given)[1].segment_length)
+    assert len(set(lengths)) == 1 and lengths[0] < score.SEGMENT_LENGTH
+
+
 def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
     """A sample longer than the long window is scored by the stretched long model, not refused and not cut."""
     both = pair.load_pair(*map(str, saved_pair), ("hmg",), "float32", torch.device("cpu"))
