@@ -118,16 +118,12 @@ def segment_importance(
     encoded: Sequence[Encoded],
     segment_length: int,
     *,
-    as_released: bool = False,
     batch_tokens: int = BATCH_TOKENS,
     count: Counter | None = None,
 ) -> list[np.ndarray]:
     """Mean response NLL given one segment and the instruction, for every segment; low means important (GATEAU, select/cam).
 
     A context shorter than a segment is one short segment; the last segment of a context may be short.
-
-    Args:
-        as_released: divide the response's NLL by all tokens of the sequence, not by response tokens, as the released code does.
 
     Returns:
         For each sample an array (segments,), nats per token; empty for a sample without context.
@@ -143,8 +139,7 @@ def segment_importance(
             losses = continuation_nll(model, prefixes, [sample.response] * len(prefixes), batch_tokens=batch_tokens, count=count)
         except SequenceError as error:
             raise named(error, place, f"sample {sample.id!r}, segment {error.index}") from None
-        sizes = [len(sample.response) + (len(p) if as_released else 0) for p in prefixes]
-        result.append(np.array([loss.sum() / size for loss, size in zip(losses, sizes, strict=True)]))
+        result.append(np.array([loss.mean() for loss in losses]))
     return result
 
 

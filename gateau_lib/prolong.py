@@ -171,7 +171,6 @@ def score_documents(
     window_segments: int = 256,
     seed: int = 0,
     threshold: float = THRESHOLD,
-    as_released: bool = False,
     batch_tokens: int = BATCH_TOKENS,
     count: Counter | None = None,
 ) -> pd.DataFrame:
@@ -180,20 +179,17 @@ def score_documents(
     Args:
         pairs: T, sampled pairs a document; a document that has fewer uses all of them.
         window_segments: N_max (ProLong: 32,768 tokens in segments of 128).
-        as_released: 0 for every document of fewer than T pairs, as the released code does.
 
     Returns:
         One row a document in the given order: ``lds``, ``lds_no_specificity`` (every specificity
         1), ``pairs`` and ``segments`` (scored). A document of fewer than two whole
-        segments has no pair, and ``lds`` is NaN there (0 as released).
+        segments has no pair, and ``lds`` is NaN there.
     """
     rows = []
     for document in docs:
         n = len(document_segments(document, segment_length, window_segments, seed))
         chosen = sample_pairs(n, pairs, seed)
-        if as_released and len(chosen) < pairs:
-            lds = without = 0.0
-        elif not len(chosen):
+        if not len(chosen):
             lds = without = float("nan")
         else:
             alone, given = pair_nll(

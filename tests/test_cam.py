@@ -34,14 +34,14 @@ def slow_attention(model, sample, segment_length):
     return np.array(rows).reshape(len(attentions), -1)
 
 
-def slow_importance(model, sample, segment_length, all_tokens=False):
+def slow_importance(model, sample, segment_length):
     found = []
     for begin in range(0, len(sample.context), segment_length):
         prefix = sample.start + sample.context[begin : begin + segment_length] + sample.instruction
         with torch.no_grad():
             log_p = eager(model)(torch.tensor([prefix + sample.response])).logits[0].double().log_softmax(-1)
         total = -sum(log_p[len(prefix) + t - 1, token].item() for t, token in enumerate(sample.response))
-        found.append(total / (len(prefix) + len(sample.response) if all_tokens else len(sample.response)))
+        found.append(total / len(sample.response))
     return np.array(found)
 
 
@@ -104,11 +104,10 @@ def test_bfloat16_model_is_scored(encoded):
 
 @pytest.mark.parametrize("batch_tokens", [1, 16384])
 @pytest.mark.parametrize("segment_length", [SEGMENT, 200])
-@pytest.mark.parametrize("as_released", [False, True])
-def test_segment_importance_matches_slow_reference(model, encoded, segment_length, as_released, batch_tokens):
-    got = cam.segment_importance(model, encoded, segment_length, as_released=as_released, batch_tokens=batch_tokens)
+def test_segment_importance_matches_slow_reference(model, encoded, segment_length, batch_tokens):
+    got = cam.segment_importance(model, encoded, segment_length, batch_tokens=batch_tokens)
     for sample, values in zip(encoded, got, strict=True):
-        np.testing.assert_allclose(values, slow_importance(model, sample, segment_length, as_released), rtol=1e-5)
+        np.testing.assert_allclose(values, slow_importance(model, sample, segment_length), rtol=1e-5)
 
 
 def test_broken_sample_is_named_by_its_place_in_the_call(encoded):
