@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gateau_lib import adaptive, cam, costs, hmg, memory, models, profiles, prolong, released
+from gateau_lib import adaptive, cam, costs, hmg, manifest, memory, models, profiles, prolong, released
 from gateau_lib.nll import response_nll
 from gateau_lib.pair import Pair, ScoreError, load_pair
 from gateau_lib.samples import Encoded, encode
@@ -245,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = machine_name(device)
     about = {"machine": name, "date": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions()}
     about |= {"model": {"parameters": sum(p.numel() for p in pair.long.parameters()), "window": window, "named": bool(named)}}
-    about |= {"rows": rows, "fidelity": fidelity, "goals": costs.reached(rows, fidelity)}
+    about |= manifest.commit() | {"rows": rows, "fidelity": fidelity, "goals": costs.reached(rows, fidelity)}
     path = atomic_write(results_root() / "bench" / f"{name}.json", json.dumps(about, indent=1) + "\n")
     print(*(frame.to_string(index=False) for frame in costs.readable(about)), sep="\n\n")
     print(f"{time.perf_counter() - begin:.0f} s, written: {path}")
