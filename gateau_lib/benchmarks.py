@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
+from gateau_lib.errors import reason
 from gateau_lib.evaluate import continue_greedily
 from gateau_lib.models import rope_edge
 from gateau_lib.nll import BATCH_TOKENS, is_out_of_memory, run_batches
@@ -161,8 +162,7 @@ def prompt_ids(tokenizer: Any, turns: Sequence[str], said: Sequence[str], chat: 
         try:
             text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # a template is a program of its own: jinja's errors, and whatever it raises itself
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"the tokenizer's chat template fails ({reason}); mend it, or ask without chat") from None
+            raise DataError(f"the tokenizer's chat template fails ({reason(error)}); mend it, or ask without chat") from None
         return _ids(text, tokenizer)  # a template writes its own start token
     if chat:
         rounds = [f"[INST]{turn}[/INST]{text}" for turn, text in zip(asked, [*said, ""], strict=True)]

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import torch
 
 from gateau_lib import models
+from gateau_lib.errors import reason
 from gateau_lib.evaluate import continue_greedily
 from gateau_lib.nll import is_out_of_memory
 from gateau_lib.pair import fingerprint
@@ -98,8 +99,8 @@ class Endpoint:
         except urllib.error.HTTPError as error:
             return self._refused(error)
         except (OSError, http.client.HTTPException) as error:  # time-outs and broken connections of every kind
-            reason = getattr(error, "reason", error)
-            raise Busy(_line(str(reason)) or type(error).__name__) from None
+            cause = getattr(error, "reason", error)
+            raise Busy(_line(str(cause)) or type(error).__name__) from None
 
     def _refused(self, error: urllib.error.HTTPError) -> Reply:
         try:
@@ -161,8 +162,7 @@ class Local:
             if messages[0]["role"] == "system":  # some know no system turn
                 first = {"role": "user", "content": messages[0]["content"] + SEPARATOR + messages[1]["content"]}
                 return self._templated([first, *messages[2:]])
-            why = _line(str(error))
-            raise ChatError(f"{self.name}: the chat template fails ({why}); mend it, or take another model") from None
+            raise ChatError(f"{self.name}: the chat template fails ({reason(error)}); mend it, or take another model") from None
 
     def _write(self, prompt: list[int], ends: list[int], request: Request) -> list[int]:
         if request.temperature == 0:

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from gateau_lib import engine, inputs, models
+from gateau_lib.errors import reason
 from gateau_lib.pair import ScoreError, names
 from gateau_lib.samples import DataError, encode
 from gateau_lib.source import PACKAGE
@@ -190,8 +191,8 @@ def _read(name: str, kind: Any) -> Any:
     try:
         return kind.from_pretrained(name)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise models.ModelError(f"{name}: cannot read ({reason}); download the model first, or give a local folder") from None
+        how = "download the model first, or give a local folder"
+        raise models.ModelError(f"{name}: cannot read ({reason(error)}); {how}") from None
 
 
 def plan(given: argparse.Namespace) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from gateau_lib import models
+from gateau_lib.errors import reason
 from gateau_lib.source import digest, path_hash
 from gateau_lib.store import atomic_write
 
@@ -69,9 +70,8 @@ def _fetch(manager: Any, task: str | dict[str, Any], name: str) -> None:
     try:
         manager.load([task])
     except Exception as error:  # whatever the hub, the network or a file's reader raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         how = f"run `lm-eval run --model dummy --tasks {name} --limit 1` where there is a network, and take its HF_HOME along"
-        raise NotInstalled(f"short task {name}: its data cannot be read ({reason}); {how}") from error
+        raise NotInstalled(f"short task {name}: its data cannot be read ({reason(error)}); {how}") from error
 
 
 def _scores(samples: dict[str, list[dict[str, Any]]]) -> list[list[Any]]:

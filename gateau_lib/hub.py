@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gateau_lib import conversion, registry
+from gateau_lib.errors import reason
 from gateau_lib.registry import DataEntry
 from gateau_lib.samples import DataError
 from gateau_lib.store import Study, artefact, atomic_write
@@ -254,31 +255,26 @@ def _fetched(study: Study, repo: str, kind: str, revision: str | None) -> Path:
         return Path(snapshot_download(**what))
     except errors.GatedRepoError as error:
         page = f"https://huggingface.co/{'datasets/' * (kind == 'dataset')}{repo}"
-        reason, cause = f"access is restricted; accept its licence on {page}, then hf auth login", error
+        fault, cause = f"access is restricted; accept its licence on {page}, then hf auth login", error
     except errors.RepositoryNotFoundError as error:
-        reason, cause = "no such repository on the hub, or a private one (hf auth login)", error
+        fault, cause = "no such repository on the hub, or a private one (hf auth login)", error
     except errors.RevisionNotFoundError as error:
-        reason, cause = f"the hub has no commit {revision}", error
+        fault, cause = f"the hub has no commit {revision}", error
     except Exception as error:  # the client's errors, the HTTP library's (no network, time-out), the disk's
         cause = error
         if getattr(error, "errno", None) == errno.ENOSPC:
-            reason = f"the disk of {_cache()} is full; free some or set HF_HOME to a larger one, what was fetched is kept"
+            fault = f"the disk of {_cache()} is full; free some or set HF_HOME to a larger one, what was fetched is kept"
         elif others := _others(repo, kind, revision):
             recorded = f"{kind}s/{repo}" in revisions(study)
-            reason = f"{study.root / PINS if recorded else 'the registry'} requires commit {revision}, the cache has {others}"
-            reason += "; to go on with another, delete the line there" if recorded else ""
+            fault = f"{study.root / PINS if recorded else 'the registry'} requires commit {revision}, the cache has {others}"
+            fault += "; to go on with another, delete the line there" if recorded else ""
         else:
             from huggingface_hub import constants
 
             off = constants.HF_HUB_OFFLINE
-            why = "HF_HUB_OFFLINE is set" if off else f"the hub does not answer ({_first_line(error)})"
-            reason = f"not in the cache, or not whole, and {why}"
-    raise HubError(f"{repo}: {reason}; {remedy(repo, kind, revision)}") from cause
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+            why = "HF_HUB_OFFLINE is set" if off else f"the hub does not answer ({reason(error)})"
+            fault = f"not in the cache, or not whole, and {why}"
+    raise HubError(f"{repo}: {fault}; {remedy(repo, kind, revision)}") from cause
 
 
 def _others(repo: str, kind: str, revision: str | None) -> str:

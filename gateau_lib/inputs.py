@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from gateau_lib.errors import reason
 from gateau_lib.samples import DataError, Sample, from_record
 
 
@@ -120,7 +121,7 @@ def check_file(path: Path) -> None:
         try:
             pq.read_metadata(path)
         except pa.ArrowInvalid as error:
-            raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+            raise DataError(f"{path}: not a Parquet file ({reason(error)})") from None
 
 
 def index(path: str | Path, size: int) -> list[Shard]:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from gateau_lib.errors import reason
+
 SEPARATOR = "\n\n"
 
 
@@ -136,8 +138,9 @@ def _template(sample: Sample, tokenizer: Any, user: str) -> tuple[str, str]:
         try:
             return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # a template is a program of its own: jinja's errors, and whatever it raises itself
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"sample {sample.id!r}: the chat template fails ({reason}); leave out --chat-template") from None
+            raise DataError(
+                f"sample {sample.id!r}: the chat template fails ({reason(error)}); leave out --chat-template"
+            ) from None
 
     marker = "\ue000user\ue001"  # private-use characters: in no template's own words
     parts = written(marker).split(marker)

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gateau_lib.errors import reason
 from gateau_lib.samples import DataError
 
 LENGTHS = ("n_context", "n_instruction", "n_response", "n_dropped")
@@ -45,7 +46,7 @@ def read_scores(path: Path) -> Table:
         schema = pq.read_schema(path)
         rows = pq.read_table(path, columns=[name for name in schema.names if name not in SEGMENTS]).to_pylist()
     except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{path}: not a Parquet file ({reason(error)})") from None
     if not rows or not {"id", "error", *LENGTHS} <= rows[0].keys():
         raise DataError(f"{path}: not a score table; write it with python -m gateau_lib.score")
     for number, row in enumerate(rows, 1):

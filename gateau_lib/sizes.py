@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateau_lib.errors import reason
 from gateau_lib.profiles import REHEARSED, Profile
 
 if TYPE_CHECKING:
@@ -134,5 +135,5 @@ def _configured(name: str) -> Size:
             bool(getattr(config, "attention_bias", False)),
         )
     except (OSError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UnknownSize(f"{name}: size unknown, no configuration to read ({reason}); hf download {name} config.json") from None
+        why = f"no configuration to read ({reason(error)})"
+        raise UnknownSize(f"{name}: size unknown, {why}; hf download {name} config.json") from None
