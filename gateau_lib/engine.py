@@ -24,6 +24,7 @@ from gateau_lib.selectors import instruction_following_difficulty
 METHODS = ("hmg", "cam", "prolong", "ifd", "contrast", "perplexity", "longattn")
 AS_RELEASED = ("hmg", "cam", "prolong")  # the methods whose authors published code
 COUNTS = ("n_context", "n_instruction", "n_response", "n_dropped")  # tokens read, and context tokens cut on the left
+PASS = ("tokens", "padded", "forwards")  # what is counted of each pass of a model
 SCORES = ("nll_short", "nll_long", "hmg", "cam", "prolong", "ifd", "contrast", "longattn")
 # Per segment: loss given it alone, share of the response's attention, characters of the context where segments begin and end.
 SEGMENTS = ("segment_nll", "segment_attention", "segment_chars")
@@ -255,4 +256,4 @@ def _pairs(options: Options) -> dict[str, int]:
 
 
 def _count(counts: dict[str, Counter], name: str) -> Counter:
-    return counts.setdefault(name, Counter())
+    return counts.setdefault(name, Counter(dict.fromkeys(PASS, 0)))  # a pass that reads nothing has its zeros

@@ -169,6 +169,31 @@ def test_manifest_accounts_for_tokens_and_shards(data, saved_pair, tmp_path, cap
     assert f"long_pass {tokens:,}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("more", "unread"),
+    [
+        ([], {"cam"}),
+        (["--adaptive"], {"cam"}),
+        (["--methods", "prolong"], {"prolong"}),
+        (["--methods", "hmg,prolong", "--as-released", "--segment-length", "64"], {"prolong"}),
+        (["--methods", ",".join(engine.METHODS)], {"cam", "prolong"}),
+    ],
+)
+def test_a_pass_that_reads_nothing_counts_nothing(saved_pair, tmp_path, capsys, more, unread):
+    """No sample has a context, and every text is shorter than two segments (as released: than one)."""
+    made = [samples.Sample(f"s{i}", "", "Why so?", "Because.") for i in range(3)]
+    data, out = samples.write_samples(made, tmp_path / "short.jsonl"), tmp_path / "s.parquet"
+    for _ in range(2):  # a second run finds the parts of the first
+        assert score.main(command(data, saved_pair, out, *more)) == 0
+        said = capsys.readouterr().out
+        assert "3 rows, 0 with an error, 0 cut to 256 tokens, losing 0, 3 without context" in said
+        assert all(f"{name} 0" in said.split("tokens forwarded: ")[1] for name in unread)
+    facts = json.loads(out.with_suffix(".manifest.json").read_text())
+    for passes in (facts["passes"], facts["shards"][0]["passes"]):
+        assert {name for name, count in passes.items() if count["tokens"] == 0} == unread
+        assert all(passes[name] == {"tokens": 0, "padded": 0, "forwards": 0} for name in unread)
+
+
 # What changes a score ----------------------------------------------------------------------------------------------------
 
 
