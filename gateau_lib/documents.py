@@ -24,11 +24,11 @@ class Document:
     fault: str = ""
 
 
-def documents(source: Path, limit: int | None = None) -> Iterator[Document]:
-    """The documents of a folder, by path, or of one file; read one by one.
+def files(source: Path) -> list[Path]:
+    """The files with documents in a folder, by path, or the one file.
 
     Raises:
-        DataError: nothing there, or a JSONL file with a bad line.
+        DataError: nothing there.
     """
     if not source.exists():
         raise DataError(f"{source}: no such folder; give one with {', '.join(SUFFIXES)} files")
@@ -36,7 +36,16 @@ def documents(source: Path, limit: int | None = None) -> Iterator[Document]:
     paths = [path for path in paths if path.is_file()]
     if not paths or paths[0].suffix not in SUFFIXES:
         raise DataError(f"{source}: holds no documents; they end in {', '.join(SUFFIXES)}")
-    named = ((path, path.relative_to(source).as_posix() if source.is_dir() else path.name) for path in paths)
+    return paths
+
+
+def documents(source: Path, limit: int | None = None) -> Iterator[Document]:
+    """The documents of a folder, by path, or of one file; read one by one.
+
+    Raises:
+        DataError: nothing there, or a JSONL file with a bad line.
+    """
+    named = ((path, path.relative_to(source).as_posix() if source.is_dir() else path.name) for path in files(source))
     yield from islice((document for path, name in named for document in _read(path, name)), limit)
 
 

@@ -19,6 +19,7 @@ import torch
 from transformers import AutoConfig
 
 from gateau_lib import engine, hmg, inputs, models, shards
+from gateau_lib.outputs import check_out
 from gateau_lib.pair import Pair, ScoreError, choose_device, load_pair, names
 from gateau_lib.progress import track
 from gateau_lib.samples import DataError
@@ -81,7 +82,7 @@ def methods_of(text: str) -> tuple[str, ...]:
 
 
 def check(given: argparse.Namespace) -> None:
-    """Raise ScoreError for options that cannot be meant, before anything is read or loaded."""
+    """Raise ScoreError or DataError for options that cannot be meant, before anything is read or loaded."""
     methods = methods_of(given.methods)
     for name in ("segment_length", "max_length", "shard_size", "prolong_pairs", "workers", "threads"):
         if (value := getattr(given, name)) is not None and value < 1:
@@ -94,6 +95,16 @@ def check(given: argparse.Namespace) -> None:
         raise ScoreError("--adaptive is about segment importance; ask for --methods cam among others")
     if given.as_released and (odd := sorted(set(methods) - set(engine.AS_RELEASED))):
         raise ScoreError(f"--as-released: no code to reproduce for {odd[0]}; choose from {', '.join(engine.AS_RELEASED)}")
+    if given.plan is None:
+        check_out(given.out, [given.data], [_manifest(given.out)], _parts(given.out))
+
+
+def _manifest(out: Path) -> Path:
+    return out.with_suffix(".manifest.json")
+
+
+def _parts(out: Path) -> Path:
+    return out.with_name(out.name + ".parts")
 
 
 def options_of(given: argparse.Namespace, short_window: int, long_window: int) -> engine.Options:
@@ -166,7 +177,7 @@ def run(given: argparse.Namespace) -> str:
 
         return estimate.plan(given)
     all_shards = inputs.index(given.data, given.shard_size)
-    folder = given.out.with_name(given.out.name + ".parts")
+    folder = _parts(given.out)
     with shards.locked(folder):
         if given.engine == "ray":
             from gateau_lib import cluster
@@ -177,7 +188,7 @@ def run(given: argparse.Namespace) -> str:
         about, done, tally = describe(given, job.options, job.made_by), [], Counter()
         shards.write_table(_rows(job, all_shards, done, tally), about, given.out)
         facts = shards.manifest(job, all_shards, done, about, given.out)
-        atomic_write(given.out.with_suffix(".manifest.json"), json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+        atomic_write(_manifest(given.out), json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     cut = f"{tally['cut']} cut to {job.options.max_length} tokens, losing {tally['lost']:,}"
     notes = [f"{tally['error']} with an error", cut, f"{tally['bare']} without context"]
     passes = ", ".join(f"{name} {count['tokens']:,}" for name, count in facts["passes"].items()) or "none"

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from gateau_lib import dedup, hmg, inputs, report, selectors
+from gateau_lib.outputs import check_out
 from gateau_lib.samples import DataError, Sample, from_record, read_records
 from gateau_lib.scoretable import LENGTHS, NEEDS, Table, read_scores, usable
 from gateau_lib.store import atomic_write
@@ -192,8 +193,13 @@ def check(given: argparse.Namespace) -> None:
         raise DataError("--fraction must lie in (0, 1], --alpha in [0, 1], and --top must be at least 1")
     if given.dedup is not None and not 0 < given.dedup <= 1:
         raise DataError(f"--dedup {given.dedup:g}: must lie in (0, 1]; 0.8 is usual")
-    if given.out.resolve() in (given.data.resolve(), given.scores.resolve()):
-        raise DataError(f"--out {given.out}: this is an input; give another name")
+    check_out(given.out, [given.data, given.scores], _beside(given))
+
+
+def _beside(given: argparse.Namespace) -> list[Path]:
+    """The files that are written along with the selection: its report, and whom ``--dedup`` dropped."""
+    suffixes = [".report.html"] + [".dropped.jsonl"] * (given.dedup is not None)
+    return [given.out.with_suffix(suffix) for suffix in suffixes]
 
 
 def run(given: argparse.Namespace) -> str:
@@ -221,10 +227,9 @@ def run(given: argparse.Namespace) -> str:
         left_out=[(str(row["id"] or ""), row["error"]) for row in table.rows if row["error"] is not None],
         shipped=bool(table.about.get("shipped_pair")),
     )
-    written = [given.out, given.out.with_suffix(".report.html")]
+    written = [given.out, *_beside(given)]
     atomic_write(written[1], report.page(page))
     if given.dedup is not None:
-        written.append(given.out.with_suffix(".dropped.jsonl"))
         gone = ranked.loc[ranked["twin"].notna(), ["id", "twin", "similarity"]].to_dict("records")
         atomic_write(written[2], "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in gone))
     chosen = [json.dumps(records[name][0], ensure_ascii=False) for name in ranked.loc[ranked["chosen"], "id"]]

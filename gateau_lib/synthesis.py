@@ -25,7 +25,8 @@ import yaml
 
 from gateau_lib import models
 from gateau_lib.chat import Chat, ChatError, Endpoint, Reply, Request, open_model, said
-from gateau_lib.documents import SUFFIXES, Document, documents, is_about, is_copy, language, plain
+from gateau_lib.documents import SUFFIXES, Document, documents, files, is_about, is_copy, language, plain
+from gateau_lib.outputs import check_out
 from gateau_lib.pair import ScoreError
 from gateau_lib.samples import SEPARATOR, DataError, Sample, write_samples
 from gateau_lib.store import atomic_write
@@ -175,15 +176,21 @@ def _parts(given: argparse.Namespace) -> Path:
     return given.out.with_name(given.out.name + ".parts")
 
 
+def _manifest(given: argparse.Namespace) -> Path:
+    return given.out.with_suffix(".manifest.json")
+
+
 def check(given: argparse.Namespace) -> None:
-    """Raise ScoreError for options that cannot be meant, before anything is read or asked."""
+    """Raise ScoreError or DataError for options that cannot be meant, before anything is read or asked."""
     for name in ("per_document", "limit", "max_length", "max_new_tokens", "parallel"):
         if (value := getattr(given, name)) is not None and value < 1:
             raise ScoreError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if given.out.suffix != ".jsonl":
         raise ScoreError(f"--out {given.out}: give a name that ends in .jsonl")
-    if given.documents.resolve() in given.out.resolve().parents:
+    # The file itself, not what a link of that name leads to, is what a run writes.
+    if given.documents.resolve() in (given.out.parent.resolve() / given.out.name).parents:
         raise ScoreError(f"--out {given.out} lies among the documents; put it into another folder")
+    check_out(given.out, files(given.documents), [_manifest(given)], _parts(given))
 
 
 def run(given: argparse.Namespace) -> str:
@@ -219,7 +226,7 @@ def run(given: argparse.Namespace) -> str:
     with given.out.open("rb") as written:
         digest = hashlib.file_digest(written, "sha256").hexdigest()
     facts = {"model": model.identity, "prompts": prompts(), **options, **accounts, "sha256": {given.out.name: digest}}
-    atomic_write(given.out.with_suffix(".manifest.json"), json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    atomic_write(_manifest(given), json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     kinds = ", ".join(f"{kind} {n}" for kind, n in accounts["kept"].items())
     seconds = time.monotonic() - start
     return f"{given.out}: {len(kept)} samples ({kinds}) on {accounts['documents']} documents; {why}; {seconds:.0f} s"
