@@ -68,6 +68,8 @@ def main(words: Sequence[str] | None = None) -> int:
     does.add_argument("--trained", type=Path, metavar="FOLDER", help="take the model that was trained there into the study")
     options = parser.parse_args(words)
     try:
+        if options.write and options.write.is_dir():  # finding a run may take hours
+            raise ValueError(f"--write {options.write}: this is a folder; give the name of a file")
         study = open_study(options.profile, options.seed)
         if study.profile.name.startswith(REHEARSED):
             from gateau_lib import rehearsal

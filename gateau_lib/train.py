@@ -21,6 +21,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from gateau_lib import models, recipe, sft, trainer
 from gateau_lib.nll import is_out_of_memory
+from gateau_lib.outputs import same_file
 from gateau_lib.workers import release_gpu
 
 LAUNCHED = "GATEAU_LAUNCHED"  # set by the launcher: standard input ends when it does
@@ -66,6 +67,11 @@ def main(arguments: list[str] | None = None) -> None:
     if len(places) % 2:
         parser.error(f"{places[-1]} has no folder for its model; give JOB.json OUT, once or several times")
     work = [(recipe.from_json(job.read_text(encoding="utf-8")), out) for job, out in zip(places[::2], places[1::2], strict=True)]
+    for job, out in work:
+        if same_file(out, Path(job.base)):
+            parser.error(f"{out}: is the model that run {job.name} begins with; give another folder")
+        if out.is_file():
+            parser.error(f"{out}: is a file; give a folder")
     if os.environ.get(LAUNCHED):
         threading.Thread(target=_end_with_launcher, daemon=True).start()
     if models.device().type == "cuda":

@@ -14,8 +14,8 @@ from chat_server import serve
 from test_select import make_rows
 from test_select import write as write_scored
 
-from gateau_lib import inputs, score, select, synthesis
-from gateau_lib.samples import Sample, to_record
+from gateau_lib import inputs, jobs, recipe, score, select, synthesis, train
+from gateau_lib.samples import Sample, to_record, write_samples
 
 
 @pytest.fixture
@@ -133,3 +133,36 @@ def test_made_samples_never_replace_documents(tmp_path, capsys, monkeypatch, doc
     with serve(lambda body: "1: What stands by the river?") as server:
         assert says in refused(synthesis.main, [documents, "--model", server.spec, "--out", out], tmp_path, capsys)
         assert not server.bodies
+
+
+@pytest.fixture
+def run_of_saved(saved_pair, tmp_path) -> Path:
+    """A training run as JSON, of a copy of the long model."""
+    shutil.copytree(saved_pair[1], tmp_path / "base")
+    data = write_samples([Sample("a", "A key lies under the mill.", "Where is it?", "Under the mill.")], tmp_path / "d.jsonl")
+    job = recipe.FineTune("run", tmp_path / "base", (data,), 256, 1e-3, seed=0, epochs=1, batch_samples=1)
+    (tmp_path / "job.json").write_text(recipe.to_json(job))
+    (tmp_path / "link").symlink_to("base")
+    return tmp_path / "job.json"
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("base", "is the model that run run begins with; give another folder"),
+        ("link", "is the model that run run begins with"),
+        ("job.json", "job.json: is a file; give a folder"),
+    ],
+)
+def test_training_never_replaces_the_model_it_begins_with(run_of_saved, tmp_path, capsys, out, says):
+    before = content(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        train.main([str(run_of_saved), str(tmp_path / out)])
+    assert end.value.code == 2 and says in capsys.readouterr().err and content(tmp_path) == before
+
+
+def test_a_run_is_not_looked_for_where_it_cannot_be_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path / "results"))
+    assert jobs.main(["smoke", "skip-pose-0", "--write", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: --write {tmp_path}: this is a folder; give the name of a file\n"
