@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateau_lib.samples import DataError, Sample, from_record, read_records, to_record
+from gateau_lib.samples import DataError, Sample, from_record, read_records, to_record, turns_of
 
 KEPT = ("language",)  # fields of a record that stay with its sample
 ROLES = {
@@ -35,11 +35,12 @@ def convert(files: Sequence[Path], kind: str, name: str, out: Path) -> dict[str,
     """Write the samples of ``files`` to ``out`` as LongAlign JSONL, in their order.
 
     Args:
-        kind: "long" (LongAlign's records) or "short" (ShareGPT's conversations; their first question and answer are taken).
+        kind: "long" (LongAlign's records) or "short" (ShareGPT's conversations). Of both, the first question and answer of a
+            conversation are taken.
         name: of the data set; every sample's ``source``, and the beginning of the id of a record that has none.
 
     Returns:
-        ``read``, ``kept`` and ``dropped``: number of records by reason.
+        ``read``, ``kept``, ``cut to first exchange`` (kept without later turns) and ``dropped``: number of records by reason.
 
     Raises:
         DataError: a file that cannot be read; the place is named.
@@ -47,21 +48,22 @@ def convert(files: Sequence[Path], kind: str, name: str, out: Path) -> dict[str,
     make = {"long": long_sample, "short": short_sample}[kind]
     seen: set[str] = set()
     dropped: Counter[str] = Counter()
-    read = 0
+    read = cut = 0
     with out.open("w", encoding="utf-8") as lines:
         for path in files:
             for _, record in rows(path):
                 read += 1
                 try:
-                    sample = make(record, f"{name}-{read:06d}", name)
+                    sample, more = make(record, f"{name}-{read:06d}", name)
                     if sample.id in seen:
                         raise Unusable("its id was already used")
                     kept = {field: record[field] for field in KEPT if field in record}
                     lines.write(json.dumps(_encodable(to_record(sample) | kept), ensure_ascii=False) + "\n")
                     seen.add(sample.id)
+                    cut += more > 0
                 except Unusable as reason:
                     dropped[str(reason)] += 1
-    return {"read": read, "kept": len(seen), "dropped": dict(sorted(dropped.items()))}
+    return {"read": read, "kept": len(seen), "cut to first exchange": cut, "dropped": dict(sorted(dropped.items()))}
 
 
 def _encodable(record: dict[str, Any]) -> dict[str, Any]:
@@ -71,22 +73,27 @@ def _encodable(record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def long_sample(record: Any, identifier: str, source: str) -> Sample:
-    """The sample of a LongAlign record (see `samples.from_record`).
+def long_sample(record: Any, identifier: str, source: str) -> tuple[Sample, int]:
+    """The first exchange of a LongAlign record (see `samples.from_record`), and how many turns follow it.
 
     Raises:
         Unusable: no messages, another order of turns, an empty response.
     """
+    more = 0
     if isinstance(record, dict):
         record = record | {"id": record.get("id") or identifier, "source": source}
+        if (turns := turns_of(record)) and (more := len(turns[2:])):
+            record["messages"] = [{"role": role, "content": text} for role, text in turns[:2]]
     try:
-        return from_record(record, "record")
+        return from_record(record, "record"), more
     except DataError as error:  # the reason without what differs from record to record, and without the remedy
         raise Unusable(re.split(r"[;,]", str(error).removeprefix("record: "))[0]) from None
 
 
-def short_sample(record: Any, identifier: str, source: str) -> Sample:
-    """The first question and answer of a conversation, ShareGPT's (``conversations``: from, value) or as ``messages``.
+def short_sample(record: Any, identifier: str, source: str) -> tuple[Sample, int]:
+    """The first question and answer of a conversation, and how many turns follow them.
+
+    The conversation is ShareGPT's (``conversations``: from, value), or stands in ``messages``.
 
     Raises:
         Unusable: no turns, a turn that is neither the user's nor the assistant's (open-instruct drops such conversations, and
@@ -107,7 +114,7 @@ def short_sample(record: Any, identifier: str, source: str) -> Sample:
         raise Unusable("empty question")
     if not answer.strip():
         raise Unusable("empty response")
-    return Sample(str(record.get("id") or identifier), "", question, answer, source=source)
+    return Sample(str(record.get("id") or identifier), "", question, answer, source=source), len(turns) - 2
 
 
 def _turns(record: Any) -> list[tuple[str, str]]:

@@ -96,7 +96,8 @@ def remedy(repo: str, kind: str = "model", revision: str | None = None) -> str:
 def long_samples(study: Study) -> Path:
     """A folder with the long data set's ``samples.jsonl`` (LongAlign records) and ``card.json``, made once.
 
-    The card: repository, revision, licence, records read, kept and dropped by reason, SHA-256 of every file.
+    The card: repository, revision, licence, SHA-256 of every file; records read, kept, cut to the first exchange of a
+    conversation, and dropped by reason.
 
     Raises:
         HubError: out of reach. DataError: files that cannot be read.

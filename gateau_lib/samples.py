@@ -201,20 +201,22 @@ def from_record(record: Any, where: str) -> Sample:
         where: file and line, for the error message.
 
     Raises:
-        DataError: not an object, no id, no usable messages, empty response.
+        DataError: not an object, no id, no usable messages, more than one exchange, empty response.
     """
     if not isinstance(record, dict):
         raise DataError(f"{where}: expected a JSON object, got {type(record).__name__}")
     if record.get("id") in (None, ""):
         raise DataError(f"{where}: no 'id'; give every record a unique id")
-    messages = record.get("messages")
-    if not (isinstance(messages, list) and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages)):
+    turns = turns_of(record)
+    if turns is None:
         raise DataError(f"{where}: no usable 'messages'; LongAlign records hold [{{'role': 'user', 'content': ...}}, ...]")
-    roles = [m.get("role") for m in messages if m.get("role") != "system"]
-    turns = [m["content"] for m in messages if m.get("role") != "system"]
+    roles = [role for role, _ in turns]
     if roles[:2] != ["user", "assistant"]:
         raise DataError(f"{where}: messages must begin with a user turn and an assistant turn, got roles {roles[:3]}")
-    user, response = turns[0], turns[1]
+    if len(turns) > 2:
+        what = f"{len(turns)} turns; one user turn and one answer are read"
+        raise DataError(f"{where}: {what}; split the conversation or keep the exchange you mean")
+    user, response = (text for _, text in turns)
     if not response.strip():
         raise DataError(f"{where}: empty response; drop the record or give the assistant turn its text")
     context, instruction = record.get("context"), record.get("instruction")
@@ -234,6 +236,14 @@ def from_record(record: Any, where: str) -> Sample:
         answer=str(record.get("answer") or ""),
         source=str(record.get("source") or ""),
     )
+
+
+def turns_of(record: dict[str, Any]) -> list[tuple[Any, str]] | None:
+    """Roles and texts of a record's ``messages`` without system turns; None if they are no list of turns with text."""
+    messages = record.get("messages")
+    if not (isinstance(messages, list) and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages)):
+        return None
+    return [(m.get("role"), m["content"]) for m in messages if m.get("role") != "system"]
 
 
 def _spans(value: Any) -> tuple[tuple[int, int], ...]:

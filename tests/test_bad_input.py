@@ -82,6 +82,33 @@ def test_bad_records_are_rows_with_a_reason(tmp_path, saved_pair):
     assert sorted(str(r["id"]) for r in chosen) == ["17", "good", "long-context"] and bad[9] in chosen
 
 
+def test_a_conversation_is_never_scored_as_its_first_exchange(tmp_path, saved_pair, capsys):
+    """A greeting before the document would be the sample, the best one of the file by its gap."""
+    talk, greeting = record("talk"), record("talk", "Hi", "Hello! Send the document.")
+    talk["messages"] = greeting["messages"] + talk["messages"]
+    followed = record("followed")
+    followed["messages"] += [{"role": "user", "content": "And who put it there?"}]
+    system = record("system")
+    system["messages"].insert(0, {"role": "system", "content": "Answer briefly."})
+    data, out = write(tmp_path / "d.jsonl", [record("plain"), talk, followed, system]), tmp_path / "s.parquet"
+    assert run_score(data, saved_pair, out) == 0
+    assert "4 rows, 2 with an error" in capsys.readouterr().out
+    rows = {row["id"]: row for row in pq.read_table(out).to_pylist()}
+    fix = "one user turn and one answer are read; split the conversation or keep the exchange you mean"
+    assert rows["talk"]["error"] == f"line 2: 4 turns; {fix}" and rows["followed"]["error"] == f"line 3: 3 turns; {fix}"
+    assert all(rows["talk"][column] is None for column in (*engine.SCORES, *engine.COUNTS))
+    assert rows["plain"]["hmg"] is not None and rows["system"]["hmg"] == rows["plain"]["hmg"]
+    assert select.main([str(out), "--data", str(data), "--out", str(tmp_path / "sel.jsonl"), "--fraction", "1"]) == 0
+    assert "left out: 2 with an error in scoring" in capsys.readouterr().out
+    assert {json.loads(line)["id"] for line in (tmp_path / "sel.jsonl").read_text().splitlines()} == {"plain", "system"}
+    assert "2 of these not usable" in plan(data, saved_pair, capsys)
+
+
+def plan(data, pair, capsys):
+    assert score.main([str(data), "--short", str(pair[0]), "--long", str(pair[1]), "--plan"]) == 0
+    return capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -40,14 +40,25 @@ def talk(*turns: tuple[str, str], **more: Any) -> dict[str, Any]:
 def test_longalign_record_by_hand():
     (sample,), counts = convert([long_record("One.\n\nTwo.\n\nWhat?", "That.")], "long")
     assert (sample.id, sample.context, sample.instruction, sample.response) == ("a", "One.\n\nTwo.", "What?", "That.")
-    assert sample.source == "set" and counts == {"read": 1, "kept": 1, "dropped": {}}
+    assert sample.source == "set" and counts == {"read": 1, "kept": 1, "cut to first exchange": 0, "dropped": {}}
 
 
 def test_sharegpt_conversation_by_hand():
     record = talk(("human", "Hello?\n\nWell?"), ("gpt", "Hi."), ("human", "And?"), ("gpt", "No."))
     (sample,), counts = convert([record], "short")
     assert (sample.context, sample.instruction, sample.response) == ("", "Hello?\n\nWell?", "Hi.")
-    assert counts["kept"] == 1
+    assert counts["kept"] == counts["cut to first exchange"] == 1
+
+
+def test_long_conversations_are_cut_to_their_first_exchange_and_counted():
+    """LongAlign's records have one exchange; what else is read as one must be known."""
+    follow_up = [{"role": "user", "content": "And?"}, {"role": "assistant", "content": "So."}]
+    first, system = long_record()["messages"], [{"role": "system", "content": "Be brief."}]
+    talks = [first + follow_up, system + first + follow_up[:1], first, system + first, first + [{"role": "user"}], follow_up[1:]]
+    samples, counts = convert([{"id": f"t{n}", "messages": turns} for n, turns in enumerate(talks)], "long")
+    assert [s.id for s in samples] == ["t0", "t1", "t2", "t3"]
+    assert {(s.context, s.instruction, s.response) for s in samples} == {("A document.", "A question?", "An answer.")}
+    assert counts["cut to first exchange"] == 2 and counts["kept"] == 4 and sum(counts["dropped"].values()) == 2
 
 
 def test_conversations_as_messages_without_ids_are_read_too():
@@ -92,7 +103,8 @@ def test_what_is_dropped_is_counted_by_reason(kind, record, reason):
     good = long_record() if kind == "long" else talk(("human", "Q?"), ("gpt", "A."))
     samples, counts = convert([record, good | {"id": "b"}, record, good | {"id": "b"}], kind)
     assert [s.id for s in samples] == ["b"]
-    assert counts == {"read": 4, "kept": 1, "dropped": {reason: 2, "its id was already used": 1}}
+    dropped = {reason: 2, "its id was already used": 1}
+    assert counts == {"read": 4, "kept": 1, "cut to first exchange": 0, "dropped": dropped}
 
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)

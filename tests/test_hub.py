@@ -125,7 +125,7 @@ def test_samples_of_both_kinds_with_their_cards(filled, study):
     folder = hub.long_samples(study)
     samples, card = read_samples(folder / "samples.jsonl"), json.loads((folder / "card.json").read_text())
     assert len(samples) == card["kept"] == rehearsal.LONG and card["read"] == rehearsal.LONG + 3
-    assert len(card["dropped"]) == 3 and set(card["dropped"].values()) == {1}
+    assert len(card["dropped"]) == 3 and set(card["dropped"].values()) == {1} and card["cut to first exchange"] == 0
     entry = registry.data_sets()["longalign-10k"]
     assert (card["repo"], card["revision"], card["licence"]) == (entry.repo, entry.revision, entry.licence)
     published = filled / f"datasets--THUDM--LongAlign-10k/snapshots/{entry.revision}/long.jsonl"
@@ -136,6 +136,7 @@ def test_samples_of_both_kinds_with_their_cards(filled, study):
     folder = hub.short_samples(study)
     samples, card = read_samples(folder / "samples.jsonl"), json.loads((folder / "card.json").read_text())
     assert len(samples) == rehearsal.SHORT and sum(card["dropped"].values()) == 4 and len(card["sha256"]) == 2
+    assert card["cut to first exchange"] == sum(n % 3 > 0 for n in range(rehearsal.SHORT))
     assert max(len(tokenizer(s.instruction + s.response)["input_ids"]) for s in samples) < 256
 
 

@@ -50,7 +50,8 @@ def test_labels_ride_along(tmp_path):
         ({"context": "the text", "instruction": "the task"}, "the text", "the task"),
         ({"messages": [{"role": "system", "content": "be good"}, *MESSAGES]}, "document", "question"),
         ({"messages": [{"role": "user", "content": "only a question"}, MESSAGES[1]]}, "", "only a question"),
-        ({"messages": [{"role": "user", "content": "a\n\nb\n\nc\n"}, MESSAGES[1], *MESSAGES]}, "a\n\nb", "c"),
+        ({"messages": [{"role": "user", "content": "a\n\nb\n\nc\n"}, MESSAGES[1]]}, "a\n\nb", "c"),
+        ({"messages": [*MESSAGES, {"role": "system", "content": "be good"}]}, "document", "question"),
     ],
 )
 def test_where_context_and_instruction_come_from(more, context, instruction):
@@ -69,6 +70,10 @@ def test_where_context_and_instruction_come_from(more, context, instruction):
         ({"id": "a", "messages": MESSAGES[1:]}, "must begin with a user turn"),
         ({"id": "a", "messages": []}, "must begin with a user turn"),
         ({"id": "a", "messages": [MESSAGES[0], {"role": "assistant", "content": " \n"}]}, "empty response"),
+        ({"id": "a", "messages": MESSAGES * 2}, "4 turns; one user turn and one answer are read; split the conversation or keep"),
+        ({"id": "a", "messages": [*MESSAGES, MESSAGES[0]]}, "3 turns; one user turn and one answer"),
+        ({"id": "a", "messages": [{"role": "system", "content": "s"}, *MESSAGES, {"role": "tool", "content": "t"}]}, "3 turns;"),
+        ({"id": "a", "context": "c", "instruction": "x", "messages": MESSAGES * 3}, "6 turns;"),
     ],
 )
 def test_bad_records_name_place_and_fix(record, message):
