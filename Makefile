@@ -33,7 +33,7 @@ status: $(READY) ## what is stale, and why
 	@$(STUDY) $(call named,$(PROFILE)) $(OPTIONS) --status
 
 verify: $(READY) ## compare results/PROFILE with the checksums in its manifest
-	@$(STUDY) $(call named,$(PROFILE)) --verify
+	@$(STUDY) $(call named,$(PROFILE)) --seed $(SEED) --verify
 
 test: lint ## lint, unit tests, guards, the smoke study, nbval
 	@$(PYTHON_RUN) pytest -n auto --maxprocesses 4 --dist loadfile
@@ -72,5 +72,5 @@ bench: $(READY) ## measure scoring speed on this machine
 	@$(PYTHON_RUN) gateau_lib.bench
 
 clean: ## remove caches and what smoke runs left; keeps the environment and the evidence in results
-	@rm -rf results/*/cache results/smoke results/rehearse-* docs/_build docs/notebooks .pytest_cache .ruff_cache .hypothesis
+	@rm -rf results/*/cache results/smoke results/smoke-* results/rehearse-* docs/_build docs/notebooks .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

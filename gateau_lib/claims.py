@@ -1,13 +1,16 @@
 """The claims ledger: every sentence of the findings is a claim in ``claims.yml``, and its verdict is computed here.
 
 A verdict compares metrics rows, paired by seed, through a 95 % t-interval of the mean difference over at least three seeds.
-The rules stand at the head of the ledger; nothing but the ledger and the metrics enters a verdict.
+The rules stand at the head of the ledger; nothing but the ledger and the metrics enters a verdict. Every comparison is made in
+fractions, because a float difference can miss a margin that it equals.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,9 @@ TOLERANCES = ("not_below", "within")  # relations whose margin is a tolerance
 VERDICTS = ("holds", "fails", "inconclusive", "not testable here")
 SEEDS = 3  # least seeds of an interval
 CONFIDENCE = 0.95
-CEILING = 1.0  # no measure of the ledger exceeds it: shares right, areas, precisions, correlations
+CEILING = 1  # no measure of the ledger exceeds it: shares right, areas, precisions, correlations
+COUNTS = 10**6  # greatest denominator that a recorded ratio of counts may have
+ROUNDING = 8  # units in the last place by which a sum of floats may miss its ratio; recorded ones miss it by 3 at most
 
 
 class LedgerError(ValueError):
@@ -137,7 +142,7 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple
     data = np.asarray(values, dtype=float)
     if data.size < 2:
         raise ValueError(f"an interval needs two values or more, got {data.size}")
-    half = stats.t.ppf((1 + confidence) / 2, data.size - 1) * stats.sem(data)
+    half = _student(data.size, confidence) * stats.sem(data)
     return float(data.mean()), float(data.mean() - half), float(data.mean() + half)
 
 
@@ -162,21 +167,68 @@ def by_seed(metrics: pd.DataFrame, which: Selector) -> pd.Series:
     return rows.set_index("seed")["value"].astype(float).sort_index()
 
 
-def _paired(metrics: pd.DataFrame, first: Selector, second: Selector | float) -> pd.DataFrame:
-    """Columns ``value, against`` indexed by the seeds both have."""
+def exact(value: float) -> Fraction:
+    """The number that a float records: the ratio or the decimal near it, else its shortest text."""
+    ratio = Fraction(value).limit_denominator(COUNTS)
+    return ratio if abs(ratio - Fraction(value)) <= ROUNDING * Fraction(math.ulp(value)) else Fraction(repr(float(value)))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its t-interval, compared exactly; only Student's t itself is a float."""
+
+    mean: Fraction
+    reach: Fraction  # half the interval, squared, so that no root is rounded
+
+    @classmethod
+    def of(cls, values: Sequence[Fraction]) -> Interval:
+        """The interval of at least two values, as `t_interval` has it."""
+        n, mean = len(values), sum(values, Fraction(0)) / len(values)
+        variance = sum(((v - mean) ** 2 for v in values), Fraction(0)) / (n - 1)
+        return cls(mean, Fraction(_student(n)) ** 2 * variance / n)
+
+    def __neg__(self) -> Interval:
+        return Interval(-self.mean, self.reach)
+
+    def above(self, bound: Fraction | int) -> bool:
+        """Whether all of the interval lies above the bound."""
+        gap = self.mean - bound
+        return gap > 0 and gap**2 > self.reach
+
+    def below(self, bound: Fraction | int) -> bool:
+        """Whether all of the interval lies below the bound."""
+        return (-self).above(-bound)
+
+    def floats(self) -> tuple[float, float, float]:
+        """``(mean, low, high)``, to be shown."""
+        mean, half = float(self.mean), math.sqrt(self.reach)
+        return mean, mean - half, mean + half
+
+
+def _student(n: int, confidence: float = CONFIDENCE) -> float:
+    """How many standard errors the interval of ``n`` values reaches to each side."""
+    return float(stats.t.ppf((1 + confidence) / 2, n - 1))
+
+
+def _paired(metrics: pd.DataFrame, first: Selector, second: Selector | float) -> list[tuple[Fraction, Fraction]]:
+    """Pairs ``(value, against)`` of the seeds that both have."""
     value = by_seed(metrics, first)
-    if isinstance(second, float):
-        return pd.DataFrame({"value": value, "against": second})
-    return pd.DataFrame({"value": value, "against": by_seed(metrics, second)}).dropna()
+    other = pd.Series(second, index=value.index) if isinstance(second, float) else by_seed(metrics, second)
+    pairs = pd.DataFrame({"value": value, "against": other}).dropna()
+    return [(exact(v), exact(a)) for v, a in pairs.itertuples(index=False)]
 
 
-def _decide(relation: str, margin: float, mean: float, low: float, high: float) -> str:
+def _mean(values: Sequence[Fraction]) -> Fraction:
+    return sum(values, Fraction(0)) / len(values)
+
+
+def _decide(relation: str, margin: Fraction, difference: Interval) -> str:
     if relation == "below":
-        relation, mean, low, high = "above", -mean, -high, -low
+        relation, difference = "above", -difference
     holds, fails = {
-        "above": (low > 0 and mean >= margin, high < margin),
-        "not_below": (low > -margin, high < -margin),
-        "within": (-margin < low and high < margin, high < -margin or low > margin),
+        "above": (difference.above(0) and difference.mean >= margin, difference.below(margin)),
+        "not_below": (difference.above(-margin), difference.below(-margin)),
+        "within": (difference.above(-margin) and difference.below(margin), difference.below(-margin) or difference.above(margin)),
     }[relation]
     return "holds" if holds else "fails" if fails else "inconclusive"
 
@@ -191,23 +243,23 @@ def verdict(claim: Claim, metrics: pd.DataFrame, profile: str) -> Verdict:
     about = {"id": claim.id, "paper": claim.paper, "statement": claim.statement, "evidence": claim.evidence}
     if profile.partition("+")[0] not in claim.profiles:  # gpu+PAIR is the gpu profile with other models
         return Verdict(**about, verdict="not testable here", reason=f"for profiles {', '.join(claim.profiles)}")
-    pairs = _paired(metrics, claim.value, claim.against)
+    pairs, margin = _paired(metrics, claim.value, claim.against), exact(claim.margin)
     if len(pairs) < SEEDS:
         what = f"{claim.value.metric}/{claim.value.method}/{claim.value.condition}"
         return Verdict(**about, verdict="not testable here", seeds=len(pairs), reason=f"{what}: {len(pairs)} of {SEEDS} seeds")
-    mean, low, high = t_interval(pairs["value"] - pairs["against"])
-    outcome, reason = _decide(claim.relation, claim.margin, mean, low, high), ""
+    difference = Interval.of([value - against for value, against in pairs])
+    outcome, reason = _decide(claim.relation, margin, difference), ""
     if isinstance(claim.effect, tuple):
-        effect_pairs = _paired(metrics, *claim.effect)
-        effect = abs(float((effect_pairs["value"] - effect_pairs["against"]).mean())) if len(effect_pairs) else 0.0
-        if claim.margin >= effect / 2:
-            outcome, reason = "inconclusive", f"tolerance {claim.margin:g} is not below half the effect {effect:.3f}"
-    sides = {"value": float(pairs["value"].mean()), "against": float(pairs["against"].mean())}
-    if claim.relation == "above" and isinstance(claim.against, Selector) and sides["against"] + claim.margin > CEILING:
+        effect = abs(_mean([value - against for value, against in _paired(metrics, *claim.effect)] or [Fraction(0)]))
+        if margin >= effect / 2:
+            outcome, reason = "inconclusive", f"tolerance {claim.margin:g} is not below half the effect {float(effect):.3f}"
+    value, against = (_mean(side) for side in zip(*pairs, strict=True))
+    if claim.relation == "above" and isinstance(claim.against, Selector) and against + margin > CEILING:
         outcome = "not testable here"
-        reason = f"ceiling: the other side is at {sides['against']:.3f}, nearer to 1 than the margin of {claim.margin:g}"
-    interval = {"difference": mean, "low": low, "high": high, "seeds": len(pairs)}
-    return Verdict(**about, verdict=outcome, reason=reason, **sides, **interval)
+        reason = f"ceiling: the other side is at {float(against):.3f}, nearer to 1 than the margin of {claim.margin:g}"
+    mean, low, high = difference.floats()
+    numbers = {"value": float(value), "against": float(against), "difference": mean, "low": low, "high": high}
+    return Verdict(**about, verdict=outcome, reason=reason, **numbers, seeds=len(pairs))
 
 
 def verdicts(metrics: pd.DataFrame, profile: str, evidence: str | None = None, path: str | Path = LEDGER) -> pd.DataFrame:

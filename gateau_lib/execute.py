@@ -100,7 +100,7 @@ def _left(step: Step, running: Path, why: str) -> str:
     atomic_write(step.failed, notebooks.write_text(notebooks.clean(executed, notebooks.read(step.path), private_paths())))
     line = next((x.strip() for x in notebooks.source(place[1]).splitlines() if x.strip()), "") if place else ""
     where = f"cell {place[0]} ({line[:60]})" if place else "before its first cell"
-    shown = f"{step.study.profile.name}/notebooks/{step.failed.name}"
+    shown = f"{step.study.root.name}/notebooks/{step.failed.name}"
     return f"{step.path.name}, {where}: {why}; the copy is {results_root().name}/{shown}"
 
 

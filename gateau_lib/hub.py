@@ -19,10 +19,9 @@ from gateau_lib import conversion, registry
 from gateau_lib.errors import reason
 from gateau_lib.registry import DataEntry
 from gateau_lib.samples import DataError
-from gateau_lib.store import Study, artefact, atomic_write
+from gateau_lib.store import PINS, Study, artefact, atomic_write
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt")
-PINS = "revisions.json"
 
 
 class HubError(ValueError):

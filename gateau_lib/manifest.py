@@ -115,7 +115,8 @@ def _kept(path: Path) -> bool:
 def verify(study: Study) -> list[str]:
     """What does not agree between the manifest and the files, one line each; empty when all is well."""
     if not path(study).exists():
-        return [f"{study.profile.name}: no manifest.json; run make {study.profile.name} first"]
+        seed = f" SEED={study.seed}" if study.seed else ""
+        return [f"{study.root.name}: no manifest.json; run make {study.profile.name}{seed} first"]
     listed = {name: sha for entry in read(study)["notebooks"].values() for name, sha in entry["files"].items()}
     found = files(study)
     wrong = [f"{name}: missing" for name in listed if name not in found]

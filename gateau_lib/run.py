@@ -95,7 +95,7 @@ def _do(options: argparse.Namespace) -> int:
         return 0
     if options.verify:
         wrong = manifest.verify(study)
-        print("\n".join(wrong) or f"{study.profile.name}: every file is the one the manifest lists")
+        print("\n".join(wrong) or f"{study.root.name}: every file is the one the manifest lists")
         return 1 if wrong else 0
     if study.profile.name.startswith(REHEARSED):
         from gateau_lib import rehearsal

@@ -17,7 +17,7 @@ from typing import Any
 
 from gateau_lib import manifest, notebooks
 from gateau_lib.source import PACKAGE, combine, digest, path_hash, text_parts
-from gateau_lib.store import Study, atomic_write, versions
+from gateau_lib.store import OTHER, Study, atomic_write, versions
 
 # Which notebooks' files and artefacts a notebook reads.
 UPSTREAM: dict[str, tuple[str, ...]] = {
@@ -93,9 +93,11 @@ class Step:
             folders = EVIDENCE if self.number == "08" else EVIDENCE[:-1]
             kept = {k: v for k, v in step.last().get("files", {}).items() if k.split("/")[0] in folders}
             found[f"what {step.name} left"] = digest(json.dumps([kept, step.last().get("artefacts")], sort_keys=True))
-        beside = (path for name in READS.get(self.number, ()) for path in self.study.root.parent.glob(name))
+        results = self.study.root.parent
+        beside = (path for name in READS.get(self.number, ()) for path in results.glob(name))
         for path in sorted(path for path in beside if not path.is_relative_to(self.study.root)):
-            found[f"results/{path.relative_to(self.study.root.parent).as_posix()}"] = path_hash(path)
+            if not OTHER.search(path.relative_to(results).parts[0]):
+                found[f"results/{path.relative_to(results).as_posix()}"] = path_hash(path)
         return found | computing()
 
     def stale(self) -> list[str]:

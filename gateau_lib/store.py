@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from gateau_lib.profiles import Profile, resolve
+from gateau_lib.profiles import Profile, named, resolve
 from gateau_lib.source import PACKAGE, digest, path_hash
 from gateau_lib.source import source_hash as source_hash  # part of this module's interface
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 
 FOLDERS = ("metrics", "tables", "figures", "selected", "notebooks", "cache")
+OTHER = re.compile(r"-(seed-?\d+|custom-[0-9a-f]{6})$")  # ends the folder's name of another seed, or of changed sizes
+PINS = "revisions.json"  # commits of models and data that a study has met
 BUILT = "built.json"  # in an artefact's folder: when it was built
 ROW = ("metric", "method", "condition", "seed", "value", "n")
 
@@ -40,7 +42,7 @@ class Study:
 
     profile: Profile
     seed: int
-    root: Path  # results/<profile>
+    root: Path  # results/<profile>; see `open_study`
 
     @property
     def cache(self) -> Path:
@@ -48,17 +50,44 @@ class Study:
         return self.root / "cache"
 
 
+@dataclass(frozen=True)
+class Custom(Study):
+    """A study of other sizes than its profile's; artefacts that do not depend on them are those of the profile."""
+
+    home: Path  # the folder of the study without overrides
+
+    @property
+    def cache(self) -> Path:
+        """Folder of artefacts, which carry what they were made from in their names."""
+        return self.home / "cache"
+
+
 def open_study(profile: str, seed: int = 0, **overrides: Any) -> Study:
     """The study of a profile, its folders made; results lie below ``$GATEAU_RESULTS`` (default: ``results`` in the repository).
+
+    Only seed 0 at the profile's own sizes has ``<profile>``, the folder of the evidence. Another seed has
+    ``<profile>-seed<N>``. Overrides that change something have ``<profile>-custom-<6 hex digits>``, with the cache of the
+    study without them: artefacts that do not depend on what was changed are found there.
 
     Raises:
         ValueError: unknown profile or field, or a value of the wrong type.
     """
-    chosen = resolve(profile, **overrides)
-    study = Study(chosen, seed, results_root() / chosen.name)
+    chosen, plain = resolve(profile, **overrides), asdict(named(profile))
+    changed = {name: value for name, value in asdict(chosen).items() if value != plain[name]}
+    first = results_root() / chosen.name
+    home = first.with_name(f"{first.name}-seed{seed}") if seed else first
+    own = home.with_name(f"{home.name}-custom-{digest(json.dumps(changed, sort_keys=True))[:6]}")
+    study = Custom(chosen, seed, own, home) if changed else Study(chosen, seed, home)
     for folder in FOLDERS:
-        (study.root / folder).mkdir(parents=True, exist_ok=True)
+        (study.cache if folder == "cache" else study.root / folder).mkdir(parents=True, exist_ok=True)
+    if (first / PINS).exists() and not (study.root / PINS).exists():  # the same models and data, unless it has met others
+        atomic_write(study.root / PINS, (first / PINS).read_bytes())
     return study
+
+
+def profile_folders() -> list[Path]:
+    """Folders below the results' root, sorted, without those of other seeds and of changed sizes."""
+    return sorted(path for path in results_root().glob("*/") if not OTHER.search(path.name))
 
 
 def results_root() -> Path:

@@ -15,7 +15,7 @@ from gateau_lib.benchmarked import NotRun
 from gateau_lib.manifest import commit
 from gateau_lib.profiles import PROFILES, REHEARSED
 from gateau_lib.published import NOT_REBUILT, Run
-from gateau_lib.store import Study, results_root
+from gateau_lib.store import Study, profile_folders
 from gateau_lib.style import BLACK, CYCLE, GREY, MARKERS, styled, text_table
 
 KEYS = ["table", "setting", "row", "share"]
@@ -92,8 +92,8 @@ def last_measured() -> pd.DataFrame:
     Each profile's settings have names of their own (`published.runs`), so rows of several do not meet.
     """
     empty = pd.DataFrame(columns=MEASURED).astype({name: float for name in MEASURED[3:]})
-    paths = sorted(results_root().glob("*/tables/09_measured.csv"))
-    found = [pd.read_csv(path) for path in paths if not path.parts[-3].startswith(REHEARSED)]
+    paths = [folder / "tables" / "09_measured.csv" for folder in profile_folders() if not folder.name.startswith(REHEARSED)]
+    found = [pd.read_csv(path) for path in paths if path.exists()]
     return pd.concat(found, ignore_index=True) if found else empty
 
 
@@ -195,9 +195,12 @@ def not_run(study: Study, runs: Sequence[Run], lacking: Sequence[NotRun]) -> pd.
 def recorded(study: Study) -> pd.DataFrame:
     """Which profiles left results, and on which machine: columns ``profile, notebooks, device, commit``; no rehearsals.
 
-    Notebook 09 of ``study`` counts as run, for it is the one that asks: its entry is written when it has ended.
+    The line of the profile of ``study`` is about the study itself, whatever its seed; the other lines are about seed 0. Notebook
+    09 of ``study`` counts as run, for it is the one that asks: its entry is written when it has ended.
     """
-    found = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in results_root().glob("*/manifest.json")}
+    folders = {folder.name: folder for folder in profile_folders()} | {study.profile.name: study.root}
+    paths = {name: folder / "manifest.json" for name, folder in folders.items()}
+    found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
     names = [*PROFILES, *sorted(set(found) - set(PROFILES))]
     rows = []
     for name in (name for name in names if not name.startswith(REHEARSED) and name != "smoke"):

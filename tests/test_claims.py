@@ -1,6 +1,9 @@
 """The ledger parses, its rules decide as written, and every claim refers to rows the notebooks write."""
 
 import itertools
+import math
+from decimal import Decimal, localcontext
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -165,3 +168,88 @@ def test_verdicts_are_consistent(values, margin):
     assert above in claims.VERDICTS and not (above == "holds" and below == "holds")
     if above == "holds":
         assert below == "fails" and np.mean(values) >= 0.5 + margin
+
+
+# Margins are met exactly -------------------------------------------------------------------------------------------------
+
+
+def test_a_mean_that_equals_its_margin_reaches_it():
+    """Differences of 4/80, 3/80 and 5/80 have the mean 1/20; in floats it is 0.04999999999999999."""
+    normal, skipping = [27 / 80, 27 / 80, 26 / 80], [31 / 80, 30 / 80, 31 / 80]
+    assert np.mean(np.subtract(skipping, normal)) < 0.05
+    for relation, value, against in (("above", skipping, normal), ("below", normal, skipping)):
+        out = decide(claim(relation, {"method": "b"}, 0.05), rows("a", value), rows("b", against))
+        assert out.verdict == "holds" and abs(out.difference) == 0.05
+    assert decide(claim("above", {"method": "b"}, 0.050001), rows("a", skipping), rows("b", normal)).verdict == "inconclusive"
+
+
+def test_a_reference_that_leaves_room_for_the_margin_is_testable():
+    """32/60, 56/60 and 56/60 leave exactly 0.2; the mean of their floats leaves less."""
+    high, low = [32 / 60, 56 / 60, 56 / 60], [31 / 60, 55 / 60, 55 / 60]
+    assert np.mean(high) + 0.2 > 1
+    assert decide(claim(against={"method": "b"}, margin=0.2), rows("a", low), rows("b", high)).verdict == "fails"
+
+
+def test_a_difference_without_spread_is_judged_by_the_rule_alone():
+    """Equal differences have an interval of one point; their floats differ and would give it a width."""
+    a, b = rows("a", [0.3, 0.4, 0.9]), rows("b", [0.2, 0.3, 0.8])
+    assert len({x - y for x, y in zip([0.3, 0.4, 0.9], [0.2, 0.3, 0.8], strict=True)}) > 1
+    out = decide(claim(against={"method": "b"}, margin=0.1), a, b)
+    assert (out.verdict, out.difference, out.low, out.high) == ("holds", 0.1, 0.1, 0.1)
+    # The whole effect is 0.1: a tolerance of exactly half of it is too wide.
+    half = claim("within", {"method": "b"}, 0.05, effect={"method": "a", "against": {"method": "b"}})
+    assert "not below half" in decide(half, a, b).reason
+
+
+@given(st.integers(1, 2000), st.data(), st.integers(-claims.ROUNDING, claims.ROUNDING))
+def test_a_ratio_is_read_from_its_float_and_from_its_neighbours(bottom, data, off):
+    top = data.draw(st.integers(0, bottom))
+    value = top / bottom
+    assert claims.exact(value + off * math.ulp(value) * 0.99) == Fraction(top, bottom)
+
+
+@given(st.floats(-10, 10))
+def test_what_is_no_ratio_is_read_as_it_is_written(value):
+    assert abs(claims.exact(value) - Fraction(value)) <= claims.ROUNDING * Fraction(math.ulp(value))
+    assert claims.exact(-value) == -claims.exact(value)
+
+
+def by_the_rule(relation, margin, differences):
+    """The rules at the head of the ledger, in decimals of sixty digits."""
+    with localcontext() as context:
+        context.prec = 60
+        n, margin = len(differences), Decimal(margin)
+        values = [Decimal(d.numerator) / Decimal(d.denominator) for d in differences]
+        mean = Decimal(sum(differences).numerator) / Decimal(sum(differences).denominator) / n
+        variance = sum((v - mean) ** 2 for v in values) / (n - 1) if len(set(differences)) > 1 else Decimal(0)
+        half = Decimal(float(stats.t.ppf(0.975, n - 1))) * (variance / n).sqrt()
+        if relation == "below":
+            mean = -mean
+        low, high, mean = (x.quantize(Decimal("1e-40")) for x in (mean - half, mean + half, mean))
+        holds, fails = {
+            "above": (low > 0 and mean >= margin, high < margin),
+            "below": (low > 0 and mean >= margin, high < margin),
+            "not_below": (low > -margin, high < -margin),
+            "within": (-margin < low and high < margin, high < -margin or low > margin),
+        }[relation]
+    return "holds" if holds else "fails" if fails else "inconclusive"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(-8, 8)), min_size=3, max_size=5),
+    st.sampled_from(["0.0125", "0.02", "0.025", "0.03", "0.05", "0.1"]),
+    st.sampled_from(claims.RELATIONS),
+    st.sampled_from([80, 60, 48, 7]),
+    st.lists(st.integers(-2, 2), min_size=5, max_size=5),
+)
+def test_verdicts_are_those_of_exact_arithmetic(counts, margin, relation, items, off):
+    """Ratios of counts, each as far from its nearest float as a sum of floats may be, on and around the margin."""
+    against = [a / items for a, _ in counts]
+    value = [(a + d) / items for a, d in counts]
+    value = [v + k * math.ulp(v) for v, k in zip(value, off, strict=False)]
+    effect = {"effect": 100.0} if relation in claims.TOLERANCES else {}
+    out = decide(claim(relation, {"method": "b"}, float(margin), **effect), rows("a", value), rows("b", against))
+    differences = [Fraction(d, items) for _, d in counts]
+    room = sum(Fraction(a, items) for a, _ in counts) / len(counts) + Fraction(margin) <= 1
+    assert out.verdict == (by_the_rule(relation, margin, differences) if room or relation != "above" else "not testable here")
+    assert out.difference == float(sum(differences) / len(differences))

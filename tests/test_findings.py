@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -86,5 +88,5 @@ def test_margins_are_where_the_verdict_turns(claim):
     for at in findings.margins(claim):
         good = sign if claim.relation in ("above", "not_below", "below") else -np.sign(at)
         for side, holds in ((good, True), (-good, False)):
-            value = at + side * step
-            assert (claims._decide(claim.relation, claim.margin, value, value, value) == "holds") == holds
+            point = claims.Interval(claims.exact(at + side * step), Fraction(0))
+            assert (claims._decide(claim.relation, claims.exact(claim.margin), point) == "holds") == holds

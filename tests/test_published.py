@@ -142,7 +142,7 @@ def test_what_is_not_run_has_a_reason(tmp_path, monkeypatch):
 def test_profiles_that_left_results_are_listed_with_their_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path))
     entry = {"commit": "abcdef0123456", "dirty": False}
-    for name in ("paper", "rehearse-paper"):
+    for name in ("paper", "rehearse-paper", "paper-seed2", "cpu-custom-0a1b2c"):
         (tmp_path / name).mkdir()
         content = {"machine": {"device": "a card"}, "notebooks": {"01_data": entry, "09_published": entry}}
         (tmp_path / name / "manifest.json").write_text(json.dumps(content))
@@ -152,19 +152,23 @@ def test_profiles_that_left_results_are_listed_with_their_machine(tmp_path, monk
     (tmp_path / "paper" / "manifest.json").write_text(json.dumps(content))
     now = tables.recorded(Study(resolve("paper"), 0, tmp_path / "paper")).set_index("profile")
     assert now.loc["paper", "notebooks"] == "01 09"
-    assert not [name for name in found.index if name.startswith("rehearse")]
+    assert list(found.index) == ["cpu", "gpu", "paper"]
+    # Another seed is told what it ran itself.
+    other = tables.recorded(Study(resolve("gpu"), 1, tmp_path / "paper-seed2")).set_index("profile")
+    assert other.loc["gpu", "device"] == "a card" and other.loc["paper", "notebooks"] == "01"
 
 
 def test_measured_numbers_of_every_recorded_profile_are_shown_and_no_rehearsal_s(tmp_path, monkeypatch):
     monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path))
     assert tables.last_measured().empty
-    for name in ("paper", "gpu+granite-2b", "rehearse-paper"):
-        runs = published.runs(resolve(name))[:3]
+    for name in ("paper", "gpu+granite-2b", "rehearse-paper", "paper-seed1"):
+        runs = published.runs(resolve(name.removesuffix("-seed1")))[:3]
         (tmp_path / name / "tables").mkdir(parents=True)
         tables.measured(rows_of({runs[2].name: {"chat": [1.0, 3.0]}}, "mt-bench"), runs).to_csv(
             tmp_path / name / "tables" / "09_measured.csv", index=False
         )
     assert set(tables.last_measured()["setting"]) == {"real-world", "2,000 short, 1,000 long"}
+    assert not tables.last_measured().duplicated().any()
 
 
 def test_nothing_hidden_in_a_prompt_is_cut_away(monkeypatch, tmp_path, tokenizer):

@@ -148,8 +148,6 @@ def test_prose_and_comments_are_refreshed_without_running(done, capsys):
 
 
 def test_what_makes_a_notebook_stale(done, capsys):
-    said = go(capsys, "--status", "--seed", "1")[1]
-    assert "parameter seed was 0, is 1" in said
     said = go(capsys, "--status", "--set", "scale=2")[1]
     assert "parameter scale is new" in said
     (root(done) / "metrics" / "01_m.json").write_text("[]")
@@ -296,9 +294,37 @@ def test_what_was_built_side_by_side_counts_once(spans, seconds):
     assert execute.covered(spans) == seconds
 
 
+def test_another_seed_has_a_folder_of_its_own(done, capsys):
+    before = {p: p.read_bytes() for p in root(done).rglob("*") if p.is_file()}
+    assert go(capsys, "--status", "--seed", "1")[1].count("has not run here") == 2
+    said = go(capsys, "--verify", "--seed", "1")[1]
+    assert said == "smoke-seed1: no manifest.json; run make smoke SEED=1 first\n"
+    assert "2 of 2 notebooks ran" in go(capsys, "--seed", "1")[1]
+    assert go(capsys, "--verify", "--seed", "1") == (0, "smoke-seed1: every file is the one the manifest lists\n")
+    assert "0 of 2 notebooks ran" in go(capsys, "--seed", "1")[1]
+    assert {p: p.read_bytes() for p in root(done).rglob("*") if p.is_file()} == before
+    assert "0 of 2 notebooks ran" in go(capsys)[1] and go(capsys, "--verify")[0] == 0
+
+    copy = (root(done).with_name("smoke-seed1") / "notebooks" / "01_one.ipynb").read_text()
+    assert "results/smoke-seed1" in copy and '"profile = \\"smoke\\"' in copy
+    write(done, "02_two", "1 / 0")
+    assert "the copy is results/smoke-seed1/notebooks/02_two.failed.ipynb" in go(capsys, "--seed", "1")[1]
+
+
+def test_another_seed_of_a_large_profile_does_not_make_what_reads_it_stale(done, capsys, monkeypatch):
+    monkeypatch.setitem(steps.READS, "02", ("gpu*/manifest.json",))
+    for name in ("gpu-seed3", "gpu-custom-0a1b2c"):
+        (root(done).parent / name).mkdir()
+        (root(done).parent / name / "manifest.json").write_text("{}")
+    assert "stale" not in go(capsys, "--status")[1]
+    (root(done).parent / "gpu").mkdir()
+    (root(done).parent / "gpu" / "manifest.json").write_text("{}")
+    assert "results/gpu/manifest.json is new" in go(capsys, "--status")[1]
+
+
 def test_manifest_tells_what_made_the_files(folder, capsys):
     go(capsys, "--seed", "4")
-    content = json.loads((root(folder) / "manifest.json").read_text())
+    content = json.loads((root(folder).with_name("smoke-seed4") / "manifest.json").read_text())
     assert content["seeds"] == [4] and content["machine"]["device"] == "cpu" and content["versions"]["torch"]
     entry = content["notebooks"]["01_one"]
     assert entry["seconds"] > 0 and entry["peak_memory_mb"] > 20 and entry["parameters"] == {"profile": "smoke", "seed": 4}

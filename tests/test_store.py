@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
+import subprocess
 import sys
 import textwrap
 import time
@@ -19,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import pretrain, progress, samples, source, store
+from gateau_lib import hub, pretrain, progress, samples, source, store
 
 
 @pytest.fixture
@@ -29,10 +31,54 @@ def study(tmp_path, monkeypatch) -> store.Study:
 
 
 def test_study_lies_below_the_results_root(study, tmp_path):
-    assert study.root == tmp_path / "results" / "smoke"
+    assert study.root == tmp_path / "results" / "smoke-seed3"
     assert study.cache.is_dir() and (study.root / "metrics").is_dir()
     with pytest.raises(ValueError, match="unknown profile 'smok'"):
         store.open_study("smok")
+
+
+def test_only_seed_0_at_the_profiles_sizes_writes_into_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path))
+    own = store.open_study("cpu")
+    assert (own.root, own.cache) == (tmp_path / "cpu", tmp_path / "cpu" / "cache")
+    same = store.open_study("cpu", 0, alpha=own.profile.alpha, pool_tokens=own.profile.pool_tokens)
+    assert (same.root, same.cache) == (own.root, own.cache)
+    seed = store.open_study("cpu", 50)
+    assert (seed.root, seed.cache) == (tmp_path / "cpu-seed50", tmp_path / "cpu-seed50" / "cache")
+
+    shorter, other = (store.open_study("cpu", 0, pool_tokens=(300, n)) for n in (600, 700))
+    assert re.fullmatch(r"cpu-custom-[0-9a-f]{6}", shorter.root.name) and shorter.root != other.root
+    assert shorter.root == store.open_study("cpu", 0, pool_tokens=(300, 600), alpha=own.profile.alpha).root
+    assert shorter.cache == own.cache, "artefacts carry what they were made from in their names"
+    both = store.open_study("cpu", 50, pool_tokens=(300, 600))
+    assert re.fullmatch(r"cpu-seed50-custom-[0-9a-f]{6}", both.root.name) and both.cache == seed.cache
+    assert {each.profile.name for each in (own, seed, shorter, both)} == {"cpu"}
+    assert store.profile_folders() == [own.root]
+
+    before = sorted(own.root.rglob("*"))
+    for each in (seed, shorter, both):
+        store.write_metrics(each, "03_scores", [row()])
+        store.write_ids(each, "05_gateau", ["a"])
+    assert sorted(own.root.rglob("*")) == before
+
+
+def test_another_seed_takes_the_commits_that_the_profile_has_pinned(tmp_path, monkeypatch):
+    monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path))
+    pins = store.open_study("paper").root / hub.PINS
+    pins.write_text('{"models/a/b": "1"}')
+    assert hub.revisions(store.open_study("paper", 4)) == {"models/a/b": "1"}
+    pins.write_text('{"models/a/b": "2"}')
+    assert hub.revisions(store.open_study("paper", 4)) == {"models/a/b": "1"}, "what a study has met stays"
+    assert hub.revisions(store.open_study("paper", 0, alpha=0.5)) == {"models/a/b": "2"}
+
+
+def test_git_ignores_the_folders_of_other_seeds_and_sizes():
+    if not (store.PACKAGE.parent / ".git").exists():
+        pytest.skip("not a git checkout")
+    names = ["cpu-seed50", "cpu-custom-0a1b2c", "cpu-seed50-custom-0a1b2c", "gpu+PAIR-seed1", "cpu", "gpu+PAIR", "paper"]
+    asked = [f"results/{name}/metrics/01_new.json" for name in names]
+    done = subprocess.run(["git", "check-ignore", *asked], cwd=store.PACKAGE.parent, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == asked[:4]
 
 
 def test_artefact_is_built_once_for_each_content(study, monkeypatch, tmp_path):
