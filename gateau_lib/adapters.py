@@ -60,4 +60,6 @@ def merged(base: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
     Raises:
         AdapterError: peft is not installed.
     """
-    return _peft().PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+    peft = _peft()
+    # peft reads a JSON file and tensors; it builds no model and has no code to fetch, since the base is given.
+    return peft.PeftModel.from_pretrained(base, str(folder)).merge_and_unload()

@@ -1,7 +1,7 @@
 """Load or build causal language models, and stretch a RoPE window without touching the library's code.
 
-Weights are safetensors; ``trust_remote_code`` stays off. A window is stretched by building a second model over the same
-weight tensors with another RoPE base, so the reading of one sample never depends on what was read before it.
+Weights are safetensors; code that a model brings along is never run. A window is stretched by building a second model over the
+same weight tensors with another RoPE base, so the reading of one sample never depends on what was read before it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging
 
 from gateau_lib import adapters
@@ -37,23 +46,60 @@ def gpus() -> int:
     return 0 if chosen.type != "cuda" else 1 if chosen.index is not None else torch.cuda.device_count()
 
 
-def _resolve(name: str | Path) -> str:
+def _resolve(name: str | Path, *enough: str) -> str:
+    """The folder or hub id that a name stands for, refused if a folder holds neither config.json nor a file that is enough."""
     text = str(name)
-    looks_local = text.startswith((".", "/", "~")) or Path(text).exists() or text.count("/") != 1
-    if looks_local and not (Path(text).expanduser() / "config.json").is_file():
+    folder = Path(text).expanduser()
+    looks_local = text.startswith((".", "/", "~")) or folder.exists() or text.count("/") != 1
+    if looks_local and not any((folder / file).is_file() for file in ("config.json", *enough)):
         raise ModelError(f"{text}: no config.json there; give a folder with a saved model or a hub id owner/name")
-    return str(Path(text).expanduser()) if looks_local else text
+    source = str(folder) if looks_local else text
+    _refuse_code(source)
+    return source
 
 
-def load_tokenizer(name: str | Path) -> Any:
-    """The fast tokenizer of a local folder or hub id.
+def _refuse_code(source: str) -> None:
+    """Raise ModelError if a model or tokenizer asks for code of its own.
+
+    It would not be run in any case. But where transformers has a class for the same type, it takes that one without a word, and
+    nothing says that the two compute the same.
+    """
+    readers = {"config.json": lambda: PreTrainedConfig.get_config_dict(source)[0]}
+    readers["tokenizer_config.json"] = lambda: get_tokenizer_config(source)
+    for file, read in readers.items():
+        try:
+            asks = read().get("auto_map")
+        except (OSError, ValueError):  # not there or not readable, which the one who needs it says
+            continue
+        if asks:
+            raise ModelError(
+                f"{source}: auto_map in its {file} asks for code of its own, which is never run here; use another model, or "
+                "delete auto_map from a copy if transformers knows the model by itself"
+            )
+
+
+def load_config(name: str | Path) -> PreTrainedConfig:
+    """The configuration of a local folder or hub id.
 
     Raises:
-        ModelError: nothing there, or the hub cannot be reached.
+        ModelError: nothing there, the hub cannot be reached, or the model asks for code of its own.
     """
     source = _resolve(name)
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise _unloadable(source, error) from error
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """The fast tokenizer of a local folder, with or without a model, or of a hub id.
+
+    Raises:
+        ModelError: nothing there, the hub cannot be reached, or the tokenizer asks for code of its own.
+    """
+    source = _resolve(name, "tokenizer_config.json")
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _unloadable(source, error) from error
 
@@ -69,20 +115,28 @@ def load(name: str | Path, dtype: str = "float32", to: torch.device | None = Non
     A folder of adapters (`gateau_lib.adapters`) gives their base with the adapters merged into it.
 
     Raises:
-        ModelError: nothing there, or the hub cannot be reached.
+        ModelError: nothing there, the hub cannot be reached, or the model asks for code of its own.
     """
     tokenizer, source = load_tokenizer(name), _resolve(name)
     base = adapters.base_of(source)
+    if base is None:
+        model = _load_model(source, dtype)
+    else:  # the base is read with the RoPE base and window that the adapters were trained at
+        whole = _load_model(_resolve(base), dtype, load_config(source))
+        try:
+            model = adapters.merged(whole, source)
+        except (OSError, ValueError) as error:
+            raise _unloadable(source, error) from error
+    return model.to(to or device()).eval(), tokenizer
+
+
+def _load_model(source: str, dtype: str, config: PreTrainedConfig | None = None) -> PreTrainedModel:
+    """The model of a folder or hub id, read with another configuration than its own if one is given."""
+    options = {"config": config, "dtype": getattr(torch, dtype), "use_safetensors": True}
     try:
-        options = {"dtype": getattr(torch, dtype), "use_safetensors": True}
-        if base is None:
-            model = AutoModelForCausalLM.from_pretrained(source, **options)
-        else:  # the base is read with the RoPE base and window that the adapters were trained at
-            config = AutoConfig.from_pretrained(source)
-            model = adapters.merged(AutoModelForCausalLM.from_pretrained(_resolve(base), config=config, **options), source)
+        return AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         raise _unloadable(source, error) from error
-    return model.to(to or device()).eval(), tokenizer
 
 
 def exact(name: str | Path) -> tuple[PreTrainedModel, Any]:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from conftest import VOCABULARY, eager, random_llama
-from transformers import LlamaForCausalLM
+from transformers import CLIPTextConfig, LlamaForCausalLM
 
+from gateau_lib import estimate, models, score, sizes
 from gateau_lib.models import ModelError, build_llama, device, extend_window, load, ntk_theta, rope_theta, with_rope_theta
 
 IDS = torch.arange(3, 103).unsqueeze(0)  # (1, 100)
@@ -149,4 +157,78 @@ def test_folder_without_weights_is_one_line(saved_pair, tmp_path):
         if path.suffix != ".safetensors":
             (tmp_path / path.name).write_bytes(path.read_bytes())
     with pytest.raises(ModelError, match="cannot load .* give a local folder"):
+        load(tmp_path)
+
+
+# Code in a model's folder ------------------------------------------------------------------------------------------------
+
+OWN_MODEL = {"AutoConfig": "own_code.OwnConfig", "AutoModelForCausalLM": "own_code.OwnForCausalLM"}
+ASKING = {  # what a folder says, by file
+    "a type that transformers does not know": {"config.json": {"model_type": "own", "auto_map": OWN_MODEL}},
+    "a type that it knows": {"config.json": {"auto_map": OWN_MODEL}},
+    "a tokenizer, its model of no known type": {
+        "config.json": {"model_type": "own"},
+        "tokenizer_config.json": {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own_code.OwnConfig", None]}},
+    },
+    "a tokenizer, in the old form": {"tokenizer_config.json": {"auto_map": ["own_code.OwnConfig", None]}},
+}
+READERS: dict[str, Callable[[Path], Any]] = {
+    "load": load,
+    "tokenizer": models.load_tokenizer,
+    "configuration": models.load_config,
+    "size": lambda folder: sizes.of(str(folder)),
+}
+
+
+def changed(folder: Path, file: str, **settings: Any) -> None:
+    """Change settings in a JSON file of a saved model."""
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | settings), encoding="utf-8")
+
+
+@pytest.fixture(params=ASKING)
+def asking(request, saved_pair, tmp_path, monkeypatch) -> Path:
+    """A folder whose code leaves a mark as soon as it is imported, and a user who says yes to everything."""
+    folder = tmp_path / "own"
+    shutil.copytree(saved_pair[1], folder)
+    for file, settings in ASKING[request.param].items():
+        changed(folder, file, **settings)
+    (folder / "own_code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass OwnConfig: pass\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 20))
+    return folder
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_code_in_a_folder_is_refused_and_never_run(asking, reader, capsys):
+    with pytest.raises(ValueError, match=r"auto_map in its (tokenizer_)?config.json asks for code of its own") as error:
+        READERS[reader](asking)
+    assert isinstance(error.value, ModelError | sizes.UnknownSize) and "\n" not in str(error.value)
+    assert capsys.readouterr().out == "" and not (asking.parent / "ran").exists()
+
+
+@pytest.mark.parametrize("how", [(), ("--plan",)], ids=["score", "plan"])
+def test_a_command_with_such_a_folder_ends_in_one_line(asking, how, saved_pair, tmp_path, capsys):
+    data = tmp_path / "d.jsonl"
+    turns = [{"role": "user", "content": "A key.\n\nWhere?"}, {"role": "assistant", "content": "Here."}]
+    data.write_text(json.dumps({"id": "a", "messages": turns}) + "\n", encoding="utf-8")
+    pair = ["--short", str(saved_pair[0]), "--long", str(asking)]
+    assert score.main([str(data), *pair, "--out", str(tmp_path / "s.parquet"), "--device", "cpu", *how]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and "asks for code of its own, which is never run" in said.err
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("asking", list(ASKING)[:1], indirect=True)
+def test_no_code_is_run_to_count_weights(asking, capsys):
+    """The shape of a model is counted on a model built from its configuration, which can name code as well."""
+    config = CLIPTextConfig(auto_map=OWN_MODEL, name_or_path=str(asking))
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        estimate.shape_of(config)
+    assert capsys.readouterr().out == "" and not (asking.parent / "ran").exists()
+
+
+def test_a_folder_of_a_tokenizer_alone_is_enough_for_it(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    assert models.load_tokenizer(tmp_path).get_vocab() == tokenizer.get_vocab()
+    with pytest.raises(ModelError, match="no config.json there"):
         load(tmp_path)
