@@ -7,11 +7,14 @@ same weight tensors with another RoPE base, so the reading of one sample never d
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from logging import LogRecord
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -115,7 +118,8 @@ def load(name: str | Path, dtype: str = "float32", to: torch.device | None = Non
     A folder of adapters (`gateau_lib.adapters`) gives their base with the adapters merged into it.
 
     Raises:
-        ModelError: nothing there, the hub cannot be reached, or the model asks for code of its own.
+        ModelError: nothing there, the hub cannot be reached, weights and configuration are not of one model, or the model asks
+            for code of its own.
     """
     tokenizer, source = load_tokenizer(name), _resolve(name)
     base = adapters.base_of(source)
@@ -125,6 +129,8 @@ def load(name: str | Path, dtype: str = "float32", to: torch.device | None = Non
         whole = _load_model(_resolve(base), dtype, load_config(source))
         try:
             model = adapters.merged(whole, source)
+        except adapters.AdapterError as error:
+            raise ModelError(f"{source}: {error}") from error
         except (OSError, ValueError) as error:
             raise _unloadable(source, error) from error
     return model.to(to or device()).eval(), tokenizer
@@ -133,10 +139,52 @@ def load(name: str | Path, dtype: str = "float32", to: torch.device | None = Non
 def _load_model(source: str, dtype: str, config: PreTrainedConfig | None = None) -> PreTrainedModel:
     """The model of a folder or hub id, read with another configuration than its own if one is given."""
     options = {"config": config, "dtype": getattr(torch, dtype), "use_safetensors": True}
+    # What does not fit is refused below, by name; transformers would only stop at sizes, and at these without a name.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        return AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
+        with _without_report():
+            model, info = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unloadable(source, error) from error
+    if wrong := _misfits(info):
+        raise ModelError(f"{source}: {wrong}; weights and configuration are not of one model, fetch or save both again")
+    return model
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Without transformers' own report of weights that do not fit, unless some could not be converted: only it says why."""
+
+    def keep(record: LogRecord) -> bool:
+        text = record.getMessage()
+        return "CONVERSION" in text or not ("LOAD REPORT" in text or "checkpoint seem corrupted" in text)
+
+    logger = logging.get_logger("transformers.modeling_utils")
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+
+
+def _misfits(info: dict[str, Any]) -> str:
+    """Which weights of a model were not in its files, which of these it has not, and which have another size; "" if none.
+
+    Weights that are tied to others, and those that the family is known to leave out or to keep too many of, are no misfits:
+    transformers has taken them out.
+    """
+    sizes = [
+        f"{name} ({' x '.join(map(str, found))}, not {' x '.join(map(str, wanted))})"
+        for name, found, wanted in info["mismatched_keys"]
+    ]
+    kinds = {"weights missing for": info["missing_keys"], "no place for": info["unexpected_keys"], "of another size": sizes}
+    return "; ".join(f"{kind} {_some(names)}" for kind, names in kinds.items() if names)
+
+
+def _some(names: Iterable[str], shown: int = 2) -> str:
+    """The first few of many names."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:shown]) + (f" and {len(ordered) - shown} more" if len(ordered) > shown else "")
 
 
 def exact(name: str | Path) -> tuple[PreTrainedModel, Any]:

@@ -16,7 +16,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gateau_lib import attention, cam
 from gateau_lib.longattn import long_attention
-from gateau_lib.models import ModelError, extend_window, rope_edge, rope_theta, window, with_rope_theta
+from gateau_lib.models import ModelError, extend_window, load, rope_edge, rope_theta, window, with_rope_theta
 from gateau_lib.nll import continuation_nll, plan_batches, response_nll
 
 SEGMENT = 16
@@ -105,6 +105,14 @@ def test_the_model_is_left_as_it_was(family, encoded):
     before, implementation = family(ids).logits, family.config._attn_implementation
     cam.long_pass(family, encoded[:2], SEGMENT)
     assert family.config._attn_implementation == implementation and torch.equal(family(ids).logits, before)
+
+
+def test_what_a_family_saves_is_whole(family, tokenizer, tmp_path):
+    """No family has weights that are taken for missing, or for too many, though they are not."""
+    for part in (family, tokenizer):
+        part.save_pretrained(tmp_path)
+    loaded, ids = load(tmp_path, to=torch.device("cpu"))[0], torch.arange(3, 43)[None]
+    assert torch.equal(loaded(ids).logits, family(ids).logits)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

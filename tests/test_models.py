@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import logging
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import VOCABULARY, eager, random_llama
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, LlamaForCausalLM
 
-from gateau_lib import estimate, models, score, sizes
+from gateau_lib import adapters, estimate, models, score, sizes
 from gateau_lib.models import ModelError, build_llama, device, extend_window, load, ntk_theta, rope_theta, with_rope_theta
 
 IDS = torch.arange(3, 103).unsqueeze(0)  # (1, 100)
@@ -172,6 +176,8 @@ ASKING = {  # what a folder says, by file
     },
     "a tokenizer, in the old form": {"tokenizer_config.json": {"auto_map": ["own_code.OwnConfig", None]}},
 }
+TURNS = [{"role": "user", "content": "A key.\n\nWhere?"}, {"role": "assistant", "content": "Here."}]
+RECORD = {"id": "a", "messages": TURNS}
 READERS: dict[str, Callable[[Path], Any]] = {
     "load": load,
     "tokenizer": models.load_tokenizer,
@@ -209,8 +215,7 @@ def test_code_in_a_folder_is_refused_and_never_run(asking, reader, capsys):
 @pytest.mark.parametrize("how", [(), ("--plan",)], ids=["score", "plan"])
 def test_a_command_with_such_a_folder_ends_in_one_line(asking, how, saved_pair, tmp_path, capsys):
     data = tmp_path / "d.jsonl"
-    turns = [{"role": "user", "content": "A key.\n\nWhere?"}, {"role": "assistant", "content": "Here."}]
-    data.write_text(json.dumps({"id": "a", "messages": turns}) + "\n", encoding="utf-8")
+    data.write_text(json.dumps(RECORD) + "\n", encoding="utf-8")
     pair = ["--short", str(saved_pair[0]), "--long", str(asking)]
     assert score.main([str(data), *pair, "--out", str(tmp_path / "s.parquet"), "--device", "cpu", *how]) == 2
     said = capsys.readouterr()
@@ -232,3 +237,122 @@ def test_a_folder_of_a_tokenizer_alone_is_enough_for_it(tokenizer, tmp_path):
     assert models.load_tokenizer(tmp_path).get_vocab() == tokenizer.get_vocab()
     with pytest.raises(ModelError, match="no config.json there"):
         load(tmp_path)
+
+
+# Weights that are not those of the configuration -------------------------------------------------------------------------
+
+Weights = dict[str, torch.Tensor]
+SPOILT: dict[str, tuple[dict[str, Any], Callable[[Weights], Weights], str]] = {  # settings, weights, what is said
+    "a layer is missing": (
+        {},
+        lambda weights: {name: w for name, w in weights.items() if ".layers.1." not in name},
+        r"weights missing for model\.layers\.1\.\S+, model\.layers\.1\.\S+ and \d+ more",
+    ),
+    "another prefix": (
+        {},
+        lambda weights: {f"transformer.{name}": w for name, w in weights.items()},
+        r"weights missing for lm_head\.weight, .*; no place for transformer\.model\.embed_tokens\.weight, ",
+    ),
+    "one layer more": ({"num_hidden_layers": 3}, dict, r"weights missing for model\.layers\.2\."),
+    "one layer fewer": ({"num_hidden_layers": 1}, dict, r"no place for model\.layers\.1\."),
+    "other sizes": (
+        {"intermediate_size": 64},
+        dict,
+        r"of another size model\.layers\.0\.mlp\.down_proj\.weight \(32 x 96, not 32 x 64\)",
+    ),
+    "an output head that is not tied": ({"tie_word_embeddings": False}, dict, r"weights missing for lm_head\.weight;"),
+}
+
+
+def rewrite(path: Path, change: Callable[[Weights], Weights]) -> None:
+    """Change a file of weights."""
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_weights_that_are_not_those_of_the_model_are_refused(how, saved_pair, tmp_path, capsys, caplog, monkeypatch):
+    """Nothing is scored with weights that transformers makes up, and its own table is not printed beside the reason."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)  # to caplog
+    settings, change, said = SPOILT[how]
+    folder, data = tmp_path / "spoilt", tmp_path / "d.jsonl"
+    shutil.copytree(saved_pair[1], folder)
+    changed(folder, "config.json", **settings)
+    rewrite(folder / "model.safetensors", change)
+    data.write_text(json.dumps(RECORD) + "\n", encoding="utf-8")
+    pair = ["--short", str(saved_pair[0]), "--long", str(folder)]
+    assert score.main([str(data), *pair, "--out", str(tmp_path / "s.parquet"), "--device", "cpu"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1 and not (tmp_path / "s.parquet").exists()
+    assert caplog.text == ""
+    assert re.search(f"error: {re.escape(str(folder))}: {said}", printed.err)
+
+
+def test_weights_that_change_nothing_are_no_reason_to_refuse(saved_pair, llama, tmp_path):
+    """A tied output head that was saved all the same, and frequencies that old checkpoints keep in every layer."""
+    shutil.copytree(saved_pair[0], tmp_path / "old")
+    more = {"lm_head.weight": llama.lm_head.weight.detach().clone()}
+    more |= {f"model.layers.{n}.self_attn.rotary_emb.inv_freq": torch.ones(4) for n in range(2)}
+    rewrite(tmp_path / "old" / "model.safetensors", lambda weights: weights | more)
+    assert torch.equal(logits(load(tmp_path / "old")[0]), logits(llama))
+
+
+@pytest.mark.parametrize("kept", [20_000, 100, 0])
+def test_a_file_of_weights_that_is_cut_short_is_one_line(kept, saved_pair, tmp_path):
+    shutil.copytree(saved_pair[0], tmp_path / "cut")
+    with (tmp_path / "cut" / "model.safetensors").open("r+b") as weights:
+        weights.truncate(kept)
+    with pytest.raises(ModelError, match="cut: cannot load .*download it first") as error:
+        load(tmp_path / "cut")
+    assert "\n" not in str(error.value)
+
+
+# Adapters ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def adapted(llama, saved_pair, tokenizer, tmp_path) -> Path:
+    """A folder of adapters that change something, of the short model."""
+    folder = tmp_path / "adapters"
+    model = adapters.attach(copy.deepcopy(llama), saved_pair[0], 2, seed=0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(folder, save_embedding_layers=False)
+    model.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_adapters_are_merged_into_their_base(adapted, llama):
+    merged, _ = load(adapted)
+    assert not torch.allclose(logits(merged), logits(llama), atol=0.1)
+    assert merged.state_dict().keys() == llama.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda weights: {n: w for n, w in weights.items() if "layers.1" not in n}, r"nothing for \S+layers\.1\.\S+ and 13 more"),
+        (
+            lambda weights: weights | {n.replace("layers.1", "layers.2"): w.clone() for n, w in weights.items()},
+            r"no place for \S+layers\.2",
+        ),
+        (lambda weights: {n: w[:, :1].clone() for n, w in weights.items()}, "size mismatch"),
+    ],
+    ids=["missing", "too many", "other sizes"],
+)
+def test_adapters_of_another_model_are_refused(adapted, change, said):
+    """Where adapters are missing peft only warns, and it says nothing about adapters that have no layer."""
+    rewrite(adapted / "adapter_model.safetensors", change)
+    with pytest.raises(ModelError, match=f"adapters do not belong to this base.*{said}") as error:
+        load(adapted)
+    assert "\n" not in str(error.value)
+
+
+def test_adapters_of_a_base_with_missing_weights_are_refused(adapted, saved_pair, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(saved_pair[0], base)
+    rewrite(base / "model.safetensors", lambda weights: {name: w for name, w in weights.items() if ".layers.1." not in name})
+    changed(adapted, adapters.CONFIG, base_model_name_or_path=str(base))
+    with pytest.raises(ModelError, match=r"base: weights missing for model\.layers\.1\."):
+        load(adapted)
