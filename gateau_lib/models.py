@@ -107,9 +107,14 @@ def load_tokenizer(name: str | Path) -> Any:
         raise _unloadable(source, error) from error
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; the name of its kind if it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 def _unloadable(source: str, error: Exception) -> ModelError:
-    reason = str(error).splitlines()[0]
-    return ModelError(f"{source}: cannot load ({reason}); download it first, or give a local folder")
+    return ModelError(f"{source}: cannot load ({first_line(error)}); download it first, or give a local folder")
 
 
 def load(name: str | Path, dtype: str = "float32", to: torch.device | None = None) -> tuple[PreTrainedModel, Any]:

@@ -20,6 +20,7 @@ from transformers import CLIPTextConfig, LlamaForCausalLM
 
 from gateau_lib import adapters, estimate, models, score, sizes
 from gateau_lib.models import ModelError, build_llama, device, extend_window, load, ntk_theta, rope_theta, with_rope_theta
+from gateau_lib.pair import ScoreError, choose_device
 
 IDS = torch.arange(3, 103).unsqueeze(0)  # (1, 100)
 
@@ -162,6 +163,19 @@ def test_folder_without_weights_is_one_line(saved_pair, tmp_path):
             (tmp_path / path.name).write_bytes(path.read_bytes())
     with pytest.raises(ModelError, match="cannot load .* give a local folder"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(("text", "said"), [("", "RuntimeError"), ("\n the reason\nmore", "the reason")])
+def test_an_error_without_text_is_one_line_too(text, said, saved_pair, monkeypatch):
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", fails)
+    with pytest.raises(ModelError, match=rf"short: cannot load \({said}\); download it first"):
+        load(saved_pair[0])
+    monkeypatch.setattr(torch, "empty", fails)
+    with pytest.raises(ScoreError, match=rf"--device cuda: cannot be used here \({said}\); leave it out"):
+        choose_device("cuda")
 
 
 # Code in a model's folder ------------------------------------------------------------------------------------------------
