@@ -7,6 +7,7 @@ base and window), but not the base itself.
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,20 @@ def merged(base: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
     """The base with the adapters of a folder added to its weights.
 
     Raises:
-        AdapterError: peft is not installed.
+        AdapterError: peft is not installed, or the adapters are those of another model.
     """
-    return _peft().PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+    peft = _peft()
+    other = "its adapters do not belong to this base"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
+        try:
+            # peft reads a JSON file and tensors; it builds no model and has no code to fetch, since the base is given.
+            adapted = peft.PeftModel.from_pretrained(base, str(folder))
+            # Read once more: only this call tells what did not fit.
+            fit = adapted.load_adapter(str(folder), "default")
+        except RuntimeError as error:  # tensors of other sizes, one a line
+            raise AdapterError(f"{other} ({str(error).strip().splitlines()[-1].strip()})") from error
+    for kind, names in (("nothing for", fit.missing_keys), ("no place for", fit.unexpected_keys)):
+        if names:
+            raise AdapterError(f"{other}: {kind} {names[0]} and {len(names) - 1} more")
+    return adapted.merge_and_unload()

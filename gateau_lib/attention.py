@@ -25,6 +25,14 @@ IMPLEMENTATION = "rows_and_windows"
 SCORE_ELEMENTS = 2**25  # attention weights held at the same time, at most: 128 MiB in fp32
 _CACHE_ELEMENTS = 2**20  # what a CPU's cache holds of them: three times as fast as fresh memory
 
+# What transformers' models hand to an attention function beside queries, keys and values. Any other keyword may change what is
+# attended to, and families grow new ones (`indices`, `block_indices`, `s_aux`, `sinks`, `position_bias`), so it is refused.
+_KNOWN = frozenset({"scaling", "dropout", "is_causal"})
+_KNOWN |= {"sliding_window", "position_ids", "cache_position", "seq_idx"}  # the mask and the rotated queries hold them already
+_KNOWN |= {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}  # the same mask, for flash attention
+_KNOWN |= {"use_cache", "output_attentions", "output_hidden_states", "output_router_logits"}  # what the model returns
+_KNOWN |= {"num_items_in_batch"}  # for the loss, from `Trainer`
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -112,6 +120,19 @@ class Window:
     size: int
 
 
+def refuse_unread(module: torch.nn.Module, keywords: dict[str, Any]) -> None:
+    """Raise ModelError if an attention layer is called with a keyword that an attention function here would swallow.
+
+    Some families (DeepSeek-V3.2, GLM-5) mask keys only for the implementations named eager and sdpa, and hand any other one
+    the indices of those that are left.
+    """
+    odd = next((name for name, value in keywords.items() if value is not None and name not in _KNOWN), None)
+    if odd is None and (keywords.get("is_causal") is False or not getattr(module, "is_causal", True)):
+        odd = "a view ahead"
+    if odd is not None:
+        raise ModelError(f"{type(module).__name__}: attention with {odd} is not read here; use another model")
+
+
 def _attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -123,9 +144,7 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls in every attention layer: the output (B, N, Hq, D), and no weights."""
-    odd = next((name for name in ("s_aux", "position_bias") if kwargs.get(name) is not None), None)
-    if odd or not getattr(module, "is_causal", True):
-        raise ModelError(f"{type(module).__name__}: attention with {odd or 'a view ahead'} is not read here; use another model")
+    refuse_unread(module, kwargs)
     window = attention_mask.size if isinstance(attention_mask, Window) else None
     mask = None if isinstance(attention_mask, Window) else attention_mask
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling

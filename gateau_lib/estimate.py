@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from gateau_lib import engine, inputs, models
-from gateau_lib.errors import reason
 from gateau_lib.pair import ScoreError, names
 from gateau_lib.samples import DataError, encode
 from gateau_lib.source import PACKAGE
@@ -67,7 +66,7 @@ class Lengths:
 def shape_of(config: Any) -> Shape:
     """The shape of a model of that configuration, counted on a model without memory."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     text = config.get_text_config(decoder=True)
     tables = {id(p): p.numel() for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -182,19 +181,6 @@ def main() -> None:
     atomic_write(PAGE, f"{head}{MARKS[0]}\n{example()}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
 
 
-def _read(name: str, kind: Any) -> Any:
-    """A configuration or tokenizer by its model's name.
-
-    Raises:
-        ModelError: nothing there.
-    """
-    try:
-        return kind.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        how = "download the model first, or give a local folder"
-        raise models.ModelError(f"{name}: cannot read ({reason(error)}); {how}") from None
-
-
 def plan(given: argparse.Namespace) -> str:
     """What the command line would cost, as text.
 
@@ -204,9 +190,9 @@ def plan(given: argparse.Namespace) -> str:
     from gateau_lib.score import methods_of, options_of
 
     short_name, long_name = names(given.short, given.long, methods_of(given.methods))
-    config, tokenizer = _read(long_name, AutoConfig), _read(long_name, AutoTokenizer)
+    config, tokenizer = models.load_config(long_name), models.load_tokenizer(long_name)
     long = shape_of(config)
-    short = shape_of(_read(short_name, AutoConfig)) if short_name else long
+    short = shape_of(models.load_config(short_name)) if short_name else long
     options = options_of(given, short.window, long.window)
     shards = inputs.index(given.data, given.shard_size)
     items = inputs.spread(shards, given.data, LENGTHS_READ)
@@ -226,7 +212,6 @@ def plan(given: argparse.Namespace) -> str:
     lengths = f"tokens a sample: median {np.median(sizes):,.0f}, mean {sizes.mean():,.0f}, largest {sizes.max():,}"
     what = f"long model: {(long.linear + long.head) / 1e9:.3g} billion weights, {long.layers} layers; {options.cam_mode} CAM"
     return "\n".join([head, lengths, what, table(totals(samples, n / len(items), short, long, options)), CARD])
-
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from gateau_lib import models
 from gateau_lib.batching import plan_batches
@@ -108,7 +108,7 @@ def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
 
 def _stretched_theta(study: Study, pair: Path) -> float:
     """The RoPE base of the short model stretched to the target window by the NTK rule, as HMG reads it."""
-    config = AutoConfig.from_pretrained(pair / "short")
+    config = models.load_config(pair / "short")
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     factor = study.profile.long_window / config.max_position_embeddings
     return models.ntk_theta(config.rope_parameters["rope_theta"], factor, size)
@@ -116,9 +116,7 @@ def _stretched_theta(study: Study, pair: Path) -> float:
 
 def sample_lengths(job: FineTune) -> list[int]:
     """Training tokens of each sample of a job, end-of-text token included."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(job.base)
+    tokenizer = models.load_tokenizer(job.base)
     return [len(encode(sample, tokenizer, job.window - 1).ids) + 1 for sample in training_samples(job)]
 
 

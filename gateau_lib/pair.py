@@ -40,7 +40,7 @@ def choose_device(name: str | None) -> torch.device:
         chosen = torch.device(name) if name else models.device()
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = models.first_line(error)
         raise ScoreError(f"--device {name}: cannot be used here ({reason}); leave it out or give cpu") from None
     return chosen
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from gateau_lib import world
-from gateau_lib.models import SHIPPED, build_llama, device, with_rope_theta
+from gateau_lib.models import SHIPPED, build_llama, device, load_tokenizer, with_rope_theta
 from gateau_lib.profiles import Stage
 from gateau_lib.progress import track
 from gateau_lib.store import Study, artefact
@@ -325,7 +325,7 @@ def pair(study: Study, corpus: Path) -> Path:
     settings = {name: getattr(profile, name) for name in _FIELDS}
 
     def build(out: Path) -> None:
-        tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
+        tokenizer = load_tokenizer(corpus / "tokenizer")
         if profile.short_model == "scratch":
             build_pair(out, tokenizer, seed=study.seed, micro_tokens=profile.micro_tokens, **settings)
         elif profile.short_model == "shipped":

@@ -21,6 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from gateau_lib.attention import refuse_unread
 from gateau_lib.models import extend_window
 from gateau_lib.prolong import THRESHOLD, document_segments, sample_pairs
 from gateau_lib.samples import Encoded, segments
@@ -112,6 +113,7 @@ def _attention_with_rows(
     attention_mask: torch.Tensor | None, released_rows: _Rows | None = None, **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
     """SDPA, and beside it all weights of the rows after the context, from one product as in select/cam."""
+    refuse_unread(module, kwargs)
     if released_rows is not None:
         keys = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5

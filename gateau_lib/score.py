@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from gateau_lib import engine, hmg, inputs, models, shards
 from gateau_lib.outputs import check_out
@@ -115,7 +114,7 @@ def options_of(given: argparse.Namespace, short_window: int, long_window: int) -
     """
     methods = methods_of(given.methods)
     if given.long is None:  # the shipped pair; lengths must not depend on whether a method reads with its short model
-        short_window = AutoConfig.from_pretrained(models.SHIPPED / "short").max_position_embeddings
+        short_window = models.load_config(models.SHIPPED / "short").max_position_embeddings
     segment = given.segment_length if given.segment_length is not None else min(SEGMENT_LENGTH, max(1, short_window // 8))
     # The shipped pair's window is short for real text: stretched, it still holds long instructions and responses whole.
     usual = long_window * (SHIPPED_STRETCH if given.long is None else 1)

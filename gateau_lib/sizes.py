@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateau_lib.errors import reason
 from gateau_lib.profiles import REHEARSED, Profile
 
 if TYPE_CHECKING:
@@ -117,10 +116,10 @@ def _entry(entry: ModelEntry) -> Size | None:
 
 
 def _configured(name: str) -> Size:
-    from transformers import AutoConfig
+    from gateau_lib import models
 
     try:
-        config = AutoConfig.from_pretrained(name).get_text_config(decoder=True)
+        config = models.load_config(name).get_text_config(decoder=True)
         heads = config.num_attention_heads
         return Size(
             config.num_hidden_layers,
@@ -134,6 +133,7 @@ def _configured(name: str) -> Size:
             config.max_position_embeddings,
             bool(getattr(config, "attention_bias", False)),
         )
-    except (OSError, ValueError, AttributeError) as error:
-        why = f"no configuration to read ({reason(error)})"
-        raise UnknownSize(f"{name}: size unknown, {why}; hf download {name} config.json") from None
+    except models.ModelError as error:
+        raise UnknownSize(f"{name}: size unknown, no configuration to read ({error})") from None
+    except AttributeError as error:
+        raise UnknownSize(f"{name}: size unknown, its configuration is not one of a Llama-like model ({error})") from None

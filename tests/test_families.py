@@ -14,10 +14,12 @@ from test_nll import slow_nll
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from gateau_lib import attention, cam
+from gateau_lib import attention, cam, engine, inputs, released
 from gateau_lib.longattn import long_attention
-from gateau_lib.models import ModelError, extend_window, rope_edge, rope_theta, window, with_rope_theta
+from gateau_lib.models import ModelError, extend_window, load, rope_edge, rope_theta, window, with_rope_theta
 from gateau_lib.nll import continuation_nll, plan_batches, response_nll
+from gateau_lib.pair import Pair
+from gateau_lib.samples import Sample
 
 SEGMENT = 16
 SLIDING = {"sliding_window": 24}
@@ -105,6 +107,14 @@ def test_the_model_is_left_as_it_was(family, encoded):
     before, implementation = family(ids).logits, family.config._attn_implementation
     cam.long_pass(family, encoded[:2], SEGMENT)
     assert family.config._attn_implementation == implementation and torch.equal(family(ids).logits, before)
+
+
+def test_what_a_family_saves_is_whole(family, tokenizer, tmp_path):
+    """No family has weights that are taken for missing, or for too many, though they are not."""
+    for part in (family, tokenizer):
+        part.save_pretrained(tmp_path)
+    loaded, ids = load(tmp_path, to=torch.device("cpu"))[0], torch.arange(3, 43)[None]
+    assert torch.equal(loaded(ids).logits, family(ids).logits)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -208,6 +218,71 @@ def test_attention_sinks_are_refused():
     config = GptOssConfig(vocab_size=VOCABULARY, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1, **sizes)
     with pytest.raises(ModelError, match="s_aux"):
         cam.long_pass(GptOssForCausalLM(config).eval(), [random_encoded("a", 20, 5, 4, seed=1)], SEGMENT)
+
+
+SPARSE = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 16}
+SPARSE |= {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+SPARSE |= {"index_topk": 16, "index_n_heads": 2, "index_head_dim": 16}  # a token sees 16 tokens at most
+
+
+@functools.cache
+def sparse(kind: str) -> PreTrainedModel:
+    """A model that chooses for each token which keys it sees, and masks the others for eager and sdpa attention only."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    tokens = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = CONFIG_MAPPING[kind](**sizes, **tokens, **SPARSE, num_key_value_heads=4, max_position_embeddings=256)
+    torch.manual_seed(7)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v32", "glm_moe_dsa"])
+@pytest.mark.parametrize("method", engine.METHODS)
+def test_a_choice_of_keys_is_refused(kind, method, tokenizer):
+    """Every method reads the model by the registered attention, which would compute all keys and say nothing."""
+    item = inputs.Item("a", Sample("a", "A key lies under the mill. " * 3, "Where is it?", "Under the mill."))
+    options = engine.Options((method,), "truncate", SEGMENT, 200, 200, prolong_pairs=3)
+    with pytest.raises(ModelError, match="attention with indices is not read here") as error:
+        engine.score_items([item], Pair(sparse(kind), sparse(kind), tokenizer), options)
+    assert "\n" not in str(error.value)
+
+
+def test_the_released_code_refuses_a_choice_of_keys_too(tokenizer):
+    item = inputs.Item("a", Sample("a", "A key lies under the mill. " * 3, "Where is it?", "Under the mill."))
+    options = engine.Options(("cam",), "truncate", SEGMENT, 192, 192, as_released=True)
+    model = sparse("deepseek_v32")
+    with pytest.raises(ModelError, match="attention with indices is not read here"):
+        engine.score_items([item], Pair(model, model, tokenizer), options)
+    assert model.config._attn_implementation == "sdpa"
+
+
+UNREAD = ("indices", "block_indices", "sinks", "s_aux", "position_bias", "a_keyword_of_next_year")
+
+
+@pytest.mark.parametrize("name", UNREAD)
+@pytest.mark.parametrize("function", [attention._attention, released._attention_with_rows])
+def test_a_keyword_that_is_not_known_is_refused(function, name):
+    query, key, value = torch.randn(3, 1, 4, 10, 8).unbind()
+    with pytest.raises(ModelError, match=f"Module: attention with {name} is not read here"):
+        function(torch.nn.Module(), query, key, value, None, **{name: torch.ones(1)})
+    plain = function(torch.nn.Module(), query, key, value, None)[0]
+    assert torch.equal(function(torch.nn.Module(), query, key, value, None, **{name: None})[0], plain)
+
+
+def test_keywords_that_change_nothing_are_let_through():
+    query, key, value = torch.randn(3, 1, 4, 10, 8).unbind()
+    more = {"dropout": 0.0, "is_causal": True, "sliding_window": 24, "position_ids": torch.arange(10)[None], "use_cache": False}
+    more |= {"cache_position": torch.arange(10), "num_items_in_batch": torch.tensor(3), "output_attentions": False}
+    plain = attention._attention(torch.nn.Module(), query, key, value, None)[0]
+    assert torch.equal(attention._attention(torch.nn.Module(), query, key, value, None, **more)[0], plain)
+
+
+def test_a_view_ahead_is_refused_however_it_is_asked_for():
+    query, key, value = torch.randn(3, 1, 4, 10, 8).unbind()
+    encoder = torch.nn.Module()
+    encoder.is_causal = False
+    for module, more in ((encoder, {}), (torch.nn.Module(), {"is_causal": False})):
+        with pytest.raises(ModelError, match="attention with a view ahead is not read here"):
+            attention._attention(module, query, key, value, None, **more)
 
 
 def test_patterns_other_than_a_window_keep_the_librarys_mask():

@@ -178,3 +178,46 @@ def test_repository_stays_small():
     total = sum((ROOT / n).stat().st_size for n in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
                 if (ROOT / n).is_file())  # fmt: skip
     assert total < 30 * 2**20
+
+
+# Code of a model's own ---------------------------------------------------------------------------------------------------
+
+LOADERS = ("from_pretrained", "from_config")
+
+
+def may_run_code(text: str) -> list[int]:
+    """Lines that load something by name without saying that code found there is not to be run.
+
+    Without a word transformers asks on the terminal, where ``yes |`` may answer. peft's loader takes no such argument and runs
+    nothing (`gateau_lib.adapters`).
+    """
+    nodes, safe = list(ast.walk(ast.parse(text))), set()
+    for node in nodes:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LOADERS:
+            refuses = any(k.arg == "trust_remote_code" and ast.unparse(k.value) == "False" for k in node.keywords)
+            if refuses or ast.unparse(node.func.value).endswith("PeftModel"):
+                safe.add(id(node.func))
+    return [n.lineno for n in nodes if isinstance(n, ast.Attribute) and n.attr in LOADERS and id(n) not in safe]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("AutoTokenizer.from_pretrained(x)", [1]),
+        ("AutoModel.from_pretrained(\n    x,\n    trust_remote_code=False,\n)", []),
+        ("AutoModel.from_pretrained(x, trust_remote_code=True)\nAutoConfig.from_pretrained(x, trust_remote_code=trust)", [1, 2]),
+        ("AutoModel.from_config(config)", [1]),
+        ("for load in (AutoConfig.from_pretrained, AutoTokenizer.from_pretrained):\n    load(x)", [1, 1]),
+        ("peft().PeftModel.from_pretrained(base, x)", []),
+    ],
+)
+def test_the_rule_about_code_itself(text, found):
+    assert may_run_code(text) == found
+
+
+def test_nothing_is_loaded_without_refusing_its_code():
+    for path in sorted([*(ROOT / "gateau_lib").glob("**/*.py"), *(ROOT / "scripts").glob("**/*.py")]):
+        lines = may_run_code(path.read_text(encoding="utf-8"))
+        assert not lines, f"{path.name}, lines {lines}: use models.load, load_tokenizer or load_config"
+    for path in SOURCES + EXERCISES:
+        assert not may_run_code(notebooks.code(notebooks.read(path), path.name)), f"{path.name}: load by gateau_lib.models"
