@@ -136,7 +136,7 @@ def load(name: str | Path, dtype: str = "float32", to: torch.device | None = Non
             model = adapters.merged(whole, source)
         except adapters.AdapterError as error:
             raise ModelError(f"{source}: {error}") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise _unloadable(source, error) from error
     return model.to(to or device()).eval(), tokenizer
 
