@@ -50,7 +50,7 @@ def gpus() -> int:
 
 
 def _resolve(name: str | Path, *enough: str) -> str:
-    """The folder or hub id that a name stands for, refused if a folder holds neither config.json nor a file that is enough."""
+    """The folder or hub id that a name stands for; a folder must hold config.json or a file that is enough."""
     text = str(name)
     folder = Path(text).expanduser()
     looks_local = text.startswith((".", "/", "~")) or folder.exists() or text.count("/") != 1
@@ -123,8 +123,8 @@ def load(name: str | Path, dtype: str = "float32", to: torch.device | None = Non
     A folder of adapters (`gateau_lib.adapters`) gives their base with the adapters merged into it.
 
     Raises:
-        ModelError: nothing there, the hub cannot be reached, weights and configuration are not of one model, or the model asks
-            for code of its own.
+        ModelError: nothing there, the hub cannot be reached, weights and configuration are not of one model, or
+            the model asks for code of its own.
     """
     tokenizer, source = load_tokenizer(name), _resolve(name)
     base = adapters.base_of(source)
@@ -136,7 +136,7 @@ def load(name: str | Path, dtype: str = "float32", to: torch.device | None = Non
             model = adapters.merged(whole, source)
         except adapters.AdapterError as error:
             raise ModelError(f"{source}: {error}") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise _unloadable(source, error) from error
     return model.to(to or device()).eval(), tokenizer
 
@@ -158,7 +158,7 @@ def _load_model(source: str, dtype: str, config: PreTrainedConfig | None = None)
 
 @contextmanager
 def _without_report() -> Iterator[None]:
-    """Without transformers' own report of weights that do not fit, unless some could not be converted: only it says why."""
+    """Without transformers' report of weights that do not fit, unless some were not converted: only it says why."""
 
     def keep(record: LogRecord) -> bool:
         text = record.getMessage()
@@ -173,10 +173,10 @@ def _without_report() -> Iterator[None]:
 
 
 def _misfits(info: dict[str, Any]) -> str:
-    """Which weights of a model were not in its files, which of these it has not, and which have another size; "" if none.
+    """Weights of a model that its files lack, that only the files have, or that have another size; "" if none.
 
-    Weights that are tied to others, and those that the family is known to leave out or to keep too many of, are no misfits:
-    transformers has taken them out.
+    Weights that are tied to others, and those that a family is known to leave out or to have too many of, are no
+    misfits: transformers has taken them out.
     """
     sizes = [
         f"{name} ({' x '.join(map(str, found))}, not {' x '.join(map(str, wanted))})"

@@ -101,6 +101,15 @@ def test_plain_hub_ids_load_from_the_cache(filled):
     assert models.window(models.load(LLAMA.long.repo)[0]) == 2048
 
 
+def test_a_hub_id_that_asks_for_code_of_its_own_is_refused(filled, study):
+    config = hub.snapshot(study, LLAMA.long.repo) / "config.json"
+    own = {"auto_map": {"AutoModelForCausalLM": "own_code.OwnForCausalLM"}}
+    config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | own), encoding="utf-8")
+    for read in (models.load, models.load_tokenizer, models.load_config):
+        with pytest.raises(models.ModelError, match=f"^{LLAMA.long.repo}: auto_map in its config.json asks for code of its own"):
+            read(LLAMA.long.repo)
+
+
 def test_a_rehearsal_reads_nothing_else_and_is_made_once(tmp_path, monkeypatch):
     for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE"):
         monkeypatch.setenv(name, "0")

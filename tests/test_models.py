@@ -363,6 +363,14 @@ def test_adapters_of_another_model_are_refused(adapted, change, said):
     assert "\n" not in str(error.value)
 
 
+def test_a_file_of_adapters_that_is_cut_short_is_one_line(adapted):
+    with (adapted / "adapter_model.safetensors").open("r+b") as weights:
+        weights.truncate(1000)
+    with pytest.raises(ModelError, match="adapters: cannot load .*download it first") as error:
+        load(adapted)
+    assert "\n" not in str(error.value)
+
+
 def test_adapters_of_a_base_with_missing_weights_are_refused(adapted, saved_pair, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(saved_pair[0], base)
