@@ -9,7 +9,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from gateau_lib.store import results_root  # noqa: E402
+from gateau_lib.study.store import results_root  # noqa: E402
 
 PAGES = HERE / "notebooks"
 shutil.rmtree(PAGES, ignore_errors=True)

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from gateau_lib.samples import DataError, Sample
+from gateau_lib.samples import Sample
+from gateau_lib.study.errors import DataError
 
 
 def normalize(text: str) -> list[str]:

@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from gateau_lib.models import ModelError
+from gateau_lib.study.errors import ModelError
 
 IMPLEMENTATION = "rows_and_windows"
 SCORE_ELEMENTS = 2**25  # attention weights held at the same time, at most: 128 MiB in fp32

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gateau_lib.profiles import resolve
-from gateau_lib.source import PACKAGE
-from gateau_lib.store import atomic_write
+from gateau_lib.study.code_hash import PACKAGE
+from gateau_lib.study.profiles import resolve
+from gateau_lib.study.whole_files import atomic_write
 
 PAGE = PACKAGE.parent / "docs" / "scale.md"
 
@@ -89,7 +89,8 @@ def table() -> str:
 
 def plans() -> str:
     """What the large profiles take, as Markdown: one column each, on as many GPUs as they are made for."""
-    from gateau_lib import footprint, registry, sizes, workload
+    from gateau_lib import footprint, sizes, workload
+    from gateau_lib.study import registry
 
     chosen = {"`make gpu`": resolve("gpu")}
     chosen |= {f"`make gpu PAIR={name}`": resolve(f"gpu+{name}") for name in registry.pairs()}

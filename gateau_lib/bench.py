@@ -24,11 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from gateau_lib import adaptive, cam, costs, hmg, manifest, memory, models, profiles, prolong, released
+from gateau_lib import adaptive, cam, costs, hmg, memory, models, prolong, released
 from gateau_lib.nll import response_nll
-from gateau_lib.pair import Pair, ScoreError, load_pair
+from gateau_lib.pair import Pair, load_pair
 from gateau_lib.samples import Encoded, encode
-from gateau_lib.store import atomic_write, results_root, versions
+from gateau_lib.study import devices, errors, manifest, profiles
+from gateau_lib.study.errors import ScoreError
+from gateau_lib.study.store import results_root, versions
+from gateau_lib.study.whole_files import atomic_write
 
 WINDOW, SEGMENT = 8192, 128  # tokens
 INSTRUCTION, RESPONSE = 40, 176  # tokens of the made-up samples: medians of long instruction data of several domains
@@ -173,7 +176,7 @@ def compare_passes(pair: Pair, lengths: Sequence[int] = PASS_LENGTHS, response: 
 
 def prepare_pass(kind: str, length: int, long: str | None) -> tuple[memory.Work, memory.Work]:
     """A short pass and one of ``length`` tokens, for `memory.peak`."""
-    pair = random_pair(models.device()) if long is None else load_pair(long, long, ("cam",), "float32", models.device())
+    pair = random_pair(devices.device()) if long is None else load_pair(long, long, ("cam",), "float32", devices.device())
     passes: dict[str, Callable[[Sequence[Encoded]], Any]] = {
         "plain pass": lambda samples: response_nll(pair.long, samples),
         "pass with attention": lambda samples: cam.long_pass(pair.long, samples, SEGMENT),
@@ -202,7 +205,7 @@ def adaptive_fidelity(per_kind: int | None = None) -> dict[str, Any]:
     from gateau_lib import corpus
 
     profile = replace(profiles.CPU, pool_per_kind=per_kind or profiles.CPU.pool_per_kind)
-    pair = load_pair(None, None, ("cam",), "float32", models.device())
+    pair = load_pair(None, None, ("cam",), "float32", devices.device())
     pool = corpus.candidate_pool(profile, pair.tokenizer, "independent", 0)
     samples = [encode(sample, pair.tokenizer, profile.max_length) for sample in pool]
     size = profile.segment_length
@@ -230,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     line.add_argument("--long", help="long-window model of the same family")
     line.add_argument("--samples", type=int, default=8, help="samples of the comparison of procedures (default: 8)")
     given = line.parse_args(arguments)
-    device = models.device()
+    device = devices.device()
     begin = time.perf_counter()
     try:
         named = given.short or given.long
@@ -238,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         window = min(pair.long.config.max_position_embeddings, 65_536) // SEGMENT * SEGMENT
         rows = compare_memory(given.long) + compare_passes(pair) + compare_prolong(pair)
         rows += compare_procedures(pair, max(1, given.samples), window, SEGMENT)
-    except (ScoreError, models.ModelError) as error:
+    except (ScoreError, errors.ModelError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     fidelity = adaptive_fidelity()

@@ -19,11 +19,11 @@ import torch
 from gateau_lib import benchmarks, harness, haystack, hub, judging, longbench, models, ruler
 from gateau_lib.chat import ChatError
 from gateau_lib.evaluate import needle_map
-from gateau_lib.progress import track
-from gateau_lib.samples import DataError
-from gateau_lib.source import digest
-from gateau_lib.store import Study
-from gateau_lib.workers import Build, at_once, build_all
+from gateau_lib.study.code_hash import digest
+from gateau_lib.study.errors import DataError
+from gateau_lib.study.progress import track
+from gateau_lib.study.store import Study
+from gateau_lib.study.workers import Build, at_once, build_all
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 JUDGED = ("longbench-chat", "mt-bench")

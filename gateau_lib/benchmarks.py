@@ -19,15 +19,16 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from gateau_lib.errors import reason
 from gateau_lib.evaluate import continue_greedily
 from gateau_lib.models import rope_edge
 from gateau_lib.nll import BATCH_TOKENS, is_out_of_memory, run_batches
 from gateau_lib.pair import fingerprint
-from gateau_lib.progress import track
-from gateau_lib.samples import SEPARATOR, DataError
-from gateau_lib.source import source_hash
-from gateau_lib.store import atomic_write, versions
+from gateau_lib.samples import SEPARATOR
+from gateau_lib.study.code_hash import source_hash
+from gateau_lib.study.errors import DataError, reason
+from gateau_lib.study.progress import track
+from gateau_lib.study.store import versions
+from gateau_lib.study.whole_files import atomic_write
 
 COLUMNS = ["id", "task", "answers", "prompt_tokens", "cut_tokens", "error"]
 

@@ -24,11 +24,12 @@ from urllib.parse import urlsplit
 import torch
 
 from gateau_lib import models
-from gateau_lib.errors import reason
 from gateau_lib.evaluate import continue_greedily
 from gateau_lib.nll import is_out_of_memory
 from gateau_lib.pair import fingerprint
 from gateau_lib.samples import SEPARATOR
+from gateau_lib.study import devices
+from gateau_lib.study.errors import reason
 
 KEY = "GATEAU_CHAT_KEY"  # environment variable; what it holds is sent to the endpoint and nowhere else
 PARALLEL = 4  # requests under way at once
@@ -202,7 +203,7 @@ def open_model(spec: str) -> Chat:
         if not name or not parts.hostname:
             raise ChatError(f"{spec}: name the model after a #, for example http://host:8000/v1#name")
         return Endpoint(url.rstrip("/").removesuffix("/chat/completions"), name)
-    device = models.device()
+    device = devices.device()
     model, tokenizer = models.load(spec, "bfloat16" if device.type == "cuda" else "float32", device)
     return Local(spec, model, tokenizer, {"model": spec, "weights": fingerprint(model, tokenizer)})
 

@@ -7,27 +7,21 @@ fractions, because a float difference can miss a margin that it equals.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import yaml
-from scipy import stats
+
+from gateau_lib.study.intervals import SEEDS, Interval, _mean, exact
 
 LEDGER = Path(__file__).with_name("claims.yml")
 RELATIONS = ("above", "below", "not_below", "within")
 TOLERANCES = ("not_below", "within")  # relations whose margin is a tolerance
 VERDICTS = ("holds", "fails", "inconclusive", "not testable here")
-SEEDS = 3  # least seeds of an interval
-CONFIDENCE = 0.95
 CEILING = 1  # no measure of the ledger exceeds it: shares right, areas, precisions, correlations
-COUNTS = 10**6  # greatest denominator that a recorded ratio of counts may have
-ROUNDING = 8  # units in the last place by which a sum of floats may miss its ratio; recorded ones miss it by 3 at most
 
 
 class LedgerError(ValueError):
@@ -137,13 +131,6 @@ def load_claims(path: str | Path = LEDGER) -> list[Claim]:
     return claims
 
 
-def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
-    """Mean and two-sided Student t-interval ``(mean, low, high)`` of at least two values."""
-    data = np.asarray(values, dtype=float)
-    if data.size < 2:
-        raise ValueError(f"an interval needs two values or more, got {data.size}")
-    half = _student(data.size, confidence) * stats.sem(data)
-    return float(data.mean()), float(data.mean() - half), float(data.mean() + half)
 
 
 def by_seed(metrics: pd.DataFrame, which: Selector) -> pd.Series:
@@ -167,47 +154,10 @@ def by_seed(metrics: pd.DataFrame, which: Selector) -> pd.Series:
     return rows.set_index("seed")["value"].astype(float).sort_index()
 
 
-def exact(value: float) -> Fraction:
-    """The number that a float records: the ratio or the decimal near it, else its shortest text."""
-    ratio = Fraction(value).limit_denominator(COUNTS)
-    return ratio if abs(ratio - Fraction(value)) <= ROUNDING * Fraction(math.ulp(value)) else Fraction(repr(float(value)))
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean and its t-interval, compared exactly; only Student's t itself is a float."""
-
-    mean: Fraction
-    reach: Fraction  # half the interval, squared, so that no root is rounded
-
-    @classmethod
-    def of(cls, values: Sequence[Fraction]) -> Interval:
-        """The interval of at least two values, as `t_interval` has it."""
-        n, mean = len(values), sum(values, Fraction(0)) / len(values)
-        variance = sum(((v - mean) ** 2 for v in values), Fraction(0)) / (n - 1)
-        return cls(mean, Fraction(_student(n)) ** 2 * variance / n)
-
-    def __neg__(self) -> Interval:
-        return Interval(-self.mean, self.reach)
-
-    def above(self, bound: Fraction | int) -> bool:
-        """Whether all of the interval lies above the bound."""
-        gap = self.mean - bound
-        return gap > 0 and gap**2 > self.reach
-
-    def below(self, bound: Fraction | int) -> bool:
-        """Whether all of the interval lies below the bound."""
-        return (-self).above(-bound)
-
-    def floats(self) -> tuple[float, float, float]:
-        """``(mean, low, high)``, to be shown."""
-        mean, half = float(self.mean), math.sqrt(self.reach)
-        return mean, mean - half, mean + half
 
 
-def _student(n: int, confidence: float = CONFIDENCE) -> float:
-    """How many standard errors the interval of ``n`` values reaches to each side."""
-    return float(stats.t.ppf((1 + confidence) / 2, n - 1))
 
 
 def _paired(metrics: pd.DataFrame, first: Selector, second: Selector | float) -> list[tuple[Fraction, Fraction]]:
@@ -218,8 +168,6 @@ def _paired(metrics: pd.DataFrame, first: Selector, second: Selector | float) ->
     return [(exact(v), exact(a)) for v, a in pairs.itertuples(index=False)]
 
 
-def _mean(values: Sequence[Fraction]) -> Fraction:
-    return sum(values, Fraction(0)) / len(values)
 
 
 def _decide(relation: str, margin: Fraction, difference: Interval) -> str:

@@ -15,8 +15,8 @@ from typing import Any
 
 from gateau_lib import engine, shards
 from gateau_lib.inputs import Shard
-from gateau_lib.pair import ScoreError
-from gateau_lib.progress import track
+from gateau_lib.study.errors import ScoreError
+from gateau_lib.study.progress import track
 
 RETRIES = 3  # times that a worker may die before the run gives up
 

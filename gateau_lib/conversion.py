@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateau_lib.samples import DataError, Sample, from_record, read_records, to_record, turns_of
+from gateau_lib.samples import Sample, from_record, read_records, to_record, turns_of
+from gateau_lib.study.errors import DataError
 
 KEPT = ("language",)  # fields of a record that stay with its sample
 ROLES = {

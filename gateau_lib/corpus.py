@@ -17,9 +17,9 @@ import numpy as np
 from gateau_lib import world
 from gateau_lib.models import SHIPPED
 from gateau_lib.passages import DOCUMENT_KINDS, Filler, Sentence, Writer, documents, join, real_filler
-from gateau_lib.profiles import Profile
 from gateau_lib.samples import SEPARATOR, Encoded, Sample, split_tokens, write_samples
-from gateau_lib.store import Study, artefact
+from gateau_lib.study.profiles import Profile
+from gateau_lib.study.store import Study, artefact
 from gateau_lib.tokenizer import build_tokenizer
 from gateau_lib.world import Cast
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from gateau_lib.store import results_root
+from gateau_lib.study.store import results_root
 
 GOALS = {  # what is measured -> (bound, whether it is the least or the most)
     "exact: times faster than released": (3.0, "least"),

@@ -11,7 +11,7 @@ from itertools import islice
 
 from datasketch import MinHash, MinHashLSH
 
-from gateau_lib.progress import track
+from gateau_lib.study.progress import track
 
 SHINGLE = 5  # words
 PERMUTATIONS = 128

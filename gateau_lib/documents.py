@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from gateau_lib.samples import DataError, read_records
+from gateau_lib.samples import read_records
+from gateau_lib.study.errors import DataError
 
 SUFFIXES = (".txt", ".md", ".jsonl")
 ABOUT = 0.2  # share of a text's words that must stand in the document

@@ -16,10 +16,11 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from gateau_lib import engine, inputs, models
-from gateau_lib.pair import ScoreError, names
-from gateau_lib.samples import DataError, encode
-from gateau_lib.source import PACKAGE
-from gateau_lib.store import atomic_write
+from gateau_lib.pair import names
+from gateau_lib.samples import encode
+from gateau_lib.study.code_hash import PACKAGE
+from gateau_lib.study.errors import DataError, ScoreError
+from gateau_lib.study.whole_files import atomic_write
 
 PEAK = 312e12  # operations a second of an A100 in bfloat16, dense (its data sheet)
 UTILISATION = 0.4  # of the peak, assumed

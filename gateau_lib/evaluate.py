@@ -26,9 +26,10 @@ from gateau_lib.answers import answer_tokens, judge
 from gateau_lib.answers import exact_match as exact_match  # part of this module's interface
 from gateau_lib.answers import token_f1 as token_f1
 from gateau_lib.nll import BATCH_TOKENS, continuation_nll, head_on, plan_batches
-from gateau_lib.samples import DataError, Encoded, Sample, encode, evidence_tokens, read_samples
-from gateau_lib.store import Study
-from gateau_lib.workers import Build, at_once, build_all
+from gateau_lib.samples import Encoded, Sample, encode, evidence_tokens, read_samples
+from gateau_lib.study.errors import DataError
+from gateau_lib.study.store import Study
+from gateau_lib.study.workers import Build, at_once, build_all
 
 ROWS = "rows.parquet"
 

@@ -19,10 +19,12 @@ from transformers import PreTrainedModel
 
 from gateau_lib import models
 from gateau_lib.batching import plan_batches
-from gateau_lib.profiles import Profile
-from gateau_lib.samples import DataError, encode
-from gateau_lib.sft import FineTune, training_log, training_samples
-from gateau_lib.store import Study, artefact
+from gateau_lib.recipe import FineTune, training_samples
+from gateau_lib.samples import encode
+from gateau_lib.sft import training_log
+from gateau_lib.study.errors import DataError
+from gateau_lib.study.profiles import Profile
+from gateau_lib.study.store import Study, artefact
 
 SELECTORS = ("gateau", "hmg", "cam", "prolong", "perplexity", "random", "length_matched", "longest", "full")
 STRATEGIES = ("normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all")

@@ -15,11 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from gateau_lib.claims import SEEDS, t_interval
-from gateau_lib.style import BLACK, BLUE, CYCLE, GREY, MARKERS, MUTED, ORANGE, RED, label, look, styled
-from gateau_lib.style import save as save  # part of this module's interface
-from gateau_lib.style import show as show
-from gateau_lib.style import text_table as text_table
+from gateau_lib.study.intervals import SEEDS, t_interval
+from gateau_lib.study.style import BLACK, BLUE, CYCLE, GREY, MARKERS, MUTED, ORANGE, RED, label, look, styled
+from gateau_lib.study.style import save as save  # part of this module's interface
+from gateau_lib.study.style import show as show
+from gateau_lib.study.style import text_table as text_table
 
 HEADLINE_SELECTORS = ["hmg_minmax_ntk", "hmg_log_truncate", "contrast_log", "cam_default", "cam_softmax_attention"]
 HEADLINE_SELECTORS += ["gateau_rank", "prolong", "ifd", "perplexity_guidance", "longest"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateau_lib.benchmarks import prompt_ids
-from gateau_lib.samples import DataError
+from gateau_lib.study.errors import DataError
 
 _TRIAL = 16  # units of a first trial, which tells how many tokens one has
 

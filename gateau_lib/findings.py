@@ -12,7 +12,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from gateau_lib.claims import VERDICTS, Claim, load_claims
-from gateau_lib.style import BLUE, GREY, ORANGE, RED, styled
+from gateau_lib.study.style import BLUE, GREY, ORANGE, RED, styled
 
 REPORTED = Path(__file__).with_name("reported.yml")
 SETTINGS = ("real-world", "limited")  # 100,000 and 10,000 short instructions beside the long ones

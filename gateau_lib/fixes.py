@@ -14,11 +14,11 @@ from scipy.stats import spearmanr
 from gateau_lib import models
 from gateau_lib.cam import contextual_awareness
 from gateau_lib.pair import Pair
-from gateau_lib.progress import track
 from gateau_lib.released import Defects, released_cam, released_hmg
 from gateau_lib.samples import Encoded, encode, read_samples
-from gateau_lib.store import Study
-from gateau_lib.workers import Build
+from gateau_lib.study.progress import track
+from gateau_lib.study.store import Study
+from gateau_lib.study.workers import Build
 
 WORDS = {  # defect -> the score that it touches, and what the released code does, for a reader
     "raw_short_reader": ("HMG", "window extension inert: the short model reads beyond its window"),

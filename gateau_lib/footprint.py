@@ -11,8 +11,8 @@ import math
 from typing import NamedTuple
 
 from gateau_lib import sizes, workload
-from gateau_lib.profiles import Profile
 from gateau_lib.sizes import Size
+from gateau_lib.study.profiles import Profile
 
 PUBLISHED_CARDS = 8  # GATEAU and LongAlign: 8 x A800 of 80 GB
 LOGITS = 14  # bytes a vocabulary entry of a trained token: bf16, as fp32, its log-softmax, its gradient
@@ -144,7 +144,7 @@ def disk(profile: Profile, cards: int = 0) -> Disk:
 
 def downloads(profile: Profile) -> dict[str, float]:
     """Bytes that each model takes in the hub's cache, two a parameter where unknown; pickled weights again, converted."""
-    from gateau_lib import registry
+    from gateau_lib.study import registry
 
     names = (profile.short_model, profile.long_model) if workload.checkpointed(profile) else ()
     found = {}

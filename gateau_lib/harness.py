@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from gateau_lib import models
-from gateau_lib.errors import reason
-from gateau_lib.source import digest, path_hash
-from gateau_lib.store import atomic_write
+from gateau_lib.study.code_hash import digest, path_hash
+from gateau_lib.study.errors import reason
+from gateau_lib.study.whole_files import atomic_write
 
 TASKS = ("arc_easy", "arc_challenge", "hellaswag", "piqa", "winogrande")  # as the harness calls them, no examples before
 METRICS = ("acc_norm", "acc", "exact_match")  # of a task, the first that it has

@@ -15,11 +15,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from gateau_lib import conversion, registry
-from gateau_lib.errors import reason
-from gateau_lib.registry import DataEntry
-from gateau_lib.samples import DataError
-from gateau_lib.store import PINS, Study, artefact, atomic_write
+from gateau_lib import conversion
+from gateau_lib.study import registry
+from gateau_lib.study.errors import DataError, reason
+from gateau_lib.study.registry import DataEntry
+from gateau_lib.study.store import PINS, Study, artefact
+from gateau_lib.study.whole_files import atomic_write
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt")
 

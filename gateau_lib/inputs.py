@@ -14,8 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from gateau_lib.errors import reason
-from gateau_lib.samples import DataError, Sample, from_record
+from gateau_lib.samples import Sample, from_record
+from gateau_lib.study.errors import DataError, reason
 
 
 @dataclass(frozen=True)

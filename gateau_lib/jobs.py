@@ -14,9 +14,10 @@ from pathlib import Path
 
 from gateau_lib import sft
 from gateau_lib.models import load_tokenizer
-from gateau_lib.profiles import REHEARSED
 from gateau_lib.recipe import FineTune, to_json
-from gateau_lib.store import Study, atomic_write, open_study
+from gateau_lib.study.profiles import REHEARSED
+from gateau_lib.study.store import Study, open_study
+from gateau_lib.study.whole_files import atomic_write
 
 
 def find(study: Study, name: str) -> FineTune:

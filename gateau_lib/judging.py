@@ -23,7 +23,7 @@ import yaml
 
 from gateau_lib.benchmarks import Item
 from gateau_lib.chat import Reply, Request, open_model, said
-from gateau_lib.samples import DataError
+from gateau_lib.study.errors import DataError
 from gateau_lib.transcript import TRANSCRIPT, ask
 
 BENCHMARKS = ("longbench-chat", "mt-bench")

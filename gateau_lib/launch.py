@@ -16,10 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gateau_lib import models, recipe, sft, train
+from gateau_lib import recipe, sft, train
 from gateau_lib.recipe import FineTune
-from gateau_lib.source import PACKAGE
-from gateau_lib.workers import release_gpu
+from gateau_lib.study import devices
+from gateau_lib.study.code_hash import PACKAGE
+from gateau_lib.study.devices import release_gpu
 
 PROGRESS = r"\]:(\S+: steps: |trained )"  # of the first process, see trainer.Watch and train.main
 
@@ -30,7 +31,7 @@ def processes(job: FineTune) -> int:
     Raises:
         ValueError: more processes than GPUs, or a model to be sharded where there are none.
     """
-    gpus = models.gpus()
+    gpus = devices.gpus()
     count = job.processes or max(1, gpus)
     if job.sharding != "ddp" and not gpus:
         raise ValueError(f"{job.name}: sharding {job.sharding!r} needs GPUs; on a CPU give 'ddp'")
@@ -53,7 +54,7 @@ def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
     """
     recipe.check(job)
     count = processes(job)
-    if count == 1 and models.device().type != "cuda":
+    if count == 1 and devices.device().type != "cuda":
         try:
             return sft.fine_tune(job, output)
         except Exception as error:
@@ -88,8 +89,8 @@ def _run(work: Sequence[tuple[FineTune, Path]], count: int, folder: Path) -> Non
     command += [f"--nproc-per-node={count}", f"--log-dir={folder}", "--redirects=3", "--tee=0:2"]
     command += ["-m", "gateau_lib.train", *places]
     environment = {**os.environ, train.LAUNCHED: "1", "PYTHONPATH": _path(), "PYTHONUNBUFFERED": "1"}
-    card = models.device().index
-    if count == 1 and models.device().type == "cuda":
+    card = devices.device().index
+    if count == 1 and devices.device().type == "cuda":
         environment |= {"CUDA_VISIBLE_DEVICES": _visible(card or 0), "GATEAU_DEVICE": "cuda"}
     said = []
     # The pipe to its standard input is never written to: when this process ends, however it ends, the others see the pipe close.

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 
-from gateau_lib.claims import SEEDS, t_interval
-from gateau_lib.style import BLACK, BLUE, GREY, ORANGE, RED, label, look, styled
+from gateau_lib.study.intervals import SEEDS, t_interval
+from gateau_lib.study.style import BLACK, BLUE, GREY, ORANGE, RED, label, look, styled
 
 
 @styled

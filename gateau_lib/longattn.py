@@ -22,9 +22,10 @@ import torch
 from transformers import PreTrainedModel
 
 from gateau_lib.attention import Layer, exact
-from gateau_lib.models import ModelError, rope_edge
+from gateau_lib.models import rope_edge
 from gateau_lib.nll import BATCH_TOKENS, NonFiniteLoss, SequenceError, named, run_batches
 from gateau_lib.samples import Encoded
+from gateau_lib.study.errors import ModelError
 
 VARIANCE_WEIGHT = 0.5  # of the released ranking
 

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import yaml
-from scipy import stats
 
 from gateau_lib.benchmarks import Item, scored
-from gateau_lib.claims import CONFIDENCE
-from gateau_lib.samples import DataError, read_records
+from gateau_lib.samples import read_records
+from gateau_lib.study.errors import DataError
 from gateau_lib.textmetrics import METRICS, best
 
 FIELDS = ("_id", "input", "context", "answers")  # of a published record; length, language and others are beside them
@@ -82,9 +80,3 @@ def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
     return scored(items, answers, lambda item, said: best(METRICS[TASKS[item.task].metric], said[-1], item.references))
 
 
-def mean_of_tasks(parts: Sequence[pd.Series]) -> tuple[float, float, float]:
-    """Mean of the parts' means with its t-interval; the smallest part decides the degrees of freedom (one item: no interval)."""
-    means = np.mean([part.mean() for part in parts])
-    error = np.sqrt(sum(part.var(ddof=1) / len(part) for part in parts)) / len(parts)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, min(map(len, parts)) - 1) * error
-    return float(means), float(means - half), float(means + half)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gateau_lib import models
+from gateau_lib.study import devices
 
 Work = Callable[[], Any]
 
@@ -31,7 +31,7 @@ def peak(prepare: Callable[..., tuple[Work, Work]], *arguments: Any) -> int:
 def _measure(prepare: Callable[..., tuple[Work, Work]], arguments: tuple[Any, ...]) -> int:
     small, large = prepare(*arguments)
     small()
-    device = models.device()
+    device = devices.device()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

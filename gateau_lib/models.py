@@ -6,7 +6,6 @@ same weight tensors with another RoPE base, so the reading of one sample never d
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from logging import LogRecord
@@ -28,25 +27,18 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging
 
 from gateau_lib import adapters
+from gateau_lib.study.devices import device
+from gateau_lib.study.errors import ModelError
 
 logging.disable_progress_bar()  # loading a model takes seconds here; its bars would drown our own progress lines
 
 SHIPPED = Path(__file__).parent / "tiny_pair"  # short/ and long/, the pair the cpu profile trained
 
 
-class ModelError(ValueError):
-    """A model that cannot be loaded; the message says what was looked for and what to do."""
 
 
-def device() -> torch.device:
-    """CUDA if there is one, else CPU; ``GATEAU_DEVICE`` overrides."""
-    return torch.device(os.environ.get("GATEAU_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def gpus() -> int:
-    """GPUs that this process may use: all visible ones, one if ``GATEAU_DEVICE`` names it, none on a CPU."""
-    chosen = device()
-    return 0 if chosen.type != "cuda" else 1 if chosen.index is not None else torch.cuda.device_count()
 
 
 def _resolve(name: str | Path, *enough: str) -> str:

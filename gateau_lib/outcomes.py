@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib import corpus, models
-from gateau_lib.claims import SEEDS, t_interval
+from gateau_lib import models, passages
 from gateau_lib.evaluate import evaluate_all, needle_map, perplexity_by_length
 from gateau_lib.experiments import EQUAL_EPOCHS, STRATEGIES, run_parts
-from gateau_lib.store import Study
-from gateau_lib.workers import Build, at_once, build_all
+from gateau_lib.study.intervals import SEEDS, t_interval
+from gateau_lib.study.store import Study
+from gateau_lib.study.workers import Build, at_once, build_all
 
 UNTRAINED = ("base", "theta_a_stretched")  # models without a seed
 PERPLEXITY_TAIL = 64  # tokens
@@ -57,7 +57,7 @@ def perplexities(study: Study, dirs: Mapping[str, Path], tokenizer: Any) -> pd.D
     lengths, count = study.profile.eval_lengths, max(2, study.profile.eval_items // 2)
     sizes = (max(lengths) + 100, max(lengths) + 200)  # a document may miss its wanted length by a sentence or two
     longer = replace(study.profile, pool_tokens=sizes)
-    texts = [text for _, text in corpus.documents(longer, tokenizer, study.seed * 100 + 90_000, "dependent", count)]
+    texts = [text for _, text in passages.documents(longer, tokenizer, study.seed * 100 + 90_000, "dependent", count)]
     documents = [tokenizer(text, verbose=False)["input_ids"] for text in texts]
     inputs = {"documents": documents, "lengths": lengths, "dtype": study.profile.dtype}
     builds = {
@@ -70,7 +70,7 @@ def perplexities(study: Study, dirs: Mapping[str, Path], tokenizer: Any) -> pd.D
 
 
 def metrics_rows(rows: pd.DataFrame, metric: str, measure: str, condition: str) -> list[dict[str, Any]]:
-    """Metrics rows of `store.write_metrics`: the mean of ``measure`` for each method and seed, in order of appearance.
+    """Metrics rows of `evidence.write_metrics`: the mean of ``measure`` for each method and seed, in order of appearance.
 
     Args:
         condition: a column of ``rows`` whose values are the conditions, or the condition itself.

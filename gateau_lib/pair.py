@@ -12,13 +12,13 @@ import torch
 from transformers import PreTrainedModel
 
 from gateau_lib import models
+from gateau_lib.study import devices
+from gateau_lib.study.errors import ScoreError
 
 NEEDS_SHORT = {"hmg", "contrast"}
 PROBE = "Stones, 1024 rivers;\n\n\tnaïve café — 山 and {code_like: [1.5]}"
 
 
-class ScoreError(ValueError):
-    """Options, models or files of a scoring run that do not fit together; the message says which and what to do."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def choose_device(name: str | None) -> torch.device:
         ScoreError: it cannot be used here.
     """
     try:
-        chosen = torch.device(name) if name else models.device()
+        chosen = torch.device(name) if name else devices.device()
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         reason = models.first_line(error)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gateau_lib import world
-from gateau_lib.profiles import Profile
+from gateau_lib.study.profiles import Profile
 from gateau_lib.tokenizer import real_paragraphs
 from gateau_lib.world import Cast, Fact
 

@@ -14,12 +14,11 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from gateau_lib import manifest
-from gateau_lib.profiles import Profile
 from gateau_lib.sizes import Size, pair
-from gateau_lib.store import Study, results_root
+from gateau_lib.study import manifest
+from gateau_lib.study.profiles import Profile, needs_gpu
+from gateau_lib.study.store import Study, results_root
 
-NEEDS_GPU = ("gpu", "paper")  # and gpu with a pair of the registry
 # Benchmarks that read a data set of the registry.
 DATA = {"longbench": "longbench", "longbench-chat": "longbench-chat", "mt-bench": "mt-bench", "needle": "haystack"}
 GB = 2**30
@@ -29,9 +28,6 @@ class PlanError(ValueError):
     """This machine cannot run the profile; the message says what is missing and what to do."""
 
 
-def needs_gpu(profile: Profile) -> bool:
-    """Whether a profile is meant for GPUs; a rehearsal of one is not."""
-    return profile.name.partition("+")[0] in NEEDS_GPU
 
 
 def size(profile: Profile) -> Size:
@@ -249,7 +245,7 @@ def _commits(repo: str, kind: str = "model") -> Path:
 
 def _model(profile: Profile, name: str) -> tuple[str | None, list[Path]]:
     """The commit of a model that must be used, None if any will do, and the folders here that hold it."""
-    from gateau_lib import registry
+    from gateau_lib.study import registry
 
     if (folder := Path(name).expanduser()).is_dir():
         return None, [folder]
@@ -260,7 +256,8 @@ def _model(profile: Profile, name: str) -> tuple[str | None, list[Path]]:
 
 def model_missing(profile: Profile, name: str) -> str:
     """Why a model cannot be had, with the way to get it; empty if it can."""
-    from gateau_lib import hub, registry
+    from gateau_lib import hub
+    from gateau_lib.study import registry
 
     entry, (revision, folders) = registry.models().get(name), _model(profile, name)
     if entry and entry.weights == "pickle":
@@ -275,7 +272,8 @@ def model_missing(profile: Profile, name: str) -> str:
 
 def data_missing(profile: Profile, key: str) -> str:
     """The same for a data set of the registry, which may also lie in ``$GATEAU_DATA``."""
-    from gateau_lib import hub, registry
+    from gateau_lib import hub
+    from gateau_lib.study import registry
 
     entry, own = registry.data_sets()[key], os.environ.get("GATEAU_DATA")
     revision = _required(profile, "dataset", entry.repo, entry.revision)

@@ -22,8 +22,8 @@ from gateau_lib.hmg import READINGS, short_reader_nll
 from gateau_lib.nll import continuation_nll, response_nll
 from gateau_lib.prolong import score_documents
 from gateau_lib.samples import Encoded, Sample, encode, evidence_tokens, read_samples
-from gateau_lib.store import Study
-from gateau_lib.workers import Build, at_once, build_all
+from gateau_lib.study.store import Study
+from gateau_lib.study.workers import Build, at_once, build_all
 
 SERIAL_BYTES = 1_200_000  # of samples
 CAM_VARIANTS: dict[str, dict[str, str]] = {

@@ -21,10 +21,11 @@ import torch
 from transformers import PreTrainedModel
 
 from gateau_lib import world
-from gateau_lib.models import SHIPPED, build_llama, device, load_tokenizer, with_rope_theta
-from gateau_lib.profiles import Stage
-from gateau_lib.progress import track
-from gateau_lib.store import Study, artefact
+from gateau_lib.models import SHIPPED, build_llama, load_tokenizer, with_rope_theta
+from gateau_lib.study.devices import device
+from gateau_lib.study.profiles import Stage
+from gateau_lib.study.progress import track
+from gateau_lib.study.store import Study, artefact
 from gateau_lib.tokenizer import real_paragraphs
 from gateau_lib.world import Cast, Fact, Piece
 
@@ -278,7 +279,7 @@ def build_pair(
 ) -> None:
     """Train the pair and leave ``out/short``, ``out/long``, checkpoints ``out/long_stage<N>`` and ``out/training.json``.
 
-    The arguments are fields of `gateau_lib.profiles.Profile`, with their units. Every folder is loadable by ``from_pretrained``.
+    The arguments are fields of `gateau_lib.study.profiles.Profile`, with their units. Every folder is loadable by ``from_pretrained``.
     """
 
     out.mkdir(exist_ok=True)

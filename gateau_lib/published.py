@@ -21,10 +21,12 @@ from scipy.special import softmax
 from gateau_lib import hmg, hub, models, selectors
 from gateau_lib.experiments import scale
 from gateau_lib.findings import SETTINGS
-from gateau_lib.profiles import Profile
-from gateau_lib.samples import DataError, encode, read_samples, write_samples
-from gateau_lib.sft import INST, FineTune
-from gateau_lib.store import Study, artefact
+from gateau_lib.recipe import FineTune
+from gateau_lib.samples import encode, read_samples, write_samples
+from gateau_lib.sft import INST
+from gateau_lib.study.errors import DataError
+from gateau_lib.study.profiles import Profile
+from gateau_lib.study.store import Study, artefact
 
 UNTUNED = "without SFT"
 CHOOSERS = ("Perplexity Guidance", "Cherry", "GATEAU", "Random")  # at every share; the papers have no random choice

@@ -12,13 +12,15 @@ from typing import Any
 
 import pandas as pd
 
-from gateau_lib import manifest, notebooks
 from gateau_lib.claims import LedgerError, verdicts
 from gateau_lib.figures import verdict_table
 from gateau_lib.findings import summary
-from gateau_lib.profiles import PROFILES, resolve
-from gateau_lib.source import PACKAGE
-from gateau_lib.store import Study, atomic_write, read_metrics, results_root
+from gateau_lib.study import manifest, notebooks
+from gateau_lib.study.code_hash import PACKAGE
+from gateau_lib.study.evidence import read_metrics
+from gateau_lib.study.profiles import PROFILES, resolve
+from gateau_lib.study.store import Study, results_root
+from gateau_lib.study.whole_files import atomic_write
 
 README = PACKAGE.parent / "README.md"
 PROFILE = "cpu"  # the published evidence

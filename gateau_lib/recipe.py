@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from gateau_lib.batching import plan_batches, plan_epochs, split_step
-from gateau_lib.samples import DataError, Encoded, Sample, read_samples
+from gateau_lib.samples import Encoded, Sample, read_samples
 from gateau_lib.skipalign import IGNORED, STRATEGIES, Row, pack_rows, sample_row, sample_turns, skip_positions, unpack_row
+from gateau_lib.study.errors import DataError
 
 # How a run is computed, not what: another number of processes or another size of the passes gives the same losses up to the
 # order of summation. These fields name no artefact and no checkpoint, so what was computed stays when they change.

@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from gateau_lib import corpus, models, registry, world
+from gateau_lib import corpus, models, world
 from gateau_lib.passages import Writer, join
 from gateau_lib.samples import to_record
-from gateau_lib.source import digest, path_hash, source_hash
-from gateau_lib.store import atomic_write
+from gateau_lib.study import registry
+from gateau_lib.study.code_hash import digest, path_hash, source_hash
+from gateau_lib.study.whole_files import atomic_write
 
 WINDOW = 256  # tokens of the short model; the long one reads 2,048
 LONG, SHORT, PER_TASK, QUESTIONS = 48, 64, 3, 4  # records of each set

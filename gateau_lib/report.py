@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from gateau_lib.samples import DataError, Sample
+from gateau_lib.samples import Sample
 from gateau_lib.scoretable import Segments
-from gateau_lib.style import BLUE, GREY, ORANGE, RED, label, styled, svg
+from gateau_lib.study.errors import DataError
+from gateau_lib.study.style import BLUE, GREY, ORANGE, RED, label, styled, svg
 
 ENDS = 10  # samples shown from each end of the ranking
 SEGMENTS_SHOWN = 3  # most important and most attended ones of a sample

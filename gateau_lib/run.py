@@ -6,57 +6,16 @@ Only a notebook whose every cell ran leaves an executed copy, a stamp and a mani
 from __future__ import annotations
 
 import argparse
-import fcntl
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from gateau_lib import manifest, notebooks, plan
-from gateau_lib.profiles import PROFILES, REHEARSED
-from gateau_lib.steps import RunError, Step, finish, say, status, steps
-from gateau_lib.store import Study, atomic_write, open_study
-
-
-def bring_up_to_date(todo: Sequence[Step]) -> int:
-    """Run the stale notebooks in order; returns how many ran.
-
-    Raises:
-        RunError: a notebook failed; those before it are done and stay.
-    """
-    from gateau_lib.execute import execute  # brings papermill with it, which a warm run must not wait for
-
-    ran = 0
-    for place, step in enumerate(todo, 1):
-        if reasons := step.stale():
-            say(f"[{place}/{len(todo)}] {step.name}: {reasons[0]}{f' (and {len(reasons) - 1} more)' if reasons[1:] else ''}")
-            execute(step)
-            ran += 1
-        else:
-            refresh_prose(step)
-    return ran
-
-
-def refresh_prose(step: Step) -> None:
-    """Bring the executed copy's text up to date when only prose or comments changed: no code ran differently."""
-    last, original = step.last(), notebooks.read(step.path)
-    if last["text"] != notebooks.text_hash(original):
-        copy = notebooks.with_outputs(original, notebooks.read(step.executed))
-        atomic_write(step.executed, notebooks.write_text(copy))
-        say(f"      {step.name}: text updated, nothing to compute")
-        entry = manifest.read(step.study)["notebooks"].get(step.name, {})
-        finish(step, last["parts"], last["artefacts"], entry)
-
-
-@contextmanager
-def only_run(study: Study) -> Iterator[None]:
-    """Hold the study's folder; a second run of the same profile would write the same files."""
-    with (study.cache / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"another run of profile {study.profile.name} is going on; wait for it or stop it") from None
-        yield
+from gateau_lib import plan
+from gateau_lib.study import manifest, profiles
+from gateau_lib.study.execute import bring_up_to_date, only_run
+from gateau_lib.study.profiles import PROFILES, REHEARSED
+from gateau_lib.study.staleness import RunError, say, status, steps
+from gateau_lib.study.store import open_study
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -101,7 +60,7 @@ def _do(options: argparse.Namespace) -> int:
         from gateau_lib import rehearsal
 
         rehearsal.enter(study.cache / "hub")
-    elif plan.needs_gpu(study.profile) and not options.status:
+    elif profiles.needs_gpu(study.profile) and not options.status:
         say(plan.describe(study.profile))
         lacks = plan.missing(study.profile, whole)
         say(plan.listed(lacks))

@@ -15,13 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from gateau_lib.errors import reason
+from gateau_lib.study.errors import DataError, reason
 
 SEPARATOR = "\n\n"
 
 
-class DataError(ValueError):
-    """Input that cannot be used; the message names the file, the line or sample, and the fix."""
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 
 from gateau_lib import engine, hmg, inputs, models, shards
-from gateau_lib.outputs import check_out
-from gateau_lib.pair import Pair, ScoreError, choose_device, load_pair, names
-from gateau_lib.progress import track
-from gateau_lib.samples import DataError
-from gateau_lib.store import atomic_write
+from gateau_lib.pair import Pair, choose_device, load_pair, names
+from gateau_lib.study import errors, whole_files
+from gateau_lib.study.errors import DataError, ScoreError
+from gateau_lib.study.outputs import check_out
+from gateau_lib.study.progress import track
+from gateau_lib.study.whole_files import atomic_write
 
 DTYPES = ("float32", "bfloat16", "float16")
 SEGMENT_LENGTH = 128  # GATEAU select/cam
@@ -177,7 +178,7 @@ def run(given: argparse.Namespace) -> str:
         return estimate.plan(given)
     all_shards = inputs.index(given.data, given.shard_size)
     folder = _parts(given.out)
-    with shards.locked(folder):
+    with whole_files.locked(folder):
         if given.engine == "ray":
             from gateau_lib import cluster
 
@@ -214,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 2 bad input (one line on stderr), 130 stopped by the user."""
     try:
         print(run(parser().parse_args(arguments)))
-    except (DataError, models.ModelError, ScoreError) as error:
+    except (DataError, errors.ModelError, ScoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -14,8 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gateau_lib.errors import reason
-from gateau_lib.samples import DataError
+from gateau_lib.study.errors import DataError, reason
 
 LENGTHS = ("n_context", "n_instruction", "n_response", "n_dropped")
 SEGMENTS = ("segment_nll", "segment_attention", "segment_chars")  # only read for the samples that the report shows

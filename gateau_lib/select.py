@@ -18,10 +18,11 @@ import numpy as np
 import pandas as pd
 
 from gateau_lib import dedup, hmg, inputs, report, selectors
-from gateau_lib.outputs import check_out
-from gateau_lib.samples import DataError, Sample, from_record, read_records
+from gateau_lib.samples import Sample, from_record, read_records
 from gateau_lib.scoretable import LENGTHS, NEEDS, Table, read_scores, usable
-from gateau_lib.store import atomic_write
+from gateau_lib.study.errors import DataError
+from gateau_lib.study.outputs import check_out
+from gateau_lib.study.whole_files import atomic_write
 
 
 def parser() -> argparse.ArgumentParser:

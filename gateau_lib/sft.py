@@ -23,11 +23,12 @@ from transformers.trainer_utils import get_last_checkpoint
 from gateau_lib import adapters, models
 from gateau_lib.recipe import HOW, Batches, FineTune, compact, training_samples
 from gateau_lib.samples import Encoded, encode, encode_asked
-from gateau_lib.source import digest
-from gateau_lib.store import Study
+from gateau_lib.study import devices
+from gateau_lib.study.code_hash import digest
+from gateau_lib.study.store import Study
+from gateau_lib.study.workers import Build, at_once, build_all
 from gateau_lib.trainer import ResponseTrainer, make_trainer, save_steps_of, world
 from gateau_lib.trainer import response_loss as response_loss  # part of this module's interface
-from gateau_lib.workers import Build, at_once, build_all
 
 LOG = "log.json"
 # What full determinism sets in the environment (transformers.trainer_utils.enable_full_determinism).
@@ -219,7 +220,7 @@ def fine_tune_all(study: Study, jobs: Sequence[FineTune], workers: int | None = 
     if len({job.name for job in jobs}) < len(jobs):
         raise ValueError("two fine-tuning runs have the same name; give each its own")
     builds = {job.name: build(job) for job in jobs}
-    if models.gpus() == 1 or any(job.processes != 1 for job in jobs):
+    if devices.gpus() == 1 or any(job.processes != 1 for job in jobs):
         workers = 0
         _train_in_turn(study, jobs, builds)
     return build_all(study, builds, at_once(study.profile) if workers is None else workers, "fine-tuning")
@@ -231,7 +232,7 @@ def _train_in_turn(study: Study, jobs: Sequence[FineTune], builds: Mapping[str, 
 
     stages = {job.name: study.cache / "training" / builds[job.name].place(study).name for job in jobs}
     todo = [(job, stages[job.name]) for job in jobs if not builds[job.name].place(study).exists()]
-    todo = [(job, stage) for job, stage in todo if models.gpus() or launch.processes(job) > 1]
+    todo = [(job, stage) for job, stage in todo if devices.gpus() or launch.processes(job) > 1]
     try:
         if left := [(job, stage) for job, stage in todo if not (stage / LOG).is_file()]:
             launch.fine_tune_in_turn(left)

@@ -7,17 +7,13 @@ Whoever scores a shard, in this process or on another machine, calls `finish`.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import socket
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -27,9 +23,11 @@ import pyarrow.parquet as pq
 
 from gateau_lib import engine, inputs
 from gateau_lib.inputs import Shard
-from gateau_lib.pair import Pair, ScoreError, identity
-from gateau_lib.source import source_hash
-from gateau_lib.store import atomic_write, versions
+from gateau_lib.pair import Pair, identity
+from gateau_lib.study.code_hash import source_hash
+from gateau_lib.study.errors import ScoreError
+from gateau_lib.study.store import versions
+from gateau_lib.study.whole_files import atomic_write
 
 ROW_GROUP = 1024  # rows of the table written at a time, whatever the shards' size
 
@@ -115,42 +113,6 @@ def parts(job: Job, shards: Sequence[Shard]) -> Iterator[Part]:
         yield part
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; a lock that a dead process left is taken over.
-
-    The kernel's lock ends with its process. Not every shared file system passes it on, so the file also names its holder, and
-    one of another machine is believed until somebody deletes the file.
-
-    Raises:
-        ScoreError: another run holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "lock"
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except BlockingIOError:
-            free = False
-        file.seek(0)
-        try:
-            holder = json.loads(file.read() or "{}")
-        except ValueError:  # its holder died while writing
-            holder = {}
-        if not free or holder.get("host", socket.gethostname()) != socket.gethostname():
-            who = f"process {holder.get('process', '?')} on {holder.get('host', '?')}, since {holder.get('since', '?')}"
-            raise ScoreError(f"{folder}: another run writes here ({who}); wait for it, or delete {path} if it died elsewhere")
-        file.truncate(0)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": now}) + "\n")
-        file.flush()
-        for left in folder.glob(".*.part"):  # what a killed run was writing
-            left.unlink(missing_ok=True)
-        try:
-            yield
-        finally:
-            file.truncate(0)
 
 
 def _schema(about: dict[str, Any]) -> pa.Schema:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateau_lib.profiles import REHEARSED, Profile
+from gateau_lib.study.profiles import REHEARSED, Profile
 
 if TYPE_CHECKING:
     from gateau_lib.estimate import Shape
-    from gateau_lib.registry import ModelEntry
+    from gateau_lib.study.registry import ModelEntry
 
 
 class UnknownSize(ValueError):
@@ -100,7 +100,7 @@ def of(name: str) -> Size:
     """
     if (Path(name).expanduser() / "config.json").is_file():
         return _configured(name)
-    from gateau_lib import registry
+    from gateau_lib.study import registry
 
     entry = registry.models().get(name)
     return (entry and _entry(entry)) or _configured(name)
@@ -117,6 +117,7 @@ def _entry(entry: ModelEntry) -> Size | None:
 
 def _configured(name: str) -> Size:
     from gateau_lib import models
+    from gateau_lib.study import errors
 
     try:
         config = models.load_config(name).get_text_config(decoder=True)
@@ -133,7 +134,7 @@ def _configured(name: str) -> Size:
             config.max_position_embeddings,
             bool(getattr(config, "attention_bias", False)),
         )
-    except models.ModelError as error:
+    except errors.ModelError as error:
         raise UnknownSize(f"{name}: size unknown, no configuration to read ({error})") from None
     except AttributeError as error:
         raise UnknownSize(f"{name}: size unknown, its configuration is not one of a Llama-like model ({error})") from None

@@ -23,13 +23,13 @@ from typing import Any
 
 import yaml
 
-from gateau_lib import models
 from gateau_lib.chat import Chat, ChatError, Endpoint, Reply, Request, open_model, said
 from gateau_lib.documents import SUFFIXES, Document, documents, files, is_about, is_copy, language, plain
-from gateau_lib.outputs import check_out
-from gateau_lib.pair import ScoreError
-from gateau_lib.samples import SEPARATOR, DataError, Sample, write_samples
-from gateau_lib.store import atomic_write
+from gateau_lib.samples import SEPARATOR, Sample, write_samples
+from gateau_lib.study import errors
+from gateau_lib.study.errors import DataError, ScoreError
+from gateau_lib.study.outputs import check_out
+from gateau_lib.study.whole_files import atomic_write
 from gateau_lib.transcript import TRANSCRIPT, ask
 
 KINDS = ("general", "summary", "reasoning", "extraction")  # LongAlign, appendix A
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 2 bad input or a model that cannot be asked (one line on stderr), 130 stopped by the user."""
     try:
         print(run(parser().parse_args(arguments)))
-    except (ChatError, DataError, models.ModelError, ScoreError) as error:
+    except (ChatError, DataError, errors.ModelError, ScoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:

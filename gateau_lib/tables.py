@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 
 from gateau_lib import findings, longbench, published
 from gateau_lib.benchmarked import NotRun
-from gateau_lib.manifest import commit
-from gateau_lib.profiles import PROFILES, REHEARSED
 from gateau_lib.published import NOT_REBUILT, Run
-from gateau_lib.store import Study, profile_folders
-from gateau_lib.style import BLACK, CYCLE, GREY, MARKERS, styled, text_table
+from gateau_lib.study import intervals
+from gateau_lib.study.manifest import commit
+from gateau_lib.study.profiles import PROFILES, REHEARSED
+from gateau_lib.study.store import Study, profile_folders
+from gateau_lib.study.style import BLACK, CYCLE, GREY, MARKERS, styled, text_table
 
 KEYS = ["table", "setting", "row", "share"]
 MEASURED = [*KEYS, "measured", "low", "high", "items", "over_full", "over_low", "over_high"]
@@ -68,7 +69,7 @@ def _by_table(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def _mean(scores: pd.Series) -> tuple[float, float, float]:
     """Mean over tasks of the means over items, with its 95 % interval over items."""
     parts = [each for _, each in scores.dropna().groupby(level="task")]
-    mean, low, high = longbench.mean_of_tasks(parts) if parts else (np.nan, np.nan, np.nan)
+    mean, low, high = intervals.mean_of_tasks(parts) if parts else (np.nan, np.nan, np.nan)
     # Scores that are all equal say nothing about how far other items would be.
     return (mean, low, high) if high > low else (mean, np.nan, np.nan)
 

@@ -19,10 +19,11 @@ import torch
 from torch import distributed
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from gateau_lib import models, recipe, sft, trainer
+from gateau_lib import recipe, sft, trainer
 from gateau_lib.nll import is_out_of_memory
-from gateau_lib.outputs import same_file
-from gateau_lib.workers import release_gpu
+from gateau_lib.study import devices
+from gateau_lib.study.devices import release_gpu
+from gateau_lib.study.outputs import same_file
 
 LAUNCHED = "GATEAU_LAUNCHED"  # set by the launcher: standard input ends when it does
 
@@ -74,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
             parser.error(f"{out}: is a file; give a folder")
     if os.environ.get(LAUNCHED):
         threading.Thread(target=_end_with_launcher, daemon=True).start()
-    if models.device().type == "cuda":
+    if devices.device().type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     else:  # accelerate would otherwise take each process for the only one
         os.environ["ACCELERATE_USE_CPU"] = "true"

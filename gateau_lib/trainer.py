@@ -21,11 +21,12 @@ import torch
 from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from gateau_lib import headparts, models
+from gateau_lib import headparts
 from gateau_lib.nll import head_on
-from gateau_lib.progress import track
 from gateau_lib.recipe import FineTune, deal, terms
 from gateau_lib.skipalign import IGNORED, Row, collate
+from gateau_lib.study import devices
+from gateau_lib.study.progress import track
 
 # Names that transformers changes between the versions supported here, and peft and its own Trainer still call.
 warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
@@ -152,7 +153,7 @@ def make_trainer(job: FineTune, model: torch.nn.Module, steps: Sequence[list[Row
         ValueError: one process that sees several GPUs; `launch.fine_tune` shows it one.
     """
     processes, _ = world()
-    if processes == 1 and models.device().type == "cuda" and torch.cuda.device_count() > 1:
+    if processes == 1 and devices.device().type == "cuda" and torch.cuda.device_count() > 1:
         raise ValueError(f"{torch.cuda.device_count()} GPUs are visible and a run uses one: set CUDA_VISIBLE_DEVICES to one")
     if job.gradient_checkpointing:  # the Trainer's argument for it changes its name between versions
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -164,7 +165,7 @@ def make_trainer(job: FineTune, model: torch.nn.Module, steps: Sequence[list[Row
 
 
 def _arguments(job: FineTune, steps: int, folder: Path) -> TrainingArguments:
-    on_cpu = models.device().type == "cpu"
+    on_cpu = devices.device().type == "cpu"
     save_steps = save_steps_of(job, steps)
     shared: dict[str, Any] = {"ddp_find_unused_parameters": False}
     if job.sharding == "fsdp":

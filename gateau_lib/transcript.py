@@ -20,8 +20,8 @@ from itertools import chain, islice
 from pathlib import Path
 
 from gateau_lib.chat import Busy, Chat, ChatError, Reply, Request
-from gateau_lib.progress import track
-from gateau_lib.shards import locked
+from gateau_lib.study.progress import track
+from gateau_lib.study.whole_files import locked
 
 TRANSCRIPT = "transcript.jsonl"
 PAUSES = (1.0, 4.0, 15.0, 60.0)  # seconds before another try

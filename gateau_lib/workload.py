@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from gateau_lib import sizes
-from gateau_lib.profiles import Profile
+from gateau_lib.study.profiles import Profile
 
 if TYPE_CHECKING:
     from gateau_lib.estimate import Lengths, Shape
@@ -118,8 +118,8 @@ def _pretraining(profile: Profile) -> list[Work]:
 def _scoring(profile: Profile) -> list[Work]:
     """Notebooks 02 to 05: recall of the pair, and every score of the planted pools."""
     from gateau_lib import corpus
-    from gateau_lib.claims import SEEDS
     from gateau_lib.passages import DOCUMENT_KINDS
+    from gateau_lib.study.intervals import SEEDS
 
     samples, alike = planted(profile), profile.pool_per_kind * profile.pool_seeds
     many = alike * 2 * len(corpus.KINDS)  # samples of the pools independent and confounded; the real one has four kinds

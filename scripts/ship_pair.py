@@ -9,7 +9,8 @@ import hashlib
 import json
 import shutil
 
-from gateau_lib import corpus, models, pretrain, store
+from gateau_lib import corpus, models, pretrain
+from gateau_lib.study import store
 
 
 def main() -> None:

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from gateau_lib import engine, profiles, score, select
+from gateau_lib import engine, score, select
+from gateau_lib.study import profiles
 
 
 def record(name, user="A key lies under the mill.\n\nWhere is it?", answer="Under the mill."):

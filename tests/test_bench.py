@@ -11,7 +11,8 @@ from conftest import random_llama
 
 from gateau_lib import bench, costs, memory
 from gateau_lib.models import with_rope_theta
-from gateau_lib.pair import Pair, ScoreError
+from gateau_lib.pair import Pair
+from gateau_lib.study.errors import ScoreError
 
 FIDELITY = {"rank_correlation": 0.99, "top_overlap": 0.95}
 

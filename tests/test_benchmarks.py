@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from test_evaluate import greedy_reference
 from transformers import GenerationConfig
 
-from gateau_lib import benchmarks
+from gateau_lib import benchmarks, evaluate
 from gateau_lib.benchmarks import Item, answer, middle, prompt_ids
-from gateau_lib.samples import DataError
 from gateau_lib.sft import INST
+from gateau_lib.study.errors import DataError
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"
@@ -108,7 +108,7 @@ def interrupted_after(calls: int, monkeypatch) -> list[int]:
         sizes.append(len(prompts))
         return original(model, prompts, *args, **kwargs)
 
-    original = benchmarks.continue_greedily
+    original = evaluate.continue_greedily
     monkeypatch.setattr(benchmarks, "continue_greedily", dying)
     return sizes
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gateau_lib import claims
+from gateau_lib.study import intervals
 
 LEDGER = yaml.safe_load(claims.LEDGER.read_text(encoding="utf-8"))
 
@@ -69,7 +70,7 @@ def test_ledger_parses_and_refers_to_declared_rows():
 
 def test_interval_is_students():
     values = [0.61, 0.72, 0.66, 0.70]
-    mean, low, high = claims.t_interval(values)
+    mean, low, high = intervals.t_interval(values)
     want = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert (mean, low, high) == pytest.approx((np.mean(values), want.low, want.high))
 
@@ -201,17 +202,17 @@ def test_a_difference_without_spread_is_judged_by_the_rule_alone():
     assert "not below half" in decide(half, a, b).reason
 
 
-@given(st.integers(1, 2000), st.data(), st.integers(-claims.ROUNDING, claims.ROUNDING))
+@given(st.integers(1, 2000), st.data(), st.integers(-intervals.ROUNDING, intervals.ROUNDING))
 def test_a_ratio_is_read_from_its_float_and_from_its_neighbours(bottom, data, off):
     top = data.draw(st.integers(0, bottom))
     value = top / bottom
-    assert claims.exact(value + off * math.ulp(value) * 0.99) == Fraction(top, bottom)
+    assert intervals.exact(value + off * math.ulp(value) * 0.99) == Fraction(top, bottom)
 
 
 @given(st.floats(-10, 10))
 def test_what_is_no_ratio_is_read_as_it_is_written(value):
-    assert abs(claims.exact(value) - Fraction(value)) <= claims.ROUNDING * Fraction(math.ulp(value))
-    assert claims.exact(-value) == -claims.exact(value)
+    assert abs(intervals.exact(value) - Fraction(value)) <= intervals.ROUNDING * Fraction(math.ulp(value))
+    assert intervals.exact(-value) == -intervals.exact(value)
 
 
 def by_the_rule(relation, margin, differences):

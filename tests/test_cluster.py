@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from test_score import command, write_data
 
-from gateau_lib import cluster, pair, score
+from gateau_lib import cluster, score
+from gateau_lib.study import errors
 
 ray_only = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is an optional extra")
 
@@ -51,7 +52,7 @@ def test_one_worker_a_gpu_or_per_some_cores(machines, change, workers, needs, th
     ],
 )
 def test_more_workers_than_the_cluster_holds_are_refused(resources, change, message):
-    with pytest.raises(pair.ScoreError, match=message):
+    with pytest.raises(errors.ScoreError, match=message):
         cluster._layout(given(**change), [resources])
 
 

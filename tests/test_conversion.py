@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateau_lib import conversion
-from gateau_lib.samples import DataError, read_samples
+from gateau_lib.samples import read_samples
+from gateau_lib.study.errors import DataError
 
 
 def convert(records: list[Any], kind: str, name: str = "set.json") -> tuple[list[Any], dict[str, Any]]:

@@ -15,10 +15,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from gateau_lib import corpus, world
+from gateau_lib import corpus, passages, world
 from gateau_lib.evaluate import needle_cells
-from gateau_lib.profiles import PROFILES, SMOKE
 from gateau_lib.samples import Sample, encode, evidence_tokens, from_record, read_samples, write_samples
+from gateau_lib.study.profiles import PROFILES, SMOKE
 from gateau_lib.tokenizer import MARK, build_tokenizer, real_paragraphs
 
 WORDS = build_tokenizer()
@@ -246,9 +246,9 @@ def test_recall_items_restate_a_fact_of_their_document(length):
     assert items == corpus.recall_items(WORDS, length, seed=1, count=20)
 
 
-@pytest.mark.parametrize("kind", corpus.DOCUMENT_KINDS)
+@pytest.mark.parametrize("kind", passages.DOCUMENT_KINDS)
 def test_documents_are_of_their_kind(kind):
-    for _, text in corpus.documents(SIZES, WORDS, 0, kind, 4):
+    for _, text in passages.documents(SIZES, WORDS, 0, kind, 4):
         told = sentences(text)
         again = [i for i, s in enumerate(told) if s.startswith("Again, the ")]
         first = [told.index(told[i].replace("Again, the", "The")) for i in again]
@@ -299,7 +299,7 @@ def test_written_corpus_is_complete_unique_and_reproducible(written, tmp_path):
     held_out = {s.context for path in (written / "eval").glob("*.jsonl") for s in read_samples(path)}
     assert not held_out & {s.context for path in (written / "pools").glob("*.jsonl") for s in read_samples(path)}
     names = [d["id"] for n in range(SIZES.pool_seeds) for d in corpus.read_documents(written / "documents" / f"{n}.jsonl")]
-    assert len(set(names)) == len(names) == SIZES.pool_seeds * len(corpus.DOCUMENT_KINDS) * 2
+    assert len(set(names)) == len(names) == SIZES.pool_seeds * len(passages.DOCUMENT_KINDS) * 2
 
     corpus.write_corpus(tmp_path, replace(SIZES, pool_per_kind=2, short_pool=6), 0, WORDS)
     for path in (p for p in written.rglob("*") if p.is_file()):

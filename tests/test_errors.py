@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from gateau_lib import estimate, samples, score, select, sizes
-from gateau_lib.errors import reason
+from gateau_lib.study.errors import reason
 
 
 @pytest.mark.parametrize(

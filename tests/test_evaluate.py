@@ -29,10 +29,11 @@ from gateau_lib.evaluate import (
     summarise,
     teacher_forced,
 )
-from gateau_lib.profiles import resolve
-from gateau_lib.samples import DataError, Encoded, Sample, encode, write_samples
-from gateau_lib.store import Study
-from gateau_lib.workers import JobError
+from gateau_lib.samples import Encoded, Sample, encode, write_samples
+from gateau_lib.study.errors import DataError
+from gateau_lib.study.profiles import resolve
+from gateau_lib.study.store import Study
+from gateau_lib.study.workers import JobError
 
 TWO_HOPS = Sample("hop", "", "Ask.", "The keeper of Ashby is Mira. The code of Mira is amber fox.", answer="amber fox")
 LIST = Sample("list", "", "Ask.", "The code of Mira is red fox. The code of Jonas is blue owl.", answer="red fox blue owl")
@@ -174,8 +175,8 @@ def test_a_complete_response_is_not_generated_again(llama, tokenizer, monkeypatc
 
 def overfitted(llama, tokenizer):
     """The tiny model after it has learned two samples by heart."""
-    from gateau_lib.sft import response_loss
     from gateau_lib.skipalign import collate, sample_row
+    from gateau_lib.trainer import response_loss
 
     model, rows = copy.deepcopy(llama).train(), []
     for sample in questions(2):

@@ -14,9 +14,11 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig
 
 from gateau_lib import claims, experiments, layouts, models, outcomes
-from gateau_lib.claims import t_interval
-from gateau_lib.samples import DataError, Sample, write_samples
-from gateau_lib.store import open_study
+from gateau_lib.samples import Sample, write_samples
+from gateau_lib.study import devices
+from gateau_lib.study.errors import DataError
+from gateau_lib.study.intervals import t_interval
+from gateau_lib.study.store import open_study
 
 SIZES = {"pool_seeds": 2, "sft_tokens": 3000, "sft_batch_tokens": 600, "long_window": 512, "skip_steps": 3}
 
@@ -89,7 +91,7 @@ def test_influence_shows_the_blocks_that_a_missing_mask_makes(llama):
 def test_the_stretched_model_is_built_on_the_cpu_in_the_profile_s_dtype(study, saved_pair, monkeypatch):
     study = open_study("smoke", 1, dtype="bfloat16", long_window=512)
     with monkeypatch.context() as patch:
-        patch.setattr(models, "device", lambda: torch.device("meta"))  # any other device
+        patch.setattr(devices, "device", lambda: torch.device("meta"))  # any other device
         folder = experiments.stretched(study, saved_pair[0].parent)
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
     model, _ = models.load(folder)

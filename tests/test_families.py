@@ -16,10 +16,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gateau_lib import attention, cam, engine, inputs, released
 from gateau_lib.longattn import long_attention
-from gateau_lib.models import ModelError, extend_window, load, rope_edge, rope_theta, window, with_rope_theta
+from gateau_lib.models import extend_window, load, rope_edge, rope_theta, window, with_rope_theta
 from gateau_lib.nll import continuation_nll, plan_batches, response_nll
 from gateau_lib.pair import Pair
 from gateau_lib.samples import Sample
+from gateau_lib.study.errors import ModelError
 
 SEGMENT = 16
 SLIDING = {"sliding_window": 24}

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gateau_lib import claims, figures, store
-from gateau_lib.style import svg
+from gateau_lib import claims, figures
+from gateau_lib.study import store, style
+from gateau_lib.study.style import svg
 
 RNG = np.random.default_rng(0)
 KINDS = ["far", "mid", "near", "multi_hop", "aggregate", "context_free", "corrupt", "repetitive", "near_duplicate"]
@@ -76,10 +77,10 @@ def test_figure_is_svg_with_its_text_and_stable_bytes(name):
 def test_same_bytes_in_another_process(tmp_path, monkeypatch):
     monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path))
     study = store.open_study("smoke")
-    path = figures.save(study, figures.composition(COUNTS), "05_selections")
+    path = style.save(study, figures.composition(COUNTS), "05_selections")
     assert path == tmp_path / "smoke" / "figures" / "05_selections.svg"
     code = (
-        "import pandas as pd; from gateau_lib import figures; from gateau_lib.style import svg;"
+        "import pandas as pd; from gateau_lib import figures; from gateau_lib.study.style import svg;"
         f"print(svg(figures.composition(pd.DataFrame({COUNTS.to_dict('list')}))), end='')"
     )
     again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -121,4 +122,4 @@ def test_a_strategy_looks_the_same_in_every_figure():
 
 
 def test_text_table_is_markdown():
-    assert figures.text_table(pd.DataFrame({"kind": ["far"], "what": ["one `fact`"]})).data.endswith("|\n| far | one `fact` |")
+    assert style.text_table(pd.DataFrame({"kind": ["far"], "what": ["one `fact`"]})).data.endswith("|\n| far | one `fact` |")

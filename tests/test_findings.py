@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from gateau_lib import claims, findings
-from gateau_lib.style import svg
+from gateau_lib.study import intervals
+from gateau_lib.study.style import svg
 
 LEDGER = claims.load_claims()
 
@@ -88,5 +89,5 @@ def test_margins_are_where_the_verdict_turns(claim):
     for at in findings.margins(claim):
         good = sign if claim.relation in ("above", "not_below", "below") else -np.sign(at)
         for side, holds in ((good, True), (-good, False)):
-            point = claims.Interval(claims.exact(at + side * step), Fraction(0))
-            assert (claims._decide(claim.relation, claims.exact(claim.margin), point) == "holds") == holds
+            point = intervals.Interval(intervals.exact(at + side * step), Fraction(0))
+            assert (claims._decide(claim.relation, intervals.exact(claim.margin), point) == "holds") == holds

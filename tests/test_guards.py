@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from gateau_lib import claims, manifest, notebooks
-from gateau_lib.profiles import resolve
-from gateau_lib.steps import UPSTREAM, inspect
-from gateau_lib.store import Study
+from gateau_lib import claims
+from gateau_lib.study import manifest, notebooks
+from gateau_lib.study.profiles import resolve
+from gateau_lib.study.staleness import UPSTREAM, inspect
+from gateau_lib.study.store import Study
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))

@@ -11,7 +11,7 @@ from gateau_lib import evaluate, haystack, models
 from gateau_lib.benchmarks import answer, prompt_ids
 from gateau_lib.filling import fill
 from gateau_lib.haystack import TOLERANCE, cells, items, score
-from gateau_lib.samples import DataError
+from gateau_lib.study.errors import DataError
 from gateau_lib.tokenizer import real_paragraphs
 
 LENGTHS, DEPTHS = (320, 900), (0.0, 0.3, 0.5, 1.0)

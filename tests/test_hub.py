@@ -19,13 +19,15 @@ from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import hub, judging, longbench, models, registry, rehearsal
+from gateau_lib import hub, judging, longbench, models, rehearsal
 from gateau_lib.hub import HubError
 from gateau_lib.pair import check_homologous
-from gateau_lib.profiles import resolve
-from gateau_lib.samples import DataError, read_samples
-from gateau_lib.source import path_hash
-from gateau_lib.store import Study
+from gateau_lib.samples import read_samples
+from gateau_lib.study import errors, registry
+from gateau_lib.study.code_hash import path_hash
+from gateau_lib.study.errors import DataError
+from gateau_lib.study.profiles import resolve
+from gateau_lib.study.store import Study
 
 LLAMA = registry.pairs()["llama-2-7b"]
 
@@ -106,7 +108,7 @@ def test_a_hub_id_that_asks_for_code_of_its_own_is_refused(filled, study):
     own = {"auto_map": {"AutoModelForCausalLM": "own_code.OwnForCausalLM"}}
     config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | own), encoding="utf-8")
     for read in (models.load, models.load_tokenizer, models.load_config):
-        with pytest.raises(models.ModelError, match=f"^{LLAMA.long.repo}: auto_map in its config.json asks for code of its own"):
+        with pytest.raises(errors.ModelError, match=f"^{LLAMA.long.repo}: auto_map in its config.json asks for code of its own"):
             read(LLAMA.long.repo)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from gateau_lib import jobs, recipe, sft
 from gateau_lib.samples import Sample, write_samples
-from gateau_lib.store import open_study
+from gateau_lib.study.store import open_study
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gateau_lib import chat, judging, transcript
 from gateau_lib.models import SHIPPED
-from gateau_lib.samples import DataError
+from gateau_lib.study.errors import DataError
 
 CASES = [
     {"idx": 1, "prompt": "A long text.\n\nWho came?", "query": "Who came?", "answer": "Ann {came}."},

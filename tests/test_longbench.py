@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gateau_lib import findings, longbench
+from gateau_lib import findings
 from gateau_lib.benchmarks import answer
-from gateau_lib.claims import t_interval
 from gateau_lib.longbench import GROUPS, TASKS, items, score
-from gateau_lib.samples import DataError
+from gateau_lib.study import intervals
+from gateau_lib.study.errors import DataError
+from gateau_lib.study.intervals import t_interval
 from gateau_lib.textmetrics import METRICS
 
 
@@ -84,17 +85,17 @@ def test_the_published_means_of_groups_are_means_of_tasks():
     reported = reported[(reported["row"] == "GATEAU") & (reported["setting"] == "real-world") & (reported["share"] == 50)]
     values = reported.set_index("table")["value"]
     for group, tasks in GROUPS.items():
-        mean, low, _ = longbench.mean_of_tasks([pd.Series([values[f"LongBench {task}"]]) for task in tasks])
+        mean, low, _ = intervals.mean_of_tasks([pd.Series([values[f"LongBench {task}"]]) for task in tasks])
         assert mean == pytest.approx(values[f"LongBench {group}"], abs=0.051)
         assert np.isnan(low)  # one item a task says nothing of its spread
 
 
 def test_the_mean_of_tasks_by_hand():
     parts = [pd.Series([50, 70]), pd.Series([10, 30])]
-    mean, low, high = longbench.mean_of_tasks(parts)
+    mean, low, high = intervals.mean_of_tasks(parts)
     # Two means with standard errors of 10 each: sqrt(200) / 2 = 7.07, times t(97.5 %, 1) = 12.706
     assert mean == 40 and high - 40 == 40 - low == pytest.approx(12.706 * 200**0.5 / 2, rel=1e-4)
-    assert longbench.mean_of_tasks(parts[1:]) == pytest.approx(t_interval([10, 30]))
+    assert intervals.mean_of_tasks(parts[1:]) == pytest.approx(t_interval([10, 30]))
 
 
 def test_from_files_to_scores(published, llama, tokenizer, tmp_path):

@@ -19,8 +19,10 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, LlamaForCausalLM
 
 from gateau_lib import adapters, estimate, models, score, sizes
-from gateau_lib.models import ModelError, build_llama, device, extend_window, load, ntk_theta, rope_theta, with_rope_theta
-from gateau_lib.pair import ScoreError, choose_device
+from gateau_lib.models import build_llama, extend_window, load, ntk_theta, rope_theta, with_rope_theta
+from gateau_lib.pair import choose_device
+from gateau_lib.study.devices import device
+from gateau_lib.study.errors import ModelError, ScoreError
 
 IDS = torch.arange(3, 103).unsqueeze(0)  # (1, 100)
 

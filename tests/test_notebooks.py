@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from gateau_lib.notebooks import clean, code_cells, read, source, write_text
-from gateau_lib.profiles import resolve
-from gateau_lib.steps import UPSTREAM, Step
-from gateau_lib.store import Study
+from gateau_lib.study.notebooks import clean, code_cells, read, source, write_text
+from gateau_lib.study.profiles import resolve
+from gateau_lib.study.staleness import UPSTREAM, Step
+from gateau_lib.study.store import Study
 
 ROOT = Path(__file__).parents[1]
 NBVAL = "-x --nbval-lax --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider -p no:xdist -q".split()

@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 import torch
 
-from gateau_lib import adapters, audit, benchmarked, footprint, haystack, plan, registry, run, sizes, workload
+from gateau_lib import adapters, audit, benchmarked, footprint, haystack, plan, run, sizes, workload
 from gateau_lib.models import build_llama
-from gateau_lib.profiles import resolve
-from gateau_lib.sft import response_loss
-from gateau_lib.source import PACKAGE
+from gateau_lib.study import profiles, registry
+from gateau_lib.study.code_hash import PACKAGE
+from gateau_lib.study.profiles import resolve
+from gateau_lib.trainer import response_loss
 
 RESULTS = PACKAGE.parent / "results" / "cpu"
 GB = 2**30
@@ -274,7 +275,7 @@ def cache(root: Path, *names: str, commit: str = "") -> None:
 @pytest.mark.parametrize("name", ["smoke", "cpu", "rehearse-gpu", "rehearse-paper"])
 def test_what_runs_anywhere_needs_nothing(name, machine):
     machine(disk=0, host=0, hub=False)
-    assert plan.missing(resolve(name)) == [] and not plan.needs_gpu(resolve(name))
+    assert plan.missing(resolve(name)) == [] and not profiles.needs_gpu(resolve(name))
 
 
 @pytest.mark.parametrize("name", ["gpu", "paper"])

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from gateau_lib import cam, corpus, models, pool, ranking, samples, selectors, store
+from gateau_lib import cam, corpus, models, passages, pool, ranking, samples, selectors
 from gateau_lib.samples import segments
+from gateau_lib.study import evidence, store
 
 SIZES = {"short_model": "scratch", "pool_per_kind": 1, "pool_tokens": (300, 340), "pool_seeds": 2, "eval_items": 1}
 SIZES |= {"short_pool": 1, "eval_lengths": (256,), "max_length": 330, "prolong_pairs": 6, "workers": 0}
@@ -150,7 +151,7 @@ def test_a_table_is_computed_once(study, pair, path, monkeypatch):
 
 def test_documents_are_scored_by_kind(study, pair, data):
     table = pool.scored_documents(study, pair, data)
-    assert set(table["kind"]) == set(corpus.DOCUMENT_KINDS) and set(table["seed"]) == {0, 1}
+    assert set(table["kind"]) == set(passages.DOCUMENT_KINDS) and set(table["seed"]) == {0, 1}
     assert (table["pairs"] == study.profile.prolong_pairs).all()
     assert (table["prolong"] <= table["prolong_no_specificity"] + 1e-9).all()
     assert table.attrs["count"]["documents"]["tokens"] > 0
@@ -191,7 +192,7 @@ def test_guidance_and_combinations_are_each_pool_by_itself(table):
 def test_rows_can_be_written(study, table):
     rows = ranking.auc_rows(table, ["hmp", "longest"]) + ranking.precision_rows(table, ["longest"])
     rows += ranking.correlation_rows(table, ["gateau_rank"], "hmp", "hmp")
-    store.write_metrics(study, "05_test", rows)
+    evidence.write_metrics(study, "05_test", rows)
     assert len(rows) == 2 * (2 + 3 + 1)
     for row in rows[:2]:
         part = table[table["seed"] == row["seed"]]

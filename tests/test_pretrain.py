@@ -14,7 +14,7 @@ import torch
 from conftest import eager
 from transformers import LlamaForCausalLM
 
-from gateau_lib import corpus, pretrain, store
+from gateau_lib import corpus, pretrain
 from gateau_lib.models import build_llama, load, rope_theta
 from gateau_lib.pretrain import (
     BACKGROUND_SAMPLE,
@@ -25,6 +25,7 @@ from gateau_lib.pretrain import (
     train,
     weighted_loss,
 )
+from gateau_lib.study import store
 from gateau_lib.tokenizer import build_tokenizer
 
 WORDS = build_tokenizer()

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from gateau_lib.profiles import PROFILES, Profile, resolve
+from gateau_lib.study.profiles import PROFILES, Profile, resolve
 
 
 @pytest.mark.parametrize("name", PROFILES)

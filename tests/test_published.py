@@ -11,9 +11,9 @@ import pytest
 from scipy import stats
 
 from gateau_lib import benchmarked, benchmarks, findings, hmg, published, selectors, tables
-from gateau_lib.profiles import resolve
-from gateau_lib.samples import DataError
-from gateau_lib.store import Study
+from gateau_lib.study.errors import DataError
+from gateau_lib.study.profiles import resolve
+from gateau_lib.study.store import Study
 
 RNG = np.random.default_rng(0)
 N = 40

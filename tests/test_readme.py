@@ -12,7 +12,7 @@ import pytest
 
 from gateau_lib import readme
 from gateau_lib.claims import load_claims
-from gateau_lib.profiles import PROFILES
+from gateau_lib.study.profiles import PROFILES
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "cpu"

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from gateau_lib import registry, sizes
-from gateau_lib.profiles import PROFILES
+from gateau_lib import sizes
+from gateau_lib.study import registry
+from gateau_lib.study.profiles import PROFILES
 
 PAIRS = list(registry.pairs().values())
 MODELS = list(registry.models().values())

@@ -13,7 +13,7 @@ from chat_server import serve
 from test_notebooks import python
 
 from gateau_lib import findings, published, tables
-from gateau_lib.profiles import resolve
+from gateau_lib.study.profiles import resolve
 
 
 @pytest.fixture(scope="module")

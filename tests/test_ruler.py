@@ -12,7 +12,7 @@ from conftest import other_tokenizers
 
 from gateau_lib.benchmarks import Item, answer, prompt_ids
 from gateau_lib.ruler import TASKS, items, score
-from gateau_lib.samples import DataError
+from gateau_lib.study.errors import DataError
 
 
 @pytest.fixture(scope="module", params=["bytes", *other_tokenizers()])

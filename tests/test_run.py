@@ -12,8 +12,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from gateau_lib import execute, manifest, notebooks, run, source, steps
-from gateau_lib.store import open_study
+from gateau_lib import run
+from gateau_lib.study import code_hash, execute, manifest, notebooks, staleness
+from gateau_lib.study.store import open_study
 
 PARAMETERS = 'profile: str = "cpu"\nseed: int = 0\nscale: float = 1.0'
 FIRST = """
@@ -159,7 +160,7 @@ def test_what_makes_a_notebook_stale(done, capsys):
 
 
 def test_a_new_measurement_makes_its_notebook_stale(done, capsys, monkeypatch):
-    monkeypatch.setitem(steps.READS, "02", ("bench",))
+    monkeypatch.setitem(staleness.READS, "02", ("bench",))
     assert "stale" not in go(capsys, "--status")[1]
     folder = root(done).parent / "bench"
     folder.mkdir()
@@ -169,12 +170,12 @@ def test_a_new_measurement_makes_its_notebook_stale(done, capsys, monkeypatch):
 
 
 def test_editing_a_library_function_touches_only_its_users(done, capsys, monkeypatch):
-    definition = source._definition
+    definition = code_hash._definition
 
     def edited(text: str, *where):
         return definition(text.replace("to_csv(index=named", "to_csv(index=bool(named)"), *where)
 
-    monkeypatch.setattr(source, "_definition", edited)
+    monkeypatch.setattr(code_hash, "_definition", edited)
     said = go(capsys, "--status")[1].splitlines()
     assert said[1].endswith("fresh") and "gateau_lib store.write_table changed" in said[2]
 
@@ -312,7 +313,7 @@ def test_another_seed_has_a_folder_of_its_own(done, capsys):
 
 
 def test_another_seed_of_a_large_profile_does_not_make_what_reads_it_stale(done, capsys, monkeypatch):
-    monkeypatch.setitem(steps.READS, "02", ("gpu*/manifest.json",))
+    monkeypatch.setitem(staleness.READS, "02", ("gpu*/manifest.json",))
     for name in ("gpu-seed3", "gpu-custom-0a1b2c"):
         (root(done).parent / name).mkdir()
         (root(done).parent / name / "manifest.json").write_text("{}")
@@ -333,7 +334,7 @@ def test_manifest_tells_what_made_the_files(folder, capsys):
 
 
 def test_two_runs_at_once_are_refused(folder, capsys):
-    with run.only_run(open_study("smoke")):
+    with execute.only_run(open_study("smoke")):
         code, said = go(capsys)
     assert code == 1 and "another run of profile smoke is going on" in said
 

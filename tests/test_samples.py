@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateau_lib.samples import (
-    DataError,
     Sample,
     context_offsets,
     encode,
@@ -23,6 +22,7 @@ from gateau_lib.samples import (
     to_record,
     write_samples,
 )
+from gateau_lib.study.errors import DataError
 
 SAMPLE = Sample("a", "One fact. The code is amber.\nMore.", "What is the code?", "It is amber.", "far", ((10, 28),), "amber", "t")
 MESSAGES = [{"role": "user", "content": "document\n\nquestion"}, {"role": "assistant", "content": "answer"}]

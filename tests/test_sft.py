@@ -15,14 +15,18 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from gateau_lib import models, sft
+from gateau_lib import models, recipe, sft
+from gateau_lib import trainer as trainer_module
 from gateau_lib.batching import plan_batches
-from gateau_lib.profiles import resolve
-from gateau_lib.samples import DataError, Sample, encode, write_samples
-from gateau_lib.sft import FineTune, fine_tune, fine_tune_all, make_trainer, response_loss, training_batches, training_log
+from gateau_lib.recipe import FineTune
+from gateau_lib.samples import Sample, encode, write_samples
+from gateau_lib.sft import fine_tune, fine_tune_all, training_batches, training_log
 from gateau_lib.skipalign import IGNORED, Row, collate
-from gateau_lib.store import Study
-from gateau_lib.workers import JobError
+from gateau_lib.study.errors import DataError
+from gateau_lib.study.profiles import resolve
+from gateau_lib.study.store import Study
+from gateau_lib.study.workers import JobError
+from gateau_lib.trainer import make_trainer, response_loss
 
 WORDS = "amber river copper falcon cedar silver lantern thunder velvet marble".split()
 
@@ -56,7 +60,7 @@ def job(saved_pair: tuple[Path, Path], data: tuple[Path, Path]) -> FineTune:
 
 def encoded_batches(job: FineTune) -> list[list[Row]]:
     tokenizer = models.load(job.base)[1]
-    encoded = [encode(s, tokenizer, job.window - 1) for s in sft.training_samples(job)]
+    encoded = [encode(s, tokenizer, job.window - 1) for s in recipe.training_samples(job)]
     return training_batches(job, encoded, [tokenizer.eos_token_id])
 
 
@@ -188,7 +192,7 @@ def test_killed_and_resumed_equals_uninterrupted(job, tmp_path, monkeypatch):
     job = dataclasses.replace(job, strategy="skip_all", skip_share=0.5)
     whole = fine_tune(job, tmp_path / "whole")
     saving = dataclasses.replace(job, save_steps=3)
-    step, calls = sft.ResponseTrainer.training_step, []
+    step, calls = trainer_module.ResponseTrainer.training_step, []
 
     def killed(self, *args, **kwargs):
         calls.append(1)
@@ -197,13 +201,13 @@ def test_killed_and_resumed_equals_uninterrupted(job, tmp_path, monkeypatch):
         return step(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sft.ResponseTrainer, "training_step", killed)
+        patch.setattr(trainer_module.ResponseTrainer, "training_step", killed)
         with pytest.raises(KeyboardInterrupt):
             fine_tune(saving, tmp_path / "halves")
     assert not (tmp_path / "halves").exists() and list(tmp_path.glob("run-*.checkpoints/checkpoint-3"))
     (next(tmp_path.glob("run-*.checkpoints")) / "checkpoint-6").mkdir()  # cut short while it was written
     steps = []
-    monkeypatch.setattr(sft.ResponseTrainer, "training_step", lambda self, *a, **k: steps.append(1) or step(self, *a, **k))
+    monkeypatch.setattr(trainer_module.ResponseTrainer, "training_step", lambda self, *a, **k: steps.append(1) or step(self, *a, **k))
     halves = fine_tune(saving, tmp_path / "halves")
     assert len(steps) == whole["steps"] - 3
     assert not list(tmp_path.glob("*.checkpoints"))

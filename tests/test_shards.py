@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from test_score import command, rows_of, write_data
 
 from gateau_lib import engine, inputs, nll, pair, score, shards
-from gateau_lib.samples import DataError, Sample, to_record
+from gateau_lib.samples import Sample, to_record
+from gateau_lib.study import errors, whole_files
+from gateau_lib.study.errors import DataError
 
 # Records -----------------------------------------------------------------------------------------------------------------
 
@@ -268,7 +270,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_a_sample_that_does_not_is_marke
 
 def test_a_second_run_refuses_and_names_the_first(data, saved_pair, tmp_path, capsys):
     out = tmp_path / "s.parquet"
-    with shards.locked(tmp_path / "s.parquet.parts"):
+    with whole_files.locked(tmp_path / "s.parquet.parts"):
         assert score.main(command(data, saved_pair, out)) == 2
         said = capsys.readouterr().err
         assert f"process {os.getpid()} on {socket.gethostname()}" in said and said.count("\n") == 1 and not out.exists()
@@ -282,22 +284,22 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(pair.ScoreError, match=f"process {other.pid} on"), shards.locked(tmp_path):
+        with pytest.raises(errors.ScoreError, match=f"process {other.pid} on"), whole_files.locked(tmp_path):
             pass
         other.kill()
         other.wait()
     assert json.loads((tmp_path / "lock").read_text())["process"] == other.pid
-    with shards.locked(tmp_path):
+    with whole_files.locked(tmp_path):
         pass
     assert (tmp_path / "lock").read_text() == ""
 
 
 def test_the_lock_of_another_machine_is_believed(tmp_path):
     (tmp_path / "lock").write_text(json.dumps({"process": 1, "host": "elsewhere", "since": "2026-01-01"}))
-    with pytest.raises(pair.ScoreError, match="process 1 on elsewhere, since 2026-01-01.*delete .*lock"), shards.locked(tmp_path):
+    with pytest.raises(errors.ScoreError, match="process 1 on elsewhere, since 2026-01-01.*delete .*lock"), whole_files.locked(tmp_path):
         pass
     (tmp_path / "lock").unlink()
-    with shards.locked(tmp_path):
+    with whole_files.locked(tmp_path):
         pass
 
 

@@ -14,7 +14,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from gateau_lib import claims, figures, notebooks
+from gateau_lib import claims, figures
+from gateau_lib.study import notebooks
 
 pytest.importorskip("myst_nb")
 ROOT = Path(__file__).parents[1]

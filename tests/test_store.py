@@ -21,7 +21,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import hub, pretrain, progress, samples, source, store
+from gateau_lib import hub, pretrain, samples
+from gateau_lib.study import code_hash, evidence, progress, store, whole_files
 
 
 @pytest.fixture
@@ -57,14 +58,14 @@ def test_only_seed_0_at_the_profiles_sizes_writes_into_its_folder(tmp_path, monk
 
     before = sorted(own.root.rglob("*"))
     for each in (seed, shorter, both):
-        store.write_metrics(each, "03_scores", [row()])
-        store.write_ids(each, "05_gateau", ["a"])
+        evidence.write_metrics(each, "03_scores", [row()])
+        evidence.write_ids(each, "05_gateau", ["a"])
     assert sorted(own.root.rglob("*")) == before
 
 
 def test_another_seed_takes_the_commits_that_the_profile_has_pinned(tmp_path, monkeypatch):
     monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path))
-    pins = store.open_study("paper").root / hub.PINS
+    pins = store.open_study("paper").root / store.PINS
     pins.write_text('{"models/a/b": "1"}')
     assert hub.revisions(store.open_study("paper", 4)) == {"models/a/b": "1"}
     pins.write_text('{"models/a/b": "2"}')
@@ -73,11 +74,11 @@ def test_another_seed_takes_the_commits_that_the_profile_has_pinned(tmp_path, mo
 
 
 def test_git_ignores_the_folders_of_other_seeds_and_sizes():
-    if not (store.PACKAGE.parent / ".git").exists():
+    if not (code_hash.PACKAGE.parent / ".git").exists():
         pytest.skip("not a git checkout")
     names = ["cpu-seed50", "cpu-custom-0a1b2c", "cpu-seed50-custom-0a1b2c", "gpu+PAIR-seed1", "cpu", "gpu+PAIR", "paper"]
     asked = [f"results/{name}/metrics/01_new.json" for name in names]
-    done = subprocess.run(["git", "check-ignore", *asked], cwd=store.PACKAGE.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(["git", "check-ignore", *asked], cwd=code_hash.PACKAGE.parent, capture_output=True, text=True, check=False)
     assert done.stdout.split() == asked[:4]
 
 
@@ -158,11 +159,11 @@ def row(**changes):
 
 def test_metrics_are_sorted_finite_and_unique(study):
     rows = [row(method=m, seed=s, value=np.float32(0.25)) for m in ("b", "a") for s in (1, 0)]
-    path = store.write_metrics(study, "03_scores", rows)
+    path = evidence.write_metrics(study, "03_scores", rows)
     before = path.read_bytes()
-    store.write_metrics(study, "03_scores", rows[::-1])
+    evidence.write_metrics(study, "03_scores", rows[::-1])
     assert path.read_bytes() == before
-    frame = store.read_metrics(study)
+    frame = evidence.read_metrics(study)
     assert list(frame.method) == ["a", "a", "b", "b"] and set(frame.notebook) == {"03_scores"} and frame.value.eq(0.25).all()
     for bad, message in (
         ([row(value=float("nan"))], "is nan"),
@@ -171,24 +172,24 @@ def test_metrics_are_sorted_finite_and_unique(study):
         ([row(extra=1)], "exactly the keys"),
     ):
         with pytest.raises(ValueError, match=message):
-            store.write_metrics(study, "03_scores", bad)
+            evidence.write_metrics(study, "03_scores", bad)
     with pytest.raises(ValueError, match="must begin with its notebook's number"):
-        store.write_metrics(study, "scores", [row()])
+        evidence.write_metrics(study, "scores", [row()])
     assert path.read_bytes() == before
 
 
 def test_tables_and_ids(study):
     table = pd.DataFrame({"a": [1, 2]}, index=pd.Index(["x", "y"], name="kind"))
-    assert store.write_table(study, "03_t", table).read_text() == "kind,a\nx,1\ny,2\n"
-    assert store.write_table(study, "03_t", table.reset_index(drop=True)).read_text() == "a\n1\n2\n"
-    assert json.loads(store.write_ids(study, "05_gateau", ["b", "a"]).read_text()) == ["b", "a"]
+    assert evidence.write_table(study, "03_t", table).read_text() == "kind,a\nx,1\ny,2\n"
+    assert evidence.write_table(study, "03_t", table.reset_index(drop=True)).read_text() == "a\n1\n2\n"
+    assert json.loads(evidence.write_ids(study, "05_gateau", ["b", "a"]).read_text()) == ["b", "a"]
 
 
 @given(st.binary(max_size=50), st.binary(max_size=50))
 def test_atomic_write_replaces(tmp_path_factory, one, two):
     path = tmp_path_factory.mktemp("w") / "deep" / "file"
-    assert store.atomic_write(path, one).read_bytes() == one
-    assert store.atomic_write(path, two).read_bytes() == two
+    assert whole_files.atomic_write(path, one).read_bytes() == one
+    assert whole_files.atomic_write(path, two).read_bytes() == two
     assert os.listdir(path.parent) == ["file"]
 
 
@@ -263,30 +264,30 @@ NOTEBOOK = "from pack import a, profiles\nprint(a.{}(profiles.SIZE))"
     ],
 )
 def test_source_parts_see_what_matters(package, function, file, old, new, changes):
-    before = source.text_parts(NOTEBOOK.format(function), package)
+    before = code_hash.text_parts(NOTEBOOK.format(function), package)
     edit(package, file, old, new)
-    assert (source.text_parts(NOTEBOOK.format(function), package) != before) is changes
+    assert (code_hash.text_parts(NOTEBOOK.format(function), package) != before) is changes
 
 
 def test_notebook_code_counts_without_its_comments(package):
-    parts = source.text_parts("x = 1", package)
-    assert parts == source.text_parts("x = 1  # one", package) != source.text_parts("x = 2", package)
+    parts = code_hash.text_parts("x = 1", package)
+    assert parts == code_hash.text_parts("x = 1  # one", package) != code_hash.text_parts("x = 2", package)
 
 
 def test_a_module_that_a_docstring_names_is_not_used(package):
     edit(package, "a.py", "'''Doc.'''\nimport", "'''See pack.b.'''\nimport")
     edit(package, "a.py", "def alone(x):", "def alone(x):\n    '''Like pack.b.'''")
     text = "'''As pack.b.'''\n" + NOTEBOOK.format("alone")
-    before = source.text_parts(text, package)
+    before = code_hash.text_parts(text, package)
     edit(package, "b.py", "def three(x):\n    return x", "def three(x):\n    return 2 * x")
-    assert source.text_parts(text, package) == before
+    assert code_hash.text_parts(text, package) == before
 
 
 @pytest.mark.parametrize("statement", ["import pack.b", "from pack.b import *", "run('python -m pack.b --x')"])
 def test_unclear_use_counts_the_whole_module(package, statement):
-    before = source.text_parts(statement, package)
+    before = code_hash.text_parts(statement, package)
     edit(package, "b.py", "def three(x):\n    return x", "def three(x):\n    return 2 * x")
-    assert source.text_parts(statement, package) != before
+    assert code_hash.text_parts(statement, package) != before
 
 
 def test_source_hash_of_modules_and_functions(package, monkeypatch):
@@ -295,12 +296,12 @@ def test_source_hash_of_modules_and_functions(package, monkeypatch):
     import pack.b
 
     try:
-        before = [source.source_hash([x], package) for x in (pack.a, pack.b.one, pack.b.three)]
+        before = [code_hash.source_hash([x], package) for x in (pack.a, pack.b.one, pack.b.three)]
         edit(package, "b.py", "def three(x):\n    return x", "def three(x):\n    return 2 * x")
-        after = [source.source_hash([x], package) for x in (pack.a, pack.b.one, pack.b.three)]
+        after = [code_hash.source_hash([x], package) for x in (pack.a, pack.b.one, pack.b.three)]
         assert [x == y for x, y in zip(before, after, strict=True)] == [False, True, False]
         with pytest.raises(ValueError, match="not code of pack"):
-            source.source_hash([textwrap], package)
+            code_hash.source_hash([textwrap], package)
     finally:
         for name in [n for n in sys.modules if n == "pack" or n.startswith("pack.")]:
             del sys.modules[name]
@@ -320,20 +321,20 @@ def test_source_hash_of_modules_and_functions(package, monkeypatch):
     ],
 )
 def test_an_edit_that_cannot_change_the_pair_does_not_train_it_again(tmp_path, definition, retrains):
-    copied = tmp_path / source.PACKAGE.name
-    shutil.copytree(source.PACKAGE, copied, ignore=shutil.ignore_patterns("tiny_pair", "__pycache__"))
-    before = source.source_hash([pretrain.pair], copied)
+    copied = tmp_path / code_hash.PACKAGE.name
+    shutil.copytree(code_hash.PACKAGE, copied, ignore=shutil.ignore_patterns("tiny_pair", "__pycache__"))
+    before = code_hash.source_hash([pretrain.pair], copied)
     module, _, name = definition.partition(".")
     tree = ast.parse((copied / f"{module}.py").read_text())
     (found,) = (s for s in tree.body if isinstance(s, ast.FunctionDef) and s.name == name)
     found.body.append(ast.Pass())
     (copied / f"{module}.py").write_text(ast.unparse(tree))
-    assert (source.source_hash([pretrain.pair], copied) != before) is retrains
+    assert (code_hash.source_hash([pretrain.pair], copied) != before) is retrains
 
 
 def test_library_hash_is_stable():
     assert isinstance(samples, ModuleType)
-    assert store.source_hash([samples]) == store.source_hash([samples])
+    assert code_hash.source_hash([samples]) == code_hash.source_hash([samples])
 
 
 # Progress ----------------------------------------------------------------------------------------------------------------

@@ -21,13 +21,14 @@ from safetensors.torch import load_file
 from test_families import FAMILIES, build
 from test_sft import encoded_batches, reference_loss, sample
 
-from gateau_lib import adapters, headparts, launch, models, recipe, sft, train, trainer, workers
+from gateau_lib import adapters, headparts, launch, models, recipe, sft, train, trainer
 from gateau_lib.batching import plan_epochs, split_step
-from gateau_lib.profiles import resolve
 from gateau_lib.recipe import FineTune
 from gateau_lib.samples import encode, write_samples
 from gateau_lib.skipalign import IGNORED, collate, pack_rows
-from gateau_lib.store import Study
+from gateau_lib.study import devices, errors, workers
+from gateau_lib.study.profiles import resolve
+from gateau_lib.study.store import Study
 
 ROOT = Path(__file__).parent.parent
 
@@ -107,13 +108,13 @@ def test_published_way_in_a_run(job, tmp_path):
 def test_packed_and_unpacked_losses_agree(job, llama, loss):
     rows = [row for step in encoded_batches(job)[:2] for row in step]
     packed = [pack_rows(rows[:3]), pack_rows(rows[3:])]
-    expected = sft.response_loss(llama, collate(packed, 0), loss).item()
-    assert sft.response_loss(llama, collate(rows, 0), loss).item() == pytest.approx(expected, rel=1e-5)
+    expected = trainer.response_loss(llama, collate(packed, 0), loss).item()
+    assert trainer.response_loss(llama, collate(rows, 0), loss).item() == pytest.approx(expected, rel=1e-5)
     small = dataclasses.replace(job, loss=loss, micro_tokens=200)
     for processes in (1, 3):
         parts = [part for process in range(processes) for part in recipe.deal(small, packed, processes, process)]
         over = recipe.terms(packed, loss)
-        found = sum(counts * sft.response_loss(llama, collate(part, 0), loss, over).item() for part, counts in parts)
+        found = sum(counts * trainer.response_loss(llama, collate(part, 0), loss, over).item() for part, counts in parts)
         assert found == pytest.approx(expected, rel=1e-5)
         assert all(len(part) * max(len(row.input_ids) for row in part) <= 256 for part, _ in parts)
 
@@ -226,7 +227,7 @@ def test_adapters_without_peft_or_base_say_so(job, tmp_path, monkeypatch):
     sft.fine_tune(dataclasses.replace(job, tuning="lora", tokens=400), tmp_path / "out")
     config = json.loads((tmp_path / "out" / adapters.CONFIG).read_text())
     (tmp_path / "out" / adapters.CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": "/gone"}))
-    with pytest.raises(models.ModelError, match="/gone: no config.json there"):
+    with pytest.raises(errors.ModelError, match="/gone: no config.json there"):
         models.load(tmp_path / "out")
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(adapters.AdapterError, match="pip install peft"):
@@ -529,8 +530,8 @@ def one_card(monkeypatch) -> list[list[str]]:
             output.mkdir(parents=True, exist_ok=True)
             (output / sft.LOG).write_text(json.dumps({"losses": [1.0], "name": job.name}))
 
-    monkeypatch.setattr(models, "device", lambda: torch.device("cuda"))
-    monkeypatch.setattr(models, "gpus", lambda: 1)
+    monkeypatch.setattr(devices, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(devices, "gpus", lambda: 1)
     monkeypatch.setattr(launch, "_run", run)
     return launches
 

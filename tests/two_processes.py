@@ -19,6 +19,7 @@ from torch import distributed
 from torch.distributed.tensor import DTensor
 
 from gateau_lib import headparts, recipe, sft
+from gateau_lib import trainer as trainer_module
 from gateau_lib.trainer import ResponseTrainer, make_trainer
 
 
@@ -55,7 +56,7 @@ os.environ["ACCELERATE_USE_CPU"] = "true"
 torch.set_num_threads(1)
 gathered, step = sft.gathered, ResponseTrainer.training_step
 whole = headparts.MANY, headparts.PART
-sft.make_trainer, sft.gathered = sharding, gathered_halves
+trainer_module.make_trainer, sft.gathered = sharding, gathered_halves
 for text in json.loads(Path(sys.argv[1]).read_text()):
     job = recipe.from_json(text)
     headparts.MANY, headparts.PART = (0, 7) if job.name.endswith("-parts") else whole

@@ -17,8 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gateau_lib.source import PACKAGE, path_hash
-from gateau_lib.store import Study, atomic_write
+from gateau_lib.study.code_hash import PACKAGE, path_hash
+from gateau_lib.study.store import Study
+from gateau_lib.study.whole_files import atomic_write
 
 TRACKED = ("metrics", "tables", "selected", "figures", "notebooks")
 

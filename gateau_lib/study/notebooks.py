@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gateau_lib.source import digest
+from gateau_lib.study.code_hash import digest
 
 Notebook = dict[str, Any]
 Cell = dict[str, Any]

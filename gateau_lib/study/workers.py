@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping
@@ -12,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gateau_lib.profiles import Profile
-from gateau_lib.progress import track
-from gateau_lib.store import Study, artefact, artefact_folder
+from gateau_lib.study.devices import release_gpu
+from gateau_lib.study.profiles import Profile
+from gateau_lib.study.progress import track
+from gateau_lib.study.store import Study, artefact, artefact_folder
 
 Result = TypeVar("Result")
 
@@ -25,7 +25,7 @@ class JobError(RuntimeError):
 
 def at_once(profile: Profile) -> int:
     """Processes for jobs that each need one model: one a GPU where there are several, else what the profile says."""
-    from gateau_lib.models import gpus
+    from gateau_lib.study.devices import gpus
 
     return gpus() if gpus() > 1 else profile.workers
 
@@ -39,13 +39,6 @@ def _settle(cards: Any) -> None:
         os.environ["GATEAU_DEVICE"] = f"cuda:{cards.get()}"
 
 
-def release_gpu() -> None:
-    """Give back the GPU memory that this process holds and does not use: those that it starts, or the next model, need it."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 def run_jobs(
@@ -81,7 +74,7 @@ def run_jobs(
 
 def _cards(spawn: Any, workers: int) -> Any:
     """A queue that gives each worker the number of a GPU, in turn; None where there are not several."""
-    from gateau_lib.models import gpus
+    from gateau_lib.study.devices import gpus
 
     if gpus() < 2:
         return None

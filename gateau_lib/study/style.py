@@ -15,7 +15,9 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from gateau_lib.store import Study, atomic_write, figure_path
+from gateau_lib.study.evidence import figure_path
+from gateau_lib.study.store import Study
+from gateau_lib.study.whole_files import atomic_write
 
 # Okabe and Ito's eight colours; Tol's muted nine for the kinds of samples.
 BLACK, ORANGE, SKY, GREEN, BLUE, RED = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00"

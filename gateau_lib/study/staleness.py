@@ -15,9 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gateau_lib import manifest, notebooks
-from gateau_lib.source import PACKAGE, combine, digest, path_hash, text_parts
-from gateau_lib.store import OTHER, Study, atomic_write, versions
+from gateau_lib.study import manifest, notebooks
+from gateau_lib.study.code_hash import PACKAGE, combine, digest, path_hash, text_parts
+from gateau_lib.study.store import OTHER, Study, versions
+from gateau_lib.study.whole_files import atomic_write
 
 # Which notebooks' files and artefacts a notebook reads.
 UPSTREAM: dict[str, tuple[str, ...]] = {

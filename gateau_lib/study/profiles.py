@@ -256,7 +256,7 @@ def named(name: str) -> Profile:
         return _rehearsal(named(name.removeprefix(REHEARSED)))
     base, plus, pair = name.partition("+")
     if plus and base in PROFILES and base != "gpu":
-        from gateau_lib import registry
+        from gateau_lib.study import registry
 
         raise ValueError(f"only make gpu takes PAIR: make gpu PAIR={', '.join(registry.pairs())} (one of them)")
     if base not in PROFILES:
@@ -266,7 +266,7 @@ def named(name: str) -> Profile:
 
 def _with_pair(profile: Profile, name: str) -> Profile:
     """The profile with a pair of the registry, its windows cut to the profile's."""
-    from gateau_lib import registry
+    from gateau_lib.study import registry
 
     pairs = registry.pairs()
     if name not in pairs:
@@ -313,3 +313,11 @@ def resolve(name: str, **overrides: Any) -> Profile:
         if not isinstance(value, want) and not (want is float and isinstance(value, int)):
             raise ValueError(f"profile field {key!r} takes {want.__name__}, got {value!r} ({type(value).__name__})")
     return replace(profile, **overrides)
+
+
+NEEDS_GPU = ("gpu", "paper")  # and gpu with a pair of the registry
+
+
+def needs_gpu(profile: Profile) -> bool:
+    """Whether a profile is meant for GPUs; a rehearsal of one is not."""
+    return profile.name.partition("+")[0] in NEEDS_GPU

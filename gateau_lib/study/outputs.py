@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from gateau_lib.samples import DataError
+from gateau_lib.study.errors import DataError
 
 
 def check_out(out: Path, inputs: Iterable[Path], beside: Sequence[Path] = (), parts: Path | None = None) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from gateau_lib import manifest, notebooks
-from gateau_lib.source import PACKAGE
-from gateau_lib.steps import RunError, Step, computing, finish, inspect, say
-from gateau_lib.store import atomic_write, built, results_root
+from gateau_lib.study import manifest, notebooks
+from gateau_lib.study.code_hash import PACKAGE
+from gateau_lib.study.staleness import RunError, Step, computing, finish, inspect, say
+from gateau_lib.study.store import Study, built, results_root
+from gateau_lib.study.whole_files import atomic_write
 
 KERNEL = "gateau"
 DEAD_KERNEL = 138  # exit status
@@ -202,3 +204,43 @@ class PeakMemory:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stop.set()
         self._thread.join()
+
+
+def bring_up_to_date(todo: Sequence[Step]) -> int:
+    """Run the stale notebooks in order; returns how many ran.
+
+    Raises:
+        RunError: a notebook failed; those before it are done and stay.
+    """
+
+    ran = 0
+    for place, step in enumerate(todo, 1):
+        if reasons := step.stale():
+            say(f"[{place}/{len(todo)}] {step.name}: {reasons[0]}{f' (and {len(reasons) - 1} more)' if reasons[1:] else ''}")
+            execute(step)
+            ran += 1
+        else:
+            refresh_prose(step)
+    return ran
+
+
+def refresh_prose(step: Step) -> None:
+    """Bring the executed copy's text up to date when only prose or comments changed: no code ran differently."""
+    last, original = step.last(), notebooks.read(step.path)
+    if last["text"] != notebooks.text_hash(original):
+        copy = notebooks.with_outputs(original, notebooks.read(step.executed))
+        atomic_write(step.executed, notebooks.write_text(copy))
+        say(f"      {step.name}: text updated, nothing to compute")
+        entry = manifest.read(step.study)["notebooks"].get(step.name, {})
+        finish(step, last["parts"], last["artefacts"], entry)
+
+
+@contextmanager
+def only_run(study: Study) -> Iterator[None]:
+    """Hold the study's folder; a second run of the same profile would write the same files."""
+    with (study.cache / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"another run of profile {study.profile.name} is going on; wait for it or stop it") from None
+        yield

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent.parent
 WHOLE, ON_IMPORT = "*", ""
 # Modules and definitions that change no result: an edit there must not throw away what was computed. Profiles enter every key by
 # their values; `source` and `store.artefact` say what a result is called and when it is made; what `hub` fetches
