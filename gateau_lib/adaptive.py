@@ -16,7 +16,7 @@ from scipy.stats import rankdata, spearmanr
 from transformers import PreTrainedModel
 
 from gateau_lib.cam import LongPass
-from gateau_lib.nll import BATCH_TOKENS, SequenceError, continuation_nll, named
+from gateau_lib.models.nll import BATCH_TOKENS, SequenceError, continuation_nll, named
 from gateau_lib.samples import Encoded, segments
 
 SHARE = 0.35  # of a sample's segments that are read

@@ -89,7 +89,8 @@ def table() -> str:
 
 def plans() -> str:
     """What the large profiles take, as Markdown: one column each, on as many GPUs as they are made for."""
-    from gateau_lib import footprint, sizes, workload
+    from gateau_lib import footprint, workload
+    from gateau_lib.models import sizes
     from gateau_lib.study import registry
 
     chosen = {"`make gpu`": resolve("gpu")}

@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from gateau_lib import adaptive, cam, costs, hmg, memory, models, prolong, released
-from gateau_lib.nll import response_nll
-from gateau_lib.pair import Pair, load_pair
+from gateau_lib import adaptive, cam, costs, hmg, prolong, released
+from gateau_lib.models import memory, rope, tiny
+from gateau_lib.models.nll import response_nll
+from gateau_lib.models.pair import Pair, load_pair
 from gateau_lib.samples import Encoded, encode
 from gateau_lib.study import devices, errors, manifest, profiles
 from gateau_lib.study.errors import ScoreError
@@ -45,8 +46,8 @@ def random_pair(device: torch.device) -> Pair:
     """The cpu profile's sizes with random weights and a window of `WINDOW`: speed does not depend on what a model knows."""
     p = profiles.CPU
     sizes = {"hidden_size": p.hidden_size, "layers": p.layers, "heads": p.heads, "window": p.short_window}
-    short = models.build_llama(2048, **sizes, rope_theta=p.rope_theta, seed=0).to(device).eval()
-    return Pair(short, models.with_rope_theta(short, p.rope_theta * p.long_rope_factor, WINDOW), None)
+    short = tiny.build_llama(2048, **sizes, rope_theta=p.rope_theta, seed=0).to(device).eval()
+    return Pair(short, rope.with_rope_theta(short, p.rope_theta * p.long_rope_factor, WINDOW), None)
 
 
 def made_up(pair: Pair, lengths: Sequence[int], response: int = RESPONSE, seed: int = 0) -> list[Encoded]:

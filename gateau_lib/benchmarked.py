@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from gateau_lib import benchmarks, harness, haystack, hub, judging, longbench, models, ruler
+from gateau_lib import benchmarks, harness, haystack, hub, judging, longbench, ruler
 from gateau_lib.chat import ChatError
 from gateau_lib.evaluate import needle_map
+from gateau_lib.models import loading
 from gateau_lib.study.code_hash import digest
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.progress import track
@@ -122,7 +123,7 @@ def _answered(study: Study, benchmark: str, folders: Mapping[str, Path]) -> Answ
         DataError: a needle or RULER item lost a part of its prompt.
     """
     profile = study.profile
-    asked = items(study, benchmark, models.load_tokenizer(next(iter(folders.values()))))
+    asked = items(study, benchmark, loading.load_tokenizer(next(iter(folders.values()))))
     how = {"room": profile.benchmark_window, "chat": profile.template != "plain", "dtype": profile.dtype}
     content = digest(repr(asked))
     builds = {}
@@ -145,7 +146,7 @@ def needle_maps(study: Study, scores: pd.DataFrame, folders: Mapping[str, Path],
     found = scores[scores["benchmark"] == "needle"]
     if found.empty:
         return {}
-    cells = haystack.cells(items(study, "needle", models.load_tokenizer(next(iter(folders.values())))))
+    cells = haystack.cells(items(study, "needle", loading.load_tokenizer(next(iter(folders.values())))))
     whole = [(run, rows) for run, rows in found.groupby("run", sort=False) if rows["score"].notna().all()]
     shares = {run: rows[["id"]].assign(score=rows["score"] / 100) for run, rows in whole[:few]}
     return {run: needle_map(rows, cells, "score") for run, rows in shares.items()}
@@ -153,7 +154,7 @@ def needle_maps(study: Study, scores: pd.DataFrame, folders: Mapping[str, Path],
 
 def write_answers(model_dir: Path, asked: Sequence[benchmarks.Item], work: Path, how: dict[str, Any], out: Path) -> None:
     """Generate a model's answers in ``work``, where they survive a kill, and leave the table in ``out``."""
-    model, tokenizer = models.load(model_dir, how["dtype"])
+    model, tokenizer = loading.load(model_dir, how["dtype"])
     tables = []
     for size in sorted({item.max_new_tokens for item in asked}):  # every prompt has the same room, whatever its answer takes
         some = [item for item in asked if item.max_new_tokens == size]
@@ -192,7 +193,7 @@ def whole(folder: Path) -> Iterator[Path]:
         yield folder
         return
     with TemporaryDirectory(prefix="gateau-merged-") as merged:
-        model, tokenizer = models.load(folder, "bfloat16", torch.device("cpu"))
+        model, tokenizer = loading.load(folder, "bfloat16", torch.device("cpu"))
         model.save_pretrained(merged)
         tokenizer.save_pretrained(merged)
         del model

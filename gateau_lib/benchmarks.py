@@ -19,13 +19,14 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from gateau_lib.evaluate import continue_greedily
-from gateau_lib.models import rope_edge
-from gateau_lib.nll import BATCH_TOKENS, is_out_of_memory, run_batches
-from gateau_lib.pair import fingerprint
-from gateau_lib.samples import SEPARATOR
+from gateau_lib.models.generate import continue_greedily
+from gateau_lib.models.memory import is_out_of_memory
+from gateau_lib.models.nll import BATCH_TOKENS, run_batches
+from gateau_lib.models.pair import fingerprint
+from gateau_lib.models.prompts import _ids, prompt_ids
+from gateau_lib.models.rope import rope_edge
 from gateau_lib.study.code_hash import source_hash
-from gateau_lib.study.errors import DataError, reason
+from gateau_lib.study.errors import DataError
 from gateau_lib.study.progress import track
 from gateau_lib.study.store import versions
 from gateau_lib.study.whole_files import atomic_write
@@ -143,35 +144,6 @@ def _ends(model: PreTrainedModel, tokenizer: Any) -> list[int]:
     return [token for token in dict.fromkeys([tokenizer.eos_token_id, *own]) if token is not None]
 
 
-def prompt_ids(tokenizer: Any, turns: Sequence[str], said: Sequence[str], chat: bool) -> list[int]:
-    """Token ids of a conversation up to where the model speaks: user turns, with ``said``, its answers so far, between them.
-
-    Args:
-        turns: at least one more than ``said``; later ones are not read.
-        chat: the tokenizer's chat template; without one ``[INST]question[/INST]answer``, joined by an empty line, as LongAlign
-            and GATEAU write it (train/pre_tokenize.py). Otherwise the study's plain prompt, every part followed by an empty line.
-
-    Raises:
-        DataError: the chat template fails.
-    """
-    said = [text.strip() for text in said]
-    asked = turns[: len(said) + 1]
-    if chat and getattr(tokenizer, "chat_template", None):
-        messages = [{"role": "user", "content": asked[0]}]
-        for text, turn in zip(said, asked[1:], strict=True):
-            messages += [{"role": "assistant", "content": text}, {"role": "user", "content": turn}]
-        try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a template is a program of its own: jinja's errors, and whatever it raises itself
-            raise DataError(f"the tokenizer's chat template fails ({reason(error)}); mend it, or ask without chat") from None
-        return _ids(text, tokenizer)  # a template writes its own start token
-    if chat:
-        rounds = [f"[INST]{turn}[/INST]{text}" for turn, text in zip(asked, [*said, ""], strict=True)]
-        text = SEPARATOR.join(rounds)
-    else:
-        text = "".join(f"{turn}{SEPARATOR}{text}{SEPARATOR}" for turn, text in zip(asked, said, strict=False))
-        text += asked[-1] + SEPARATOR
-    return [*([tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []), *_ids(text, tokenizer)]
 
 
 def middle(ids: list[int], room: int) -> list[int]:
@@ -206,8 +178,6 @@ def scored(items: Sequence[Item], answers: pd.DataFrame, measure: Callable[[Item
     return pd.DataFrame(rows, columns=["id", "task", "score"])
 
 
-def _ids(text: str, tokenizer: Any) -> list[int]:
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def _length(item: Item, tokenizer: Any, window: int, chat: bool) -> int:

@@ -23,11 +23,11 @@ from urllib.parse import urlsplit
 
 import torch
 
-from gateau_lib import models
-from gateau_lib.evaluate import continue_greedily
-from gateau_lib.nll import is_out_of_memory
-from gateau_lib.pair import fingerprint
-from gateau_lib.samples import SEPARATOR
+from gateau_lib.models import loading, rope
+from gateau_lib.models.generate import continue_greedily
+from gateau_lib.models.memory import is_out_of_memory
+from gateau_lib.models.pair import fingerprint
+from gateau_lib.models.prompts import SEPARATOR
 from gateau_lib.study import devices
 from gateau_lib.study.errors import reason
 
@@ -133,7 +133,7 @@ class Local:
     def reply(self, request: Request) -> Reply:
         """One answer; a conversation that is too long for the model or its memory is refused."""
         prompt = self.prompt(request.messages)
-        room = models.window(self.model) - request.max_tokens
+        room = rope.window(self.model) - request.max_tokens
         if len(prompt) > room:
             return Reply("", "refused", f"{len(prompt)} tokens; the window leaves {room} for the messages")
         ends = [self.tokenizer.eos_token_id, *_list(self.model.generation_config.eos_token_id)]
@@ -204,7 +204,7 @@ def open_model(spec: str) -> Chat:
             raise ChatError(f"{spec}: name the model after a #, for example http://host:8000/v1#name")
         return Endpoint(url.rstrip("/").removesuffix("/chat/completions"), name)
     device = devices.device()
-    model, tokenizer = models.load(spec, "bfloat16" if device.type == "cuda" else "float32", device)
+    model, tokenizer = loading.load(spec, "bfloat16" if device.type == "cuda" else "float32", device)
     return Local(spec, model, tokenizer, {"model": spec, "weights": fingerprint(model, tokenizer)})
 
 

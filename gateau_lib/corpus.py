@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from gateau_lib import world
-from gateau_lib.models import SHIPPED
+from gateau_lib.models.loading import SHIPPED
+from gateau_lib.models.prompts import SEPARATOR
 from gateau_lib.passages import DOCUMENT_KINDS, Filler, Sentence, Writer, documents, join, real_filler
-from gateau_lib.samples import SEPARATOR, Encoded, Sample, split_tokens, write_samples
+from gateau_lib.samples import Encoded, Sample, split_tokens, write_samples
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, artefact
 from gateau_lib.tokenizer import build_tokenizer
@@ -221,9 +222,10 @@ def load_tokenizer(study: Study) -> Any:
     name = study.profile.short_model
     if name == "scratch":
         return build_tokenizer()
-    from gateau_lib import hub, models
+    from gateau_lib import hub
+    from gateau_lib.models import loading
 
-    return models.load_tokenizer(models.SHIPPED / "short" if name == "shipped" else hub.model(study, name))
+    return loading.load_tokenizer(loading.SHIPPED / "short" if name == "shipped" else hub.model(study, name))
 
 
 def write_corpus(out: Path, profile: Profile, seed: int, tokenizer: Any) -> None:

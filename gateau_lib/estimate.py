@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import LlamaConfig
 
-from gateau_lib import engine, inputs, models
-from gateau_lib.pair import names
+from gateau_lib import engine, inputs
+from gateau_lib.models import loading
+from gateau_lib.models.pair import names
+from gateau_lib.models.sizes import Shape, shape_of
 from gateau_lib.samples import encode
 from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.errors import DataError, ScoreError
@@ -29,23 +30,6 @@ PAGE, MARKS = PACKAGE.parent / "docs" / "cluster.md", ("<!-- begin plan -->", "<
 LENGTHS_READ = 512  # records whose tokens are counted
 
 
-@dataclass(frozen=True)
-class Shape:
-    """What of a model decides its cost."""
-
-    linear: int  # weights that every token is multiplied with, without embeddings and output head
-    head: int  # weights of the output head, which runs on scored tokens only
-    layers: int
-    width: int  # heads x channels a head
-    window: int
-
-    def flops(self, tokens: int, scored: int, before: int = 0) -> float:
-        """One forward pass of a sequence whose first ``before`` tokens are cached; attention counted in full and causal.
-
-        Two operations a weight and token; for every query and key it sees, four a channel (query x key, weight x value).
-        """
-        seen = tokens * before + tokens * (tokens + 1) / 2
-        return 2.0 * self.linear * tokens + 2.0 * self.head * scored + 4.0 * self.layers * self.width * seen
 
 
 @dataclass(frozen=True)
@@ -64,20 +48,6 @@ class Lengths:
         return self.start + self.context + self.instruction + self.response
 
 
-def shape_of(config: Any) -> Shape:
-    """The shape of a model of that configuration, counted on a model without memory."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    text = config.get_text_config(decoder=True)
-    tables = {id(p): p.numel() for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return Shape(
-        linear=sum(p.numel() for p in model.parameters()) - sum(tables.values()),
-        head=model.get_output_embeddings().weight.numel(),
-        layers=text.num_hidden_layers,
-        width=text.num_attention_heads * head_dim,
-        window=text.max_position_embeddings,
-    )
 
 
 def passes(sample: Lengths, short: Shape, long: Shape, options: engine.Options) -> dict[str, tuple[int, float]]:
@@ -191,9 +161,9 @@ def plan(given: argparse.Namespace) -> str:
     from gateau_lib.score import methods_of, options_of
 
     short_name, long_name = names(given.short, given.long, methods_of(given.methods))
-    config, tokenizer = models.load_config(long_name), models.load_tokenizer(long_name)
+    config, tokenizer = loading.load_config(long_name), loading.load_tokenizer(long_name)
     long = shape_of(config)
-    short = shape_of(models.load_config(short_name)) if short_name else long
+    short = shape_of(loading.load_config(short_name)) if short_name else long
     options = options_of(given, short.window, long.window)
     shards = inputs.index(given.data, given.shard_size)
     items = inputs.spread(shards, given.data, LENGTHS_READ)

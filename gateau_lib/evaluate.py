@@ -19,13 +19,15 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from gateau_lib import models
 from gateau_lib.answers import answer_tokens, judge
 from gateau_lib.answers import exact_match as exact_match  # part of this module's interface
 from gateau_lib.answers import token_f1 as token_f1
-from gateau_lib.nll import BATCH_TOKENS, continuation_nll, head_on, plan_batches
+from gateau_lib.models import loading
+from gateau_lib.models.generate import continue_greedily
+from gateau_lib.models.nll import BATCH_TOKENS, continuation_nll, plan_batches
+from gateau_lib.models.output_head import head_on
 from gateau_lib.samples import Encoded, Sample, encode, evidence_tokens, read_samples
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.store import Study
@@ -104,25 +106,6 @@ def generate(
     return [texts[i] for i in range(len(encoded))]
 
 
-@torch.inference_mode()
-def continue_greedily(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, ends: Sequence[int], pad: int | None = None
-) -> list[list[int]]:
-    """One batch of prompts, padded on the left: the new token ids of each, up to (without) the first of ``ends``."""
-    pad = pad if pad is not None else ends[0] if ends else 0
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(p)) + [*p] for p in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-    greedy = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(ends) or None, pad_token_id=pad, use_cache=True
-    )
-    # What a configuration leaves open is taken from the model's own: a hub model's may sample or punish repetition.
-    own, model.generation_config = model.generation_config, GenerationConfig()
-    try:
-        written = model.generate(input_ids=ids, attention_mask=mask, generation_config=greedy)[:, width:].tolist()
-    finally:
-        model.generation_config = own
-    return [new[: next((i for i, token in enumerate(new) if token in ends), len(new))] for new in written]
 
 
 def evaluate_samples(
@@ -165,7 +148,7 @@ def evaluate_model(
     model_dir: Path | str, eval_path: Path, *, max_length: int | None = None, generated: bool = True, dtype: str = "float32"
 ) -> pd.DataFrame:
     """`evaluate_samples` for a saved model and a file of samples."""
-    model, tokenizer = models.load(model_dir, dtype)
+    model, tokenizer = loading.load(model_dir, dtype)
     return evaluate_samples(model, tokenizer, read_samples(eval_path), max_length=max_length, generated=generated)
 
 

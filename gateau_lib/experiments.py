@@ -17,8 +17,8 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from gateau_lib import models
 from gateau_lib.batching import plan_batches
+from gateau_lib.models import loading, rope
 from gateau_lib.recipe import FineTune, training_samples
 from gateau_lib.samples import encode
 from gateau_lib.sft import training_log
@@ -110,15 +110,15 @@ def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
 
 def _stretched_theta(study: Study, pair: Path) -> float:
     """The RoPE base of the short model stretched to the target window by the NTK rule, as HMG reads it."""
-    config = models.load_config(pair / "short")
+    config = loading.load_config(pair / "short")
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     factor = study.profile.long_window / config.max_position_embeddings
-    return models.ntk_theta(config.rope_parameters["rope_theta"], factor, size)
+    return rope.ntk_theta(config.rope_parameters["rope_theta"], factor, size)
 
 
 def sample_lengths(job: FineTune) -> list[int]:
     """Training tokens of each sample of a job, end-of-text token included."""
-    tokenizer = models.load_tokenizer(job.base)
+    tokenizer = loading.load_tokenizer(job.base)
     return [len(encode(sample, tokenizer, job.window - 1).ids) + 1 for sample in training_samples(job)]
 
 
@@ -174,8 +174,8 @@ def stretched(study: Study, pair: Path) -> Path:
     theta, window = _stretched_theta(study, pair), profile.long_window
 
     def build(out: Path) -> None:
-        model, tokenizer = models.load(pair / "short", profile.dtype, torch.device("cpu"))  # on its way to a file only
-        models.with_rope_theta(model, theta, window).save_pretrained(out)
+        model, tokenizer = loading.load(pair / "short", profile.dtype, torch.device("cpu"))  # on its way to a file only
+        rope.with_rope_theta(model, theta, window).save_pretrained(out)
         tokenizer.save_pretrained(out)
 
     made_of = {"short": pair / "short", "theta": theta, "window": window, "dtype": profile.dtype}

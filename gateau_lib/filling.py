@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gateau_lib.benchmarks import prompt_ids
+from gateau_lib.models.prompts import prompt_ids
 from gateau_lib.study.errors import DataError
 
 _TRIAL = 16  # units of a first trial, which tells how many tokens one has

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from gateau_lib import models
 from gateau_lib.cam import contextual_awareness
-from gateau_lib.pair import Pair
+from gateau_lib.models import loading
+from gateau_lib.models.pair import Pair
 from gateau_lib.released import Defects, released_cam, released_hmg
 from gateau_lib.samples import Encoded, encode, read_samples
 from gateau_lib.study.progress import track
@@ -97,8 +97,8 @@ def write_changes(
     pair: Path, samples: Path, per_kind: int, window: int, segment_length: int, dtype: str, out: Path
 ) -> None:
     """Compute the table of `measured` and leave it in the folder ``out``."""
-    short, tokenizer = models.load(pair / "short", dtype)
-    long, _ = models.load(pair / "long", dtype)
+    short, tokenizer = loading.load(pair / "short", dtype)
+    long, _ = loading.load(pair / "long", dtype)
     drawn = pd.DataFrame([{"kind": s.kind, "sample": s} for s in sorted(read_samples(samples), key=lambda s: s.id)])
     chosen = drawn.groupby("kind", sort=False).head(per_kind)["sample"]
     encoded = [encode(sample, tokenizer, window) for sample in chosen]

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from gateau_lib import sizes, workload
-from gateau_lib.sizes import Size
+from gateau_lib import workload
+from gateau_lib.models import sizes
+from gateau_lib.models.sizes import Size
 from gateau_lib.study.profiles import Profile
 
 PUBLISHED_CARDS = 8  # GATEAU and LongAlign: 8 x A800 of 80 GB
@@ -40,7 +41,7 @@ def processes(profile: Profile, cards: int) -> int:
 
 def memory(profile: Profile, cards: int = 0) -> dict[str, float]:
     """Bytes of one device at the peak of each stage: ``pretraining`` (if any), ``scoring``, ``training``, ``evaluation``."""
-    from gateau_lib.nll import BATCH_TOKENS
+    from gateau_lib.models.nll import BATCH_TOKENS
 
     short, long = sizes.pair(profile)
     wide = number(profile)
@@ -115,7 +116,7 @@ def adapters(size: Size, rank: int = ADAPTER_RANK) -> int:
 
 def host(profile: Profile, cards: int = 0) -> float:
     """Bytes of memory that models take at most, all in single precision: one that will be shared is read whole by every process,
-    and worked examples hold two (`models.exact`).
+    and worked examples hold two (`loading.exact`).
     """
     long = sizes.pair(profile)[1]
     shared = processes(profile, cards) if profile.sharding != "ddp" else 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from gateau_lib import models
+from gateau_lib.models import loading
 from gateau_lib.study.code_hash import digest, path_hash
 from gateau_lib.study.errors import reason
 from gateau_lib.study.whole_files import atomic_write
@@ -56,7 +56,7 @@ def run(
         if not path.exists():
             _fetch(manager, task, name)
             if model is None:
-                loaded, tokenizer = models.load(model_dir, dtype)
+                loaded, tokenizer = loading.load(model_dir, dtype)
                 size = "auto" if loaded.device.type == "cuda" else 8
                 model = HFLM(pretrained=loaded, tokenizer=tokenizer, batch_size=size)
             found = simple_evaluate(model=model, tasks=[task], task_manager=manager, limit=limit, bootstrap_iters=0)

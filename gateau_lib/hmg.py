@@ -13,8 +13,8 @@ import numpy as np
 from scipy.special import softmax
 from transformers import PreTrainedModel
 
-from gateau_lib import models
-from gateau_lib.nll import BATCH_TOKENS, SequenceError, continuation_nll, named, response_nll
+from gateau_lib.models import rope
+from gateau_lib.models.nll import BATCH_TOKENS, SequenceError, continuation_nll, named, response_nll
 from gateau_lib.samples import Encoded
 
 READINGS = ("ntk", "truncate", "raw")
@@ -64,7 +64,7 @@ def short_reader_nll(
     """
     if reading not in READINGS:
         raise ValueError(f"unknown reading {reading!r}: choose one of {', '.join(READINGS)}")
-    window = window or models.window(short_model)
+    window = window or rope.window(short_model)
     if reading == "truncate":
         pairs = [last_window(s, window) for s in encoded]
         try:
@@ -77,9 +77,9 @@ def short_reader_nll(
     reader = short_model
     if reading == "ntk":
         target = target or max((len(s.ids) for s in encoded), default=window)
-        if window != models.window(short_model):
-            reader = models.with_rope_theta(short_model, models.rope_theta(short_model), window)
-        reader = models.extend_window(reader, target)
+        if window != rope.window(short_model):
+            reader = rope.with_rope_theta(short_model, rope.rope_theta(short_model), window)
+        reader = rope.extend_window(reader, target)
     return response_nll(reader, encoded, batch_tokens=batch_tokens, count=count)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateau_lib import sft
-from gateau_lib.models import load_tokenizer
+from gateau_lib.models.loading import load_tokenizer
 from gateau_lib.recipe import FineTune, to_json
 from gateau_lib.study.profiles import REHEARSED
 from gateau_lib.study.store import Study, open_study

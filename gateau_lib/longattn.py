@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from gateau_lib.attention import Layer, exact
-from gateau_lib.models import rope_edge
-from gateau_lib.nll import BATCH_TOKENS, NonFiniteLoss, SequenceError, named, run_batches
+from gateau_lib.models.attention import Layer, exact
+from gateau_lib.models.nll import BATCH_TOKENS, NonFiniteLoss, SequenceError, named, run_batches
+from gateau_lib.models.rope import rope_edge
 from gateau_lib.samples import Encoded
 from gateau_lib.study.errors import ModelError
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib import models, passages
+from gateau_lib import passages
 from gateau_lib.evaluate import evaluate_all, needle_map, perplexity_by_length
 from gateau_lib.experiments import EQUAL_EPOCHS, STRATEGIES, run_parts
+from gateau_lib.models import loading
 from gateau_lib.study.intervals import SEEDS, t_interval
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import Build, at_once, build_all
@@ -44,7 +45,7 @@ def by_run(rows: pd.DataFrame, pool_seeds: int) -> pd.DataFrame:
 
 
 def _write_perplexity(model_dir: Path, documents: list[list[int]], lengths: tuple[int, ...], dtype: str, folder: Path) -> None:
-    model, _ = models.load(model_dir, dtype)
+    model, _ = loading.load(model_dir, dtype)
     perplexity_by_length(model, documents, lengths, tail=PERPLEXITY_TAIL).to_parquet(folder / "rows.parquet")
 
 

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from gateau_lib.sizes import Size, pair
+from gateau_lib.models.sizes import Size, pair
 from gateau_lib.study import manifest
 from gateau_lib.study.profiles import Profile, needs_gpu
 from gateau_lib.study.store import Study, results_root

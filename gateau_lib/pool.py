@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib import models
 from gateau_lib.cam import contextual_awareness, long_pass, segment_importance
 from gateau_lib.corpus import needs_far, read_documents
 from gateau_lib.hmg import READINGS, short_reader_nll
-from gateau_lib.nll import continuation_nll, response_nll
+from gateau_lib.models import loading
+from gateau_lib.models.nll import continuation_nll, response_nll
 from gateau_lib.prolong import score_documents
 from gateau_lib.samples import Encoded, Sample, encode, evidence_tokens, read_samples
 from gateau_lib.study.store import Study
@@ -49,8 +49,8 @@ def homologous(study: Study, pair: Path, samples: Path) -> Build:
 def write_homologous(pair: Path, samples: Path, max_length: int, window: int, dtype: str, out: Path) -> None:
     """Compute the table of `homologous` and leave it in the folder ``out``."""
     count: Counter = Counter()
-    short, tokenizer = models.load(pair / "short", dtype)
-    long, _ = models.load(pair / "long", dtype)
+    short, tokenizer = loading.load(pair / "short", dtype)
+    long, _ = loading.load(pair / "long", dtype)
     encoded = _encoded(read_samples(samples), tokenizer, max_length)
     table = pd.DataFrame({"id": [e.id for e in encoded], "n_tokens": [len(e.ids) for e in encoded]})
     table["nll_long"] = response_nll(long, encoded, count=count)
@@ -80,7 +80,7 @@ def awareness(study: Study, pair: Path, samples: Path) -> Build:
 def write_awareness(pair: Path, samples: Path, max_length: int, segment_length: int, dtype: str, out: Path) -> None:
     """Compute the table of `awareness` and leave it in the folder ``out``."""
     count: Counter = Counter()
-    long, tokenizer = models.load(pair / "long", dtype)
+    long, tokenizer = loading.load(pair / "long", dtype)
     drawn = read_samples(samples)
     encoded = _encoded(drawn, tokenizer, max_length)
     passes = long_pass(long, encoded, segment_length, count=count)
@@ -146,7 +146,7 @@ def write_dependencies(
 ) -> None:
     """Compute the table of `dependencies` and leave it in the folder ``out``."""
     count: Counter = Counter()
-    long, tokenizer = models.load(pair / "long", dtype)
+    long, tokenizer = loading.load(pair / "long", dtype)
     if documents:
         plain = read_documents(texts)
         ids = [d["id"] for d in plain]

@@ -21,7 +21,9 @@ import torch
 from transformers import PreTrainedModel
 
 from gateau_lib import world
-from gateau_lib.models import SHIPPED, build_llama, load_tokenizer, with_rope_theta
+from gateau_lib.models.loading import SHIPPED, load_tokenizer
+from gateau_lib.models.rope import with_rope_theta
+from gateau_lib.models.tiny import build_llama
 from gateau_lib.study.devices import device
 from gateau_lib.study.profiles import Stage
 from gateau_lib.study.progress import track

@@ -19,8 +19,8 @@ from scipy.special import softmax
 from scipy.stats import entropy
 from transformers import PreTrainedModel
 
-from gateau_lib import prefixes
-from gateau_lib.nll import BATCH_TOKENS, NonFiniteLoss, continuation_nll, run_batches
+from gateau_lib.models import prefixes
+from gateau_lib.models.nll import BATCH_TOKENS, NonFiniteLoss, continuation_nll, run_batches
 from gateau_lib.samples import segments
 
 THRESHOLD = 0.1  # pairs of less strength do not count (ProLong, prolong/run.py)

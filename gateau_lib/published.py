@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from gateau_lib import hmg, hub, models, selectors
+from gateau_lib import hmg, hub, selectors
 from gateau_lib.experiments import scale
 from gateau_lib.findings import SETTINGS
+from gateau_lib.models import loading
 from gateau_lib.recipe import FineTune
 from gateau_lib.samples import encode, read_samples, write_samples
 from gateau_lib.sft import INST
@@ -84,7 +85,7 @@ def short_file(study: Study, count: int) -> Path:
 
 def _drawn(study: Study, folder: Path, name: str, count: int) -> Path:
     """Samples in a seeded order, those left out whose question and answer alone exceed the window; ``drawn.json`` counts both."""
-    profile, tokenizer = study.profile, models.load_tokenizer(hub.model(study, study.profile.long_model))
+    profile, tokenizer = study.profile, loading.load_tokenizer(hub.model(study, study.profile.long_model))
 
     def build(out: Path) -> None:
         samples, kept, left_out = read_samples(folder / "samples.jsonl"), [], 0

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from gateau_lib import corpus, models, world
+from gateau_lib import corpus, world
+from gateau_lib.models import loading, rope, tiny
 from gateau_lib.passages import Writer, join
 from gateau_lib.samples import to_record
 from gateau_lib.study import registry
@@ -44,7 +45,7 @@ _TIMES = "清晨 傍晚 冬天 春天 夏夜 秋日".split()
 def enter(cache: Path) -> None:
     """Let this process and those that it starts read models and data from a fabricated cache, and from nowhere else."""
     entries = [*registry.models().values(), *registry.data_sets().values()]
-    made_by = digest(f"{source_hash([fabricate])} {path_hash(models.SHIPPED)} {entries}")
+    made_by = digest(f"{source_hash([fabricate])} {path_hash(loading.SHIPPED)} {entries}")
     stamp = cache / STAMP
     if not stamp.is_file() or json.loads(stamp.read_text()) != made_by:
         fabricate(cache)
@@ -64,9 +65,9 @@ def fabricate(hub: Path) -> None:
     """
     for pair in registry.pairs().values():
         for name, entry in (("short", pair.short), ("long", pair.long)):
-            files = _llama_2(name) if pair.name == "llama-2-7b" else _files(models.SHIPPED / name)
+            files = _llama_2(name) if pair.name == "llama-2-7b" else _files(loading.SHIPPED / name)
             _snapshot(hub, "models", entry.repo, entry.revision, files)
-    tokenizer = models.load_tokenizer(models.SHIPPED / "short")
+    tokenizer = loading.load_tokenizer(loading.SHIPPED / "short")
     for entry in registry.data_sets().values():
         _snapshot(hub, "datasets", entry.repo, entry.revision, _MADE[entry.name](tokenizer))
 
@@ -79,9 +80,9 @@ def _llama_2(name: str) -> dict[str, bytes]:
     """Files of the short or long model of the pair that stands for Llama-2's."""
     tokenizer, long = llama_tokenizer(), name == "long"
     sizes = {"hidden_size": 64, "layers": 2, "heads": 4, "window": WINDOW, "rope_theta": 10_000.0}
-    model = models.build_llama(len(tokenizer) + (32 if long else 0), **sizes, seed=1)
+    model = tiny.build_llama(len(tokenizer) + (32 if long else 0), **sizes, seed=1)
     if long:
-        model = models.with_rope_theta(model, 2_000_000.0, 8 * WINDOW)
+        model = rope.with_rope_theta(model, 2_000_000.0, 8 * WINDOW)
     model.config.pad_token_id = model.generation_config.pad_token_id = None
     with TemporaryDirectory() as folder:
         model.save_pretrained(folder)

@@ -21,13 +21,13 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from gateau_lib.attention import refuse_unread
-from gateau_lib.models import extend_window
+from gateau_lib.models.attention import refuse_unread
+from gateau_lib.models.rope import extend_window
 from gateau_lib.prolong import THRESHOLD, document_segments, sample_pairs
 from gateau_lib.samples import Encoded, segments
 
 if TYPE_CHECKING:
-    from gateau_lib.pair import Pair
+    from gateau_lib.models.pair import Pair
 
 CUT = 500  # tokens of the instruction and of the response, start token included (select/cam, construct_data: max_length=500)
 SEGMENTS_AT_ONCE = 32  # select/cam, run_multiprocess_ppl.sh

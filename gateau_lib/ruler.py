@@ -16,7 +16,7 @@ import pandas as pd
 from gateau_lib import world
 from gateau_lib.benchmarks import Item, scored
 from gateau_lib.filling import fill
-from gateau_lib.samples import SEPARATOR
+from gateau_lib.models.prompts import SEPARATOR
 
 KEYS = 4  # access numbers in a text, one of them asked for
 HOPS = 4  # assignments after the first

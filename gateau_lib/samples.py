@@ -15,11 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from gateau_lib.models.prompts import SEPARATOR
 from gateau_lib.study.errors import DataError, reason
-
-SEPARATOR = "\n\n"
-
-
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from gateau_lib import engine, hmg, inputs, models, shards
-from gateau_lib.pair import Pair, choose_device, load_pair, names
+from gateau_lib import engine, hmg, inputs, shards
+from gateau_lib.models import loading, rope
+from gateau_lib.models.pair import Pair, choose_device, load_pair, names
 from gateau_lib.study import errors, whole_files
 from gateau_lib.study.errors import DataError, ScoreError
 from gateau_lib.study.outputs import check_out
@@ -115,7 +116,7 @@ def options_of(given: argparse.Namespace, short_window: int, long_window: int) -
     """
     methods = methods_of(given.methods)
     if given.long is None:  # the shipped pair; lengths must not depend on whether a method reads with its short model
-        short_window = models.load_config(models.SHIPPED / "short").max_position_embeddings
+        short_window = loading.load_config(loading.SHIPPED / "short").max_position_embeddings
     segment = given.segment_length if given.segment_length is not None else min(SEGMENT_LENGTH, max(1, short_window // 8))
     # The shipped pair's window is short for real text: stretched, it still holds long instructions and responses whole.
     usual = long_window * (SHIPPED_STRETCH if given.long is None else 1)
@@ -139,9 +140,9 @@ def prepare(given: argparse.Namespace) -> tuple[Pair, engine.Options]:
     if given.threads:
         torch.set_num_threads(given.threads)
     pair = load_pair(given.short, given.long, methods_of(given.methods), given.dtype, choose_device(given.device))
-    options = options_of(given, models.window(pair.short), models.window(pair.long))
+    options = options_of(given, rope.window(pair.short), rope.window(pair.long))
     # Beyond its window the long model is read as the short one is: with one fixed NTK base for the whole run.
-    return replace(pair, long=models.extend_window(pair.long, options.max_length)), options
+    return replace(pair, long=rope.extend_window(pair.long, options.max_length)), options
 
 
 def score_here(given: argparse.Namespace, all_shards: Sequence[inputs.Shard], folder: Path) -> shards.Job:

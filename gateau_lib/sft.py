@@ -20,7 +20,7 @@ import torch
 from torch import distributed
 from transformers.trainer_utils import get_last_checkpoint
 
-from gateau_lib import adapters, models
+from gateau_lib.models import adapters, loading, rope
 from gateau_lib.recipe import HOW, Batches, FineTune, compact, training_samples
 from gateau_lib.samples import Encoded, encode, encode_asked
 from gateau_lib.study import devices
@@ -97,7 +97,7 @@ def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
 
     Checkpoints, if it makes any (`trainer.save_steps_of`), lie beside ``output`` under the run's `identity`; a run that was
     killed goes on from the last one and ends with the same weights (bitwise on CPU with one or two processes). They are removed
-    at the end. With adapters, ``output`` holds them and the model's configuration, and `models.load` puts both together.
+    at the end. With adapters, ``output`` holds them and the model's configuration, and `loading.load` puts both together.
 
     Returns:
         the log: ``identity``, ``losses`` (nats, one an optimizer step), ``tokens`` used, ``response_tokens``, ``padded`` (tokens
@@ -130,10 +130,10 @@ def _model(job: FineTune) -> tuple[torch.nn.Module, Any]:
     lora = job.tuning == "lora"
     # Where a model is to be sharded, a device may not hold the whole of it: its parts go there one by one.
     to = torch.device("cpu") if job.sharding != "ddp" else None
-    model, tokenizer = models.load(job.base, job.dtype if lora else "float32", to)
-    theta = job.rope_theta or models.rope_theta(model)
-    if theta != models.rope_theta(model) or job.window > models.window(model):
-        model = models.with_rope_theta(model, theta, max(job.window, models.window(model)))
+    model, tokenizer = loading.load(job.base, job.dtype if lora else "float32", to)
+    theta = job.rope_theta or rope.rope_theta(model)
+    if theta != rope.rope_theta(model) or job.window > rope.window(model):
+        model = rope.with_rope_theta(model, theta, max(job.window, rope.window(model)))
     return adapters.attach(model, job.base, job.lora_rank, job.seed) if lora else model.train(), tokenizer
 
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from gateau_lib import engine, inputs
 from gateau_lib.inputs import Shard
-from gateau_lib.pair import Pair, identity
+from gateau_lib.models.pair import Pair, identity
 from gateau_lib.study.code_hash import source_hash
 from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.store import versions

@@ -20,7 +20,7 @@ from torch import distributed
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from gateau_lib import recipe, sft, trainer
-from gateau_lib.nll import is_out_of_memory
+from gateau_lib.models.memory import is_out_of_memory
 from gateau_lib.study import devices
 from gateau_lib.study.devices import release_gpu
 from gateau_lib.study.outputs import same_file

@@ -21,8 +21,8 @@ import torch
 from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from gateau_lib import headparts
-from gateau_lib.nll import head_on
+from gateau_lib.models import output_head
+from gateau_lib.models.output_head import head_on
 from gateau_lib.recipe import FineTune, deal, terms
 from gateau_lib.skipalign import IGNORED, Row, collate
 from gateau_lib.study import devices
@@ -58,8 +58,8 @@ def response_loss(
     wanted = (labels != IGNORED).flatten()  # (B * L,); a row's first token is part of a prompt
     places = wanted.nonzero().squeeze(-1)
     targets = labels.flatten()[places]
-    if headparts.applies(model, len(places)):
-        nll = headparts.nll_in_parts(model, inputs, places - 1, targets)
+    if output_head.applies(model, len(places)):
+        nll = output_head.nll_in_parts(model, inputs, places - 1, targets)
     else:
         with head_on(model, places - 1):
             logits = model(**inputs, use_cache=False).logits[0]  # (labelled tokens, vocabulary)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gateau_lib import sizes
+from gateau_lib.models import sizes
 from gateau_lib.study.profiles import Profile
 
 if TYPE_CHECKING:
-    from gateau_lib.estimate import Lengths, Shape
+    from gateau_lib.estimate import Lengths
+    from gateau_lib.models.sizes import Shape
     from gateau_lib.published import Run
 
 INSTRUCTION, RESPONSE = 12, 10  # tokens of a planted sample's question and answer

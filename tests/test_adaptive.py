@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateau_lib import adaptive, cam, hmg
-from gateau_lib.nll import NonFiniteLoss
+from gateau_lib.models.nll import NonFiniteLoss
 
 SEGMENT = 4
 

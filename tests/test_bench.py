@@ -9,9 +9,10 @@ import pytest
 import torch
 from conftest import random_llama
 
-from gateau_lib import bench, costs, memory
-from gateau_lib.models import with_rope_theta
-from gateau_lib.pair import Pair
+from gateau_lib import bench, costs
+from gateau_lib.models import memory
+from gateau_lib.models.pair import Pair
+from gateau_lib.models.rope import with_rope_theta
 from gateau_lib.study.errors import ScoreError
 
 FIDELITY = {"rank_correlation": 0.99, "top_overlap": 0.95}

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from test_evaluate import greedy_reference
 from transformers import GenerationConfig
 
-from gateau_lib import benchmarks, evaluate
-from gateau_lib.benchmarks import Item, answer, middle, prompt_ids
+from gateau_lib import benchmarks
+from gateau_lib.benchmarks import Item, answer, middle
+from gateau_lib.models import generate
+from gateau_lib.models.prompts import prompt_ids
 from gateau_lib.sft import INST
 from gateau_lib.study.errors import DataError
 
@@ -108,7 +110,7 @@ def interrupted_after(calls: int, monkeypatch) -> list[int]:
         sizes.append(len(prompts))
         return original(model, prompts, *args, **kwargs)
 
-    original = evaluate.continue_greedily
+    original = generate.continue_greedily
     monkeypatch.setattr(benchmarks, "continue_greedily", dying)
     return sizes
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gateau_lib import attention, cam
-from gateau_lib.nll import NonFiniteLoss, OutOfMemory, response_nll
+from gateau_lib import cam
+from gateau_lib.models import attention
+from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory, response_nll
 
 SEGMENT = 16
 

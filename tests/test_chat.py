@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gateau_lib import chat, transcript
 from gateau_lib.benchmarks import Item, answer
-from gateau_lib.models import SHIPPED
+from gateau_lib.models.loading import SHIPPED
 from gateau_lib.study.errors import ModelError, ScoreError
 
 SECRET = "sk-test-0123456789"

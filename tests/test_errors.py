@@ -5,7 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
-from gateau_lib import estimate, samples, score, select, sizes
+from gateau_lib import estimate, samples, score, select
+from gateau_lib.models import sizes
 from gateau_lib.study.errors import reason
 
 

@@ -13,7 +13,8 @@ import yaml
 from safetensors.torch import load_file
 from transformers import LlamaConfig
 
-from gateau_lib import claims, experiments, layouts, models, outcomes
+from gateau_lib import claims, experiments, layouts, outcomes
+from gateau_lib.models import loading, rope
 from gateau_lib.samples import Sample, write_samples
 from gateau_lib.study import devices
 from gateau_lib.study.errors import DataError
@@ -94,8 +95,8 @@ def test_the_stretched_model_is_built_on_the_cpu_in_the_profile_s_dtype(study, s
         patch.setattr(devices, "device", lambda: torch.device("meta"))  # any other device
         folder = experiments.stretched(study, saved_pair[0].parent)
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
-    model, _ = models.load(folder)
-    assert models.window(model) == 512 and models.rope_theta(model) == experiments._stretched_theta(study, saved_pair[0].parent)
+    model, _ = loading.load(folder)
+    assert rope.window(model) == 512 and rope.rope_theta(model) == experiments._stretched_theta(study, saved_pair[0].parent)
 
 
 def rows(method, seeds, **columns):

@@ -14,11 +14,13 @@ from test_nll import slow_nll
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from gateau_lib import attention, cam, engine, inputs, released
+from gateau_lib import cam, engine, inputs, released
 from gateau_lib.longattn import long_attention
-from gateau_lib.models import extend_window, load, rope_edge, rope_theta, window, with_rope_theta
-from gateau_lib.nll import continuation_nll, plan_batches, response_nll
-from gateau_lib.pair import Pair
+from gateau_lib.models import attention
+from gateau_lib.models.loading import load
+from gateau_lib.models.nll import continuation_nll, plan_batches, response_nll
+from gateau_lib.models.pair import Pair
+from gateau_lib.models.rope import extend_window, rope_edge, rope_theta, window, with_rope_theta
 from gateau_lib.samples import Sample
 from gateau_lib.study.errors import ModelError
 

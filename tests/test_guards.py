@@ -190,7 +190,7 @@ def may_run_code(text: str) -> list[int]:
     """Lines that load something by name without saying that code found there is not to be run.
 
     Without a word transformers asks on the terminal, where ``yes |`` may answer. peft's loader takes no such argument and runs
-    nothing (`gateau_lib.adapters`).
+    nothing (`gateau_lib.models.adapters`).
     """
     nodes, safe = list(ast.walk(ast.parse(text))), set()
     for node in nodes:
@@ -221,4 +221,4 @@ def test_nothing_is_loaded_without_refusing_its_code():
         lines = may_run_code(path.read_text(encoding="utf-8"))
         assert not lines, f"{path.name}, lines {lines}: use models.load, load_tokenizer or load_config"
     for path in SOURCES + EXERCISES:
-        assert not may_run_code(notebooks.code(notebooks.read(path), path.name)), f"{path.name}: load by gateau_lib.models"
+        assert not may_run_code(notebooks.code(notebooks.read(path), path.name)), f"{path.name}: load by gateau_lib.models.loading"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gateau_lib import harness, models
-from gateau_lib.nll import continuation_nll
+from gateau_lib import harness
+from gateau_lib.models import loading
+from gateau_lib.models.nll import continuation_nll
 
 QUESTIONS = [("One and one", ["two", "nine"], 0), ("A cat is", ["stone", "an animal"], 1), ("Up or", ["down", "blue"], 1)]
 
@@ -52,7 +53,7 @@ def test_the_first_known_measure_is_taken_once_an_item():
 def test_with_the_harness_scores_are_those_of_our_own_losses(saved_pair, task, tmp_path, monkeypatch):
     pytest.importorskip("lm_eval")
     found = harness.run(saved_pair[0], [task], tmp_path / "out")
-    model, tokenizer = models.load(saved_pair[0])
+    model, tokenizer = loading.load(saved_pair[0])
     expected = []
     for question, choices, label in QUESTIONS:
         ids = [tokenizer(" " + choice, add_special_tokens=False)["input_ids"] for choice in choices]
@@ -61,7 +62,7 @@ def test_with_the_harness_scores_are_those_of_our_own_losses(saved_pair, task, t
         expected.append(100.0 * (losses.index(min(losses)) == label))
     assert found["score"].tolist() == expected and found["id"].tolist() == [f"three_questions/{i}" for i in range(3)]
     with monkeypatch.context() as patch:  # what is scored is not run again
-        patch.setattr(models, "load", None)
+        patch.setattr(loading, "load", None)
         assert harness.run(saved_pair[0], [task], tmp_path / "out").equals(found)
     assert len(harness.run(saved_pair[0], [task], tmp_path / "out", limit=2)) == 2
 

@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 from conftest import other_tokenizers
 
-from gateau_lib import evaluate, haystack, models
-from gateau_lib.benchmarks import answer, prompt_ids
+from gateau_lib import evaluate, haystack
+from gateau_lib.benchmarks import answer
 from gateau_lib.filling import fill
 from gateau_lib.haystack import TOLERANCE, cells, items, score
+from gateau_lib.models import loading
+from gateau_lib.models.prompts import prompt_ids
 from gateau_lib.study.errors import DataError
 from gateau_lib.tokenizer import real_paragraphs
 
@@ -87,7 +89,7 @@ def test_scores_and_map_by_hand(tokenizer):
 
 
 def test_the_shipped_long_model_finds_needles_that_its_window_holds(tmp_path):
-    model, shipped = models.load(models.SHIPPED / "long")
+    model, shipped = loading.load(loading.SHIPPED / "long")
     asked = items(TEXTS, shipped, [300], [0.0, 0.5], seed=0)
     found = score(asked, answer(model, shipped, asked, tmp_path / "whole", window=400, chat=False))
     assert found["score"].mean() > 75

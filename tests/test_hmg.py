@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gateau_lib import hmg
-from gateau_lib.models import build_llama, ntk_theta
+from gateau_lib.models.rope import ntk_theta
+from gateau_lib.models.tiny import build_llama
 
 LOSSES = st.integers(1, 40).flatmap(
     lambda n: st.tuples(*[hnp.arrays(float, n, elements=st.floats(0, 12, allow_subnormal=False))] * 2)

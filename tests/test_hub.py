@@ -19,9 +19,10 @@ from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import hub, judging, longbench, models, rehearsal
+from gateau_lib import hub, judging, longbench, rehearsal
 from gateau_lib.hub import HubError
-from gateau_lib.pair import check_homologous
+from gateau_lib.models import loading, rope
+from gateau_lib.models.pair import check_homologous
 from gateau_lib.samples import read_samples
 from gateau_lib.study import errors, registry
 from gateau_lib.study.code_hash import path_hash
@@ -91,23 +92,23 @@ def test_fabricated_cache_is_the_same_every_time(fabricated, tmp_path):
 
 def test_every_pair_loads_from_the_cache_and_is_homologous(filled, study):
     for pair in registry.pairs().values():
-        short, short_tokenizer = models.load(hub.snapshot(study, pair.short.repo))
-        long, tokenizer = models.load(hub.snapshot(study, pair.long.repo))
+        short, short_tokenizer = loading.load(hub.snapshot(study, pair.short.repo))
+        long, tokenizer = loading.load(hub.snapshot(study, pair.long.repo))
         check_homologous(short, short_tokenizer, long, tokenizer)
-        assert models.window(short) < models.window(long)
-        assert models.window(models.extend_window(short, 1024)) == 1024
+        assert rope.window(short) < rope.window(long)
+        assert rope.window(rope.extend_window(short, 1024)) == 1024
 
 
 def test_plain_hub_ids_load_from_the_cache(filled):
-    assert models.window(models.load(LLAMA.short.repo)[0]) == 256
-    assert models.window(models.load(LLAMA.long.repo)[0]) == 2048
+    assert rope.window(loading.load(LLAMA.short.repo)[0]) == 256
+    assert rope.window(loading.load(LLAMA.long.repo)[0]) == 2048
 
 
 def test_a_hub_id_that_asks_for_code_of_its_own_is_refused(filled, study):
     config = hub.snapshot(study, LLAMA.long.repo) / "config.json"
     own = {"auto_map": {"AutoModelForCausalLM": "own_code.OwnForCausalLM"}}
     config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | own), encoding="utf-8")
-    for read in (models.load, models.load_tokenizer, models.load_config):
+    for read in (loading.load, loading.load_tokenizer, loading.load_config):
         with pytest.raises(errors.ModelError, match=f"^{LLAMA.long.repo}: auto_map in its config.json asks for code of its own"):
             read(LLAMA.long.repo)
 
@@ -132,7 +133,7 @@ def test_a_rehearsal_reads_nothing_else_and_is_made_once(tmp_path, monkeypatch):
 
 
 def test_samples_of_both_kinds_with_their_cards(filled, study):
-    tokenizer = models.load_tokenizer(models.SHIPPED / "short")
+    tokenizer = loading.load_tokenizer(loading.SHIPPED / "short")
     folder = hub.long_samples(study)
     samples, card = read_samples(folder / "samples.jsonl"), json.loads((folder / "card.json").read_text())
     assert len(samples) == card["kept"] == rehearsal.LONG and card["read"] == rehearsal.LONG + 3
@@ -167,7 +168,7 @@ def test_benchmarks_are_read_by_their_modules(filled, study):
     chinese = [item for item in items if item.language == "zh"]
     assert len({item.task for item in chinese}) == 3 and all("一" <= item.references[0][0] <= "鿿" for item in chinese)
     assert all(item.references[0] in item.turns[0] for item in items if item.task == "qasper")
-    tokenizer = models.load_tokenizer(models.SHIPPED / "short")
+    tokenizer = loading.load_tokenizer(loading.SHIPPED / "short")
     lengths = [len(tokenizer(item.turns[0])["input_ids"]) for item in items]
     assert min(lengths) < study.profile.benchmark_window < max(lengths)  # some are cut, some are not
     for benchmark in ("longbench-chat", "mt-bench"):
@@ -189,9 +190,9 @@ def test_first_use_records_the_commit(filled, study):
 
 
 def test_the_recorded_commit_stays_though_the_branch_moves_on(server, study, tmp_path):
-    first = server.add_folder("models/some/model", models.SHIPPED / "short")
+    first = server.add_folder("models/some/model", loading.SHIPPED / "short")
     assert hub.snapshot(study, "some/model").name == first
-    second = server.add_folder("models/some/model", models.SHIPPED / "long")
+    second = server.add_folder("models/some/model", loading.SHIPPED / "long")
     asked = len(server.asked)
     assert hub.snapshot(study, "some/model").name == first and len(server.asked) == asked
     other = replace(study, root=tmp_path / "other")
@@ -245,11 +246,11 @@ def fabricated_study(fabricated, tmp_path_factory):
 
 
 def test_only_what_is_loaded_is_fetched(server, study):
-    files = {p.name: p.read_bytes() for p in (models.SHIPPED / "short").iterdir()}
+    files = {p.name: p.read_bytes() for p in (loading.SHIPPED / "short").iterdir()}
     server.add("models/some/model", files | {"pytorch_model.bin": b"pickle", "modeling.py": b"code", "README.md": b"words"})
     folder = hub.snapshot(study, "some/model")
     assert {path.name for path in folder.iterdir()} == set(files)
-    assert models.window(models.load(folder)[0]) == 256
+    assert rope.window(loading.load(folder)[0]) == 256
 
 
 def test_of_a_data_set_its_files_are_fetched(server, study, fabricated):
@@ -262,7 +263,7 @@ def test_of_a_data_set_its_files_are_fetched(server, study, fabricated):
 
 
 def test_what_was_fetched_is_kept_and_the_rest_follows(server, study, cache):
-    files = {p.name: p.read_bytes() for p in (models.SHIPPED / "short").iterdir()}
+    files = {p.name: p.read_bytes() for p in (loading.SHIPPED / "short").iterdir()}
     commit = server.add("models/some/model", files)
     folder = hub.snapshot(study, "some/model")
     (folder / "model.safetensors").unlink()  # as if the download had broken off there
@@ -311,7 +312,7 @@ def test_offline_a_pinned_data_set_is_named_with_its_commit(cache, study):
 
 
 def test_a_download_that_broke_off_is_told_apart_from_none(server, study, monkeypatch):
-    commit = server.add_folder("models/some/model", models.SHIPPED / "short")
+    commit = server.add_folder("models/some/model", loading.SHIPPED / "short")
     folder = hub.snapshot(study, "some/model")
     (folder / "model.safetensors").unlink()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -353,7 +354,7 @@ def test_half_a_model_in_the_cache_is_told(filled, study):
 
 def test_pickled_weights_are_converted_by_the_command_that_is_named(filled, study, fabricated):
     folder = filled / "models--THUDM--LongAlign-7B-64k-base" / "snapshots" / LLAMA.long.revision
-    model, _ = models.load(folder, to=torch.device("cpu"))
+    model, _ = loading.load(folder, to=torch.device("cpu"))
     weights = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
@@ -362,7 +363,7 @@ def test_pickled_weights_are_converted_by_the_command_that_is_named(filled, stud
     assert "weights_only=True" in command and LLAMA.long.revision in command
     shell = f'cd /; HF_HUB_CACHE="{filled}" HF_HUB_OFFLINE=1 {command.replace("python", sys.executable, 1)}'
     subprocess.run(["bash", "-c", shell], check=True, capture_output=True)
-    again, _ = models.load(hub.snapshot(study, LLAMA.long.repo), to=torch.device("cpu"))
+    again, _ = loading.load(hub.snapshot(study, LLAMA.long.repo), to=torch.device("cpu"))
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
 
 
@@ -424,7 +425,7 @@ def test_a_data_set_of_another_kind_is_refused(cache, study):
 
 
 def test_a_model_may_be_a_folder(cache, study):
-    assert hub.model(study, str(models.SHIPPED / "short")) == models.SHIPPED / "short"
-    for name in ("./gone", "gone", "a/b/c", str(models.SHIPPED)):
+    assert hub.model(study, str(loading.SHIPPED / "short")) == loading.SHIPPED / "short"
+    for name in ("./gone", "gone", "a/b/c", str(loading.SHIPPED)):
         assert "no config.json there; give a folder with a saved model or a hub id" in refused(hub.model, study, name)
     assert hub.revisions(study) == {}

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateau_lib import chat, judging, transcript
-from gateau_lib.models import SHIPPED
+from gateau_lib.models.loading import SHIPPED
 from gateau_lib.study.errors import DataError
 
 CASES = [

@@ -11,9 +11,9 @@ from conftest import eager, random_encoded, random_llama
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import attention
 from gateau_lib.longattn import long_attention, long_attention_score, nearest_far, pool_score
-from gateau_lib.nll import NonFiniteLoss
+from gateau_lib.models import attention
+from gateau_lib.models.nll import NonFiniteLoss
 
 
 def slow_long_attention(model, sample, layer=0):

@@ -18,9 +18,13 @@ from conftest import VOCABULARY, eager, random_llama
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, LlamaForCausalLM
 
-from gateau_lib import adapters, estimate, models, score, sizes
-from gateau_lib.models import build_llama, extend_window, load, ntk_theta, rope_theta, with_rope_theta
-from gateau_lib.pair import choose_device
+from gateau_lib import score
+from gateau_lib.models import adapters, loading, sizes
+from gateau_lib.models import sizes as sizes_module
+from gateau_lib.models.loading import load
+from gateau_lib.models.pair import choose_device
+from gateau_lib.models.rope import extend_window, ntk_theta, rope_theta, with_rope_theta
+from gateau_lib.models.tiny import build_llama
 from gateau_lib.study.devices import device
 from gateau_lib.study.errors import ModelError, ScoreError
 
@@ -172,7 +176,7 @@ def test_an_error_without_text_is_one_line_too(text, said, saved_pair, monkeypat
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError(text)
 
-    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", fails)
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", fails)
     with pytest.raises(ModelError, match=rf"short: cannot load \({said}\); download it first"):
         load(saved_pair[0])
     monkeypatch.setattr(torch, "empty", fails)
@@ -196,8 +200,8 @@ TURNS = [{"role": "user", "content": "A key.\n\nWhere?"}, {"role": "assistant", 
 RECORD = {"id": "a", "messages": TURNS}
 READERS: dict[str, Callable[[Path], Any]] = {
     "load": load,
-    "tokenizer": models.load_tokenizer,
-    "configuration": models.load_config,
+    "tokenizer": loading.load_tokenizer,
+    "configuration": loading.load_config,
     "size": lambda folder: sizes.of(str(folder)),
 }
 
@@ -244,13 +248,13 @@ def test_no_code_is_run_to_count_weights(asking, capsys):
     """The shape of a model is counted on a model built from its configuration, which can name code as well."""
     config = CLIPTextConfig(auto_map=OWN_MODEL, name_or_path=str(asking))
     with pytest.raises(ValueError, match="trust_remote_code"):
-        estimate.shape_of(config)
+        sizes_module.shape_of(config)
     assert capsys.readouterr().out == "" and not (asking.parent / "ran").exists()
 
 
 def test_a_folder_of_a_tokenizer_alone_is_enough_for_it(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
-    assert models.load_tokenizer(tmp_path).get_vocab() == tokenizer.get_vocab()
+    assert loading.load_tokenizer(tmp_path).get_vocab() == tokenizer.get_vocab()
     with pytest.raises(ModelError, match="no config.json there"):
         load(tmp_path)
 

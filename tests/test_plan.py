@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from gateau_lib import adapters, audit, benchmarked, footprint, haystack, plan, run, sizes, workload
-from gateau_lib.models import build_llama
+from gateau_lib import audit, benchmarked, footprint, haystack, plan, run, study, workload
+from gateau_lib.models import adapters, sizes
+from gateau_lib.models.tiny import build_llama
 from gateau_lib.study import profiles, registry
 from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.profiles import resolve
@@ -49,7 +50,7 @@ def test_published_sizes():
 def test_a_configuration_gives_the_same_size_as_the_shapes_of_estimate(saved_pair):
     from transformers import AutoConfig
 
-    from gateau_lib.estimate import shape_of
+    from gateau_lib.models.sizes import shape_of
 
     size = sizes.of(str(saved_pair[1]))
     assert size.shape == shape_of(AutoConfig.from_pretrained(saved_pair[1]))
@@ -468,7 +469,7 @@ def test_plan_only_prints(machine, capsys, tmp_path):
 
 def test_only_visible_gpus_count(monkeypatch):
     rows = "0, GPU-aa, 81559\n1, GPU-bb, 24564\n"
-    monkeypatch.setattr(plan.manifest, "gpu", lambda: "a card")
+    monkeypatch.setattr(study.manifest, "gpu", lambda: "a card")
     monkeypatch.setattr(plan.subprocess, "run", lambda *_, **__: type("Done", (), {"stdout": rows}))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert plan.gpu_memory() == [81559 * 2**20, 24564 * 2**20]

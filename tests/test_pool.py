@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from gateau_lib import cam, corpus, models, passages, pool, ranking, samples, selectors
+from gateau_lib import cam, corpus, passages, pool, ranking, samples, selectors
+from gateau_lib.models import loading, rope, tiny
 from gateau_lib.samples import segments
 from gateau_lib.study import evidence, store
 
@@ -40,7 +41,7 @@ def pair(study, data):
     def build(out):
         for seed, name in enumerate(("short", "long")):
             sizes = {"hidden_size": 32, "layers": 2, "heads": 4, "window": 256, "rope_theta": 1000.0}
-            model = models.build_llama(len(tokenizer), **sizes, seed=seed)
+            model = tiny.build_llama(len(tokenizer), **sizes, seed=seed)
             with torch.no_grad():
                 for weight in model.parameters():
                     if weight.ndim == 2:
@@ -48,7 +49,7 @@ def pair(study, data):
             model.save_pretrained(out / name)
             tokenizer.save_pretrained(out / name)
 
-    return store.artefact(study, "pair", build, code=[models.build_llama])
+    return store.artefact(study, "pair", build, code=[tiny.build_llama])
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def path(data):
 @pytest.fixture(scope="module")
 def read(study, pair, path):
     """The pool's samples, encoded, and a function that loads a model for plain reading."""
-    _, tokenizer = models.load(pair / "short")
+    _, tokenizer = loading.load(pair / "short")
     drawn = samples.read_samples(path)
     return drawn, [samples.encode(s, tokenizer, study.profile.max_length) for s in drawn], tokenizer
 
@@ -76,8 +77,8 @@ def plain_nll(model, prefix, targets):
 
 def test_homologous_is_one_plain_pass_a_sample(study, pair, path, read):
     _, encoded, _ = read
-    short, long = (models.load(pair / name)[0] for name in ("short", "long"))
-    stretched = models.extend_window(short, study.profile.max_length)
+    short, long = (loading.load(pair / name)[0] for name in ("short", "long"))
+    stretched = rope.extend_window(short, study.profile.max_length)
     table = computed(study, pool.homologous(study, pair, path))
     assert list(table["id"]) == [e.id for e in encoded] and list(table["n_tokens"]) == [len(e.ids) for e in encoded]
     assert max(table["n_tokens"]) <= study.profile.max_length and sum(e.dropped for e in encoded) > 0
@@ -98,7 +99,7 @@ def test_homologous_is_one_plain_pass_a_sample(study, pair, path, read):
 @torch.no_grad()
 def test_awareness_is_eager_attention_and_one_pass_a_segment(study, pair, path, read):
     drawn, encoded, tokenizer = read
-    long = models.load(pair / "long")[0]
+    long = loading.load(pair / "long")[0]
     plain, size = eager(long), study.profile.segment_length
     table = computed(study, pool.awareness(study, pair, path)).set_index("id")
     for sample, e in list(zip(drawn, encoded, strict=True))[:4]:
@@ -145,7 +146,7 @@ def test_scored_joins_labels_and_scores_by_id(study, pair, data, path):
 
 def test_a_table_is_computed_once(study, pair, path, monkeypatch):
     first = computed(study, pool.homologous(study, pair, path))
-    monkeypatch.setattr(models, "load", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("computed again"))
     pd.testing.assert_frame_equal(computed(study, pool.homologous(study, pair, path)), first)
 
 

@@ -15,7 +15,9 @@ from conftest import eager
 from transformers import LlamaForCausalLM
 
 from gateau_lib import corpus, pretrain
-from gateau_lib.models import build_llama, load, rope_theta
+from gateau_lib.models.loading import load
+from gateau_lib.models.rope import rope_theta
+from gateau_lib.models.tiny import build_llama
 from gateau_lib.pretrain import (
     BACKGROUND_SAMPLE,
     BACKGROUND_WEIGHT,

@@ -14,8 +14,9 @@ from conftest import VOCABULARY, eager
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import prefixes, prolong
-from gateau_lib.nll import NonFiniteLoss, OutOfMemory
+from gateau_lib import prolong
+from gateau_lib.models import prefixes
+from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory
 
 SEGMENT = 16
 

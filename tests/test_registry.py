@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from gateau_lib import sizes
+from gateau_lib.models import sizes
 from gateau_lib.study import registry
 from gateau_lib.study.profiles import PROFILES
 

@@ -13,9 +13,9 @@ from test_prolong import SEGMENT as DOCUMENT_SEGMENT
 from test_prolong import document
 
 from gateau_lib import cam, hmg, prolong, released
-from gateau_lib.models import with_rope_theta
-from gateau_lib.nll import response_nll
-from gateau_lib.pair import Pair
+from gateau_lib.models.nll import response_nll
+from gateau_lib.models.pair import Pair
+from gateau_lib.models.rope import with_rope_theta
 from gateau_lib.released import Defects
 
 SEGMENT, WINDOW = 16, 128

@@ -11,10 +11,12 @@ from scipy.special import softmax
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from gateau_lib import engine, estimate, inputs, models, pair, released, samples, score, shards
-from gateau_lib import nll as nll_module
+from gateau_lib import engine, estimate, inputs, released, samples, score, shards
 from gateau_lib.cam import contextual_awareness
-from gateau_lib.nll import NonFiniteLoss, OutOfMemory
+from gateau_lib.models import loading, pair, rope
+from gateau_lib.models import nll as nll_module
+from gateau_lib.models import sizes as sizes_module
+from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory
 
 WORDS = "the old mill by the river keeps a blue lantern and a copper key under the third stair".split()
 SEGMENT, LENGTH = 16, 256
@@ -80,8 +82,8 @@ def test_rows_equal_a_slow_reference(data, saved_pair, tmp_path, capsys):
     out = tmp_path / "scores.parquet"
     assert score.main(command(data, saved_pair, out, "--methods", "hmg,cam,ifd,contrast,prolong")) == 0
     said = capsys.readouterr().out
-    (short, tokenizer), (long, _) = (models.load(path, to=torch.device("cpu")) for path in saved_pair)
-    short, long = eager(models.extend_window(short, LENGTH)), eager(long)
+    (short, tokenizer), (long, _) = (loading.load(path, to=torch.device("cpu")) for path in saved_pair)
+    short, long = eager(rope.extend_window(short, LENGTH)), eager(long)
     found = rows_of(out)
     lost = sum(row["n_dropped"] for row in found)
     assert lost and f"7 rows, 0 with an error, 1 cut to 256 tokens, losing {lost}, 1 without context" in said
@@ -274,7 +276,7 @@ def test_chat_template_is_read_or_missed_by_name(data, saved_pair, tmp_path, tok
     out = tmp_path / "s.parquet"
     assert score.main(command(data, saved_pair, out, "--methods", "perplexity", "--chat-template")) == 0
     assert all("no chat template" in row["error"] for row in rows_of(out))
-    templated = models.load(saved_pair[1], to=torch.device("cpu"))
+    templated = loading.load(saved_pair[1], to=torch.device("cpu"))
     templated[0].save_pretrained(tmp_path / "long")
     templated[1].chat_template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}[assistant]"
     templated[1].save_pretrained(tmp_path / "long")
@@ -331,7 +333,7 @@ def test_plan_grows_with_the_number_of_records(data, saved_pair, tmp_path, capsy
 
 def test_operations_are_those_that_torch_counts(llama_gqa):
     """Torch counts eager attention over all N x N pairs, the plan only those that a causal model needs."""
-    shape, n = estimate.shape_of(llama_gqa.config), 40
+    shape, n = sizes_module.shape_of(llama_gqa.config), 40
     ids = torch.arange(n)[None]
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         eager(llama_gqa)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
@@ -369,7 +371,7 @@ def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
     row = pq.read_table(out).to_pylist()[0]
     assert row["n_context"] > window and row["n_dropped"] == 0 and row["error"] is None
     sample = samples.encode(inputs.read_items(data)[0].sample, both.tokenizer, 2 * window)
-    stretched = models.extend_window(both.long, 2 * window)
+    stretched = rope.extend_window(both.long, 2 * window)
     assert row["nll_long"] == pytest.approx(nll_module.response_nll(stretched, [sample])[0], rel=1e-5)
 
 

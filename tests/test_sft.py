@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from gateau_lib import models, recipe, sft
+from gateau_lib import recipe, sft
 from gateau_lib import trainer as trainer_module
 from gateau_lib.batching import plan_batches
+from gateau_lib.models import loading, rope
 from gateau_lib.recipe import FineTune
 from gateau_lib.samples import Sample, encode, write_samples
 from gateau_lib.sft import fine_tune, fine_tune_all, training_batches, training_log
@@ -59,7 +60,7 @@ def job(saved_pair: tuple[Path, Path], data: tuple[Path, Path]) -> FineTune:
 
 
 def encoded_batches(job: FineTune) -> list[list[Row]]:
-    tokenizer = models.load(job.base)[1]
+    tokenizer = loading.load(job.base)[1]
     encoded = [encode(s, tokenizer, job.window - 1) for s in recipe.training_samples(job)]
     return training_batches(job, encoded, [tokenizer.eos_token_id])
 
@@ -86,7 +87,7 @@ def test_the_trainers_loss_and_gradient_equal_an_explicit_mask(job, tmp_path, st
     """The trap closed in the training path: the batch comes out of the Trainer's loader, the loss out of its training step."""
     job = dataclasses.replace(job, strategy=strategy, gradient_checkpointing=checkpointing, reach="full", window=512)
     batches = encoded_batches(job)
-    model, _ = models.load(job.base)
+    model, _ = loading.load(job.base)
     twin = eager(model)
     trainer = make_trainer(job, model.train(), batches[:1], tmp_path)
     step, seen = trainer.training_step, {}
@@ -112,7 +113,7 @@ def test_the_trainer_without_our_mask_trains_something_else(job, tmp_path):
     """The trap itself, in the training path: if this fails, transformers has changed."""
     job = dataclasses.replace(job, strategy="skip_all", reach="full")
     batches = encoded_batches(job)
-    model, _ = models.load(job.base)
+    model, _ = loading.load(job.base)
     trainer = make_trainer(job, model.train(), batches, tmp_path)
     (batch,) = next(iter(trainer.get_train_dataloader()))["passes"]
     expected = reference_loss(eager(model), batches[0])
@@ -130,7 +131,7 @@ def test_sample_loss_counts_each_sample_once(job, llama, strategy):
 
 
 def test_only_response_and_end_are_trained_on(job):
-    tokenizer = models.load(job.base)[1]
+    tokenizer = loading.load(job.base)[1]
     for row in (row for batch in encoded_batches(job) for row in batch):
         text = tokenizer.decode([label for label in row.labels if label != IGNORED])
         assert text.startswith("It is ") and text.endswith(".</s>")
@@ -171,8 +172,8 @@ def test_run_lowers_the_loss_and_leaves_a_loadable_model(job, data, tmp_path):
     assert sum(log["losses"][-5:]) < 0.8 * sum(log["losses"][:5])
     assert log["distinct"] == 14 and log["steps"] == len(log["losses"]) and abs(log["tokens"] - 9000) < 200
     assert log["tokens"] <= log["padded"] < 1.6 * log["tokens"] and log["epochs"] == round(log["samples"] / 14, 4)
-    model, tokenizer = models.load(tmp_path / "out")
-    assert models.rope_theta(model) == 50_000.0 and tokenizer.eos_token == "</s>"
+    model, tokenizer = loading.load(tmp_path / "out")
+    assert rope.rope_theta(model) == 50_000.0 and tokenizer.eos_token == "</s>"
     assert log == training_log(tmp_path / "out")
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -180,7 +181,7 @@ def test_run_lowers_the_loss_and_leaves_a_loadable_model(job, data, tmp_path):
 def test_first_loss_is_the_base_models(job, tmp_path):
     """Step 1 is computed before any update: it must be the base model's response NLL on the first batch."""
     log = fine_tune(job, tmp_path / "out")
-    expected = response_loss(models.load(job.base)[0], collate(encoded_batches(job)[0], 0))
+    expected = response_loss(loading.load(job.base)[0], collate(encoded_batches(job)[0], 0))
     assert log["losses"][0] == pytest.approx(expected.item(), abs=1e-3)
 
 

@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_score import command, rows_of, write_data
 
-from gateau_lib import engine, inputs, nll, pair, score, shards
+from gateau_lib import engine, inputs, score, shards
+from gateau_lib.models import nll, pair
 from gateau_lib.samples import Sample, to_record
 from gateau_lib.study import errors, whole_files
 from gateau_lib.study.errors import DataError

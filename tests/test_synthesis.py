@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from gateau_lib import chat, score, synthesis, transcript
 from gateau_lib.chat import Reply
 from gateau_lib.documents import documents, is_about, is_copy, language
-from gateau_lib.models import SHIPPED
+from gateau_lib.models.loading import SHIPPED
 from gateau_lib.samples import read_records, read_samples
 from gateau_lib.study.errors import DataError
 

@@ -21,8 +21,9 @@ from safetensors.torch import load_file
 from test_families import FAMILIES, build
 from test_sft import encoded_batches, reference_loss, sample
 
-from gateau_lib import adapters, headparts, launch, models, recipe, sft, train, trainer
+from gateau_lib import launch, recipe, sft, train, trainer
 from gateau_lib.batching import plan_epochs, split_step
+from gateau_lib.models import adapters, loading, output_head, rope
 from gateau_lib.recipe import FineTune
 from gateau_lib.samples import encode, write_samples
 from gateau_lib.skipalign import IGNORED, collate, pack_rows
@@ -133,11 +134,11 @@ def test_the_head_in_parts_gives_the_same_losses_and_gradients(job, monkeypatch,
     batch["input_ids"] %= model.config.vocab_size
     batch["labels"] = batch["labels"].where(batch["labels"] == IGNORED, batch["labels"] % model.config.vocab_size)
     found, calls = [], []
-    own = headparts.nll_in_parts
-    monkeypatch.setattr(headparts, "nll_in_parts", lambda *arguments: calls.append(1) or own(*arguments))
+    own = output_head.nll_in_parts
+    monkeypatch.setattr(output_head, "nll_in_parts", lambda *arguments: calls.append(1) or own(*arguments))
     for many, part in ((10**6, 0), (0, 7)):
-        monkeypatch.setattr(headparts, "MANY", many)
-        monkeypatch.setattr(headparts, "PART", part)
+        monkeypatch.setattr(output_head, "MANY", many)
+        monkeypatch.setattr(output_head, "PART", part)
         model.zero_grad()
         loss = trainer.response_loss(model, batch, "sample")
         loss.backward()
@@ -151,15 +152,15 @@ def test_the_head_in_parts_gives_the_same_losses_and_gradients(job, monkeypatch,
 
 
 def test_the_head_in_parts_never_holds_all_logits(llama, monkeypatch):
-    monkeypatch.setattr(headparts, "MANY", 50)
-    monkeypatch.setattr(headparts, "PART", 16)
+    monkeypatch.setattr(output_head, "MANY", 50)
+    monkeypatch.setattr(output_head, "PART", 16)
     sizes, own = [], torch.nn.functional.cross_entropy
 
     def counted(logits, *arguments, **options):
         sizes.append(len(logits))
         return own(logits, *arguments, **options)
 
-    monkeypatch.setattr(headparts.functional, "cross_entropy", counted)
+    monkeypatch.setattr(output_head.functional, "cross_entropy", counted)
     ids = torch.arange(1, 101)[None] % 50
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "position_ids": torch.arange(100)[None]}
     trainer.response_loss(llama, batch | {"labels": ids.index_fill(1, torch.tensor([0]), IGNORED)}).backward()
@@ -174,8 +175,8 @@ HOW_RUN = [{}, {"dtype": "bfloat16"}, {"tuning": "lora", "dtype": "bfloat16"}, {
 def test_runs_with_the_head_in_parts_have_the_same_loss_curve(job, tmp_path, monkeypatch, change):
     run = dataclasses.replace(job, tokens=1200, **change)
     whole = sft.fine_tune(run, tmp_path / "whole")
-    monkeypatch.setattr(headparts, "MANY", 0)
-    monkeypatch.setattr(headparts, "PART", 7)
+    monkeypatch.setattr(output_head, "MANY", 0)
+    monkeypatch.setattr(output_head, "PART", 7)
     parts = sft.fine_tune(run, tmp_path / "parts")
     assert parts["losses"] == pytest.approx(whole["losses"], rel=1e-5 if run.dtype == "float32" else 2e-3)
 
@@ -186,7 +187,7 @@ def skipping(job: FineTune) -> FineTune:
 
 def explicit(job: FineTune) -> float:
     """Loss of the first step under an explicit 4-D mask, row by row."""
-    return reference_loss(eager(models.load(job.base)[0]), encoded_batches(job)[0]).item()
+    return reference_loss(eager(loading.load(job.base)[0]), encoded_batches(job)[0]).item()
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
@@ -206,9 +207,9 @@ def test_adapters_are_put_on_their_base_with_the_window_they_were_trained_at(job
     log = sft.fine_tune(lora, tmp_path / "out")
     assert log["losses"][-1] < log["losses"][0]
     assert load_file(tmp_path / "out" / "adapter_model.safetensors") and not (tmp_path / "out" / "model.safetensors").exists()
-    model, tokenizer = models.load(tmp_path / "out")
-    assert (models.rope_theta(model), models.window(model)) == (50_000.0, 2048) and tokenizer.eos_token == "</s>"
-    base = models.load(job.base)[0]
+    model, tokenizer = loading.load(tmp_path / "out")
+    assert (rope.rope_theta(model), rope.window(model)) == (50_000.0, 2048) and tokenizer.eos_token == "</s>"
+    base = loading.load(job.base)[0]
     attention = model.model.layers[0].self_attn.q_proj
     scale, parts = 2.0, load_file(tmp_path / "out" / "adapter_model.safetensors")
     b, a = (parts[f"base_model.model.model.layers.0.self_attn.q_proj.lora_{which}.weight"] for which in "BA")
@@ -228,7 +229,7 @@ def test_adapters_without_peft_or_base_say_so(job, tmp_path, monkeypatch):
     config = json.loads((tmp_path / "out" / adapters.CONFIG).read_text())
     (tmp_path / "out" / adapters.CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": "/gone"}))
     with pytest.raises(errors.ModelError, match="/gone: no config.json there"):
-        models.load(tmp_path / "out")
+        loading.load(tmp_path / "out")
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(adapters.AdapterError, match="pip install peft"):
         sft.fine_tune(dataclasses.replace(job, tuning="lora"), tmp_path / "none")
@@ -237,13 +238,13 @@ def test_adapters_without_peft_or_base_say_so(job, tmp_path, monkeypatch):
 def test_weights_are_saved_in_the_dtype_they_were_trained_in(job, tmp_path):
     sft.fine_tune(dataclasses.replace(job, dtype="bfloat16", tokens=800), tmp_path / "out")
     assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
-    assert next(models.load(tmp_path / "out")[0].parameters()).dtype == torch.float32
+    assert next(loading.load(tmp_path / "out")[0].parameters()).dtype == torch.float32
 
 
 def test_the_published_template_is_trained_with_and_saved(job, tmp_path):
     log = sft.fine_tune(dataclasses.replace(job, template=sft.INST, tokens=800), tmp_path / "out")
     assert log["tokens"] > 0
-    tokenizer = models.load_tokenizer(tmp_path / "out")
+    tokenizer = loading.load_tokenizer(tmp_path / "out")
     turns = [{"role": role, "content": text} for role, text in [("user", "a"), ("assistant", "b"), ("user", "c")]]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     assert text == "<s>[INST]a[/INST]b\n\n[INST]c[/INST]"
@@ -412,7 +413,7 @@ def test_two_processes_give_one_processs_losses_and_weights(job, two, tmp_path, 
     assert found.keys() == expected.keys()
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, atol=2e-4, rtol=1e-3)
-    assert models.load(two / name)[0].config.architectures == ["LlamaForCausalLM"]
+    assert loading.load(two / name)[0].config.architectures == ["LlamaForCausalLM"]
 
 
 @pytest.mark.parametrize("name", ["skipping", "fsdp-skipping"])

@@ -18,8 +18,9 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import distributed
 from torch.distributed.tensor import DTensor
 
-from gateau_lib import headparts, recipe, sft
+from gateau_lib import recipe, sft
 from gateau_lib import trainer as trainer_module
+from gateau_lib.models import output_head
 from gateau_lib.trainer import ResponseTrainer, make_trainer
 
 
@@ -55,11 +56,11 @@ def stopped(trainer: ResponseTrainer, *arguments) -> torch.Tensor:
 os.environ["ACCELERATE_USE_CPU"] = "true"
 torch.set_num_threads(1)
 gathered, step = sft.gathered, ResponseTrainer.training_step
-whole = headparts.MANY, headparts.PART
+whole = output_head.MANY, output_head.PART
 trainer_module.make_trainer, sft.gathered = sharding, gathered_halves
 for text in json.loads(Path(sys.argv[1]).read_text()):
     job = recipe.from_json(text)
-    headparts.MANY, headparts.PART = (0, 7) if job.name.endswith("-parts") else whole
+    output_head.MANY, output_head.PART = (0, 7) if job.name.endswith("-parts") else whole
     if job.name.endswith("-killed"):
         ResponseTrainer.training_step = stopped
         try:

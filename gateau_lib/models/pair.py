@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from gateau_lib import models
+from gateau_lib.models import loading
 from gateau_lib.study import devices
 from gateau_lib.study.errors import ScoreError
 
@@ -40,7 +40,7 @@ def choose_device(name: str | None) -> torch.device:
         chosen = torch.device(name) if name else devices.device()
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = models.first_line(error)
+        reason = loading.first_line(error)
         raise ScoreError(f"--device {name}: cannot be used here ({reason}); leave it out or give cpu") from None
     return chosen
 
@@ -52,7 +52,7 @@ def names(short: str | None, long: str | None, methods: Sequence[str]) -> tuple[
         ScoreError: only one model named though both are needed.
     """
     if short is None and long is None:
-        short, long = str(models.SHIPPED / "short"), str(models.SHIPPED / "long")
+        short, long = str(loading.SHIPPED / "short"), str(loading.SHIPPED / "long")
     if long is None:
         raise ScoreError("--long is missing; name both models, or neither for the shipped tiny pair")
     if not NEEDS_SHORT & set(methods):
@@ -70,10 +70,10 @@ def load_pair(short: str | None, long: str | None, methods: Sequence[str], dtype
         ModelError: no model there.
     """
     short, long = names(short, long, methods)
-    long_model, tokenizer = models.load(long, dtype, device)
+    long_model, tokenizer = loading.load(long, dtype, device)
     if short is None:
         return Pair(long_model, long_model, tokenizer)
-    short_model, short_tokenizer = models.load(short, dtype, device)
+    short_model, short_tokenizer = loading.load(short, dtype, device)
     check_homologous(short_model, short_tokenizer, long_model, tokenizer)
     return Pair(short_model, long_model, tokenizer)
 

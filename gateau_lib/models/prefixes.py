@@ -16,9 +16,9 @@ from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from gateau_lib.attention import exact
-from gateau_lib.models import rope_edge
-from gateau_lib.nll import head_on
+from gateau_lib.models.attention import exact
+from gateau_lib.models.output_head import head_on
+from gateau_lib.models.rope import rope_edge
 
 _HEAD_ROWS = 1024  # rows whose logits are in fp32 at the same time
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 MANY = 4096  # tokens from which on this is worth the second computation
@@ -78,3 +79,26 @@ def _forward(module: torch.nn.Module, function: Callable[..., Any]) -> Iterator[
             del module.forward
         else:
             module.forward = before
+
+
+_HEAD_ROWS = 1024  # rows whose logits are in fp32 at the same time
+
+
+@contextmanager
+def head_on(model: PreTrainedModel, rows: torch.Tensor) -> Iterator[None]:
+    """Let the output head see only ``rows``, indices into (batch x positions): all logits at 64k x 32k vocabulary are 8.4 GB.
+
+    A hook rather than a call of the head keeps what a family does after it (soft caps, logit scales). ``logits_to_keep``
+    takes the same positions in every row of the batch, so it would keep more than the response of right-padded rows.
+    """
+
+    def pick(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        hidden = args[0].flatten(0, 1)  # (B * N, hidden)
+        return (hidden[rows.to(hidden.device)].unsqueeze(0), *args[1:])  # (1, R, hidden)
+
+    inner = getattr(model, "module", model)  # what training on several devices wraps around it
+    handle = inner.get_output_embeddings().register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()

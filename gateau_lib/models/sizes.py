@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForCausalLM
 
 from gateau_lib.study.profiles import REHEARSED, Profile
 
 if TYPE_CHECKING:
-    from gateau_lib.estimate import Shape
     from gateau_lib.study.registry import ModelEntry
 
 
@@ -47,7 +49,6 @@ class Size:
     @property
     def shape(self) -> Shape:
         """The same for `estimate`, which counts operations."""
-        from gateau_lib.estimate import Shape
 
         return Shape(self.linear, self.vocabulary * self.hidden, self.layers, self.heads * self.head_dim, self.window)
 
@@ -76,14 +77,14 @@ def pair(profile: Profile) -> tuple[Size, Size]:
     if profile.short_model == "scratch":
         return _scratch(profile, profile.short_window), _scratch(profile, profile.long_window)
     if profile.short_model == "shipped" or profile.name.startswith(REHEARSED):
-        from gateau_lib.models import SHIPPED
+        from gateau_lib.models.loading import SHIPPED
 
         return of(str(SHIPPED / "short")), of(str(SHIPPED / "long"))
     return of(profile.short_model), of(profile.long_model)
 
 
 def _scratch(profile: Profile, window: int) -> Size:
-    """As `models.build_llama` builds them."""
+    """As `tiny.build_llama` builds them."""
     from gateau_lib.tokenizer import build_tokenizer
 
     hidden, heads, mlp = profile.hidden_size, profile.heads, -(-profile.hidden_size * 8 // 3 // 32) * 32
@@ -116,11 +117,11 @@ def _entry(entry: ModelEntry) -> Size | None:
 
 
 def _configured(name: str) -> Size:
-    from gateau_lib import models
+    from gateau_lib.models import loading
     from gateau_lib.study import errors
 
     try:
-        config = models.load_config(name).get_text_config(decoder=True)
+        config = loading.load_config(name).get_text_config(decoder=True)
         heads = config.num_attention_heads
         return Size(
             config.num_hidden_layers,
@@ -138,3 +139,38 @@ def _configured(name: str) -> Size:
         raise UnknownSize(f"{name}: size unknown, no configuration to read ({error})") from None
     except AttributeError as error:
         raise UnknownSize(f"{name}: size unknown, its configuration is not one of a Llama-like model ({error})") from None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model decides its cost."""
+
+    linear: int  # weights that every token is multiplied with, without embeddings and output head
+    head: int  # weights of the output head, which runs on scored tokens only
+    layers: int
+    width: int  # heads x channels a head
+    window: int
+
+    def flops(self, tokens: int, scored: int, before: int = 0) -> float:
+        """One forward pass of a sequence whose first ``before`` tokens are cached; attention counted in full and causal.
+
+        Two operations a weight and token; for every query and key it sees, four a channel (query x key, weight x value).
+        """
+        seen = tokens * before + tokens * (tokens + 1) / 2
+        return 2.0 * self.linear * tokens + 2.0 * self.head * scored + 4.0 * self.layers * self.width * seen
+
+
+def shape_of(config: Any) -> Shape:
+    """The shape of a model of that configuration, counted on a model without memory."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    text = config.get_text_config(decoder=True)
+    tables = {id(p): p.numel() for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return Shape(
+        linear=sum(p.numel() for p in model.parameters()) - sum(tables.values()),
+        head=model.get_output_embeddings().weight.numel(),
+        layers=text.num_hidden_layers,
+        width=text.num_attention_heads * head_dim,
+        window=text.max_position_embeddings,
+    )

@@ -8,8 +8,7 @@ because transformers guesses packing from positions when there is no mask. The o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -17,13 +16,14 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from gateau_lib.attention import Tap, exact
-from gateau_lib.models import rope_edge
+from gateau_lib.models.attention import Tap, exact
+from gateau_lib.models.memory import is_out_of_memory
+from gateau_lib.models.output_head import _HEAD_ROWS, head_on
+from gateau_lib.models.rope import rope_edge
 from gateau_lib.samples import Encoded
 
 BATCH_TOKENS = 16384  # padded tokens a forward pass, unless a single sequence is longer
 CPU_TOKENS = 4096  # the most on a processor: larger batches outgrow its caches and take a quarter longer
-_HEAD_ROWS = 1024  # rows whose logits are in fp32 at the same time
 
 Result = TypeVar("Result")
 
@@ -50,19 +50,13 @@ class OutOfMemory(SequenceError):
     reason = "does not fit into memory even alone; lower --max-length, or load the model in bfloat16 or on a larger device"
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python ran out of memory: a device's error, Python's own, or the message of torch's CPU allocator."""
-    text = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-    )
 
 
 def plan_batches(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS, edge: int | None = None) -> list[list[int]]:
     """Indices grouped by similar length, longest group first, each at most ``batch_tokens`` padded tokens (or one sequence).
 
     Args:
-        edge: sequences longer than this never share a batch with the others, see `models.rope_edge`.
+        edge: sequences longer than this never share a batch with the others, see `rope.rope_edge`.
     """
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
@@ -118,24 +112,6 @@ def named(error: SequenceError, index: int, name: str) -> SequenceError:
     return type(error)(index, name)
 
 
-@contextmanager
-def head_on(model: PreTrainedModel, rows: torch.Tensor) -> Iterator[None]:
-    """Let the output head see only ``rows``, indices into (batch x positions): all logits at 64k x 32k vocabulary are 8.4 GB.
-
-    A hook rather than a call of the head keeps what a family does after it (soft caps, logit scales). ``logits_to_keep``
-    takes the same positions in every row of the batch, so it would keep more than the response of right-padded rows.
-    """
-
-    def pick(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        hidden = args[0].flatten(0, 1)  # (B * N, hidden)
-        return (hidden[rows.to(hidden.device)].unsqueeze(0), *args[1:])  # (1, R, hidden)
-
-    inner = getattr(model, "module", model)  # what training on several devices wraps around it
-    handle = inner.get_output_embeddings().register_forward_pre_hook(pick)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def batch_nll(
