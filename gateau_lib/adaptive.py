@@ -16,8 +16,8 @@ from scipy.stats import rankdata, spearmanr
 from transformers import PreTrainedModel
 
 from gateau_lib.cam import LongPass
+from gateau_lib.data.samples import Encoded, segments
 from gateau_lib.models.nll import BATCH_TOKENS, SequenceError, continuation_nll, named
-from gateau_lib.samples import Encoded, segments
 
 SHARE = 0.35  # of a sample's segments that are read
 FEWEST = 8  # segments read of any sample that has as many

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gateau_lib.samples import Sample
+from gateau_lib.data.samples import Sample
 from gateau_lib.study.errors import DataError
 
 

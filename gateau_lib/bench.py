@@ -25,10 +25,10 @@ import numpy as np
 import torch
 
 from gateau_lib import adaptive, cam, costs, hmg, prolong, released
+from gateau_lib.data.samples import Encoded, encode
 from gateau_lib.models import memory, rope, tiny
 from gateau_lib.models.nll import response_nll
 from gateau_lib.models.pair import Pair, load_pair
-from gateau_lib.samples import Encoded, encode
 from gateau_lib.study import devices, errors, manifest, profiles
 from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.store import results_root, versions
@@ -203,7 +203,7 @@ def compare_memory(long: str | None, length: int = MEMORY_LENGTH) -> list[dict[s
 
 def adaptive_fidelity(per_kind: int | None = None) -> dict[str, Any]:
     """What the adaptive estimate does to the shipped pair's ranking of a planted pool (`adaptive.fidelity`), with its tokens."""
-    from gateau_lib import corpus
+    from gateau_lib.data import corpus
 
     profile = replace(profiles.CPU, pool_per_kind=per_kind or profiles.CPU.pool_per_kind)
     pair = load_pair(None, None, ("cam",), "float32", devices.device())

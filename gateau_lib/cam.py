@@ -16,10 +16,10 @@ import torch
 from scipy.special import softmax
 from transformers import PreTrainedModel
 
+from gateau_lib.data.samples import Encoded, segments
 from gateau_lib.models.attention import Layer, check_layers
 from gateau_lib.models.nll import BATCH_TOKENS, NonFiniteLoss, SequenceError, batch_nll, continuation_nll, named, run_batches
 from gateau_lib.models.rope import rope_edge
-from gateau_lib.samples import Encoded, segments
 
 IMPORTANCES = ("softmax_nll", "softmax_ppl", "ppl")
 ATTENTIONS = ("sum", "softmax")

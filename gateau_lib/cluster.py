@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gateau_lib import engine, shards
-from gateau_lib.inputs import Shard
+from gateau_lib.data.sharded import Shard
 from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.progress import track
 

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateau_lib.samples import Sample, from_record, read_records, to_record, turns_of
+from gateau_lib.data.longalign import from_record, read_records, to_record
+from gateau_lib.data.samples import Sample, turns_of
 from gateau_lib.study.errors import DataError
 
 KEPT = ("language",)  # fields of a record that stay with its sample
@@ -75,7 +76,7 @@ def _encodable(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def long_sample(record: Any, identifier: str, source: str) -> tuple[Sample, int]:
-    """The first exchange of a LongAlign record (see `samples.from_record`), and how many turns follow it.
+    """The first exchange of a LongAlign record (see `longalign.from_record`), and how many turns follow it.
 
     Raises:
         Unusable: no messages, another order of turns, an empty response.

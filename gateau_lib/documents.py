@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from gateau_lib.samples import read_records
+from gateau_lib.data.longalign import read_records
 from gateau_lib.study.errors import DataError
 
 SUFFIXES = (".txt", ".md", ".jsonl")

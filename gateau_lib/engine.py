@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from gateau_lib import cam, hmg, prolong
-from gateau_lib.inputs import Item
+from gateau_lib.data.samples import Encoded, Sample, context_offsets, encode
+from gateau_lib.data.sharded import Item
 from gateau_lib.models.memory import is_out_of_memory
 from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory, SequenceError, continuation_nll, response_nll
 from gateau_lib.models.pair import Pair
-from gateau_lib.samples import Encoded, Sample, context_offsets, encode
 from gateau_lib.selectors import instruction_following_difficulty
 from gateau_lib.study.errors import DataError
 

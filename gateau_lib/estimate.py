@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from transformers import LlamaConfig
 
-from gateau_lib import engine, inputs
+from gateau_lib import engine
+from gateau_lib.data import sharded
+from gateau_lib.data.samples import encode
 from gateau_lib.models import loading
 from gateau_lib.models.pair import names
 from gateau_lib.models.sizes import Shape, shape_of
-from gateau_lib.samples import encode
 from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.errors import DataError, ScoreError
 from gateau_lib.study.whole_files import atomic_write
@@ -165,8 +166,8 @@ def plan(given: argparse.Namespace) -> str:
     long = shape_of(config)
     short = shape_of(loading.load_config(short_name)) if short_name else long
     options = options_of(given, short.window, long.window)
-    shards = inputs.index(given.data, given.shard_size)
-    items = inputs.spread(shards, given.data, LENGTHS_READ)
+    shards = sharded.index(given.data, given.shard_size)
+    items = sharded.spread(shards, given.data, LENGTHS_READ)
     samples = []
     for item in items:
         try:

@@ -24,11 +24,12 @@ from transformers import PreTrainedModel
 from gateau_lib.answers import answer_tokens, judge
 from gateau_lib.answers import exact_match as exact_match  # part of this module's interface
 from gateau_lib.answers import token_f1 as token_f1
+from gateau_lib.data.longalign import read_samples
+from gateau_lib.data.samples import Encoded, Sample, encode, evidence_tokens
 from gateau_lib.models import loading
 from gateau_lib.models.generate import continue_greedily
 from gateau_lib.models.nll import BATCH_TOKENS, continuation_nll, plan_batches
 from gateau_lib.models.output_head import head_on
-from gateau_lib.samples import Encoded, Sample, encode, evidence_tokens, read_samples
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import Build, at_once, build_all

@@ -18,9 +18,9 @@ import torch
 from transformers import PreTrainedModel
 
 from gateau_lib.batching import plan_batches
+from gateau_lib.data.samples import encode
 from gateau_lib.models import loading, rope
 from gateau_lib.recipe import FineTune, training_samples
-from gateau_lib.samples import encode
 from gateau_lib.sft import training_log
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import Profile

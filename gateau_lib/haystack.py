@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib import world
 from gateau_lib.answers import exact_match
 from gateau_lib.benchmarks import Item, scored
+from gateau_lib.data import world
+from gateau_lib.data.samples import Sample
 from gateau_lib.evaluate import realised_depth
 from gateau_lib.filling import fill
 from gateau_lib.models.prompts import SEPARATOR
-from gateau_lib.samples import Sample
 from gateau_lib.study.errors import DataError
 
 TASK = "needle"

@@ -13,9 +13,9 @@ import numpy as np
 from scipy.special import softmax
 from transformers import PreTrainedModel
 
+from gateau_lib.data.samples import Encoded
 from gateau_lib.models import rope
 from gateau_lib.models.nll import BATCH_TOKENS, SequenceError, continuation_nll, named, response_nll
-from gateau_lib.samples import Encoded
 
 READINGS = ("ntk", "truncate", "raw")
 SCALES = ("minmax_ppl", "log")

@@ -26,7 +26,8 @@ def find(study: Study, name: str) -> FineTune:
     Raises:
         ValueError: no such run.
     """
-    from gateau_lib import corpus, experiments, pretrain, published
+    from gateau_lib import experiments, pretrain, published
+    from gateau_lib.data import corpus
 
     runs = {run.name: run for run in published.runs(study.profile) if run.row != published.UNTUNED}
     data = corpus.prepared(study)

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from gateau_lib.data.samples import Encoded
 from gateau_lib.models.attention import Layer, exact
 from gateau_lib.models.nll import BATCH_TOKENS, NonFiniteLoss, SequenceError, named, run_batches
 from gateau_lib.models.rope import rope_edge
-from gateau_lib.samples import Encoded
 from gateau_lib.study.errors import ModelError
 
 VARIANCE_WEIGHT = 0.5  # of the released ranking

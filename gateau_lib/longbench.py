@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from gateau_lib.benchmarks import Item, scored
-from gateau_lib.samples import read_records
+from gateau_lib.data.longalign import read_records
 from gateau_lib.study.errors import DataError
 from gateau_lib.textmetrics import METRICS, best
 

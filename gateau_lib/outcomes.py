@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib import passages
+from gateau_lib.data import passages
 from gateau_lib.evaluate import evaluate_all, needle_map, perplexity_by_length
 from gateau_lib.experiments import EQUAL_EPOCHS, STRATEGIES, run_parts
 from gateau_lib.models import loading

@@ -74,7 +74,7 @@ def describe(profile: Profile) -> str:
 
 
 def _data(profile: Profile) -> str:
-    from gateau_lib import corpus
+    from gateau_lib.data import corpus
 
     count, (low, high) = len(corpus.KINDS) * profile.pool_per_kind, profile.pool_tokens
     text = f"{profile.pool_seeds} planted pool(s) of {count:,} samples of {low:,} to {high:,} tokens"

@@ -20,7 +20,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from gateau_lib import world
+from gateau_lib.data import world
+from gateau_lib.data.tokenizer import real_paragraphs
+from gateau_lib.data.world import Cast, Fact, Piece
 from gateau_lib.models.loading import SHIPPED, load_tokenizer
 from gateau_lib.models.rope import with_rope_theta
 from gateau_lib.models.tiny import build_llama
@@ -28,8 +30,6 @@ from gateau_lib.study.devices import device
 from gateau_lib.study.profiles import Stage
 from gateau_lib.study.progress import track
 from gateau_lib.study.store import Study, artefact
-from gateau_lib.tokenizer import real_paragraphs
-from gateau_lib.world import Cast, Fact, Piece
 
 BACKGROUND_WEIGHT = 0.05  # mean loss weight of a token that nothing before it determines
 BACKGROUND_SAMPLE = 0.2  # share of those tokens that get a loss at all: output logits are 40 % of a step

@@ -19,9 +19,9 @@ from scipy.special import softmax
 from scipy.stats import entropy
 from transformers import PreTrainedModel
 
+from gateau_lib.data.samples import segments
 from gateau_lib.models import prefixes
 from gateau_lib.models.nll import BATCH_TOKENS, NonFiniteLoss, continuation_nll, run_batches
-from gateau_lib.samples import segments
 
 THRESHOLD = 0.1  # pairs of less strength do not count (ProLong, prolong/run.py)
 PREFIX_TOKENS = 4096  # tokens whose keys and values are held at the same time: 2 GiB for Llama-2-7B in bfloat16

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from gateau_lib.batching import plan_batches, plan_epochs, split_step
-from gateau_lib.samples import Encoded, Sample, read_samples
+from gateau_lib.data.longalign import read_samples
+from gateau_lib.data.samples import Encoded, Sample
 from gateau_lib.skipalign import IGNORED, STRATEGIES, Row, pack_rows, sample_row, sample_turns, skip_positions, unpack_row
 from gateau_lib.study.errors import DataError
 

@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from gateau_lib import corpus, world
+from gateau_lib.data import corpus, world
+from gateau_lib.data.longalign import to_record
+from gateau_lib.data.passages import Writer, join
 from gateau_lib.models import loading, rope, tiny
-from gateau_lib.passages import Writer, join
-from gateau_lib.samples import to_record
 from gateau_lib.study import registry
 from gateau_lib.study.code_hash import digest, path_hash, source_hash
 from gateau_lib.study.whole_files import atomic_write

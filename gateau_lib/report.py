@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from gateau_lib.samples import Sample
+from gateau_lib.data.samples import Sample
 from gateau_lib.scoretable import Segments
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.style import BLUE, GREY, ORANGE, RED, label, styled, svg

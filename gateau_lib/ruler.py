@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib import world
 from gateau_lib.benchmarks import Item, scored
+from gateau_lib.data import world
 from gateau_lib.filling import fill
 from gateau_lib.models.prompts import SEPARATOR
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from gateau_lib import engine, hmg, inputs, shards
+from gateau_lib import engine, hmg, shards
+from gateau_lib.data import sharded
 from gateau_lib.models import loading, rope
 from gateau_lib.models.pair import Pair, choose_device, load_pair, names
 from gateau_lib.study import errors, whole_files
@@ -145,7 +146,7 @@ def prepare(given: argparse.Namespace) -> tuple[Pair, engine.Options]:
     return replace(pair, long=rope.extend_window(pair.long, options.max_length)), options
 
 
-def score_here(given: argparse.Namespace, all_shards: Sequence[inputs.Shard], folder: Path) -> shards.Job:
+def score_here(given: argparse.Namespace, all_shards: Sequence[sharded.Shard], folder: Path) -> shards.Job:
     """Every shard finished in this process."""
     pair, options = prepare(given)
     job = shards.Job(given.data, folder, options, shards.makers(pair), given.shard_size)
@@ -177,7 +178,7 @@ def run(given: argparse.Namespace) -> str:
         from gateau_lib import estimate
 
         return estimate.plan(given)
-    all_shards = inputs.index(given.data, given.shard_size)
+    all_shards = sharded.index(given.data, given.shard_size)
     folder = _parts(given.out)
     with whole_files.locked(folder):
         if given.engine == "ray":
@@ -199,7 +200,7 @@ def run(given: argparse.Namespace) -> str:
 
 
 def _rows(
-    job: shards.Job, all_shards: Sequence[inputs.Shard], done: list[shards.Part], tally: Counter
+    job: shards.Job, all_shards: Sequence[sharded.Shard], done: list[shards.Part], tally: Counter
 ) -> Iterator[dict[str, Any]]:
     """All rows in the order of the data; what is worth knowing about them is put into ``done`` and ``tally``."""
     for part in shards.parts(job, all_shards):

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib import dedup, hmg, inputs, report, selectors
-from gateau_lib.samples import Sample, from_record, read_records
+from gateau_lib import dedup, hmg, report, selectors
+from gateau_lib.data import sharded
+from gateau_lib.data.longalign import from_record, read_records
+from gateau_lib.data.samples import Sample
 from gateau_lib.scoretable import LENGTHS, NEEDS, Table, read_scores, usable
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.outputs import check_out
@@ -51,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
 def read_data(path: Path) -> dict[str, tuple[Any, str]]:
     """Records and their places by id; the first record with an id counts, as in scoring."""
-    inputs.check_file(path)
+    sharded.check_file(path)
     found: dict[str, tuple[Any, str]] = {}
     for where, record in read_records(path):
         if isinstance(record, dict) and record.get("id") not in (None, ""):

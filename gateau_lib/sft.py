@@ -20,9 +20,9 @@ import torch
 from torch import distributed
 from transformers.trainer_utils import get_last_checkpoint
 
+from gateau_lib.data.samples import Encoded, encode, encode_asked
 from gateau_lib.models import adapters, loading, rope
 from gateau_lib.recipe import HOW, Batches, FineTune, compact, training_samples
-from gateau_lib.samples import Encoded, encode, encode_asked
 from gateau_lib.study import devices
 from gateau_lib.study.code_hash import digest
 from gateau_lib.study.store import Study

@@ -21,8 +21,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gateau_lib import engine, inputs
-from gateau_lib.inputs import Shard
+from gateau_lib import engine
+from gateau_lib.data import sharded
+from gateau_lib.data.sharded import Shard
 from gateau_lib.models.pair import Pair, identity
 from gateau_lib.study.code_hash import source_hash
 from gateau_lib.study.errors import ScoreError
@@ -60,7 +61,7 @@ class Part:
 
 def makers(pair: Pair) -> dict[str, Any]:
     """What decides a row beside data and options: the models (see `pair.identity`), the library's code, the versions below it."""
-    return identity(pair) | {"code": source_hash([engine.score_items, inputs.read]), "versions": versions()}
+    return identity(pair) | {"code": source_hash([engine.score_items, sharded.read]), "versions": versions()}
 
 
 def read_part(path: Path, rows: int) -> Part | None:
@@ -92,7 +93,7 @@ def finish(job: Job, shard: Shard, pair: Pair) -> Part:
     if (done := read_part(path, shard.rows)) is not None:
         return done
     start, counts = monotonic(), {}
-    rows = engine.score_items(inputs.read(job.data, shard), pair, job.options, counts)
+    rows = engine.score_items(sharded.read(job.data, shard), pair, job.options, counts)
     part = Part(rows, {name: dict(count) for name, count in counts.items()}, round(monotonic() - start, 3))
     body = json.dumps(rows, allow_nan=False)
     about = {"sha256": hashlib.sha256(body.encode()).hexdigest(), "counts": part.counts, "seconds": part.seconds}

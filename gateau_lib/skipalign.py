@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gateau_lib.samples import Encoded
+from gateau_lib.data.samples import Encoded
 
 STRATEGIES = ("normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all", "randpos")
 IGNORED = -100  # label of a token that is not trained on, as torch and transformers have it

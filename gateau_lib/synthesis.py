@@ -24,9 +24,10 @@ from typing import Any
 import yaml
 
 from gateau_lib.chat import Chat, ChatError, Endpoint, Reply, Request, open_model, said
+from gateau_lib.data.longalign import write_samples
+from gateau_lib.data.samples import Sample
 from gateau_lib.documents import SUFFIXES, Document, documents, files, is_about, is_copy, language, plain
 from gateau_lib.models.prompts import SEPARATOR
-from gateau_lib.samples import Sample, write_samples
 from gateau_lib.study import errors
 from gateau_lib.study.errors import DataError, ScoreError
 from gateau_lib.study.outputs import check_out

@@ -118,8 +118,8 @@ def _pretraining(profile: Profile) -> list[Work]:
 
 def _scoring(profile: Profile) -> list[Work]:
     """Notebooks 02 to 05: recall of the pair, and every score of the planted pools."""
-    from gateau_lib import corpus
-    from gateau_lib.passages import DOCUMENT_KINDS
+    from gateau_lib.data import corpus
+    from gateau_lib.data.passages import DOCUMENT_KINDS
     from gateau_lib.study.intervals import SEEDS
 
     samples, alike = planted(profile), profile.pool_per_kind * profile.pool_seeds
@@ -183,7 +183,8 @@ def passes_a_step(profile: Profile) -> int:
 
 def _evaluation(profile: Profile) -> list[Work]:
     """Notebook 07: every tuned model on the held-out planted sets, with answers written to the long ones."""
-    from gateau_lib import corpus, experiments, outcomes
+    from gateau_lib import experiments, outcomes
+    from gateau_lib.data import corpus
 
     seeds, samples = profile.pool_seeds, planted(profile)
     selected, skipping = seeds * (len(experiments.SELECTORS) + 2) + 1, seeds * (len(experiments.STRATEGIES) + 1) + 2

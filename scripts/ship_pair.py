@@ -9,7 +9,8 @@ import hashlib
 import json
 import shutil
 
-from gateau_lib import corpus, pretrain
+from gateau_lib import pretrain
+from gateau_lib.data import corpus
 from gateau_lib.models import loading
 from gateau_lib.study import store
 

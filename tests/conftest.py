@@ -17,11 +17,11 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from gateau_lib.data.samples import Encoded
+from gateau_lib.data.tokenizer import real_paragraphs
 from gateau_lib.models.loading import SHIPPED
 from gateau_lib.models.rope import with_rope_theta
 from gateau_lib.models.tiny import build_llama
-from gateau_lib.samples import Encoded
-from gateau_lib.tokenizer import real_paragraphs
 
 VOCABULARY = 259  # <pad>, <s>, </s> and 256 bytes
 

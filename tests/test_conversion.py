@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateau_lib import conversion
-from gateau_lib.samples import read_samples
+from gateau_lib.data.longalign import read_samples
 from gateau_lib.study.errors import DataError
 
 

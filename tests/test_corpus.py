@@ -15,11 +15,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from gateau_lib import corpus, passages, world
+from gateau_lib.data import corpus, passages, world
+from gateau_lib.data.longalign import from_record, read_samples, write_samples
+from gateau_lib.data.samples import Sample, encode, evidence_tokens
+from gateau_lib.data.tokenizer import MARK, build_tokenizer, real_paragraphs
 from gateau_lib.evaluate import needle_cells
-from gateau_lib.samples import Sample, encode, evidence_tokens, from_record, read_samples, write_samples
 from gateau_lib.study.profiles import PROFILES, SMOKE
-from gateau_lib.tokenizer import MARK, build_tokenizer, real_paragraphs
 
 WORDS = build_tokenizer()
 WINDOW = 256

@@ -5,7 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
-from gateau_lib import estimate, samples, score, select
+from gateau_lib import estimate, score, select
+from gateau_lib.data import longalign, samples
 from gateau_lib.models import sizes
 from gateau_lib.study.errors import reason
 
@@ -46,13 +47,13 @@ def test_parquet_that_fails_without_a_word(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(pq, name, raises(pa.ArrowInvalid("")))
     assert score.main([str(tmp_path / "d.parquet"), "--out", str(tmp_path / "s.parquet")]) == 2
     assert "d.parquet: not a Parquet file (ArrowInvalid)" in one_line(capsys)
-    data = samples.write_samples([samples.Sample("a", "", "Why?", "So.")], tmp_path / "d.jsonl")
+    data = longalign.write_samples([samples.Sample("a", "", "Why?", "So.")], tmp_path / "d.jsonl")
     assert select.main([str(tmp_path / "d.parquet"), "--data", str(data), "--out", str(tmp_path / "o.jsonl")]) == 2
     assert "d.parquet: not a Parquet file (ArrowInvalid)" in one_line(capsys)
 
 
 def test_models_that_fail_without_a_word(tmp_path, monkeypatch, capsys):
-    data = samples.write_samples([samples.Sample("a", "", "Why?", "So.")], tmp_path / "d.jsonl")
+    data = longalign.write_samples([samples.Sample("a", "", "Why?", "So.")], tmp_path / "d.jsonl")
     for kind in (AutoConfig, AutoTokenizer):
         monkeypatch.setattr(kind, "from_pretrained", raises(OSError()))
     assert score.main([str(data), "--short", "a/b", "--long", "a/c", "--plan"]) == 2

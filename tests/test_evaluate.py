@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from gateau_lib import evaluate
 from gateau_lib.answers import answer_parts, answer_tokens, exact_match, judge, normalize, token_f1
+from gateau_lib.data.longalign import write_samples
+from gateau_lib.data.samples import Encoded, Sample, encode
 from gateau_lib.evaluate import (
     evaluate_all,
     evaluate_model,
@@ -29,7 +31,6 @@ from gateau_lib.evaluate import (
     summarise,
     teacher_forced,
 )
-from gateau_lib.samples import Encoded, Sample, encode, write_samples
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig
 
 from gateau_lib import claims, experiments, layouts, outcomes
+from gateau_lib.data.longalign import write_samples
+from gateau_lib.data.samples import Sample
 from gateau_lib.models import loading, rope
-from gateau_lib.samples import Sample, write_samples
 from gateau_lib.study import devices
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.intervals import t_interval

@@ -9,12 +9,12 @@ from conftest import other_tokenizers
 
 from gateau_lib import evaluate, haystack
 from gateau_lib.benchmarks import answer
+from gateau_lib.data.tokenizer import real_paragraphs
 from gateau_lib.filling import fill
 from gateau_lib.haystack import TOLERANCE, cells, items, score
 from gateau_lib.models import loading
 from gateau_lib.models.prompts import prompt_ids
 from gateau_lib.study.errors import DataError
-from gateau_lib.tokenizer import real_paragraphs
 
 LENGTHS, DEPTHS = (320, 900), (0.0, 0.3, 0.5, 1.0)
 TEXTS = real_paragraphs()[:200]

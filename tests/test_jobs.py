@@ -9,7 +9,8 @@ import re
 import pytest
 
 from gateau_lib import jobs, recipe, sft
-from gateau_lib.samples import Sample, write_samples
+from gateau_lib.data.longalign import write_samples
+from gateau_lib.data.samples import Sample
 from gateau_lib.study.store import open_study
 
 
@@ -72,7 +73,7 @@ def test_jobs_are_plain_json(job):
 
 
 def test_runs_are_found_by_name_and_others_named(study, saved_pair, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("gateau_lib.corpus.prepared", lambda study: tmp_path)
+    monkeypatch.setattr("gateau_lib.data.corpus.prepared", lambda study: tmp_path)
     monkeypatch.setattr("gateau_lib.pretrain.pair", lambda study, data: saved_pair[0].parent)
     assert jobs.find(study, "skip-pose-0").strategy == "pose"
     assert jobs.main(["smoke", "pose", "--write", str(tmp_path / "job.json")]) == 2

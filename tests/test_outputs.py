@@ -14,8 +14,10 @@ from chat_server import serve
 from test_select import make_rows
 from test_select import write as write_scored
 
-from gateau_lib import inputs, jobs, recipe, score, select, synthesis, train
-from gateau_lib.samples import Sample, to_record, write_samples
+from gateau_lib import jobs, recipe, score, select, synthesis, train
+from gateau_lib.data import sharded
+from gateau_lib.data.longalign import to_record, write_samples
+from gateau_lib.data.samples import Sample
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def test_scores_never_replace_data_or_wait_for_a_folder(here, capsys, monkeypatc
         raise AssertionError("worked before it checked")
 
     Path("x").mkdir()
-    monkeypatch.setattr(inputs, "index", read)
+    monkeypatch.setattr(sharded, "index", read)
     assert says in refused(score.main, [data, "--out", out], here, capsys)
 
 

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from gateau_lib import cam, corpus, passages, pool, ranking, samples, selectors
+from gateau_lib import cam, pool, ranking, selectors
+from gateau_lib.data import corpus, longalign, passages, samples
+from gateau_lib.data.samples import segments
 from gateau_lib.models import loading, rope, tiny
-from gateau_lib.samples import segments
 from gateau_lib.study import evidence, store
 
 SIZES = {"short_model": "scratch", "pool_per_kind": 1, "pool_tokens": (300, 340), "pool_seeds": 2, "eval_items": 1}
@@ -61,7 +62,7 @@ def path(data):
 def read(study, pair, path):
     """The pool's samples, encoded, and a function that loads a model for plain reading."""
     _, tokenizer = loading.load(pair / "short")
-    drawn = samples.read_samples(path)
+    drawn = longalign.read_samples(path)
     return drawn, [samples.encode(s, tokenizer, study.profile.max_length) for s in drawn], tokenizer
 
 
@@ -136,7 +137,7 @@ def test_scored_joins_labels_and_scores_by_id(study, pair, data, path):
         ("independent", 0): 9, ("independent", 1): 9, ("real", 0): 4, ("real", 1): 4,
     }  # fmt: skip
     first = table[(table["pool"] == "independent") & (table["seed"] == 0)]
-    drawn = samples.read_samples(path)
+    drawn = longalign.read_samples(path)
     assert list(first["id"]) == [s.id for s in drawn] and list(first["kind"]) == [s.kind for s in drawn]
     assert list(first["needs_far"]) == [s.kind in corpus.NEEDS_FAR for s in drawn]
     np.testing.assert_array_equal(first["nll_long"], computed(study, pool.homologous(study, pair, path))["nll_long"])

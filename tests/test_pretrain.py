@@ -14,7 +14,9 @@ import torch
 from conftest import eager
 from transformers import LlamaForCausalLM
 
-from gateau_lib import corpus, pretrain
+from gateau_lib import pretrain
+from gateau_lib.data import corpus
+from gateau_lib.data.tokenizer import build_tokenizer
 from gateau_lib.models.loading import load
 from gateau_lib.models.rope import rope_theta
 from gateau_lib.models.tiny import build_llama
@@ -28,7 +30,6 @@ from gateau_lib.pretrain import (
     weighted_loss,
 )
 from gateau_lib.study import store
-from gateau_lib.tokenizer import build_tokenizer
 
 WORDS = build_tokenizer()
 SHAPE = {"hidden_size": 32, "layers": 2, "heads": 4, "rope_theta": 1000.0}

@@ -9,19 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib.samples import (
-    Sample,
-    context_offsets,
-    encode,
-    encode_asked,
-    evidence_tokens,
-    from_record,
-    read_records,
-    read_samples,
-    segments,
-    to_record,
-    write_samples,
-)
+from gateau_lib.data.longalign import from_record, read_records, read_samples, to_record, write_samples
+from gateau_lib.data.samples import Sample, context_offsets, encode, encode_asked, evidence_tokens, segments
 from gateau_lib.study.errors import DataError
 
 SAMPLE = Sample("a", "One fact. The code is amber.\nMore.", "What is the code?", "It is amber.", "far", ((10, 28),), "amber", "t")

@@ -11,8 +11,9 @@ from scipy.special import softmax
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from gateau_lib import engine, estimate, inputs, released, samples, score, shards
+from gateau_lib import engine, estimate, released, score, shards
 from gateau_lib.cam import contextual_awareness
+from gateau_lib.data import longalign, samples, sharded
 from gateau_lib.models import loading, pair, rope
 from gateau_lib.models import nll as nll_module
 from gateau_lib.models import sizes as sizes_module
@@ -28,7 +29,7 @@ def write_data(path, n=7, seed=0):
     for i in range(n):
         context = " ".join(rng.choice(WORDS, 12 + 7 * i)) if i != 2 else ""  # one sample without context, some cut to LENGTH
         made.append(samples.Sample(f"s{i}", context, "Where is the key?", " ".join(rng.choice(WORDS, 1 + i % 3))))
-    return samples.write_samples(made, path)
+    return longalign.write_samples(made, path)
 
 
 @pytest.fixture()
@@ -88,7 +89,7 @@ def test_rows_equal_a_slow_reference(data, saved_pair, tmp_path, capsys):
     lost = sum(row["n_dropped"] for row in found)
     assert lost and f"7 rows, 0 with an error, 1 cut to 256 tokens, losing {lost}, 1 without context" in said
     assert list(found[0]) == list(engine.COLUMNS) and [row["id"] for row in found] == [f"s{i}" for i in range(7)]
-    for sample, row in zip(samples.read_samples(data), found, strict=True):
+    for sample, row in zip(longalign.read_samples(data), found, strict=True):
         encoded = samples.encode(sample, tokenizer, LENGTH)
         assert row["n_context"] == len(encoded.context) and row["n_dropped"] == encoded.dropped and row["error"] is None
         for name, want in slow_row(sample, short, long, tokenizer).items():
@@ -185,7 +186,7 @@ def test_manifest_accounts_for_tokens_and_shards(data, saved_pair, tmp_path, cap
 def test_a_pass_that_reads_nothing_counts_nothing(saved_pair, tmp_path, capsys, more, unread):
     """No sample has a context, and every text is shorter than two segments (as released: than one)."""
     made = [samples.Sample(f"s{i}", "", "Why so?", "Because.") for i in range(3)]
-    data, out = samples.write_samples(made, tmp_path / "short.jsonl"), tmp_path / "s.parquet"
+    data, out = longalign.write_samples(made, tmp_path / "short.jsonl"), tmp_path / "s.parquet"
     for _ in range(2):  # a second run finds the parts of the first
         assert score.main(command(data, saved_pair, out, *more)) == 0
         said = capsys.readouterr().out
@@ -217,7 +218,7 @@ def test_as_released_is_the_public_code(data, saved_pair, tmp_path):
     assert score.main(line) == 0
     rows = rows_of(out)
     both, options = score.prepare(score.parser().parse_args(line))
-    for item, row in zip(inputs.read_items(data), rows, strict=True):
+    for item, row in zip(sharded.read_items(data), rows, strict=True):
         e = samples.encode(item.sample, both.tokenizer, LENGTH)
         if len(e.response) < 2:
             assert "leaves no token" in row["error"]
@@ -239,7 +240,7 @@ def test_as_released_is_the_public_code(data, saved_pair, tmp_path):
 def released_item(name, context, response="It is so."):
     turns = [{"role": "user", "content": f"{context}\n\nWhy?"}, {"role": "assistant", "content": response}]
     record = {"id": name, "messages": turns}
-    return inputs.Item(name, samples.from_record(record, "here"))
+    return sharded.Item(name, longalign.from_record(record, "here"))
 
 
 def test_released_code_reads_the_head_of_a_long_context(saved_pair):
@@ -370,7 +371,7 @@ def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
     assert score.main([str(data), *names, "--max-length", str(2 * window)]) == 0
     row = pq.read_table(out).to_pylist()[0]
     assert row["n_context"] > window and row["n_dropped"] == 0 and row["error"] is None
-    sample = samples.encode(inputs.read_items(data)[0].sample, both.tokenizer, 2 * window)
+    sample = samples.encode(sharded.read_items(data)[0].sample, both.tokenizer, 2 * window)
     stretched = rope.extend_window(both.long, 2 * window)
     assert row["nll_long"] == pytest.approx(nll_module.response_nll(stretched, [sample])[0], rel=1e-5)
 

@@ -18,9 +18,10 @@ from transformers import LlamaForCausalLM
 from gateau_lib import recipe, sft
 from gateau_lib import trainer as trainer_module
 from gateau_lib.batching import plan_batches
+from gateau_lib.data.longalign import write_samples
+from gateau_lib.data.samples import Sample, encode
 from gateau_lib.models import loading, rope
 from gateau_lib.recipe import FineTune
-from gateau_lib.samples import Sample, encode, write_samples
 from gateau_lib.sft import fine_tune, fine_tune_all, training_batches, training_log
 from gateau_lib.skipalign import IGNORED, Row, collate
 from gateau_lib.study.errors import DataError

@@ -19,9 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_score import command, rows_of, write_data
 
-from gateau_lib import engine, inputs, score, shards
+from gateau_lib import engine, score, shards
+from gateau_lib.data import sharded
+from gateau_lib.data.longalign import to_record
+from gateau_lib.data.samples import Sample
 from gateau_lib.models import nll, pair
-from gateau_lib.samples import Sample, to_record
 from gateau_lib.study import errors, whole_files
 from gateau_lib.study.errors import DataError
 
@@ -47,11 +49,11 @@ def test_every_record_is_in_exactly_one_shard(tmp_path_factory, names, size, mar
     wanted = [(number, json.loads(text)) for number, text in enumerate(lines, 1) if text.strip()]
     if not wanted:
         with pytest.raises(DataError, match="holds no records"):
-            inputs.index(path, size)
+            sharded.index(path, size)
         return
-    found = inputs.index(path, size)
+    found = sharded.index(path, size)
     assert [shard.rows for shard in found[:-1]] == [size] * (len(found) - 1) and 1 <= found[-1].rows <= size
-    items = [item for shard in found for item in inputs.read(path, shard)]
+    items = [item for shard in found for item in sharded.read(path, shard)]
     assert [item.id for item in items] == [record["id"] for _, record in wanted]
     seen = {}
     for item, (number, record) in zip(items, wanted, strict=True):
@@ -70,8 +72,8 @@ def test_parquet_gives_the_same_items(tmp_path):
     pq.write_table(pa.Table.from_pylist(made), tmp_path / "d.parquet", row_group_size=4)
     for size in (1, 3, 4, 20):
         plain, table = (
-            [(item.id, item.sample, (item.error or "").replace("row", "line")) for shard in inputs.index(path, size)
-             for item in inputs.read(path, shard)]
+            [(item.id, item.sample, (item.error or "").replace("row", "line")) for shard in sharded.index(path, size)
+             for item in sharded.read(path, shard)]
             for path in (tmp_path / "d.jsonl", tmp_path / "d.parquet")
         )  # fmt: skip
         assert plain == table and len(plain) == 11
@@ -80,21 +82,21 @@ def test_parquet_gives_the_same_items(tmp_path):
 def test_half_a_surrogate_is_a_bad_record_not_a_crash(tmp_path):
     path = tmp_path / "d.jsonl"
     path.write_text(json.dumps(to_record(Sample("a\ud800", "c \udc00", "x", "y"))) + "\n")
-    (item,) = inputs.read_items(path)
+    (item,) = sharded.read_items(path)
     assert item.id == "a?" and "half of a surrogate pair" in item.error
 
 
 def test_data_that_changed_is_refused(tmp_path):
     path = write_data(tmp_path / "d.jsonl")
-    found = inputs.index(path, 3)
+    found = sharded.index(path, 3)
     text = path.read_text()
     path.write_text(text.replace('"id": "s4"', '"id": "s9"'))
-    assert len(inputs.read(path, found[0])) == 3
+    assert len(sharded.read(path, found[0])) == 3
     for changed in (path.read_text(), text[:-40], text.replace('{"id": "s4"', '!"id": "s4"')):
         path.write_text(changed)
         with pytest.raises(DataError, match="lines from 4 on changed since the run began|lines from 7 on changed"):
-            inputs.read(path, found[1])
-            inputs.read(path, found[2])
+            sharded.read(path, found[1])
+            sharded.read(path, found[2])
 
 
 # Keys --------------------------------------------------------------------------------------------------------------------
@@ -106,7 +108,7 @@ def test_parts_are_named_by_weights_options_code_and_records(saved_pair, tmp_pat
 
     def name(size=4, **change):
         job = shards.Job(path, tmp_path, engine.Options(("hmg",), "ntk", 16, 512, 128, **change), shards.makers(both), size)
-        return job.part(inputs.index(path, size)[0]).name
+        return job.part(sharded.index(path, size)[0]).name
 
     first = name()
     assert name() == first

@@ -16,11 +16,11 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from gateau_lib.data.samples import Encoded
 from gateau_lib.models.attention import Tap, exact
 from gateau_lib.models.memory import is_out_of_memory
 from gateau_lib.models.output_head import _HEAD_ROWS, head_on
 from gateau_lib.models.rope import rope_edge
-from gateau_lib.samples import Encoded
 
 BATCH_TOKENS = 16384  # padded tokens a forward pass, unless a single sequence is longer
 CPU_TOKENS = 4096  # the most on a processor: larger batches outgrow its caches and take a quarter longer

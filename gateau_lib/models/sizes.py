@@ -85,7 +85,7 @@ def pair(profile: Profile) -> tuple[Size, Size]:
 
 def _scratch(profile: Profile, window: int) -> Size:
     """As `tiny.build_llama` builds them."""
-    from gateau_lib.tokenizer import build_tokenizer
+    from gateau_lib.data.tokenizer import build_tokenizer
 
     hidden, heads, mlp = profile.hidden_size, profile.heads, -(-profile.hidden_size * 8 // 3 // 32) * 32
     return Size(

@@ -14,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from gateau_lib.samples import Sample, from_record
+from gateau_lib.data.longalign import from_record
+from gateau_lib.data.samples import Sample
 from gateau_lib.study.errors import DataError, reason
 
 

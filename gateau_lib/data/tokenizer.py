@@ -11,7 +11,7 @@ import math
 import re
 from typing import Any
 
-from gateau_lib.world import WORDS
+from gateau_lib.data.world import WORDS
 
 MARK = "\u2581"  # stands for a space inside a token
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")

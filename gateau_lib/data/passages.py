@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from gateau_lib import world
+from gateau_lib.data import world
+from gateau_lib.data.tokenizer import real_paragraphs
+from gateau_lib.data.world import Cast, Fact
 from gateau_lib.study.profiles import Profile
-from gateau_lib.tokenizer import real_paragraphs
-from gateau_lib.world import Cast, Fact
 
 DOCUMENT_KINDS = {
     "dependent": "facts are restated far from where they were stated",

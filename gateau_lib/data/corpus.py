@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from gateau_lib import world
+from gateau_lib.data import world
+from gateau_lib.data.longalign import write_samples
+from gateau_lib.data.passages import DOCUMENT_KINDS, Filler, Sentence, Writer, documents, join, real_filler
+from gateau_lib.data.samples import Encoded, Sample, split_tokens
+from gateau_lib.data.tokenizer import build_tokenizer
+from gateau_lib.data.world import Cast
 from gateau_lib.models.loading import SHIPPED
 from gateau_lib.models.prompts import SEPARATOR
-from gateau_lib.passages import DOCUMENT_KINDS, Filler, Sentence, Writer, documents, join, real_filler
-from gateau_lib.samples import Encoded, Sample, split_tokens, write_samples
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, artefact
-from gateau_lib.tokenizer import build_tokenizer
-from gateau_lib.world import Cast
 
 KINDS = {
     "far": "one fact, stated before the short model's window begins",
