@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from gateau_lib import benchmarks, harness, haystack, hub, judging, longbench, ruler
-from gateau_lib.chat import ChatError
+from gateau_lib import benchmarks, harness, haystack, judging, longbench, ruler
 from gateau_lib.evaluate import needle_map
 from gateau_lib.models import loading
+from gateau_lib.sources import hub
+from gateau_lib.sources.chat import ChatError
 from gateau_lib.study.code_hash import digest
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.progress import track

@@ -1,6 +1,6 @@
 """LongBench-Chat and MT-Bench: answers rated by a judge, with the official prompts (``judging.yml``) and the official reading.
 
-The judge is any model of `gateau_lib.chat`. It rates from 1 to 10; scores are ratings times 10, as in GATEAU's tables. Without a
+The judge is any model of `gateau_lib.sources.chat`. It rates from 1 to 10; scores are ratings times 10, as in GATEAU's tables. Without a
 judge the benchmark is not run: nothing here gives an answer the score 0. Prompts, parameters, seed and raw ratings stay in the
 transcript of the folder ``out``.
 """
@@ -22,9 +22,9 @@ import pandas as pd
 import yaml
 
 from gateau_lib.benchmarks import Item
-from gateau_lib.chat import Reply, Request, open_model, said
+from gateau_lib.sources.chat import Reply, Request, open_model, said
+from gateau_lib.sources.transcript import TRANSCRIPT, ask
 from gateau_lib.study.errors import DataError
-from gateau_lib.transcript import TRANSCRIPT, ask
 
 BENCHMARKS = ("longbench-chat", "mt-bench")
 NEW_TOKENS = 1024  # of an answer: LongBench-Chat's eval.py; FastChat's usual --max-new-token

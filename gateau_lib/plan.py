@@ -233,7 +233,7 @@ def hub_cache() -> Path:
 
 def _required(profile: Profile, kind: str, repo: str, known: str | None) -> str | None:
     """The commit of a repository that must be used: what the study has pinned, else what the registry knows."""
-    from gateau_lib import hub
+    from gateau_lib.sources import hub
 
     return hub.revisions(Study(profile, 0, results_root() / profile.name)).get(f"{kind}s/{repo}") or known
 
@@ -256,7 +256,7 @@ def _model(profile: Profile, name: str) -> tuple[str | None, list[Path]]:
 
 def model_missing(profile: Profile, name: str) -> str:
     """Why a model cannot be had, with the way to get it; empty if it can."""
-    from gateau_lib import hub
+    from gateau_lib.sources import hub
     from gateau_lib.study import registry
 
     entry, (revision, folders) = registry.models().get(name), _model(profile, name)
@@ -272,7 +272,7 @@ def model_missing(profile: Profile, name: str) -> str:
 
 def data_missing(profile: Profile, key: str) -> str:
     """The same for a data set of the registry, which may also lie in ``$GATEAU_DATA``."""
-    from gateau_lib import hub
+    from gateau_lib.sources import hub
     from gateau_lib.study import registry
 
     entry, own = registry.data_sets()[key], os.environ.get("GATEAU_DATA")

@@ -348,7 +348,7 @@ def pair(study: Study, corpus: Path) -> Path:
     elif profile.short_model == "shipped":
         made_of = {"shipped": SHIPPED}
     else:
-        from gateau_lib import hub
+        from gateau_lib.sources import hub
 
         sources = {"short": profile.short_model, "long": profile.long_model}
         made_of = {"revisions": [hub.identity(study, source) for source in sources.values()]}

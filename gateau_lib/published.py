@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from gateau_lib import hmg, hub, selectors
+from gateau_lib import hmg, selectors
 from gateau_lib.data.longalign import read_samples, write_samples
 from gateau_lib.data.samples import encode
 from gateau_lib.experiments import scale
@@ -26,6 +26,7 @@ from gateau_lib.findings import SETTINGS
 from gateau_lib.models import loading
 from gateau_lib.recipe import FineTune
 from gateau_lib.sft import INST
+from gateau_lib.sources import hub
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, artefact

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import conversion
 from gateau_lib.data.longalign import read_samples
+from gateau_lib.sources import conversion
 from gateau_lib.study.errors import DataError
 
 

@@ -19,11 +19,12 @@ from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import hub, judging, longbench, rehearsal
+from gateau_lib import judging, longbench, rehearsal
 from gateau_lib.data.longalign import read_samples
-from gateau_lib.hub import HubError
 from gateau_lib.models import loading, rope
 from gateau_lib.models.pair import check_homologous
+from gateau_lib.sources import hub
+from gateau_lib.sources.hub import HubError
 from gateau_lib.study import errors, registry
 from gateau_lib.study.code_hash import path_hash
 from gateau_lib.study.errors import DataError

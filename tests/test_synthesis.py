@@ -14,11 +14,12 @@ from chat_server import serve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import chat, score, synthesis, transcript
-from gateau_lib.chat import Reply
+from gateau_lib import score, synthesis
 from gateau_lib.data.longalign import read_records, read_samples
-from gateau_lib.documents import documents, is_about, is_copy, language
 from gateau_lib.models.loading import SHIPPED
+from gateau_lib.sources import chat, synthesis, transcript
+from gateau_lib.sources.chat import Reply
+from gateau_lib.sources.documents import documents, is_about, is_copy, language
 from gateau_lib.study.errors import DataError
 
 HARBOUR = "The harbour of Selm was built by Anna Brook. " * 8 + "\n\nHer lamp was lit in the north tower every evening {sic}."

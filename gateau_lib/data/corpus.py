@@ -223,8 +223,8 @@ def load_tokenizer(study: Study) -> Any:
     name = study.profile.short_model
     if name == "scratch":
         return build_tokenizer()
-    from gateau_lib import hub
     from gateau_lib.models import loading
+    from gateau_lib.sources import hub
 
     return loading.load_tokenizer(loading.SHIPPED / "short" if name == "shipped" else hub.model(study, name))
 
@@ -270,7 +270,7 @@ def prepared(study: Study) -> Path:
     if study.profile.short_model == "shipped":
         inputs["shipped"] = SHIPPED
     elif study.profile.short_model != "scratch":
-        from gateau_lib import hub
+        from gateau_lib.sources import hub
 
         inputs["revision"] = hub.identity(study, study.profile.short_model)
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from gateau_lib import conversion
+from gateau_lib.sources import conversion
 from gateau_lib.study import registry
 from gateau_lib.study.errors import DataError, reason
 from gateau_lib.study.registry import DataEntry

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 
-from gateau_lib.chat import Busy, Chat, ChatError, Reply, Request
+from gateau_lib.sources.chat import Busy, Chat, ChatError, Reply, Request
 from gateau_lib.study.progress import track
 from gateau_lib.study.whole_files import locked
 

@@ -1,7 +1,7 @@
 """A model that answers messages: an OpenAI-compatible endpoint or a local model.
 
 One spelling chooses it: ``http://host:8000/v1#name`` is an endpoint (its key is read from the environment,
-``GATEAU_CHAT_KEY``), anything else a local folder or hub id. `gateau_lib.transcript` asks it many things and keeps the answers.
+``GATEAU_CHAT_KEY``), anything else a local folder or hub id. `gateau_lib.sources.transcript` asks it many things and keeps the answers.
 
 The endpoint is spoken to with Python's own HTTP client: the hub's would send the user's hub token to any server, and refuses to
 speak to a server of one's own while ``HF_HUB_OFFLINE`` is set.
