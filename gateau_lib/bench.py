@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from gateau_lib import adaptive, cam, costs, hmg, prolong, released
+from gateau_lib import costs
 from gateau_lib.data.samples import Encoded, encode
+from gateau_lib.methods import cam, cam_adaptive, model_passes, pair_passes, released
+from gateau_lib.methods.model_passes import response_nll
 from gateau_lib.models import memory, rope, tiny
-from gateau_lib.models.nll import response_nll
 from gateau_lib.models.pair import Pair, load_pair
 from gateau_lib.study import devices, errors, manifest, profiles
 from gateau_lib.study.errors import ScoreError
@@ -81,12 +82,12 @@ def by_library(
     pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter, *, estimated: bool = False
 ) -> np.ndarray:
     """HMG and CAM by the library, with exact or with adaptive importance; the gap, (n,)."""
-    passes = cam.long_pass(pair.long, samples, segment, count=count)
+    passes = model_passes.long_pass(pair.long, samples, segment, count=count)
     if estimated:
-        adaptive.adaptive_importance(pair.long, samples, passes, segment, count=count)
+        cam_adaptive.adaptive_importance(pair.long, samples, passes, segment, count=count)
     else:
-        cam.segment_importance(pair.long, samples, segment, count=count)
-    return hmg.short_reader_nll(pair.short, samples, "ntk", target=window, count=count) - [p.nll for p in passes]
+        model_passes.segment_importance(pair.long, samples, segment, count=count)
+    return model_passes.short_reader_nll(pair.short, samples, "ntk", target=window, count=count) - [p.nll for p in passes]
 
 
 def _timed(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]:
@@ -122,7 +123,7 @@ def compare_procedures(pair: Pair, n: int, window: int, segment: int, repeats: i
         run = partial(procedure, pair, samples, window, segment, count)
         seconds, gaps[name] = _timed(pair.long.device, run)
         rows[name] = _row("HMG + CAM", name, min(seconds, rows[name]["seconds"] if name in rows else seconds), count, samples=n)
-    rows["exact"]["fewest_tokens"] = adaptive.minimum_tokens(samples, segment)
+    rows["exact"]["fewest_tokens"] = cam_adaptive.minimum_tokens(samples, segment)
     for name in ("exact", "adaptive"):
         if not np.allclose(gaps[name], gaps["released"], atol=1e-3 if pair.long.dtype == torch.float32 else 0.1):
             worst = np.abs(gaps[name] - gaps["released"]).max()
@@ -140,7 +141,7 @@ def compare_prolong(pair: Pair, pairs: int = PAIRS, segment: int = SEGMENT) -> l
     document = np.random.default_rng(0).integers(3, pair.long.config.vocab_size, n * segment).tolist()
     shape = {"segment_length": segment, "pairs": pairs, "window_segments": max(n, 256)}
     work = {
-        "exact": lambda c: prolong.score_documents(pair.long, [document], **shape, count=c)["lds"].to_numpy(),
+        "exact": lambda c: pair_passes.score_documents(pair.long, [document], **shape, count=c)["lds"].to_numpy(),
         "released": lambda c: released.released_prolong(pair.long, [document], **shape, count=c),
     }
     rows, scores = [], []
@@ -164,7 +165,7 @@ def compare_passes(pair: Pair, lengths: Sequence[int] = PASS_LENGTHS, response: 
         samples = made_up(pair, [length], response)
         work = {
             "plain pass": lambda c, s=samples: response_nll(pair.long, s, count=c),
-            "pass with attention": lambda c, s=samples: cam.long_pass(pair.long, s, SEGMENT, count=c),
+            "pass with attention": lambda c, s=samples: model_passes.long_pass(pair.long, s, SEGMENT, count=c),
         }
         found: dict[str, list[float]] = {name: [] for name in work}
         for _ in range(max(3, min(15, 2**16 // length))):
@@ -180,7 +181,7 @@ def prepare_pass(kind: str, length: int, long: str | None) -> tuple[memory.Work,
     pair = random_pair(devices.device()) if long is None else load_pair(long, long, ("cam",), "float32", devices.device())
     passes: dict[str, Callable[[Sequence[Encoded]], Any]] = {
         "plain pass": lambda samples: response_nll(pair.long, samples),
-        "pass with attention": lambda samples: cam.long_pass(pair.long, samples, SEGMENT),
+        "pass with attention": lambda samples: model_passes.long_pass(pair.long, samples, SEGMENT),
         "attention matrices": lambda samples: _eager(pair, samples),
     }
     short, whole = (made_up(pair, [n], PASS_RESPONSE) for n in (512, length))
@@ -202,7 +203,7 @@ def compare_memory(long: str | None, length: int = MEMORY_LENGTH) -> list[dict[s
 
 
 def adaptive_fidelity(per_kind: int | None = None) -> dict[str, Any]:
-    """What the adaptive estimate does to the shipped pair's ranking of a planted pool (`adaptive.fidelity`), with its tokens."""
+    """What the adaptive estimate does to the shipped pair's ranking of a planted pool (`cam_adaptive.fidelity`), with its tokens."""
     from gateau_lib.data import corpus
 
     profile = replace(profiles.CPU, pool_per_kind=per_kind or profiles.CPU.pool_per_kind)
@@ -210,15 +211,15 @@ def adaptive_fidelity(per_kind: int | None = None) -> dict[str, Any]:
     pool = corpus.candidate_pool(profile, pair.tokenizer, "independent", 0)
     samples = [encode(sample, pair.tokenizer, profile.max_length) for sample in pool]
     size = profile.segment_length
-    passes = cam.long_pass(pair.long, samples, size)
+    passes = model_passes.long_pass(pair.long, samples, size)
     counts = {"exact": Counter(), "adaptive": Counter()}
     nlls = [
-        cam.segment_importance(pair.long, samples, size, count=counts["exact"]),
-        adaptive.adaptive_importance(pair.long, samples, passes, size, count=counts["adaptive"]),
+        model_passes.segment_importance(pair.long, samples, size, count=counts["exact"]),
+        cam_adaptive.adaptive_importance(pair.long, samples, passes, size, count=counts["adaptive"]),
     ]
     scores = [[cam.contextual_awareness(n, p.attention) for n, p in zip(nll, passes, strict=True)] for nll in nlls]
     tokens = {f"importance_tokens_{name}": counted["tokens"] for name, counted in counts.items()}
-    return {"samples": len(samples), **adaptive.fidelity(*scores), **tokens}
+    return {"samples": len(samples), **cam_adaptive.fidelity(*scores), **tokens}
 
 
 def machine_name(device: torch.device) -> str:

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from gateau_lib import cam, hmg, prolong
 from gateau_lib.data.samples import Encoded, Sample, context_offsets, encode
 from gateau_lib.data.sharded import Item
+from gateau_lib.methods import cam, hmg, model_passes, pair_passes
+from gateau_lib.methods.baselines import instruction_following_difficulty
+from gateau_lib.methods.model_passes import response_nll
 from gateau_lib.models.memory import is_out_of_memory
-from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory, SequenceError, continuation_nll, response_nll
+from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory, SequenceError, continuation_nll
 from gateau_lib.models.pair import Pair
-from gateau_lib.selectors import instruction_following_difficulty
 from gateau_lib.study.errors import DataError
 
 METHODS = ("hmg", "cam", "prolong", "ifd", "contrast", "perplexity", "longattn")
@@ -44,14 +45,14 @@ class Options:
     """What decides a score, beside data and models; lengths in tokens."""
 
     methods: tuple[str, ...]
-    reading: str  # how the short model reads beyond its window, see `hmg.READINGS`
+    reading: str  # how the short model reads beyond its window, see `model_passes.READINGS`
     segment_length: int
     max_length: int
     short_window: int
     prolong_pairs: int = 500  # the released scripts' value
     seed: int = 0
     chat: bool = False  # the tokenizer's chat template instead of the papers' plain prompt
-    adaptive: bool = False  # estimated segment importance, see `adaptive.adaptive_importance`
+    adaptive: bool = False  # estimated segment importance, see `cam_adaptive.adaptive_importance`
     as_released: bool = False  # the authors' public procedures with their defects, see `released`
 
     @property
@@ -137,7 +138,7 @@ def _columns(ready: Sequence[Ready], pair: Pair, options: Options, counts: dict[
     elif asked - {"prolong", "longattn"}:
         columns["nll_long"] = response_nll(pair.long, encoded, count=_count(counts, "long_pass"))
     if "hmg" in asked:
-        columns["nll_short"] = hmg.short_reader_nll(
+        columns["nll_short"] = model_passes.short_reader_nll(
             pair.short,
             encoded,
             options.reading,
@@ -148,7 +149,7 @@ def _columns(ready: Sequence[Ready], pair: Pair, options: Options, counts: dict[
         columns["hmg"] = hmg.pool_gap(columns["nll_short"], columns["nll_long"], scale="log")
     if "contrast" in asked:
         count = _count(counts, "contrast")
-        cut = hmg.short_reader_nll(pair.long, encoded, "truncate", window=options.short_window, count=count)
+        cut = model_passes.short_reader_nll(pair.long, encoded, "truncate", window=options.short_window, count=count)
         columns["contrast"] = hmg.pool_gap(cut, columns["nll_long"], scale="log")
     if "ifd" in asked:
         # One token before the response: a chat template's opening would be an instruction of its own.
@@ -160,10 +161,10 @@ def _columns(ready: Sequence[Ready], pair: Pair, options: Options, counts: dict[
         ]
     if "prolong" in asked:
         whole = [_uncut(each, pair, options) for each in ready]  # pairs are short, whatever the length of the text
-        scored = prolong.score_documents(pair.long, _documents(whole), **_pairs(options), count=_count(counts, "prolong"))
+        scored = pair_passes.score_documents(pair.long, _documents(whole), **_pairs(options), count=_count(counts, "prolong"))
         columns["prolong"] = [lds if n else None for lds, n in zip(scored["lds"], scored["pairs"], strict=True)]
     if "longattn" in asked:
-        from gateau_lib.longattn import long_attention_score
+        from gateau_lib.methods.longattn import long_attention_score
 
         columns["longattn"] = long_attention_score(pair.long, encoded, count=_count(counts, "longattn"))
     return columns
@@ -172,13 +173,13 @@ def _columns(ready: Sequence[Ready], pair: Pair, options: Options, counts: dict[
 def _cam(ready: Sequence[Ready], pair: Pair, options: Options, counts: dict[str, Counter]) -> dict[str, Sequence[Any]]:
     """CAM, what it is made of, and the loss that comes with it; a sample without context has no CAM."""
     encoded, length = [each.encoded for each in ready], options.segment_length
-    passes = cam.long_pass(pair.long, encoded, length, count=_count(counts, "long_pass"))
+    passes = model_passes.long_pass(pair.long, encoded, length, count=_count(counts, "long_pass"))
     if options.adaptive:
-        from gateau_lib.adaptive import adaptive_importance
+        from gateau_lib.methods.cam_adaptive import adaptive_importance
 
         nlls = adaptive_importance(pair.long, encoded, passes, length, count=_count(counts, "cam"))
     else:
-        nlls = cam.segment_importance(pair.long, encoded, length, count=_count(counts, "cam"))
+        nlls = model_passes.segment_importance(pair.long, encoded, length, count=_count(counts, "cam"))
     has = [len(nll) > 0 for nll in nlls]
     both = list(zip(has, nlls, passes, strict=True))
     return {
@@ -210,7 +211,7 @@ def _released(ready: Sequence[Ready], pair: Pair, options: Options, counts: dict
 
 
 def _released_one(each: Ready, pair: Pair, options: Options, counts: dict[str, Counter]) -> dict[str, Any]:
-    from gateau_lib import released
+    from gateau_lib.methods import released
 
     sample, columns, length = each.encoded, {}, options.segment_length
     name = f"sample {sample.id!r}"

@@ -58,7 +58,7 @@ def passes(sample: Lengths, short: Shape, long: Shape, options: engine.Options) 
     parts = [min(options.segment_length, sample.context - i) for i in range(0, sample.context, options.segment_length)]
     near = min(n, options.short_window)
     if options.as_released:
-        from gateau_lib.released import CUT
+        from gateau_lib.methods.released import CUT
 
         window = max(1, options.max_length // options.segment_length) * options.segment_length
         parts = [options.segment_length] * (window // options.segment_length)
@@ -80,7 +80,7 @@ def passes(sample: Lengths, short: Shape, long: Shape, options: engine.Options) 
         if "longattn" in asked:  # counted as a whole pass, though it ends at the first layer that sees the whole text
             found["longattn"] = n, long.flops(n, 0) / long.layers
         if options.adaptive and parts:  # how many segments are read does not depend on what the attention says
-            from gateau_lib.adaptive import segments_read
+            from gateau_lib.methods.cam_adaptive import segments_read
 
             parts = np.array(parts)[segments_read(np.ones((1, len(parts))), np.zeros(len(parts)))].tolist()
         cam = [(p + around, long.flops(p + around, y)) for p in parts]

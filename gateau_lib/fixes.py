@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from gateau_lib.cam import contextual_awareness
 from gateau_lib.data.longalign import read_samples
 from gateau_lib.data.samples import Encoded, encode
+from gateau_lib.methods.cam import contextual_awareness
+from gateau_lib.methods.released import Defects, released_cam, released_hmg
 from gateau_lib.models import loading
 from gateau_lib.models.pair import Pair
-from gateau_lib.released import Defects, released_cam, released_hmg
 from gateau_lib.study.progress import track
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import Build

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib.cam import contextual_awareness, long_pass, segment_importance
 from gateau_lib.data.corpus import needs_far, read_documents
 from gateau_lib.data.longalign import read_samples
 from gateau_lib.data.samples import Encoded, Sample, encode, evidence_tokens
-from gateau_lib.hmg import READINGS, short_reader_nll
+from gateau_lib.methods.cam import contextual_awareness
+from gateau_lib.methods.model_passes import READINGS, long_pass, response_nll, segment_importance, short_reader_nll
+from gateau_lib.methods.pair_passes import score_documents
 from gateau_lib.models import loading
-from gateau_lib.models.nll import continuation_nll, response_nll
-from gateau_lib.prolong import score_documents
+from gateau_lib.models.nll import continuation_nll
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import Build, at_once, build_all
 

@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from gateau_lib import hmg, selectors
 from gateau_lib.data.longalign import read_samples, write_samples
 from gateau_lib.data.samples import encode
 from gateau_lib.experiments import scale
 from gateau_lib.findings import SETTINGS
+from gateau_lib.methods import baselines, gateau, hmg, selection
 from gateau_lib.models import loading
 from gateau_lib.recipe import FineTune
 from gateau_lib.sft import INST
@@ -186,8 +186,8 @@ def selected(run: Run, table: pd.DataFrame, seed: int) -> list[str]:
         return sorted(ids)
     assert run.share is not None  # every other row is a choice
     if run.row == "Random":
-        return selectors.random_subset(ids, selectors.size(len(ids), run.share), seed)
-    return selectors.top_fraction(ids, _wanted(run, pool), run.share)
+        return baselines.random_subset(ids, selection.size(len(ids), run.share), seed)
+    return selection.top_fraction(ids, _wanted(run, pool), run.share)
 
 
 def _wanted(run: Run, pool: pd.DataFrame) -> np.ndarray:
@@ -205,7 +205,7 @@ def _wanted(run: Run, pool: pd.DataFrame) -> np.ndarray:
         return np.where(ifd > 1, 0.0, ifd)
     if run.row in ("HMG only", "CAM only"):
         return hmp if run.row == "HMG only" else cam
-    return selectors.combine(hmp, cam, "rank" if run.row == "GATEAU by ranks" else "as_released", run.alpha)
+    return gateau.combine(hmp, cam, "rank" if run.row == "GATEAU by ranks" else "as_released", run.alpha)
 
 
 def training_job(study: Study, pair: Path, run: Run, chosen: Sequence[str]) -> FineTune:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib import selectors
-from gateau_lib.hmg import READINGS, homologous_models_perplexity, pool_gap
+from gateau_lib.methods import baselines, gateau, selection
+from gateau_lib.methods.hmg import homologous_models_perplexity, pool_gap
+from gateau_lib.methods.model_passes import READINGS
 
 FRACTIONS = (0.1, 0.3, 0.5)  # GATEAU selects 10, 30 and 50 %
 GUIDANCE = (*(f"hmg_minmax_{r}" for r in READINGS), *(f"hmg_log_{r}" for r in READINGS), "contrast_log", "perplexity_guidance")
-COMBINATIONS = {f"gateau_{variant}": variant for variant in selectors.VARIANTS}
+COMBINATIONS = {f"gateau_{variant}": variant for variant in gateau.VARIANTS}
 
 
 def guidance(table: pd.DataFrame) -> pd.DataFrame:
@@ -42,8 +43,8 @@ def combined(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
         alpha: weight of HMP against CAM.
     """
     hmp = homologous_models_perplexity(table["nll_short_ntk"], table["nll_long"])
-    mixed = {name: selectors.combine(hmp, table["cam_default"], variant, alpha) for name, variant in COMBINATIONS.items()}
-    ifd = selectors.instruction_following_difficulty(table["nll_long"], table["nll_alone"])
+    mixed = {name: gateau.combine(hmp, table["cam_default"], variant, alpha) for name, variant in COMBINATIONS.items()}
+    ifd = baselines.instruction_following_difficulty(table["nll_long"], table["nll_alone"])
     return table.assign(hmp=hmp, **mixed, ifd=np.where(ifd > 1, 0.0, ifd), longest=table["n_tokens"].astype(float))
 
 
@@ -57,7 +58,7 @@ def by_pool(table: pd.DataFrame, function: Any, *arguments: Any) -> pd.DataFrame
 
 def auc_rows(table: pd.DataFrame, methods: Sequence[str], label: str = "needs_far") -> list[dict[str, Any]]:
     """Metrics rows ``auc`` of each method, pool (the condition) and seed."""
-    return _rows(table, methods, "auc", lambda part, m: selectors.auc(part[label], part[m]))
+    return _rows(table, methods, "auc", lambda part, m: selection.auc(part[label], part[m]))
 
 
 def precision_rows(table: pd.DataFrame, methods: Sequence[str], fractions: Sequence[float] = FRACTIONS) -> list[dict[str, Any]]:
@@ -65,13 +66,13 @@ def precision_rows(table: pd.DataFrame, methods: Sequence[str], fractions: Seque
     rows = []
     for fraction in fractions:
         name = f"precision_at_{round(100 * fraction)}"
-        rows += _rows(table, methods, name, lambda part, m, f=fraction: selectors.precision_at(part["needs_far"], part[m], f))
+        rows += _rows(table, methods, name, lambda part, m, f=fraction: selection.precision_at(part["needs_far"], part[m], f))
     return rows
 
 
 def correlation_rows(table: pd.DataFrame, methods: Sequence[str], other: str, condition: str = "") -> list[dict[str, Any]]:
     """Metrics rows ``rank_correlation`` of each method with the column ``other``; the condition is ``condition`` or the pool."""
-    rows = _rows(table, methods, "rank_correlation", lambda part, m: selectors.rank_correlation(part[m], part[other]))
+    rows = _rows(table, methods, "rank_correlation", lambda part, m: selection.rank_correlation(part[m], part[other]))
     return [row | {"condition": condition or row["condition"]} for row in rows]
 
 
@@ -97,7 +98,7 @@ def within_lengths(table: pd.DataFrame, method: str, bins: int = 3) -> float:
     for _, rows in table.groupby(part):
         wanted = int(rows["needs_far"].sum())
         if 0 < wanted < len(rows):  # else there is nothing to tell apart
-            found.append(selectors.auc(rows["needs_far"], rows[method]))
+            found.append(selection.auc(rows["needs_far"], rows[method]))
             weights.append(wanted * (len(rows) - wanted))
     return float(np.average(found, weights=weights)) if found else float("nan")
 
@@ -119,19 +120,19 @@ def selections(table: pd.DataFrame, fraction: float, seed: int) -> dict[str, lis
     ids = list(table["id"])
     methods = {"gateau": "gateau_rank", "hmg": "hmp", "cam": "cam_default", "prolong": "prolong"}
     methods |= {"perplexity": "perplexity_guidance"}
-    chosen = {name: selectors.top_fraction(ids, table[method], fraction) for name, method in methods.items()}
+    chosen = {name: selection.top_fraction(ids, table[method], fraction) for name, method in methods.items()}
     size = len(chosen["gateau"])
     return chosen | {
-        "random": selectors.random_subset(ids, size, seed),
-        "length_matched": selectors.length_matched_random(ids, table["n_tokens"], chosen["gateau"], seed),
-        "longest": selectors.longest(ids, table["n_tokens"], size),
+        "random": baselines.random_subset(ids, size, seed),
+        "length_matched": baselines.length_matched_random(ids, table["n_tokens"], chosen["gateau"], seed),
+        "longest": baselines.longest(ids, table["n_tokens"], size),
         "full": sorted(ids),
     }
 
 
 def overlaps(chosen: dict[str, Sequence[str]]) -> pd.DataFrame:
     """Jaccard index of every two selections, (selections, selections)."""
-    return pd.DataFrame({a: {b: selectors.overlap(chosen[a], chosen[b]) for b in chosen} for a in chosen})
+    return pd.DataFrame({a: {b: selection.overlap(chosen[a], chosen[b]) for b in chosen} for a in chosen})
 
 
 def twins(ids: Sequence[str]) -> int:

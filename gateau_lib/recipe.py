@@ -18,7 +18,7 @@ import numpy as np
 from gateau_lib.batching import plan_batches, plan_epochs, split_step
 from gateau_lib.data.longalign import read_samples
 from gateau_lib.data.samples import Encoded, Sample
-from gateau_lib.skipalign import IGNORED, STRATEGIES, Row, pack_rows, sample_row, sample_turns, skip_positions, unpack_row
+from gateau_lib.methods.skipalign import IGNORED, STRATEGIES, Row, pack_rows, sample_row, sample_turns, skip_positions, unpack_row
 from gateau_lib.study.errors import DataError
 
 # How a run is computed, not what: another number of processes or another size of the passes gives the same losses up to the

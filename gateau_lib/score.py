@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from gateau_lib import engine, hmg, shards
+from gateau_lib import engine, shards
 from gateau_lib.data import sharded
+from gateau_lib.methods import model_passes
 from gateau_lib.models import loading, rope
 from gateau_lib.models.pair import Pair, choose_device, load_pair, names
 from gateau_lib.study import errors, whole_files
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     line.add_argument("--long", help="long-window model of the same family: folder or hub id")
     line.add_argument("--out", type=Path, help="scores.parquet; finished shards lie in OUT.parts, a manifest beside it")
     line.add_argument("--methods", default="hmg,cam", help=f"comma-separated, of {', '.join(engine.METHODS)} (default: hmg,cam)")
-    line.add_argument("--reading", choices=hmg.READINGS, default="ntk", help="how the short model reads beyond its window")
+    line.add_argument("--reading", choices=model_passes.READINGS, default="ntk", help="how the short model reads beyond its window")
     line.add_argument("--segment-length", type=int, help="tokens a segment (default: 128, at most an eighth of the short window)")
     line.add_argument(
         "--max-length",

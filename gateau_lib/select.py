@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib import dedup, hmg, report, selectors
+from gateau_lib import dedup, report
 from gateau_lib.data import sharded
 from gateau_lib.data.longalign import from_record, read_records
 from gateau_lib.data.samples import Sample
+from gateau_lib.methods import baselines, gateau, hmg, selection
 from gateau_lib.scoretable import LENGTHS, NEEDS, Table, read_scores, usable
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.outputs import check_out
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     line.add_argument("--data", type=Path, required=True, help="the data that was scored")
     line.add_argument("--out", type=Path, required=True, help="selected.jsonl; a report is written next to it")
     line.add_argument("--score", choices=list(NEEDS), default="gateau")
-    line.add_argument("--combine", choices=selectors.VARIANTS, default="rank", help="how gateau adds HMP and CAM (default: rank)")
+    line.add_argument("--combine", choices=gateau.VARIANTS, default="rank", help="how gateau adds HMP and CAM (default: rank)")
     line.add_argument("--alpha", type=float, default=0.8, help="weight of HMP against CAM (default: 0.8)")
     many = line.add_mutually_exclusive_group()
     many.add_argument("--fraction", type=float, default=0.1, help="share of the usable samples (default: 0.1)")
@@ -75,9 +76,9 @@ def score_pool(pool: pd.DataFrame, score: str, combine: str, alpha: float, seed:
     """One number a usable sample, high = select."""
     if score in ("gateau", "hmg"):
         hmp = hmg.homologous_models_perplexity(pool["nll_short"].to_numpy(), pool["nll_long"].to_numpy())
-        return hmp if score == "hmg" else selectors.combine(hmp, pool["cam"].to_numpy(), combine, alpha)
+        return hmp if score == "hmg" else gateau.combine(hmp, pool["cam"].to_numpy(), combine, alpha)
     if score == "random":
-        order = selectors.random_subset(pool["id"].tolist(), len(pool), seed)
+        order = baselines.random_subset(pool["id"].tolist(), len(pool), seed)
         places = {name: place for place, name in enumerate(order)}
         return np.array([1 - places[name] / len(pool) for name in pool["id"]])
     if score == "longest":
@@ -88,7 +89,7 @@ def score_pool(pool: pd.DataFrame, score: str, combine: str, alpha: float, seed:
 def rank(pool: pd.DataFrame, given: argparse.Namespace) -> pd.DataFrame:
     """The pool best first, with the column ``score``; columns without any value are left out."""
     scores = score_pool(pool, given.score, given.combine, given.alpha, given.seed)
-    ranking = selectors.top_fraction(pool["id"].tolist(), scores, 1.0)
+    ranking = selection.top_fraction(pool["id"].tolist(), scores, 1.0)
     ranked = pool.assign(score=scores).set_index("id").loc[ranking].reset_index()
     return ranked.dropna(axis="columns", how="all")
 
@@ -119,7 +120,7 @@ def quotas_of(given: argparse.Namespace, distinct: pd.DataFrame) -> dict[str, in
             raise DataError(f"--quota {text}: no usable sample has this source; there are {known}")
         quotas[source] = min(int(number), quotas.get(source, len(distinct)))
     if given.per_source:
-        share = {s: given.top if given.top is not None else selectors.size(n, given.fraction) for s, n in sources.items()}
+        share = {s: given.top if given.top is not None else selection.size(n, given.fraction) for s, n in sources.items()}
         quotas = {source: min(n, quotas.get(source, n)) for source, n in share.items()}
     return quotas
 
@@ -135,14 +136,14 @@ def choose(ranked: pd.DataFrame, given: argparse.Namespace) -> tuple[pd.DataFram
     if given.per_source:
         many = len(distinct)
     elif given.top is None:
-        many = selectors.size(len(distinct), given.fraction)
+        many = selection.size(len(distinct), given.fraction)
     elif given.top <= len(distinct):
         many = given.top
     else:
         left = "" if len(distinct) == len(ranked) else " after near-identical ones were dropped"
         raise DataError(f"--top {given.top}: only {len(distinct)} samples are usable{left}; give at most that")
     sources = dict(zip(distinct["id"], distinct["source"], strict=True))
-    return ranked.assign(chosen=ranked["id"].isin(selectors.within_quotas(list(sources), sources, quotas, many))), quotas
+    return ranked.assign(chosen=ranked["id"].isin(selection.within_quotas(list(sources), sources, quotas, many))), quotas
 
 
 def scoring_of(about: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -21,10 +21,10 @@ import torch
 from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from gateau_lib.methods.skipalign import IGNORED, Row, collate
 from gateau_lib.models import output_head
 from gateau_lib.models.output_head import head_on
 from gateau_lib.recipe import FineTune, deal, terms
-from gateau_lib.skipalign import IGNORED, Row, collate
 from gateau_lib.study import devices
 from gateau_lib.study.progress import track
 

@@ -176,7 +176,7 @@ def test_a_complete_response_is_not_generated_again(llama, tokenizer, monkeypatc
 
 def overfitted(llama, tokenizer):
     """The tiny model after it has learned two samples by heart."""
-    from gateau_lib.skipalign import collate, sample_row
+    from gateau_lib.methods.skipalign import collate, sample_row
     from gateau_lib.trainer import response_loss
 
     model, rows = copy.deepcopy(llama).train(), []

@@ -14,13 +14,15 @@ from test_nll import slow_nll
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from gateau_lib import cam, engine, released
+from gateau_lib import engine
 from gateau_lib.data import sharded
 from gateau_lib.data.samples import Sample
-from gateau_lib.longattn import long_attention
+from gateau_lib.methods import model_passes, released
+from gateau_lib.methods.longattn import long_attention
+from gateau_lib.methods.model_passes import response_nll
 from gateau_lib.models import attention
 from gateau_lib.models.loading import load
-from gateau_lib.models.nll import continuation_nll, plan_batches, response_nll
+from gateau_lib.models.nll import continuation_nll, plan_batches
 from gateau_lib.models.pair import Pair
 from gateau_lib.models.rope import extend_window, rope_edge, rope_theta, window, with_rope_theta
 from gateau_lib.study.errors import ModelError
@@ -79,7 +81,7 @@ def family(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 @pytest.mark.parametrize("batch_tokens", [1, 16384])  # alone without padding; padded together
 def test_long_pass_is_exact(family, encoded, batch_tokens):
-    for sample, got in zip(encoded, cam.long_pass(family, encoded, SEGMENT, batch_tokens=batch_tokens), strict=True):
+    for sample, got in zip(encoded, model_passes.long_pass(family, encoded, SEGMENT, batch_tokens=batch_tokens), strict=True):
         want = slow_attention(family, sample, SEGMENT)
         assert got.attention.shape == want.shape
         np.testing.assert_allclose(got.mass, want * got.keys, atol=1e-6)
@@ -89,7 +91,7 @@ def test_long_pass_is_exact(family, encoded, batch_tokens):
 def test_losses_are_exact(family, encoded):
     want = [slow_nll(family, s.prompt, s.response).mean() for s in encoded]
     np.testing.assert_allclose(response_nll(family, encoded), want, rtol=1e-5)
-    for sample, got in zip(encoded, cam.segment_importance(family, encoded, SEGMENT), strict=True):
+    for sample, got in zip(encoded, model_passes.segment_importance(family, encoded, SEGMENT), strict=True):
         np.testing.assert_allclose(got, slow_importance(family, sample, SEGMENT), rtol=1e-5)
 
 
@@ -109,7 +111,7 @@ def test_long_attention_is_exact_or_refused(family, encoded, batch_tokens):
 def test_the_model_is_left_as_it_was(family, encoded):
     ids = torch.tensor([encoded[0].ids])
     before, implementation = family(ids).logits, family.config._attn_implementation
-    cam.long_pass(family, encoded[:2], SEGMENT)
+    model_passes.long_pass(family, encoded[:2], SEGMENT)
     assert family.config._attn_implementation == implementation and torch.equal(family(ids).logits, before)
 
 
@@ -157,7 +159,7 @@ def test_long_rope_never_mixes_both_sides_of_its_edge(encoded):
     assert sorted(map(sorted, groups)) == [[0, 1, 2], [3, 4, 5]]
     want = [slow_nll(model, s.prompt, s.response).mean() for s in around]
     np.testing.assert_allclose(response_nll(model, around), want, rtol=1e-5)
-    np.testing.assert_allclose([p.nll for p in cam.long_pass(model, around, SEGMENT)], want, rtol=1e-5)
+    np.testing.assert_allclose([p.nll for p in model_passes.long_pass(model, around, SEGMENT)], want, rtol=1e-5)
 
 
 def test_dynamic_rope_is_refused(encoded):
@@ -186,14 +188,14 @@ def test_no_square_matrix_is_built(monkeypatch):
 
         model = build(name)
         with Watch():
-            (got,) = cam.long_pass(model, [sample], SEGMENT)
+            (got,) = model_passes.long_pass(model, [sample], SEGMENT)
         assert largest < n * n / 4, name
         np.testing.assert_allclose(got.attention, slow_attention(model, sample, SEGMENT), atol=1e-6)
 
 
 def test_a_segment_out_of_the_window_gets_nothing():
     sample = random_encoded("w", 60, 5, 4, seed=9)
-    (got,) = cam.long_pass(build("mistral, sliding"), [sample], SEGMENT)
+    (got,) = model_passes.long_pass(build("mistral, sliding"), [sample], SEGMENT)
     assert (got.attention[:, 0] == 0).all() and (got.attention[:, -1] > 0).all()
 
 
@@ -201,7 +203,7 @@ def test_attention_that_cannot_be_read_is_refused(encoded, monkeypatch):
     model = build("llama")
     monkeypatch.setattr(type(model), "_can_set_attn_implementation", classmethod(lambda cls: False))
     with pytest.raises(ModelError, match="attention of this family cannot be read") as error:
-        cam.long_pass(model, encoded[:1], SEGMENT)
+        model_passes.long_pass(model, encoded[:1], SEGMENT)
     assert "\n" not in str(error.value)
     assert np.isfinite(response_nll(model, encoded[:1])).all()  # losses need no exchange
 
@@ -212,7 +214,7 @@ def test_a_family_that_mixes_other_layers_in_is_refused():
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = Lfm2Config(vocab_size=VOCABULARY, num_key_value_heads=2, layer_types=["conv", "full_attention"], **sizes)
     with pytest.raises(ModelError, match="1 of 2 layers have softmax attention"):
-        cam.long_pass(Lfm2ForCausalLM(config).eval(), [random_encoded("a", 20, 5, 4, seed=1)], SEGMENT)
+        model_passes.long_pass(Lfm2ForCausalLM(config).eval(), [random_encoded("a", 20, 5, 4, seed=1)], SEGMENT)
 
 
 def test_attention_sinks_are_refused():
@@ -221,7 +223,7 @@ def test_attention_sinks_are_refused():
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "head_dim": 8}
     config = GptOssConfig(vocab_size=VOCABULARY, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1, **sizes)
     with pytest.raises(ModelError, match="s_aux"):
-        cam.long_pass(GptOssForCausalLM(config).eval(), [random_encoded("a", 20, 5, 4, seed=1)], SEGMENT)
+        model_passes.long_pass(GptOssForCausalLM(config).eval(), [random_encoded("a", 20, 5, 4, seed=1)], SEGMENT)
 
 
 SPARSE = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 16}

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gateau_lib import hmg
+from gateau_lib.methods import hmg, model_passes
 from gateau_lib.models.rope import ntk_theta
 from gateau_lib.models.tiny import build_llama
 
@@ -36,7 +36,7 @@ def rebuilt(model, theta):
 
 def test_raw_reads_the_sample_as_it_is(llama, encoded):
     want = [slow_mean_nll(llama, s.prompt, s.response) for s in encoded]
-    np.testing.assert_allclose(hmg.short_reader_nll(llama, encoded, "raw"), want, rtol=1e-5)
+    np.testing.assert_allclose(model_passes.short_reader_nll(llama, encoded, "raw"), want, rtol=1e-5)
 
 
 def test_truncate_keeps_instruction_and_response(llama, encoded):
@@ -46,37 +46,37 @@ def test_truncate_keeps_instruction_and_response(llama, encoded):
         room = window - 1 - len(s.instruction) - len(s.response)
         context = s.context[len(s.context) - room :] if len(s.context) > room else s.context
         want.append(slow_mean_nll(llama, [1] + context + s.instruction, s.response))
-    np.testing.assert_allclose(hmg.short_reader_nll(llama, encoded, "truncate", window=window), want, rtol=1e-5)
+    np.testing.assert_allclose(model_passes.short_reader_nll(llama, encoded, "truncate", window=window), want, rtol=1e-5)
     np.testing.assert_array_equal(
-        hmg.short_reader_nll(llama, encoded, "truncate"), hmg.short_reader_nll(llama, encoded, "truncate", window=128)
+        model_passes.short_reader_nll(llama, encoded, "truncate"), model_passes.short_reader_nll(llama, encoded, "truncate", window=128)
     )
 
 
 @pytest.mark.parametrize(("window", "prefix", "scored"), [(12, 3, 9), (10, 1, 9), (6, 1, 5), (2, 1, 1)])
 def test_truncate_of_a_sample_whose_ending_exceeds_the_window(llama, window, prefix, scored):
     sample = random_encoded("w", 20, 5, 9, seed=4)
-    got = hmg.last_window(sample, window)
+    got = model_passes.last_window(sample, window)
     assert (len(got[0]), len(got[1])) == (prefix, scored)
     assert got[0] + got[1] == [1] + sample.ids[1:][-(window - 1) :]
     want = slow_mean_nll(llama, *got)
-    np.testing.assert_allclose(hmg.short_reader_nll(llama, [sample], "truncate", window=window), [want], rtol=1e-5)
+    np.testing.assert_allclose(model_passes.short_reader_nll(llama, [sample], "truncate", window=window), [want], rtol=1e-5)
 
 
 def test_truncate_without_start_token_keeps_a_predecessor():
     sample = random_encoded("w", 20, 5, 9, seed=4)
     bare = type(sample)(sample.id, [], sample.context, sample.instruction, sample.response)
-    assert hmg.last_window(bare, 6) == (sample.response[-6:-5], sample.response[-5:])
+    assert model_passes.last_window(bare, 6) == (sample.response[-6:-5], sample.response[-5:])
     with pytest.raises(ValueError, match="window"):
-        hmg.last_window(bare, 1)
+        model_passes.last_window(bare, 1)
 
 
 @pytest.mark.parametrize(("window", "target"), [(None, 512), (64, 256)])
 def test_ntk_reads_with_one_fixed_base(llama, encoded, window, target):
     stretched = rebuilt(llama, ntk_theta(1000.0, target / (window or 128), head_dim=8))
     want = [slow_mean_nll(stretched, s.prompt, s.response) for s in encoded]
-    got = hmg.short_reader_nll(llama, encoded, "ntk", window=window, target=target)
+    got = model_passes.short_reader_nll(llama, encoded, "ntk", window=window, target=target)
     np.testing.assert_allclose(got, want, rtol=1e-4)
-    alone = hmg.short_reader_nll(llama, encoded[1:2], "ntk", window=window, target=target)
+    alone = model_passes.short_reader_nll(llama, encoded[1:2], "ntk", window=window, target=target)
     np.testing.assert_allclose(alone, got[1:2], rtol=1e-5)  # no memory of what was read before, no influence of the batch
     assert llama.config.max_position_embeddings == 128
 
@@ -84,15 +84,15 @@ def test_ntk_reads_with_one_fixed_base(llama, encoded, window, target):
 def test_ntk_stretches_to_the_longest_sample_by_default(llama):
     long = random_encoded("long", 300, 5, 4, seed=1)
     np.testing.assert_array_equal(
-        hmg.short_reader_nll(llama, [long], "ntk"), hmg.short_reader_nll(llama, [long], "ntk", target=len(long.ids))
+        model_passes.short_reader_nll(llama, [long], "ntk"), model_passes.short_reader_nll(llama, [long], "ntk", target=len(long.ids))
     )
     short = random_encoded("short", 20, 5, 4, seed=1)
-    np.testing.assert_array_equal(hmg.short_reader_nll(llama, [short], "ntk"), hmg.short_reader_nll(llama, [short], "raw"))
+    np.testing.assert_array_equal(model_passes.short_reader_nll(llama, [short], "ntk"), model_passes.short_reader_nll(llama, [short], "raw"))
 
 
 def test_unknown_names(llama, encoded):
     with pytest.raises(ValueError, match="reading"):
-        hmg.short_reader_nll(llama, encoded, "dynamic")
+        model_passes.short_reader_nll(llama, encoded, "dynamic")
     with pytest.raises(ValueError, match="scale"):
         hmg.pool_gap([1.0], [1.0], scale="ppl")
 

@@ -11,7 +11,7 @@ from conftest import eager, random_encoded, random_llama
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib.longattn import long_attention, long_attention_score, nearest_far, pool_score
+from gateau_lib.methods.longattn import long_attention, long_attention_score, nearest_far, pool_score
 from gateau_lib.models import attention
 from gateau_lib.models.nll import NonFiniteLoss
 

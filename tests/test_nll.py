@@ -11,8 +11,9 @@ from conftest import eager, random_llama
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateau_lib.methods.model_passes import response_nll
 from gateau_lib.models.memory import is_out_of_memory
-from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory, continuation_nll, plan_batches, response_nll, run_batches
+from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory, continuation_nll, plan_batches, run_batches
 
 
 def slow_nll(model, prefix, target):

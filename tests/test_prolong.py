@@ -14,7 +14,7 @@ from conftest import VOCABULARY, eager
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import prolong
+from gateau_lib.methods import pair_passes, prolong
 from gateau_lib.models import prefixes
 from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory
 
@@ -63,7 +63,7 @@ def test_score_matches_slow_reference(model, n_tokens, pairs):
     ids = document(n_tokens, seed=n_tokens)
     chosen = [tuple(map(int, p)) for p in prolong.sample_pairs(n_tokens // SEGMENT, pairs, seed=3)]
     want = slow_score(model, ids, chosen, n_max=8)
-    got = prolong.score_documents(model, [ids], segment_length=SEGMENT, pairs=pairs, window_segments=8, seed=3)
+    got = pair_passes.score_documents(model, [ids], segment_length=SEGMENT, pairs=pairs, window_segments=8, seed=3)
     assert got.loc[0, "lds"] == pytest.approx(want, rel=1e-4)
     assert got.loc[0, "pairs"] == len(chosen) and got.loc[0, "segments"] == n_tokens // SEGMENT
 
@@ -71,13 +71,13 @@ def test_score_matches_slow_reference(model, n_tokens, pairs):
 def test_some_score_is_above_zero(llama):
     """Otherwise the comparison with the reference would be of zeros."""
     ids = document(6 * SEGMENT, seed=6 * SEGMENT)
-    assert prolong.score_documents(llama, [ids], segment_length=SEGMENT, pairs=100, window_segments=8)["lds"][0] > 0.1
+    assert pair_passes.score_documents(llama, [ids], segment_length=SEGMENT, pairs=100, window_segments=8)["lds"][0] > 0.1
 
 
 def test_each_segment_is_encoded_once(llama):
     count = Counter()
     pairs = np.array([[1, 0], [2, 0], [2, 1]])
-    alone, given_other = prolong.pair_nll(llama, document(3 * SEGMENT), SEGMENT, pairs, window_segments=8, count=count)
+    alone, given_other = pair_passes.pair_nll(llama, document(3 * SEGMENT), SEGMENT, pairs, window_segments=8, count=count)
     assert set(alone) == {1, 2} and given_other.shape == (3,)
     assert count["tokens"] == (3 + 3) * SEGMENT
 
@@ -85,12 +85,12 @@ def test_each_segment_is_encoded_once(llama):
 def test_pairs_outside_the_document_are_refused(llama):
     for bad in ([[3, 0]], [[1, 1]], [[0, 1]]):
         with pytest.raises(ValueError, match="i > j"):
-            prolong.pair_nll(llama, document(3 * SEGMENT), SEGMENT, np.array(bad), window_segments=8)
+            pair_passes.pair_nll(llama, document(3 * SEGMENT), SEGMENT, np.array(bad), window_segments=8)
 
 
 def test_too_few_segments_is_no_silent_zero(llama):
     docs = [document(2 * SEGMENT - 1), [], document(4 * SEGMENT)]
-    table = prolong.score_documents(llama, docs, segment_length=SEGMENT, pairs=10, window_segments=8)
+    table = pair_passes.score_documents(llama, docs, segment_length=SEGMENT, pairs=10, window_segments=8)
     assert table["lds"].isna().tolist() == [True, True, False]
     assert table["pairs"].tolist() == [0, 0, 6] and table["segments"].tolist() == [1, 0, 4]
 
@@ -108,8 +108,8 @@ def test_segments_beyond_the_window_are_subsampled_in_order():
 def test_a_document_does_not_depend_on_its_company(llama):
     docs = [document(5 * SEGMENT, seed=s) for s in range(3)]
     options = {"segment_length": SEGMENT, "pairs": 4, "window_segments": 8}
-    together = prolong.score_documents(llama, docs, **options)
-    alone = prolong.score_documents(llama, docs[2:], **options)
+    together = pair_passes.score_documents(llama, docs, **options)
+    alone = pair_passes.score_documents(llama, docs[2:], **options)
     assert alone.loc[0, "lds"] == pytest.approx(together.loc[2, "lds"], rel=1e-9)
 
 
@@ -192,9 +192,9 @@ def family(kind):
 @pytest.mark.parametrize("kind", ["mistral", "gemma2", "qwen3", "opt"])
 def test_shared_prefixes_in_other_families(kind, monkeypatch):
     model, ids = family(kind), document(7 * SEGMENT, seed=1)
-    monkeypatch.setattr(prolong, "PREFIX_TOKENS", 3 * SEGMENT)  # prefixes come in groups
+    monkeypatch.setattr(pair_passes, "PREFIX_TOKENS", 3 * SEGMENT)  # prefixes come in groups
     pairs = prolong.sample_pairs(7, 12, seed=0)
-    alone, given_other = prolong.pair_nll(model, ids, SEGMENT, pairs, window_segments=8)
+    alone, given_other = pair_passes.pair_nll(model, ids, SEGMENT, pairs, window_segments=8)
     cut = [ids[k : k + SEGMENT] for k in range(0, len(ids), SEGMENT)]
     want = [math.log(slow_ppl(model, cut[j] + cut[i], SEGMENT - 1)) for i, j in pairs]
     np.testing.assert_allclose(given_other, want, rtol=1e-5)
@@ -229,16 +229,16 @@ class Cramped(torch.nn.Module):
 def test_batches_halve_when_memory_runs_out(llama):
     ids, pairs = document(6 * SEGMENT), prolong.sample_pairs(6, 15, seed=0)
     cramped = Cramped(llama, 2 * SEGMENT)
-    alone, given_other = prolong.pair_nll(cramped, ids, SEGMENT, pairs, window_segments=8)
-    want_alone, want = prolong.pair_nll(llama, ids, SEGMENT, pairs, window_segments=8)
+    alone, given_other = pair_passes.pair_nll(cramped, ids, SEGMENT, pairs, window_segments=8)
+    want_alone, want = pair_passes.pair_nll(llama, ids, SEGMENT, pairs, window_segments=8)
     assert cramped.refused and alone.keys() == want_alone.keys()
     np.testing.assert_allclose(given_other, want, rtol=1e-6)
     with pytest.raises(OutOfMemory):
-        prolong.pair_nll(Cramped(llama, SEGMENT - 1), ids, SEGMENT, pairs, window_segments=8)
+        pair_passes.pair_nll(Cramped(llama, SEGMENT - 1), ids, SEGMENT, pairs, window_segments=8)
 
 
 def test_a_broken_loss_names_the_segment(llama):
     broken = copy.deepcopy(llama)
     broken.model.norm.weight.data.fill_(float("nan"))
     with pytest.raises(NonFiniteLoss, match="segment 1 of the document"):
-        prolong.pair_nll(broken, document(3 * SEGMENT), SEGMENT, np.array([[1, 0], [2, 0]]), window_segments=8)
+        pair_passes.pair_nll(broken, document(3 * SEGMENT), SEGMENT, np.array([[1, 0], [2, 0]]), window_segments=8)

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from gateau_lib import benchmarked, benchmarks, findings, hmg, published, selectors, tables
+from gateau_lib import benchmarked, benchmarks, findings, published, sources, tables
+from gateau_lib.methods import gateau, hmg
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study
@@ -64,7 +65,7 @@ def test_selections_by_the_definitions(scores):
     assert chosen["without Norm"] == top(0.8 * np.exp(d := np.exp(short) - np.exp(long)) / np.exp(d).sum() + 0.2 * cam, 12)
     raw = hmg.homologous_models_perplexity(good["nll_short_raw"], long)
     assert chosen["without extended window"] == top(0.8 * raw + 0.2 * cam, 12)
-    assert chosen["GATEAU by ranks"] == top(selectors.combine(hmp, cam, "rank", 0.8), 12)
+    assert chosen["GATEAU by ranks"] == top(gateau.combine(hmp, cam, "rank", 0.8), 12)
     assert good.set_index("id").loc[chosen["Cherry"], "ifd"].max() <= 1
     assert len(chosen["Random"]) == 12 and chosen["Random"] == published.selected(run_of("Random", 0.3), scores, 0)
     assert published.selected(run_of("Full"), scores, 0) == sorted(ids)
@@ -174,7 +175,7 @@ def test_measured_numbers_of_every_recorded_profile_are_shown_and_no_rehearsal_s
 def test_nothing_hidden_in_a_prompt_is_cut_away(monkeypatch, tmp_path, tokenizer):
     """The longest evaluation length of the paper profile is above what a prompt may have."""
     study = Study(replace(resolve("rehearse-paper"), eval_lengths=(512, 1024), benchmark_window=1000), 0, tmp_path)
-    monkeypatch.setattr(benchmarked.hub, "haystack", lambda study: ["A quiet town lay by the river. " * 50])
+    monkeypatch.setattr(sources.hub, "haystack", lambda study: ["A quiet town lay by the river. " * 50])
     found = benchmarked.items(study, "needle", tokenizer)
     assert max(item.extra["tokens"] for item in found) <= 1000
     assert {item.task for item in found} == {"needle, 512 tokens", "needle, 1,000 tokens"}

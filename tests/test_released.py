@@ -12,11 +12,11 @@ from conftest import eager, random_encoded, random_llama
 from test_prolong import SEGMENT as DOCUMENT_SEGMENT
 from test_prolong import document
 
-from gateau_lib import cam, hmg, prolong, released
-from gateau_lib.models.nll import response_nll
+from gateau_lib.methods import model_passes, pair_passes, released
+from gateau_lib.methods.model_passes import response_nll
+from gateau_lib.methods.released import Defects
 from gateau_lib.models.pair import Pair
 from gateau_lib.models.rope import with_rope_theta
-from gateau_lib.released import Defects
 
 SEGMENT, WINDOW = 16, 128
 NAMES = [field.name for field in fields(Defects)]
@@ -43,13 +43,13 @@ def test_the_code_as_released_has_every_defect_and_none_has_none():
 def test_without_defects_the_gap_is_the_library_s(pair, encoded):
     short, long = released.released_hmg(pair, encoded, WINDOW, defects=Defects.none())
     np.testing.assert_allclose(long, response_nll(pair.long, encoded), rtol=1e-5)
-    np.testing.assert_allclose(short, hmg.short_reader_nll(pair.short, encoded, "ntk", target=WINDOW), rtol=1e-5)
+    np.testing.assert_allclose(short, model_passes.short_reader_nll(pair.short, encoded, "ntk", target=WINDOW), rtol=1e-5)
 
 
 def test_without_defects_the_vectors_are_the_library_s(pair, encoded):
     encoded = [sample for sample in encoded if sample.context]
     found = released.released_cam(pair, encoded, WINDOW, SEGMENT, defects=Defects.none())
-    library = zip(cam.segment_importance(pair.long, encoded, SEGMENT), cam.long_pass(pair.long, encoded, SEGMENT), strict=True)
+    library = zip(model_passes.segment_importance(pair.long, encoded, SEGMENT), model_passes.long_pass(pair.long, encoded, SEGMENT), strict=True)
     for (nll, attention), (same_nll, one) in zip(found, library, strict=True):
         np.testing.assert_allclose(nll, same_nll, rtol=1e-5)
         np.testing.assert_allclose(attention, one.attention, atol=1e-6)
@@ -112,12 +112,12 @@ def test_the_raw_short_reader_changes_the_short_model_only(pair, samples):
     fixed = released.released_hmg(stretched, samples, WINDOW, defects=Defects.none())
     assert np.abs(raw[0] - fixed[0]).min() > 1e-4
     np.testing.assert_allclose(raw[1], fixed[1])
-    np.testing.assert_allclose(raw[0], hmg.short_reader_nll(stretched.short, samples, "raw"), rtol=1e-5)
+    np.testing.assert_allclose(raw[0], model_passes.short_reader_nll(stretched.short, samples, "raw"), rtol=1e-5)
 
 
 def test_dividing_by_all_tokens_shrinks_the_loss_by_a_known_factor(pair, samples):
     found = released.released_cam(pair, samples, WINDOW, SEGMENT, defects=Defects.only("all_tokens"))
-    exact = cam.segment_importance(pair.long, samples, SEGMENT)
+    exact = model_passes.segment_importance(pair.long, samples, SEGMENT)
     for sample, (nll, _), want in zip(samples, found, exact, strict=True):
         all_but_one = SEGMENT + len(sample.instruction) + len(sample.response)  # the start token is the one
         np.testing.assert_allclose(nll, want * len(sample.response) / all_but_one, rtol=1e-5)
@@ -171,11 +171,11 @@ def test_seen_padding_changes_the_attention_as_in_an_eager_pass(pair, samples, s
 
 
 def test_padding_on_the_right_moves_the_distances(pair, samples):
-    library = cam.long_pass(pair.long, samples[:1], SEGMENT)[0].attention
+    library = model_passes.long_pass(pair.long, samples[:1], SEGMENT)[0].attention
     ((nll, attention),) = released.released_cam(
         pair, samples[:1], WINDOW, SEGMENT, side="right", defects=Defects.only("pad_context")
     )
-    np.testing.assert_allclose(nll[:4], cam.segment_importance(pair.long, samples[:1], SEGMENT)[0], rtol=1e-5)
+    np.testing.assert_allclose(nll[:4], model_passes.segment_importance(pair.long, samples[:1], SEGMENT)[0], rtol=1e-5)
     assert np.abs(attention[:, :4] - library).max() > 1e-4
 
 
@@ -201,7 +201,7 @@ def test_prolong_is_the_library_s_where_there_are_pairs_enough_and_zero_elsewher
     docs = [document(n * DOCUMENT_SEGMENT, seed=n) for n in (6, 7, 3)]
     options = {"segment_length": DOCUMENT_SEGMENT, "pairs": 15, "window_segments": 8}
     found = released.released_prolong(pair.long, docs, **options)
-    library = prolong.score_documents(pair.long, docs, **options)["lds"]
+    library = pair_passes.score_documents(pair.long, docs, **options)["lds"]
     np.testing.assert_allclose(found[:2], library[:2], rtol=1e-4)
     assert found[:2].min() > 0 and found[2] == 0 and library[2] != 0
 

@@ -11,11 +11,11 @@ from scipy.special import softmax
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from gateau_lib import engine, estimate, released, score, shards
-from gateau_lib.cam import contextual_awareness
+from gateau_lib import engine, estimate, score, shards
 from gateau_lib.data import longalign, samples, sharded
+from gateau_lib.methods import model_passes, released
+from gateau_lib.methods.cam import contextual_awareness
 from gateau_lib.models import loading, pair, rope
-from gateau_lib.models import nll as nll_module
 from gateau_lib.models import sizes as sizes_module
 from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory
 
@@ -116,7 +116,7 @@ def test_a_changed_option_or_record_never_meets_old_parts(data, saved_pair, tmp_
 
 @pytest.mark.parametrize("error", [NonFiniteLoss, OutOfMemory])
 def test_one_sample_that_fails_is_one_error_row(data, saved_pair, tmp_path, monkeypatch, error):
-    real = nll_module.response_nll
+    real = model_passes.response_nll
 
     def fails_for_s4(model, encoded, **more):
         for index, sample in enumerate(encoded):
@@ -373,7 +373,7 @@ def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
     assert row["n_context"] > window and row["n_dropped"] == 0 and row["error"] is None
     sample = samples.encode(sharded.read_items(data)[0].sample, both.tokenizer, 2 * window)
     stretched = rope.extend_window(both.long, 2 * window)
-    assert row["nll_long"] == pytest.approx(nll_module.response_nll(stretched, [sample])[0], rel=1e-5)
+    assert row["nll_long"] == pytest.approx(model_passes.response_nll(stretched, [sample])[0], rel=1e-5)
 
 
 def test_the_page_on_clusters_says_what_the_plan_says():

@@ -20,10 +20,10 @@ from gateau_lib import trainer as trainer_module
 from gateau_lib.batching import plan_batches
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import Sample, encode
+from gateau_lib.methods.skipalign import IGNORED, Row, collate
 from gateau_lib.models import loading, rope
 from gateau_lib.recipe import FineTune
 from gateau_lib.sft import fine_tune, fine_tune_all, training_batches, training_log
-from gateau_lib.skipalign import IGNORED, Row, collate
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study

@@ -14,7 +14,7 @@ from chat_server import serve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import score, synthesis
+from gateau_lib import score
 from gateau_lib.data.longalign import read_records, read_samples
 from gateau_lib.models.loading import SHIPPED
 from gateau_lib.sources import chat, synthesis, transcript

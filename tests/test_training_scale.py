@@ -25,9 +25,9 @@ from gateau_lib import launch, recipe, sft, train, trainer
 from gateau_lib.batching import plan_epochs, split_step
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import encode
+from gateau_lib.methods.skipalign import IGNORED, collate, pack_rows
 from gateau_lib.models import adapters, loading, output_head, rope
 from gateau_lib.recipe import FineTune
-from gateau_lib.skipalign import IGNORED, collate, pack_rows
 from gateau_lib.study import devices, errors, workers
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study

@@ -16,7 +16,6 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from gateau_lib.data.samples import Encoded
 from gateau_lib.models.attention import Tap, exact
 from gateau_lib.models.memory import is_out_of_memory
 from gateau_lib.models.output_head import _HEAD_ROWS, head_on
@@ -190,25 +189,3 @@ def continuation_nll(
     return run_batches(lengths, batch_tokens, run, rope_edge(model))
 
 
-def response_nll(
-    model: PreTrainedModel, encoded: Sequence[Encoded], *, batch_tokens: int = BATCH_TOKENS, count: Counter | None = None
-) -> np.ndarray:
-    """Mean NLL of each response given its whole prompt; its exponential is PPL(y | c, x) (GATEAU, select/hmg).
-
-    Returns:
-        Array (n,), nats per response token, in the order of ``encoded``.
-
-    Raises:
-        ValueError: nothing before a response.
-        NonFiniteLoss, OutOfMemory: naming the sample.
-    """
-    for sample in encoded:
-        if not sample.prompt:
-            raise ValueError(f"sample {sample.id!r}: nothing stands before the response; give it an instruction")
-    try:
-        losses = continuation_nll(
-            model, [s.prompt for s in encoded], [s.response for s in encoded], batch_tokens=batch_tokens, count=count
-        )
-    except SequenceError as error:
-        raise named(error, error.index, f"sample {encoded[error.index].id!r}") from None
-    return np.array([loss.mean() for loss in losses])

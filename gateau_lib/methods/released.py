@@ -22,9 +22,9 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from gateau_lib.data.samples import Encoded, segments
+from gateau_lib.methods.prolong import THRESHOLD, document_segments, sample_pairs
 from gateau_lib.models.attention import refuse_unread
 from gateau_lib.models.rope import extend_window
-from gateau_lib.prolong import THRESHOLD, document_segments, sample_pairs
 
 if TYPE_CHECKING:
     from gateau_lib.models.pair import Pair

@@ -15,8 +15,8 @@ import numpy as np
 from scipy.stats import rankdata, spearmanr
 from transformers import PreTrainedModel
 
-from gateau_lib.cam import LongPass
 from gateau_lib.data.samples import Encoded, segments
+from gateau_lib.methods.model_passes import LongPass
 from gateau_lib.models.nll import BATCH_TOKENS, SequenceError, continuation_nll, named
 
 SHARE = 0.35  # of a sample's segments that are read
@@ -69,7 +69,7 @@ def segments_read(attention: np.ndarray, shared: np.ndarray) -> np.ndarray:
     """Which segments of a sample are read, (segments,) bool; the loss of the others is estimated.
 
     Args:
-        attention: (layers, segments), from `cam.long_pass`.
+        attention: (layers, segments), from `model_passes.long_pass`.
         shared: (segments,), from `shared_text`.
     """
     top, rest = _plan(attention, shared)
@@ -113,10 +113,10 @@ def adaptive_importance(
     """Mean response NLL given one segment and the instruction, read for `segments_read` and estimated for the others.
 
     Args:
-        passes: of the same samples and segment length, from `cam.long_pass`.
+        passes: of the same samples and segment length, from `model_passes.long_pass`.
 
     Returns:
-        As `cam.segment_importance`: for each sample an array (segments,), nats per token.
+        As `model_passes.segment_importance`: for each sample an array (segments,), nats per token.
 
     Raises:
         ValueError: passes of another segment length.

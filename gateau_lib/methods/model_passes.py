@@ -1,9 +1,4 @@
-"""Contextual awareness measurement: does a model attend to the segments that make the response likely? (GATEAU, select/cam)
-
-Two vectors over the segments of a context. *Importance*: how likely the response is given one segment and the instruction
-alone. *Attention*: how much the response tokens look at the segment when the model reads the whole sample. The attention
-rows are taken beside the fast kernel in the pass that also gives the response's NLL, for response queries only.
-"""
+"""What the models are asked for: response losses, the short reader, the long pass with attention, segments alone."""
 
 from __future__ import annotations
 
@@ -13,17 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import softmax
 from transformers import PreTrainedModel
 
 from gateau_lib.data.samples import Encoded, segments
+from gateau_lib.models import rope
 from gateau_lib.models.attention import Layer, check_layers
 from gateau_lib.models.nll import BATCH_TOKENS, NonFiniteLoss, SequenceError, batch_nll, continuation_nll, named, run_batches
 from gateau_lib.models.rope import rope_edge
-
-IMPORTANCES = ("softmax_nll", "softmax_ppl", "ppl")
-ATTENTIONS = ("sum", "softmax")
-SIGNS = ("misaligned", "aligned")
 
 
 @dataclass(frozen=True)
@@ -141,68 +132,90 @@ def segment_importance(
             raise named(error, place, f"sample {sample.id!r}, segment {error.index}") from None
         result.append(np.array([loss.mean() for loss in losses]))
     return result
+READINGS = ("ntk", "truncate", "raw")
 
 
-def importance_vector(segment_nll: np.ndarray, importance: str = "softmax_nll") -> np.ndarray:
-    """Segment NLL (segments,) as a weight a segment.
+def last_window(sample: Encoded, window: int) -> tuple[list[int], list[int]]:
+    """Prefix and targets of a sample cut to ``window`` tokens, the start token included.
 
-    ``softmax_nll``: softmax of -NLL, which is 1/PPL normalised to sum one; ``softmax_ppl``: softmax of -PPL;
-    ``ppl``: PPL itself over its maximum, where *low* means important.
+    The context is cut on the left; instruction and response stay. If those two alone exceed the window, the last tokens of
+    both are read, and a response that alone exceeds it is scored on the tokens that are left, each with a predecessor.
     """
-    nll = np.asarray(segment_nll, dtype=float)
-    if importance == "softmax_nll":
-        return softmax(-nll)
-    if importance == "softmax_ppl":
-        return softmax(-np.exp(np.minimum(nll, 700.0)))  # exp overflows at 709
-    if importance == "ppl":
-        return np.exp(nll - nll.max())
-    raise ValueError(f"unknown importance {importance!r}: choose one of {', '.join(IMPORTANCES)}")
+    if window < 2:
+        raise ValueError(f"window must be at least 2 tokens, got {window}")
+    room = window - len(sample.start)
+    body = (sample.context + sample.instruction + sample.response)[-room:]
+    cut = max(0, len(body) - len(sample.response))
+    prefix, targets = sample.start + body[:cut], body[cut:]
+    return (prefix, targets) if prefix else (targets[:1], targets[1:])
 
 
-def attention_vector(attention_layers: np.ndarray, attention: str = "sum") -> np.ndarray:
-    """One weight a segment from attention (layers, segments).
-
-    ``sum``: mean over layers, normalised to sum one; ``softmax``: the softmax of those shares, nearly uniform by construction.
-    """
-    mean = np.asarray(attention_layers, dtype=float).mean(axis=0)
-    total = mean.sum()
-    # Attention that underflowed everywhere tells nothing about the segments: no preference, rather than 0/0.
-    shares = mean / total if total > 0 else np.full(mean.shape, 1 / mean.size)
-    if attention == "sum":
-        return shares
-    if attention == "softmax":
-        return softmax(shares)
-    raise ValueError(f"unknown attention normalisation {attention!r}: choose one of {', '.join(ATTENTIONS)}")
-
-
-def contextual_awareness(
-    segment_nll: np.ndarray,
-    attention_layers: np.ndarray,
+def short_reader_nll(
+    short_model: PreTrainedModel,
+    encoded: Sequence[Encoded],
+    reading: str,
     *,
-    importance: str = "softmax_nll",
-    attention: str = "sum",
-    sign: str = "misaligned",
-) -> float:
-    """How little (``misaligned``: 1 - cosine) or how much (``aligned``: cosine) attention follows importance.
-
-    The cosine's sign and normalisation are in no commit of the released code; the defaults are this study's, high = select.
+    window: int | None = None,
+    target: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    count: Counter | None = None,
+) -> np.ndarray:
+    """Mean response NLL of the short-window model, which must somehow read beyond its window.
 
     Args:
-        segment_nll: (segments,), from `segment_importance`.
-        attention_layers: (layers, segments), from `long_pass`.
+        reading: ``ntk``: RoPE stretched to ``target`` tokens by one fixed NTK base (GATEAU; its ablation "w/o extended window"
+            is worse); ``truncate``: the last ``window`` tokens only, see `last_window`; ``raw``: as if it had no window.
+        window: tokens the short model was trained for; the model's own ``max_position_embeddings`` by default.
+        target: tokens to stretch to. Give a fixed number in a run over shards: the default, the longest sample of this call,
+            makes a sample's score depend on its company.
+
+    Returns:
+        Array (n,), nats per response token.
 
     Raises:
-        ValueError: no segments, shapes that differ, NaN, or an unknown variant.
+        ValueError: unknown reading.
+        NonFiniteLoss: NaN or infinity, naming the sample.
     """
-    nll, layers = np.asarray(segment_nll, dtype=float), np.asarray(attention_layers, dtype=float)
-    if nll.size == 0:
-        raise ValueError("no context segments: contextual awareness is defined for samples with a context only")
-    if layers.ndim != 2 or layers.shape[1:] != nll.shape:
-        raise ValueError(f"attention has shape {layers.shape}, expected (layers, {nll.size}); use one segment length for both")
-    if not (np.isfinite(nll).all() and np.isfinite(layers).all()):
-        raise ValueError("segment NLL and attention must be finite; score the sample again")
-    if sign not in SIGNS:
-        raise ValueError(f"unknown sign {sign!r}: choose one of {', '.join(SIGNS)}")
-    a, b = importance_vector(nll, importance), attention_vector(layers, attention)
-    cosine = float(np.clip(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)), -1.0, 1.0))
-    return 1.0 - cosine if sign == "misaligned" else cosine
+    if reading not in READINGS:
+        raise ValueError(f"unknown reading {reading!r}: choose one of {', '.join(READINGS)}")
+    window = window or rope.window(short_model)
+    if reading == "truncate":
+        pairs = [last_window(s, window) for s in encoded]
+        try:
+            losses = continuation_nll(
+                short_model, [p for p, _ in pairs], [t for _, t in pairs], batch_tokens=batch_tokens, count=count
+            )
+        except SequenceError as error:
+            raise named(error, error.index, f"sample {encoded[error.index].id!r}") from None
+        return np.array([loss.mean() for loss in losses])
+    reader = short_model
+    if reading == "ntk":
+        target = target or max((len(s.ids) for s in encoded), default=window)
+        if window != rope.window(short_model):
+            reader = rope.with_rope_theta(short_model, rope.rope_theta(short_model), window)
+        reader = rope.extend_window(reader, target)
+    return response_nll(reader, encoded, batch_tokens=batch_tokens, count=count)
+
+
+def response_nll(
+    model: PreTrainedModel, encoded: Sequence[Encoded], *, batch_tokens: int = BATCH_TOKENS, count: Counter | None = None
+) -> np.ndarray:
+    """Mean NLL of each response given its whole prompt; its exponential is PPL(y | c, x) (GATEAU, select/hmg).
+
+    Returns:
+        Array (n,), nats per response token, in the order of ``encoded``.
+
+    Raises:
+        ValueError: nothing before a response.
+        NonFiniteLoss, OutOfMemory: naming the sample.
+    """
+    for sample in encoded:
+        if not sample.prompt:
+            raise ValueError(f"sample {sample.id!r}: nothing stands before the response; give it an instruction")
+    try:
+        losses = continuation_nll(
+            model, [s.prompt for s in encoded], [s.response for s in encoded], batch_tokens=batch_tokens, count=count
+        )
+    except SequenceError as error:
+        raise named(error, error.index, f"sample {encoded[error.index].id!r}") from None
+    return np.array([loss.mean() for loss in losses])
