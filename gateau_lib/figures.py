@@ -272,7 +272,7 @@ def composition(counts: pd.DataFrame) -> Figure:
 
 @styled
 def cost(rows: pd.DataFrame) -> Figure:
-    """What scoring costs: over the released procedures, by length, and in memory (05); the rows of `costs.read`."""
+    """What scoring costs: over the released procedures, by length, and in memory (05); the rows of `speed_goals.read`."""
     fig = Figure(figsize=(10.5, 2.9))  # laid out by hand: with three columns the solver's last bits, and so the bytes, vary
     left, middle, right = fig.subplots(1, 3)
     fig.subplots_adjust(left=0.15, right=0.98, bottom=0.18, top=0.87, wspace=0.65)

@@ -143,11 +143,12 @@ def _score(study: Study, pair: Path, methods: str, reading: str) -> pd.DataFrame
 
     def build(out: Path) -> None:
         from gateau_lib import score
+        from gateau_lib.scoring import data_set
 
         work = study.cache / "scoring" / f"{reading}.parquet"
         work.parent.mkdir(exist_ok=True)
         words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-        score.run(score.parser().parse_args([str(data), *words, "--out", str(work), *_engine()]))
+        data_set.run(score.parser().parse_args([str(data), *words, "--out", str(work), *_engine()]))
         shutil.copy(work, out / "scores.parquet")
 
     inputs = {name.replace("-", "_"): value for name, value in given.items()}

@@ -1,6 +1,6 @@
 """What the study computes at a profile's scale: tokens, operations, optimizer steps and written tokens of each part.
 
-Scoring is counted by `estimate.passes`, the planted part by what its notebooks do, the published part by its list of runs. Not
+Scoring is counted by `pass_costs.passes`, the planted part by what its notebooks do, the published part by its list of runs. Not
 counted: tokenizing, figures, and the few samples that show what the released code's defects change.
 """
 
@@ -17,9 +17,9 @@ from gateau_lib.models import sizes
 from gateau_lib.study.profiles import Profile
 
 if TYPE_CHECKING:
-    from gateau_lib.estimate import Lengths
     from gateau_lib.models.sizes import Shape
     from gateau_lib.published import Run
+    from gateau_lib.scoring.pass_costs import Lengths
 
 INSTRUCTION, RESPONSE = 12, 10  # tokens of a planted sample's question and answer
 SHORT = (1 / 3 + 3 / 4) / 2  # of the short window, mean length of a planted short instruction
@@ -49,7 +49,7 @@ class Work(NamedTuple):
 
     def hours(self, parameters: int) -> float:
         """Hours of one A100 at the utilisation that `estimate` assumes; answers are written one by one."""
-        from gateau_lib.estimate import PEAK, UTILISATION
+        from gateau_lib.scoring.pass_costs import PEAK, UTILISATION
 
         return (self.operations / (PEAK * UTILISATION * self.speed) + self.written * 2 * parameters / BANDWIDTH) / 3600
 
@@ -66,7 +66,7 @@ def work(profile: Profile) -> list[Work]:
 
 def planted(profile: Profile, count: int = 16) -> list[Lengths]:
     """Lengths of the samples of a planted pool, evenly spread."""
-    from gateau_lib.estimate import Lengths
+    from gateau_lib.scoring.pass_costs import Lengths
 
     wholes = [min(n, profile.max_length) for n in _spread(*profile.pool_tokens, count)]
     return [Lengths(1, n - 1 - INSTRUCTION - RESPONSE, INSTRUCTION, RESPONSE) for n in wholes]
@@ -74,7 +74,7 @@ def planted(profile: Profile, count: int = 16) -> list[Lengths]:
 
 def published(profile: Profile, count: int = 16) -> list[Lengths]:
     """Lengths of the published long samples, cut to what the profile reads."""
-    from gateau_lib.estimate import Lengths
+    from gateau_lib.scoring.pass_costs import Lengths
 
     wholes = [min(n, profile.max_length) for n in _spread(*LONG_TOKENS, count)]
     room = min(LONG_RESPONSE, profile.max_length // 4)
@@ -89,10 +89,10 @@ def _passes(
     profile: Profile, samples: Sequence[Lengths], times: float, methods: str, reading: str = "ntk"
 ) -> dict[str, np.ndarray]:
     """``times`` as many samples as these, read for some methods: pass -> tokens and operations."""
-    from gateau_lib import engine, estimate
+    from gateau_lib.scoring import pass_costs, settings
 
     short, long = (size.shape for size in sizes.pair(profile))
-    options = engine.Options(
+    options = settings.Options(
         tuple(methods.split()),
         reading,
         profile.segment_length,
@@ -100,7 +100,7 @@ def _passes(
         profile.short_window,
         prolong_pairs=profile.prolong_pairs,
     )
-    rows = estimate.totals(samples, times / len(samples), short, long, options)
+    rows = pass_costs.totals(samples, times / len(samples), short, long, options)
     return {row["pass"]: np.array([row["tokens"], row["flops"]]) for row in rows}
 
 

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from gateau_lib import engine, score, select
+from gateau_lib import score, select
+from gateau_lib.scoring import score_table
 from gateau_lib.study import profiles
 
 
@@ -75,7 +76,7 @@ def test_bad_records_are_rows_with_a_reason(tmp_path, saved_pair):
         if reason is None:
             assert row["error"] is None and row["hmg"] is not None and row["cam"] is not None
         else:
-            assert reason in row["error"] and all(row[column] is None for column in engine.SCORES)
+            assert reason in row["error"] and all(row[column] is None for column in score_table.SCORES)
     assert rows[7]["n_dropped"] > 0 and rows[7]["n_context"] + rows[7]["n_instruction"] + rows[7]["n_response"] == 1023
     # The selection takes what can be used and keeps the records as they were.
     assert select.main([str(out), "--data", str(data), "--out", str(tmp_path / "sel.jsonl"), "--fraction", "1"]) == 0
@@ -97,7 +98,7 @@ def test_a_conversation_is_never_scored_as_its_first_exchange(tmp_path, saved_pa
     rows = {row["id"]: row for row in pq.read_table(out).to_pylist()}
     fix = "one user turn and one answer are read; split the conversation or keep the exchange you mean"
     assert rows["talk"]["error"] == f"line 2: 4 turns; {fix}" and rows["followed"]["error"] == f"line 3: 3 turns; {fix}"
-    assert all(rows["talk"][column] is None for column in (*engine.SCORES, *engine.COUNTS))
+    assert all(rows["talk"][column] is None for column in (*score_table.SCORES, *score_table.COUNTS))
     assert rows["plain"]["hmg"] is not None and rows["system"]["hmg"] == rows["plain"]["hmg"]
     assert select.main([str(out), "--data", str(data), "--out", str(tmp_path / "sel.jsonl"), "--fraction", "1"]) == 0
     assert "left out: 2 with an error in scoring" in capsys.readouterr().out
@@ -153,7 +154,7 @@ def test_models_of_two_families_are_refused(tmp_path, saved_pair, capsys):
 
 
 def rows(**change):
-    empty = dict.fromkeys(engine.COLUMNS) | dict.fromkeys(engine.COUNTS, 9)
+    empty = dict.fromkeys(score_table.COLUMNS) | dict.fromkeys(score_table.COUNTS, 9)
     made = [empty | {"id": f"r{i}", "nll_long": 1.0 + i} for i in range(4)]
     made[2] |= change
     return made

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from test_score import command, write_data
 
-from gateau_lib import cluster, score
+from gateau_lib import score
+from gateau_lib.scoring import cluster
 from gateau_lib.study import errors
 
 ray_only = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is an optional extra")

@@ -5,9 +5,10 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
-from gateau_lib import estimate, score, select
+from gateau_lib import score, select
 from gateau_lib.data import longalign, samples
 from gateau_lib.models import sizes
+from gateau_lib.scoring import pass_costs
 from gateau_lib.study.errors import reason
 
 
@@ -58,7 +59,7 @@ def test_models_that_fail_without_a_word(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(kind, "from_pretrained", raises(OSError()))
     assert score.main([str(data), "--short", "a/b", "--long", "a/c", "--plan"]) == 2
     assert "a/c: cannot read (OSError)" in one_line(capsys)
-    with pytest.raises(estimate.models.ModelError, match=r"a/c: cannot read \(OSError\)"):
-        estimate._read("a/c", AutoTokenizer)
+    with pytest.raises(pass_costs.models.ModelError, match=r"a/c: cannot read \(OSError\)"):
+        pass_costs._read("a/c", AutoTokenizer)
     with pytest.raises(sizes.UnknownSize, match=r"no configuration to read \(OSError\)"):
         sizes.of("a/c")

@@ -14,7 +14,6 @@ from test_nll import slow_nll
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from gateau_lib import engine
 from gateau_lib.data import sharded
 from gateau_lib.data.samples import Sample
 from gateau_lib.methods import model_passes, released
@@ -25,6 +24,7 @@ from gateau_lib.models.loading import load
 from gateau_lib.models.nll import continuation_nll, plan_batches
 from gateau_lib.models.pair import Pair
 from gateau_lib.models.rope import extend_window, rope_edge, rope_theta, window, with_rope_theta
+from gateau_lib.scoring import scorer, settings
 from gateau_lib.study.errors import ModelError
 
 SEGMENT = 16
@@ -242,22 +242,22 @@ def sparse(kind: str) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("kind", ["deepseek_v32", "glm_moe_dsa"])
-@pytest.mark.parametrize("method", engine.METHODS)
+@pytest.mark.parametrize("method", settings.METHODS)
 def test_a_choice_of_keys_is_refused(kind, method, tokenizer):
     """Every method reads the model by the registered attention, which would compute all keys and say nothing."""
     item = sharded.Item("a", Sample("a", "A key lies under the mill. " * 3, "Where is it?", "Under the mill."))
-    options = engine.Options((method,), "truncate", SEGMENT, 200, 200, prolong_pairs=3)
+    options = settings.Options((method,), "truncate", SEGMENT, 200, 200, prolong_pairs=3)
     with pytest.raises(ModelError, match="attention with indices is not read here") as error:
-        engine.score_items([item], Pair(sparse(kind), sparse(kind), tokenizer), options)
+        scorer.score_items([item], Pair(sparse(kind), sparse(kind), tokenizer), options)
     assert "\n" not in str(error.value)
 
 
 def test_the_released_code_refuses_a_choice_of_keys_too(tokenizer):
     item = sharded.Item("a", Sample("a", "A key lies under the mill. " * 3, "Where is it?", "Under the mill."))
-    options = engine.Options(("cam",), "truncate", SEGMENT, 192, 192, as_released=True)
+    options = settings.Options(("cam",), "truncate", SEGMENT, 192, 192, as_released=True)
     model = sparse("deepseek_v32")
     with pytest.raises(ModelError, match="attention with indices is not read here"):
-        engine.score_items([item], Pair(model, model, tokenizer), options)
+        scorer.score_items([item], Pair(model, model, tokenizer), options)
     assert model.config._attn_implementation == "sdpa"
 
 

@@ -11,13 +11,15 @@ from scipy.special import softmax
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from gateau_lib import engine, estimate, score, shards
+from gateau_lib import methods as methods_module
+from gateau_lib import score
 from gateau_lib.data import longalign, samples, sharded
 from gateau_lib.methods import model_passes, released
 from gateau_lib.methods.cam import contextual_awareness
 from gateau_lib.models import loading, pair, rope
 from gateau_lib.models import sizes as sizes_module
 from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory
+from gateau_lib.scoring import part_files, pass_costs, score_table, scorer, settings, worker
 
 WORDS = "the old mill by the river keeps a blue lantern and a copper key under the third stair".split()
 SEGMENT, LENGTH = 16, 256
@@ -63,7 +65,7 @@ def slow_row(sample, short, long, tokenizer):
     cut = (e.context + e.instruction)[-(128 - 1 - len(e.response)) :]
     row["contrast"] = slow_nll(long, e.start + cut, e.response) - row["nll_long"]
     row["hmg"] = row["nll_short"] - row["nll_long"]
-    row |= dict.fromkeys(("cam", "cam_mode", *engine.SEGMENTS))
+    row |= dict.fromkeys(("cam", "cam_mode", *score_table.SEGMENTS))
     if parts := samples.segments(e.context, SEGMENT):
         row["cam_mode"], row["segment_nll"] = "exact", [slow_nll(long, e.start + s + e.instruction, e.response) for s in parts]
         importance = softmax(-np.array(row["segment_nll"]))
@@ -88,7 +90,7 @@ def test_rows_equal_a_slow_reference(data, saved_pair, tmp_path, capsys):
     found = rows_of(out)
     lost = sum(row["n_dropped"] for row in found)
     assert lost and f"7 rows, 0 with an error, 1 cut to 256 tokens, losing {lost}, 1 without context" in said
-    assert list(found[0]) == list(engine.COLUMNS) and [row["id"] for row in found] == [f"s{i}" for i in range(7)]
+    assert list(found[0]) == list(score_table.COLUMNS) and [row["id"] for row in found] == [f"s{i}" for i in range(7)]
     for sample, row in zip(longalign.read_samples(data), found, strict=True):
         encoded = samples.encode(sample, tokenizer, LENGTH)
         assert row["n_context"] == len(encoded.context) and row["n_dropped"] == encoded.dropped and row["error"] is None
@@ -124,8 +126,8 @@ def test_one_sample_that_fails_is_one_error_row(data, saved_pair, tmp_path, monk
                 raise error(index, "sample 's4'")
         return real(model, encoded, **more)
 
-    monkeypatch.setattr(engine, "response_nll", fails_for_s4)
-    monkeypatch.setattr(shards, "source_hash", lambda code: "fixed")
+    monkeypatch.setattr(scorer, "response_nll", fails_for_s4)
+    monkeypatch.setattr(part_files, "source_hash", lambda code: "fixed")
     assert score.main(command(data, saved_pair, tmp_path / "s.parquet", "--methods", "hmg")) == 0
     rows = rows_of(tmp_path / "s.parquet")
     assert rows[4]["error"] == f"sample 's4': {error.reason}" and rows[4]["nll_short"] is None
@@ -180,7 +182,7 @@ def test_manifest_accounts_for_tokens_and_shards(data, saved_pair, tmp_path, cap
         (["--adaptive"], {"cam"}),
         (["--methods", "prolong"], {"prolong"}),
         (["--methods", "hmg,prolong", "--as-released", "--segment-length", "64"], {"prolong"}),
-        (["--methods", ",".join(engine.METHODS)], {"cam", "prolong"}),
+        (["--methods", ",".join(settings.METHODS)], {"cam", "prolong"}),
     ],
 )
 def test_a_pass_that_reads_nothing_counts_nothing(saved_pair, tmp_path, capsys, more, unread):
@@ -217,7 +219,7 @@ def test_as_released_is_the_public_code(data, saved_pair, tmp_path):
     line = command(data, saved_pair, out, *methods, "--as-released")
     assert score.main(line) == 0
     rows = rows_of(out)
-    both, options = score.prepare(score.parser().parse_args(line))
+    both, options = worker.prepare(score.parser().parse_args(line))
     for item, row in zip(sharded.read_items(data), rows, strict=True):
         e = samples.encode(item.sample, both.tokenizer, LENGTH)
         if len(e.response) < 2:
@@ -232,7 +234,7 @@ def test_as_released_is_the_public_code(data, saved_pair, tmp_path):
         lds = released.released_prolong(both.long, [document], segment_length=SEGMENT, pairs=3, window_segments=16)
         assert row["error"] is None and row["cam_mode"] == "as_released" and row["segment_nll"] is None
         want = {"nll_short": short[0], "nll_long": long[0], "prolong": lds[0]}
-        want["cam"] = engine.cam.contextual_awareness(nll, attention)
+        want["cam"] = methods_module.cam.contextual_awareness(nll, attention)
         assert {name: row[name] for name in want} == pytest.approx(want, rel=1e-5, abs=1e-7)
     assert sum(row["error"] is None for row in rows) >= 4
 
@@ -245,10 +247,10 @@ def released_item(name, context, response="It is so."):
 
 def test_released_code_reads_the_head_of_a_long_context(saved_pair):
     both = pair.load_pair(*map(str, saved_pair), ("hmg", "cam"), "float32", torch.device("cpu"))
-    options = engine.Options(("cam", "prolong"), "ntk", 16, 64, 32, prolong_pairs=3, as_released=True)
+    options = settings.Options(("cam", "prolong"), "ntk", 16, 64, 32, prolong_pairs=3, as_released=True)
     context = " ".join(f"word{n}" for n in range(40))
     item = released_item("long", context)
-    (row,) = engine.score_items([item], both, options)
+    (row,) = scorer.score_items([item], both, options)
     whole = samples.encode(item.sample, both.tokenizer, None)
     ((nll, attention),) = released.released_cam(both, [whole], 64, 16)
     assert row["n_dropped"] > 0 and row["cam"] == pytest.approx(contextual_awareness(nll, attention), rel=1e-6)
@@ -259,7 +261,7 @@ def test_released_code_reads_the_head_of_a_long_context(saved_pair):
 
 def test_released_code_out_of_memory_is_one_row(saved_pair, monkeypatch):
     both = pair.load_pair(*map(str, saved_pair), ("hmg", "cam"), "float32", torch.device("cpu"))
-    options = engine.Options(("hmg",), "ntk", 16, 64, 32, as_released=True)
+    options = settings.Options(("hmg",), "ntk", 16, 64, 32, as_released=True)
     score_hmg = released.released_hmg
 
     def refusing(both, encoded, *rest, **more):
@@ -268,7 +270,7 @@ def test_released_code_out_of_memory_is_one_row(saved_pair, monkeypatch):
         return score_hmg(both, encoded, *rest, **more)
 
     monkeypatch.setattr(released, "released_hmg", refusing)
-    rows = engine.score_items([released_item(name, "one two three") for name in "abc"], both, options)
+    rows = scorer.score_items([released_item(name, "one two three") for name in "abc"], both, options)
     assert [row["error"] is None for row in rows] == [True, False, True] and "'b'" in rows[1]["error"]
     assert rows[1]["hmg"] is None and rows[0]["hmg"] is not None
 
@@ -313,7 +315,7 @@ def test_plan_foretells_the_tokens_of_every_pass(data, saved_pair, tmp_path, cap
     longer = write_data(tmp_path / "longer.jsonl", n=6, seed=1)
     kept = [line for line in longer.read_text().splitlines() if json.loads(line)["id"] in ("s1", "s4", "s5")]
     longer.write_text("\n".join(kept) + "\n")  # the released code cannot score the others
-    methods = [] if "--methods" in more else ["--methods", ",".join(engine.METHODS)]
+    methods = [] if "--methods" in more else ["--methods", ",".join(settings.METHODS)]
     line = command(longer if more[:1] == ["--as-released"] else data, saved_pair, tmp_path / "s.parquet", *methods, *more)
     assert score.main([*line, "--plan"]) == 0 and not (tmp_path / "s.parquet").exists()
     words = [row.split() for row in capsys.readouterr().out.splitlines()]
@@ -346,7 +348,7 @@ def test_operations_are_those_that_torch_counts(llama_gqa):
 
 def test_segment_length_follows_the_short_window(saved_pair):
     line = ["d.jsonl", "--short", str(saved_pair[0]), "--long", str(saved_pair[1]), "--out", "s.parquet"]
-    _, options = score.prepare(score.parser().parse_args(line))
+    _, options = worker.prepare(score.parser().parse_args(line))
     assert (options.segment_length, options.max_length, options.short_window, options.reading) == (16, 1024, 128, "ntk")
 
 
@@ -354,8 +356,8 @@ def test_segments_of_the_shipped_pair_do_not_depend_on_the_methods():
     lengths = []
     for methods in ("cam", "hmg,cam", "prolong"):
         given = score.parser().parse_args(["d.jsonl", "--out", "s.parquet", "--methods", methods])
-        lengths.append(score.prepare(given)[1].segment_length)
-    assert len(set(lengths)) == 1 and lengths[0] < score.SEGMENT_LENGTH
+        lengths.append(worker.prepare(given)[1].segment_length)
+    assert len(set(lengths)) == 1 and lengths[0] < settings.SEGMENT_LENGTH
 
 
 def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
@@ -377,5 +379,5 @@ def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
 
 
 def test_the_page_on_clusters_says_what_the_plan_says():
-    page = estimate.PAGE.read_text(encoding="utf-8")
-    assert f"\n{estimate.example()}\n".join(estimate.MARKS) in page, "run make readme"
+    page = pass_costs.PAGE.read_text(encoding="utf-8")
+    assert f"\n{pass_costs.example()}\n".join(pass_costs.MARKS) in page, "run make readme"

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from gateau_lib import engine, report, select
-from gateau_lib.scoretable import LENGTHS, Table, usable
+from gateau_lib import select
+from gateau_lib.scoring import choice, report, score_table
+from gateau_lib.scoring.score_table import LENGTHS, Table, usable
 
 N = 20
 
@@ -22,7 +23,7 @@ def make_rows(n=N, seed=0):
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(n):
-        row = dict.fromkeys(engine.COLUMNS) | {"id": f"r{i:02d}", "n_context": 100 + 7 * i, "n_instruction": 5, "n_response": 4}
+        row = dict.fromkeys(score_table.COLUMNS) | {"id": f"r{i:02d}", "n_context": 100 + 7 * i, "n_instruction": 5, "n_response": 4}
         row |= {"n_dropped": 0, "nll_short": rng.uniform(1, 3), "nll_long": rng.uniform(0.5, 2), "cam": rng.uniform(0, 0.3)}
         row |= {"ifd": rng.uniform(0.5, 0.99), "contrast": rng.normal(), "prolong": rng.uniform(0, 9)}
         rows.append(row | {"hmg": row["nll_short"] - row["nll_long"]})
@@ -104,9 +105,9 @@ def test_random_depends_on_seed_and_not_on_order(tmp_path):
 
 def test_what_is_left_out_is_counted(tmp_path, capsys):
     rows = make_rows()
-    rows[0] |= dict.fromkeys((*engine.COUNTS, *engine.SCORES)) | {"error": "line 1: the response is empty"}
+    rows[0] |= dict.fromkeys((*score_table.COUNTS, *score_table.SCORES)) | {"error": "line 1: the response is empty"}
     rows[1] |= {"cam": None}
-    rows.append(dict.fromkeys(engine.COLUMNS) | {"error": "line 21: no 'id'"})
+    rows.append(dict.fromkeys(score_table.COLUMNS) | {"error": "line 21: no 'id'"})
     scores, data = write(tmp_path, rows)
     chosen = run(scores, data, "--fraction", "1")
     said = capsys.readouterr().out
@@ -153,7 +154,7 @@ def test_ranking_does_not_depend_on_row_order(order, score):
         pool, _ = usable(Table(None, rows, {}), score)
         pool = pool.assign(tokens=pool[list(LENGTHS)].sum(axis="columns"))
         given = select.parser().parse_args(["s", "--data", "d", "--out", "o", "--score", score])
-        return select.rank(pool, given)["id"].tolist()
+        return choice.rank(pool, given)["id"].tolist()
 
     rows = make_rows()
     assert ranking([rows[i] for i in order]) == ranking(rows)
@@ -322,7 +323,7 @@ def test_a_long_list_is_cut_and_says_so():
 def test_surrogates_in_ids_and_segments_of_unknown_rows(tmp_path):
     """An id that no table can hold is an error row in scoring, and no obstacle here."""
     rows = make_rows(3)
-    rows[2] |= dict.fromkeys((*engine.COUNTS, *engine.SCORES)) | {"id": "a?", "error": "line 3: half of a surrogate pair"}
+    rows[2] |= dict.fromkeys((*score_table.COUNTS, *score_table.SCORES)) | {"id": "a?", "error": "line 3: half of a surrogate pair"}
     scores, data = write(tmp_path, rows, [{"id": row["id"], "messages": messages(row["id"])} for row in rows])
     data.write_text(data.read_text().replace('"a?"', '"a\\ud800"'))
     assert len(run(scores, data, "--fraction", "1")) == 2

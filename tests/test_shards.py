@@ -19,11 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_score import command, rows_of, write_data
 
-from gateau_lib import engine, score, shards
+from gateau_lib import methods, score
 from gateau_lib.data import sharded
 from gateau_lib.data.longalign import to_record
 from gateau_lib.data.samples import Sample
 from gateau_lib.models import nll, pair
+from gateau_lib.scoring import part_files, score_table, scorer, settings
 from gateau_lib.study import errors, whole_files
 from gateau_lib.study.errors import DataError
 
@@ -107,7 +108,7 @@ def test_parts_are_named_by_weights_options_code_and_records(saved_pair, tmp_pat
     path = write_data(tmp_path / "d.jsonl")
 
     def name(size=4, **change):
-        job = shards.Job(path, tmp_path, engine.Options(("hmg",), "ntk", 16, 512, 128, **change), shards.makers(both), size)
+        job = part_files.Job(path, tmp_path, settings.Options(("hmg",), "ntk", 16, 512, 128, **change), part_files.makers(both), size)
         return job.part(sharded.index(path, size)[0]).name
 
     first = name()
@@ -119,7 +120,7 @@ def test_parts_are_named_by_weights_options_code_and_records(saved_pair, tmp_pat
     both.tokenizer.chat_template = "{{ messages }}"
     names.add(name())
     both.tokenizer.chat_template = None
-    monkeypatch.setattr(shards, "source_hash", lambda code: "edited")
+    monkeypatch.setattr(part_files, "source_hash", lambda code: "edited")
     names.add(name())
     write_data(path, seed=5)
     names.add(name())
@@ -144,7 +145,7 @@ def whole(data, saved_pair, tmp_path):
 @pytest.fixture()
 def scored(monkeypatch, tmp_path):
     """Lets a test count, over processes, which shards were scored."""
-    log, real = tmp_path / "scored.log", engine.score_items
+    log, real = tmp_path / "scored.log", scorer.score_items
     log.touch()
 
     def noted(items, *more):
@@ -152,8 +153,8 @@ def scored(monkeypatch, tmp_path):
             out.write(f"{items[0].id}\n")
         return real(items, *more)
 
-    monkeypatch.setattr(engine, "score_items", noted)
-    monkeypatch.setattr(shards, "source_hash", lambda code: "fixed")
+    monkeypatch.setattr(scorer, "score_items", noted)
+    monkeypatch.setattr(part_files, "source_hash", lambda code: "fixed")
     return lambda: log.read_text().split()
 
 
@@ -179,11 +180,11 @@ def dies(arguments, where, at):
 @pytest.mark.parametrize(
     ("where", "at"),
     [
-        ((engine, "_fill"), 2),  # in the middle of a shard
+        ((scorer, "_fill"), 2),  # in the middle of a shard
         ((Path, "replace"), 2),  # a part is written but not yet in its place
-        ((shards, "read_part"), 3),  # between two shards
-        ((shards, "write_table"), 1),
-        ((shards, "manifest"), 1),  # the table is there already
+        ((part_files, "read_part"), 3),  # between two shards
+        ((part_files, "write_table"), 1),
+        ((part_files, "manifest"), 1),  # the table is there already
     ],
 )
 def test_killed_anywhere_ends_with_the_same_bytes(data, saved_pair, tmp_path, whole, scored, where, at):
@@ -196,7 +197,7 @@ def test_killed_anywhere_ends_with_the_same_bytes(data, saved_pair, tmp_path, wh
 
 
 def test_stopped_by_the_user_says_how_to_go_on(data, saved_pair, tmp_path, monkeypatch, whole, scored, capsys):
-    out, noted, calls = tmp_path / "broken.parquet", engine.score_items, []
+    out, noted, calls = tmp_path / "broken.parquet", scorer.score_items, []
 
     def stops_at_second(*more):
         calls.append(0)
@@ -204,7 +205,7 @@ def test_stopped_by_the_user_says_how_to_go_on(data, saved_pair, tmp_path, monke
             raise KeyboardInterrupt
         return noted(*more)
 
-    monkeypatch.setattr(engine, "score_items", stops_at_second)
+    monkeypatch.setattr(scorer, "score_items", stops_at_second)
     assert score.main(command(data, saved_pair, out)) == 130 and not out.exists()
     assert "give the same command to go on" in capsys.readouterr().err
     assert score.main(command(data, saved_pair, out)) == 0
@@ -253,9 +254,9 @@ def test_a_batch_that_does_not_fit_is_halved_and_a_sample_that_does_not_is_marke
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
         return real(model, sequences, *more, **named)
 
-    for module in (nll, engine.cam):
+    for module in (nll, methods.cam):
         monkeypatch.setattr(module, "batch_nll", small)
-    monkeypatch.setattr(shards, "source_hash", lambda code: "fixed")
+    monkeypatch.setattr(part_files, "source_hash", lambda code: "fixed")
     assert score.main(command(data, saved_pair, tmp_path / "tight.parquet")) == 0
     failed = []
     for want, row in zip(rows_of(tmp_path / "roomy.parquet"), rows_of(tmp_path / "tight.parquet"), strict=True):
@@ -307,7 +308,7 @@ def test_the_lock_of_another_machine_is_believed(tmp_path):
 
 
 def test_a_table_of_several_row_groups_holds_every_row_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "ROW_GROUP", 4)
-    rows = [dict.fromkeys(engine.COLUMNS) | {"id": str(i), "n_context": i, "segment_chars": [0, i]} for i in range(11)]
-    shards.write_table(iter(rows), {"methods": []}, tmp_path / "t.parquet")
+    monkeypatch.setattr(score_table, "ROW_GROUP", 4)
+    rows = [dict.fromkeys(score_table.COLUMNS) | {"id": str(i), "n_context": i, "segment_chars": [0, i]} for i in range(11)]
+    score_table.write_table(iter(rows), {"methods": []}, tmp_path / "t.parquet")
     assert rows_of(tmp_path / "t.parquet") == rows and pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == 3

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import rankdata
 from transformers import PreTrainedModel
 
 from gateau_lib.data.samples import Encoded, segments
@@ -150,18 +150,3 @@ def minimum_tokens(encoded: Sequence[Encoded], segment_length: int) -> int:
     return tokens
 
 
-def fidelity(exact: Sequence[float], adaptive: Sequence[float], fraction: float = 0.1) -> dict[str, float]:
-    """How like the exact ranking of a pool the adaptive one is, both given as contextual awareness scores, high = select.
-
-    Returns:
-        ``rank_correlation`` (Spearman), ``top_overlap`` (share of the exact top ``fraction`` that the adaptive top has, too),
-        ``largest_error`` (of a score).
-    """
-    a, b = np.asarray(exact, dtype=float), np.asarray(adaptive, dtype=float)
-    k = max(1, round(fraction * a.size))
-    common = set(np.argsort(-a, kind="stable")[:k]) & set(np.argsort(-b, kind="stable")[:k])
-    return {
-        "rank_correlation": float(spearmanr(a, b).statistic),
-        "top_overlap": len(common) / k,
-        "largest_error": float(np.abs(a - b).max()),
-    }

@@ -22,16 +22,11 @@ from gateau_lib.methods.model_passes import response_nll
 from gateau_lib.models.memory import is_out_of_memory
 from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory, SequenceError, continuation_nll
 from gateau_lib.models.pair import Pair
+from gateau_lib.scoring.score_table import COLUMNS, COUNTS, SCORES, SEGMENTS
+from gateau_lib.scoring.settings import Options
 from gateau_lib.study.errors import DataError
 
-METHODS = ("hmg", "cam", "prolong", "ifd", "contrast", "perplexity", "longattn")
-AS_RELEASED = ("hmg", "cam", "prolong")  # the methods whose authors published code
-COUNTS = ("n_context", "n_instruction", "n_response", "n_dropped")  # tokens read, and context tokens cut on the left
 PASS = ("tokens", "padded", "forwards")  # what is counted of each pass of a model
-SCORES = ("nll_short", "nll_long", "hmg", "cam", "prolong", "ifd", "contrast", "longattn")
-# Per segment: loss given it alone, share of the response's attention, characters of the context where segments begin and end.
-SEGMENTS = ("segment_nll", "segment_attention", "segment_chars")
-COLUMNS = ("id", *COUNTS, *SCORES, "cam_mode", *SEGMENTS, "error")
 
 
 class NothingLeft(SequenceError):
@@ -40,25 +35,6 @@ class NothingLeft(SequenceError):
     reason = "the released code leaves no token of the response; raise --max-length, or leave out --as-released"
 
 
-@dataclass(frozen=True)
-class Options:
-    """What decides a score, beside data and models; lengths in tokens."""
-
-    methods: tuple[str, ...]
-    reading: str  # how the short model reads beyond its window, see `model_passes.READINGS`
-    segment_length: int
-    max_length: int
-    short_window: int
-    prolong_pairs: int = 500  # the released scripts' value
-    seed: int = 0
-    chat: bool = False  # the tokenizer's chat template instead of the papers' plain prompt
-    adaptive: bool = False  # estimated segment importance, see `cam_adaptive.adaptive_importance`
-    as_released: bool = False  # the authors' public procedures with their defects, see `released`
-
-    @property
-    def cam_mode(self) -> str:
-        """How segment importance is found."""
-        return "as_released" if self.as_released else "adaptive" if self.adaptive else "exact"
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from transformers import LlamaConfig
 
-from gateau_lib import engine
 from gateau_lib.data import sharded
 from gateau_lib.data.samples import encode
 from gateau_lib.models import loading
 from gateau_lib.models.pair import names
 from gateau_lib.models.sizes import Shape, shape_of
+from gateau_lib.scoring import settings
 from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.errors import DataError, ScoreError
 from gateau_lib.study.whole_files import atomic_write
@@ -51,8 +51,8 @@ class Lengths:
 
 
 
-def passes(sample: Lengths, short: Shape, long: Shape, options: engine.Options) -> dict[str, tuple[int, float]]:
-    """Tokens and operations of every pass over one sample, by the names of `engine.score_items`."""
+def passes(sample: Lengths, short: Shape, long: Shape, options: settings.Options) -> dict[str, tuple[int, float]]:
+    """Tokens and operations of every pass over one sample, by the names of `scorer.score_items`."""
     n, y, asked, found = sample.whole, sample.response, set(options.methods), {}
     around = sample.start + sample.instruction + y
     parts = [min(options.segment_length, sample.context - i) for i in range(0, sample.context, options.segment_length)]
@@ -91,7 +91,7 @@ def passes(sample: Lengths, short: Shape, long: Shape, options: engine.Options) 
     return found
 
 
-def _prolong(n: int, long: Shape, options: engine.Options) -> tuple[int, float]:
+def _prolong(n: int, long: Shape, options: settings.Options) -> tuple[int, float]:
     """Every segment read once and once more for every sampled pair, after a cached one; as released, both anew."""
     length = options.segment_length
     count = min(n // length, max(2, options.max_length // length))
@@ -103,7 +103,7 @@ def _prolong(n: int, long: Shape, options: engine.Options) -> tuple[int, float]:
     return (count + pairs) * length, count * alone + pairs * after
 
 
-def totals(samples: Sequence[Lengths], times: float, short: Shape, long: Shape, options: engine.Options) -> list[dict[str, Any]]:
+def totals(samples: Sequence[Lengths], times: float, short: Shape, long: Shape, options: settings.Options) -> list[dict[str, Any]]:
     """One row a pass, and their sum: ``tokens, flops, gpu_hours``, ``times`` as many as the given samples have."""
     sums: dict[str, np.ndarray] = {}
     for sample in samples:
@@ -129,7 +129,7 @@ def example() -> str:
     shape, n = shape_of(LlamaConfig()), 256
     wholes = np.exp(np.linspace(np.log(8192), np.log(65536), n)).astype(int)
     samples = [Lengths(1, int(whole) - 1 - 64 - 256, 64, 256) for whole in wholes]
-    usual = engine.Options(("hmg", "cam"), "ntk", 128, 65536, 4096)
+    usual = settings.Options(("hmg", "cam"), "ntk", 128, 65536, 4096)
     rows = {
         "HMG and CAM": usual,
         "HMG and CAM, adaptive": replace(usual, adaptive=True),
@@ -159,7 +159,7 @@ def plan(given: argparse.Namespace) -> str:
     Raises:
         DataError, ModelError, ScoreError: input, models or options that cannot be used.
     """
-    from gateau_lib.score import methods_of, options_of
+    from gateau_lib.scoring.settings import methods_of, options_of
 
     short_name, long_name = names(given.short, given.long, methods_of(given.methods))
     config, tokenizer = loading.load_config(long_name), loading.load_tokenizer(long_name)

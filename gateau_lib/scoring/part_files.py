@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,19 +17,14 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from gateau_lib import engine
 from gateau_lib.data import sharded
 from gateau_lib.data.sharded import Shard
 from gateau_lib.models.pair import Pair, identity
+from gateau_lib.scoring import scorer, settings
 from gateau_lib.study.code_hash import source_hash
 from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.store import versions
 from gateau_lib.study.whole_files import atomic_write
-
-ROW_GROUP = 1024  # rows of the table written at a time, whatever the shards' size
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,7 @@ class Job:
 
     data: Path
     folder: Path  # of the parts
-    options: engine.Options
+    options: settings.Options
     made_by: dict[str, Any]  # see `makers`
     size: int  # records a shard: how samples are batched moves the last bits of a loss
 
@@ -52,7 +46,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Part:
-    """What scoring one shard gave: its rows, the tokens of each pass (see `engine.score_items`), and what it took."""
+    """What scoring one shard gave: its rows, the tokens of each pass (see `scorer.score_items`), and what it took."""
 
     rows: list[dict[str, Any]]
     counts: dict[str, dict[str, int]]
@@ -61,7 +55,7 @@ class Part:
 
 def makers(pair: Pair) -> dict[str, Any]:
     """What decides a row beside data and options: the models (see `pair.identity`), the library's code, the versions below it."""
-    return identity(pair) | {"code": source_hash([engine.score_items, sharded.read]), "versions": versions()}
+    return identity(pair) | {"code": source_hash([scorer.score_items, sharded.read]), "versions": versions()}
 
 
 def read_part(path: Path, rows: int) -> Part | None:
@@ -93,7 +87,7 @@ def finish(job: Job, shard: Shard, pair: Pair) -> Part:
     if (done := read_part(path, shard.rows)) is not None:
         return done
     start, counts = monotonic(), {}
-    rows = engine.score_items(sharded.read(job.data, shard), pair, job.options, counts)
+    rows = scorer.score_items(sharded.read(job.data, shard), pair, job.options, counts)
     part = Part(rows, {name: dict(count) for name, count in counts.items()}, round(monotonic() - start, 3))
     body = json.dumps(rows, allow_nan=False)
     about = {"sha256": hashlib.sha256(body.encode()).hexdigest(), "counts": part.counts, "seconds": part.seconds}
@@ -116,31 +110,8 @@ def parts(job: Job, shards: Sequence[Shard]) -> Iterator[Part]:
 
 
 
-def _schema(about: dict[str, Any]) -> pa.Schema:
-    kinds = dict.fromkeys(("id", "error", "cam_mode"), pa.string()) | dict.fromkeys(engine.COUNTS, pa.int64())
-    kinds |= dict.fromkeys(engine.SEGMENTS, pa.list_(pa.float64())) | {"segment_chars": pa.list_(pa.int64())}
-    fields = [(name, kinds.get(name, pa.float64())) for name in engine.COLUMNS]
-    return pa.schema(fields, {"gateau": json.dumps(about, sort_keys=True)})
 
 
-def write_table(rows: Iterable[dict[str, Any]], about: dict[str, Any], path: Path) -> None:
-    """The rows as Parquet, whole or not at all; ``about`` rides along as metadata. Equal rows give equal bytes."""
-    schema = _schema(about)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    waiting: list[dict[str, Any]] = []
-    try:
-        with pq.ParquetWriter(part, schema) as out:
-            for row in rows:
-                waiting.append(row)
-                if len(waiting) == ROW_GROUP:
-                    out.write_table(pa.Table.from_pylist(waiting, schema))
-                    waiting.clear()
-            if waiting:
-                out.write_table(pa.Table.from_pylist(waiting, schema))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def total(counts: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateau_lib import engine, shards
 from gateau_lib.data.sharded import Shard
+from gateau_lib.scoring import part_files, settings
 from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.progress import track
 
@@ -28,16 +28,16 @@ class Scorer:
         self.given = given
         self.pair = None
 
-    def about(self) -> tuple[engine.Options, dict[str, Any]]:
+    def about(self) -> tuple[settings.Options, dict[str, Any]]:
         """The options with the lengths that the models decide, and what makes this worker's numbers."""
-        from gateau_lib.score import prepare
+        from gateau_lib.scoring.worker import prepare
 
         if self.pair is None:
             self.pair, self.options = prepare(self.given)
-            self.made_by = shards.makers(self.pair)
+            self.made_by = part_files.makers(self.pair)
         return self.options, self.made_by
 
-    def finish(self, job: shards.Job, shard: Shard) -> None:
+    def finish(self, job: part_files.Job, shard: Shard) -> None:
         """Leave the shard's part file.
 
         Raises:
@@ -47,10 +47,10 @@ class Scorer:
         if differing := [name for name, value in made_by.items() if job.made_by.get(name) != value]:
             host, what = socket.gethostname(), ", ".join(differing)
             raise ScoreError(f"machine {host} differs from the first worker's in: {what}; install the same on all machines")
-        shards.finish(job, shard, self.pair)
+        part_files.finish(job, shard, self.pair)
 
 
-def score(given: argparse.Namespace, all_shards: Sequence[Shard], folder: Path) -> shards.Job:
+def score(given: argparse.Namespace, all_shards: Sequence[Shard], folder: Path) -> part_files.Job:
     """Every shard finished on the cluster that ``RAY_ADDRESS`` names, one that runs on this machine, or a new local one.
 
     Raises:
@@ -70,7 +70,7 @@ def score(given: argparse.Namespace, all_shards: Sequence[Shard], folder: Path) 
         remote = ray.remote(Scorer).options(**needs, max_restarts=RETRIES, max_task_retries=RETRIES)
         actors = [remote.remote(asked) for _ in range(min(workers, len(all_shards)))]
         options, made_by = ray.get(actors[0].about.remote())
-        job = shards.Job(asked.data, folder.resolve(), options, made_by, given.shard_size)
+        job = part_files.Job(asked.data, folder.resolve(), options, made_by, given.shard_size)
         for _ in track(_dispatch(ray, actors, job, all_shards), f"scoring, shards of {job.size}", len(all_shards)):
             pass
     except ray.exceptions.RayTaskError as error:
@@ -84,7 +84,7 @@ def score(given: argparse.Namespace, all_shards: Sequence[Shard], folder: Path) 
     return job
 
 
-def _dispatch(ray: Any, actors: Sequence[Any], job: shards.Job, all_shards: Sequence[Shard]) -> Iterator[None]:
+def _dispatch(ray: Any, actors: Sequence[Any], job: part_files.Job, all_shards: Sequence[Shard]) -> Iterator[None]:
     """A shard for every worker, and the next one for each that is done."""
     waiting = iter(all_shards)
     running = {actor.finish.remote(job, shard): actor for actor, shard in zip(actors, waiting, strict=False)}

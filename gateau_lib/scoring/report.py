@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gateau_lib.data.samples import Sample
-from gateau_lib.scoretable import Segments
+from gateau_lib.scoring.score_table import Segments
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.style import BLUE, GREY, ORANGE, RED, label, styled, svg
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,39 @@ class Table:
             return {}
         wanted = pq.read_table(self.path, columns=["id", *SEGMENTS], filters=[("id", "in", list(ids))]).to_pylist()
         return {row["id"]: Segments(*(row[name] for name in SEGMENTS)) for row in wanted if row["segment_nll"]}
+
+
+COUNTS = ("n_context", "n_instruction", "n_response", "n_dropped")  # tokens read, and context tokens cut on the left
+
+SCORES = ("nll_short", "nll_long", "hmg", "cam", "prolong", "ifd", "contrast", "longattn")
+# Per segment: loss given it alone, share of the response's attention, characters of the context where segments begin and end.
+SEGMENTS = ("segment_nll", "segment_attention", "segment_chars")
+COLUMNS = ("id", *COUNTS, *SCORES, "cam_mode", *SEGMENTS, "error")
+ROW_GROUP = 1024  # rows of the table written at a time, whatever the shards' size
+
+
+def _schema(about: dict[str, Any]) -> pa.Schema:
+    kinds = dict.fromkeys(("id", "error", "cam_mode"), pa.string()) | dict.fromkeys(COUNTS, pa.int64())
+    kinds |= dict.fromkeys(SEGMENTS, pa.list_(pa.float64())) | {"segment_chars": pa.list_(pa.int64())}
+    fields = [(name, kinds.get(name, pa.float64())) for name in COLUMNS]
+    return pa.schema(fields, {"gateau": json.dumps(about, sort_keys=True)})
+
+
+def write_table(rows: Iterable[dict[str, Any]], about: dict[str, Any], path: Path) -> None:
+    """The rows as Parquet, whole or not at all; ``about`` rides along as metadata. Equal rows give equal bytes."""
+    schema = _schema(about)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    waiting: list[dict[str, Any]] = []
+    try:
+        with pq.ParquetWriter(part, schema) as out:
+            for row in rows:
+                waiting.append(row)
+                if len(waiting) == ROW_GROUP:
+                    out.write_table(pa.Table.from_pylist(waiting, schema))
+                    waiting.clear()
+            if waiting:
+                out.write_table(pa.Table.from_pylist(waiting, schema))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
