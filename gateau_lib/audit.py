@@ -15,7 +15,7 @@ from gateau_lib.study.whole_files import atomic_write
 
 PAGE = PACKAGE.parent / "docs" / "scale.md"
 
-# Arguments of transformers' Trainer that `gateau_lib.trainer` fixes, and where they are published.
+# Arguments of transformers' Trainer that `gateau_lib.training.trainer` fixes, and where they are published.
 TRAINER = {
     "optim": "GATEAU train/main.py: adamw_torch, the same updates",
     "adam_beta1": "GATEAU train/scripts",
@@ -49,15 +49,15 @@ def rows() -> list[tuple[str, str, str]]:
     found = [(f"`{name}`", _text(value), source) for name, value, _, source in profile.describe() if name != "name"]
     arguments = trainer_arguments()
     found += [(f"`{name}` (Trainer)", _text(getattr(arguments, name)), source) for name, source in TRAINER.items()]
-    from gateau_lib.batching import GROUP
+    from gateau_lib.training.packing import GROUP
 
     return found + [(what, value.format(group=GROUP), source) for what, value, source in ALSO]
 
 
 def trainer_arguments() -> Any:
     """The arguments with which a run of the published part of 100 steps is trained, but for how it is shared among GPUs."""
-    from gateau_lib import trainer
-    from gateau_lib.recipe import FineTune
+    from gateau_lib.training import trainer
+    from gateau_lib.training.recipe import FineTune
 
     profile = resolve("paper")
     job = FineTune(

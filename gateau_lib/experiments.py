@@ -17,14 +17,15 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from gateau_lib.batching import plan_batches
 from gateau_lib.data.samples import encode
 from gateau_lib.models import loading, rope
-from gateau_lib.recipe import FineTune, training_samples
-from gateau_lib.sft import training_log
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, artefact
+from gateau_lib.training.minibatches import training_samples
+from gateau_lib.training.packing import plan_batches
+from gateau_lib.training.recipe import FineTune
+from gateau_lib.training.sft import training_log
 
 SELECTORS = ("gateau", "hmg", "cam", "prolong", "perplexity", "random", "length_matched", "longest", "full")
 STRATEGIES = ("normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all")

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateau_lib import sft
 from gateau_lib.models.loading import load_tokenizer
-from gateau_lib.recipe import FineTune, to_json
 from gateau_lib.study.profiles import REHEARSED
 from gateau_lib.study.store import Study, open_study
 from gateau_lib.study.whole_files import atomic_write
+from gateau_lib.training import fine_tuning, sft
+from gateau_lib.training.recipe import FineTune, to_json
 
 
 def find(study: Study, name: str) -> FineTune:
@@ -26,8 +26,9 @@ def find(study: Study, name: str) -> FineTune:
     Raises:
         ValueError: no such run.
     """
-    from gateau_lib import experiments, pretrain, published
+    from gateau_lib import experiments, published
     from gateau_lib.data import corpus
+    from gateau_lib.training import pretrain
 
     runs = {run.name: run for run in published.runs(study.profile) if run.row != published.UNTUNED}
     data = corpus.prepared(study)
@@ -56,7 +57,7 @@ def take(study: Study, job: FineTune, trained: Path) -> Path:
     found = sft.training_log(trained).get("identity", "unknown")
     if found.rpartition("-")[2] != wanted.rpartition("-")[2]:  # what follows the name
         raise ValueError(f"{trained}: holds run {found}, not {wanted}; train the run that --write gives now")
-    return sft.build(job).folder(study, lambda out: shutil.copytree(trained, out, dirs_exist_ok=True))
+    return fine_tuning.build(job).folder(study, lambda out: shutil.copytree(trained, out, dirs_exist_ok=True))
 
 
 def main(words: Sequence[str] | None = None) -> int:

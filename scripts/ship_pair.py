@@ -9,10 +9,10 @@ import hashlib
 import json
 import shutil
 
-from gateau_lib import pretrain
 from gateau_lib.data import corpus
 from gateau_lib.models import loading
 from gateau_lib.study import store
+from gateau_lib.training import pretrain
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ from gateau_lib import benchmarks
 from gateau_lib.benchmarks import Item, answer, middle
 from gateau_lib.models import generate
 from gateau_lib.models.prompts import prompt_ids
-from gateau_lib.sft import INST
 from gateau_lib.study.errors import DataError
+from gateau_lib.training.recipe import INST
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"

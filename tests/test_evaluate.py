@@ -176,8 +176,8 @@ def test_a_complete_response_is_not_generated_again(llama, tokenizer, monkeypatc
 
 def overfitted(llama, tokenizer):
     """The tiny model after it has learned two samples by heart."""
-    from gateau_lib.methods.skipalign import collate, sample_row
-    from gateau_lib.trainer import response_loss
+    from gateau_lib.training.input_rows import collate, sample_row
+    from gateau_lib.training.trainer import response_loss
 
     model, rows = copy.deepcopy(llama).train(), []
     for sample in questions(2):

@@ -8,10 +8,11 @@ import re
 
 import pytest
 
-from gateau_lib import jobs, recipe, sft
+from gateau_lib import jobs
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import Sample
 from gateau_lib.study.store import open_study
+from gateau_lib.training import fine_tuning, recipe, sft
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_a_run_trained_apart_is_taken_for_the_study_s_own(study, job, tmp_path, 
     out.mkdir()
     log = sft.fine_tune(again, out)
     assert jobs.main(["smoke", job.name, "--trained", str(out)]) == 0
-    (folder,) = sft.fine_tune_all(study, [job], workers=0)
+    (folder,) = fine_tuning.fine_tune_all(study, [job], workers=0)
     assert str(folder) == capsys.readouterr().out.split()[-1]
     assert sft.training_log(folder)["losses"] == log["losses"]
 
@@ -74,7 +75,7 @@ def test_jobs_are_plain_json(job):
 
 def test_runs_are_found_by_name_and_others_named(study, saved_pair, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("gateau_lib.data.corpus.prepared", lambda study: tmp_path)
-    monkeypatch.setattr("gateau_lib.pretrain.pair", lambda study, data: saved_pair[0].parent)
+    monkeypatch.setattr("gateau_lib.training.pretrain.pair", lambda study, data: saved_pair[0].parent)
     assert jobs.find(study, "skip-pose-0").strategy == "pose"
     assert jobs.main(["smoke", "pose", "--write", str(tmp_path / "job.json")]) == 2
     said = capsys.readouterr().err

@@ -14,10 +14,11 @@ from chat_server import serve
 from test_select import make_rows
 from test_select import write as write_scored
 
-from gateau_lib import jobs, recipe, score, select, synthesis, train
+from gateau_lib import jobs, score, select, synthesis, train
 from gateau_lib.data import sharded
 from gateau_lib.data.longalign import to_record, write_samples
 from gateau_lib.data.samples import Sample
+from gateau_lib.training import recipe
 
 
 @pytest.fixture

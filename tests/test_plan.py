@@ -18,7 +18,7 @@ from gateau_lib.models.tiny import build_llama
 from gateau_lib.study import profiles, registry
 from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.profiles import resolve
-from gateau_lib.trainer import response_loss
+from gateau_lib.training.trainer import response_loss
 
 RESULTS = PACKAGE.parent / "results" / "cpu"
 GB = 2**30

@@ -14,22 +14,15 @@ import torch
 from conftest import eager
 from transformers import LlamaForCausalLM
 
-from gateau_lib import pretrain
 from gateau_lib.data import corpus
 from gateau_lib.data.tokenizer import build_tokenizer
 from gateau_lib.models.loading import load
 from gateau_lib.models.rope import rope_theta
 from gateau_lib.models.tiny import build_llama
-from gateau_lib.pretrain import (
-    BACKGROUND_SAMPLE,
-    BACKGROUND_WEIGHT,
-    FAR_COPY_WEIGHT,
-    RowMaker,
-    recall_accuracy,
-    train,
-    weighted_loss,
-)
 from gateau_lib.study import store
+from gateau_lib.training import pretrain
+from gateau_lib.training.pretrain import recall_accuracy, train, weighted_loss
+from gateau_lib.training.pretrain_rows import BACKGROUND_SAMPLE, BACKGROUND_WEIGHT, FAR_COPY_WEIGHT, RowMaker
 
 WORDS = build_tokenizer()
 SHAPE = {"hidden_size": 32, "layers": 2, "heads": 4, "rope_theta": 1000.0}

@@ -15,20 +15,21 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from gateau_lib import recipe, sft
-from gateau_lib import trainer as trainer_module
-from gateau_lib.batching import plan_batches
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import Sample, encode
-from gateau_lib.methods.skipalign import IGNORED, Row, collate
 from gateau_lib.models import loading, rope
-from gateau_lib.recipe import FineTune
-from gateau_lib.sft import fine_tune, fine_tune_all, training_batches, training_log
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import JobError
-from gateau_lib.trainer import make_trainer, response_loss
+from gateau_lib.training import minibatches, sft
+from gateau_lib.training import trainer as trainer_module
+from gateau_lib.training.fine_tuning import fine_tune_all
+from gateau_lib.training.input_rows import IGNORED, Row, collate
+from gateau_lib.training.packing import plan_batches
+from gateau_lib.training.recipe import FineTune
+from gateau_lib.training.sft import fine_tune, training_batches, training_log
+from gateau_lib.training.trainer import make_trainer, response_loss
 
 WORDS = "amber river copper falcon cedar silver lantern thunder velvet marble".split()
 
@@ -62,7 +63,7 @@ def job(saved_pair: tuple[Path, Path], data: tuple[Path, Path]) -> FineTune:
 
 def encoded_batches(job: FineTune) -> list[list[Row]]:
     tokenizer = loading.load(job.base)[1]
-    encoded = [encode(s, tokenizer, job.window - 1) for s in recipe.training_samples(job)]
+    encoded = [encode(s, tokenizer, job.window - 1) for s in minibatches.training_samples(job)]
     return training_batches(job, encoded, [tokenizer.eos_token_id])
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
-from gateau_lib.methods.skipalign import IGNORED, STRATEGIES, Row, collate, pack_rows, sample_row, sample_turns, skip_positions
+from gateau_lib.methods.skipalign import STRATEGIES, sample_turns, skip_positions
+from gateau_lib.training.input_rows import IGNORED, Row, collate, pack_rows, sample_row
 
 TARGET = 120
 turns_lists = st.lists(st.integers(1, 30), min_size=1, max_size=4).filter(lambda t: sum(t) <= TARGET)

@@ -21,10 +21,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import pretrain
 from gateau_lib.data import samples
 from gateau_lib.sources import hub
 from gateau_lib.study import code_hash, evidence, progress, store, whole_files
+from gateau_lib.training import pretrain
 
 
 @pytest.fixture

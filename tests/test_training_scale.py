@@ -21,16 +21,17 @@ from safetensors.torch import load_file
 from test_families import FAMILIES, build
 from test_sft import encoded_batches, reference_loss, sample
 
-from gateau_lib import launch, recipe, sft, train, trainer
-from gateau_lib.batching import plan_epochs, split_step
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import encode
-from gateau_lib.methods.skipalign import IGNORED, collate, pack_rows
 from gateau_lib.models import adapters, loading, output_head, rope
-from gateau_lib.recipe import FineTune
 from gateau_lib.study import devices, errors, workers
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study
+from gateau_lib.training import failures, fine_tuning, launch, minibatches, recipe, sft, trainer
+from gateau_lib.training import recipe as recipe_module
+from gateau_lib.training.input_rows import IGNORED, collate, pack_rows
+from gateau_lib.training.packing import plan_epochs, split_step
+from gateau_lib.training.recipe import FineTune
 
 ROOT = Path(__file__).parent.parent
 
@@ -114,8 +115,8 @@ def test_packed_and_unpacked_losses_agree(job, llama, loss):
     assert trainer.response_loss(llama, collate(rows, 0), loss).item() == pytest.approx(expected, rel=1e-5)
     small = dataclasses.replace(job, loss=loss, micro_tokens=200)
     for processes in (1, 3):
-        parts = [part for process in range(processes) for part in recipe.deal(small, packed, processes, process)]
-        over = recipe.terms(packed, loss)
+        parts = [part for process in range(processes) for part in minibatches.deal(small, packed, processes, process)]
+        over = minibatches.terms(packed, loss)
         found = sum(counts * trainer.response_loss(llama, collate(part, 0), loss, over).item() for part, counts in parts)
         assert found == pytest.approx(expected, rel=1e-5)
         assert all(len(part) * max(len(row.input_ids) for row in part) <= 256 for part, _ in parts)
@@ -243,7 +244,7 @@ def test_weights_are_saved_in_the_dtype_they_were_trained_in(job, tmp_path):
 
 
 def test_the_published_template_is_trained_with_and_saved(job, tmp_path):
-    log = sft.fine_tune(dataclasses.replace(job, template=sft.INST, tokens=800), tmp_path / "out")
+    log = sft.fine_tune(dataclasses.replace(job, template=recipe_module.INST, tokens=800), tmp_path / "out")
     assert log["tokens"] > 0
     tokenizer = loading.load_tokenizer(tmp_path / "out")
     turns = [{"role": role, "content": text} for role, text in [("user", "a"), ("assistant", "b"), ("user", "c")]]
@@ -273,16 +274,16 @@ def test_contradicting_jobs_are_refused(job):
 
 
 def test_a_job_survives_its_file(job):
-    full = dataclasses.replace(job, pool=Path("pool.jsonl"), selected=("a", "b"), template=sft.INST)
+    full = dataclasses.replace(job, pool=Path("pool.jsonl"), selected=("a", "b"), template=recipe_module.INST)
     read = recipe.from_json(recipe.to_json(full))
     assert dataclasses.replace(read, base=Path(read.base)) == full
 
 
 def test_how_a_run_is_computed_is_not_part_of_its_name(job, tmp_path):
     study = Study(resolve("smoke"), 0, tmp_path)
-    (first,) = sft.fine_tune_all(study, [dataclasses.replace(job, tokens=400)], workers=0)
+    (first,) = fine_tuning.fine_tune_all(study, [dataclasses.replace(job, tokens=400)], workers=0)
     again = dataclasses.replace(job, tokens=400, micro_tokens=100, processes=0, gradient_checkpointing=True, save_steps=2)
-    assert sft.fine_tune_all(study, [again]) == [first]
+    assert fine_tuning.fine_tune_all(study, [again]) == [first]
 
 
 def test_sharding_and_deepspeed_reach_the_trainers_arguments(job, tmp_path):
@@ -306,15 +307,15 @@ def test_sharding_and_deepspeed_reach_the_trainers_arguments(job, tmp_path):
 def test_failures_say_how_to_go_on(job, tmp_path, monkeypatch, error, message):
     """Here in this process; what other processes report takes the same way (next tests)."""
     monkeypatch.setattr(sft, "fine_tune", lambda *_: (_ for _ in ()).throw(error))
-    with pytest.raises(train.TrainingError, match=f"run: {message}.*it begins again, no checkpoint was written"):
+    with pytest.raises(failures.TrainingError, match=f"run: {message}.*it begins again, no checkpoint was written"):
         launch.fine_tune(job, tmp_path / "out")
     for name in ("run-0123456789ab.checkpoints", "run-2-0123456789ab.checkpoints"):
         state = tmp_path / name / "checkpoint-3" / "trainer_state.json"
         state.parent.mkdir(parents=True)
         state.write_text("{}")
-    with pytest.raises(train.TrainingError, match="it goes on from the last checkpoint"):
+    with pytest.raises(failures.TrainingError, match="it goes on from the last checkpoint"):
         launch.fine_tune(job, tmp_path / "out")
-    with pytest.raises(train.TrainingError, match="it begins again"):
+    with pytest.raises(failures.TrainingError, match="it begins again"):
         launch.fine_tune(job, tmp_path / "elsewhere" / "out")
 
 
@@ -336,7 +337,7 @@ def test_a_checkpoint_is_found_though_the_next_try_writes_none(job, tmp_path, mo
         return step(self, *args)
 
     monkeypatch.setattr(trainer.ResponseTrainer, "training_step", failing)
-    with pytest.raises(train.TrainingError, match="goes on from the last checkpoint"):
+    with pytest.raises(failures.TrainingError, match="goes on from the last checkpoint"):
         launch.fine_tune(dataclasses.replace(job, save_steps=3), tmp_path / "out")
     log = launch.fine_tune(job, tmp_path / "out")
     assert len(calls) == 6 + log["steps"] - 3 and not list(tmp_path.glob("*.checkpoints"))
@@ -354,7 +355,7 @@ def test_after_out_of_memory_smaller_passes_go_on_from_the_checkpoint(job, tmp_p
         return step(self, *args)
 
     monkeypatch.setattr(trainer.ResponseTrainer, "training_step", failing)
-    with pytest.raises(train.TrainingError, match="lower micro_tokens.*goes on from the last checkpoint"):
+    with pytest.raises(failures.TrainingError, match="lower micro_tokens.*goes on from the last checkpoint"):
         launch.fine_tune(saving, tmp_path / "out")
     log = launch.fine_tune(dataclasses.replace(saving, micro_tokens=256, gradient_checkpointing=True), tmp_path / "out")
     assert len(calls) == 6 + whole["steps"] - 3 and close(log["losses"], whole["losses"])
@@ -478,7 +479,7 @@ def test_killed_launcher_killed_rank_then_done(job, two, tmp_path, capfd):
 
     killer = threading.Thread(target=kill_second)
     killer.start()
-    with pytest.raises(train.TrainingError, match="long: process 1 was killed.*goes on from the last checkpoint"):
+    with pytest.raises(failures.TrainingError, match="long: process 1 was killed.*goes on from the last checkpoint"):
         launch.fine_tune(long_run(job), folder / "out")
     killer.join()
     assert not ranks(folder) and checkpoints(folder)
@@ -497,7 +498,7 @@ def test_a_failure_in_another_process_is_reported_in_one_line(job, tmp_path):
 
 def test_only_responses_are_trained_on_in_every_pass(job):
     rows = encoded_batches(job)[0]
-    parts = [part for process in (0, 1) for part in recipe.deal(dataclasses.replace(job, micro_tokens=256), rows, 2, process)]
+    parts = [part for process in (0, 1) for part in minibatches.deal(dataclasses.replace(job, micro_tokens=256), rows, 2, process)]
     assert all(row.labels[0] == IGNORED and row.labels[-1] != IGNORED for rows, _ in parts for row in rows)
 
 
@@ -507,11 +508,11 @@ def test_runs_in_turn_are_those_of_their_own_launches_and_stay_when_a_later_one_
     good = dataclasses.replace(job, name="ddp", processes=2)
     bad = dataclasses.replace(good, name="bad", learning_rate=1e30)
     with pytest.raises(RuntimeError, match="bad: the loss is"):
-        sft.fine_tune_all(study, [good, bad])
-    first = sft.build(good).place(study)
+        fine_tuning.fine_tune_all(study, [good, bad])
+    first = fine_tuning.build(good).place(study)
     stamp = (first / sft.LOG).stat().st_mtime_ns
     after = dataclasses.replace(good, name="after", seed=1)
-    folders = sft.fine_tune_all(study, [good, after])
+    folders = fine_tuning.fine_tune_all(study, [good, after])
     assert folders[0] == first and (first / sft.LOG).stat().st_mtime_ns == stamp
     assert close(sft.training_log(first)["losses"], sft.fine_tune(job, tmp_path / "alone")["losses"])
     assert not list((study.cache / "training").iterdir())
@@ -542,7 +543,7 @@ def test_on_a_gpu_a_run_never_trains_in_a_process_that_may_have_computed_there(j
     """torch reads the determinism of its matrix products once, at the first of them: a notebook has made it by then."""
     assert launch.fine_tune(job, tmp_path / "out")["losses"] == [1.0] and one_card == [["run"]]
     study = Study(resolve("smoke"), 0, tmp_path)
-    folders = sft.fine_tune_all(study, [dataclasses.replace(job, name=name) for name in ("a", "b")])
+    folders = fine_tuning.fine_tune_all(study, [dataclasses.replace(job, name=name) for name in ("a", "b")])
     assert one_card[1:] == [["a", "b"]] and [sft.training_log(folder)["name"] for folder in folders] == ["a", "b"]
 
 
@@ -573,7 +574,7 @@ def test_files_are_copied_where_they_cannot_be_linked(tmp_path, monkeypatch):
     (tmp_path / "stage" / "part").mkdir(parents=True)
     (tmp_path / "stage" / "part" / "file").write_text("text")
     monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(PermissionError(1, "Operation not permitted")))
-    sft._link(tmp_path / "stage", tmp_path / "out")
+    fine_tuning._link(tmp_path / "stage", tmp_path / "out")
     assert (tmp_path / "out" / "part" / "file").read_text() == "text"
 
 

@@ -18,10 +18,10 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import distributed
 from torch.distributed.tensor import DTensor
 
-from gateau_lib import recipe, sft
-from gateau_lib import trainer as trainer_module
 from gateau_lib.models import output_head
-from gateau_lib.trainer import ResponseTrainer, make_trainer
+from gateau_lib.training import recipe, sft
+from gateau_lib.training import trainer as trainer_module
+from gateau_lib.training.trainer import ResponseTrainer, make_trainer
 
 
 def sharding(job, model, steps, folder) -> ResponseTrainer:

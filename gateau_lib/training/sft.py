@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -22,28 +22,17 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from gateau_lib.data.samples import Encoded, encode, encode_asked
 from gateau_lib.models import adapters, loading, rope
-from gateau_lib.recipe import HOW, Batches, FineTune, compact, training_samples
-from gateau_lib.study import devices
 from gateau_lib.study.code_hash import digest
-from gateau_lib.study.store import Study
-from gateau_lib.study.workers import Build, at_once, build_all
-from gateau_lib.trainer import ResponseTrainer, make_trainer, save_steps_of, world
-from gateau_lib.trainer import response_loss as response_loss  # part of this module's interface
+from gateau_lib.training.minibatches import Batches, compact, training_samples
+from gateau_lib.training.recipe import HOW, FineTune
+from gateau_lib.training.trainer import ResponseTrainer, make_trainer, save_steps_of, world
+from gateau_lib.training.trainer import response_loss as response_loss  # part of this module's interface
 
 LOG = "log.json"
 # What full determinism sets in the environment (transformers.trainer_utils.enable_full_determinism).
 SWITCHES = ("CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC", "ASCEND_LAUNCH_BLOCKING")
 SWITCHES += ("HCCL_DETERMINISTIC",)
 
-# GATEAU and LongAlign, pre_tokenize.py of both: "[INST]" + user + "[/INST]" + answer, rounds parted by a blank line, after the
-# start token.
-INST = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] == 'user' %}"
-    "{% if not loop.first %}{{ '\\n\\n' }}{% endif %}{{ '[INST]' + message['content'] + '[/INST]' }}"
-    "{% elif message['role'] == 'assistant' %}{{ message['content'] }}"
-    "{% else %}{{ raise_exception('this template has no place for the role ' + message['role']) }}{% endif %}{% endfor %}"
-)
 
 
 def training_batches(job: FineTune, encoded: Sequence[Encoded], ending: Sequence[int]) -> Batches:
@@ -199,60 +188,12 @@ def _last_checkpoint(folder: Path) -> str | None:
     return get_last_checkpoint(str(folder))
 
 
-def build(job: FineTune) -> Build:
-    """How the artefact of a run is built, and what names it: everything but how it is computed."""
-    from gateau_lib import launch
-
-    return Build(job.name, launch.fine_tune, (job,), {key: value for key, value in asdict(job).items() if key not in HOW})
 
 
-def fine_tune_all(study: Study, jobs: Sequence[FineTune], workers: int | None = None) -> list[Path]:
-    """Folders of all fine-tuned models, in the order of ``jobs``; a run that is in the study's cache is not repeated.
-
-    Args:
-        workers: processes (see `workers.build_all`); None: as many as `workers.at_once` says. Runs that take several processes
-            each, and all runs where there is one GPU, go one after the other.
-
-    Raises:
-        ValueError: two jobs with one name.
-        JobError: a run that failed, by name.
-    """
-    if len({job.name for job in jobs}) < len(jobs):
-        raise ValueError("two fine-tuning runs have the same name; give each its own")
-    builds = {job.name: build(job) for job in jobs}
-    if devices.gpus() == 1 or any(job.processes != 1 for job in jobs):
-        workers = 0
-        _train_in_turn(study, jobs, builds)
-    return build_all(study, builds, at_once(study.profile) if workers is None else workers, "fine-tuning")
 
 
-def _train_in_turn(study: Study, jobs: Sequence[FineTune], builds: Mapping[str, Build]) -> None:
-    """Train the runs that are not in the cache, their processes started once; what is trained stays when a later one fails."""
-    from gateau_lib import launch
-
-    stages = {job.name: study.cache / "training" / builds[job.name].place(study).name for job in jobs}
-    todo = [(job, stages[job.name]) for job in jobs if not builds[job.name].place(study).exists()]
-    todo = [(job, stage) for job, stage in todo if devices.gpus() or launch.processes(job) > 1]
-    try:
-        if left := [(job, stage) for job, stage in todo if not (stage / LOG).is_file()]:
-            launch.fine_tune_in_turn(left)
-    finally:
-        for job, stage in todo:
-            if (stage / LOG).is_file():  # written last
-                builds[job.name].folder(study, lambda out, stage=stage: _link(stage, out))
-                shutil.rmtree(stage)
 
 
-def _link(stage: Path, out: Path) -> None:
-    """The files of one folder in another, without a second copy of their bytes where the file system allows it."""
-
-    def link(source: str, to: str) -> None:
-        try:
-            os.link(source, to)
-        except OSError:
-            shutil.copy2(source, to)
-
-    shutil.copytree(stage, out, dirs_exist_ok=True, copy_function=link)
 
 
 def training_log(folder: Path) -> dict[str, Any]:

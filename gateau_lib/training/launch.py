@@ -16,11 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gateau_lib import recipe, sft, train
-from gateau_lib.recipe import FineTune
 from gateau_lib.study import devices
 from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.devices import release_gpu
+from gateau_lib.training import failures, recipe, sft
+from gateau_lib.training.recipe import FineTune
 
 PROGRESS = r"\]:(\S+: steps: |trained )"  # of the first process, see trainer.Watch and train.main
 
@@ -58,7 +58,7 @@ def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
         try:
             return sft.fine_tune(job, output)
         except Exception as error:
-            raise train.explained(job, output, error) from error
+            raise failures.explained(job, output, error) from error
     with TemporaryDirectory(prefix="gateau-train-") as folder:
         _run([(job, output)], count, Path(folder))
     return sft.training_log(output)
@@ -88,7 +88,7 @@ def _run(work: Sequence[tuple[FineTune, Path]], count: int, folder: Path) -> Non
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     command += [f"--nproc-per-node={count}", f"--log-dir={folder}", "--redirects=3", "--tee=0:2"]
     command += ["-m", "gateau_lib.train", *places]
-    environment = {**os.environ, train.LAUNCHED: "1", "PYTHONPATH": _path(), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, LAUNCHED: "1", "PYTHONPATH": _path(), "PYTHONUNBUFFERED": "1"}
     card = devices.device().index
     if count == 1 and devices.device().type == "cuda":
         environment |= {"CUDA_VISIBLE_DEVICES": _visible(card or 0), "GATEAU_DEVICE": "cuda"}
@@ -124,12 +124,15 @@ def _failure(job: FineTune, output: Path, folder: Path, said: str) -> Exception:
     """Why the processes failed: one that was killed, else what the first one to fail reports."""
     lost = re.search(r"rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*-9\b", said)
     if lost:
-        return train.TrainingError(
+        return failures.TrainingError(
             f"{job.name}: process {lost[1]} was killed, most likely by the system for want of memory; free some, or lower "
-            f"micro_tokens or processes, then run the same again: {train.way_on(job, output)}"
+            f"micro_tokens or processes, then run the same again: {failures.way_on(job, output)}"
         )
     reports = sorted(folder.rglob("error.json"), key=lambda path: path.stat().st_mtime_ns)  # when one fails, others lose it
     if not reports:
         return RuntimeError(f"{job.name}: the processes failed without a word: {said.strip().splitlines()[-1:]}")
     kind, _, text = json.loads(reports[0].read_text(encoding="utf-8"))["message"]["message"].partition(": ")
-    return train.TrainingError(text) if kind.endswith("TrainingError") else RuntimeError(f"{kind}: {text}")
+    return failures.TrainingError(text) if kind.endswith("TrainingError") else RuntimeError(f"{kind}: {text}")
+
+
+LAUNCHED = "GATEAU_LAUNCHED"  # set by the launcher: standard input ends when it does

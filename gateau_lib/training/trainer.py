@@ -21,12 +21,13 @@ import torch
 from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from gateau_lib.methods.skipalign import IGNORED, Row, collate
 from gateau_lib.models import output_head
 from gateau_lib.models.output_head import head_on
-from gateau_lib.recipe import FineTune, deal, terms
 from gateau_lib.study import devices
 from gateau_lib.study.progress import track
+from gateau_lib.training.input_rows import IGNORED, Row, collate
+from gateau_lib.training.minibatches import deal, terms
+from gateau_lib.training.recipe import FineTune
 
 # Names that transformers changes between the versions supported here, and peft and its own Trainer still call.
 warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
@@ -51,7 +52,7 @@ def response_loss(
         batch: from `skipalign.collate`.
         loss: ``token``, every labelled token counts the same; ``sample``, every sample does: 1/M sum_i L_i/N_i over the
             M samples of the batch (LongAlign's loss weighting).
-        over: what to divide by where the batch is a part of a step, see `recipe.terms`; None: the batch's own terms.
+        over: what to divide by where the batch is a part of a step, see `minibatches.terms`; None: the batch's own terms.
     """
     labels = batch["labels"]
     inputs = {key: value for key, value in batch.items() if key != "labels"}
