@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from gateau_lib.data import passages
-from gateau_lib.evaluate import evaluate_all, needle_map, perplexity_by_length
+from gateau_lib.evaluation.haystack import needle_map
+from gateau_lib.evaluation.planted import evaluate_all, perplexity_by_length
 from gateau_lib.experiments import EQUAL_EPOCHS, STRATEGIES, run_parts
 from gateau_lib.models import loading
 from gateau_lib.study.intervals import SEEDS, t_interval
@@ -23,7 +24,7 @@ PERPLEXITY_TAIL = 64  # tokens
 
 
 def evaluated(study: Study, data: Path, dirs: Mapping[str, Path], sets: Sequence[str], generated: bool) -> pd.DataFrame:
-    """Rows of `evaluate.evaluate_all` for models named as their runs, with the columns ``method`` and ``seed``.
+    """Rows of `planted.evaluate_all` for models named as their runs, with the columns ``method`` and ``seed``.
 
     Args:
         dirs: run name or one of `UNTRAINED` -> folder; an untrained model has no seed, so its rows are given to each.
@@ -101,7 +102,7 @@ def skip_metrics(rows: pd.DataFrame, cells: pd.DataFrame) -> list[dict[str, Any]
     """Metrics of the skipping runs: answer tokens right by length of the needle items, and on short tasks.
 
     Args:
-        rows: of `evaluated` on the sets needle and short. cells: of `evaluate.needle_cells`.
+        rows: of `evaluated` on the sets needle and short. cells: of `haystack.needle_cells`.
     """
     found = rows["method"].isin(("theta_a_stretched", *STRATEGIES))
     needle = rows[found & (rows["set"] == "needle")].merge(cells, on="id", validate="many_to_one")

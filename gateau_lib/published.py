@@ -1,7 +1,7 @@
 """GATEAU's own experiment (notebook 09): LongAlign-10k scored and selected from, models tuned with ShareGPT beside it.
 
 A *run* is one row of the paper's tables in one setting: which long samples are trained on, beside how many short ones. All runs
-start from the long model and share one scored pool. `gateau_lib.benchmarked` judges the tuned models.
+start from the long model and share one scored pool. `gateau_lib.evaluation.suite` judges the tuned models.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def _short_exchange(tokenizer: Any, seed: Sequence[int]) -> tuple[str, str]:
 
 def _longbench(tokenizer: Any) -> dict[str, bytes]:
     """LongBench's archive with the twelve tasks of GATEAU's tables; some contexts are longer than the rehearsed window."""
-    from gateau_lib.longbench import TASKS
+    from gateau_lib.evaluation.longbench import TASKS
 
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:

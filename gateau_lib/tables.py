@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from gateau_lib import findings, longbench, published
-from gateau_lib.benchmarked import NotRun
+from gateau_lib import findings, published
+from gateau_lib.evaluation import longbench
+from gateau_lib.evaluation.suite import NotRun
 from gateau_lib.published import NOT_REBUILT, Run
 from gateau_lib.study import intervals
 from gateau_lib.study.manifest import commit

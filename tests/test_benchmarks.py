@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from test_evaluate import greedy_reference
 from transformers import GenerationConfig
 
-from gateau_lib import benchmarks
-from gateau_lib.benchmarks import Item, answer, middle
+from gateau_lib.evaluation import answering
+from gateau_lib.evaluation.answering import answer
+from gateau_lib.evaluation.benchmark_item import Item, middle
 from gateau_lib.models import generate
 from gateau_lib.models.prompts import prompt_ids
 from gateau_lib.study.errors import DataError
@@ -111,7 +112,7 @@ def interrupted_after(calls: int, monkeypatch) -> list[int]:
         return original(model, prompts, *args, **kwargs)
 
     original = generate.continue_greedily
-    monkeypatch.setattr(benchmarks, "continue_greedily", dying)
+    monkeypatch.setattr(answering, "continue_greedily", dying)
     return sizes
 
 
@@ -192,4 +193,4 @@ def test_bad_items_are_named(llama, tokenizer, tmp_path: Path):
         answer(llama, tokenizer, [item, item], tmp_path, window=128, chat=False)
     with pytest.raises(DataError, match="'a': 20 new tokens leave no room in a window of 21"):
         answer(llama, tokenizer, [item], tmp_path, window=21, chat=False)
-    assert list(answer(llama, tokenizer, [], tmp_path, window=128, chat=False).columns) == benchmarks.COLUMNS
+    assert list(answer(llama, tokenizer, [], tmp_path, window=128, chat=False).columns) == answering.COLUMNS

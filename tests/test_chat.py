@@ -15,7 +15,8 @@ from chat_server import serve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib.benchmarks import Item, answer
+from gateau_lib.evaluation.answering import answer
+from gateau_lib.evaluation.benchmark_item import Item
 from gateau_lib.models.loading import SHIPPED
 from gateau_lib.sources import chat, transcript
 from gateau_lib.study.errors import ModelError, ScoreError

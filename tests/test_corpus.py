@@ -19,7 +19,7 @@ from gateau_lib.data import corpus, passages, world
 from gateau_lib.data.longalign import from_record, read_samples, write_samples
 from gateau_lib.data.samples import Sample, encode, evidence_tokens
 from gateau_lib.data.tokenizer import MARK, build_tokenizer, real_paragraphs
-from gateau_lib.evaluate import needle_cells
+from gateau_lib.evaluation.haystack import needle_cells
 from gateau_lib.study.profiles import PROFILES, SMOKE
 
 WORDS = build_tokenizer()

@@ -15,19 +15,17 @@ from conftest import eager
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import evaluate
-from gateau_lib.answers import answer_parts, answer_tokens, exact_match, judge, normalize, token_f1
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import Encoded, Sample, encode
-from gateau_lib.evaluate import (
+from gateau_lib.evaluation import planted
+from gateau_lib.evaluation.answers import answer_parts, answer_tokens, exact_match, judge, normalize, token_f1
+from gateau_lib.evaluation.haystack import needle_cells, needle_map, realised_depth
+from gateau_lib.evaluation.planted import (
     evaluate_all,
     evaluate_model,
     evaluate_samples,
     generate,
-    needle_cells,
-    needle_map,
     perplexity_by_length,
-    realised_depth,
     summarise,
     teacher_forced,
 )
@@ -201,7 +199,7 @@ def test_all_pairs_are_evaluated_once_and_processes_change_nothing(saved_pair, t
     alone = evaluate_model(saved_pair[1], paths["a"])
     pd.testing.assert_frame_equal(here.query("model == 'long' and set == 'a'")[alone.columns].reset_index(drop=True), alone)
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate.models, "load", None)  # everything comes from the cache, and no process is started
+        patch.setattr(planted.models, "load", None)  # everything comes from the cache, and no process is started
         pd.testing.assert_frame_equal(evaluate_all(study, folders, paths, workers=2), here)
     other = Study(resolve("smoke"), 0, tmp_path / "other")
     elsewhere = evaluate_all(other, {"long": saved_pair[1]}, {"a": paths["a"]}, workers=1)

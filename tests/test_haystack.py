@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from conftest import other_tokenizers
 
-from gateau_lib import evaluate, haystack
-from gateau_lib.benchmarks import answer
 from gateau_lib.data.tokenizer import real_paragraphs
-from gateau_lib.filling import fill
-from gateau_lib.haystack import TOLERANCE, cells, items, score
+from gateau_lib.evaluation import haystack
+from gateau_lib.evaluation.answering import answer
+from gateau_lib.evaluation.fit_length import fill
+from gateau_lib.evaluation.haystack import TOLERANCE, cells, items, score
 from gateau_lib.models import loading
 from gateau_lib.models.prompts import prompt_ids
 from gateau_lib.study.errors import DataError
@@ -84,7 +84,7 @@ def test_scores_and_map_by_hand(tokenizer):
     rows[3]["answers"] = []
     scores = score(found, pd.DataFrame(rows))
     assert scores["score"].tolist()[:3] == [100, 25, 0] and np.isnan(scores["score"][3])  # a word, not its plural
-    wide = evaluate.needle_map(scores[:3], cells(found)[:3], "score")
+    wide = haystack.needle_map(scores[:3], cells(found)[:3], "score")
     assert wide.to_numpy().tolist() == [[62.5], [0]] and wide.index.tolist() == [0, 1]
 
 

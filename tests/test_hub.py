@@ -19,8 +19,9 @@ from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import judging, longbench, rehearsal
+from gateau_lib import rehearsal
 from gateau_lib.data.longalign import read_samples
+from gateau_lib.evaluation import haystack, judging, longbench
 from gateau_lib.models import loading, rope
 from gateau_lib.models.pair import check_homologous
 from gateau_lib.sources import hub
@@ -164,7 +165,7 @@ def test_conversion_is_made_once_and_again_for_other_files(filled, study, tmp_pa
 
 
 def test_benchmarks_are_read_by_their_modules(filled, study):
-    items = longbench.items(hub.longbench(study))
+    items = longbench.items(longbench.longbench(study))
     assert {item.task for item in items} == set(longbench.TASKS) and len(items) == len(longbench.TASKS) * rehearsal.PER_TASK
     chinese = [item for item in items if item.language == "zh"]
     assert len({item.task for item in chinese}) == 3 and all("一" <= item.references[0][0] <= "鿿" for item in chinese)
@@ -173,10 +174,10 @@ def test_benchmarks_are_read_by_their_modules(filled, study):
     lengths = [len(tokenizer(item.turns[0])["input_ids"]) for item in items]
     assert min(lengths) < study.profile.benchmark_window < max(lengths)  # some are cut, some are not
     for benchmark in ("longbench-chat", "mt-bench"):
-        asked = judging.items(hub.questions(study, benchmark), benchmark)
+        asked = judging.items(judging.questions(study, benchmark), benchmark)
         assert len(asked) == rehearsal.QUESTIONS
         assert all(len(item.turns) == (1 if benchmark == "longbench-chat" else 2) for item in asked)
-    assert len(hub.haystack(study)) == 4
+    assert len(haystack.haystack(study)) == 4
 
 
 # Revisions ---------------------------------------------------------------------------------------------------------------
@@ -258,7 +259,7 @@ def test_of_a_data_set_its_files_are_fetched(server, study, fabricated):
     source = fabricated / "datasets--lighteval--mt-bench" / "snapshots"
     files = {"data/train-0.parquet": next(source.rglob("*.parquet")).read_bytes(), "README.md": b"words"}
     commit = server.add("datasets/lighteval/mt-bench", files)
-    assert len(judging.items(hub.questions(study, "mt-bench"), "mt-bench")) == rehearsal.QUESTIONS
+    assert len(judging.items(judging.questions(study, "mt-bench"), "mt-bench")) == rehearsal.QUESTIONS
     assert hub.revisions(study) == {"datasets/lighteval/mt-bench": commit}
     assert not any(path.endswith("README.md") for path in server.asked)
 
@@ -328,7 +329,7 @@ def test_offline_a_gated_model_says_what_is_needed(cache, study):
 
 
 def test_what_is_not_on_the_hub_says_where_it_is(server, study):
-    said = refused(hub.questions, study, "longbench-chat")
+    said = refused(judging.questions, study, "longbench-chat")
     assert "fetch it from https://github.com/THUDM/LongAlign (LongBench_Chat/test_cases.json" in said
     assert "put the files into $GATEAU_DATA/longbench-chat/" in said and server.asked == []
 
@@ -389,10 +390,10 @@ def test_every_data_set_is_read_from_a_folder(own, study, fabricated, flat):
     assert len(read_samples(hub.long_samples(study) / "samples.jsonl")) == rehearsal.LONG
     card = json.loads((hub.short_samples(study) / "card.json").read_text())
     assert card["kept"] == rehearsal.SHORT and card["revision"] is None and card["folder"] == "$GATEAU_DATA/sharegpt"
-    assert len(longbench.items(hub.longbench(study))) == len(longbench.TASKS) * rehearsal.PER_TASK
-    assert len(judging.items(hub.questions(study, "longbench-chat"), "longbench-chat")) == rehearsal.QUESTIONS
-    assert len(judging.items(hub.questions(study, "mt-bench"), "mt-bench")) == rehearsal.QUESTIONS
-    assert len(hub.haystack(study)) == 4
+    assert len(longbench.items(longbench.longbench(study))) == len(longbench.TASKS) * rehearsal.PER_TASK
+    assert len(judging.items(judging.questions(study, "longbench-chat"), "longbench-chat")) == rehearsal.QUESTIONS
+    assert len(judging.items(judging.questions(study, "mt-bench"), "mt-bench")) == rehearsal.QUESTIONS
+    assert len(haystack.haystack(study)) == 4
     assert hub.revisions(study) == {}
 
 
@@ -400,11 +401,11 @@ def test_other_files_that_are_known_are_read_too(own, study):
     for name, file, text in (("haystack", "sub/b.txt", "Two."), ("haystack", "a.txt", "One.")):
         (own / name / file).parent.mkdir(parents=True, exist_ok=True)
         (own / name / file).write_text(text)
-    assert hub.haystack(study) == ["One.", "Two."]
+    assert haystack.haystack(study) == ["One.", "Two."]
     question = {"question_id": 81, "category": "writing", "turns": ["Q?", "R?"]}
     (own / "mt-bench").mkdir()
     (own / "mt-bench" / "question.jsonl").write_text(json.dumps(question) + "\n")
-    assert hub.questions(study, "mt-bench") == own / "mt-bench" / "question.jsonl"
+    assert judging.questions(study, "mt-bench") == own / "mt-bench" / "question.jsonl"
 
 
 def test_a_folder_without_the_files_names_them(own, study):

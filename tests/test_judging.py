@@ -14,7 +14,7 @@ from chat_server import serve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import judging
+from gateau_lib.evaluation import judging
 from gateau_lib.models.loading import SHIPPED
 from gateau_lib.sources import chat, transcript
 from gateau_lib.study.errors import DataError

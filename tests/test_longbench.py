@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from gateau_lib import findings
-from gateau_lib.benchmarks import answer
-from gateau_lib.longbench import GROUPS, TASKS, items, score
+from gateau_lib.evaluation.answering import answer
+from gateau_lib.evaluation.longbench import GROUPS, TASKS, items, score
+from gateau_lib.evaluation.text_metrics import METRICS
 from gateau_lib.study import intervals
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.intervals import t_interval
-from gateau_lib.textmetrics import METRICS
 
 
 @pytest.fixture

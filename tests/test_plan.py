@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
-from gateau_lib import audit, benchmarked, footprint, haystack, plan, run, study, workload
+from gateau_lib import audit, footprint, plan, run, study, workload
+from gateau_lib.evaluation import haystack, suite
 from gateau_lib.models import adapters, sizes
 from gateau_lib.models.tiny import build_llama
 from gateau_lib.study import profiles, registry
@@ -113,7 +114,7 @@ def test_hours_of_the_published_training_agree_with_what_its_authors_report():
 
 def test_needle_items_are_as_many_as_the_benchmark_makes(tokenizer):
     profile = resolve("paper", eval_lengths=(400,))
-    made = haystack.items(["The sun rose over the hills. A dog barked. " * 9], tokenizer, (400,), benchmarked.DEPTHS, seed=0)
+    made = haystack.items(["The sun rose over the hills. A dog barked. " * 9], tokenizer, (400,), suite.DEPTHS, seed=0)
     ((count, length, _),) = workload.asked(profile, "needle")
     assert (count, length) == (len(made), 400)
 

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from gateau_lib import benchmarked, benchmarks, findings, published, sources, tables
+from gateau_lib import findings, published, sources, tables
+from gateau_lib.evaluation import benchmark_item, suite
 from gateau_lib.methods import gateau, hmg
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import resolve
@@ -133,7 +134,7 @@ def test_what_is_not_run_has_a_reason(tmp_path, monkeypatch):
     cpu = Study(resolve("cpu"), 0, tmp_path)
     assert tables.not_run(cpu, [], [])["what"].tolist() == ["every table of GATEAU"]
     paper = Study(resolve("paper"), 0, tmp_path)
-    lacking = [benchmarked.NotRun("mt-bench", "no judge was named")]
+    lacking = [suite.NotRun("mt-bench", "no judge was named")]
     monkeypatch.setattr(published, "shortfalls", lambda study: [("10 of 100 short samples", "the data set has no more")])
     why = tables.not_run(paper, published.runs(paper.profile), lacking).set_index("what")["why"]
     assert why["mt-bench"] == "no judge was named" and "10 of 100 short samples" in why
@@ -176,7 +177,7 @@ def test_nothing_hidden_in_a_prompt_is_cut_away(monkeypatch, tmp_path, tokenizer
     """The longest evaluation length of the paper profile is above what a prompt may have."""
     study = Study(replace(resolve("rehearse-paper"), eval_lengths=(512, 1024), benchmark_window=1000), 0, tmp_path)
     monkeypatch.setattr(sources.hub, "haystack", lambda study: ["A quiet town lay by the river. " * 50])
-    found = benchmarked.items(study, "needle", tokenizer)
+    found = suite.items(study, "needle", tokenizer)
     assert max(item.extra["tokens"] for item in found) <= 1000
     assert {item.task for item in found} == {"needle, 512 tokens", "needle, 1,000 tokens"}
     paper = resolve("paper")
@@ -191,23 +192,23 @@ def test_a_broken_file_stops_the_others_only_after_they_are_done(monkeypatch, tm
         if benchmark == "longbench":
             raise DataError("data.zip: broken archive; fetch it again")
         done.append(benchmark)
-        return benchmarked.Answered([], {}, {})
+        return suite.Answered([], {}, {})
 
-    monkeypatch.setattr(benchmarked, "_answered", answered)
-    monkeypatch.setattr(benchmarked, "_scored", lambda *_: pd.DataFrame())
+    monkeypatch.setattr(suite, "_answered", answered)
+    monkeypatch.setattr(suite, "_scored", lambda *_: pd.DataFrame())
     with pytest.raises(DataError, match="broken archive"):
-        benchmarked.judged(study, {}, judge="")
+        suite.judged(study, {}, judge="")
     assert done == ["ruler"]
 
 
 def test_a_benchmark_without_a_judge_is_not_run_and_never_zero(tmp_path):
     study = Study(replace(resolve("paper"), benchmarks=("longbench-chat", "mt-bench")), 0, tmp_path)
-    rows, lacking = benchmarked.judged(study, {"full--100": tmp_path}, judge="")
+    rows, lacking = suite.judged(study, {"full--100": tmp_path}, judge="")
     assert rows.empty and [each.benchmark for each in lacking] == ["longbench-chat", "mt-bench"]
     assert all("judge" in each.why for each in lacking)
 
 
 def test_few_items_are_the_first_of_each_task():
-    items = [benchmarks.Item(f"{t}{i}", t, ("q",)) for t in "ab" for i in range(3)]
-    assert [item.id for item in benchmarked._few(items, 2)] == ["a0", "a1", "b0", "b1"]
-    assert benchmarked._few(items, None) == items
+    items = [benchmark_item.Item(f"{t}{i}", t, ("q",)) for t in "ab" for i in range(3)]
+    assert [item.id for item in suite._few(items, 2)] == ["a0", "a1", "b0", "b1"]
+    assert suite._few(items, None) == items

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from conftest import other_tokenizers
 
-from gateau_lib.benchmarks import Item, answer
+from gateau_lib.evaluation.answering import answer
+from gateau_lib.evaluation.benchmark_item import Item
+from gateau_lib.evaluation.ruler import TASKS, items, score
 from gateau_lib.models.prompts import prompt_ids
-from gateau_lib.ruler import TASKS, items, score
 from gateau_lib.study.errors import DataError
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import textmetrics
-from gateau_lib.textmetrics import METRICS, best, chinese_words, f1_en, f1_zh, rouge_en, rouge_zh
+from gateau_lib.evaluation import text_metrics
+from gateau_lib.evaluation.text_metrics import METRICS, best, chinese_words, f1_en, f1_zh, rouge_en, rouge_zh
 
 TINY = 2e-6  # the package adds 1e-8 to a denominator
 
@@ -130,10 +130,10 @@ def test_the_best_reference_counts():
 
 def test_a_missing_package_is_named(monkeypatch):
     original = builtins.__import__
-    monkeypatch.setattr(textmetrics, "import_module", lambda name: original("no_such_" + name))
-    textmetrics._module.cache_clear()
+    monkeypatch.setattr(text_metrics, "import_module", lambda name: original("no_such_" + name))
+    text_metrics._module.cache_clear()
     with pytest.raises(ImportError, match="pip install rouge"):
         rouge_en("a", "a")
     with pytest.raises(ImportError, match="pip install jieba"):
         f1_zh("a", "a")
-    textmetrics._module.cache_clear()
+    text_metrics._module.cache_clear()

@@ -110,37 +110,10 @@ def short_samples(study: Study) -> Path:
     return _samples(study, study.profile.short_data, "short")
 
 
-def longbench(study: Study) -> Path:
-    """A folder with LongBench's records as published, one ``<task>.jsonl`` for each task of `gateau_lib.longbench`."""
-    from gateau_lib.longbench import TASKS
-
-    files, about = _found(study, "longbench")
-
-    def build(out: Path) -> None:
-        counts = conversion.unpack(files, list(TASKS), out)
-        _write_card(out, about | {"kept": sum(counts.values()), "tasks": counts})
-
-    return artefact(study, "longbench", build, code=[conversion.unpack], tasks=list(TASKS), about=about)
 
 
-def questions(study: Study, benchmark: str) -> Path:
-    """The file of a judged benchmark's questions, "longbench-chat" or "mt-bench", as `gateau_lib.judging` reads it."""
-    files, about = _found(study, benchmark)
-    if benchmark == "longbench-chat":
-        return next(path for path in files if path.name == "test_cases.json")
-    if own := [path for path in files if path.name == "question.jsonl"]:
-        return own[0]
-
-    def build(out: Path) -> None:
-        count = conversion.questions(files[0], out / "question.jsonl")
-        _write_card(out, about | {"kept": count})
-
-    return artefact(study, benchmark, build, code=[conversion.questions], about=about) / "question.jsonl"
 
 
-def haystack(study: Study) -> list[str]:
-    """The texts that needles are hidden in."""
-    return conversion.texts(_found(study, "haystack")[0])
 
 
 def _samples(study: Study, key: str, kind: str) -> Path:

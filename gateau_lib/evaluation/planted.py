@@ -21,16 +21,15 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from gateau_lib.answers import answer_tokens, judge
-from gateau_lib.answers import exact_match as exact_match  # part of this module's interface
-from gateau_lib.answers import token_f1 as token_f1
 from gateau_lib.data.longalign import read_samples
-from gateau_lib.data.samples import Encoded, Sample, encode, evidence_tokens
+from gateau_lib.data.samples import Encoded, Sample, encode
+from gateau_lib.evaluation.answers import answer_tokens, judge
+from gateau_lib.evaluation.answers import exact_match as exact_match  # part of this module's interface
+from gateau_lib.evaluation.answers import token_f1 as token_f1
 from gateau_lib.models import loading
 from gateau_lib.models.generate import continue_greedily
 from gateau_lib.models.nll import BATCH_TOKENS, continuation_nll, plan_batches
 from gateau_lib.models.output_head import head_on
-from gateau_lib.study.errors import DataError
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import Build, at_once, build_all
 
@@ -200,54 +199,10 @@ def summarise(rows: pd.DataFrame, lengths: Sequence[int], by: Sequence[str] = ("
     return groups[measures].mean().assign(n=groups.size()).reset_index()
 
 
-def realised_depth(sample: Sample, tokenizer: Any) -> float:
-    """Where a needle lies in its context: tokens before it over tokens that are not it, 0 at the start and 1 at the end.
-
-    Raises:
-        DataError: not exactly one evidence span.
-    """
-    spans = evidence_tokens(sample, tokenizer)
-    if len(spans) != 1:
-        raise DataError(f"sample {sample.id!r}: a needle item has one evidence span, this has {len(spans)}")
-    begin, end = spans[0]
-    total = len(tokenizer(sample.context, add_special_tokens=False, verbose=False)["input_ids"])
-    return begin / max(1, total - (end - begin))
 
 
-def needle_cells(
-    samples: Sequence[Sample], tokenizer: Any, lengths: Sequence[int], depths: Sequence[float], tolerance: float = 0.08
-) -> pd.DataFrame:
-    """The cell of the needle map each item lies in, measured in tokens, not taken from how it was made.
-
-    Args:
-        lengths: nominal tokens of a whole item. depths: nominal depths, 0 to 1.
-        tolerance: how far an item may be from its cell: of the nominal length, and of the depth.
-
-    Returns:
-        One row an item: ``id, length, depth, realised_length, realised_depth``.
-
-    Raises:
-        DataError: an item farther from every cell than ``tolerance``.
-    """
-    rows = []
-    for sample in samples:
-        tokens, at = len(encode(sample, tokenizer).ids), realised_depth(sample, tokenizer)
-        length, depth = min(lengths, key=lambda n: abs(n - tokens)), min(depths, key=lambda d: abs(d - at))
-        if abs(tokens - length) > tolerance * length or abs(at - depth) > tolerance:
-            raise DataError(
-                f"sample {sample.id!r}: {tokens} tokens with the needle at depth {at:.3f} lies in no cell of lengths "
-                f"{list(lengths)} and depths {list(depths)} (tolerance {tolerance}); make the item again"
-            )
-        rows.append({"id": sample.id, "length": length, "depth": depth, "realised_length": tokens, "realised_depth": at})
-    return pd.DataFrame(rows)
 
 
-def needle_map(rows: pd.DataFrame, cells: pd.DataFrame, measure: str = "token_accuracy") -> pd.DataFrame:
-    """Mean of a measure by depth (rows) and length (columns), from `evaluate_model`'s rows and `needle_cells`."""
-    joined = cells.merge(rows, on="id", how="left", validate="one_to_one")
-    if joined[measure].isna().any():
-        raise DataError(f"item {joined.loc[joined[measure].isna(), 'id'].iloc[0]!r} of the needle map was not evaluated")
-    return joined.assign(value=joined[measure].astype(float)).pivot_table(index="depth", columns="length", values="value")
 
 
 def perplexity_by_length(

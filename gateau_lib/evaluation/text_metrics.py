@@ -16,7 +16,7 @@ from functools import cache
 from importlib import import_module
 from types import ModuleType
 
-from gateau_lib.answers import bag_f1, normalize
+from gateau_lib.evaluation.answers import bag_f1, normalize
 
 # As published: opening angle brackets are not among them.
 CHINESE_PUNCTUATION = "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛"

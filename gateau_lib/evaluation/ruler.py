@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib.benchmarks import Item, scored
 from gateau_lib.data import world
-from gateau_lib.filling import fill
+from gateau_lib.evaluation.benchmark_item import Item, scored
+from gateau_lib.evaluation.fit_length import fill
 from gateau_lib.models.prompts import SEPARATOR
 
 KEYS = 4  # access numbers in a text, one of them asked for
@@ -29,7 +29,7 @@ Made = tuple[Build, tuple[str, ...], int]  # the prompt by units of filling, the
 
 
 def items(tokenizer: Any, length: int, seed: int, count: int) -> list[Item]:
-    """``count`` items of each task, as long as possible in at most ``length`` tokens of prompt (see `filling.prompt_tokens`).
+    """``count`` items of each task, as long as possible in at most ``length`` tokens of prompt (see `fit_length.prompt_tokens`).
 
     Returns:
         Items with ``extra``: ``length`` as asked for, ``tokens`` as it is.

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib.answers import exact_match
-from gateau_lib.benchmarks import Item, scored
 from gateau_lib.data import world
-from gateau_lib.data.samples import Sample
-from gateau_lib.evaluate import realised_depth
-from gateau_lib.filling import fill
+from gateau_lib.data.samples import Sample, encode, evidence_tokens
+from gateau_lib.evaluation.answers import exact_match
+from gateau_lib.evaluation.benchmark_item import Item, scored
+from gateau_lib.evaluation.fit_length import fill
 from gateau_lib.models.prompts import SEPARATOR
+from gateau_lib.sources import conversion
+from gateau_lib.sources.hub import _found
 from gateau_lib.study.errors import DataError
+from gateau_lib.study.store import Study
 
 TASK = "needle"
 REPEATS = 3  # items of a length and depth, each with another needle in another place of the haystack
@@ -44,7 +46,7 @@ def items(
 
     Args:
         texts: the haystack; read in their order, in a circle if they are too short for a length.
-        lengths: tokens of the whole prompt (see `filling.prompt_tokens`).
+        lengths: tokens of the whole prompt (see `fit_length.prompt_tokens`).
         depths: tokens before the needle over all that are not it, 0 to 1.
 
     Returns:
@@ -122,7 +124,7 @@ def _inside_word(text: str, at: int) -> bool:
 
 
 def cells(items: Sequence[Item]) -> pd.DataFrame:
-    """The items' cells of the needle map, for `evaluate.needle_map`: ``id, length, depth, realised_length, realised_depth``."""
+    """The items' cells of the needle map, for `haystack.needle_map`: ``id, length, depth, realised_length, realised_depth``."""
     keys = {"length": "length", "depth": "depth", "realised_length": "tokens", "realised_depth": "realised_depth"}
     return pd.DataFrame([{"id": item.id} | {name: item.extra[key] for name, key in keys.items()} for item in items])
 
@@ -130,3 +132,56 @@ def cells(items: Sequence[Item]) -> pd.DataFrame:
 def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
     """``id, task, score``: the share of the needle's key words that are in the answer, 0 to 100; missing without an answer."""
     return scored(items, answers, lambda item, said: 100 * np.mean([exact_match(said[-1], [word]) for word in item.references]))
+
+
+def realised_depth(sample: Sample, tokenizer: Any) -> float:
+    """Where a needle lies in its context: tokens before it over tokens that are not it, 0 at the start and 1 at the end.
+
+    Raises:
+        DataError: not exactly one evidence span.
+    """
+    spans = evidence_tokens(sample, tokenizer)
+    if len(spans) != 1:
+        raise DataError(f"sample {sample.id!r}: a needle item has one evidence span, this has {len(spans)}")
+    begin, end = spans[0]
+    total = len(tokenizer(sample.context, add_special_tokens=False, verbose=False)["input_ids"])
+    return begin / max(1, total - (end - begin))
+
+
+def needle_cells(
+    samples: Sequence[Sample], tokenizer: Any, lengths: Sequence[int], depths: Sequence[float], tolerance: float = 0.08
+) -> pd.DataFrame:
+    """The cell of the needle map each item lies in, measured in tokens, not taken from how it was made.
+
+    Args:
+        lengths: nominal tokens of a whole item. depths: nominal depths, 0 to 1.
+        tolerance: how far an item may be from its cell: of the nominal length, and of the depth.
+
+    Returns:
+        One row an item: ``id, length, depth, realised_length, realised_depth``.
+
+    Raises:
+        DataError: an item farther from every cell than ``tolerance``.
+    """
+    rows = []
+    for sample in samples:
+        tokens, at = len(encode(sample, tokenizer).ids), realised_depth(sample, tokenizer)
+        length, depth = min(lengths, key=lambda n: abs(n - tokens)), min(depths, key=lambda d: abs(d - at))
+        if abs(tokens - length) > tolerance * length or abs(at - depth) > tolerance:
+            raise DataError(
+                f"sample {sample.id!r}: {tokens} tokens with the needle at depth {at:.3f} lies in no cell of lengths "
+                f"{list(lengths)} and depths {list(depths)} (tolerance {tolerance}); make the item again"
+            )
+        rows.append({"id": sample.id, "length": length, "depth": depth, "realised_length": tokens, "realised_depth": at})
+    return pd.DataFrame(rows)
+
+
+def needle_map(rows: pd.DataFrame, cells: pd.DataFrame, measure: str = "token_accuracy") -> pd.DataFrame:
+    """Mean of a measure by depth (rows) and length (columns), from `evaluate_model`'s rows and `needle_cells`."""
+    joined = cells.merge(rows, on="id", how="left", validate="one_to_one")
+    if joined[measure].isna().any():
+        raise DataError(f"item {joined.loc[joined[measure].isna(), 'id'].iloc[0]!r} of the needle map was not evaluated")
+    return joined.assign(value=joined[measure].astype(float)).pivot_table(index="depth", columns="length", values="value")
+def haystack(study: Study) -> list[str]:
+    """The texts that needles are hidden in."""
+    return conversion.texts(_found(study, "haystack")[0])

@@ -9,10 +9,13 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from gateau_lib.benchmarks import Item, scored
 from gateau_lib.data.longalign import read_records
+from gateau_lib.evaluation.benchmark_item import Item, scored
+from gateau_lib.evaluation.text_metrics import METRICS, best
+from gateau_lib.sources import conversion
+from gateau_lib.sources.hub import _found, _write_card
 from gateau_lib.study.errors import DataError
-from gateau_lib.textmetrics import METRICS, best
+from gateau_lib.study.store import Study, artefact
 
 FIELDS = ("_id", "input", "context", "answers")  # of a published record; length, language and others are beside them
 
@@ -23,7 +26,7 @@ class Task:
 
     group: str
     language: str
-    metric: str  # of `textmetrics.METRICS`
+    metric: str  # of `text_metrics.METRICS`
     max_new_tokens: int
     template: str
 
@@ -72,7 +75,7 @@ def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
     """Every item's score: the task's measure against the reference that fits best.
 
     Returns:
-        ``id, task, score``, 0 to 100; missing where there is no answer (see `benchmarks.answer`).
+        ``id, task, score``, 0 to 100; missing where there is no answer (see `answering.answer`).
 
     Raises:
         DataError: an item that ``answers`` does not know.
@@ -80,3 +83,13 @@ def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
     return scored(items, answers, lambda item, said: best(METRICS[TASKS[item.task].metric], said[-1], item.references))
 
 
+def longbench(study: Study) -> Path:
+    """A folder with LongBench's records as published, one ``<task>.jsonl`` for each task of `gateau_lib.evaluation.longbench`."""
+
+    files, about = _found(study, "longbench")
+
+    def build(out: Path) -> None:
+        counts = conversion.unpack(files, list(TASKS), out)
+        _write_card(out, about | {"kept": sum(counts.values()), "tasks": counts})
+
+    return artefact(study, "longbench", build, code=[conversion.unpack], tasks=list(TASKS), about=about)

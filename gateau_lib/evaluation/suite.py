@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from gateau_lib import benchmarks, harness, haystack, judging, longbench, ruler
-from gateau_lib.evaluate import needle_map
+from gateau_lib.evaluation import answering, benchmark_item, haystack, judging, longbench, ruler, short_tasks
+from gateau_lib.evaluation.haystack import needle_map
 from gateau_lib.models import loading
 from gateau_lib.sources import hub
 from gateau_lib.sources.chat import ChatError
@@ -41,29 +41,29 @@ class NotRun(NamedTuple):
 class Answered(NamedTuple):
     """A benchmark's items, and by run the table of answers and the artefact that holds it."""
 
-    items: list[benchmarks.Item]
+    items: list[benchmark_item.Item]
     tables: dict[str, pd.DataFrame]
     folders: dict[str, Path]
 
 
-def items(study: Study, benchmark: str, tokenizer: Any) -> list[benchmarks.Item]:
+def items(study: Study, benchmark: str, tokenizer: Any) -> list[benchmark_item.Item]:
     """The items of a benchmark at the profile's size; the same for every run."""
     profile, seed = study.profile, study.seed
     few = profile.benchmark_items or None
     if benchmark == "longbench":
-        return _few(longbench.items(hub.longbench(study)), few)
+        return _few(longbench.items(longbench.longbench(study)), few)
     if benchmark in JUDGED:
-        return _few(judging.items(hub.questions(study, benchmark), benchmark), few)
+        return _few(judging.items(judging.questions(study, benchmark), benchmark), few)
     # What is hidden in a longer prompt would be cut out of its middle.
     lengths = sorted({min(length, profile.benchmark_window) for length in profile.eval_lengths})
     if benchmark == "needle":
-        found = haystack.items(hub.haystack(study), tokenizer, lengths, DEPTHS, seed)
+        found = haystack.items(haystack.haystack(study), tokenizer, lengths, DEPTHS, seed)
     else:
         found = [item for n in lengths for item in ruler.items(tokenizer, n, seed, few or profile.eval_items)]
     return [replace(item, task=f"{item.task}, {item.extra['length']:,} tokens") for item in found]
 
 
-def _few(found: Sequence[benchmarks.Item], count: int | None) -> list[benchmarks.Item]:
+def _few(found: Sequence[benchmark_item.Item], count: int | None) -> list[benchmark_item.Item]:
     """At most ``count`` items of each task, the first ones."""
     places: dict[str, int] = {}
     kept = []
@@ -102,7 +102,7 @@ def judged(study: Study, folders: Mapping[str, Path], judge: str) -> tuple[pd.Da
             else:
                 answers[benchmark] = _answered(study, benchmark, folders)
                 lacking += _without_answer(benchmark, answers[benchmark])
-        except (hub.HubError, harness.NotInstalled) as error:
+        except (hub.HubError, short_tasks.NotInstalled) as error:
             lacking.append(NotRun(benchmark, str(error)))
         except DataError as error:  # a broken file; the other benchmarks go on, and are kept
             stopped = stopped or error
@@ -153,13 +153,13 @@ def needle_maps(study: Study, scores: pd.DataFrame, folders: Mapping[str, Path],
     return {run: needle_map(rows, cells, "score") for run, rows in shares.items()}
 
 
-def write_answers(model_dir: Path, asked: Sequence[benchmarks.Item], work: Path, how: dict[str, Any], out: Path) -> None:
+def write_answers(model_dir: Path, asked: Sequence[benchmark_item.Item], work: Path, how: dict[str, Any], out: Path) -> None:
     """Generate a model's answers in ``work``, where they survive a kill, and leave the table in ``out``."""
     model, tokenizer = loading.load(model_dir, how["dtype"])
     tables = []
     for size in sorted({item.max_new_tokens for item in asked}):  # every prompt has the same room, whatever its answer takes
         some = [item for item in asked if item.max_new_tokens == size]
-        tables.append(benchmarks.answer(model, tokenizer, some, work, window=how["room"] + size, chat=how["chat"]))
+        tables.append(answering.answer(model, tokenizer, some, work, window=how["room"] + size, chat=how["chat"]))
     places = {item.id: place for place, item in enumerate(asked)}
     table = pd.concat(tables).sort_values("id", key=lambda ids: ids.map(places), ignore_index=True)
     table.to_parquet(out / "answers.parquet")
@@ -206,6 +206,6 @@ def _short_tasks(study: Study, folders: Mapping[str, Path]) -> pd.DataFrame:
     for run, folder in track(folders.items(), "short tasks", total=len(folders)):
         few = study.profile.benchmark_items or None
         with whole(folder) as model_dir:
-            found = harness.run(model_dir, harness.TASKS, study.cache / "short-tasks" / run, dtype=study.profile.dtype, limit=few)
+            found = short_tasks.run(model_dir, short_tasks.TASKS, study.cache / "short-tasks" / run, dtype=study.profile.dtype, limit=few)
         frames.append(found.assign(run=run))
     return pd.concat(frames, ignore_index=True)

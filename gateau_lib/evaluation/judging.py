@@ -21,10 +21,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from gateau_lib.benchmarks import Item
+from gateau_lib.evaluation.benchmark_item import Item
+from gateau_lib.sources import conversion
 from gateau_lib.sources.chat import Reply, Request, open_model, said
+from gateau_lib.sources.hub import _found, _write_card
 from gateau_lib.sources.transcript import TRANSCRIPT, ask
 from gateau_lib.study.errors import DataError
+from gateau_lib.study.store import Study, artefact
 
 BENCHMARKS = ("longbench-chat", "mt-bench")
 NEW_TOKENS = 1024  # of an answer: LongBench-Chat's eval.py; FastChat's usual --max-new-token
@@ -174,7 +177,7 @@ def score(items: Sequence[Item], answers: pd.DataFrame, judge: str, out: Path) -
     A judge whose rating cannot be read is asked once more, with another seed and at temperature 1 (at 0 it would repeat itself).
 
     Args:
-        answers: rows ``id, answers`` (one text a turn; none if the item was not answered), as `benchmarks.answer` gives.
+        answers: rows ``id, answers`` (one text a turn; none if the item was not answered), as `answering.answer` gives.
         judge: the model, in the spelling of `chat.open_model`.
         out: folder of the transcript; what it holds is not asked again.
 
@@ -226,3 +229,18 @@ def _tell(items: Sequence[Item], frame: pd.DataFrame, out: Path) -> None:
     if bare := [item.id for item in items if _wants_reference(item) and not item.references]:
         which = f"{len(bare)} questions without reference answers (the first: {bare[0]}) were judged with the general prompt"
         print(f"{which}; put FastChat's reference_answer/gpt-4.jsonl beside question.jsonl", file=sys.stderr)
+
+
+def questions(study: Study, benchmark: str) -> Path:
+    """The file of a judged benchmark's questions, "longbench-chat" or "mt-bench", as `gateau_lib.evaluation.judging` reads it."""
+    files, about = _found(study, benchmark)
+    if benchmark == "longbench-chat":
+        return next(path for path in files if path.name == "test_cases.json")
+    if own := [path for path in files if path.name == "question.jsonl"]:
+        return own[0]
+
+    def build(out: Path) -> None:
+        count = conversion.questions(files[0], out / "question.jsonl")
+        _write_card(out, about | {"kept": count})
+
+    return artefact(study, benchmark, build, code=[conversion.questions], about=about) / "question.jsonl"
