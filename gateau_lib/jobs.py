@@ -26,19 +26,18 @@ def find(study: Study, name: str) -> FineTune:
     Raises:
         ValueError: no such run.
     """
-    from gateau_lib import experiments, published
-    from gateau_lib.data import corpus
+    from gateau_lib.experiments import replication, study_corpus, tuning_runs
     from gateau_lib.training import pretrain
 
-    runs = {run.name: run for run in published.runs(study.profile) if run.row != published.UNTUNED}
-    data = corpus.prepared(study)
+    runs = {run.name: run for run in replication.runs(study.profile) if run.row != replication.UNTUNED}
+    data = study_corpus.prepared(study)
     pair = pretrain.pair(study, data)
     if name in runs:
-        chosen = published.selected(runs[name], published.scored(study, pair), study.seed)
-        return published.training_job(study, pair, runs[name], chosen)
-    planted = {job.name: job for job in experiments.skip_jobs(study, data, pair)}
+        chosen = replication.selected(runs[name], replication.scored(study, pair), study.seed)
+        return replication.training_job(study, pair, runs[name], chosen)
+    planted = {job.name: job for job in tuning_runs.skip_jobs(study, data, pair)}
     if name.startswith("sft-"):
-        planted |= {job.name: job for job in experiments.selection_jobs(study, data, pair)}
+        planted |= {job.name: job for job in tuning_runs.selection_jobs(study, data, pair)}
     if name not in planted:
         known = ", ".join([*runs, *planted])
         raise ValueError(f"no run {name!r} in profile {study.profile.name}: choose one of {known}, or sft-<selector>-<pool>")
@@ -75,7 +74,7 @@ def main(words: Sequence[str] | None = None) -> int:
             raise ValueError(f"--write {options.write}: this is a folder; give the name of a file")
         study = open_study(options.profile, options.seed)
         if study.profile.name.startswith(REHEARSED):
-            from gateau_lib import rehearsal
+            from gateau_lib.experiments import rehearsal
 
             rehearsal.enter(study.cache / "hub")
         job = find(study, options.run)

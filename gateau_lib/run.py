@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from gateau_lib import plan
+from gateau_lib.experiments import machine_check, plan
 from gateau_lib.study import manifest, profiles
 from gateau_lib.study.execute import bring_up_to_date, only_run
 from gateau_lib.study.profiles import PROFILES, REHEARSED
@@ -50,20 +50,20 @@ def _do(options: argparse.Namespace) -> int:
     todo = steps(study, options.set, options.notebook) if not options.verify else []
     whole = options.notebook is None and not any(each.startswith("only=") for each in options.set)
     if options.plan:
-        print(plan.describe(study.profile), plan.listed(plan.missing(study.profile, whole)), sep="\n")
+        print(plan.describe(study.profile), machine_check.listed(machine_check.missing(study.profile, whole)), sep="\n")
         return 0
     if options.verify:
         wrong = manifest.verify(study)
         print("\n".join(wrong) or f"{study.root.name}: every file is the one the manifest lists")
         return 1 if wrong else 0
     if study.profile.name.startswith(REHEARSED):
-        from gateau_lib import rehearsal
+        from gateau_lib.experiments import rehearsal
 
         rehearsal.enter(study.cache / "hub")
     elif profiles.needs_gpu(study.profile) and not options.status:
         say(plan.describe(study.profile))
-        lacks = plan.missing(study.profile, whole)
-        say(plan.listed(lacks))
+        lacks = machine_check.missing(study.profile, whole)
+        say(machine_check.listed(lacks))
         if lacks:
             raise plan.PlanError(f"profile {study.profile.name} cannot run here: {len(lacks)} things are missing, listed above")
     if options.status:

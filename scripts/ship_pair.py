@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 
-from gateau_lib.data import corpus
+from gateau_lib.experiments import study_corpus
 from gateau_lib.models import loading
 from gateau_lib.study import store
 from gateau_lib.training import pretrain
@@ -18,7 +18,7 @@ from gateau_lib.training import pretrain
 def main() -> None:
     """Replace ``gateau_lib/tiny_pair`` by the cached pair of ``results/cpu``."""
     study = store.open_study("cpu")
-    folder = pretrain.pair(study, corpus.prepared(study))
+    folder = pretrain.pair(study, study_corpus.prepared(study))
     made = json.loads((study.root / "manifest.json").read_text(encoding="utf-8"))["notebooks"]["02_homologous_models"]
     about = {"made_by": "make cpu, notebook 02", "profile": "cpu", "seed": study.seed, "run": made, "sha256": {}}
     shutil.rmtree(loading.SHIPPED, ignore_errors=True)

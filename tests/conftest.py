@@ -94,7 +94,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def prefixing() -> PreTrainedTokenizerFast:
     """A tokenizer of Llama-2's form: every text begins with a mark of its own, no padding token, bytes as a last resort."""
-    from gateau_lib.rehearsal import llama_tokenizer
+    from gateau_lib.experiments.rehearsal import llama_tokenizer
 
     return llama_tokenizer()
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from gateau_lib import claims
+from gateau_lib.experiments import claims
 from gateau_lib.study import intervals
 
 LEDGER = yaml.safe_load(claims.LEDGER.read_text(encoding="utf-8"))

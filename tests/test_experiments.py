@@ -13,9 +13,9 @@ import yaml
 from safetensors.torch import load_file
 from transformers import LlamaConfig
 
-from gateau_lib import claims, experiments, layouts, outcomes
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import Sample
+from gateau_lib.experiments import claims, outcomes, training_figures, tuning_runs
 from gateau_lib.models import loading, rope
 from gateau_lib.study import devices
 from gateau_lib.study.errors import DataError
@@ -40,20 +40,20 @@ def inputs(study, tmp_path, saved_pair):
         pool = [Sample(f"pool-{n}-{i}", "word " * (40 + 5 * i), "What?", "That.") for i in range(10)]
         write_samples(short, data / "short" / f"{n}.jsonl")
         write_samples(pool, data / "pools" / f"independent-{n}.jsonl")
-        for selector in experiments.SELECTORS:
+        for selector in tuning_runs.SELECTORS:
             ids = [s.id for s in pool[::-1]][: 10 if selector == "full" else 4]
             (study.root / "selected" / f"05_{selector}-{n}.json").write_text(json.dumps(ids))
     return data, saved_pair[0].parent
 
 
 def test_selection_jobs_are_one_a_selector_and_pool_at_one_budget(study, inputs):
-    jobs = experiments.selection_jobs(study, *inputs)
-    assert len(jobs) == 2 * (len(experiments.SELECTORS) + 2) == len({job.name for job in jobs})
-    equal = [job for job in jobs if experiments.EQUAL_EPOCHS not in job.name]
+    jobs = tuning_runs.selection_jobs(study, *inputs)
+    assert len(jobs) == 2 * (len(tuning_runs.SELECTORS) + 2) == len({job.name for job in jobs})
+    equal = [job for job in jobs if tuning_runs.EQUAL_EPOCHS not in job.name]
     assert {job.tokens for job in equal} == {3000} and {job.seed for job in jobs} == {100, 101}
     by_name = {job.name: job for job in jobs}
-    longer, full, gateau = (by_name[f"sft-{name}-1"] for name in (experiments.EQUAL_EPOCHS, "full", "gateau"))
-    epochs = [job.tokens / sum(experiments.sample_lengths(job)) for job in (longer, gateau)]
+    longer, full, gateau = (by_name[f"sft-{name}-1"] for name in (tuning_runs.EQUAL_EPOCHS, "full", "gateau"))
+    epochs = [job.tokens / sum(tuning_runs.sample_lengths(job)) for job in (longer, gateau)]
     assert np.isclose(*epochs, rtol=1e-3) and longer.selected == full.selected and len(gateau.selected) == 4
     assert by_name["sft-short_only-0"].pool is None
 
@@ -61,12 +61,12 @@ def test_selection_jobs_are_one_a_selector_and_pool_at_one_budget(study, inputs)
 def test_a_missing_selection_names_the_file_and_the_notebook(study, inputs):
     (study.root / "selected" / "05_cam-1.json").unlink()
     with pytest.raises(DataError, match=r"05_cam-1\.json.*run notebook 05"):
-        experiments.selection_jobs(study, *inputs)
+        tuning_runs.selection_jobs(study, *inputs)
 
 
 def test_skip_jobs_differ_in_strategy_only(study, inputs):
-    jobs = experiments.skip_jobs(study, *inputs)
-    assert [job.name.split("-")[1] for job in jobs[:6]] == list(experiments.STRATEGIES)
+    jobs = tuning_runs.skip_jobs(study, *inputs)
+    assert [job.name.split("-")[1] for job in jobs[:6]] == list(tuning_runs.STRATEGIES)
     assert len({replace(job, name="", strategy="normal", packed_isolated=True) for job in jobs[:6]}) == 1
     short = LlamaConfig.from_pretrained(inputs[1] / "short")
     times, d = study.profile.long_window / short.max_position_embeddings, short.head_dim
@@ -74,8 +74,8 @@ def test_skip_jobs_differ_in_strategy_only(study, inputs):
 
 
 def test_batch_shapes_hold_the_same_tokens_and_count_padding(study, inputs):
-    job = experiments.selection_jobs(study, *inputs)[1]
-    shapes = experiments.batch_shapes(job)
+    job = tuning_runs.selection_jobs(study, *inputs)[1]
+    shapes = tuning_runs.batch_shapes(job)
     used = {name: sum(tokens for tokens, _ in sizes) for name, sizes in shapes.items()}
     assert len(set(used.values())) == 1 and len(shapes["as they come"]) == len(shapes["sorted"])
     assert all(padding >= 0 for sizes in shapes.values() for _, padding in sizes)
@@ -84,9 +84,9 @@ def test_batch_shapes_hold_the_same_tokens_and_count_padding(study, inputs):
 def test_influence_shows_the_blocks_that_a_missing_mask_makes(llama):
     ids, positions = list(range(10, 22)), [0, 1, 2, 3, 40, 41, 42, 43, 80, 81, 82, 83]
     causal = np.tri(12, dtype=bool)
-    assert (experiments.influence(llama, ids, positions, mask=True) == causal).all()
+    assert (tuning_runs.influence(llama, ids, positions, mask=True) == causal).all()
     blocks = np.arange(12) // 4
-    cut = experiments.influence(llama, ids, positions, mask=False)
+    cut = tuning_runs.influence(llama, ids, positions, mask=False)
     assert (cut == (causal & (blocks[:, None] == blocks[None, :]))).all()
 
 
@@ -94,10 +94,10 @@ def test_the_stretched_model_is_built_on_the_cpu_in_the_profile_s_dtype(study, s
     study = open_study("smoke", 1, dtype="bfloat16", long_window=512)
     with monkeypatch.context() as patch:
         patch.setattr(devices, "device", lambda: torch.device("meta"))  # any other device
-        folder = experiments.stretched(study, saved_pair[0].parent)
+        folder = tuning_runs.stretched(study, saved_pair[0].parent)
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
     model, _ = loading.load(folder)
-    assert rope.window(model) == 512 and rope.rope_theta(model) == experiments._stretched_theta(study, saved_pair[0].parent)
+    assert rope.window(model) == 512 and rope.rope_theta(model) == tuning_runs._stretched_theta(study, saved_pair[0].parent)
 
 
 def rows(method, seeds, **columns):
@@ -123,17 +123,17 @@ def evaluation(methods, sets, seed=0):
 
 def test_metrics_rows_are_those_the_ledger_declares():
     block = [b for b in yaml.safe_load(claims.LEDGER.read_text())["rows"] if b["notebook"] == "07_evaluation"]
-    methods = ["base", "short_only", *experiments.SELECTORS, experiments.EQUAL_EPOCHS]
+    methods = ["base", "short_only", *tuning_runs.SELECTORS, tuning_runs.EQUAL_EPOCHS]
     table = evaluation(methods, ["long", "short"])
     found = outcomes.selection_metrics(table)
     have = {(r["metric"], r["method"], r["condition"]) for r in found}
     assert {(metric, method, "equal_tokens") for metric in block[0]["metrics"] for method in block[0]["methods"]} <= have
-    assert ("long_accuracy", "full", "equal_epochs") in have and not any(m == experiments.EQUAL_EPOCHS for _, m, _ in have)
+    assert ("long_accuracy", "full", "equal_epochs") in have and not any(m == tuning_runs.EQUAL_EPOCHS for _, m, _ in have)
     wanted = table[(table["method"] == "cam") & (table["seed"] == 1) & (table["set"] == "long")]["token_accuracy"].mean()
     (row,) = (r for r in found if (r["metric"], r["method"], r["seed"]) == ("long_accuracy", "cam", 1))
     assert np.isclose(row["value"], wanted) and row["n"] == 4
 
-    skipping = evaluation(["theta_a_stretched", "base", *experiments.STRATEGIES], ["needle", "short"])
+    skipping = evaluation(["theta_a_stretched", "base", *tuning_runs.STRATEGIES], ["needle", "short"])
     cells = pd.DataFrame({"id": [f"needle-{i}" for i in range(4)], "length": [64, 64, 128, 128], "depth": [0.0, 1.0] * 2})
     have = {(r["metric"], r["method"], r["condition"]) for r in outcomes.skip_metrics(skipping, cells)}
     expected = {("long_accuracy", m, length) for m in block[1]["methods"] for length in ("64", "128")}
@@ -150,16 +150,16 @@ def test_differences_are_paired_by_seed():
 
 
 def test_figures_draw():
-    figure = layouts.positions({"normal": range(9), "skip_all": [0, 1, 2, 9, 10, 11, 20, 21, 22]}, 6, 8, 24)
+    figure = training_figures.positions({"normal": range(9), "skip_all": [0, 1, 2, 9, 10, 11, 20, 21, 22]}, 6, 8, 24)
     assert len(figure.axes) == 1
-    assert len(layouts.reach({"a": np.tri(4), "b": np.tri(4)}, [2]).axes) == 2
-    assert len(layouts.padding({"a": [(3, 1)], "b": [(4, 0)]}).axes) == 2
+    assert len(training_figures.reach({"a": np.tri(4), "b": np.tri(4)}, [2]).axes) == 2
+    assert len(training_figures.padding({"a": [(3, 1)], "b": [(4, 0)]}).axes) == 2
     grid = pd.DataFrame([[0.1, 0.9]], index=[0.5], columns=[64, 128])
-    assert len(layouts.needle_maps(dict.fromkeys("abcd", grid)).axes) == 7  # two lines of three, and the colour bar
+    assert len(training_figures.needle_maps(dict.fromkeys("abcd", grid)).axes) == 7  # two lines of three, and the colour bar
     table = pd.DataFrame({"value": [0.5], "difference": [0.1], "low": [np.nan], "high": [np.nan]}, index=["a"])
-    assert len(layouts.differences(table, "a", "x").axes) == 1
+    assert len(training_figures.differences(table, "a", "x").axes) == 1
     losses = pd.DataFrame({"method": "a", "seed": [0, 1, 2] * 2, "length": [64] * 3 + [128] * 3, "nll": [1, 2, 3, 1, 1, 2]})
-    assert len(layouts.perplexity_lines(losses).axes) == 1
+    assert len(training_figures.perplexity_lines(losses).axes) == 1
 
 
 def test_perplexities_read_every_model_at_every_length(study, saved_pair, monkeypatch):

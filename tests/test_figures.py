@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gateau_lib import claims, figures
+from gateau_lib.experiments import claims, figures
 from gateau_lib.study import store, style
 from gateau_lib.study.style import svg
 

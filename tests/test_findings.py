@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gateau_lib import claims, findings
+from gateau_lib.experiments import claims, findings
 from gateau_lib.study import intervals
 from gateau_lib.study.style import svg
 

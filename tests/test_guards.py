@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateau_lib import claims
+from gateau_lib.experiments import claims
 from gateau_lib.study import manifest, notebooks
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.staleness import UPSTREAM, inspect

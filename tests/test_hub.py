@@ -19,9 +19,9 @@ from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateau_lib import rehearsal
 from gateau_lib.data.longalign import read_samples
 from gateau_lib.evaluation import haystack, judging, longbench
+from gateau_lib.experiments import rehearsal
 from gateau_lib.models import loading, rope
 from gateau_lib.models.pair import check_homologous
 from gateau_lib.sources import hub

@@ -74,7 +74,7 @@ def test_jobs_are_plain_json(job):
 
 
 def test_runs_are_found_by_name_and_others_named(study, saved_pair, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("gateau_lib.data.corpus.prepared", lambda study: tmp_path)
+    monkeypatch.setattr("gateau_lib.experiments.study_corpus.prepared", lambda study: tmp_path)
     monkeypatch.setattr("gateau_lib.training.pretrain.pair", lambda study, data: saved_pair[0].parent)
     assert jobs.find(study, "skip-pose-0").strategy == "pose"
     assert jobs.main(["smoke", "pose", "--write", str(tmp_path / "job.json")]) == 2

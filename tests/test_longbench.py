@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gateau_lib import findings
 from gateau_lib.evaluation.answering import answer
 from gateau_lib.evaluation.longbench import GROUPS, TASKS, items, score
 from gateau_lib.evaluation.text_metrics import METRICS
+from gateau_lib.experiments import findings
 from gateau_lib.study import intervals
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.intervals import t_interval

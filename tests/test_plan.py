@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from gateau_lib import audit, footprint, plan, run, study, workload
+from gateau_lib import run, study
 from gateau_lib.evaluation import haystack, suite
+from gateau_lib.experiments import footprint, machine_check, pages, plan, setting_sources, workload
 from gateau_lib.models import adapters, sizes
 from gateau_lib.models.tiny import build_llama
 from gateau_lib.study import profiles, registry
@@ -37,13 +38,13 @@ def test_parameters_are_those_of_the_model_that_is_built(kv_heads):
 
 
 def test_a_scratch_model_is_counted_as_it_is_built():
-    size = sizes.pair(resolve("cpu"))[1]
+    size = workload.pair(resolve("cpu"))[1]
     manifest_says = re.search(r"Models of ([\d,]+) parameters", (RESULTS / "notebooks" / "08_findings.ipynb").read_text())
     assert manifest_says and size.parameters == int(manifest_says[1].replace(",", ""))
 
 
 def test_published_sizes():
-    short, long = sizes.pair(resolve("paper"))
+    short, long = workload.pair(resolve("paper"))
     assert short.parameters == 6_738_415_616  # Llama-2-7B, as its authors count it
     assert long.parameters == short.parameters + 2 * 256 * 4096  # LongAlign's table has 32,256 rows
 
@@ -108,7 +109,7 @@ def test_steps_agree_with_the_recorded_study():
 def test_hours_of_the_published_training_agree_with_what_its_authors_report():
     """LongAlign, figure 5: 23.3 hours on 8 x A800 for Llama-2-7B, sorted batching, all 10k long samples and ShareGPT."""
     profile = resolve("paper")
-    hours = workload.tuning(profile, 80_000, 10_000).hours(sizes.pair(profile)[1].parameters) / 8
+    hours = workload.tuning(profile, 80_000, 10_000).hours(workload.pair(profile)[1].parameters) / 8
     assert 23.3 / 1.5 < hours < 23.3 * 1.5
 
 
@@ -121,7 +122,7 @@ def test_needle_items_are_as_many_as_the_benchmark_makes(tokenizer):
 
 def test_operations_of_one_training_step_by_hand():
     profile = resolve("gpu", tuning="lora")
-    size, (sample, *_) = sizes.pair(profile)[1], workload.planted(profile)
+    size, (sample, *_) = workload.pair(profile)[1], workload.planted(profile)
     n = sample.whole
     assert size.shape.flops(n, 0) == 2 * size.linear * n + 4 * size.layers * size.hidden * n * (n + 1) / 2
     assert (workload.passes_a_step(profile), workload.passes_a_step(resolve("paper"))) == (2, 4)
@@ -181,7 +182,7 @@ def test_memory_of_training_agrees_with_a_real_one(dtype, tuning, checkpoints, m
             optimizer.step()
 
     size = built()[1]
-    monkeypatch.setattr(sizes, "pair", lambda profile: (size, size))
+    monkeypatch.setattr(workload, "pair", lambda profile: (size, size))
     monkeypatch.setattr(footprint, "_forward_passes", lambda profile, many: [(TOKENS, LABELS)])
     monkeypatch.setattr(workload, "checkpointed", lambda profile: checkpoints)
     planned = footprint.training(resolve("paper", processes=1, sharding="ddp", dtype=dtype, tuning=tuning))
@@ -206,16 +207,16 @@ def test_memory_of_reading_agrees_with_a_real_one():
 
 def test_sharing_divides_what_it_shares_and_nothing_else():
     one, eight = (footprint.training(resolve("paper", processes=n)) for n in (1, 8))
-    states = 16 * sizes.pair(resolve("paper"))[1].parameters
+    states = 16 * workload.pair(resolve("paper"))[1].parameters
     assert one - eight > 0.8 * (states - states / 8)
     assert footprint.memory(resolve("paper", processes=1))["scoring"] == footprint.memory(resolve("paper"))["scoring"]
-    assert footprint.host(resolve("paper", processes=8)) == 8 * 4 * sizes.pair(resolve("paper"))[1].parameters
+    assert footprint.host(resolve("paper", processes=8)) == 8 * 4 * workload.pair(resolve("paper"))[1].parameters
 
 
 def test_the_host_holds_two_models_in_single_precision_for_worked_examples():
     for name in ("paper", "gpu+llama-2-7b"):
         profile = resolve(name, processes=1)
-        assert footprint.host(profile) >= 2 * 4 * sizes.pair(profile)[1].parameters
+        assert footprint.host(profile) >= 2 * 4 * workload.pair(profile)[1].parameters
 
 
 def test_downloads_are_counted_as_weights_are_stored():
@@ -237,7 +238,7 @@ def test_adapters_are_counted_as_peft_makes_them(llama_gqa):
 
 def test_adapters_take_less_room_than_all_weights():
     full, lora = resolve("paper", processes=1, sharding="ddp"), resolve("paper", processes=1, sharding="ddp", tuning="lora")
-    assert footprint.training(lora) < footprint.training(full) - 10 * sizes.pair(full)[1].parameters
+    assert footprint.training(lora) < footprint.training(full) - 10 * workload.pair(full)[1].parameters
     assert footprint.disk(lora).results < footprint.disk(full).results / 10
 
 
@@ -253,12 +254,12 @@ def machine(monkeypatch, tmp_path):
     """``machine(GB of each GPU, ...)``: a machine with all that it takes, but for what is said."""
 
     def of(*cards: float, disk: float = 1e5, host: float = 1e4, torch_version: str = "2.13.0", hub: bool = True) -> None:
-        monkeypatch.setattr(plan, "gpu_memory", lambda: [int(each * GB) for each in cards])
-        monkeypatch.setattr(plan, "free_disk", lambda folder: disk * GB)
-        monkeypatch.setattr(plan, "host_memory", lambda: host * GB)
+        monkeypatch.setattr(machine_check, "gpu_memory", lambda: [int(each * GB) for each in cards])
+        monkeypatch.setattr(machine_check, "free_disk", lambda folder: disk * GB)
+        monkeypatch.setattr(machine_check, "host_memory", lambda: host * GB)
         monkeypatch.setattr(plan, "version", lambda name: torch_version)
-        monkeypatch.setattr(plan, "answers", lambda name, kind="model": hub)
-        monkeypatch.setattr(plan, "hub_cache", lambda: tmp_path / "hub")
+        monkeypatch.setattr(machine_check, "answers", lambda name, kind="model": hub)
+        monkeypatch.setattr(machine_check, "hub_cache", lambda: tmp_path / "hub")
         monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path / "results"))
         monkeypatch.delenv("GATEAU_DATA", raising=False)
 
@@ -277,7 +278,7 @@ def cache(root: Path, *names: str, commit: str = "") -> None:
 @pytest.mark.parametrize("name", ["smoke", "cpu", "rehearse-gpu", "rehearse-paper"])
 def test_what_runs_anywhere_needs_nothing(name, machine):
     machine(disk=0, host=0, hub=False)
-    assert plan.missing(resolve(name)) == [] and not profiles.needs_gpu(resolve(name))
+    assert machine_check.missing(resolve(name)) == [] and not profiles.needs_gpu(resolve(name))
 
 
 @pytest.mark.parametrize("name", ["gpu", "paper"])
@@ -296,7 +297,7 @@ def test_parts_that_one_gpu_does_are_not_divided(ray, machine, monkeypatch):
     for module in (plan, workload):
         monkeypatch.setattr(module, "find_spec", lambda name: ray)
     profile = resolve("paper")
-    hours = {part.what: part.hours(sizes.pair(profile)[1].parameters) for part in workload.work(profile)}
+    hours = {part.what: part.hours(workload.pair(profile)[1].parameters) for part in workload.work(profile)}
     alone = {"recall of the pair", "short-tasks"} | (set() if ray else {"score the long samples"})
     expected = sum(hour if what in alone else hour / 8 for what, hour in hours.items())
     text = plan.describe(profile)
@@ -309,13 +310,13 @@ def test_parts_that_one_gpu_does_are_not_divided(ray, machine, monkeypatch):
 def test_a_large_enough_machine_lacks_nothing(machine, tmp_path):
     cache(tmp_path, "THUDM/LongAlign-7B-64k-base")
     machine(*[80] * 8)
-    assert plan.missing(resolve("paper")) == []
+    assert machine_check.missing(resolve("paper")) == []
 
 
 def test_memory_is_of_each_gpu_not_their_sum(machine, tmp_path):
     cache(tmp_path, "THUDM/LongAlign-7B-64k-base")
     machine(*[24] * 8)
-    lacks = plan.missing(resolve("paper"))
+    lacks = machine_check.missing(resolve("paper"))
     assert len(lacks) == 3 and all("GB of each GPU, 24 GB here (use" in lack for lack in lacks)
     assert [lack.split()[0] for lack in lacks] == ["scoring", "training", "evaluation"]
 
@@ -323,7 +324,7 @@ def test_memory_is_of_each_gpu_not_their_sum(machine, tmp_path):
 def test_too_few_gpus_to_share_a_model_are_named(machine, tmp_path):
     cache(tmp_path, "THUDM/LongAlign-7B-64k-base")
     machine(80)
-    (lack,) = plan.missing(resolve("paper"))
+    (lack,) = machine_check.missing(resolve("paper"))
     assert re.match(r"training takes \d+ GB of each GPU, 80 GB here \(use larger or more GPUs\)", lack)
 
 
@@ -338,13 +339,13 @@ def test_too_few_gpus_to_share_a_model_are_named(machine, tmp_path):
 def test_what_else_is_lacking_is_named(lacking, says, machine, tmp_path):
     cache(tmp_path, "THUDM/LongAlign-7B-64k-base")
     machine(*[80] * 8, **lacking)
-    (lack,) = plan.missing(resolve("paper"))
+    (lack,) = machine_check.missing(resolve("paper"))
     assert says in lack and "\n" not in lack
 
 
 def test_models_and_data_out_of_reach_are_named_with_the_command(machine):
     machine(*[80] * 8, hub=False)
-    lacks = plan.missing(resolve("paper"))
+    lacks = machine_check.missing(resolve("paper"))
     assert len(lacks) == 4
     assert "hf download NousResearch/Llama-2-7b-hf" in lacks[0]
     assert "THUDM/LongAlign-7B-64k-base has pickled weights only" in lacks[1]
@@ -358,41 +359,41 @@ def test_what_is_cached_or_in_a_folder_is_within_reach(machine, tmp_path, monkey
     for key in ("longalign-10k", "sharegpt"):
         (tmp_path / "data" / key).mkdir(parents=True)
     monkeypatch.setenv("GATEAU_DATA", str(tmp_path / "data"))
-    assert plan.missing(resolve("paper")) == []
+    assert machine_check.missing(resolve("paper")) == []
 
 
 def test_another_commit_than_the_required_one_is_not_there(machine, tmp_path):
     machine(hub=False)
     required = registry.models()["THUDM/LongAlign-7B-64k-base"].revision
     cache(tmp_path, "THUDM/LongAlign-7B-64k-base", commit="0" * 40)
-    assert f"snapshots/{required}/model.safetensors" in plan.model_missing(resolve("paper"), "THUDM/LongAlign-7B-64k-base")
+    assert f"snapshots/{required}/model.safetensors" in machine_check.model_missing(resolve("paper"), "THUDM/LongAlign-7B-64k-base")
     cache(tmp_path, "THUDM/LongAlign-7B-64k-base", commit=required)
-    assert plan.model_missing(resolve("paper"), "THUDM/LongAlign-7B-64k-base") == ""
+    assert machine_check.model_missing(resolve("paper"), "THUDM/LongAlign-7B-64k-base") == ""
     data = registry.data_sets()["longalign-10k"]
     folder = tmp_path / "hub" / f"datasets--{data.repo.replace('/', '--')}" / "snapshots"
     (folder / ("0" * 40)).mkdir(parents=True)
-    assert f"--revision {data.revision}" in plan.data_missing(resolve("paper"), "longalign-10k")
+    assert f"--revision {data.revision}" in machine_check.data_missing(resolve("paper"), "longalign-10k")
     (folder / data.revision).mkdir()
-    assert plan.data_missing(resolve("paper"), "longalign-10k") == ""
+    assert machine_check.data_missing(resolve("paper"), "longalign-10k") == ""
 
 
 def test_a_model_at_another_commit_takes_room_for_the_required_one(machine, tmp_path):
     machine(disk=0)
-    nothing = plan._disk(resolve("paper"))
+    nothing = machine_check._disk(resolve("paper"))
     cache(tmp_path, "THUDM/LongAlign-7B-64k-base", commit="0" * 40)
-    assert plan._disk(resolve("paper")) == nothing
+    assert machine_check._disk(resolve("paper")) == nothing
     cache(tmp_path, "THUDM/LongAlign-7B-64k-base")
-    assert plan._disk(resolve("paper")) != nothing
+    assert machine_check._disk(resolve("paper")) != nothing
 
 
 def test_a_commit_that_the_study_has_pinned_is_required_too(machine, tmp_path):
     machine(hub=False)
     name, pins = "NousResearch/Llama-2-7b-hf", tmp_path / "results" / "paper" / "revisions.json"
     cache(tmp_path, name, commit="0" * 40)
-    assert not any(name in lack for lack in plan.missing(resolve("paper")))
+    assert not any(name in lack for lack in machine_check.missing(resolve("paper")))
     pins.parent.mkdir(parents=True)
     pins.write_text(json.dumps({f"models/{name}": "1" * 40}))
-    assert any(f"{name} --revision {'1' * 40}" in lack for lack in plan.missing(resolve("paper")))
+    assert any(f"{name} --revision {'1' * 40}" in lack for lack in machine_check.missing(resolve("paper")))
 
 
 @pytest.mark.parametrize("name", ["paper", "gpu+llama-3-8b", "gpu+granite-2b"])
@@ -400,7 +401,7 @@ def test_what_is_missing_is_one_line_that_begins_with_what_it_is(name, machine):
     lacks = []
     for cards in ([], [4], [4] * 8):
         machine(*cards, hub=False, disk=1, host=1, torch_version="2.13.0+cpu")
-        lacks += plan.missing(resolve(name))
+        lacks += machine_check.missing(resolve(name))
     for lack in lacks:
         said, _, remedy = lack.partition(" (")
         assert "\n" not in lack and len(said) < 150 and remedy.endswith(")"), lack
@@ -408,13 +409,13 @@ def test_what_is_missing_is_one_line_that_begins_with_what_it_is(name, machine):
 
 def test_a_gated_model_says_so(machine):
     machine(hub=False)
-    said = plan.model_missing(resolve("paper"), "meta-llama/Meta-Llama-3-8B-Instruct")
+    said = machine_check.model_missing(resolve("paper"), "meta-llama/Meta-Llama-3-8B-Instruct")
     assert "hf download meta-llama/Meta-Llama-3-8B-Instruct" in said and "accept its licence" in said
 
 
 def test_data_that_is_not_on_the_hub_says_where_to_put_it(machine):
     machine()
-    said = plan.data_missing(resolve("paper"), "longbench-chat")
+    said = machine_check.data_missing(resolve("paper"), "longbench-chat")
     assert "test_cases.json" in said and "$GATEAU_DATA/longbench-chat" in said
 
 
@@ -455,9 +456,9 @@ def test_a_slip_in_the_command_is_named_before_the_plan(machine, capsys):
 
 def test_a_part_of_a_profile_is_not_refused_for_the_disk_of_all_of_it(machine, monkeypatch):
     machine()
-    monkeypatch.setattr(plan, "_disk", lambda profile: ["1,335 GB needed"])
-    assert "1,335 GB needed" in plan.missing(resolve("paper"))
-    assert "1,335 GB needed" not in plan.missing(resolve("paper"), whole=False)
+    monkeypatch.setattr(machine_check, "_disk", lambda profile: ["1,335 GB needed"])
+    assert "1,335 GB needed" in machine_check.missing(resolve("paper"))
+    assert "1,335 GB needed" not in machine_check.missing(resolve("paper"), whole=False)
 
 
 def test_plan_only_prints(machine, capsys, tmp_path):
@@ -473,29 +474,29 @@ def test_only_visible_gpus_count(monkeypatch):
     monkeypatch.setattr(study.manifest, "gpu", lambda: "a card")
     monkeypatch.setattr(plan.subprocess, "run", lambda *_, **__: type("Done", (), {"stdout": rows}))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert plan.gpu_memory() == [81559 * 2**20, 24564 * 2**20]
+    assert machine_check.gpu_memory() == [81559 * 2**20, 24564 * 2**20]
     for visible, left in (("1", 1), ("GPU-aa", 1), ("", 0)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        assert len(plan.gpu_memory()) == left
+        assert len(machine_check.gpu_memory()) == left
 
 
 def test_results_that_are_there_need_no_more_room(machine, tmp_path):
     machine(*[80] * 8)
     (tmp_path / "results" / "paper").mkdir(parents=True)
     (Path(tmp_path) / "results" / "paper" / "file").write_bytes(b"x" * 1000)
-    assert plan._used(tmp_path / "results" / "paper") == 1000 and plan._used(tmp_path / "nothing") == 0
+    assert machine_check._used(tmp_path / "results" / "paper") == 1000 and machine_check._used(tmp_path / "nothing") == 0
 
 
 # The page -----------------------------------------------------------------------------------------------------------------
 
 
 def test_the_pages_tables_are_those_of_the_code():
-    text = audit.PAGE.read_text(encoding="utf-8")
-    assert audit.filled(text) == text, "docs/scale.md is out of date: make readme"
+    text = setting_sources.PAGE.read_text(encoding="utf-8")
+    assert pages.filled(text) == text, "docs/scale.md is out of date: make readme"
 
 
 def test_every_field_of_the_paper_profile_has_a_source_or_says_that_it_is_ours():
-    assert all(source for _, _, source in audit.rows())
+    assert all(source for _, _, source in setting_sources.rows())
     published = {"epochs": 2.0, "batch_samples": 96, "sft_learning_rate": 2e-5, "long_samples": 10_000, "alphas": (0.8, 0.7)}
     published |= {"short_samples": (100_000, 10_000), "shares": (0.1, 0.3, 0.5), "max_length": 64_000, "long_window": 65_536}
     published |= {"segment_length": 128, "prolong_pairs": 5_000, "benchmark_window": 64_000}
@@ -504,6 +505,6 @@ def test_every_field_of_the_paper_profile_has_a_source_or_says_that_it_is_ours()
 
 
 def test_what_the_trainer_fixes_is_as_published():
-    given = audit.trainer_arguments()
+    given = setting_sources.trainer_arguments()
     assert (given.adam_beta1, given.adam_beta2, given.weight_decay, given.warmup_steps) == (0.9, 0.95, 0.0, 3)
     assert given.lr_scheduler_type == "cosine" and given.max_grad_norm == 1.0 and given.learning_rate == 2e-5

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from gateau_lib import pool, ranking
 from gateau_lib.data import corpus, longalign, passages, samples
 from gateau_lib.data.samples import segments
-from gateau_lib.methods import cam, selection
+from gateau_lib.experiments import pool, ranking, study_corpus
+from gateau_lib.methods import cam
 from gateau_lib.models import loading, rope, tiny
 from gateau_lib.study import evidence, store
 
@@ -32,13 +32,13 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(study):
-    return corpus.prepared(study)
+    return study_corpus.prepared(study)
 
 
 @pytest.fixture(scope="module")
 def pair(study, data):
     """Two untrained models with weights that make losses and attention differ from sample to sample."""
-    tokenizer = corpus.load_tokenizer(study)
+    tokenizer = study_corpus.load_tokenizer(study)
 
     def build(out):
         for seed, name in enumerate(("short", "long")):
@@ -199,7 +199,7 @@ def test_rows_can_be_written(study, table):
     assert len(rows) == 2 * (2 + 3 + 1)
     for row in rows[:2]:
         part = table[table["seed"] == row["seed"]]
-        assert row["value"] == selection.auc(part["needs_far"], part[row["method"]]) and row["n"] == 9
+        assert row["value"] == ranking.auc(part["needs_far"], part[row["method"]]) and row["n"] == 9
     assert rows[-2]["value"] == pytest.approx(spearmanr(part["gateau_rank"], part["hmp"]).statistic)
     assert ranking.mean_table(rows[:4]).loc["longest", "independent"] == np.mean([r["value"] for r in rows[1:4:2]])
 

@@ -16,6 +16,7 @@ from transformers import LlamaForCausalLM
 
 from gateau_lib.data import corpus
 from gateau_lib.data.tokenizer import build_tokenizer
+from gateau_lib.experiments import study_corpus
 from gateau_lib.models.loading import load
 from gateau_lib.models.rope import rope_theta
 from gateau_lib.models.tiny import build_llama
@@ -271,7 +272,7 @@ def small_study(tmp_path, monkeypatch):
 
 def test_scratch_pair_is_trained_once(small_study, monkeypatch):
     study = small_study(short_model="scratch", long_model="scratch")
-    prepared = corpus.prepared(study)
+    prepared = study_corpus.prepared(study)
     folder = pretrain.pair(study, prepared)
     monkeypatch.setattr(pretrain, "train", lambda *_, **__: pytest.fail("trained again"))
     assert pretrain.pair(study, prepared) == folder and (folder / "training.json").exists()
@@ -281,7 +282,7 @@ def test_shipped_pair_is_copied_and_still_practises(small_study, monkeypatch, bu
     for module in (corpus, pretrain):
         monkeypatch.setattr(module, "SHIPPED", built)
     study = small_study()
-    folder = pretrain.pair(study, corpus.prepared(study))
+    folder = pretrain.pair(study, study_corpus.prepared(study))
     for name in ("short", "long"):
         weights = f"{name}/model.safetensors"
         assert (folder / weights).read_bytes() == (built / weights).read_bytes()
@@ -291,7 +292,7 @@ def test_shipped_pair_is_copied_and_still_practises(small_study, monkeypatch, bu
 
 def test_models_of_ones_own_are_loaded_and_saved(small_study, saved_pair):
     study = small_study(short_model=str(saved_pair[0]), long_model=str(saved_pair[1]))
-    folder = pretrain.pair(study, corpus.prepared(study))
+    folder = pretrain.pair(study, study_corpus.prepared(study))
     for name, source in zip(("short", "long"), saved_pair, strict=True):
         mine, its = load(folder / name, to=CPU)[0], load(source, to=CPU)[0]
         assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), its.parameters(), strict=True))

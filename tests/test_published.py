@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from gateau_lib import findings, published, sources, tables
+from gateau_lib import evaluation, sources
 from gateau_lib.evaluation import benchmark_item, suite
+from gateau_lib.experiments import findings, replication, replication_tables
 from gateau_lib.methods import gateau, hmg
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import resolve
@@ -31,22 +32,22 @@ def scores() -> pd.DataFrame:
     return pd.concat([table.assign(error=None), pd.DataFrame([unscored])], ignore_index=True)
 
 
-def run_of(row: str, share: float | None = None, alpha: float = 0.8) -> published.Run:
-    return published.Run("real-world", row, share, 100, alpha)
+def run_of(row: str, share: float | None = None, alpha: float = 0.8) -> replication.Run:
+    return replication.Run("real-world", row, share, 100, alpha)
 
 
 def test_paper_has_every_row_that_the_paper_reports_or_says_why_not():
-    runs = published.runs(resolve("paper"))
+    runs = replication.runs(resolve("paper"))
     rows = {(r.setting, r.row) for r in runs}
     reported = findings.reported()
     lacking = {(s, r) for s, r in zip(reported["setting"], reported["row"], strict=True)} - rows
-    assert {row for _, row in lacking} == set(published.NOT_REBUILT)
+    assert {row for _, row in lacking} == set(replication.NOT_REBUILT)
     shares = {round(100 * r.share) for r in runs if r.row == "GATEAU"}
     assert shares == set(reported.query("row == 'GATEAU'")["share"])
     assert {(r.setting, r.short, r.alpha) for r in runs} == {("real-world", 100_000, 0.8), ("limited", 10_000, 0.7)}
     assert len({r.name for r in runs}) == len(runs)
-    assert published.runs(resolve("cpu")) == []
-    own = {run.setting for run in published.runs(resolve("gpu+granite-2b"))}
+    assert replication.runs(resolve("cpu")) == []
+    own = {run.setting for run in replication.runs(resolve("gpu+granite-2b"))}
     assert own == {"2,000 short, 1,000 long"}, "other sizes must not stand under the paper's name"
 
 
@@ -59,7 +60,7 @@ def test_selections_by_the_definitions(scores):
         return [ids[i] for i in sorted(range(N), key=lambda i: (-values[i], ids[i]))[:k]]
 
     hmp = hmg.homologous_models_perplexity(short, long)
-    chosen = {row: published.selected(run_of(row, 0.3), scores, 0) for row in (*published.CHOOSERS, *published.ABLATIONS)}
+    chosen = {row: replication.selected(run_of(row, 0.3), scores, 0) for row in (*replication.CHOOSERS, *replication.ABLATIONS)}
     assert chosen["Perplexity Guidance"] == top(long, 12)
     assert chosen["HMG only"] == top(hmp, 12) and chosen["CAM only"] == top(cam, 12)
     assert chosen["GATEAU"] == top(0.8 * hmp + 0.2 * cam, 12)
@@ -68,15 +69,15 @@ def test_selections_by_the_definitions(scores):
     assert chosen["without extended window"] == top(0.8 * raw + 0.2 * cam, 12)
     assert chosen["GATEAU by ranks"] == top(gateau.combine(hmp, cam, "rank", 0.8), 12)
     assert good.set_index("id").loc[chosen["Cherry"], "ifd"].max() <= 1
-    assert len(chosen["Random"]) == 12 and chosen["Random"] == published.selected(run_of("Random", 0.3), scores, 0)
-    assert published.selected(run_of("Full"), scores, 0) == sorted(ids)
-    assert published.selected(run_of("without long SFT"), scores, 0) == []
+    assert len(chosen["Random"]) == 12 and chosen["Random"] == replication.selected(run_of("Random", 0.3), scores, 0)
+    assert replication.selected(run_of("Full"), scores, 0) == sorted(ids)
+    assert replication.selected(run_of("without long SFT"), scores, 0) == []
     assert all("bad" not in each for each in chosen.values())
 
 
 def test_nothing_scored_is_an_error_with_the_first_reason(scores):
     with pytest.raises(DataError, match="none of the 1 long samples could be scored; the first says: line 41"):
-        published.selected(run_of("GATEAU", 0.3), scores[scores["id"] == "bad"], 0)
+        replication.selected(run_of("GATEAU", 0.3), scores[scores["id"] == "bad"], 0)
 
 
 # Tables ------------------------------------------------------------------------------------------------------------------
@@ -95,7 +96,7 @@ def rows_of(values: dict[str, dict[str, list[float]]], benchmark: str) -> pd.Dat
 def test_measured_numbers_by_hand():
     full, mine = run_of("Full"), run_of("GATEAU", 0.5)
     values = {full.name: {"a": [10.0, 30.0], "b": [50.0, 70.0, 90.0]}, mine.name: {"a": [20.0, 60.0], "b": [50.0, 80.0, np.nan]}}
-    table = tables.measured(rows_of(values, "mt-bench"), [full, mine]).set_index("row")
+    table = replication_tables.measured(rows_of(values, "mt-bench"), [full, mine]).set_index("row")
     assert table["measured"].tolist() == [(20 + 70) / 2, (40 + 65) / 2] and table["items"].tolist() == [5, 4]
     assert table.loc["GATEAU", "over_full"] == pytest.approx(((10 + 30) / 2 + (0 + 10) / 2) / 2)
     # Half the root of the sum of the tasks' squared standard errors, times t with the smaller task's one degree of freedom.
@@ -107,38 +108,38 @@ def test_measured_numbers_by_hand():
 def test_longbench_counts_in_its_groups_and_by_task():
     full = run_of("Full")
     values = {full.name: {"hotpotqa": [10.0, 20.0], "musique": [30.0, 50.0], "qmsum": [5.0, 5.0]}}
-    table = tables.measured(rows_of(values, "longbench"), [full]).set_index("table")["measured"]
+    table = replication_tables.measured(rows_of(values, "longbench"), [full]).set_index("table")["measured"]
     assert table["LongBench multi-document QA"] == (15 + 40) / 2 and table["LongBench summarisation"] == 5
     assert table["LongBench musique"] == 40 and "LongBench single-document QA" not in table
-    assert {f"LongBench {group}" for group in tables.longbench.GROUPS} <= set(findings.reported()["table"])
-    assert {f"LongBench {t}" for group in tables.longbench.GROUPS.values() for t in group} <= set(findings.reported()["table"])
+    assert {f"LongBench {group}" for group in evaluation.longbench.GROUPS} <= set(findings.reported()["table"])
+    assert {f"LongBench {t}" for group in evaluation.longbench.GROUPS.values() for t in group} <= set(findings.reported()["table"])
 
 
 def test_no_number_is_lost_beside_the_reported_ones():
     reported = findings.reported()
-    empty = tables.beside(tables.last_measured().iloc[:0])
+    empty = replication_tables.beside(replication_tables.last_measured().iloc[:0])
     assert len(empty) == len(reported) and empty["measured"].isna().all()
     mine = [run_of("Full"), run_of("GATEAU", 0.5), run_of("Random", 0.5)]
     rows = rows_of({r.name: {"chat": [40.0, 60.0]} for r in mine}, "longbench-chat")
-    both = tables.beside(tables.measured(rows, mine))
+    both = replication_tables.beside(replication_tables.measured(rows, mine))
     assert len(both) == len(reported) + 1  # the random row is not the paper's
     place = both.query("table == 'LongBench-Chat' and setting == 'real-world' and row == 'GATEAU' and share == 50").iloc[0]
     assert place["reported"] == 56.8 and place["measured"] == 50 and place["over_full"] == 0
-    gain = tables.gains(both).query("table == 'LongBench-Chat' and setting == 'limited' and row == 'GATEAU' and share == 50")
+    gain = replication_tables.gains(both).query("table == 'LongBench-Chat' and setting == 'limited' and row == 'GATEAU' and share == 50")
     assert gain["reported"].item() == pytest.approx(59.0 - 50.8)
-    shown = tables.shown(both, ["LongBench-Chat"]).data
+    shown = replication_tables.shown(both, ["LongBench-Chat"]).data
     assert "56.8 / 50.0 [-77.1, 177.1]" in shown and "| Random |" in shown and "50.8 / –" in shown
 
 
 def test_what_is_not_run_has_a_reason(tmp_path, monkeypatch):
     cpu = Study(resolve("cpu"), 0, tmp_path)
-    assert tables.not_run(cpu, [], [])["what"].tolist() == ["every table of GATEAU"]
+    assert replication_tables.not_run(cpu, [], [])["what"].tolist() == ["every table of GATEAU"]
     paper = Study(resolve("paper"), 0, tmp_path)
     lacking = [suite.NotRun("mt-bench", "no judge was named")]
-    monkeypatch.setattr(published, "shortfalls", lambda study: [("10 of 100 short samples", "the data set has no more")])
-    why = tables.not_run(paper, published.runs(paper.profile), lacking).set_index("what")["why"]
+    monkeypatch.setattr(replication, "shortfalls", lambda study: [("10 of 100 short samples", "the data set has no more")])
+    why = replication_tables.not_run(paper, replication.runs(paper.profile), lacking).set_index("what")["why"]
     assert why["mt-bench"] == "no judge was named" and "10 of 100 short samples" in why
-    assert set(published.NOT_REBUILT) <= {name[5:-1] for name in why.index}
+    assert set(replication.NOT_REBUILT) <= {name[5:-1] for name in why.index}
 
 
 def test_profiles_that_left_results_are_listed_with_their_machine(tmp_path, monkeypatch):
@@ -148,29 +149,29 @@ def test_profiles_that_left_results_are_listed_with_their_machine(tmp_path, monk
         (tmp_path / name).mkdir()
         content = {"machine": {"device": "a card"}, "notebooks": {"01_data": entry, "09_published": entry}}
         (tmp_path / name / "manifest.json").write_text(json.dumps(content))
-    found = tables.recorded(Study(resolve("cpu"), 0, tmp_path / "cpu")).set_index("profile")
+    found = replication_tables.recorded(Study(resolve("cpu"), 0, tmp_path / "cpu")).set_index("profile")
     assert found.loc["paper"].tolist() == ["01 09", "a card", "abcdef012"] and found.loc["cpu", "notebooks"] == "not run"
     del content["notebooks"]["09_published"]  # as while it runs
     (tmp_path / "paper" / "manifest.json").write_text(json.dumps(content))
-    now = tables.recorded(Study(resolve("paper"), 0, tmp_path / "paper")).set_index("profile")
+    now = replication_tables.recorded(Study(resolve("paper"), 0, tmp_path / "paper")).set_index("profile")
     assert now.loc["paper", "notebooks"] == "01 09"
     assert list(found.index) == ["cpu", "gpu", "paper"]
     # Another seed is told what it ran itself.
-    other = tables.recorded(Study(resolve("gpu"), 1, tmp_path / "paper-seed2")).set_index("profile")
+    other = replication_tables.recorded(Study(resolve("gpu"), 1, tmp_path / "paper-seed2")).set_index("profile")
     assert other.loc["gpu", "device"] == "a card" and other.loc["paper", "notebooks"] == "01"
 
 
 def test_measured_numbers_of_every_recorded_profile_are_shown_and_no_rehearsal_s(tmp_path, monkeypatch):
     monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path))
-    assert tables.last_measured().empty
+    assert replication_tables.last_measured().empty
     for name in ("paper", "gpu+granite-2b", "rehearse-paper", "paper-seed1"):
-        runs = published.runs(resolve(name.removesuffix("-seed1")))[:3]
+        runs = replication.runs(resolve(name.removesuffix("-seed1")))[:3]
         (tmp_path / name / "tables").mkdir(parents=True)
-        tables.measured(rows_of({runs[2].name: {"chat": [1.0, 3.0]}}, "mt-bench"), runs).to_csv(
+        replication_tables.measured(rows_of({runs[2].name: {"chat": [1.0, 3.0]}}, "mt-bench"), runs).to_csv(
             tmp_path / name / "tables" / "09_measured.csv", index=False
         )
-    assert set(tables.last_measured()["setting"]) == {"real-world", "2,000 short, 1,000 long"}
-    assert not tables.last_measured().duplicated().any()
+    assert set(replication_tables.last_measured()["setting"]) == {"real-world", "2,000 short, 1,000 long"}
+    assert not replication_tables.last_measured().duplicated().any()
 
 
 def test_nothing_hidden_in_a_prompt_is_cut_away(monkeypatch, tmp_path, tokenizer):

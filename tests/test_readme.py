@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from gateau_lib import readme
-from gateau_lib.claims import load_claims
+from gateau_lib.experiments import pages
+from gateau_lib.experiments.claims import load_claims
 from gateau_lib.study.profiles import PROFILES
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "cpu"
-TEXT = readme.README.read_text(encoding="utf-8")
+TEXT = pages.README.read_text(encoding="utf-8")
 
 
 def committed(folder: Path) -> Path | None:
@@ -33,10 +33,10 @@ def committed(folder: Path) -> Path | None:
 @pytest.mark.skipif(not (RESULTS / "manifest.json").exists(), reason="no results/cpu/manifest.json: make cpu")
 def test_making_it_again_changes_nothing(tmp_path):
     """From the results that lie here or, after a run of one's own, from the published ones: times differ between machines."""
-    here = readme.fill(TEXT, readme.parts(RESULTS, ROOT / "notebooks"))
+    here = pages.fill(TEXT, pages.parts(RESULTS, ROOT / "notebooks"))
     published = committed(tmp_path) if here != TEXT else None
     if published is not None:
-        here = readme.fill(TEXT, readme.parts(published, ROOT / "notebooks"))
+        here = pages.fill(TEXT, pages.parts(published, ROOT / "notebooks"))
     assert here == TEXT, "README.md is older than results/cpu or the notebooks: make readme"
 
 
@@ -80,19 +80,19 @@ def results(tmp_path) -> Path:
 
 
 def test_parts_say_what_the_results_say(results):
-    made = readme.parts(results, ROOT / "notebooks")
+    made = pages.parts(results, ROOT / "notebooks")
     assert "**12 minutes, 2.0 GB**" in made["cost"] and "2 cores (A Processor)" in made["cost"]
     assert f"Of {len(load_claims())} claims 1 hold, 0 fail" in made["headline"] and "08_headline.svg" in made["headline"]
     assert "| **holds** | +0.400 [+0.400, +0.400] | 3 |" in made["verdicts"]
     assert made["verdicts"].count("\n") == len(load_claims()) + 1
     assert "results/cpu/notebooks/03_hmg_scoring.ipynb) | 1.5 | 2.0 |" in made["reading"]
-    assert all(f"`make {name}`" in made["profiles"] for name in PROFILES) and set(readme.PURPOSE) == set(PROFILES)
+    assert all(f"`make {name}`" in made["profiles"] for name in PROFILES) and set(pages.PURPOSE) == set(PROFILES)
 
 
 def test_filling_is_idempotent_and_keeps_the_rest(results):
-    made = readme.parts(results, ROOT / "notebooks")
-    once = readme.fill(TEXT, made)
-    assert readme.fill(once, made) == once
+    made = pages.parts(results, ROOT / "notebooks")
+    once = pages.fill(TEXT, made)
+    assert pages.fill(once, made) == once
 
     def rest(text):
         return re.sub(r"(<!-- begin (\w+) -->).*?(<!-- end \2 -->)", r"\1\3", text, flags=re.S)
@@ -101,9 +101,9 @@ def test_filling_is_idempotent_and_keeps_the_rest(results):
 
 
 def test_missing_results_and_markers_are_named(tmp_path):
-    with pytest.raises(readme.ReadmeError, match="run make cpu first"):
-        readme.parts(tmp_path, ROOT / "notebooks")
-    with pytest.raises(readme.ReadmeError, match="must stand there once"):
-        readme.fill("<!-- begin cost -->\n", {"cost": "", "headline": ""})
-    with pytest.raises(readme.ReadmeError, match="has no <!-- end cost -->"):
-        readme.fill("<!-- begin cost -->\n", {"cost": ""})
+    with pytest.raises(pages.ReadmeError, match="run make cpu first"):
+        pages.parts(tmp_path, ROOT / "notebooks")
+    with pytest.raises(pages.ReadmeError, match="must stand there once"):
+        pages.fill("<!-- begin cost -->\n", {"cost": "", "headline": ""})
+    with pytest.raises(pages.ReadmeError, match="has no <!-- end cost -->"):
+        pages.fill("<!-- begin cost -->\n", {"cost": ""})

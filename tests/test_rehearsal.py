@@ -12,7 +12,8 @@ import pytest
 from chat_server import serve
 from test_notebooks import python
 
-from gateau_lib import findings, published, tables
+from gateau_lib import evaluation
+from gateau_lib.experiments import findings, replication
 from gateau_lib.study.profiles import resolve
 
 
@@ -35,7 +36,7 @@ def test_every_notebook_of_the_paper_profile_ran(paper):
 
 
 def test_two_processes_trained_each_model_of_the_published_part(paper):
-    runs = [run for run in published.runs(resolve("rehearse-paper")) if run.row != published.UNTUNED]
+    runs = [run for run in replication.runs(resolve("rehearse-paper")) if run.row != replication.UNTUNED]
     for run in runs:
         (folder,) = (paper / "cache").glob(f"{run.name}-????????????")
         log = json.loads((folder / "log.json").read_text())
@@ -45,10 +46,10 @@ def test_two_processes_trained_each_model_of_the_published_part(paper):
 
 def test_tables_fill_and_what_was_not_run_says_why(paper):
     measured = pd.read_csv(paper / "tables" / "09_measured.csv")
-    runs = published.runs(resolve("rehearse-paper"))
+    runs = replication.runs(resolve("rehearse-paper"))
     judged = measured[measured["table"].isin(["LongBench-Chat", "MT-Bench"])]
     assert set(judged["measured"]) == {70.0} and len(judged) == 2 * len(runs)
-    shown = {"Needle", "RULER", *(f"LongBench {group}" for group in tables.longbench.GROUPS)}
+    shown = {"Needle", "RULER", *(f"LongBench {group}" for group in evaluation.longbench.GROUPS)}
     assert shown <= set(measured["table"]) and measured["measured"].between(0, 100).all()
     both = pd.read_csv(paper / "tables" / "09_tables.csv")
     reported = both.dropna(subset=["reported"])

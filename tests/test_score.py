@@ -14,12 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from gateau_lib import methods as methods_module
 from gateau_lib import score
 from gateau_lib.data import longalign, samples, sharded
+from gateau_lib.experiments import pages
 from gateau_lib.methods import model_passes, released
 from gateau_lib.methods.cam import contextual_awareness
 from gateau_lib.models import loading, pair, rope
 from gateau_lib.models import sizes as sizes_module
 from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory
-from gateau_lib.scoring import part_files, pass_costs, score_table, scorer, settings, worker
+from gateau_lib.scoring import part_files, score_table, scorer, settings, worker
 
 WORDS = "the old mill by the river keeps a blue lantern and a copper key under the third stair".split()
 SEGMENT, LENGTH = 16, 256
@@ -379,5 +380,5 @@ def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
 
 
 def test_the_page_on_clusters_says_what_the_plan_says():
-    page = pass_costs.PAGE.read_text(encoding="utf-8")
-    assert f"\n{pass_costs.example()}\n".join(pass_costs.MARKS) in page, "run make readme"
+    page = pages.PAGE.read_text(encoding="utf-8")
+    assert f"\n{pages.example()}\n".join(pages.MARKS) in page, "run make readme"

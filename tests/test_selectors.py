@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import softmax
 
+from gateau_lib.experiments import ranking as ranking_module
 from gateau_lib.methods import baselines, gateau, selection
 
 POOL = st.integers(1, 40).flatmap(lambda n: hnp.arrays(float, n, elements=st.integers(-20, 20).map(lambda v: v / 4)))
@@ -32,11 +33,11 @@ def test_scale_audit_of_the_released_combination():
     rng = np.random.default_rng(0)
     hmp, cam = softmax(rng.uniform(-1, 1, 5000)), rng.uniform(0, 1, 5000)
     released = gateau.combine(hmp, cam, "as_released", 0.8)
-    assert selection.rank_correlation(released, cam) > 0.999 and abs(selection.rank_correlation(released, hmp)) < 0.05
+    assert ranking_module.rank_correlation(released, cam) > 0.999 and abs(ranking_module.rank_correlation(released, hmp)) < 0.05
     ranked = gateau.combine(hmp, cam, "rank", 0.8)
-    assert selection.rank_correlation(ranked, hmp) > 0.9
+    assert ranking_module.rank_correlation(ranked, hmp) > 0.9
     with pytest.raises(ValueError, match="constant"):
-        selection.rank_correlation(cam, np.ones(5000))
+        ranking_module.rank_correlation(cam, np.ones(5000))
 
 
 def test_combine_refuses_what_it_cannot_rank():
@@ -149,8 +150,8 @@ def test_length_matched_random_is_random_within_its_length():
 
 def test_longest_and_overlap():
     assert baselines.longest(["a", "b", "c", "d"], [5, 9, 5, 1], 3) == ["b", "a", "c"]
-    assert selection.overlap(["a", "b"], ["b", "c"]) == pytest.approx(1 / 3)
-    assert selection.overlap([], []) == 1 and selection.overlap(["a"], []) == 0
+    assert ranking_module.overlap(["a", "b"], ["b", "c"]) == pytest.approx(1 / 3)
+    assert ranking_module.overlap([], []) == 1 and ranking_module.overlap(["a"], []) == 0
     with pytest.raises(ValueError, match="pool"):
         baselines.longest(["a"], [1], 2)
 
@@ -160,34 +161,34 @@ def test_auc_counts_pairs(scores, data):
     labels = data.draw(hnp.arrays(bool, len(scores)))
     if labels.all() or not labels.any():
         with pytest.raises(ValueError, match="with and without"):
-            selection.auc(labels, scores)
+            ranking_module.auc(labels, scores)
         return
     pairs = [(p > q) + 0.5 * (p == q) for p in scores[labels] for q in scores[~labels]]
-    assert selection.auc(labels, scores) == pytest.approx(np.mean(pairs))
-    assert selection.auc(labels, -scores) == pytest.approx(1 - np.mean(pairs))
+    assert ranking_module.auc(labels, scores) == pytest.approx(np.mean(pairs))
+    assert ranking_module.auc(labels, -scores) == pytest.approx(1 - np.mean(pairs))
 
 
 @given(POOL, st.floats(0.01, 1), st.data())
 def test_precision_does_not_depend_on_the_order_of_the_pool(scores, fraction, data):
     labels = data.draw(hnp.arrays(bool, len(scores)))
-    got = selection.precision_at(labels, scores, fraction)
+    got = ranking_module.precision_at(labels, scores, fraction)
     assert -1e-12 <= got <= 1 + 1e-12
     order = data.draw(st.permutations(range(len(scores))))
-    assert selection.precision_at(labels[order], scores[order], fraction) == pytest.approx(got)
+    assert ranking_module.precision_at(labels[order], scores[order], fraction) == pytest.approx(got)
 
 
 @given(st.integers(1, 30).flatmap(lambda n: st.permutations(range(n))), st.floats(0.01, 1), st.data())
 def test_precision_without_ties_is_that_of_the_selection(scores, fraction, data):
     labels = data.draw(hnp.arrays(bool, len(scores)))
     top = selection.top_fraction(names(len(scores)), scores, fraction)
-    assert selection.precision_at(labels, scores, fraction) == pytest.approx(np.mean([labels[int(i[3:])] for i in top]))
+    assert ranking_module.precision_at(labels, scores, fraction) == pytest.approx(np.mean([labels[int(i[3:])] for i in top]))
 
 
 def test_precision_of_ties_by_hand():
-    assert selection.precision_at([1, 0, 0, 1], [3, 1, 1, 1], 0.5) == pytest.approx((1 + 1 / 3) / 2)
+    assert ranking_module.precision_at([1, 0, 0, 1], [3, 1, 1, 1], 0.5) == pytest.approx((1 + 1 / 3) / 2)
     with pytest.raises(ValueError, match="NaN"):
-        selection.precision_at([1, 0], [np.nan, 1], 0.5)
-    assert selection.auc([1, 0], [1.0, -np.inf]) == 1
+        ranking_module.precision_at([1, 0], [np.nan, 1], 0.5)
+    assert ranking_module.auc([1, 0], [1.0, -np.inf]) == 1
 
 
 def test_instruction_following_difficulty():

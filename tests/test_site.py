@@ -14,7 +14,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from gateau_lib import claims, figures
+from gateau_lib.experiments import claims, figures
 from gateau_lib.study import notebooks
 
 pytest.importorskip("myst_nb")

@@ -18,12 +18,9 @@ from gateau_lib.data import world
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.passages import DOCUMENT_KINDS, Filler, Sentence, Writer, documents, join, real_filler
 from gateau_lib.data.samples import Encoded, Sample, split_tokens
-from gateau_lib.data.tokenizer import build_tokenizer
 from gateau_lib.data.world import Cast
-from gateau_lib.models.loading import SHIPPED
 from gateau_lib.models.prompts import SEPARATOR
 from gateau_lib.study.profiles import Profile
-from gateau_lib.study.store import Study, artefact
 
 KINDS = {
     "far": "one fact, stated before the short model's window begins",
@@ -218,15 +215,6 @@ def short_tasks(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
     return short_instructions(profile, tokenizer, seed + 10_000, count=2 * profile.eval_items)
 
 
-def load_tokenizer(study: Study) -> Any:
-    """The study's tokenizer: built from scratch, the shipped one, or that of the short model on the hub or in a folder."""
-    name = study.profile.short_model
-    if name == "scratch":
-        return build_tokenizer()
-    from gateau_lib.models import loading
-    from gateau_lib.sources import hub
-
-    return loading.load_tokenizer(loading.SHIPPED / "short" if name == "shipped" else hub.model(study, name))
 
 
 def write_corpus(out: Path, profile: Profile, seed: int, tokenizer: Any) -> None:
@@ -251,33 +239,8 @@ def write_corpus(out: Path, profile: Profile, seed: int, tokenizer: Any) -> None
         write_samples(make(profile, tokenizer, seed * 100 + 90_000), out / "eval" / f"{name}.jsonl")
 
 
-# Fields of a profile that decide what the corpus holds; others may change without making it anew.
-_FIELDS = (
-    "short_model",
-    "short_window",
-    "pool_per_kind",
-    "pool_tokens",
-    "pool_seeds",
-    "short_pool",
-    "eval_items",
-    "eval_lengths",
-)
 
 
-def prepared(study: Study) -> Path:
-    """The study's corpus folder (see `write_corpus`), made once for its profile and seed."""
-    inputs = {name: getattr(study.profile, name) for name in _FIELDS}
-    if study.profile.short_model == "shipped":
-        inputs["shipped"] = SHIPPED
-    elif study.profile.short_model != "scratch":
-        from gateau_lib.sources import hub
-
-        inputs["revision"] = hub.identity(study, study.profile.short_model)
-
-    def build(out: Path) -> None:
-        write_corpus(out, study.profile, study.seed, load_tokenizer(study))
-
-    return artefact(study, "corpus", build, code=[write_corpus, load_tokenizer], seed=study.seed, **inputs)
 
 
 def read_documents(path: Path) -> list[dict[str, str]]:

@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import rankdata, spearmanr
-from sklearn.metrics import roc_auc_score
 
 
 def _numbers(values: Sequence[float], name: str, ids: Sequence[str] | None = None) -> np.ndarray:
@@ -43,16 +41,6 @@ def size(n: int, fraction: float) -> int:
 
 
 
-def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's correlation of two scores over a pool: the audit of how much a part decides the combined ranking.
-
-    Raises:
-        ValueError: NaN, or a constant score (its ranks are undefined).
-    """
-    x, y = _numbers(a, "first score"), _numbers(b, "second score")
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        raise ValueError("a constant score has no rank correlation; check that the pool was scored")
-    return float(spearmanr(x, y).statistic)
 
 
 def top_fraction(ids: Sequence[str], scores: Sequence[float], fraction: float) -> list[str]:
@@ -85,33 +73,11 @@ def within_quotas(ranking: Sequence[str], sources: Mapping[str, str], quotas: Ma
 
 
 
-def overlap(a: Sequence[str], b: Sequence[str]) -> float:
-    """Jaccard index of two selections, in [0, 1]; two empty ones are equal, 1."""
-    union = set(a) | set(b)
-    return len(set(a) & set(b)) / len(union) if union else 1.0
 
 
-def _labelled(labels: Sequence[bool], scores: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    values, truth = _numbers(scores, "scores"), np.asarray(labels, dtype=bool)
-    if truth.shape != values.shape:
-        raise ValueError(f"{truth.size} labels for {values.size} scores")
-    return truth, values
 
 
-def auc(labels: Sequence[bool], scores: Sequence[float]) -> float:
-    """Chance that a labelled sample scores above an unlabelled one, ties half: the area under the ROC curve."""
-    truth, values = _labelled(labels, scores)
-    if truth.all() or not truth.any():
-        raise ValueError("AUC needs samples with and without the label; check the pool's kinds")
-    return float(roc_auc_score(truth, rankdata(values)))  # ranks, because the library refuses infinite scores
 
 
-def precision_at(labels: Sequence[bool], scores: Sequence[float], fraction: float) -> float:
-    """Share of labelled samples in the top ``fraction``; samples tied at the edge count by their expected share."""
-    truth, values = _labelled(labels, scores)
-    k = size(values.size, fraction)
-    edge = np.sort(values)[-k]
-    above, tied = values > edge, values == edge
-    return float((truth[above].sum() + (k - above.sum()) * truth[tied].mean()) / k)
 
 

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from gateau_lib.study.profiles import REHEARSED, Profile
-
 if TYPE_CHECKING:
     from gateau_lib.study.registry import ModelEntry
 
@@ -68,29 +66,8 @@ class Size:
         return 2 * self.layers * self.kv_heads * self.head_dim
 
 
-def pair(profile: Profile) -> tuple[Size, Size]:
-    """Sizes of the profile's short and long model; a rehearsal's are those of the shipped pair.
-
-    Raises:
-        UnknownSize: a model that is neither in the registry nor readable.
-    """
-    if profile.short_model == "scratch":
-        return _scratch(profile, profile.short_window), _scratch(profile, profile.long_window)
-    if profile.short_model == "shipped" or profile.name.startswith(REHEARSED):
-        from gateau_lib.models.loading import SHIPPED
-
-        return of(str(SHIPPED / "short")), of(str(SHIPPED / "long"))
-    return of(profile.short_model), of(profile.long_model)
 
 
-def _scratch(profile: Profile, window: int) -> Size:
-    """As `tiny.build_llama` builds them."""
-    from gateau_lib.data.tokenizer import build_tokenizer
-
-    hidden, heads, mlp = profile.hidden_size, profile.heads, -(-profile.hidden_size * 8 // 3 // 32) * 32
-    return Size(
-        profile.layers, hidden, mlp, heads, heads, hidden // heads, len(build_tokenizer()), tied=True, window=window, biased=True
-    )
 
 
 def of(name: str) -> Size:

@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from transformers import LlamaConfig
 
 from gateau_lib.data import sharded
 from gateau_lib.data.samples import encode
+from gateau_lib.experiments.pages import MARKS, PAGE, example
 from gateau_lib.models import loading
 from gateau_lib.models.pair import names
 from gateau_lib.models.sizes import Shape, shape_of
 from gateau_lib.scoring import settings
-from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.errors import DataError, ScoreError
 from gateau_lib.study.whole_files import atomic_write
 
 PEAK = 312e12  # operations a second of an A100 in bfloat16, dense (its data sheet)
 UTILISATION = 0.4  # of the peak, assumed
 CARD = f"GPU-hours: at {UTILISATION:.0%} (assumed) of the {PEAK / 1e12:.0f} TFLOP/s of an A100 in bfloat16, dense."
-PAGE, MARKS = PACKAGE.parent / "docs" / "cluster.md", ("<!-- begin plan -->", "<!-- end plan -->")
 LENGTHS_READ = 512  # records whose tokens are counted
 
 
@@ -124,27 +122,6 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def example() -> str:
-    """The table of `PAGE`: 10,000 and 10,000,000 samples of 8,192 to 65,536 tokens for a model of Llama-2-7B's shape."""
-    shape, n = shape_of(LlamaConfig()), 256
-    wholes = np.exp(np.linspace(np.log(8192), np.log(65536), n)).astype(int)
-    samples = [Lengths(1, int(whole) - 1 - 64 - 256, 64, 256) for whole in wholes]
-    usual = settings.Options(("hmg", "cam"), "ntk", 128, 65536, 4096)
-    rows = {
-        "HMG and CAM": usual,
-        "HMG and CAM, adaptive": replace(usual, adaptive=True),
-        "HMG and CAM as released": replace(usual, as_released=True),
-        "ProLong, 500 pairs": replace(usual, methods=("prolong",)),
-        "ProLong, 5,000 pairs": replace(usual, methods=("prolong",), prolong_pairs=5000),
-        "Perplexity": replace(usual, methods=("perplexity",)),
-    }
-    lines = ["| | tokens a sample | PFLOP a sample | GPU-hours, 10,000 samples | GPU-hours, 10,000,000 samples |"]
-    lines.append("|---|" + "---:|" * 4)
-    for name, options in rows.items():
-        cost = totals(samples, 1 / n, shape, shape, options)[-1]
-        numbers = f"{cost['tokens']:,.0f} | {cost['flops'] / 1e15:,.2f}"
-        lines.append(f"| {name} | {numbers} | {1e4 * cost['gpu_hours']:,.0f} | {1e7 * cost['gpu_hours']:,.0f} |")
-    return "\n".join([*lines, "", CARD])
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from gateau_lib.claims import VERDICTS, Claim, load_claims
+from gateau_lib.experiments.claims import VERDICTS, Claim, load_claims
 from gateau_lib.study.style import BLUE, GREY, ORANGE, RED, styled
 
 REPORTED = Path(__file__).with_name("reported.yml")

@@ -1,4 +1,4 @@
-"""Write the generated parts of README.md from the results of the cpu profile: ``python -m gateau_lib.readme``.
+"""Write the generated parts of README.md from the results of the cpu profile: ``python -m gateau_lib.experiments.pages``.
 
 Each part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; everything else is written by hand.
 """
@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from transformers import LlamaConfig
 
-from gateau_lib.claims import LedgerError, verdicts
-from gateau_lib.figures import verdict_table
-from gateau_lib.findings import summary
+from gateau_lib.experiments.claims import LedgerError, verdicts
+from gateau_lib.experiments.figures import verdict_table
+from gateau_lib.experiments.findings import summary
+from gateau_lib.experiments.setting_sources import rows
+from gateau_lib.models.sizes import shape_of
+from gateau_lib.scoring import settings
+from gateau_lib.scoring.pass_costs import CARD, Lengths, totals
 from gateau_lib.study import manifest, notebooks
 from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.evidence import read_metrics
@@ -136,3 +143,73 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def table() -> str:
+    """The rows as Markdown."""
+    lines = ["| setting | paper profile | source, or what was assumed |", "|---|---|---|"]
+    return "\n".join(lines + [f"| {name} | {value} | {source} |" for name, value, source in rows()])
+
+
+def plans() -> str:
+    """What the large profiles take, as Markdown: one column each, on as many GPUs as they are made for."""
+    from gateau_lib.experiments import footprint, workload
+    from gateau_lib.study import registry
+
+    chosen = {"`make gpu`": resolve("gpu")}
+    chosen |= {f"`make gpu PAIR={name}`": resolve(f"gpu+{name}") for name in registry.pairs()}
+    chosen["`make paper`"] = resolve("paper")
+    rows: dict[str, list[str]] = {}
+    for profile in chosen.values():
+        cards = footprint.processes(profile, 0)
+        long, parts = workload.pair(profile)[1], workload.work(profile)
+        room, memory = footprint.disk(profile, cards), footprint.memory(profile, cards)
+        found = {
+            "cards": f"{cards}",
+            "parameters, billions": f"{long.parameters / 1e9:.2g}",
+            "tokens, billions": f"{sum(part.tokens for part in parts) / 1e9:.1f}",
+            "optimizer steps": f"{sum(part.steps for part in parts):,}",
+            "GPU-hours": f"{sum(part.hours(long.parameters) for part in parts):,.0f}",
+            **{f"GB of a card, {stage}": "–" for stage in ("pretraining", "scoring", "training", "evaluation")},
+            **{f"GB of a card, {stage}": f"{need / 2**30:.1f}" for stage, need in memory.items()},
+            "GB of the host, to load": f"{footprint.host(profile, cards) / 2**30:.0f}",
+            "GB of disk, results": f"{room.results / 2**30:,.0f}",
+            "GB of disk, the hub's cache": f"{room.hub / 2**30:,.0f}",
+        }
+        for name, value in found.items():
+            rows.setdefault(name, []).append(value)
+    lines = [f"| | {' | '.join(chosen)} |", "|---|" + "---:|" * len(chosen)]
+    return "\n".join(lines + [f"| {name} | {' | '.join(values)} |" for name, values in rows.items()])
+
+
+def filled(text: str) -> str:
+    """The page with its tables written again between their marks."""
+    for name, made in (("plans", plans()), ("audit", table())):
+        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        head, _, rest = text.partition(begin)
+        text = f"{head}{begin}\n{made}\n{end}{rest.partition(end)[2]}"
+    return text
+PAGE, MARKS = PACKAGE.parent / "docs" / "cluster.md", ("<!-- begin plan -->", "<!-- end plan -->")
+
+
+def example() -> str:
+    """The table of `PAGE`: 10,000 and 10,000,000 samples of 8,192 to 65,536 tokens for a model of Llama-2-7B's shape."""
+    shape, n = shape_of(LlamaConfig()), 256
+    wholes = np.exp(np.linspace(np.log(8192), np.log(65536), n)).astype(int)
+    samples = [Lengths(1, int(whole) - 1 - 64 - 256, 64, 256) for whole in wholes]
+    usual = settings.Options(("hmg", "cam"), "ntk", 128, 65536, 4096)
+    rows = {
+        "HMG and CAM": usual,
+        "HMG and CAM, adaptive": replace(usual, adaptive=True),
+        "HMG and CAM as released": replace(usual, as_released=True),
+        "ProLong, 500 pairs": replace(usual, methods=("prolong",)),
+        "ProLong, 5,000 pairs": replace(usual, methods=("prolong",), prolong_pairs=5000),
+        "Perplexity": replace(usual, methods=("perplexity",)),
+    }
+    lines = ["| | tokens a sample | PFLOP a sample | GPU-hours, 10,000 samples | GPU-hours, 10,000,000 samples |"]
+    lines.append("|---|" + "---:|" * 4)
+    for name, options in rows.items():
+        cost = totals(samples, 1 / n, shape, shape, options)[-1]
+        numbers = f"{cost['tokens']:,.0f} | {cost['flops'] / 1e15:,.2f}"
+        lines.append(f"| {name} | {numbers} | {1e4 * cost['gpu_hours']:,.0f} | {1e7 * cost['gpu_hours']:,.0f} |")
+    return "\n".join([*lines, "", CARD])

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gateau_lib.models import sizes
-from gateau_lib.study.profiles import Profile
+from gateau_lib.models.sizes import Size, of
+from gateau_lib.study.profiles import REHEARSED, Profile
 
 if TYPE_CHECKING:
+    from gateau_lib.experiments.replication import Run
     from gateau_lib.models.sizes import Shape
-    from gateau_lib.published import Run
     from gateau_lib.scoring.pass_costs import Lengths
 
 INSTRUCTION, RESPONSE = 12, 10  # tokens of a planted sample's question and answer
@@ -91,7 +91,7 @@ def _passes(
     """``times`` as many samples as these, read for some methods: pass -> tokens and operations."""
     from gateau_lib.scoring import pass_costs, settings
 
-    short, long = (size.shape for size in sizes.pair(profile))
+    short, long = (size.shape for size in pair(profile))
     options = settings.Options(
         tuple(methods.split()),
         reading,
@@ -105,7 +105,7 @@ def _passes(
 
 
 def _pretraining(profile: Profile) -> list[Work]:
-    found, (short, long) = [], sizes.pair(profile)
+    found, (short, long) = [], pair(profile)
     for name, stages, size in (("short", profile.short_stages, short), ("long", profile.long_stages, long)):
         if stages:
             tokens = sum(steps * each for _, steps, each in stages)
@@ -129,7 +129,7 @@ def _scoring(profile: Profile) -> list[Work]:
     homologous = homologous + sum(_passes(profile, samples, all_pools, "hmg", reading)["hmg"] for reading in ("truncate", "raw"))
     awareness = _passes(profile, samples, many, "cam")["all"]
     dependencies = _passes(profile, samples, many + len(DOCUMENT_KINDS) * alike, "prolong")["all"]
-    short, long = (size.shape for size in sizes.pair(profile))
+    short, long = (size.shape for size in pair(profile))
     lengths = [*profile.eval_lengths, 2 * profile.long_window]
     recall = SEEDS * profile.eval_items * sum(lengths)
     operations = SEEDS * profile.eval_items * sum(2 * short.flops(n, RESPONSE) + long.flops(n, RESPONSE) for n in lengths)
@@ -143,17 +143,17 @@ def _scoring(profile: Profile) -> list[Work]:
 
 def _training(profile: Profile) -> list[Work]:
     """Notebook 06: the selections, and SkipAlign with its rivals."""
-    from gateau_lib import experiments
+    from gateau_lib.experiments import tuning_runs
 
     samples, seeds = planted(profile), profile.pool_seeds
     mean = np.mean([sample.whole for sample in samples])
     pool = mean * profile.pool_per_kind * 9  # kinds of a pool
     short = profile.short_pool * SHORT * profile.short_window
     longer = (short + pool) / (short + profile.fraction * pool)  # the whole pool with as many epochs as a selection
-    tuned = seeds * profile.sft_tokens * (len(experiments.SELECTORS) + 1 + longer)
-    skipped = seeds * len(experiments.STRATEGIES) * profile.skip_steps * profile.sft_batch_tokens
+    tuned = seeds * profile.sft_tokens * (len(tuning_runs.SELECTORS) + 1 + longer)
+    skipped = seeds * len(tuning_runs.STRATEGIES) * profile.skip_steps * profile.sft_batch_tokens
     near = round(SHORT * profile.short_window)
-    model, factor = sizes.pair(profile)[1].shape, passes_a_step(profile)
+    model, factor = pair(profile)[1].shape, passes_a_step(profile)
     operations = factor * skipped * model.flops(near, RESPONSE) / near
     return [
         Work("06", "fine-tune on selections", tuned, factor * _forward(model, samples, tuned), _steps(profile, tuned)),
@@ -183,12 +183,12 @@ def passes_a_step(profile: Profile) -> int:
 
 def _evaluation(profile: Profile) -> list[Work]:
     """Notebook 07: every tuned model on the held-out planted sets, with answers written to the long ones."""
-    from gateau_lib import experiments, outcomes
     from gateau_lib.data import corpus
+    from gateau_lib.experiments import outcomes, tuning_runs
 
     seeds, samples = profile.pool_seeds, planted(profile)
-    selected, skipping = seeds * (len(experiments.SELECTORS) + 2) + 1, seeds * (len(experiments.STRATEGIES) + 1) + 2
-    model, near = sizes.pair(profile)[1].shape, round(SHORT * profile.short_window)
+    selected, skipping = seeds * (len(tuning_runs.SELECTORS) + 2) + 1, seeds * (len(tuning_runs.STRATEGIES) + 1) + 2
+    model, near = pair(profile)[1].shape, round(SHORT * profile.short_window)
     short = 2 * profile.eval_items * near
     long = len(corpus.TASKS) * profile.eval_items * np.mean([sample.whole for sample in samples])
     cell = len(corpus.NEEDLE_DEPTHS) * max(1, profile.eval_items // 4)
@@ -205,9 +205,9 @@ def _evaluation(profile: Profile) -> list[Work]:
 
 def _published(profile: Profile) -> list[Work]:
     """Notebook 09: the published samples scored once, every run tuned, every model on the benchmarks."""
-    from gateau_lib.published import UNTUNED, runs
+    from gateau_lib.experiments.replication import UNTUNED, runs
 
-    long, samples = sizes.pair(profile)[1], published(profile)
+    long, samples = pair(profile)[1], published(profile)
     readings = [("hmg cam ifd", "ntk"), ("hmg", "raw")]
     scored = sum(_passes(profile, samples, profile.long_samples, *reading)["all"] for reading in readings)
     tuned = [run for run in runs(profile) if run.row != UNTUNED]
@@ -231,7 +231,7 @@ def _share(run: Run) -> float:
 
 def tuning(profile: Profile, short: float, long: float) -> Work:
     """One run of the published part on that many short and long samples."""
-    model, samples, factor = sizes.pair(profile)[1].shape, published(profile), passes_a_step(profile)
+    model, samples, factor = pair(profile)[1].shape, published(profile), passes_a_step(profile)
     near = min(SHORT_TOKENS, profile.max_length)
     tokens = profile.epochs * np.array([short * near, long * np.mean([sample.whole for sample in samples])])
     operations = tokens[0] * model.flops(near, min(SHORT_RESPONSE, near)) / near + _forward(model, samples, tokens[1])
@@ -253,3 +253,28 @@ def asked(profile: Profile, benchmark: str) -> list[tuple[int, int, int]]:
     if benchmark == "ruler":
         return [(RULER_TASKS * (few or profile.eval_items), min(length, window), FOUND) for length in profile.eval_lengths]
     return [(*SHORT_TASKS, 0)]
+
+
+def pair(profile: Profile) -> tuple[Size, Size]:
+    """Sizes of the profile's short and long model; a rehearsal's are those of the shipped pair.
+
+    Raises:
+        UnknownSize: a model that is neither in the registry nor readable.
+    """
+    if profile.short_model == "scratch":
+        return _scratch(profile, profile.short_window), _scratch(profile, profile.long_window)
+    if profile.short_model == "shipped" or profile.name.startswith(REHEARSED):
+        from gateau_lib.models.loading import SHIPPED
+
+        return of(str(SHIPPED / "short")), of(str(SHIPPED / "long"))
+    return of(profile.short_model), of(profile.long_model)
+
+
+def _scratch(profile: Profile, window: int) -> Size:
+    """As `tiny.build_llama` builds them."""
+    from gateau_lib.data.tokenizer import build_tokenizer
+
+    hidden, heads, mlp = profile.hidden_size, profile.heads, -(-profile.hidden_size * 8 // 3 // 32) * 32
+    return Size(
+        profile.layers, hidden, mlp, heads, heads, hidden // heads, len(build_tokenizer()), tied=True, window=window, biased=True
+    )

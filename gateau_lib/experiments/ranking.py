@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata, spearmanr
+from sklearn.metrics import roc_auc_score
 
 from gateau_lib.methods import baselines, gateau, selection
 from gateau_lib.methods.hmg import homologous_models_perplexity, pool_gap
 from gateau_lib.methods.model_passes import READINGS
+from gateau_lib.methods.selection import _numbers, size
 
 FRACTIONS = (0.1, 0.3, 0.5)  # GATEAU selects 10, 30 and 50 %
 GUIDANCE = (*(f"hmg_minmax_{r}" for r in READINGS), *(f"hmg_log_{r}" for r in READINGS), "contrast_log", "perplexity_guidance")
@@ -58,7 +61,7 @@ def by_pool(table: pd.DataFrame, function: Any, *arguments: Any) -> pd.DataFrame
 
 def auc_rows(table: pd.DataFrame, methods: Sequence[str], label: str = "needs_far") -> list[dict[str, Any]]:
     """Metrics rows ``auc`` of each method, pool (the condition) and seed."""
-    return _rows(table, methods, "auc", lambda part, m: selection.auc(part[label], part[m]))
+    return _rows(table, methods, "auc", lambda part, m: auc(part[label], part[m]))
 
 
 def precision_rows(table: pd.DataFrame, methods: Sequence[str], fractions: Sequence[float] = FRACTIONS) -> list[dict[str, Any]]:
@@ -66,13 +69,13 @@ def precision_rows(table: pd.DataFrame, methods: Sequence[str], fractions: Seque
     rows = []
     for fraction in fractions:
         name = f"precision_at_{round(100 * fraction)}"
-        rows += _rows(table, methods, name, lambda part, m, f=fraction: selection.precision_at(part["needs_far"], part[m], f))
+        rows += _rows(table, methods, name, lambda part, m, f=fraction: precision_at(part["needs_far"], part[m], f))
     return rows
 
 
 def correlation_rows(table: pd.DataFrame, methods: Sequence[str], other: str, condition: str = "") -> list[dict[str, Any]]:
     """Metrics rows ``rank_correlation`` of each method with the column ``other``; the condition is ``condition`` or the pool."""
-    rows = _rows(table, methods, "rank_correlation", lambda part, m: selection.rank_correlation(part[m], part[other]))
+    rows = _rows(table, methods, "rank_correlation", lambda part, m: rank_correlation(part[m], part[other]))
     return [row | {"condition": condition or row["condition"]} for row in rows]
 
 
@@ -98,7 +101,7 @@ def within_lengths(table: pd.DataFrame, method: str, bins: int = 3) -> float:
     for _, rows in table.groupby(part):
         wanted = int(rows["needs_far"].sum())
         if 0 < wanted < len(rows):  # else there is nothing to tell apart
-            found.append(selection.auc(rows["needs_far"], rows[method]))
+            found.append(auc(rows["needs_far"], rows[method]))
             weights.append(wanted * (len(rows) - wanted))
     return float(np.average(found, weights=weights)) if found else float("nan")
 
@@ -132,9 +135,51 @@ def selections(table: pd.DataFrame, fraction: float, seed: int) -> dict[str, lis
 
 def overlaps(chosen: dict[str, Sequence[str]]) -> pd.DataFrame:
     """Jaccard index of every two selections, (selections, selections)."""
-    return pd.DataFrame({a: {b: selection.overlap(chosen[a], chosen[b]) for b in chosen} for a in chosen})
+    return pd.DataFrame({a: {b: overlap(chosen[a], chosen[b]) for b in chosen} for a in chosen})
 
 
 def twins(ids: Sequence[str]) -> int:
     """Planted near duplicates that were selected together with the sample they copy."""
     return sum("-near_duplicate-" in each and each.replace("-near_duplicate-", "-far-") in set(ids) for each in ids)
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's correlation of two scores over a pool: the audit of how much a part decides the combined ranking.
+
+    Raises:
+        ValueError: NaN, or a constant score (its ranks are undefined).
+    """
+    x, y = _numbers(a, "first score"), _numbers(b, "second score")
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        raise ValueError("a constant score has no rank correlation; check that the pool was scored")
+    return float(spearmanr(x, y).statistic)
+
+
+def overlap(a: Sequence[str], b: Sequence[str]) -> float:
+    """Jaccard index of two selections, in [0, 1]; two empty ones are equal, 1."""
+    union = set(a) | set(b)
+    return len(set(a) & set(b)) / len(union) if union else 1.0
+
+
+def _labelled(labels: Sequence[bool], scores: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    values, truth = _numbers(scores, "scores"), np.asarray(labels, dtype=bool)
+    if truth.shape != values.shape:
+        raise ValueError(f"{truth.size} labels for {values.size} scores")
+    return truth, values
+
+
+def auc(labels: Sequence[bool], scores: Sequence[float]) -> float:
+    """Chance that a labelled sample scores above an unlabelled one, ties half: the area under the ROC curve."""
+    truth, values = _labelled(labels, scores)
+    if truth.all() or not truth.any():
+        raise ValueError("AUC needs samples with and without the label; check the pool's kinds")
+    return float(roc_auc_score(truth, rankdata(values)))  # ranks, because the library refuses infinite scores
+
+
+def precision_at(labels: Sequence[bool], scores: Sequence[float], fraction: float) -> float:
+    """Share of labelled samples in the top ``fraction``; samples tied at the edge count by their expected share."""
+    truth, values = _labelled(labels, scores)
+    k = size(values.size, fraction)
+    edge = np.sort(values)[-k]
+    above, tied = values > edge, values == edge
+    return float((truth[above].sum() + (k - above.sum()) * truth[tied].mean()) / k)

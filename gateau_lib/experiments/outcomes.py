@@ -13,7 +13,7 @@ import pandas as pd
 from gateau_lib.data import passages
 from gateau_lib.evaluation.haystack import needle_map
 from gateau_lib.evaluation.planted import evaluate_all, perplexity_by_length
-from gateau_lib.experiments import EQUAL_EPOCHS, STRATEGIES, run_parts
+from gateau_lib.experiments.tuning_runs import EQUAL_EPOCHS, STRATEGIES, run_parts
 from gateau_lib.models import loading
 from gateau_lib.study.intervals import SEEDS, t_interval
 from gateau_lib.study.store import Study

@@ -20,8 +20,8 @@ from scipy.special import softmax
 
 from gateau_lib.data.longalign import read_samples, write_samples
 from gateau_lib.data.samples import encode
-from gateau_lib.experiments import scale
-from gateau_lib.findings import SETTINGS
+from gateau_lib.experiments.findings import SETTINGS
+from gateau_lib.experiments.tuning_runs import scale
 from gateau_lib.methods import baselines, gateau, hmg, selection
 from gateau_lib.models import loading
 from gateau_lib.sources import hub

@@ -43,7 +43,7 @@ def reach(panels: Mapping[str, np.ndarray], jumps: Sequence[int]) -> Figure:
     """Which tokens reach which, one panel a way to call the model (06).
 
     Args:
-        panels: title -> bool ``(tokens, tokens)`` of `experiments.influence`.
+        panels: title -> bool ``(tokens, tokens)`` of `tuning_runs.influence`.
         jumps: tokens before which positions jump.
     """
     fig = Figure(figsize=(3.4 * len(panels), 3.5), layout="constrained")

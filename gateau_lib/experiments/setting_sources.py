@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from gateau_lib.experiments.pages import filled
 from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.whole_files import atomic_write
@@ -81,51 +82,10 @@ def _text(value: Any) -> str:
     return getattr(value, "value", None) or str(value)
 
 
-def table() -> str:
-    """The rows as Markdown."""
-    lines = ["| setting | paper profile | source, or what was assumed |", "|---|---|---|"]
-    return "\n".join(lines + [f"| {name} | {value} | {source} |" for name, value, source in rows()])
 
 
-def plans() -> str:
-    """What the large profiles take, as Markdown: one column each, on as many GPUs as they are made for."""
-    from gateau_lib import footprint, workload
-    from gateau_lib.models import sizes
-    from gateau_lib.study import registry
-
-    chosen = {"`make gpu`": resolve("gpu")}
-    chosen |= {f"`make gpu PAIR={name}`": resolve(f"gpu+{name}") for name in registry.pairs()}
-    chosen["`make paper`"] = resolve("paper")
-    rows: dict[str, list[str]] = {}
-    for profile in chosen.values():
-        cards = footprint.processes(profile, 0)
-        long, parts = sizes.pair(profile)[1], workload.work(profile)
-        room, memory = footprint.disk(profile, cards), footprint.memory(profile, cards)
-        found = {
-            "cards": f"{cards}",
-            "parameters, billions": f"{long.parameters / 1e9:.2g}",
-            "tokens, billions": f"{sum(part.tokens for part in parts) / 1e9:.1f}",
-            "optimizer steps": f"{sum(part.steps for part in parts):,}",
-            "GPU-hours": f"{sum(part.hours(long.parameters) for part in parts):,.0f}",
-            **{f"GB of a card, {stage}": "–" for stage in ("pretraining", "scoring", "training", "evaluation")},
-            **{f"GB of a card, {stage}": f"{need / 2**30:.1f}" for stage, need in memory.items()},
-            "GB of the host, to load": f"{footprint.host(profile, cards) / 2**30:.0f}",
-            "GB of disk, results": f"{room.results / 2**30:,.0f}",
-            "GB of disk, the hub's cache": f"{room.hub / 2**30:,.0f}",
-        }
-        for name, value in found.items():
-            rows.setdefault(name, []).append(value)
-    lines = [f"| | {' | '.join(chosen)} |", "|---|" + "---:|" * len(chosen)]
-    return "\n".join(lines + [f"| {name} | {' | '.join(values)} |" for name, values in rows.items()])
 
 
-def filled(text: str) -> str:
-    """The page with its tables written again between their marks."""
-    for name, made in (("plans", plans()), ("audit", table())):
-        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-        head, _, rest = text.partition(begin)
-        text = f"{head}{begin}\n{made}\n{end}{rest.partition(end)[2]}"
-    return text
 
 
 def main() -> None:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from gateau_lib import workload
-from gateau_lib.models import sizes
+from gateau_lib.experiments import workload
 from gateau_lib.models.sizes import Size
 from gateau_lib.study.profiles import Profile
 
@@ -43,7 +42,7 @@ def memory(profile: Profile, cards: int = 0) -> dict[str, float]:
     """Bytes of one device at the peak of each stage: ``pretraining`` (if any), ``scoring``, ``training``, ``evaluation``."""
     from gateau_lib.models.nll import BATCH_TOKENS
 
-    short, long = sizes.pair(profile)
+    short, long = workload.pair(profile)
     wide = number(profile)
     read = max(profile.max_length, profile.long_window, BATCH_TOKENS)
     found = {}
@@ -60,7 +59,7 @@ def memory(profile: Profile, cards: int = 0) -> dict[str, float]:
 
 def training(profile: Profile, cards: int = 0) -> float:
     """Bytes of one device when the long model is tuned."""
-    long, many, wide = sizes.pair(profile)[1], processes(profile, cards), number(profile)
+    long, many, wide = workload.pair(profile)[1], processes(profile, cards), number(profile)
     whole, shared = not workload.checkpointed(profile), many if profile.sharding != "ddp" else 1
     if profile.tuning == "lora":
         states = wide * long.parameters + 18 * adapters(long)
@@ -118,23 +117,23 @@ def host(profile: Profile, cards: int = 0) -> float:
     """Bytes of memory that models take at most, all in single precision: one that will be shared is read whole by every process,
     and worked examples hold two (`loading.exact`).
     """
-    long = sizes.pair(profile)[1]
+    long = workload.pair(profile)[1]
     shared = processes(profile, cards) if profile.sharding != "ddp" else 1
     return max(shared, 2) * 4 * long.parameters
 
 
 def disk(profile: Profile, cards: int = 0) -> Disk:
     """Bytes that the results, with every tuned model, and the hub's cache will take."""
-    from gateau_lib import experiments
+    from gateau_lib.experiments import tuning_runs
 
-    short, long = sizes.pair(profile)
+    short, long = workload.pair(profile)
     lora, wide = profile.tuning == "lora", number(profile)
     model = 4 * adapters(long) if lora else wide * long.parameters
-    tuned = profile.pool_seeds * (len(experiments.SELECTORS) + 2 + len(experiments.STRATEGIES))
+    tuned = profile.pool_seeds * (len(tuning_runs.SELECTORS) + 2 + len(tuning_runs.STRATEGIES))
     if profile.long_data:
-        from gateau_lib import published
+        from gateau_lib.experiments import replication
 
-        tuned += sum(run.row != published.UNTUNED for run in published.runs(profile))
+        tuned += sum(run.row != replication.UNTUNED for run in replication.runs(profile))
     states = 12 * (adapters(long) if lora else long.parameters)
     results = tuned * model + KEPT_CHECKPOINTS * states + 4 * short.parameters + DATA_BYTES  # the short one stretched, for 06
     if not workload.checkpointed(profile):
@@ -149,7 +148,7 @@ def downloads(profile: Profile) -> dict[str, float]:
 
     names = (profile.short_model, profile.long_model) if workload.checkpointed(profile) else ()
     found = {}
-    for name, size in zip(names, sizes.pair(profile), strict=False):
+    for name, size in zip(names, workload.pair(profile), strict=False):
         entry = registry.models().get(name)
         copies = 2 if entry and entry.weights == "pickle" else 1
         found[name] = float(copies * ((entry and entry.bytes_per_parameter) or 2) * size.parameters)

@@ -1,7 +1,7 @@
 """Every score of the candidate pools, computed once and kept: what the HMG, CAM and ProLong notebooks read.
 
 `homologous`, `awareness` and `dependencies` say how a table is built; it has one row a sample in pool order. Pool-level steps
-(min-max, softmax, ranks) are left to `gateau_lib.ranking`, because they depend on which samples are in the pool.
+(min-max, softmax, ranks) are left to `gateau_lib.experiments.ranking`, because they depend on which samples are in the pool.
 """
 
 from __future__ import annotations

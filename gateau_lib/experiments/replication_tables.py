@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from gateau_lib import findings, published
 from gateau_lib.evaluation import longbench
 from gateau_lib.evaluation.suite import NotRun
-from gateau_lib.published import NOT_REBUILT, Run
+from gateau_lib.experiments import findings, replication
+from gateau_lib.experiments.replication import NOT_REBUILT, Run
 from gateau_lib.study import intervals
 from gateau_lib.study.manifest import commit
 from gateau_lib.study.profiles import PROFILES, REHEARSED
@@ -91,7 +91,7 @@ def beside(numbers: pd.DataFrame) -> pd.DataFrame:
 def last_measured() -> pd.DataFrame:
     """What recorded runs measured, for profiles that measure nothing themselves; empty if there was none.
 
-    Each profile's settings have names of their own (`published.runs`), so rows of several do not meet.
+    Each profile's settings have names of their own (`replication.runs`), so rows of several do not meet.
     """
     empty = pd.DataFrame(columns=MEASURED).astype({name: float for name in MEASURED[3:]})
     paths = [folder / "tables" / "09_measured.csv" for folder in profile_folders() if not folder.name.startswith(REHEARSED)]
@@ -189,7 +189,7 @@ def not_run(study: Study, runs: Sequence[Run], lacking: Sequence[NotRun]) -> pd.
         here = f"profile {study.profile.name} has no published data; make paper, or make gpu PAIR=..., runs it"
         return pd.DataFrame([("every table of GATEAU", here)], columns=["what", "why"])
     rows = [(f"row {row!r}", why) for row, why in NOT_REBUILT.items()]
-    rows += [(each.benchmark, each.why) for each in lacking] + published.shortfalls(study)
+    rows += [(each.benchmark, each.why) for each in lacking] + replication.shortfalls(study)
     absent = [each for each in PROFILES["paper"].benchmarks if each not in study.profile.benchmarks]
     return pd.DataFrame([*rows, *((each, "not among the profile's benchmarks") for each in absent)], columns=["what", "why"])
 
