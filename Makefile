@@ -58,9 +58,7 @@ lock: $(READY) ## make requirements.lock from pyproject.toml again (needs the pa
 	@$(PYTHON_RUN) piptools compile --quiet --upgrade --output-file=requirements.lock pyproject.toml
 
 readme: $(READY) ## write the generated parts of README.md, from results/cpu, of docs/cluster.md and of docs/scale.md
-	@$(PYTHON_RUN) gateau_lib.readme
-	@$(PYTHON_RUN) gateau_lib.estimate
-	@$(PYTHON_RUN) gateau_lib.audit
+	@$(PYTHON_RUN) gateau_lib.pages
 
 site: $(READY) ## the executed cpu notebooks as web pages in docs/_build/html; works offline
 	@$(PYTHON_RUN) sphinx -q -b html docs docs/_build/html && echo "open docs/_build/html/index.html"

@@ -16,7 +16,7 @@ from gateau_lib.training import pretrain
 
 
 def main() -> None:
-    """Replace ``gateau_lib/tiny_pair`` by the cached pair of ``results/cpu``."""
+    """Replace ``gateau_lib/models/tiny_pair`` by the cached pair of ``results/cpu``."""
     study = store.open_study("cpu")
     folder = pretrain.pair(study, study_corpus.prepared(study))
     made = json.loads((study.root / "manifest.json").read_text(encoding="utf-8"))["notebooks"]["02_homologous_models"]

@@ -10,12 +10,12 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from gateau_lib.experiments.plan import GB
 from gateau_lib.study import manifest
 from gateau_lib.study.profiles import Profile, needs_gpu
 from gateau_lib.study.store import Study, results_root
 
 # Benchmarks that read a data set of the registry.
+GB = 2**30
 DATA = {"longbench": "longbench", "longbench-chat": "longbench-chat", "mt-bench": "mt-bench", "needle": "haystack"}
 
 

@@ -1,4 +1,4 @@
-"""Write the generated parts of README.md from the results of the cpu profile: ``python -m gateau_lib.experiments.pages``.
+"""The generated parts of README.md, from the results of the cpu profile, and of the pages on clusters and on scale.
 
 Each part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; everything else is written by hand.
 """
@@ -6,7 +6,6 @@ Each part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; ever
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 from transformers import LlamaConfig
 
-from gateau_lib.experiments.claims import LedgerError, verdicts
+from gateau_lib.experiments.claims import verdicts
 from gateau_lib.experiments.figures import verdict_table
 from gateau_lib.experiments.findings import summary
 from gateau_lib.experiments.setting_sources import rows
@@ -26,8 +25,7 @@ from gateau_lib.study import manifest, notebooks
 from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.evidence import read_metrics
 from gateau_lib.study.profiles import PROFILES, resolve
-from gateau_lib.study.store import Study, results_root
-from gateau_lib.study.whole_files import atomic_write
+from gateau_lib.study.store import Study
 
 README = PACKAGE.parent / "README.md"
 PROFILE = "cpu"  # the published evidence
@@ -127,24 +125,6 @@ def fill(text: str, made: dict[str, str]) -> str:
     return text
 
 
-def main() -> int:
-    """Exit status: 0 done, 1 nothing to write from."""
-    try:
-        old = README.read_text(encoding="utf-8")
-        new = fill(old, parts(results_root() / PROFILE, PACKAGE.parent / "notebooks"))
-    except (ReadmeError, LedgerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if new != old:
-        atomic_write(README, new)
-    print(f"README.md: {'as it was' if new == old else 'written'}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 def table() -> str:
     """The rows as Markdown."""
     lines = ["| setting | paper profile | source, or what was assumed |", "|---|---|---|"]
@@ -189,11 +169,12 @@ def filled(text: str) -> str:
         head, _, rest = text.partition(begin)
         text = f"{head}{begin}\n{made}\n{end}{rest.partition(end)[2]}"
     return text
-PAGE, MARKS = PACKAGE.parent / "docs" / "cluster.md", ("<!-- begin plan -->", "<!-- end plan -->")
+CLUSTER, MARKS = PACKAGE.parent / "docs" / "cluster.md", ("<!-- begin plan -->", "<!-- end plan -->")
+SCALE = PACKAGE.parent / "docs" / "scale.md"
 
 
 def example() -> str:
-    """The table of `PAGE`: 10,000 and 10,000,000 samples of 8,192 to 65,536 tokens for a model of Llama-2-7B's shape."""
+    """The table of `CLUSTER`: 10,000 and 10,000,000 samples of 8,192 to 65,536 tokens for a model of Llama-2-7B's shape."""
     shape, n = shape_of(LlamaConfig()), 256
     wholes = np.exp(np.linspace(np.log(8192), np.log(65536), n)).astype(int)
     samples = [Lengths(1, int(whole) - 1 - 64 - 256, 64, 256) for whole in wholes]

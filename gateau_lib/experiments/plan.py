@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from gateau_lib.experiments.machine_check import DATA, data_missing, gpu_memory
+from gateau_lib.experiments.machine_check import DATA, GB, data_missing, gpu_memory
 from gateau_lib.experiments.workload import pair
 from gateau_lib.models.sizes import Size
 from gateau_lib.study.profiles import Profile, needs_gpu
-
-GB = 2**30
 
 
 class PlanError(ValueError):

@@ -9,12 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gateau_lib.experiments.pages import filled
-from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.profiles import resolve
-from gateau_lib.study.whole_files import atomic_write
-
-PAGE = PACKAGE.parent / "docs" / "scale.md"
 
 # Arguments of transformers' Trainer that `gateau_lib.training.trainer` fixes, and where they are published.
 TRAINER = {
@@ -86,12 +81,3 @@ def _text(value: Any) -> str:
 
 
 
-
-
-def main() -> None:
-    """Write the tables into the page."""
-    atomic_write(PAGE, filled(PAGE.read_text(encoding="utf-8")))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,6 @@
 """What a scoring run will cost, before anything runs: tokens, floating-point operations and GPU-hours of every pass.
 
 Lengths come from records spread over the data, shapes from the models' configurations; no weights are read.
-Run as a program, it writes the example of docs/cluster.md again.
 """
 
 from __future__ import annotations
@@ -15,13 +14,11 @@ import numpy as np
 
 from gateau_lib.data import sharded
 from gateau_lib.data.samples import encode
-from gateau_lib.experiments.pages import MARKS, PAGE, example
 from gateau_lib.models import loading
 from gateau_lib.models.pair import names
 from gateau_lib.models.sizes import Shape, shape_of
 from gateau_lib.scoring import settings
 from gateau_lib.study.errors import DataError, ScoreError
-from gateau_lib.study.whole_files import atomic_write
 
 PEAK = 312e12  # operations a second of an A100 in bfloat16, dense (its data sheet)
 UTILISATION = 0.4  # of the peak, assumed
@@ -124,12 +121,6 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 
-def main() -> None:
-    """Write the table into the page."""
-    head, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
-    atomic_write(PAGE, f"{head}{MARKS[0]}\n{example()}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
-
-
 def plan(given: argparse.Namespace) -> str:
     """What the command line would cost, as text.
 
@@ -161,7 +152,3 @@ def plan(given: argparse.Namespace) -> str:
     lengths = f"tokens a sample: median {np.median(sizes):,.0f}, mean {sizes.mean():,.0f}, largest {sizes.max():,}"
     what = f"long model: {(long.linear + long.head) / 1e9:.3g} billion weights, {long.layers} layers; {options.cam_mode} CAM"
     return "\n".join([head, lengths, what, table(totals(samples, n / len(items), short, long, options)), CARD])
-
-
-if __name__ == "__main__":
-    main()
