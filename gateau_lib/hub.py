@@ -20,6 +20,7 @@ from gateau_lib.registry import DataEntry
 from gateau_lib.samples import DataError
 from gateau_lib.store import Study, artefact, atomic_write
 
+CHANGES_NO_RESULT = True  # what is fetched enters keys by its revision
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt")
 PINS = "revisions.json"
 

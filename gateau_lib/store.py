@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+CHANGES_NO_RESULT = ("artefact", "artefact_folder")  # they say what a result is called and when it is made
 FOLDERS = ("metrics", "tables", "figures", "selected", "notebooks", "cache")
 BUILT = "built.json"  # in an artefact's folder: when it was built
 ROW = ("metric", "method", "condition", "seed", "value", "n")
