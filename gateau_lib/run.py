@@ -28,6 +28,7 @@ def main(words: Sequence[str] | None = None) -> int:
     does = parser.add_mutually_exclusive_group()
     does.add_argument("--status", action="store_true", help="say what is stale and why; run nothing")
     does.add_argument("--plan", action="store_true", help="print models, data, tokens, cost and what is missing; run nothing")
+    does.add_argument("--keys", action="store_true", help="print the content keys of the code; run nothing")
     does.add_argument("--verify", action="store_true", help="compare the results with the manifest's checksums")
     options = parser.parse_args(words)
     try:
@@ -49,6 +50,12 @@ def _do(options: argparse.Namespace) -> int:
     # A slip in these must not show only when the plan fits, or after hours.
     todo = steps(study, options.set, options.notebook) if not options.verify else []
     whole = options.notebook is None and not any(each.startswith("only=") for each in options.set)
+    if options.keys:
+        from gateau_lib import keys
+
+        code = {step.name: notebooks.code(notebooks.read(step.path), step.path.name) for step in todo}
+        print(*keys.keys(code), sep="\n")
+        return 0
     if options.plan:
         print(plan.describe(study.profile), machine_check.listed(machine_check.missing(study.profile, whole)), sep="\n")
         return 0

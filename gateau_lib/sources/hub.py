@@ -22,6 +22,7 @@ from gateau_lib.study.registry import DataEntry
 from gateau_lib.study.store import PINS, Study, artefact
 from gateau_lib.study.whole_files import atomic_write
 
+CHANGES_NO_RESULT = True  # what is fetched enters keys by its revision
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt")
 
 

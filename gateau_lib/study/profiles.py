@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+CHANGES_NO_RESULT = True  # profiles enter every key by their values
 Stage = tuple[int, int, int]  # (window in tokens, optimizer steps, tokens a step)
 SCRATCH, PLANTED = "not used: models from the hub", "ours, planted part"
 

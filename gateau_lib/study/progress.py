@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+CHANGES_NO_RESULT = True  # it tells a waiting person how far the work is
+
 Item = TypeVar("Item")
 
 QUIET_SECONDS = 3.0  # work shorter than this says nothing

@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+CHANGES_NO_RESULT = True  # what is used of an entry enters keys by its values
+
 
 @dataclass(frozen=True)
 class ModelEntry:

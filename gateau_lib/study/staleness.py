@@ -1,7 +1,8 @@
 """What a notebook depends on, whether what it left is still good, and why not.
 
-A notebook's key is made of its code, the library definitions it uses, the profile, the parameters, what the notebooks before it
-left, and the versions of what computes.
+A notebook's key is made of its code, the library definitions it uses, the profile, the parameters, what the
+notebooks before it left, and the versions of what computes. Its code and the library's have one hash, which
+no move and no renaming changes; the names of definitions only tell where a change of it comes from.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ UPSTREAM: dict[str, tuple[str, ...]] = {
 # Files and folders of results, beside the profile's own, that a notebook reads.
 READS = {"05": ("bench",), "09": ("gpu*/manifest.json", "paper/manifest.json", "[gp]*/tables/09_measured.csv")}
 EVIDENCE = ("metrics", "tables", "selected", "figures")
+CODE = "code"  # the part that stands for the notebook's code and all it uses of the library
+OWN, LIBRARY = "the notebook's code", "gateau_lib "  # parts that only tell where a change of it comes from
 
 
 class RunError(Exception):
@@ -86,7 +89,8 @@ class Step:
     def parts(self) -> dict[str, str]:
         """Everything the key is made of, by a name that a reader understands."""
         code = text_parts(notebooks.code(notebooks.read(self.path), self.path.name))
-        found = {"the notebook's code" if k == "<code>" else f"gateau_lib {k}": v for k, v in code.items()}
+        found = {CODE: code.pop("<key>"), OWN: code.pop("<code>")}
+        found |= {f"{LIBRARY}{name}": each for name, each in code.items()}
         found |= {f"profile {k}": json.dumps(v) for k, v in asdict(self.study.profile).items()}
         found |= {f"parameter {k}": json.dumps(v) for k, v in self.parameters.items()}
         for step in self.upstream:
@@ -106,20 +110,45 @@ class Step:
         last = self.last()
         if not last:
             return ["failed last time" if self.failed.exists() else "has not run here"]
-        now = self.parts()
-        changed = [_reason(k, last["parts"].get(k), now.get(k)) for k in sorted(now | last["parts"])
-                   if now.get(k) != last["parts"].get(k)]  # fmt: skip
+        if CODE not in last["parts"]:
+            return ["ran before keys were made as they are now"]
         gone = [f"artefact {name} is gone" for name in last["artefacts"] if not (self.study.cache / name).exists()]
         for name, sha in last["files"].items():
             file = self.study.root / name
             if not file.exists() or path_hash(file) != sha:
                 gone.append(f"{name} {'was changed' if file.exists() else 'is missing'}")
-        return changed + gone
+        return differences(last["parts"], self.parts()) + gone
 
 
 def computing() -> dict[str, str]:
     """Versions of what computes and draws."""
     return versions() | {name: version(name) for name in ("pandas", "scipy", "scikit-learn", "matplotlib")}
+
+
+def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """What changed between two sets of `Step.parts`, one reason each; a move or renaming of code is none."""
+    names = (name for name in sorted(before | now) if name != CODE and not _explains(name))
+    changed = [name for name in names if before.get(name) != now.get(name)]
+    reasons = [_reason(name, before.get(name), now.get(name)) for name in changed]
+    return reasons if before[CODE] == now[CODE] else _where(before, now) + reasons
+
+
+def _where(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """Which definitions a change of the code comes from; a moved one is known by its content or its name."""
+    old, new = ({name: each for name, each in parts.items() if _explains(name)} for parts in (before, now))
+    found = [f"{name} changed" for name in new if name in old and old[name] != new[name]]
+    contents = set(new.values())
+    left = [name for name in sorted(old) if name not in new and old[name] not in contents]
+    gone = {name.split(".")[-1]: name for name in left}
+    contents = set(old.values())
+    for name in (each for each in new if each not in old and new[each] not in contents):
+        found.append(f"{name} {'changed' if gone.pop(name.split('.')[-1], None) else 'is new'}")
+    found += [f"{name} is no longer used" for name in gone.values()]
+    return sorted(found) or ["names in the code stand for other definitions"]
+
+
+def _explains(part: str) -> bool:
+    return part == OWN or part.startswith(LIBRARY)
 
 
 def _reason(name: str, before: str | None, now: str | None) -> str:
@@ -226,7 +255,8 @@ def finish(step: Step, parts: dict[str, str], artefacts: list[str], entry: dict[
     left = manifest.files(step.study, manifest.TRACKED, f"{step.number}_")
     manifest.update(step.study, step.name, entry | {"files": left}, computing())
     text = notebooks.text_hash(notebooks.read(step.path))
-    stamp = {"key": combine(parts), "parts": parts, "text": text, "files": left, "artefacts": artefacts}
+    key = combine({name: each for name, each in parts.items() if not _explains(name)})
+    stamp = {"key": key, "parts": parts, "text": text, "files": left, "artefacts": artefacts}
     atomic_write(step.stamp, json.dumps(stamp, indent=1) + "\n")
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     pass
 
 
+CHANGES_NO_RESULT = ("artefact", "artefact_folder")  # they say what a result is called and when it is made
 FOLDERS = ("metrics", "tables", "figures", "selected", "notebooks", "cache")
 OTHER = re.compile(r"-(seed-?\d+|custom-[0-9a-f]{6})$")  # ends the folder's name of another seed, or of changed sizes
 PINS = "revisions.json"  # commits of models and data that a study has met

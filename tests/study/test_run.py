@@ -19,19 +19,19 @@ from gateau_lib.study.store import open_study
 PARAMETERS = 'profile: str = "cpu"\nseed: int = 0\nscale: float = 1.0'
 FIRST = """
 import sys
-from gateau_lib import store
+from gateau_lib.study import evidence, store
 study = store.open_study(profile, seed)
 {work}
 rows = [dict(metric="m", method="a", condition="", seed=seed, value=value, n=1)]
-store.write_metrics(study, "01_m", rows)
+evidence.write_metrics(study, "01_m", rows)
 print("to the log", file=sys.stderr)
 print(object(), study.root)
 """
 SECOND = """
-from gateau_lib import store
+from gateau_lib.study import evidence, store
 study = store.open_study(profile, seed)
-frame = store.read_metrics(study)
-store.write_table(study, "02_t", frame[["value"]] * scale)
+frame = evidence.read_metrics(study)
+evidence.write_table(study, "02_t", frame[["value"]] * scale)
 print(len(frame))
 """
 
@@ -169,15 +169,71 @@ def test_a_new_measurement_makes_its_notebook_stale(done, capsys, monkeypatch):
     assert said[1].endswith("fresh") and said[2].endswith("stale  results/bench is new")
 
 
-def test_editing_a_library_function_touches_only_its_users(done, capsys, monkeypatch):
-    definition = code_hash._definition
+def library_of(place: Path, monkeypatch) -> Path:
+    """A copy of the library without the shipped pair, which the notebooks' keys are made of from here on."""
+    copied = place / code_hash.PACKAGE.name
+    shutil.copytree(code_hash.PACKAGE, copied, ignore=shutil.ignore_patterns("tiny_pair", "__pycache__"))
+    monkeypatch.setattr(steps, "text_parts", lambda text: code_hash.text_parts(text, copied))
+    return copied
 
-    def edited(text: str, *where):
-        return definition(text.replace("to_csv(index=named", "to_csv(index=bool(named)"), *where)
 
-    monkeypatch.setattr(code_hash, "_definition", edited)
+def test_editing_a_library_function_touches_only_its_users(done, capsys, monkeypatch, tmp_path):
+    store_file = library_of(tmp_path, monkeypatch) / "study" / "evidence.py"
+    text = store_file.read_text()
+    store_file.write_text(text.replace("to_csv(index=named", "to_csv(index=bool(named)"))
     said = go(capsys, "--status")[1].splitlines()
-    assert said[1].endswith("fresh") and "gateau_lib store.write_table changed" in said[2]
+    assert said[1].endswith("fresh") and said[2].endswith("stale  gateau_lib study.evidence.write_table changed")
+
+
+def test_a_moved_library_function_makes_nothing_stale(done, capsys, monkeypatch, tmp_path):
+    package = library_of(tmp_path, monkeypatch)
+    text = (package / "study" / "evidence.py").read_text()
+    start, end = text.index("def write_table("), text.index("def write_ids(")
+    imports = "from pathlib import Path\nimport pandas as pd\nfrom gateau_lib.study.evidence import _evidence\nfrom gateau_lib.study.store import Study\nfrom gateau_lib.study.whole_files import atomic_write"
+    moved = imports + "\n" + text[start:end]
+    (package / "room").mkdir()
+    (package / "room" / "evidence.py").write_text(moved)
+    passed_on = "from gateau_lib.room.evidence import write_table\n"
+    (package / "study" / "evidence.py").write_text(text[:start] + passed_on + text[end:])
+    assert go(capsys, "--status")[1].count("fresh") == 2
+    (package / "room" / "evidence.py").write_text(moved.replace("index=named", "index=bool(named)"))
+    said = go(capsys, "--status")[1].splitlines()
+    assert said[1].endswith("fresh")
+    assert said[2].endswith("stale  gateau_lib room.evidence.write_table changed")
+
+
+def test_a_stamp_of_an_earlier_form_is_stale(done, capsys):
+    stamp = root(done) / "cache" / "stamps" / "01_one.json"
+    content = json.loads(stamp.read_text())
+    content["parts"] = {"the notebook's code": "0" * 64, "gateau_lib study.evidence.write_table": "0" * 64}
+    stamp.write_text(json.dumps(content))
+    code, said = go(capsys, "--status")
+    assert code == 0 and f"{'01_one':26} stale  ran before keys were made as they are now" in said
+    assert "1 of 2 notebooks ran" in go(capsys)[1]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "reasons"),
+    [
+        ({"a.f": "1"}, {"a.f": "2"}, ["gateau_lib a.f changed"]),
+        ({"a.f": "1"}, {"b.f": "2"}, ["gateau_lib b.f changed"]),  # moved and edited
+        ({"a.f": "1"}, {"b.f": "1", "b.g": "2"}, ["gateau_lib b.g is new"]),  # moved
+        ({"a.f": "1", "a.g": "2"}, {"b.f": "1"}, ["gateau_lib a.g is no longer used"]),
+        ({"a.f": "1"}, {"a.f": "1"}, ["names in the code stand for other definitions"]),  # two have changed roles
+    ],
+)
+def test_a_change_of_code_is_explained_by_names(before, now, reasons):
+    before, now = ({f"gateau_lib {name}": each for name, each in parts.items()} for parts in (before, now))
+    assert staleness.differences(before | {"code": "1"}, now | {"code": "2"}) == reasons
+    assert staleness.differences(before | {"code": "1"}, now | {"code": "1"}) == []
+    assert staleness.differences(before | {"code": "1"}, now | {"code": "1", "torch": "2"}) == ["torch is new"]
+
+
+def test_keys_of_code_are_listed(folder, capsys, monkeypatch):
+    code, said = go(capsys, "--keys")
+    lines = [line.split("\t") for line in said.splitlines()]
+    assert code == 0 and lines == sorted(lines) and all(len(key) == 64 for _, key in lines)
+    assert {"01_one", "02_two", "pair", "score_items", "fine_tune"} <= {name for name, _ in lines}
 
 
 def test_one_notebook_with_what_it_reads(done, capsys):
@@ -271,7 +327,7 @@ def test_used_artefacts_are_known_and_missed(folder, capsys):
 def test_a_notebook_that_finds_artefacts_ready_still_tells_its_whole_cost(folder, capsys):
     """The time that building took counts for the first notebook that uses what was built, however often it runs again."""
     use = 'import time; built = store.artefact(study, "slow", lambda f: time.sleep(2), code=[store]); '
-    write(folder, "02_two", f"from gateau_lib import store\nstudy = store.open_study(profile, seed)\n{use}")
+    write(folder, "02_two", f"from gateau_lib.study import store\nstudy = store.open_study(profile, seed)\n{use}")
     write(folder, "01_one", FIRST.format(work=use + "value = 1.0"))
     go(capsys)
     first, second = manifest.read(open_study("smoke"))["notebooks"].values()

@@ -1,19 +1,14 @@
-"""Artefacts are built once for each content; evidence files are whole, sorted and finite; source hashes see what matters."""
+"""Artefacts are built once for each content; evidence files are whole, sorted and finite; progress."""
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
 import shutil
-import subprocess
-import sys
-import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -23,8 +18,7 @@ from hypothesis import strategies as st
 
 from gateau_lib.data import samples
 from gateau_lib.sources import hub
-from gateau_lib.study import code_hash, evidence, progress, store, whole_files
-from gateau_lib.training import pretrain
+from gateau_lib.study import evidence, progress, store, whole_files
 
 
 @pytest.fixture
@@ -193,150 +187,6 @@ def test_atomic_write_replaces(tmp_path_factory, one, two):
     assert whole_files.atomic_write(path, one).read_bytes() == one
     assert whole_files.atomic_write(path, two).read_bytes() == two
     assert os.listdir(path.parent) == ["file"]
-
-
-# What a source hash sees -------------------------------------------------------------------------------------------------
-
-FILES = {
-    "__init__": "",
-    "a": """
-        '''Doc.'''
-        import math
-        from os import sep, path
-        from pack import b
-        from pack.c import helper as h
-        LIMIT = 3
-        def uses_b(x):
-            '''Doc.'''
-            return b.one(x) + LIMIT  # why
-        def uses_c(x):
-            return h(x)
-        def alone(x):
-            return math.sqrt(x)
-        def by_name(name):
-            return getattr(b, name)
-        def reads():
-            return "words.yml", sep
-    """,
-    "b": "def one(x):\n    return two(x)\ndef two(x):\n    return x\ndef three(x):\n    return x\n",
-    "c": "def helper(x):\n    return x\nprint\nif __name__ == '__main__':\n    helper(1)\n",
-    "profiles": "SIZE = 1\n",
-}
-
-
-@pytest.fixture
-def package(tmp_path):
-    root = tmp_path / "pack"
-    root.mkdir()
-    for name, text in FILES.items():
-        (root / f"{name}.py").write_text(textwrap.dedent(text).lstrip())
-    (root / "words.yml").write_text("a: 1\n")
-    return root
-
-
-def edit(package: Path, name: str, old: str, new: str) -> None:
-    path = package / name
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-
-
-NOTEBOOK = "from pack import a, profiles\nprint(a.{}(profiles.SIZE))"
-
-
-@pytest.mark.parametrize(
-    ("function", "file", "old", "new", "changes"),
-    [
-        ("uses_b", "b.py", "return x\ndef three", "return x + 1\ndef three", True),  # two steps away
-        ("uses_b", "b.py", "def three(x):\n    return x", "def three(x):\n    return 2 * x", False),  # not called
-        ("by_name", "b.py", "def three(x):\n    return x", "def three(x):\n    return 2 * x", True),  # looked up at run time
-        ("uses_b", "a.py", "LIMIT = 3", "LIMIT = 4", True),
-        ("alone", "a.py", "LIMIT = 3", "LIMIT = 4", False),
-        ("uses_b", "a.py", "'''Doc.'''", "'''Other.'''", False),
-        ("uses_b", "a.py", "# why", "# because", False),
-        ("uses_b", "a.py", "return b.one(x) + LIMIT", "return (b.one(x)\n            + LIMIT)", False),
-        ("uses_c", "c.py", "return x", "return -x", True),  # imported under another name
-        ("uses_c", "c.py", "helper(1)", "helper(2)", False),  # only as a script
-        ("uses_c", "c.py", "print\n", "print('hello')\n", True),  # on import
-        ("alone", "a.py", "import math", "import cmath as math", True),
-        ("alone", "a.py", "from os import sep, path", "from os import sep", False),
-        ("reads", "words.yml", "a: 1", "a: 2", True),
-        ("alone", "words.yml", "a: 1", "a: 2", False),
-        ("alone", "profiles.py", "1", "2", False),  # enters keys by value
-    ],
-)
-def test_source_parts_see_what_matters(package, function, file, old, new, changes):
-    before = code_hash.text_parts(NOTEBOOK.format(function), package)
-    edit(package, file, old, new)
-    assert (code_hash.text_parts(NOTEBOOK.format(function), package) != before) is changes
-
-
-def test_notebook_code_counts_without_its_comments(package):
-    parts = code_hash.text_parts("x = 1", package)
-    assert parts == code_hash.text_parts("x = 1  # one", package) != code_hash.text_parts("x = 2", package)
-
-
-def test_a_module_that_a_docstring_names_is_not_used(package):
-    edit(package, "a.py", "'''Doc.'''\nimport", "'''See pack.b.'''\nimport")
-    edit(package, "a.py", "def alone(x):", "def alone(x):\n    '''Like pack.b.'''")
-    text = "'''As pack.b.'''\n" + NOTEBOOK.format("alone")
-    before = code_hash.text_parts(text, package)
-    edit(package, "b.py", "def three(x):\n    return x", "def three(x):\n    return 2 * x")
-    assert code_hash.text_parts(text, package) == before
-
-
-@pytest.mark.parametrize("statement", ["import pack.b", "from pack.b import *", "run('python -m pack.b --x')"])
-def test_unclear_use_counts_the_whole_module(package, statement):
-    before = code_hash.text_parts(statement, package)
-    edit(package, "b.py", "def three(x):\n    return x", "def three(x):\n    return 2 * x")
-    assert code_hash.text_parts(statement, package) != before
-
-
-def test_source_hash_of_modules_and_functions(package, monkeypatch):
-    monkeypatch.syspath_prepend(str(package.parent))
-    import pack.a
-    import pack.b
-
-    try:
-        before = [code_hash.source_hash([x], package) for x in (pack.a, pack.b.one, pack.b.three)]
-        edit(package, "b.py", "def three(x):\n    return x", "def three(x):\n    return 2 * x")
-        after = [code_hash.source_hash([x], package) for x in (pack.a, pack.b.one, pack.b.three)]
-        assert [x == y for x, y in zip(before, after, strict=True)] == [False, True, False]
-        with pytest.raises(ValueError, match="not code of pack"):
-            code_hash.source_hash([textwrap], package)
-    finally:
-        for name in [n for n in sys.modules if n == "pack" or n.startswith("pack.")]:
-            del sys.modules[name]
-
-
-@pytest.mark.parametrize(
-    ("definition", "retrains"),
-    [
-        ("world.filler", True),
-        ("pretrain.train", True),
-        ("models.look_back", True),
-        ("samples.read_records", False),
-        ("engine._fill", False),
-        ("store._build", False),
-        ("source._reach", False),
-        ("progress.track", False),
-    ],
-)
-def test_an_edit_that_cannot_change_the_pair_does_not_train_it_again(tmp_path, definition, retrains):
-    copied = tmp_path / code_hash.PACKAGE.name
-    shutil.copytree(code_hash.PACKAGE, copied, ignore=shutil.ignore_patterns("tiny_pair", "__pycache__"))
-    before = code_hash.source_hash([pretrain.pair], copied)
-    module, _, name = definition.partition(".")
-    tree = ast.parse((copied / f"{module}.py").read_text())
-    (found,) = (s for s in tree.body if isinstance(s, ast.FunctionDef) and s.name == name)
-    found.body.append(ast.Pass())
-    (copied / f"{module}.py").write_text(ast.unparse(tree))
-    assert (code_hash.source_hash([pretrain.pair], copied) != before) is retrains
-
-
-def test_library_hash_is_stable():
-    assert isinstance(samples, ModuleType)
-    assert code_hash.source_hash([samples]) == code_hash.source_hash([samples])
 
 
 # Progress ----------------------------------------------------------------------------------------------------------------
