@@ -49,18 +49,18 @@ def roots(ours: Library) -> set[Node]:
     found: set[Node] = set()
     takers = [(called, "code") for called in sorted({each.called for each in calls}) if called.name == KEYED]
     for taker, parameter in takers:  # it grows
+        place = _parameters(ours, taker).index(parameter)
         for each in (call for call in calls if call.called == taker):
-            for given in _given(each.call, _parameters(ours, taker).index(parameter), parameter):
-                own = given.id if isinstance(given, ast.Name) else given.attr if _of_self(given) else None
+            for given in _given(each.call, place, parameter):
                 if root := Reader(ours, each.within.module).lead(given, each.names):
                     found.add(root)
-                elif own not in _parameters(ours, each.within):
-                    place = f"{ours.paths[each.within.module]}, line {given.lineno}"
-                    raise ValueError(
-                        f"{place}: cannot tell whose code {ast.unparse(given)} is; give a definition by name"
-                    )
-                elif (each.within, own) not in takers:
-                    takers.append((each.within, own))
+                elif (passing := (each.within, _passed_on(given))) not in takers:
+                    if passing[1] not in _parameters(ours, each.within):
+                        where = f"{ours.paths[each.within.module]}, line {given.lineno}"
+                        raise ValueError(
+                            f"{where}: give a definition by its name in place of {ast.unparse(given)}"
+                        )
+                    takers.append(passing)
     return found
 
 
@@ -84,18 +84,21 @@ def _parameters(ours: Library, node: Node) -> list[str]:
     definition = ours.module(node.module).definitions[node.name][0]
     if isinstance(definition, ast.ClassDef):
         return [each.target.id for each in definition.body if isinstance(each, ast.AnnAssign)]
+    if not isinstance(definition, ast.FunctionDef):
+        return []
     arguments = definition.args
     return [each.arg for each in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]]
 
 
 def _given(call: ast.Call, place: int, name: str) -> Iterator[ast.expr]:
     """What a call gives for a parameter; each of them, if it is a list."""
-    given = [keyword.value for keyword in call.keywords if keyword.arg == name] or call.args[
-        place : place + 1
-    ]
-    for each in given:
+    by_name = [keyword.value for keyword in call.keywords if keyword.arg == name]
+    for each in by_name or call.args[place : place + 1]:
         yield from each.elts if isinstance(each, ast.List | ast.Tuple) else [each]
 
 
-def _of_self(given: ast.expr) -> bool:
-    return isinstance(given, ast.Attribute) and isinstance(given.value, ast.Name) and given.value.id == "self"
+def _passed_on(given: ast.expr) -> str:
+    """The argument, or the field of its own class, that an expression is; "" if it is neither."""
+    if isinstance(given, ast.Attribute) and isinstance(given.value, ast.Name) and given.value.id == "self":
+        return given.attr
+    return given.id if isinstance(given, ast.Name) else ""

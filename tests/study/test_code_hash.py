@@ -653,7 +653,13 @@ def test_roots_are_what_is_given_to_source_hash_directly_or_not(package):
     assert [line.split("\t")[0] for line in listed] == ["01_one", "by_keyword", "helper", "one", "three"]
     assert listed[2] == f"helper\t{found(package, 'c.helper')[0]}"
     edit(package, "e.py", "code=[b.one, by_keyword]", "code=[pick()]")
-    with pytest.raises(ValueError, match=r"e.py, line 4: cannot tell whose code pick\(\) is"):
+    with pytest.raises(ValueError, match=r"e.py, line 4: give a definition by its name in place of pick\(\)"):
+        keys.roots(library(package))
+    edit(package, "e.py", "code=[pick()]", "code=[b.one]")
+    edit(package, "e.py", "def by_way", "MADE = Build('x', lambda: 1)\ndef by_way")
+    with pytest.raises(
+        ValueError, match="e.py, line 10: give a definition by its name in place of lambda: 1"
+    ):
         keys.roots(library(package))
 
 
