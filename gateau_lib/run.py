@@ -10,12 +10,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from gateau_lib.experiments import machine_check, plan
-from gateau_lib.study import manifest, profiles
+from gateau_lib.study import manifest, notebooks, profiles
 from gateau_lib.study.execute import bring_up_to_date, only_run
 from gateau_lib.study.profiles import PROFILES, REHEARSED
 from gateau_lib.study.staleness import RunError, say, status, steps
-from gateau_lib.study.store import open_study
+from gateau_lib.study.store import Study, open_study
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -51,13 +50,13 @@ def _do(options: argparse.Namespace) -> int:
     todo = steps(study, options.set, options.notebook) if not options.verify else []
     whole = options.notebook is None and not any(each.startswith("only=") for each in options.set)
     if options.keys:
-        from gateau_lib import keys
+        from gateau_lib.study import keys
 
         code = {step.name: notebooks.code(notebooks.read(step.path), step.path.name) for step in todo}
         print(*keys.keys(code), sep="\n")
         return 0
     if options.plan:
-        print(plan.describe(study.profile), machine_check.listed(machine_check.missing(study.profile, whole)), sep="\n")
+        print(*_plan(study, whole)[:2], sep="\n")
         return 0
     if options.verify:
         wrong = manifest.verify(study)
@@ -68,11 +67,10 @@ def _do(options: argparse.Namespace) -> int:
 
         rehearsal.enter(study.cache / "hub")
     elif profiles.needs_gpu(study.profile) and not options.status:
-        say(plan.describe(study.profile))
-        lacks = machine_check.missing(study.profile, whole)
-        say(machine_check.listed(lacks))
+        *text, lacks = _plan(study, whole)
+        say("\n".join(text))
         if lacks:
-            raise plan.PlanError(f"profile {study.profile.name} cannot run here: {len(lacks)} things are missing, listed above")
+            raise RunError(f"profile {study.profile.name} cannot run here: {lacks} things are missing, listed above", 2)
     if options.status:
         print(f"profile {study.profile.name}, seed {study.seed}\n{status(todo)}")
         return 0
@@ -81,6 +79,14 @@ def _do(options: argparse.Namespace) -> int:
     spent = time.monotonic() - start
     say(f"{study.profile.name}: {ran} of {len(todo)} notebooks ran in {spent:.1f} s; see {study.root}/notebooks")
     return 0
+
+
+def _plan(study: Study, whole: bool) -> tuple[str, str, int]:
+    """The plan of a study, what this machine lacks for it, and how many things those are."""
+    from gateau_lib.experiments import machine_check, plan  # slow: they bring torch, which a warm run must not wait for
+
+    lacks = machine_check.missing(study.profile, whole)
+    return plan.describe(study.profile), machine_check.listed(lacks), len(lacks)
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def library_of(place: Path, monkeypatch) -> Path:
     """A copy of the library without the shipped pair, which the notebooks' keys are made of from here on."""
     copied = place / code_hash.PACKAGE.name
     shutil.copytree(code_hash.PACKAGE, copied, ignore=shutil.ignore_patterns("tiny_pair", "__pycache__"))
-    monkeypatch.setattr(steps, "text_parts", lambda text: code_hash.text_parts(text, copied))
+    monkeypatch.setattr(staleness, "text_parts", lambda text: code_hash.text_parts(text, copied))
     return copied
 
 

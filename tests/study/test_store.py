@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from gateau_lib.data import samples
 from gateau_lib.sources import hub
-from gateau_lib.study import evidence, progress, store, whole_files
+from gateau_lib.study import code_hash, evidence, progress, store, whole_files
 
 
 @pytest.fixture
