@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begin = time.perf_counter()
     try:
         named = given.short or given.long
-        pair = load_pair(given.short, given.long, ("hmg",), "float32", device) if named else random_pair(device)
+        pair = load_pair(given.short, given.long, True, "float32", device) if named else random_pair(device)
         window = min(pair.long.config.max_position_embeddings, 65_536) // SEGMENT * SEGMENT
         rows = compare_memory(given.long) + compare_passes(pair) + compare_prolong(pair)
         rows += compare_procedures(pair, max(1, given.samples), window, SEGMENT)

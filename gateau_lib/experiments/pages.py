@@ -182,7 +182,6 @@ def example() -> str:
     rows = {
         "HMG and CAM": usual,
         "HMG and CAM, adaptive": replace(usual, adaptive=True),
-        "HMG and CAM as released": replace(usual, as_released=True),
         "ProLong, 500 pairs": replace(usual, methods=("prolong",)),
         "ProLong, 5,000 pairs": replace(usual, methods=("prolong",), prolong_pairs=5000),
         "Perplexity": replace(usual, methods=("perplexity",)),

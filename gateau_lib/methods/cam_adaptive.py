@@ -135,7 +135,7 @@ def adaptive_importance(
         try:
             losses = continuation_nll(model, prefixes, [sample.response] * len(chosen), batch_tokens=batch_tokens, count=count)
         except SequenceError as error:
-            raise named(error, place, f"sample {sample.id!r}, segment {chosen[error.index]}") from None
+            raise named(error, place, sample.id, int(chosen[error.index])) from None
         result.append(estimate(np.array([loss.mean() for loss in losses]), attention, shared))
     return result
 

@@ -102,7 +102,7 @@ def long_attention(
     try:
         found = run_batches([len(s.ids) for s in encoded], batch_tokens, run, rope_edge(model))
     except SequenceError as error:
-        raise named(error, error.index, f"sample {encoded[error.index].id!r}") from None
+        raise named(error, error.index, encoded[error.index].id) from None
     strength, variance = np.array(found, dtype=float).reshape(-1, 2).T
     return strength, variance
 

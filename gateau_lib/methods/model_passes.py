@@ -101,7 +101,7 @@ def long_pass(
     try:
         return run_batches([len(s.ids) for s in encoded], batch_tokens, run, rope_edge(model))
     except SequenceError as error:
-        raise named(error, error.index, f"sample {encoded[error.index].id!r}") from None
+        raise named(error, error.index, encoded[error.index].id) from None
 
 
 def segment_importance(
@@ -129,7 +129,7 @@ def segment_importance(
         try:
             losses = continuation_nll(model, prefixes, [sample.response] * len(prefixes), batch_tokens=batch_tokens, count=count)
         except SequenceError as error:
-            raise named(error, place, f"sample {sample.id!r}, segment {error.index}") from None
+            raise named(error, place, sample.id, error.index) from None
         result.append(np.array([loss.mean() for loss in losses]))
     return result
 READINGS = ("ntk", "truncate", "raw")
@@ -186,7 +186,7 @@ def short_reader_nll(
                 short_model, [p for p, _ in pairs], [t for _, t in pairs], batch_tokens=batch_tokens, count=count
             )
         except SequenceError as error:
-            raise named(error, error.index, f"sample {encoded[error.index].id!r}") from None
+            raise named(error, error.index, encoded[error.index].id) from None
         return np.array([loss.mean() for loss in losses])
     reader = short_model
     if reading == "ntk":
@@ -217,5 +217,5 @@ def response_nll(
             model, [s.prompt for s in encoded], [s.response for s in encoded], batch_tokens=batch_tokens, count=count
         )
     except SequenceError as error:
-        raise named(error, error.index, f"sample {encoded[error.index].id!r}") from None
+        raise named(error, error.index, encoded[error.index].id) from None
     return np.array([loss.mean() for loss in losses])

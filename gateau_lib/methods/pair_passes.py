@@ -70,7 +70,7 @@ def pair_nll(
     alone = {int(i): loss for i, loss in zip(needed, losses, strict=True) if int(i) in targets}
     bad = [i for i, loss in alone.items() if not np.isfinite(loss)] + pairs[~np.isfinite(given), 0].tolist()
     if bad:
-        raise NonFiniteLoss(bad[0], f"segment {bad[0]} of the document")
+        raise NonFiniteLoss(bad[0], segment=int(bad[0]))
     return alone, given
 
 

@@ -28,13 +28,22 @@ Result = TypeVar("Result")
 
 
 class SequenceError(ValueError):
-    """A sequence that cannot be scored; ``index`` is its place in the call."""
+    """A sequence that cannot be scored.
+
+    ``index`` is its place in the call; ``sample`` (an id) and ``segment`` tell which text it is, where that is
+    known.
+    """
 
     reason = "cannot be scored"
 
-    def __init__(self, index: int, name: str | None = None) -> None:
-        super().__init__(f"{name or f'sequence {index}'}: {self.reason}")
-        self.index = index
+    def __init__(self, index: int, sample: str | None = None, segment: int | None = None) -> None:
+        self.index, self.sample, self.segment = index, sample, segment
+        names = []
+        if sample is not None:
+            names.append(f"sample {sample!r}")
+        if segment is not None:
+            names.append(f"segment {segment}")
+        super().__init__(f"{', '.join(names) or f'sequence {index}'}: {self.reason}")
 
 
 class NonFiniteLoss(SequenceError):
@@ -106,9 +115,9 @@ def run_batches(
     return [done[i] for i in range(len(lengths))]
 
 
-def named(error: SequenceError, index: int, name: str) -> SequenceError:
+def named(error: SequenceError, index: int, sample: str, segment: int | None = None) -> SequenceError:
     """The same error for the caller's own numbering and name of the sequence."""
-    return type(error)(index, name)
+    return type(error)(index, sample, segment)
 
 
 

@@ -163,7 +163,7 @@ def compare_passes(pair: Pair, lengths: Sequence[int] = PASS_LENGTHS, response: 
 
 def prepare_pass(kind: str, length: int, long: str | None) -> tuple[memory.Work, memory.Work]:
     """A short pass and one of ``length`` tokens, for `memory.peak`."""
-    pair = random_pair(devices.device()) if long is None else load_pair(long, long, ("cam",), "float32", devices.device())
+    pair = random_pair(devices.device()) if long is None else load_pair(long, long, False, "float32", devices.device())
     passes: dict[str, Callable[[Sequence[Encoded]], Any]] = {
         "plain pass": lambda samples: response_nll(pair.long, samples),
         "pass with attention": lambda samples: model_passes.long_pass(pair.long, samples, SEGMENT),
@@ -192,7 +192,7 @@ def adaptive_fidelity(per_kind: int | None = None) -> dict[str, Any]:
     from gateau_lib.data import corpus
 
     profile = replace(profiles.CPU, pool_per_kind=per_kind or profiles.CPU.pool_per_kind)
-    pair = load_pair(None, None, ("cam",), "float32", devices.device())
+    pair = load_pair(None, None, False, "float32", devices.device())
     pool = corpus.candidate_pool(profile, pair.tokenizer, "independent", 0)
     samples = [encode(sample, pair.tokenizer, profile.max_length) for sample in pool]
     size = profile.segment_length
