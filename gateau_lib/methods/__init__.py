@@ -3,25 +3,31 @@
 A selector is one file of this folder and one line here. What a command offers, what the score table holds, what
 the plan counts and what figures call a method is read from `METHODS`; its order is theirs.
 """
-# ruff: noqa: F401, I001
+
+from importlib import import_module
 
 from gateau_lib.methods.base import Method
 from gateau_lib.study import labels
 
-from gateau_lib.methods.gateau import GATEAU
-from gateau_lib.methods.hmg import HMG
-from gateau_lib.methods.cam import CAM
-from gateau_lib.methods.prolong import PROLONG
-from gateau_lib.methods.baselines import IFD
-from gateau_lib.methods.baselines import CONTRAST
-from gateau_lib.methods.baselines import PERPLEXITY
-from gateau_lib.methods.baselines import LONGATTN
-from gateau_lib.methods.baselines import LONGEST
-from gateau_lib.methods.baselines import RANDOM
 
-METHODS: dict[str, Method] = {
-    each.name: each for each in list(globals().values()) if isinstance(each, Method)
-}
+def listed(*places: str) -> dict[str, Method]:
+    """The methods that stand at these places (``module:NAME``), by name."""
+    parts = [place.split(":") for place in places]
+    return {method.name: method for method in (getattr(import_module(module), name) for module, name in parts)}
+
+
+METHODS = listed(
+    "gateau_lib.methods.gateau:GATEAU",
+    "gateau_lib.methods.hmg:HMG",
+    "gateau_lib.methods.cam:CAM",
+    "gateau_lib.methods.prolong:PROLONG",
+    "gateau_lib.methods.baselines:IFD",
+    "gateau_lib.methods.baselines:CONTRAST",
+    "gateau_lib.methods.baselines:PERPLEXITY",
+    "gateau_lib.methods.baselines:LONGATTN",
+    "gateau_lib.methods.baselines:LONGEST",
+    "gateau_lib.methods.baselines:RANDOM",
+)
 SCORED = tuple(name for name, method in METHODS.items() if method.fill)  # by `gateau_lib.score`
 
 labels.add({name: method.title for name, method in METHODS.items()})
