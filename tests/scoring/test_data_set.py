@@ -334,5 +334,5 @@ def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
 
 
 def test_the_page_on_clusters_says_what_the_plan_says():
-    page = pages.PAGE.read_text(encoding="utf-8")
+    page = pages.CLUSTER.read_text(encoding="utf-8")
     assert f"\n{pages.example()}\n".join(pages.MARKS) in page, "run make readme"
