@@ -53,9 +53,9 @@ env: $(READY) ## only the environment; [PYTHON=python3.12] [TORCH_INDEX=address 
 $(READY):
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" scripts/environment.sh "$(ENVIRONMENT)" "$@"
 
-lock: $(READY) ## make requirements.lock from pyproject.toml again (needs the package registry; minutes)
+lock: $(READY) ## bring requirements.lock up to pyproject.toml, pins stay; UPGRADE=1 takes the newest of everything (needs the registry)
 	@"$(ENVIRONMENT)/bin/python" -m pip install -q pip-tools
-	@$(PYTHON_RUN) piptools compile --quiet --upgrade --output-file=requirements.lock pyproject.toml
+	@$(PYTHON_RUN) piptools compile --quiet $(if $(UPGRADE),--upgrade) --output-file=requirements.lock pyproject.toml
 
 readme: $(READY) ## write the generated parts of README.md, from results/cpu, of docs/cluster.md and of docs/scale.md
 	@$(PYTHON_RUN) gateau_lib.readme
