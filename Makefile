@@ -33,7 +33,7 @@ status: $(READY) ## what is stale, and why
 	@$(STUDY) $(call named,$(PROFILE)) $(OPTIONS) --status
 
 verify: $(READY) ## compare results/PROFILE with the checksums in its manifest
-	@$(STUDY) $(call named,$(PROFILE)) --verify
+	@$(STUDY) $(call named,$(PROFILE)) --seed $(SEED) --verify
 
 test: lint ## lint, unit tests, guards, the smoke study, nbval
 	@$(PYTHON_RUN) pytest -n auto --maxprocesses 4 --dist loadfile
@@ -58,9 +58,7 @@ lock: $(READY) ## bring requirements.lock up to pyproject.toml, pins stay; UPGRA
 	@$(PYTHON_RUN) piptools compile --quiet $(if $(UPGRADE),--upgrade) --output-file=requirements.lock pyproject.toml
 
 readme: $(READY) ## write the generated parts of README.md, from results/cpu, of docs/cluster.md and of docs/scale.md
-	@$(PYTHON_RUN) gateau_lib.readme
-	@$(PYTHON_RUN) gateau_lib.estimate
-	@$(PYTHON_RUN) gateau_lib.audit
+	@$(PYTHON_RUN) gateau_lib.pages
 
 site: $(READY) ## the executed cpu notebooks as web pages in docs/_build/html; works offline
 	@$(PYTHON_RUN) sphinx -q -b html docs docs/_build/html && echo "open docs/_build/html/index.html"
@@ -72,5 +70,5 @@ bench: $(READY) ## measure scoring speed on this machine
 	@$(PYTHON_RUN) gateau_lib.bench
 
 clean: ## remove caches and what smoke runs left; keeps the environment and the evidence in results
-	@rm -rf results/*/cache results/smoke results/rehearse-* docs/_build docs/notebooks .pytest_cache .ruff_cache .hypothesis
+	@rm -rf results/*/cache results/smoke results/smoke-* results/rehearse-* docs/_build docs/notebooks .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

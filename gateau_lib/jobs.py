@@ -12,11 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateau_lib import sft
-from gateau_lib.models import load_tokenizer
-from gateau_lib.profiles import REHEARSED
-from gateau_lib.recipe import FineTune, to_json
-from gateau_lib.store import Study, atomic_write, open_study
+from gateau_lib.models.loading import load_tokenizer
+from gateau_lib.study.profiles import REHEARSED
+from gateau_lib.study.store import Study, open_study
+from gateau_lib.study.whole_files import atomic_write
+from gateau_lib.training import fine_tuning, sft
+from gateau_lib.training.recipe import FineTune, to_json
 
 
 def find(study: Study, name: str) -> FineTune:
@@ -25,17 +26,18 @@ def find(study: Study, name: str) -> FineTune:
     Raises:
         ValueError: no such run.
     """
-    from gateau_lib import corpus, experiments, pretrain, published
+    from gateau_lib.experiments import replication, study_corpus, tuning_runs
+    from gateau_lib.training import pretrain
 
-    runs = {run.name: run for run in published.runs(study.profile) if run.row != published.UNTUNED}
-    data = corpus.prepared(study)
+    runs = {run.name: run for run in replication.runs(study.profile) if run.row != replication.UNTUNED}
+    data = study_corpus.prepared(study)
     pair = pretrain.pair(study, data)
     if name in runs:
-        chosen = published.selected(runs[name], published.scored(study, pair), study.seed)
-        return published.training_job(study, pair, runs[name], chosen)
-    planted = {job.name: job for job in experiments.skip_jobs(study, data, pair)}
+        chosen = replication.selected(runs[name], replication.scored(study, pair), study.seed)
+        return replication.training_job(study, pair, runs[name], chosen)
+    planted = {job.name: job for job in tuning_runs.skip_jobs(study, data, pair)}
     if name.startswith("sft-"):
-        planted |= {job.name: job for job in experiments.selection_jobs(study, data, pair)}
+        planted |= {job.name: job for job in tuning_runs.selection_jobs(study, data, pair)}
     if name not in planted:
         known = ", ".join([*runs, *planted])
         raise ValueError(f"no run {name!r} in profile {study.profile.name}: choose one of {known}, or sft-<selector>-<pool>")
@@ -54,7 +56,7 @@ def take(study: Study, job: FineTune, trained: Path) -> Path:
     found = sft.training_log(trained).get("identity", "unknown")
     if found.rpartition("-")[2] != wanted.rpartition("-")[2]:  # what follows the name
         raise ValueError(f"{trained}: holds run {found}, not {wanted}; train the run that --write gives now")
-    return sft.build(job).folder(study, lambda out: shutil.copytree(trained, out, dirs_exist_ok=True))
+    return fine_tuning.build(job).folder(study, lambda out: shutil.copytree(trained, out, dirs_exist_ok=True))
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -72,7 +74,7 @@ def main(words: Sequence[str] | None = None) -> int:
             raise ValueError(f"--write {options.write}: this is a folder; give the name of a file")
         study = open_study(options.profile, options.seed)
         if study.profile.name.startswith(REHEARSED):
-            from gateau_lib import rehearsal
+            from gateau_lib.experiments import rehearsal
 
             rehearsal.enter(study.cache / "hub")
         job = find(study, options.run)

@@ -8,51 +8,15 @@ goes on when the same command is given again, and asks nothing twice.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import random
-import re
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from gateau_lib import models
-from gateau_lib.chat import Chat, ChatError, Endpoint, Reply, Request, open_model, said
-from gateau_lib.documents import SUFFIXES, Document, documents, files, is_about, is_copy, language, plain
-from gateau_lib.outputs import check_out
-from gateau_lib.pair import ScoreError
-from gateau_lib.samples import SEPARATOR, DataError, Sample, write_samples
-from gateau_lib.store import atomic_write
-from gateau_lib.transcript import TRANSCRIPT, ask
-
-KINDS = ("general", "summary", "reasoning", "extraction")  # LongAlign, appendix A
-REJECTED = "rejected.jsonl"
-NUMBERED = re.compile(r"^[\s*#>-]*(?:Q|Question|问题)?\s*\d{1,2}\s*[:：.．)）、]\s*(.*)$", re.IGNORECASE)
-
-
-@dataclass
-class Task:
-    """One sample to be made, without its document's text; ``fault`` says why it was not."""
-
-    document: str
-    number: int  # of the document's tasks
-    kind: str
-    fault: str = ""
-    detail: str = ""  # what the model or the server said instead
-    question: str = ""
-    answer: str = ""
-
-    @property
-    def id(self) -> str:
-        """Id of the sample."""
-        return f"{self.document}#{self.number}"
+from gateau_lib.sources.chat import ChatError
+from gateau_lib.sources.documents import SUFFIXES
+from gateau_lib.sources.synthesis import run
+from gateau_lib.study import errors
+from gateau_lib.study.errors import DataError, ScoreError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,177 +34,41 @@ def parser() -> argparse.ArgumentParser:
     return line
 
 
-@lru_cache
-def prompts() -> dict[str, Any]:
-    """The prompts, by language."""
-    return yaml.safe_load(Path(__file__).with_name("synthesis.yml").read_text(encoding="utf-8"))
 
 
-def tasks(document: Document, count: int, seed: int, max_length: int | None = None) -> list[Task]:
-    """What shall be made of a document: kinds in a drawn order, each four tasks once."""
-    order = random.Random(f"{seed}/{document.id}").sample(KINDS, len(KINDS))
-    fault = document.fault or ("document too long" if max_length and len(document.text) > max_length else "")
-    return [Task(document.id, number, order[number % len(KINDS)], fault) for number in range(count)]
 
 
-def proposal_request(document: Document, task: Task, seed: int, max_tokens: int) -> Request:
-    """Ask for questions of the task's kind."""
-    kit = prompts()
-    words = kit[language(document.text)]
-    text = words["propose"].format(document=document.text, count=kit["questions"], kind=words["kinds"][task.kind])
-    return Request(({"role": "user", "content": text},), max_tokens, kit["temperature"], seed)
 
 
-def answer_request(document: Document, task: Task, seed: int, max_tokens: int) -> Request:
-    """Ask the drawn question, the user turn as it will stand in the sample."""
-    system = prompts()[language(document.text)]["answer"]
-    user = document.text + SEPARATOR + task.question
-    return Request(({"role": "system", "content": system}, {"role": "user", "content": user}), max_tokens, 0.0, seed)
 
 
-def read_questions(reply: Reply) -> list[str]:
-    """The questions of a numbered list, without repetitions; the last one of a reply that was cut is left out."""
-    found = [match.group(1).strip().strip("*").strip() for line in said(reply).splitlines() if (match := NUMBERED.match(line))]
-    if reply.finish == "length":
-        found = found[:-1]
-    return list(dict.fromkeys(question for question in found if re.search(r"\w\w", question)))
 
 
-def draw(task: Task, reply: Reply, seed: int, taken: set[str]) -> None:
-    """Give the task one of the proposed questions that the document's other tasks do not ask, or its fault."""
-    questions = read_questions(reply)
-    free = [question for question in questions if plain(question) not in taken]
-    if reply.finish == "refused":
-        task.fault, task.detail = "refused", reply.error
-    elif not questions:
-        task.fault, task.detail = "no questions in the reply", said(reply)[:500]
-    elif not free:
-        task.fault = "question asked before"
-    else:
-        task.question = random.Random(f"{seed}/{task.id}").choice(free)
-        taken.add(plain(task.question))
 
 
-def settle(task: Task, document: Document, reply: Reply, max_length: int | None) -> None:
-    """Give the task the answer, and its fault if the sample cannot be used."""
-    task.answer = said(reply)
-    length = len(document.text) + len(SEPARATOR) + len(task.question) + len(task.answer)
-    if reply.finish == "refused":
-        task.fault, task.detail = "refused", reply.error
-    elif not task.answer:
-        task.fault = "empty answer"
-    elif reply.finish == "length":
-        task.fault = "answer cut at the most new tokens"
-    elif plain(task.answer) == plain(task.question):
-        task.fault = "answer repeats the question"
-    elif max_length and length > max_length:
-        task.fault = "too long"
-    elif is_copy(task.answer, document.text):
-        task.fault = "answer copied from the document"
-    elif not is_about(f"{task.question} {task.answer}", document.text):
-        task.fault = "not about the document"
 
 
-def make(given: argparse.Namespace, model: Chat) -> list[Task]:
-    """All tasks, asked and settled; progress with the estimated time goes to stderr."""
-    made, taken = [], {}
-    for document in documents(given.documents, given.limit):
-        made += tasks(document, given.per_document, given.seed, given.max_length)
-        taken[document.id] = set()
-    stage = [task for task in made if not task.fault]
-    for task, reply in zip(stage, _ask(given, model, proposal_request, stage, "questions"), strict=True):
-        draw(task, reply, given.seed, taken[task.document])
-    stage = [task for task in stage if not task.fault]
-    replies = _ask(given, model, answer_request, stage, "answers")
-    for (document, task), reply in zip(_with_documents(given, stage), replies, strict=True):
-        settle(task, document, reply, given.max_length)
-    return made
 
 
-def _ask(given: argparse.Namespace, model: Chat, request: Callable[..., Request], stage: list[Task], label: str) -> list[Reply]:
-    pairs = _with_documents(given, stage)
-    requests = (request(document, task, given.seed, given.max_new_tokens) for document, task in pairs)
-    return ask(model, requests, _parts(given), label, len(stage))
 
 
-def _with_documents(given: argparse.Namespace, chosen: Sequence[Task]) -> Iterator[tuple[Document, Task]]:
-    """The tasks with their documents, which are read again: all texts at once may not fit into memory."""
-    of: dict[str, list[Task]] = {}
-    for task in chosen:
-        of.setdefault(task.document, []).append(task)
-    for document in documents(given.documents, given.limit):
-        yield from ((document, task) for task in of.get(document.id, []))
 
 
-def _parts(given: argparse.Namespace) -> Path:
-    return given.out.with_name(given.out.name + ".parts")
 
 
-def _manifest(given: argparse.Namespace) -> Path:
-    return given.out.with_suffix(".manifest.json")
 
 
-def check(given: argparse.Namespace) -> None:
-    """Raise ScoreError or DataError for options that cannot be meant, before anything is read or asked."""
-    for name in ("per_document", "limit", "max_length", "max_new_tokens", "parallel"):
-        if (value := getattr(given, name)) is not None and value < 1:
-            raise ScoreError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    if given.out.suffix != ".jsonl":
-        raise ScoreError(f"--out {given.out}: give a name that ends in .jsonl")
-    # The file itself, not what a link of that name leads to, is what a run writes.
-    if given.documents.resolve() in (given.out.parent.resolve() / given.out.name).parents:
-        raise ScoreError(f"--out {given.out} lies among the documents; put it into another folder")
-    check_out(given.out, files(given.documents), [_manifest(given)], _parts(given))
 
 
-def run(given: argparse.Namespace) -> str:
-    """Do what the command line asks; returns the text to print.
-
-    Raises:
-        ChatError, DataError, ModelError, ScoreError: model, documents or options that cannot be used, or no sample was kept.
-    """
-    start = time.monotonic()
-    check(given)
-    model = open_model(given.model)
-    if given.parallel is not None:
-        if not isinstance(model, Endpoint):
-            raise ScoreError("--parallel is for an endpoint; a local model answers one request at a time")
-        model = replace(model, parallel=given.parallel)
-    made = make(given, model)
-    kept, lost = [task for task in made if not task.fault], [task for task in made if task.fault]
-    rejected = _parts(given) / REJECTED
-    atomic_write(rejected, "".join(json.dumps({"id": t.id} | asdict(t), ensure_ascii=False) + "\n" for t in lost))
-    reasons = dict(Counter(task.fault for task in lost).most_common())
-    counts = ", ".join(f"{reason}: {n}" for reason, n in reasons.items())
-    why = f"{len(lost)} rejected ({counts}), see {rejected}" if lost else "none rejected"
-    if not kept:
-        raise ScoreError(f"{given.out}: not written, no sample was kept; {why} and {TRANSCRIPT} beside it")
-    write_samples((_sample(document, task) for document, task in _with_documents(given, kept)), given.out)
-    accounts = {
-        "documents": len({task.document for task in made}),
-        "asked": len(made),
-        "kept": dict(sorted(Counter(task.kind for task in kept).items())),
-        "rejected": reasons,
-    }
-    options = {name: getattr(given, name) for name in ("seed", "per_document", "limit", "max_length", "max_new_tokens")}
-    with given.out.open("rb") as written:
-        digest = hashlib.file_digest(written, "sha256").hexdigest()
-    facts = {"model": model.identity, "prompts": prompts(), **options, **accounts, "sha256": {given.out.name: digest}}
-    atomic_write(_manifest(given), json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    kinds = ", ".join(f"{kind} {n}" for kind, n in accounts["kept"].items())
-    seconds = time.monotonic() - start
-    return f"{given.out}: {len(kept)} samples ({kinds}) on {accounts['documents']} documents; {why}; {seconds:.0f} s"
 
 
-def _sample(document: Document, task: Task) -> Sample:
-    return Sample(task.id, document.text, task.question, task.answer, kind=task.kind, source=document.id)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 2 bad input or a model that cannot be asked (one line on stderr), 130 stopped by the user."""
     try:
         print(run(parser().parse_args(arguments)))
-    except (ChatError, DataError, models.ModelError, ScoreError) as error:
+    except (ChatError, DataError, errors.ModelError, ScoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -1,0 +1,1 @@
+"""Texts to token ids: samples, records, the planted world, the hub."""

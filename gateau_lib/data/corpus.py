@@ -1,0 +1,248 @@
+"""Samples with planted, labelled dependencies: candidate pools, short instructions, evaluation sets, and the folder of them all.
+
+Every sample is a long text of the planted world with a question about it. Its *kind* says where the evidence lies, and with it
+whether a selector should want the sample: the truth against which HMG, CAM, ProLong and the baselines are measured.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gateau_lib.data import world
+from gateau_lib.data.longalign import write_samples
+from gateau_lib.data.passages import DOCUMENT_KINDS, Filler, Sentence, Writer, documents, join, real_filler
+from gateau_lib.data.samples import Encoded, Sample, split_tokens
+from gateau_lib.data.world import Cast
+from gateau_lib.models.prompts import SEPARATOR
+from gateau_lib.study.profiles import Profile
+
+KINDS = {
+    "far": "one fact, stated before the short model's window begins",
+    "mid": "one fact, stated inside the short model's window but not close to the question",
+    "near": "one fact, stated close to the question",
+    "multi_hop": "two facts, both beyond the short model's window: who keeps the estate, and what is asked about the keeper",
+    "aggregate": "three facts of one attribute, all beyond the short model's window",
+    "context_free": "answerable without the document",
+    "corrupt": "a question about a far fact with a response that contradicts it",
+    "repetitive": "one passage repeated over and over, its last copy close to the question",
+    "near_duplicate": "a copy of a far sample with a few filler sentences changed",
+}
+NEEDS_FAR = frozenset({"far", "multi_hop", "aggregate", "near_duplicate"})  # honest, and the evidence is beyond the window
+POOLS = ("independent", "confounded", "real")
+NEEDLE_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+DISTRACTORS = 30  # facts that nobody asks about, at most: the others are left for what is asked
+TASKS = {"single": "far", "multi_hop": "multi_hop", "aggregate": "aggregate"}  # evaluation task: kind it is made as
+
+
+def needs_far(sample: Sample) -> bool:
+    """Whether a selector of long-context data should want the sample: the label of every AUC in the study."""
+    return sample.kind in NEEDS_FAR
+
+
+def _distances(kind: str, length: int, window: int, rng: np.random.Generator, overhead: int) -> list[int]:
+    """Context tokens that follow each evidence sentence; ``overhead`` is what instruction and response add to the distance."""
+    if kind == "near":
+        return [int(rng.integers(0, window // 8))]
+    if kind == "mid":
+        return [int(rng.integers(window // 4, window - overhead - window // 4))]
+    many = {"multi_hop": 2, "aggregate": 3}.get(kind, 1)
+    return [int(d) for d in rng.integers(window + 16, max(window + 32, length - overhead - 32), size=many)]
+
+
+def _draft(
+    tokenizer: Any, rng: np.random.Generator, kind: str, length: int, window: int, filler: Filler
+) -> tuple[list[Sentence], str, str, str]:
+    """Sentences of the context, instruction, response and answer of one sample."""
+    writer, cast = Writer(tokenizer, rng, filler), Cast(rng)
+    distractors = [fact for _ in range(min(max(2, length // 150), DISTRACTORS)) if (fact := cast.fact())]
+    attribute = world.pick(rng, world.ATTRIBUTES)
+    facts = [fact for _ in range(3 if kind == "aggregate" else 1) if (fact := cast.fact(attribute))]
+    if kind == "multi_hop" and (keeper := cast.keeper(facts[0].key)):
+        facts = [keeper, facts[0]]
+    asked, pieces = world.question(facts)
+    response = "".join(text for text, _ in pieces)
+    answer = response if kind == "aggregate" else facts[-1].answer
+    if kind == "corrupt":
+        answer = " ".join(world.new_value(rng))
+        response = response.replace(facts[0].answer, answer)
+    elif kind == "context_free":
+        asked, response, answer = world.chatter(rng)
+    overhead = writer.count(SEPARATOR + asked + SEPARATOR) + writer.count(response)
+    if kind == "repetitive":
+        block = writer.place(writer.passage(60, distractors[:1]), facts[0], 20)
+        copies = max(2, (length - overhead) // sum(s.tokens for s in block))
+        sentences = [replace(s, evidence=False) for s in block] * (copies - 1) + block
+    else:
+        planted = [] if kind == "context_free" else facts
+        body = length - overhead - sum(writer.count(" " + fact.sentence) for fact in planted)
+        sentences = writer.passage(body, distractors)
+        distances = _distances("far" if kind == "corrupt" else kind, length, window, rng, overhead)
+        room = window - overhead if kind in ("near", "mid") else float("inf")
+        for fact, distance in zip(planted, sorted(distances), strict=False):  # nearest first: it does not move the farther ones
+            sentences = writer.place(sentences, fact, distance, room)
+    return sentences, asked, response, answer
+
+
+def make_sample(
+    tokenizer: Any,
+    seed: Sequence[int],
+    kind: str,
+    length: int,
+    window: int,
+    identifier: str,
+    *,
+    filler: Filler = world.filler,
+) -> Sample:
+    """One labelled sample; a near duplicate is the far sample of the same seed with three filler sentences exchanged.
+
+    Args:
+        seed: fixes every word of the sample.
+        kind: a key of `KINDS`.
+        length: tokens of the whole sample, met within a sentence or two.
+        window: the short model's window in tokens; far evidence lies before it, counted back from the end of the response.
+    """
+    rng = np.random.default_rng(seed)
+    drafted = "far" if kind == "near_duplicate" else kind
+    sentences, asked, response, answer = _draft(tokenizer, rng, drafted, length, window, filler)
+    if kind == "near_duplicate":
+        plain = [i for i, s in enumerate(sentences) if not s.evidence and " is " not in s.text]
+        for i in rng.choice(plain, size=min(3, len(plain)), replace=False):
+            sentences[i] = replace(sentences[i], text=filler(rng))
+    context, spans = join(sentences)
+    return Sample(identifier, context, asked, response, kind, spans, answer, source="planted")
+
+
+def candidate_pool(profile: Profile, tokenizer: Any, pool: str, seed: int) -> list[Sample]:
+    """A shuffled candidate pool with ``profile.pool_per_kind`` samples of each kind.
+
+    ``independent``: lengths do not depend on the kind. ``confounded``: needy samples are long and the others short, so that a
+    selector may seem to find need by looking at length. ``real``: like independent, with real documentation as filler and
+    the kinds far, near, corrupt and context_free only.
+    """
+    low, high = profile.pool_tokens
+    middle = (low + high) // 2
+    kinds = ("far", "near", "corrupt", "context_free") if pool == "real" else tuple(KINDS)
+    samples: list[Sample] = []
+    for k, kind in enumerate(kinds):
+        for n in range(profile.pool_per_kind):
+            base = [seed, POOLS.index(pool), kinds.index("far") if kind == "near_duplicate" else k, n]
+            bounds = (low, high) if pool != "confounded" else (middle, high) if kind in NEEDS_FAR else (low, middle)
+            length = int(np.random.default_rng([*base, 1]).integers(*bounds))
+            filler = real_filler if pool == "real" else world.filler
+            name = f"{pool}-{seed}-{kind}-{n:03d}"
+            samples.append(make_sample(tokenizer, base, kind, length, profile.short_window, name, filler=filler))
+    order = np.random.default_rng([seed, POOLS.index(pool)]).permutation(len(samples))
+    return [samples[i] for i in order]
+
+
+def short_instructions(profile: Profile, tokenizer: Any, seed: int, count: int | None = None) -> list[Sample]:
+    """Short instruction samples that fit well into the short window: the stand-in for ShareGPT."""
+    rng = np.random.default_rng([seed, 77])
+    window = profile.short_window
+    samples = []
+    for n in range(count or profile.short_pool):
+        task = ("single", "single", "single", "multi_hop", "aggregate", "context_free")[int(rng.integers(6))]
+        length = int(rng.integers(window // 3, window * 3 // 4))
+        # A window of 0 lets the evidence lie anywhere in the short context.
+        sample = make_sample(tokenizer, [seed, 78, n], TASKS.get(task, task), length, 0, f"short-{seed}-{n:04d}")
+        samples.append(replace(sample, kind=f"short_{task}", source="short"))
+    return samples
+
+
+def needle_set(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
+    """Single-fact samples at every evaluation length and depth (0: the fact opens the context, 1: it ends it)."""
+    samples = []
+    for length in profile.eval_lengths:
+        for d, depth in enumerate(NEEDLE_DEPTHS):
+            for n in range(max(1, profile.eval_items // 4)):
+                rng = np.random.default_rng([seed, 555, length, d, n])
+                writer, cast = Writer(tokenizer, rng, world.filler), Cast(rng)
+                distractors = [fact for _ in range(min(max(2, length // 150), DISTRACTORS)) if (fact := cast.fact())]
+                fact = cast.fact(world.pick(rng, world.ATTRIBUTES))
+                assert fact is not None  # the cast is larger than the longest document's distractors, checked in the tests
+                asked, pieces = world.question([fact])
+                response = "".join(text for text, _ in pieces)
+                overhead = sum(map(writer.count, (SEPARATOR + asked + SEPARATOR, response, " " + fact.sentence)))
+                sentences = writer.passage(length - overhead - 16, distractors)
+                body = sum(s.tokens for s in sentences)
+                context, spans = join(writer.place(sentences, fact, round((1 - depth) * body)))
+                name = f"needle-{seed}-{length}-{depth:.2f}-{n:02d}"
+                kind = f"needle@{length}@{depth:.2f}"
+                samples.append(Sample(name, context, asked, response, kind, spans, fact.answer, source="needle"))
+    return samples
+
+
+def recall_items(tokenizer: Any, length: int, seed: int, count: int) -> list[Encoded]:
+    """Facts restated in prose, as pretraining practises: a document of ``length`` tokens with a fact at a random depth.
+
+    Returns:
+        ``count`` items; context: the document, instruction: ``" Again, the code of Mira is"``, response: the value.
+    """
+    items = []
+    for n in range(count):
+        rng = np.random.default_rng([seed, 444, length, n])
+        writer, cast = Writer(tokenizer, rng, world.filler), Cast(rng)
+        distractors = [fact for _ in range(min(max(3, length // 60), DISTRACTORS)) if (fact := cast.fact())]
+        fact = distractors[int(rng.integers(len(distractors)))]
+        text, _ = join(writer.passage(length - 24, distractors))
+        ids = split_tokens(tokenizer, text, f" Again, the {fact.attribute} of {fact.key} is", f" {fact.answer}")
+        cut = max(0, 1 + sum(map(len, ids)) - length)
+        if f" {fact.key} is" in tokenizer.decode(ids[0][cut:]):  # the cut may have taken the fact away
+            items.append(Encoded(f"recall-{seed}-{length}-{n:03d}", [tokenizer.bos_token_id], ids[0][cut:], ids[1], ids[2], cut))
+    return items
+
+
+def long_tasks(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
+    """Held-out long samples: single fact, multi-hop and aggregate, with far evidence."""
+    low, high = profile.pool_tokens
+    samples = []
+    for t, (task, kind) in enumerate(TASKS.items()):
+        for n in range(profile.eval_items):
+            length = int(np.random.default_rng([seed, 666, t, n, 1]).integers(low, high))
+            sample = make_sample(tokenizer, [seed, 666, t, n], kind, length, profile.short_window, f"long-{seed}-{task}-{n:03d}")
+            samples.append(replace(sample, kind=task, source="long"))
+    return samples
+
+
+def short_tasks(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
+    """Held-out short samples of the same make as `short_instructions`."""
+    return short_instructions(profile, tokenizer, seed + 10_000, count=2 * profile.eval_items)
+
+
+
+
+def write_corpus(out: Path, profile: Profile, seed: int, tokenizer: Any) -> None:
+    """Everything the study reads, as LongAlign JSONL.
+
+    Folders: ``tokenizer/``, ``pools/<pool>-<n>``, ``short/<n>`` and ``documents/<n>`` for each pool seed n, ``eval/<set>``.
+    """
+    tokenizer.save_pretrained(out / "tokenizer")
+    for n in range(profile.pool_seeds):
+        draw = seed * 100 + n
+        for pool in POOLS:
+            write_samples(candidate_pool(profile, tokenizer, pool, draw), out / "pools" / f"{pool}-{n}.jsonl")
+        write_samples(short_instructions(profile, tokenizer, draw), out / "short" / f"{n}.jsonl")
+        plain = [
+            {"id": name, "kind": kind, "text": text}
+            for kind in DOCUMENT_KINDS
+            for name, text in documents(profile, tokenizer, draw, kind, profile.pool_per_kind)
+        ]
+        (out / "documents").mkdir(exist_ok=True)
+        (out / "documents" / f"{n}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in plain), encoding="utf-8")
+    for name, make in (("needle", needle_set), ("long", long_tasks), ("short", short_tasks)):
+        write_samples(make(profile, tokenizer, seed * 100 + 90_000), out / "eval" / f"{name}.jsonl")
+
+
+
+
+
+
+def read_documents(path: Path) -> list[dict[str, str]]:
+    """Plain documents of a file that `write_corpus` made: dicts with ``id``, ``kind`` and ``text``."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,196 @@
+"""The one `Sample` type, LongAlign records read and written, and samples turned into token ids.
+
+A sample is a long context *c*, an instruction *x* and a response *y* (GATEAU, section 3.1). The text a model reads is
+``c + "\\n\\n" + x + "\\n\\n" + y``: the plain prompt of the papers. The three parts are tokenized one by one, so that the same
+tokens stand for *x* and *y* whether they follow the whole context, one segment of it, or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gateau_lib.models.prompts import SEPARATOR
+from gateau_lib.study.errors import DataError, reason
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One long instruction sample; ``evidence`` are character spans ``[start, end)`` of ``context``, known for planted data."""
+
+    id: str
+    context: str
+    instruction: str
+    response: str
+    kind: str = ""
+    evidence: tuple[tuple[int, int], ...] = ()
+    answer: str = ""  # the part of the response that only the evidence can tell (planted data)
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one sample's parts. ``ids = start + context + instruction + response``."""
+
+    id: str
+    start: list[int]  # [bos] or []
+    context: list[int]
+    instruction: list[int]  # with the separators around it
+    response: list[int]  # without an end-of-text token
+    dropped: int = field(default=0)  # context tokens cut on the left to fit max_length
+
+    @property
+    def prompt(self) -> list[int]:
+        """Ids of everything before the response."""
+        return self.start + self.context + self.instruction
+
+    @property
+    def ids(self) -> list[int]:
+        """Ids of the whole sample."""
+        return self.prompt + self.response
+
+
+def encode(sample: Sample, tokenizer: Any, max_length: int | None = None, chat: bool = False) -> Encoded:
+    """Tokenize one sample; over-long context is cut on the left, instruction and response stay whole.
+
+    Args:
+        max_length: tokens of the whole sample at most; None for no limit (GATEAU cuts at 64,000).
+        chat: put the tokenizer's chat template around it: what the template writes before the user's text is ``start``, what it
+            writes after it ends ``instruction``; the response stays last, without the template's end of turn.
+
+    Raises:
+        DataError: empty response, instruction and response alone exceed ``max_length``, or a template that cannot be used.
+    """
+    lead = SEPARATOR if sample.context else ""
+    if chat:
+        before, after = _template(sample, tokenizer, sample.context + lead + sample.instruction)
+        start = _ids(before, tokenizer)
+    else:
+        start, after = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else [], SEPARATOR
+    context, instruction = _ids(sample.context, tokenizer), _ids(lead + sample.instruction + after, tokenizer)
+    return _fit(sample, start, context, instruction, _ids(sample.response, tokenizer), max_length)
+
+
+def encode_asked(sample: Sample, tokenizer: Any, max_length: int | None = None) -> Encoded:
+    """The sample as a model is asked in a conversation: the templated prompt tokenized as one text, so that training fits asking.
+
+    `encode` tokenizes the parts one by one, which scoring needs; some tokenizers (Llama-2's) then put a mark before each part.
+
+    Raises:
+        DataError: as `encode`.
+    """
+    lead = SEPARATOR if sample.context else ""
+    before, after = _template(sample, tokenizer, sample.context + lead + sample.instruction)
+    parts = split_tokens(tokenizer, before, sample.context, lead + sample.instruction + after)
+    return _fit(sample, *parts, _ids(sample.response, tokenizer), max_length)
+
+
+def split_tokens(tokenizer: Any, *parts: str) -> list[list[int]]:
+    """Ids of the parts of one text, tokenized as a whole; a token belongs to the part that its last character is in."""
+    read = tokenizer("".join(parts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ends = np.cumsum([len(part) for part in parts])
+    ids: list[list[int]] = [[] for _ in parts]
+    for token, (begin, end) in zip(read["input_ids"], read["offset_mapping"], strict=True):
+        ids[int(np.searchsorted(ends, max(begin, end - 1), side="right"))].append(token)
+    return ids
+
+
+def _fit(
+    sample: Sample, start: list[int], context: list[int], instruction: list[int], response: list[int], max_length: int | None
+) -> Encoded:
+    """The parts as they fit into ``max_length`` tokens, the context cut on the left."""
+    if not response:
+        raise DataError(f"sample {sample.id!r}: the response is empty; give it an assistant message with text")
+    dropped = 0
+    if max_length is not None:
+        room = max_length - len(start) - len(instruction) - len(response)
+        if room < 0:
+            raise DataError(
+                f"sample {sample.id!r}: instruction and response alone take {max_length - room} tokens, "
+                f"more than max_length {max_length}; raise --max-length or shorten the sample"
+            )
+        dropped = max(0, len(context) - room)
+        context = context[dropped:]
+    return Encoded(sample.id, start, context, instruction, response, dropped)
+
+
+def _ids(text: str, tokenizer: Any) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
+
+
+def _template(sample: Sample, tokenizer: Any, user: str) -> tuple[str, str]:
+    """What the tokenizer's chat template writes before and after a user turn that asks for an answer."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError(f"sample {sample.id!r}: the model's tokenizer has no chat template; leave out --chat-template")
+
+    def written(text: str) -> str:
+        turns = [{"role": "user", "content": text}]
+        try:
+            return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # a template is a program of its own: jinja's errors, and whatever it raises itself
+            raise DataError(
+                f"sample {sample.id!r}: the chat template fails ({reason(error)}); leave out --chat-template"
+            ) from None
+
+    marker = "\ue000user\ue001"  # private-use characters: in no template's own words
+    parts = written(marker).split(marker)
+    # Many templates strip the turn; white space at its ends then stays here, so that places in the text are the sample's own.
+    if len(parts) != 2 or written(user) not in (parts[0] + user + parts[1], parts[0] + user.strip() + parts[1]):
+        raise DataError(
+            f"sample {sample.id!r}: the chat template rewrites the user's text, so context and instruction cannot be "
+            "found in it; leave out --chat-template"
+        )
+    return parts[0], parts[1]
+
+
+def context_offsets(sample: Sample, tokenizer: Any, encoded: Encoded, segment_length: int) -> list[int]:
+    """Borders of the kept context's segments as character positions in ``sample.context``, one more than there are segments.
+
+    Segment i is ``context[offsets[i]:offsets[i + 1]]``; the first border is above 0 where context was cut on the left. A sample
+    without kept context has one border, its end.
+    """
+    if not encoded.context:
+        return [len(sample.context)]
+    read = tokenizer(sample.context, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    begins = [begin for begin, _ in read["offset_mapping"]][encoded.dropped :]
+    return [*begins[::segment_length], len(sample.context)]
+
+
+def evidence_tokens(sample: Sample, tokenizer: Any) -> list[tuple[int, int]]:
+    """Evidence spans in context tokens, ``[start, end)``, from the tokenizer's offsets (before any truncation)."""
+    offsets = tokenizer(sample.context, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    spans = []
+    for begin, end in sample.evidence:
+        inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > begin]
+        if not inside:
+            raise DataError(f"sample {sample.id!r}: evidence {begin}-{end} covers no token of the context")
+        spans.append((inside[0], inside[-1] + 1))
+    return spans
+
+
+
+
+
+
+def turns_of(record: dict[str, Any]) -> list[tuple[Any, str]] | None:
+    """Roles and texts of a record's ``messages`` without system turns; None if they are no list of turns with text."""
+    messages = record.get("messages")
+    if not (isinstance(messages, list) and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages)):
+        return None
+    return [(m.get("role"), m["content"]) for m in messages if m.get("role") != "system"]
+
+
+
+
+
+
+
+
+
+
+def segments(tokens: Sequence[int], length: int) -> list[list[int]]:
+    """Consecutive segments of ``length`` tokens; the last may be shorter; an empty context has none."""
+    return [list(tokens[i : i + length]) for i in range(0, len(tokens), length)]

@@ -1,0 +1,175 @@
+"""Items of a benchmark and a model's answers to them: greedy, batched by length, each kept on disk as soon as it is written.
+
+Finished answers lie in part files that are only ever added to. A record is known by the content that decides it (model, prompt,
+lengths, code), so a killed run goes on where it stopped and ends with the same table, and another model never meets old answers.
+Several processes may share a folder: each answers a part of the items, and a last call with all of them reads what is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from transformers import PreTrainedModel
+
+from gateau_lib.evaluation.benchmark_item import Item, middle
+from gateau_lib.models.generate import continue_greedily
+from gateau_lib.models.memory import is_out_of_memory
+from gateau_lib.models.nll import BATCH_TOKENS, run_batches
+from gateau_lib.models.pair import fingerprint
+from gateau_lib.models.prompts import _ids, prompt_ids
+from gateau_lib.models.rope import rope_edge
+from gateau_lib.study.code_hash import source_hash
+from gateau_lib.study.errors import DataError
+from gateau_lib.study.progress import track
+from gateau_lib.study.store import versions
+from gateau_lib.study.whole_files import atomic_write
+
+COLUMNS = ["id", "task", "answers", "prompt_tokens", "cut_tokens", "error"]
+
+
+
+
+def answer(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    items: Sequence[Item],
+    out: Path,
+    *,
+    window: int,
+    chat: bool,
+    batch_tokens: int = BATCH_TOKENS,
+) -> pd.DataFrame:
+    """A model's greedy answers; what ``out`` already holds is not generated again.
+
+    Args:
+        out: folder of the part files, made if need be.
+        window: tokens of prompt and answer together; a longer prompt loses its middle (see `middle`).
+        chat: prompts as in a conversation (see `prompt_ids`).
+        batch_tokens: padded tokens of a batch, answers included. A batch that does not fit into memory is halved.
+
+    Returns:
+        One row an item, in order: ``id``; ``task``; ``answers``, one raw text a turn; ``prompt_tokens`` and ``cut_tokens``, read
+        and cut, of the last turn (which holds the turns before it); ``error``, None or why there is no answer: an item that
+        does not fit into memory alone has none, and is tried again by the next call.
+
+    Raises:
+        DataError: an id twice, or a window that leaves no room for a prompt.
+    """
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise DataError(f"item {item.id!r} is given twice; ids must be unique")
+        seen.add(item.id)
+        if window - item.max_new_tokens < 2:
+            raise DataError(f"item {item.id!r}: {item.max_new_tokens} new tokens leave no room in a window of {window}")
+    done, keys = _read(out), _keys(model, tokenizer, items, window, chat)
+    ticks = iter(track(items, f"answers, {out.name}"))
+    # Apart by how much is written, so that nobody waits for the longest answer of another task.
+    for kind in sorted({(item.max_new_tokens, len(item.turns)) for item in items}):
+        chosen = [item for item in items if (item.max_new_tokens, len(item.turns)) == kind]
+
+        def run(group: list[int], chosen: Sequence[Item] = chosen) -> list[None]:
+            missing = [chosen[i] for i in group if keys[chosen[i].id] not in done]
+            if missing:
+                records = _records(model, tokenizer, missing, window, chat)
+                for item, record in zip(missing, records, strict=True):
+                    done[keys[item.id]] = record
+                _write(out, {keys[item.id]: done[keys[item.id]] for item in missing if not done[keys[item.id]]["error"]})
+            for _ in group:
+                next(ticks, None)
+            return [None] * len(group)
+
+        run_batches([_length(item, tokenizer, window, chat) for item in chosen], batch_tokens, run, rope_edge(model))
+    next(ticks, None)
+    rows = [{"id": item.id, "task": item.task} | done[keys[item.id]] for item in items]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _records(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], window: int, chat: bool) -> list[dict[str, Any]]:
+    """`_converse`, but a single item that does not fit into memory becomes a record that says so."""
+    try:
+        return _converse(model, tokenizer, items, window, chat)
+    except (MemoryError, RuntimeError) as error:
+        if len(items) > 1 or not is_out_of_memory(error):
+            raise
+    length = _length(items[0], tokenizer, window, chat)
+    why = f"{length} tokens do not fit into memory even alone; lower the window, or take bfloat16 or a larger device"
+    print(f"item {items[0].id!r}: {why}", file=sys.stderr)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return [{"answers": [], "prompt_tokens": length - items[0].max_new_tokens, "cut_tokens": 0, "error": why}]
+
+
+def _converse(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], window: int, chat: bool) -> list[dict[str, Any]]:
+    """All turns of items that are asked together, each turn a batch."""
+    room, ends = window - items[0].max_new_tokens, _ends(model, tokenizer)
+    answers: list[list[str]] = [[] for _ in items]
+    lengths: list[int] = []
+    for _ in items[0].turns:
+        prompts = [prompt_ids(tokenizer, item.turns, said, chat) for item, said in zip(items, answers, strict=True)]
+        lengths = [len(prompt) for prompt in prompts]
+        prompts = [middle(prompt, room) for prompt in prompts]
+        written = continue_greedily(model, prompts, items[0].max_new_tokens, ends, tokenizer.pad_token_id)
+        for said, new in zip(answers, written, strict=True):
+            said.append(tokenizer.decode(new, skip_special_tokens=True))
+    read = [len(prompt) for prompt in prompts]
+    return [
+        {"answers": said, "prompt_tokens": n, "cut_tokens": length - n, "error": None}
+        for said, n, length in zip(answers, read, lengths, strict=True)
+    ]
+
+
+def _ends(model: PreTrainedModel, tokenizer: Any) -> list[int]:
+    """Tokens that end an answer: the tokenizer's, and the model's own (a chat model has one that ends a turn)."""
+    own = model.generation_config.eos_token_id
+    own = own if isinstance(own, list) else [own]
+    return [token for token in dict.fromkeys([tokenizer.eos_token_id, *own]) if token is not None]
+
+
+
+
+
+
+
+
+
+
+def _length(item: Item, tokenizer: Any, window: int, chat: bool) -> int:
+    """Tokens of an item when its last answer is written, at most: what batches are planned with."""
+    later = sum(len(_ids(turn, tokenizer)) for turn in item.turns[1:])
+    return min(window, len(prompt_ids(tokenizer, item.turns, [], chat)) + later + item.max_new_tokens * len(item.turns))
+
+
+def _keys(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], window: int, chat: bool) -> dict[str, str]:
+    """For each item's id the name of its record: a hash of all that decides the answer."""
+    made_by = [fingerprint(model, tokenizer), source_hash([answer]), versions(), window, chat]
+    common = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
+    contents = {item.id: json.dumps([common, item.id, item.task, item.turns, item.max_new_tokens]) for item in items}
+    return {name: hashlib.sha256(text.encode()).hexdigest()[:20] for name, text in contents.items()}
+
+
+def _read(out: Path) -> dict[str, dict[str, Any]]:
+    """All records of the part files in a folder; a damaged file is said and left out."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(out.glob("*.jsonl")):
+        try:
+            records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+            found |= {record.pop("key"): record for record in records}
+        except (ValueError, KeyError, AttributeError) as error:
+            print(f"{path}: damaged ({error}); its items are answered again", file=sys.stderr)
+    return found
+
+
+def _write(out: Path, records: dict[str, dict[str, Any]]) -> None:
+    """A part file with these records, named by what they are."""
+    if records:
+        name = hashlib.sha256("".join(records).encode()).hexdigest()[:20]
+        lines = [json.dumps({"key": key} | record, ensure_ascii=False) + "\n" for key, record in records.items()]
+        atomic_write(out / f"{name}.jsonl", "".join(lines))

@@ -1,0 +1,233 @@
+"""How well a model uses its context: answer tokens, generated answers, the needle map, perplexity by length.
+
+What counts is a sample's answer (see `answers`).
+
+- Teacher-forced: the model reads prompt and response; an answer token is right if it is the most likely next token.
+  ``exact`` is true if all of them are. With the whole response as answer, that is what greedy generation would write.
+- Generated: greedy decoding from the prompt up to the end-of-text token. ``exact_match`` is true if every part of the answer
+  occurs in the text as consecutive words, in order; ``f1`` compares the words of the answer with the generated words, the frame's
+  words taken out (once each) of the latter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from gateau_lib.data.longalign import read_samples
+from gateau_lib.data.samples import Encoded, Sample, encode
+from gateau_lib.evaluation.answers import answer_tokens, judge
+from gateau_lib.evaluation.answers import exact_match as exact_match  # part of this module's interface
+from gateau_lib.evaluation.answers import token_f1 as token_f1
+from gateau_lib.models import loading
+from gateau_lib.models.generate import continue_greedily
+from gateau_lib.models.nll import BATCH_TOKENS, continuation_nll, plan_batches
+from gateau_lib.models.output_head import head_on
+from gateau_lib.study.store import Study
+from gateau_lib.study.workers import Build, at_once, build_all
+
+ROWS = "rows.parquet"
+
+
+@torch.inference_mode()
+def teacher_forced(
+    model: PreTrainedModel,
+    encoded: Sequence[Encoded],
+    answers: Sequence[Sequence[int]] | None = None,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    ending: Sequence[int] = (),
+) -> pd.DataFrame:
+    """Answers read with everything before them given.
+
+    Args:
+        answers: for each sample, indices of response tokens that count (see `answer_tokens`); None: the whole response.
+        ending: ids that must follow the response for ``complete`` (end-of-text).
+
+    Returns:
+        One row a sample, in order: ``id``; ``nll``, mean nats per answer token; ``response_nll``, per response token;
+        ``token_accuracy``, share of answer tokens that are the most likely ones; ``exact``, all of them are; ``complete``, all
+        response tokens and the ending are: greedy generation would write the response.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    full = [[*e.ids, *ending] for e in encoded]
+    for group in plan_batches([len(ids) for ids in full], batch_tokens):
+        spans = [len(encoded[i].response) + len(ending) for i in group]
+        nll, right = _read(model, [full[i] for i in group], spans)
+        for i, losses, hits in zip(group, nll, right, strict=True):
+            n = len(encoded[i].response)
+            counted = list(range(n)) if answers is None else list(answers[i])
+            rows[i] = {
+                "id": encoded[i].id,
+                "nll": losses[counted].mean(),
+                "response_nll": losses[:n].mean(),
+                "token_accuracy": hits[counted].mean(),
+                "exact": bool(hits[counted].all()),
+                "complete": bool(hits.all()),
+            }
+    return pd.DataFrame([rows[i] for i in range(len(encoded))])
+
+
+def _read(model: PreTrainedModel, sequences: list[list[int]], spans: list[int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """NLL and whether it is the most likely token, of the last ``spans[b]`` tokens of each sequence."""
+    width = max(map(len, sequences))
+    ids = torch.tensor([s + [0] * (width - len(s)) for s in sequences], device=model.device)  # causal: padding is never seen
+    places = [torch.arange(len(s) - n, len(s)) + b * width for b, (s, n) in enumerate(zip(sequences, spans, strict=True))]
+    wanted = torch.cat(places).to(ids.device)
+    positions = torch.arange(width, device=ids.device).expand(len(sequences), -1)
+    with head_on(model, wanted - 1):
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False).logits[0]
+    target = ids.flatten()[wanted]
+    losses = functional.cross_entropy(logits.float(), target, reduction="none").double().cpu()
+    hits = (logits.argmax(-1) == target).cpu()
+    return [p.numpy() for p in losses.split(spans)], [p.numpy() for p in hits.split(spans)]
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel, tokenizer: Any, encoded: Sequence[Encoded], max_new_tokens: int, batch_tokens: int = BATCH_TOKENS
+) -> list[str]:
+    """Greedy continuations of the prompts, in order, up to the end-of-text token or ``max_new_tokens``.
+
+    Prompts of similar length share a batch; the texts are those of one-by-one generation.
+    """
+    ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    texts: dict[int, str] = {}
+    for group in plan_batches([len(e.prompt) + max_new_tokens for e in encoded], batch_tokens):
+        written = continue_greedily(model, [encoded[i].prompt for i in group], max_new_tokens, ends, tokenizer.pad_token_id)
+        texts.update(zip(group, map(tokenizer.decode, written), strict=True))
+    return [texts[i] for i in range(len(encoded))]
+
+
+
+
+def evaluate_samples(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    samples: Sequence[Sample],
+    *,
+    max_length: int | None = None,
+    generated: bool = True,
+    batch_tokens: int = BATCH_TOKENS,
+) -> pd.DataFrame:
+    """All measures of one model on samples, one row each.
+
+    Args:
+        max_length: tokens of a sample at most, cut on the left of the context; None: samples are read whole.
+        generated: also decode answers, which costs about as much again.
+
+    Returns:
+        ``id, kind, tokens`` (prompt and response), then `teacher_forced`'s columns and, if ``generated``, the ``text`` written
+        (as many tokens at most as the longest response of ``samples``), ``exact_match`` and ``f1``.
+    """
+    encoded = [encode(sample, tokenizer, max_length) for sample in samples]
+    answers = [answer_tokens(sample, tokenizer) for sample in samples]
+    ending = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    frame = teacher_forced(model, encoded, answers, batch_tokens=batch_tokens, ending=ending)
+    frame.insert(1, "kind", [sample.kind for sample in samples])
+    frame.insert(2, "tokens", [len(e.ids) for e in encoded])
+    if generated:
+        # Where every token of the response and its ending is the most likely one, greedy decoding writes the response.
+        todo = [i for i, done in enumerate(frame["complete"]) if not (done and ending)]
+        longest = max(len(e.response) for e in encoded) + len(ending)
+        texts = dict(zip(todo, generate(model, tokenizer, [encoded[i] for i in todo], longest, batch_tokens), strict=True))
+        frame["text"] = [texts.get(i, sample.response) for i, sample in enumerate(samples)]
+        judged = [judge(text, sample) for text, sample in zip(frame["text"], samples, strict=True)]
+        frame["exact_match"], frame["f1"] = [match for match, _ in judged], [f1 for _, f1 in judged]
+    return frame
+
+
+def evaluate_model(
+    model_dir: Path | str, eval_path: Path, *, max_length: int | None = None, generated: bool = True, dtype: str = "float32"
+) -> pd.DataFrame:
+    """`evaluate_samples` for a saved model and a file of samples."""
+    model, tokenizer = loading.load(model_dir, dtype)
+    return evaluate_samples(model, tokenizer, read_samples(eval_path), max_length=max_length, generated=generated)
+
+
+def _write_rows(model_dir: Path | str, eval_path: Path, options: dict[str, Any], folder: Path) -> None:
+    evaluate_model(model_dir, eval_path, **options).to_parquet(folder / ROWS)
+
+
+def evaluate_all(
+    study: Study, model_dirs: Mapping[str, Path | str], eval_paths: Mapping[str, Path], workers: int | None = None, **options: Any
+) -> pd.DataFrame:
+    """Every model on every evaluation set, each pair computed once and kept in the study's cache.
+
+    Args:
+        workers: processes (see `workers.build_all`); None: the profile's.
+        options: of `evaluate_model`.
+
+    Returns:
+        The rows of `evaluate_model` with the columns ``model`` and ``set`` in front.
+    """
+    pairs = [(model, name) for model in model_dirs for name in eval_paths]
+    builds = {}
+    for model, name in pairs:
+        arguments = (model_dirs[model], eval_paths[name], options)
+        inputs = {"model": model_dirs[model], "samples": eval_paths[name], **options}
+        builds[f"{model} on {name}"] = Build("evaluation", _write_rows, arguments, inputs)
+    folders = build_all(study, builds, at_once(study.profile) if workers is None else workers, "evaluation")
+    found = [pd.read_parquet(folder / ROWS) for folder in folders]
+    labelled = [frame.assign(model=model, set=name) for (model, name), frame in zip(pairs, found, strict=True)]
+    table = pd.concat(labelled, ignore_index=True)
+    return table[["model", "set", *table.columns.drop(["model", "set"])]]
+
+
+def summarise(rows: pd.DataFrame, lengths: Sequence[int], by: Sequence[str] = ("kind",)) -> pd.DataFrame:
+    """Means by group and length; a sample belongs to the shortest of ``lengths`` (tokens) that holds it.
+
+    Returns:
+        Columns ``by``, ``length``, ``n`` and the means of all measures in ``rows``.
+
+    Raises:
+        ValueError: a sample longer than all ``lengths``.
+    """
+    edges = np.sort(np.asarray(lengths))
+    place = np.searchsorted(edges, rows["tokens"])
+    if (place == len(edges)).any():
+        raise ValueError(f"a sample of {rows['tokens'].max()} tokens is longer than every length {edges.tolist()}; add a length")
+    measures = [c for c in ("nll", "response_nll", "token_accuracy", "exact", "exact_match", "f1") if c in rows]
+    groups = rows.assign(length=edges[place]).groupby([*by, "length"], sort=True)
+    return groups[measures].mean().assign(n=groups.size()).reset_index()
+
+
+
+
+
+
+
+
+def perplexity_by_length(
+    model: PreTrainedModel,
+    documents: Sequence[Sequence[int]],
+    lengths: Sequence[int],
+    *,
+    tail: int = 64,
+    batch_tokens: int = BATCH_TOKENS,
+) -> pd.DataFrame:
+    """NLL of the same last ``tail`` tokens of each document, read with more and more of the text before them.
+
+    Args:
+        documents: token ids, each at least ``max(lengths)`` long; the last ``max(lengths)`` tokens are used.
+        lengths: tokens read in all, tail included.
+
+    Returns:
+        One row a document and length: ``document`` (index), ``length``, ``nll`` (nats per token); perplexity is its exponential.
+
+    Raises:
+        ValueError: a document that is too short, or a length not above ``tail``.
+    """
+    if min(lengths) <= tail or any(len(d) < max(lengths) for d in documents):
+        raise ValueError(f"lengths {list(lengths)} must exceed the tail ({tail} tokens), and no document may be shorter")
+    pairs = [(i, length) for length in lengths for i in range(len(documents))]
+    prefixes = [documents[i][len(documents[i]) - length : -tail] for i, length in pairs]
+    losses = continuation_nll(model, prefixes, [documents[i][-tail:] for i, _ in pairs], batch_tokens=batch_tokens)
+    return pd.DataFrame([{"document": i, "length": n, "nll": loss.mean()} for (i, n), loss in zip(pairs, losses, strict=True)])

@@ -1,0 +1,123 @@
+"""Tasks in RULER's manner at any length: one of several keys, a chain of variables, the commonest words of a list.
+
+The tasks, their sizes and the score follow RULER (Hsieh et al. 2024, github.com/NVIDIA/RULER, Apache-2.0: multi-key needles,
+variable tracking, common words extraction); text and prompts are our own, without RULER's worked example and without the words it
+puts into the model's mouth, so the numbers are not those of its table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gateau_lib.data import world
+from gateau_lib.evaluation.benchmark_item import Item, scored
+from gateau_lib.evaluation.fit_length import fill
+from gateau_lib.models.prompts import SEPARATOR
+
+KEYS = 4  # access numbers in a text, one of them asked for
+HOPS = 4  # assignments after the first
+_SPARE = 64  # words beyond one a token, for a first trial
+# From this length on: common words, how often each of them comes, how often any other (below 1,024 tokens ours, not RULER's).
+SIZES = {4096: (10, 30, 3), 1024: (10, 6, 1), 0: (4, 3, 1)}
+
+Build = Callable[[int], str]
+Made = tuple[Build, tuple[str, ...], int]  # the prompt by units of filling, the references, new tokens
+
+
+def items(tokenizer: Any, length: int, seed: int, count: int) -> list[Item]:
+    """``count`` items of each task, as long as possible in at most ``length`` tokens of prompt (see `fit_length.prompt_tokens`).
+
+    Returns:
+        Items with ``extra``: ``length`` as asked for, ``tokens`` as it is.
+
+    Raises:
+        DataError: the length is too short for a task.
+    """
+    found = []
+    for task, make in TASKS.items():
+        for n in range(count):
+            rng = np.random.default_rng([seed, length, list(TASKS).index(task), n])
+            name = f"{task}-{length}-{seed}-{n}"
+            build, references, new = make(rng, length)
+            units, tokens = fill(build, tokenizer, length, name)
+            found.append(Item(name, task, (build(units),), references, new, extra={"length": length, "tokens": tokens}))
+    return found
+
+
+def _hide(statements: Sequence[str], rng: np.random.Generator) -> Build:
+    """Filler sentences, a line each, with the statements between them, in their order, at random depths."""
+    depths, sentences = np.sort(rng.random(len(statements))), []
+
+    def build(units: int) -> str:
+        while len(sentences) < units:
+            sentences.append(world.filler(rng))
+        lines = sentences[:units]
+        for depth, statement in sorted(zip(depths, statements, strict=True), reverse=True):
+            lines.insert(int(depth * (units + 1)), statement)
+        return "\n".join(lines)
+
+    return build
+
+
+def _multi_key(rng: np.random.Generator, length: int) -> Made:
+    """Several keys with a number each; one is asked for."""
+    words = [world.VALUES[i] for i in rng.choice(len(world.VALUES), 2 * KEYS, replace=False)]
+    keys = [f"{a} {b}" for a, b in zip(words[::2], words[1::2], strict=True)]
+    numbers = [str(n) for n in rng.choice(9_000_000, KEYS, replace=False) + 1_000_000]
+    hide = _hide([f"The number of {key} is {number}." for key, number in zip(keys, numbers, strict=True)], rng)
+    asked = int(rng.integers(KEYS))
+    return lambda units: f"{hide(units)}{SEPARATOR}What is the number of {keys[asked]}?", (numbers[asked],), 128
+
+
+def _variables(rng: np.random.Generator, length: int) -> Made:
+    """A value that is handed on from variable to variable; all that hold it are asked for."""
+    names: dict[str, None] = {}
+    while len(names) <= HOPS:
+        names["".join(chr(65 + int(letter)) for letter in rng.integers(26, size=5))] = None
+    chain, value = list(names), str(rng.integers(10_000, 100_000))
+    sources = [value, *(f"VAR {name}" for name in chain)]
+    hide = _hide([f"VAR {name} = {source}" for name, source in zip(chain, sources, strict=False)], rng)
+    question = f"List all {len(chain)} variables that have the value {value}."
+    return lambda units: f"{hide(units)}{SEPARATOR}{question}", tuple(chain), 64
+
+
+def _common_words(rng: np.random.Generator, length: int) -> Made:
+    """A numbered list in which some words come many times more often than all others; these are asked for."""
+    common, often, seldom = next(size for least, size in SIZES.items() if length >= least)
+    words, order = _words(rng, length), int(rng.integers(2**32))
+
+    def build(units: int) -> str:
+        entries = [word for word in words[:common] for _ in range(often)] + [words[common + i // seldom] for i in range(units)]
+        entries = np.random.default_rng(order).permutation(entries)
+        listed = " ".join(f"{place}. {entry}" for place, entry in enumerate(entries, 1))
+        return f"{listed}{SEPARATOR}List the {common} words that come most often."
+
+    return build, tuple(words[:common]), 120
+
+
+def _words(rng: np.random.Generator, length: int) -> list[str]:
+    """More made-up words of three syllables than a list of ``length`` tokens holds, all different."""
+    syllables = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
+    size = len(syllables)
+    codes = rng.choice(size**3, size=min(length + _SPARE, size**3), replace=False)
+    return ["".join(syllables[code // size**place % size] for place in range(3)) for code in map(int, codes)]
+
+
+TASKS: dict[str, Callable[[np.random.Generator, int], Made]] = {
+    "multi-key needle": _multi_key,
+    "variable tracking": _variables,
+    "common words": _common_words,
+}
+
+
+def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
+    """``id, task, score``: the share of the references that are in the answer, whatever their case, 0 to 100 (RULER)."""
+
+    def share(item: Item, said: Sequence[str]) -> float:
+        return 100 * float(np.mean([reference.lower() in said[-1].lower() for reference in item.references]))
+
+    return scored(items, answers, share)

@@ -1,0 +1,103 @@
+"""LongBench's measures of a written answer, English and Chinese: F1 of words, ROUGE-L; 0 to 100.
+
+They give what LongBench's metrics.py gives (github.com/THUDM/LongBench, MIT licence), except that a long sentence is compared in
+full. The published code recurses once a word, Python stops it at 1,000, and that error counts as 0; a Chinese summary is one
+sentence, for it has no ASCII full stop.
+"""
+
+from __future__ import annotations
+
+import string
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+from gateau_lib.evaluation.answers import bag_f1, normalize
+
+# As published: opening angle brackets are not among them.
+CHINESE_PUNCTUATION = "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛"
+CHINESE_PUNCTUATION += "〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏."
+_DROPPED = str.maketrans("", "", string.punctuation + CHINESE_PUNCTUATION)
+
+Metric = Callable[[str, str], float]
+
+
+@cache
+def _module(name: str) -> ModuleType:
+    """A package that only these measures need.
+
+    Raises:
+        ImportError: not installed.
+    """
+    try:
+        module = import_module(name)
+    except ImportError:
+        raise ImportError(f"LongBench is scored with the package {name}; install it: pip install {name}") from None
+    if name == "jieba":
+        module.setLogLevel("WARNING")  # else it reports on stderr where its dictionary lies
+    return module
+
+
+def chinese_words(text: str) -> list[str]:
+    """A text cut into words by jieba, nothing left out."""
+    return _module("jieba").lcut(text, cut_all=False)
+
+
+def f1_en(prediction: str, reference: str) -> float:
+    """F1 of words as bags, normalised as in SQuAD: lower case, without punctuation and articles."""
+    return _f1(normalize(prediction), normalize(reference))
+
+
+def f1_zh(prediction: str, reference: str) -> float:
+    """F1 of jieba's words as bags, lower case, without punctuation and space; what is nothing then is no word."""
+    return _f1(*([bare for word in chinese_words(text) if (bare := _bare(word))] for text in (prediction, reference)))
+
+
+def _bare(word: str) -> str:
+    return "".join(word.lower().translate(_DROPPED).split())
+
+
+def _f1(given: Sequence[str], wanted: Sequence[str]) -> float:
+    return 100 * bag_f1(Counter(given), Counter(wanted)) if given else 0.0
+
+
+def rouge_en(prediction: str, reference: str) -> float:
+    """ROUGE-L F of the package `rouge`: of two texts' sets of words, how much is in the longest common subsequences.
+
+    Sentences end at full stops and nowhere else; each of the reference is compared with each of the prediction, and a word that
+    is in any of the subsequences counts once.
+    """
+    prediction, reference = prediction.strip(), reference.strip()
+    if not all(text.replace(".", "").strip() for text in (prediction, reference)):
+        return 0.0
+    with _deep(len(prediction) + len(reference)):
+        scores = _module("rouge").Rouge(metrics=["rouge-l"]).get_scores(prediction, reference)
+    return 100 * scores[0]["rouge-l"]["f"]
+
+
+def rouge_zh(prediction: str, reference: str) -> float:
+    """`rouge_en` of jieba's words with spaces between them."""
+    return rouge_en(*(" ".join(chinese_words(text)) for text in (prediction, reference)))
+
+
+@contextmanager
+def _deep(more: int) -> Iterator[None]:
+    """Let functions call themselves that much deeper."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(before + more)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
+METRICS: dict[str, Metric] = {"f1_en": f1_en, "f1_zh": f1_zh, "rouge_en": rouge_en, "rouge_zh": rouge_zh}
+
+
+def best(metric: Metric, prediction: str, references: Sequence[str]) -> float:
+    """The score against the reference that it fits best; 0 without references."""
+    return max((metric(prediction, reference) for reference in references), default=0.0)

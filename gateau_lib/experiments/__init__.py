@@ -1,0 +1,1 @@
+"""What the notebooks call: pools, tuning, outcomes, claims, figures, the plan."""

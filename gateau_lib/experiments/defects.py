@@ -1,0 +1,106 @@
+"""What each defect of the released procedures changes in the scores of a pool: one row a defect, for notebook and reader."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from gateau_lib.data.longalign import read_samples
+from gateau_lib.data.samples import Encoded, encode
+from gateau_lib.methods.cam import contextual_awareness
+from gateau_lib.methods.released import Defects, released_cam, released_hmg
+from gateau_lib.models import loading
+from gateau_lib.models.pair import Pair
+from gateau_lib.study.progress import track
+from gateau_lib.study.store import Study
+from gateau_lib.study.workers import Build
+
+WORDS = {  # defect -> the score that it touches, and what the released code does, for a reader
+    "raw_short_reader": ("HMG", "window extension inert: the short model reads beyond its window"),
+    "late_labels": ("HMG", "prompt counted before truncation: over-long samples lose response tokens"),
+    "pad_context": ("CAM", "context padded to the window, empty segments scored too"),
+    "see_padding": ("CAM", "the same, and the attention pass sees the padding"),
+    "drop_first": ("CAM", "no start token; first tokens of instruction and response dropped"),
+    "cut_parts": ("CAM", "instruction and response cut to 500 tokens"),
+    "all_tokens": ("CAM", "segment loss divided by all tokens, not by response tokens"),
+    "half_precision": ("CAM", "attention stored in half precision"),
+}
+RELEASED = "all of them: as released"
+
+
+def changes(pair: Pair, encoded: Sequence[Encoded], window: int, segment_length: int) -> pd.DataFrame:
+    """Every defect by itself, and all together, against none of them.
+
+    Args:
+        window: tokens, for truncation and padding; a multiple of ``segment_length``.
+
+    Returns:
+        Columns ``score`` (HMG or CAM), ``defect``; ``rank_correlation`` (Spearman, of the samples that have both scores; NaN if
+        fewer than three have), ``largest_change`` of the score (HMG: gap in nats per token; CAM: one minus cosine), ``lost``
+        (samples whose score is NaN) and ``cost`` (tokens read, padding included, over those without the defect).
+    """
+    switches = {field.name: Defects.only(field.name) for field in fields(Defects)}
+    jobs = [(score, name, switches[name]) for name, (score, _) in WORDS.items()]
+    jobs += [(score, RELEASED, Defects()) for score in ("HMG", "CAM")]
+    fixed = {score: _scores(pair, encoded, window, segment_length, score, Defects.none()) for score in ("HMG", "CAM")}
+    rows = []
+    for score, name, defects in track(jobs, "what the fixes change"):
+        values, read = _scores(pair, encoded, window, segment_length, score, defects)
+        exact, least = fixed[score]
+        both = np.isfinite(values) & np.isfinite(exact)
+        known = both.sum() >= 3 and np.ptp(values[both]) > 0 and np.ptp(exact[both]) > 0
+        rows.append(
+            {
+                "score": score,
+                "defect": name,
+                "rank_correlation": float(spearmanr(values[both], exact[both]).statistic) if known else float("nan"),
+                "largest_change": float(np.abs(values - exact)[both].max()) if both.any() else float("nan"),
+                "lost": int((~both).sum()),
+                "cost": read / least,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _scores(
+    pair: Pair, encoded: Sequence[Encoded], window: int, segment_length: int, score: str, defects: Defects
+) -> tuple[np.ndarray, int]:
+    """The samples' scores and the tokens read for them, padding included."""
+    count: Counter = Counter()
+    if score == "HMG":
+        short, long = released_hmg(pair, encoded, window, defects=defects, count=count)
+        return short - long, count["padded"]
+    vectors = released_cam(pair, encoded, window, segment_length, defects=defects, count=count)
+    return np.array([contextual_awareness(nll, attention) for nll, attention in vectors]), count["padded"]
+
+
+def measured(study: Study, pair: Path, samples: Path) -> pd.DataFrame:
+    """`changes` over a few samples of every kind of a pool, at most three; computed once and kept.
+
+    Args:
+        pair: of `pretrain.pair`. samples: a pool of `corpus.prepared`.
+    """
+    profile = study.profile
+    per_kind = max(1, min(3, profile.pool_per_kind // 4))
+    inputs = {"pair": pair, "samples": samples, "per_kind": per_kind, "window": profile.max_length}
+    inputs |= {"segment_length": profile.segment_length, "dtype": profile.dtype}
+    folder = Build(f"fixes-{samples.stem}", write_changes, tuple(inputs.values()), inputs).folder(study)
+    return pd.read_csv(folder / "changes.csv")
+
+
+def write_changes(
+    pair: Path, samples: Path, per_kind: int, window: int, segment_length: int, dtype: str, out: Path
+) -> None:
+    """Compute the table of `measured` and leave it in the folder ``out``."""
+    short, tokenizer = loading.load(pair / "short", dtype)
+    long, _ = loading.load(pair / "long", dtype)
+    drawn = pd.DataFrame([{"kind": s.kind, "sample": s} for s in sorted(read_samples(samples), key=lambda s: s.id)])
+    chosen = drawn.groupby("kind", sort=False).head(per_kind)["sample"]
+    encoded = [encode(sample, tokenizer, window) for sample in chosen]
+    changes(Pair(short, long, tokenizer), encoded, window, segment_length).to_csv(out / "changes.csv", index=False)

@@ -1,0 +1,327 @@
+"""One function a figure: a tidy table in, a matplotlib figure out, in one colour-blind-safe style.
+
+Figures are built without pyplot, so nothing depends on a display or on what was drawn before. `show` saves one and displays it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from gateau_lib.study.intervals import SEEDS, t_interval
+from gateau_lib.study.style import BLACK, BLUE, CYCLE, GREY, MARKERS, MUTED, ORANGE, RED, label, look, styled
+from gateau_lib.study.style import save as save  # part of this module's interface
+from gateau_lib.study.style import show as show
+from gateau_lib.study.style import text_table as text_table
+
+HEADLINE_SELECTORS = ["hmg_minmax_ntk", "hmg_log_truncate", "contrast_log", "cam_default", "cam_softmax_attention"]
+HEADLINE_SELECTORS += ["gateau_rank", "prolong", "ifd", "perplexity_guidance", "longest"]
+HEADLINE_STRATEGIES = ["theta_a_stretched", "normal", "packed", "pose", "skip_outer", "skip_all"]
+
+
+def _blank(width: float, height: float, columns: int = 1, **kwargs: Any) -> tuple[Figure, Any]:
+    fig = Figure(figsize=(width, height), layout="constrained")
+    return fig, fig.subplots(1, columns, **kwargs)
+
+
+def _order(values: pd.Series) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
+def _says_empty(axis: Axes, rows: pd.DataFrame) -> bool:
+    """Whether there is nothing to draw; the axes then say so."""
+    if rows.empty:
+        axis.set(xticks=[], yticks=[])
+        axis.annotate("no rows at this scale", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color=GREY)
+    return rows.empty
+
+
+@styled
+def corpus(samples: pd.DataFrame, short_window: int) -> Figure:
+    """Lengths by kind, and how far the evidence lies from the response (01).
+
+    Args:
+        samples: columns ``kind``, ``tokens`` and ``distance`` (tokens from the evidence to the response; NaN without evidence).
+    """
+    kinds = _order(samples["kind"])
+    fig, (left, right) = _blank(9, 0.32 * len(kinds) + 1.4, 2, sharey=True)
+    for axis, column in ((left, "tokens"), (right, "distance")):
+        groups = [samples.loc[samples["kind"] == kind, column].dropna().to_numpy() for kind in kinds]
+        for y, values in enumerate(groups):
+            axis.scatter(values, np.full(len(values), y), s=14, color=MUTED[y % 9], alpha=0.6, linewidths=0)
+            if len(values):
+                axis.plot([np.median(values)] * 2, [y - 0.3, y + 0.3], color=BLACK)
+    counts = samples["kind"].value_counts()
+    left.set_yticks(range(len(kinds)), [f"{kind.replace('_', ' ')} ({counts[kind]})" for kind in kinds])
+    left.invert_yaxis()
+    left.set(xlabel="length, tokens", title="Lengths")
+    right.axvline(short_window, color=RED, linestyle="--")
+    right.set(xlabel="evidence to end of response, tokens", title="Distance (dashed: short window)", xlim=(0, None))
+    return fig
+
+
+@styled
+def loss_curves(log: pd.DataFrame) -> Figure:
+    """Training loss of each model, columns ``model, step, loss`` in nats per token (02, 06)."""
+    fig, axis = _blank(6, 3)
+    for i, model in enumerate(_order(log["model"])):
+        rows = log[log["model"] == model]
+        axis.plot(rows["step"], rows["loss"], color=look(model, i)["color"], label=label(model))
+    axis.set(xlabel="optimizer step", ylabel="loss, nats per token", ylim=(0, None))
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend()
+    return fig
+
+
+@styled
+def by_length(rows: pd.DataFrame, windows: Mapping[str, int], xlabel: str = "context length, tokens") -> Figure:
+    """Answer tokens right by a number of tokens, one line a method, bars = 95 % interval over seeds (02, 07, 08).
+
+    Args:
+        rows: metrics rows whose ``condition`` is a number of tokens; the axis is logarithmic if they double.
+        windows: lengths to mark with a dashed line, by their label.
+    """
+    fig, axis = _blank(6.5, 3.4)
+    _draw_by_length(axis, rows, xlabel)
+    for name, length in windows.items() if len(rows) else ():
+        axis.axvline(length, color=GREY, linestyle="--", linewidth=1)
+        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
+        axis.annotate(name, (length, 1), (0, 2), **place, fontsize=7, color="#555555")
+    return fig
+
+
+def _draw_by_length(axis: Axes, rows: pd.DataFrame, xlabel: str = "context length, tokens") -> None:
+    if _says_empty(axis, rows):
+        return
+    data = rows.assign(length=rows["condition"].astype(int))
+    methods, lengths = _order(data["method"]), sorted(data["length"].unique())
+    doubled = all(b >= 2 * a for a, b in pairwise(lengths))
+    for i, method in enumerate(methods):
+        groups = data[data["method"] == method].groupby("length")["value"]
+        means = groups.mean()
+        shift = 0.04 * (i - (len(methods) - 1) / 2)  # side by side, so that intervals do not hide each other
+        x = means.index * 2**shift if doubled else means.index + shift * lengths[0]
+        axis.plot(x, means, label=label(method), markersize=5, **look(method, i))
+        if groups.count().min() >= SEEDS:
+            low, high = np.array([t_interval(values)[1:] for _, values in groups]).T
+            axis.vlines(x, low.clip(0), high.clip(max=1), color=look(method, i)["color"], alpha=0.6, linewidth=1)
+    if doubled:
+        axis.set_xscale("log", base=2)
+    axis.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    axis.minorticks_off()
+    axis.set(xlabel=xlabel, ylabel="answer tokens right", ylim=(0, 1.04))
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+@styled
+def scores_by_kind(
+    scores: pd.DataFrame, found: Sequence[str], xlabel: str = "score", wanted: str = "evidence beyond the short window"
+) -> Figure:
+    """Every sample's score by kind, one panel a method (03, 04, 05).
+
+    Args:
+        scores: columns ``kind, method, value``.
+        found: the kinds a selector ought to put on top; drawn in red.
+        xlabel: quantity and unit. wanted: what the legend calls the kinds found.
+    """
+    columns = 3
+    methods, kinds = _order(scores["method"]), _order(scores["kind"])
+    lines = -(-len(methods) // columns)
+    columns = min(columns, len(methods))
+    fig = Figure(figsize=(3.1 * columns + 0.8, (0.24 * len(kinds) + 0.9) * lines), layout="constrained")
+    axes = np.atleast_1d(fig.subplots(lines, columns, sharey=True)).ravel()
+    for axis, method in zip(axes, methods, strict=False):
+        for y, kind in enumerate(kinds):
+            values = scores.loc[(scores["method"] == method) & (scores["kind"] == kind), "value"].to_numpy()
+            # Spread the points by their rank so that equal scores stay visible, without a random generator.
+            offsets = ((np.arange(len(values)) * 0.618) % 1 - 0.5) * 0.5
+            colour = RED if kind in found else BLUE
+            axis.scatter(values, y + offsets, s=9, color=colour, alpha=0.55, linewidths=0)
+            if len(values):
+                axis.plot([np.median(values)] * 2, [y - 0.38, y + 0.38], color=BLACK)
+        axis.set_title(label(method))
+        axis.locator_params(axis="x", nbins=6)
+    fig.supxlabel(xlabel, fontsize=9)
+    axes[0].set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
+    axes[0].invert_yaxis()
+    for axis in axes[len(methods) :]:
+        axis.set_visible(False)
+    names = [Patch(color=RED, label=wanted), Patch(color=BLUE, label="other")]
+    fig.legend(handles=names, loc="outside upper center", ncols=2)
+    return fig
+
+
+@styled
+def dots(rows: pd.DataFrame, xlabel: str = "AUC", chance: float | None = 0.5) -> Figure:
+    """One line a method, best first: seeds as small dots, mean, 95 % interval; one colour a condition (03, 04, 05, 07)."""
+    fig, axis = _blank(6.5, (0.25 + 0.05 * rows["condition"].nunique()) * rows["method"].nunique() + 1.1)
+    _draw_dots(axis, rows, xlabel, chance)
+    return fig
+
+
+def _draw_dots(axis: Axes, rows: pd.DataFrame, xlabel: str, chance: float | None) -> None:
+    if _says_empty(axis, rows):
+        return
+    conditions = _order(rows["condition"])
+    first = rows[rows["condition"] == conditions[0]].groupby("method")["value"].mean()
+    methods = sorted(rows["method"].unique(), key=lambda m: (-first.get(m, -np.inf), m))
+    for y in range(1, len(methods), 2):  # bands show which marks belong to a name
+        axis.axhspan(y - 0.5, y + 0.5, color="#F3F3F3", linewidth=0, zorder=0)
+    for c, condition in enumerate(conditions):
+        colour, shift = CYCLE[c % 8], (c - (len(conditions) - 1) / 2) * 0.27
+        for y, method in enumerate(methods):
+            values = rows.loc[(rows["method"] == method) & (rows["condition"] == condition), "value"].to_numpy()
+            if not len(values):
+                continue
+            at = y + shift
+            axis.scatter(values, [at] * len(values), s=10, color=colour, alpha=0.4, linewidths=0)
+            if len(values) >= SEEDS:
+                axis.plot(t_interval(values)[1:], [at, at], color=colour, linewidth=1.2)
+            name = condition.replace("_", " ") if y == 0 or c and method == methods[0] else None
+            axis.plot(values.mean(), at, MARKERS[c % 8], color=colour, markersize=5.5, label=name, linestyle="none")
+    axis.set_yticks(range(len(methods)), [label(m) for m in methods])
+    axis.set_ylim(len(methods) - 0.5, -0.5)
+    axis.set(xlabel=xlabel)
+    if chance is not None:
+        axis.axvline(chance, color=GREY, linestyle="--", linewidth=1)
+    if rows["value"].between(0, 1).all():  # a wide interval of few seeds must not squeeze the picture
+        low, high = axis.get_xlim() if chance is None else (-1, 2)
+        high = min(high, 1.02)
+        axis.set_xlim(max(min(low, high - 0.1), -0.02), high)  # nor a tenth of a per cent look like a lot
+    if len(conditions) > 1:
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(conditions))
+
+
+@styled
+def importance_and_attention(segments: pd.DataFrame, evidence: Sequence[int], title: str = "") -> Figure:
+    """Importance and attention of one sample's segments; shaded: the evidence (04).
+
+    Args:
+        segments: columns ``segment, importance, attention``, both shares that sum to one.
+        evidence: numbers of the segments that hold the evidence.
+    """
+    fig, axis = _blank(7, 2.6)
+    for number in evidence:
+        axis.axvspan(number - 0.5, number + 0.5, color=ORANGE, alpha=0.25, linewidth=0)
+    axis.bar(segments["segment"] - 0.2, segments["importance"], 0.4, color=BLUE, label="importance (response given this segment)")
+    axis.bar(segments["segment"] + 0.2, segments["attention"], 0.4, color=RED, label="attention from the response")
+    axis.set(xlabel="segment of the context", ylabel="share")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    fig.suptitle(title, x=0.01, ha="left", fontsize=10)
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return fig
+
+
+@styled
+def pair_matrix(terms: pd.DataFrame, threshold: float, kind: str) -> Figure:
+    """ProLong's dependency strength of every sampled pair: row c_i read after column c_j; columns ``i, j, strength`` (05)."""
+    size = int(terms["i"].max()) + 1
+    grid = np.full((size, size), np.nan)
+    grid[terms["i"], terms["j"]] = terms["strength"]
+    fig, axis = _blank(4.8, 4)
+    image = axis.imshow(grid, cmap="PuOr_r", vmin=-1, vmax=1, interpolation="nearest")
+    strong = terms[terms["strength"] > threshold]
+    axis.scatter(strong["j"], strong["i"], s=8, facecolors="none", edgecolors=BLACK, linewidths=0.6)
+    axis.set(xlabel="earlier segment j", ylabel="segment i", title=f"Pairs of segments, {kind} document")
+    axis.locator_params(integer=True)
+    axis.grid(False)
+    fig.colorbar(image, ax=axis, shrink=0.85, extend="min", label=f"dependency strength (circles: above {threshold:g})")
+    return fig
+
+
+@styled
+def correlation(matrix: pd.DataFrame, title: str = "Spearman correlation of the scores") -> Figure:
+    """Square table of correlations, or of shares if none is negative, as a heat map with its numbers (05)."""
+    size = len(matrix)
+    fig, axis = _blank(0.55 * size + 2.6, 0.45 * size + 1.6)
+    scale = {"cmap": "PuOr_r", "vmin": -1} if (matrix < 0).any(axis=None) else {"cmap": "Oranges", "vmin": 0}
+    image = axis.imshow(matrix.to_numpy(), vmax=1, **scale)
+    for (y, x), value in np.ndenumerate(matrix.to_numpy()):
+        axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if abs(value) > 0.65 else BLACK)
+    axis.set_xticks(range(size), [label(c) for c in matrix.columns], rotation=40, ha="right")
+    axis.set_yticks(range(size), [label(c) for c in matrix.index])
+    axis.set_title(title)
+    axis.grid(False)
+    fig.colorbar(image, ax=axis, shrink=0.85)
+    return fig
+
+
+@styled
+def composition(counts: pd.DataFrame) -> Figure:
+    """What kinds each selection holds, as stacked bars; columns ``selection, kind, count`` (05)."""
+    table = counts.pivot_table(index="selection", columns="kind", values="count", aggfunc="sum", fill_value=0)
+    table = table.loc[_order(counts["selection"]), _order(counts["kind"])]
+    fig, axis = _blank(7.5, max(0.34 * len(table) + 1.2, 0.2 * len(table.columns) + 0.5))
+    left = np.zeros(len(table))
+    for i, kind in enumerate(table.columns):
+        axis.barh(range(len(table)), table[kind], left=left, color=MUTED[i % 9], edgecolor="white", label=kind.replace("_", " "))
+        left += table[kind].to_numpy()
+    axis.set_yticks(range(len(table)), [label(s) for s in table.index])
+    axis.invert_yaxis()
+    axis.set_xlabel("samples")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+@styled
+def cost(rows: pd.DataFrame) -> Figure:
+    """What scoring costs: over the released procedures, by length, and in memory (05); the rows of `speed_goals.read`."""
+    fig = Figure(figsize=(10.5, 2.9))  # laid out by hand: with three columns the solver's last bits, and so the bytes, vary
+    left, middle, right = fig.subplots(1, 3)
+    fig.subplots_adjust(left=0.15, right=0.98, bottom=0.18, top=0.87, wspace=0.65)
+    table = rows[rows["section"].isin(["HMG + CAM", "ProLong"])].set_index(["section", "what"])[["seconds", "padded"]]
+    share = table / table.xs("released", level="what").reindex(table.index.get_level_values("section")).to_numpy()
+    share = share.drop("released", level="what")
+    for n, (column, name) in enumerate({"seconds": "seconds", "padded": "tokens, with padding"}.items()):
+        left.barh(np.arange(len(share)) + 0.38 * (n - 0.5), share[column], 0.36, color=CYCLE[n], label=name)
+    left.axvline(1, color=GREY, linestyle="--", linewidth=1)
+    left.set_yticks(range(len(share)), [f"{section}, {what}" for section, what in share.index])
+    left.set(xlabel="share of the released procedure", xlim=(0, 1.05))
+    passes, peaks = rows[rows["section"] == "passes"], rows[rows["section"] == "memory"]
+    for n, (what, group) in enumerate(passes.groupby("what", sort=False)):
+        middle.plot(group["length"], group["seconds"], label=what, color=CYCLE[n], marker=MARKERS[n])
+    middle.set(xscale="log", yscale="log", xlabel="length, tokens", ylabel="seconds a pass")
+    lengths = sorted(passes["length"].unique())
+    middle.set_xticks(lengths, [f"{n / 1024:g}k" for n in lengths], minor=False)
+    middle.minorticks_off()
+    right.barh(peaks["what"], peaks["peak_mib"], 0.6, color=CYCLE[2])
+    right.set(xscale="log", xlim=(10, None), xlabel=f"peak MiB, pass of {peaks['length'].max():,.0f} tokens")
+    for axis in (left, right):
+        axis.invert_yaxis()
+    for axis in (left, middle):
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return fig
+
+
+@styled
+def headline(metrics: pd.DataFrame) -> Figure:
+    """The study in one picture: how well each selector finds far evidence, and SkipAlign by length (README)."""
+    auc = metrics[(metrics["metric"] == "auc") & (metrics["condition"] == "independent")]
+    skip = metrics[(metrics["metric"] == "long_accuracy") & metrics["condition"].astype(str).str.isdigit()]
+    fig, (left, right) = _blank(10, 4, 2)
+    _draw_dots(left, auc[auc["method"].isin(HEADLINE_SELECTORS)], "AUC for samples that need far evidence", 0.5)
+    left.set_title("Who finds the samples with far evidence?")
+    rank = {m: i for i, m in enumerate(HEADLINE_STRATEGIES)}
+    shown = skip[skip["method"].isin(rank)].sort_values("method", key=lambda m: m.map(rank), kind="stable")
+    _draw_by_length(right, shown)
+    if len(shown):
+        right.legend(loc="lower left")  # beside the axes there is no room; recall of short contexts stays above it
+    right.set_title("Short samples only: what extends the window?")
+    return fig
+
+
+def verdict_table(verdicts: pd.DataFrame) -> str:
+    """Markdown table of verdicts (`claims.verdicts`): claim, verdict, difference with its 95 % interval."""
+    lines = ["| claim | of | verdict | difference [95 %] | seeds |", "|---|---|---|---|---|"]
+    for row in verdicts.itertuples():
+        interval = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+        difference = "; ".join([interval] * bool(np.isfinite(row.difference)) + [row.reason] * bool(row.reason))
+        lines.append(f"| {row.statement} | {row.paper} | **{row.verdict}** | {difference} | {row.seeds} |")
+    return "\n".join(lines) + "\n"

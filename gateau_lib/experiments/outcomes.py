@@ -1,0 +1,141 @@
+"""What the training experiments came to: held-out evaluation of every run, as tables and metrics rows (notebook 07)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gateau_lib.data import passages
+from gateau_lib.evaluation.haystack import needle_map
+from gateau_lib.evaluation.planted import evaluate_all, perplexity_by_length
+from gateau_lib.experiments.tuning_runs import EQUAL_EPOCHS, STRATEGIES, run_parts
+from gateau_lib.models import loading
+from gateau_lib.study.intervals import SEEDS, t_interval
+from gateau_lib.study.store import Study
+from gateau_lib.study.workers import Build, at_once, build_all
+
+UNTRAINED = ("base", "theta_a_stretched")  # models without a seed
+PERPLEXITY_TAIL = 64  # tokens
+
+
+def evaluated(study: Study, data: Path, dirs: Mapping[str, Path], sets: Sequence[str], generated: bool) -> pd.DataFrame:
+    """Rows of `planted.evaluate_all` for models named as their runs, with the columns ``method`` and ``seed``.
+
+    Args:
+        dirs: run name or one of `UNTRAINED` -> folder; an untrained model has no seed, so its rows are given to each.
+        sets: names of held-out files below ``data/eval``.
+        generated: also decode answers.
+    """
+    paths = {name: data / "eval" / f"{name}.jsonl" for name in sets}
+    rows = evaluate_all(study, dirs, paths, generated=generated, dtype=study.profile.dtype)
+    return by_run(rows, study.profile.pool_seeds)
+
+
+def by_run(rows: pd.DataFrame, pool_seeds: int) -> pd.DataFrame:
+    """``rows`` with ``method`` and ``seed`` in place of ``model``; those of an untrained model once for each seed."""
+    frames = []
+    for name, group in rows.groupby("model", sort=False):
+        runs = [{"method": name, "seed": n} for n in range(pool_seeds)] if name in UNTRAINED else [run_parts(str(name))]
+        frames += [group.drop(columns="model").assign(**run) for run in runs]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _write_perplexity(model_dir: Path, documents: list[list[int]], lengths: tuple[int, ...], dtype: str, folder: Path) -> None:
+    model, _ = loading.load(model_dir, dtype)
+    perplexity_by_length(model, documents, lengths, tail=PERPLEXITY_TAIL).to_parquet(folder / "rows.parquet")
+
+
+def perplexities(study: Study, dirs: Mapping[str, Path], tokenizer: Any) -> pd.DataFrame:
+    """NLL by length of held-out documents that restate in their second half what their first half says.
+
+    Returns:
+        Columns ``method, seed, document, length, nll``: nats per token of the same last tokens, read with ``length`` tokens.
+    """
+    lengths, count = study.profile.eval_lengths, max(2, study.profile.eval_items // 2)
+    sizes = (max(lengths) + 100, max(lengths) + 200)  # a document may miss its wanted length by a sentence or two
+    longer = replace(study.profile, pool_tokens=sizes)
+    texts = [text for _, text in passages.documents(longer, tokenizer, study.seed * 100 + 90_000, "dependent", count)]
+    documents = [tokenizer(text, verbose=False)["input_ids"] for text in texts]
+    inputs = {"documents": documents, "lengths": lengths, "dtype": study.profile.dtype}
+    builds = {
+        name: Build("perplexity", _write_perplexity, (folder, *inputs.values()), {"model": folder, **inputs})
+        for name, folder in dirs.items()
+    }
+    folders = build_all(study, builds, at_once(study.profile), "perplexity")
+    found = [pd.read_parquet(f / "rows.parquet").assign(model=name) for name, f in zip(builds, folders, strict=True)]
+    return by_run(pd.concat(found, ignore_index=True), study.profile.pool_seeds)
+
+
+def metrics_rows(rows: pd.DataFrame, metric: str, measure: str, condition: str) -> list[dict[str, Any]]:
+    """Metrics rows of `evidence.write_metrics`: the mean of ``measure`` for each method and seed, in order of appearance.
+
+    Args:
+        condition: a column of ``rows`` whose values are the conditions, or the condition itself.
+    """
+    rows = rows.assign(condition=rows[condition].astype(str) if condition in rows else condition)
+    groups = rows.groupby(["method", "condition", "seed"], sort=False)[measure]
+    table = pd.DataFrame({"value": groups.mean().astype(float), "n": groups.size()}).reset_index()
+    return table.assign(metric=metric).to_dict("records")
+
+
+def selection_metrics(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Metrics of the selection runs from the rows of `evaluated` on the sets long and short.
+
+    Conditions: ``equal_tokens``; ``equal_epochs`` for the whole pool and GATEAU's selection, whose runs are the same.
+    """
+    long, short = rows[rows["set"] == "long"], rows[rows["set"] == "short"]
+    found = metrics_rows(long, "long_accuracy", "token_accuracy", "equal_tokens")
+    found += metrics_rows(long, "long_exact", "exact_match", "equal_tokens")
+    found += metrics_rows(long, "long_f1", "f1", "equal_tokens")
+    found += metrics_rows(short, "short_accuracy", "token_accuracy", "equal_tokens")
+    epochs = {EQUAL_EPOCHS: "full", "gateau": "gateau"}
+    again = [row | {"method": epochs[row["method"]], "condition": "equal_epochs"} for row in found if row["method"] in epochs]
+    return [row for row in found if row["method"] != EQUAL_EPOCHS] + again
+
+
+def skip_metrics(rows: pd.DataFrame, cells: pd.DataFrame) -> list[dict[str, Any]]:
+    """Metrics of the skipping runs: answer tokens right by length of the needle items, and on short tasks.
+
+    Args:
+        rows: of `evaluated` on the sets needle and short. cells: of `haystack.needle_cells`.
+    """
+    found = rows["method"].isin(("theta_a_stretched", *STRATEGIES))
+    needle = rows[found & (rows["set"] == "needle")].merge(cells, on="id", validate="many_to_one")
+    short = rows[found & (rows["set"] == "short")]
+    accuracy = metrics_rows(needle, "long_accuracy", "token_accuracy", "length")
+    return accuracy + metrics_rows(short, "short_accuracy", "token_accuracy", "short_tasks")
+
+
+def needle_maps(rows: pd.DataFrame, cells: pd.DataFrame, methods: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Needle map of each method, mean over seeds: answer tokens right by depth (rows) and length (columns)."""
+    needle = rows[rows["set"] == "needle"]
+    means = needle.groupby(["method", "id"])["token_accuracy"].mean().reset_index()
+    return {method: needle_map(means[means["method"] == method], cells) for method in methods}
+
+
+def task_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Long tasks by method: exact match and F1 of generated answers, answer tokens right when read; means over seeds."""
+    measures = {"exact_match": "exact match", "f1": "token F1", "token_accuracy": "answer tokens right"}
+    long = rows[rows["set"] == "long"].rename(columns=measures)
+    table = long.groupby(["method", "kind"], sort=False)[list(measures.values())].mean()
+    return table.unstack("kind").rename_axis(columns=["measure", "task"])
+
+
+def against(rows: Iterable[dict[str, Any]], reference: str) -> pd.DataFrame:
+    """Each method's metrics rows less those of ``reference``, paired by seed: mean and 95 % interval of the difference.
+
+    Returns:
+        index ``method``; columns ``value`` (mean), ``difference``, ``low``, ``high`` (NaN with fewer than three seeds).
+    """
+    table = pd.DataFrame(rows).pivot(index="seed", columns="method", values="value")
+    out = {}
+    for method in table:
+        gap = table[method] - table[reference]
+        mean, low, high = t_interval(gap) if len(gap) >= SEEDS else (gap.mean(), np.nan, np.nan)
+        out[method] = {"value": table[method].mean(), "difference": mean, "low": low, "high": high}
+    return pd.DataFrame(out).T.rename_axis("method").sort_values("value", ascending=False)

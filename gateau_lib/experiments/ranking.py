@@ -1,0 +1,185 @@
+"""From the scores of a pool to rankings, selections and the rows that the claims are judged by (notebooks 03, 04 and 05).
+
+A *pool table* is what `pool.scored` returns for one pool and seed; a *method* is a column that is high for what it would select.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata, spearmanr
+from sklearn.metrics import roc_auc_score
+
+from gateau_lib.methods import baselines, gateau, selection
+from gateau_lib.methods.hmg import homologous_models_perplexity, pool_gap
+from gateau_lib.methods.model_passes import READINGS
+from gateau_lib.methods.selection import _numbers, size
+
+FRACTIONS = (0.1, 0.3, 0.5)  # GATEAU selects 10, 30 and 50 %
+GUIDANCE = (*(f"hmg_minmax_{r}" for r in READINGS), *(f"hmg_log_{r}" for r in READINGS), "contrast_log", "perplexity_guidance")
+COMBINATIONS = {f"gateau_{variant}": variant for variant in gateau.VARIANTS}
+
+
+def guidance(table: pd.DataFrame) -> pd.DataFrame:
+    """A pool table with the methods of `GUIDANCE`, from its NLLs.
+
+    ``hmg_minmax_<reading>``: the min-max perplexity gap d_k (GATEAU; the softmax after it changes no rank);
+    ``hmg_log_<reading>``: the gap in nats; ``contrast_log``: the gap of the long model to itself cut to the short window;
+    ``perplexity_guidance``: the long model's NLL.
+    """
+    long = table["nll_long"]
+    gaps = {f"hmg_minmax_{r}": pool_gap(table[f"nll_short_{r}"], long) for r in READINGS}
+    gaps |= {f"hmg_log_{r}": pool_gap(table[f"nll_short_{r}"], long, scale="log") for r in READINGS}
+    return table.assign(**gaps, contrast_log=table["nll_long_truncate"] - long, perplexity_guidance=long)
+
+
+def combined(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """A pool table with HMP, GATEAU's three combinations and the baselines that notebook 05 adds.
+
+    ``hmp``: with the short model's window extended, as published; ``ifd``: response loss given its prompt over its loss alone,
+    samples above 1 below all others, since Cherry drops them; ``longest``: tokens.
+
+    Args:
+        alpha: weight of HMP against CAM.
+    """
+    hmp = homologous_models_perplexity(table["nll_short_ntk"], table["nll_long"])
+    mixed = {name: gateau.combine(hmp, table["cam_default"], variant, alpha) for name, variant in COMBINATIONS.items()}
+    ifd = baselines.instruction_following_difficulty(table["nll_long"], table["nll_alone"])
+    return table.assign(hmp=hmp, **mixed, ifd=np.where(ifd > 1, 0.0, ifd), longest=table["n_tokens"].astype(float))
+
+
+def by_pool(table: pd.DataFrame, function: Any, *arguments: Any) -> pd.DataFrame:
+    """``function`` (such as `guidance`) on each pool and seed by itself, the rows in their order."""
+    count = table.attrs.get("count")
+    whole = pd.concat([function(part, *arguments) for _, part in table.groupby(["pool", "seed"], sort=False)])
+    whole.attrs["count"] = count
+    return whole
+
+
+def auc_rows(table: pd.DataFrame, methods: Sequence[str], label: str = "needs_far") -> list[dict[str, Any]]:
+    """Metrics rows ``auc`` of each method, pool (the condition) and seed."""
+    return _rows(table, methods, "auc", lambda part, m: auc(part[label], part[m]))
+
+
+def precision_rows(table: pd.DataFrame, methods: Sequence[str], fractions: Sequence[float] = FRACTIONS) -> list[dict[str, Any]]:
+    """Metrics rows ``precision_at_10`` and so on: the share of wanted samples in a method's top fraction."""
+    rows = []
+    for fraction in fractions:
+        name = f"precision_at_{round(100 * fraction)}"
+        rows += _rows(table, methods, name, lambda part, m, f=fraction: precision_at(part["needs_far"], part[m], f))
+    return rows
+
+
+def correlation_rows(table: pd.DataFrame, methods: Sequence[str], other: str, condition: str = "") -> list[dict[str, Any]]:
+    """Metrics rows ``rank_correlation`` of each method with the column ``other``; the condition is ``condition`` or the pool."""
+    rows = _rows(table, methods, "rank_correlation", lambda part, m: rank_correlation(part[m], part[other]))
+    return [row | {"condition": condition or row["condition"]} for row in rows]
+
+
+def _rows(table: pd.DataFrame, methods: Sequence[str], metric: str, measure: Any) -> list[dict[str, Any]]:
+    return [
+        {"metric": metric, "method": m, "condition": pool, "seed": seed, "value": measure(part, m), "n": len(part)}
+        for (pool, seed), part in table.groupby(["pool", "seed"], sort=False)
+        for m in methods
+    ]
+
+
+def mean_table(rows: Sequence[dict[str, Any]], columns: str = "condition") -> pd.DataFrame:
+    """Metrics rows as a table of means over seeds: methods by ``columns``, in their order of appearance."""
+    frame = pd.DataFrame(rows)
+    table = frame.pivot_table(index="method", columns=columns, values="value", aggfunc="mean")
+    return table.loc[list(dict.fromkeys(frame["method"])), list(dict.fromkeys(frame[columns]))]
+
+
+def within_lengths(table: pd.DataFrame, method: str, bins: int = 3) -> float:
+    """AUC among samples of like length: the mean over equal parts of the pool by ``n_tokens``, weighted by pairs."""
+    part = pd.qcut(table["n_tokens"].rank(method="first"), bins, labels=False)
+    found, weights = [], []
+    for _, rows in table.groupby(part):
+        wanted = int(rows["needs_far"].sum())
+        if 0 < wanted < len(rows):  # else there is nothing to tell apart
+            found.append(auc(rows["needs_far"], rows[method]))
+            weights.append(wanted * (len(rows) - wanted))
+    return float(np.average(found, weights=weights)) if found else float("nan")
+
+
+def mean_correlation(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Spearman correlations among columns, (columns, columns), the mean over pools and seeds."""
+    parts = [part[list(columns)].corr("spearman") for _, part in table.groupby(["pool", "seed"], sort=False)]
+    return sum(parts[1:], parts[0]) / len(parts)
+
+
+def selections(table: pd.DataFrame, fraction: float, seed: int) -> dict[str, list[str]]:
+    """What every selector takes from one pool, best first: ids by the selector's name, as notebook 06 trains on them.
+
+    Args:
+        table: a pool table with `guidance`, CAM, ProLong and `combined`.
+        fraction: share of the pool; ``full`` takes all of it.
+        seed: of the random draws.
+    """
+    ids = list(table["id"])
+    methods = {"gateau": "gateau_rank", "hmg": "hmp", "cam": "cam_default", "prolong": "prolong"}
+    methods |= {"perplexity": "perplexity_guidance"}
+    chosen = {name: selection.top_fraction(ids, table[method], fraction) for name, method in methods.items()}
+    size = len(chosen["gateau"])
+    return chosen | {
+        "random": baselines.random_subset(ids, size, seed),
+        "length_matched": baselines.length_matched_random(ids, table["n_tokens"], chosen["gateau"], seed),
+        "longest": baselines.longest(ids, table["n_tokens"], size),
+        "full": sorted(ids),
+    }
+
+
+def overlaps(chosen: dict[str, Sequence[str]]) -> pd.DataFrame:
+    """Jaccard index of every two selections, (selections, selections)."""
+    return pd.DataFrame({a: {b: overlap(chosen[a], chosen[b]) for b in chosen} for a in chosen})
+
+
+def twins(ids: Sequence[str]) -> int:
+    """Planted near duplicates that were selected together with the sample they copy."""
+    return sum("-near_duplicate-" in each and each.replace("-near_duplicate-", "-far-") in set(ids) for each in ids)
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's correlation of two scores over a pool: the audit of how much a part decides the combined ranking.
+
+    Raises:
+        ValueError: NaN, or a constant score (its ranks are undefined).
+    """
+    x, y = _numbers(a, "first score"), _numbers(b, "second score")
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        raise ValueError("a constant score has no rank correlation; check that the pool was scored")
+    return float(spearmanr(x, y).statistic)
+
+
+def overlap(a: Sequence[str], b: Sequence[str]) -> float:
+    """Jaccard index of two selections, in [0, 1]; two empty ones are equal, 1."""
+    union = set(a) | set(b)
+    return len(set(a) & set(b)) / len(union) if union else 1.0
+
+
+def _labelled(labels: Sequence[bool], scores: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    values, truth = _numbers(scores, "scores"), np.asarray(labels, dtype=bool)
+    if truth.shape != values.shape:
+        raise ValueError(f"{truth.size} labels for {values.size} scores")
+    return truth, values
+
+
+def auc(labels: Sequence[bool], scores: Sequence[float]) -> float:
+    """Chance that a labelled sample scores above an unlabelled one, ties half: the area under the ROC curve."""
+    truth, values = _labelled(labels, scores)
+    if truth.all() or not truth.any():
+        raise ValueError("AUC needs samples with and without the label; check the pool's kinds")
+    return float(roc_auc_score(truth, rankdata(values)))  # ranks, because the library refuses infinite scores
+
+
+def precision_at(labels: Sequence[bool], scores: Sequence[float], fraction: float) -> float:
+    """Share of labelled samples in the top ``fraction``; samples tied at the edge count by their expected share."""
+    truth, values = _labelled(labels, scores)
+    k = size(values.size, fraction)
+    edge = np.sort(values)[-k]
+    above, tied = values > edge, values == edge
+    return float((truth[above].sum() + (k - above.sum()) * truth[tied].mean()) / k)

@@ -1,0 +1,51 @@
+"""The study's planted corpus as an artefact, and the tokenizer that reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gateau_lib.data.corpus import write_corpus
+from gateau_lib.data.tokenizer import build_tokenizer
+from gateau_lib.models.loading import SHIPPED
+from gateau_lib.study.store import Study, artefact
+
+
+def load_tokenizer(study: Study) -> Any:
+    """The study's tokenizer: built from scratch, the shipped one, or that of the short model on the hub or in a folder."""
+    name = study.profile.short_model
+    if name == "scratch":
+        return build_tokenizer()
+    from gateau_lib.models import loading
+    from gateau_lib.sources import hub
+
+    return loading.load_tokenizer(loading.SHIPPED / "short" if name == "shipped" else hub.model(study, name))
+
+
+# Fields of a profile that decide what the corpus holds; others may change without making it anew.
+_FIELDS = (
+    "short_model",
+    "short_window",
+    "pool_per_kind",
+    "pool_tokens",
+    "pool_seeds",
+    "short_pool",
+    "eval_items",
+    "eval_lengths",
+)
+
+
+def prepared(study: Study) -> Path:
+    """The study's corpus folder (see `write_corpus`), made once for its profile and seed."""
+    inputs = {name: getattr(study.profile, name) for name in _FIELDS}
+    if study.profile.short_model == "shipped":
+        inputs["shipped"] = SHIPPED
+    elif study.profile.short_model != "scratch":
+        from gateau_lib.sources import hub
+
+        inputs["revision"] = hub.identity(study, study.profile.short_model)
+
+    def build(out: Path) -> None:
+        write_corpus(out, study.profile, study.seed, load_tokenizer(study))
+
+    return artefact(study, "corpus", build, code=[write_corpus, load_tokenizer], seed=study.seed, **inputs)

@@ -1,0 +1,203 @@
+"""The two training experiments of notebooks 06 and 07: which runs there are, and what their logs say.
+
+*Selection*: the long model is fine-tuned on short instructions plus what a selector chose from a pool, all with one token budget.
+*Skipping*: the short model, its RoPE base stretched and not yet trained at it, is fine-tuned on short instructions alone under
+each position strategy. Every run exists once a candidate pool ``n``; ``n`` is the seed of its metrics rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedModel
+
+from gateau_lib.data.samples import encode
+from gateau_lib.models import loading, rope
+from gateau_lib.study.errors import DataError
+from gateau_lib.study.profiles import Profile
+from gateau_lib.study.store import Study, artefact
+from gateau_lib.training.minibatches import training_samples
+from gateau_lib.training.packing import plan_batches
+from gateau_lib.training.recipe import FineTune
+from gateau_lib.training.sft import training_log
+
+SELECTORS = ("gateau", "hmg", "cam", "prolong", "perplexity", "random", "length_matched", "longest", "full")
+STRATEGIES = ("normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all")
+EQUAL_EPOCHS = "full_epochs"  # the whole pool once more, as many times over as GATEAU's selection
+
+
+def selected_ids(study: Study, selector: str, n: int) -> tuple[str, ...]:
+    """Ids that notebook 05 selected from pool ``n``, sorted, so that their order in the ranking does not change a run's key.
+
+    Raises:
+        DataError: there is no such selection.
+    """
+    path = study.root / "selected" / f"05_{selector}-{n}.json"
+    if not path.is_file():
+        raise DataError(f"{path}: no selection by {selector!r}; run notebook 05 of profile {study.profile.name} first")
+    return tuple(sorted(json.loads(path.read_text(encoding="utf-8"))))
+
+
+def _job(study: Study, data: Path, group: str, method: str, n: int, base: Path, tokens: int, **settings: Any) -> FineTune:
+    profile = study.profile
+    return FineTune(
+        name=f"{group}-{method}-{n}",
+        base=base,
+        samples=(data / "short" / f"{n}.jsonl",),
+        tokens=tokens,
+        batch_tokens=profile.sft_batch_tokens,
+        window=profile.long_window,
+        learning_rate=profile.sft_learning_rate,
+        seed=study.seed * 100 + n,
+        **scale(profile),
+        **settings,
+    )
+
+
+def scale(profile: Profile) -> dict[str, Any]:
+    """How a profile trains, as fields of `FineTune`: number format, processes, what is tuned, and what fits at a time.
+
+    Models that were not built here are large, and keep no activations but those at gradient checkpoints.
+    """
+    small = profile.short_model in ("scratch", "shipped")
+    return {
+        "dtype": profile.dtype,
+        "processes": profile.processes,
+        "tuning": profile.tuning,
+        "sharding": profile.sharding,
+        "micro_tokens": profile.micro_tokens or None,
+        "gradient_checkpointing": not small,
+    }
+
+
+def selection_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
+    """Fine-tuning of the long model: ``sft-<selector>-<n>`` with equal tokens, and the whole pool again with equal epochs.
+
+    Args:
+        data: of `corpus.prepared`. pair: of `pretrain.pair`.
+
+    Raises:
+        DataError: a selection of notebook 05 is missing.
+    """
+    jobs = []
+    for n in range(study.profile.pool_seeds):
+        pool, budget = data / "pools" / f"independent-{n}.jsonl", study.profile.sft_tokens
+        common = (n, pair / "long")
+        jobs.append(_job(study, data, "sft", "short_only", *common, budget))
+        mine = {s: {"pool": pool, "selected": selected_ids(study, s, n)} for s in SELECTORS}
+        chosen = {s: _job(study, data, "sft", s, *common, budget, **mine[s]) for s in SELECTORS}
+        passes = [sum(sample_lengths(chosen[s])) for s in ("full", "gateau")]
+        longer = round(budget * passes[0] / passes[1])
+        jobs += [*chosen.values(), _job(study, data, "sft", EQUAL_EPOCHS, *common, longer, **mine["full"])]
+    return jobs
+
+
+def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
+    """Fine-tuning of the stretched short model on short instructions: ``skip-<strategy>-<n>``, equal tokens and samples."""
+    tokens, theta = study.profile.skip_steps * study.profile.sft_batch_tokens, _stretched_theta(study, pair)
+    # Packed: plain causal attention over the whole row. Kept apart, packed samples would only be Normal in other batches.
+    return [
+        _job(study, data, "skip", s, n, pair / "short", tokens, strategy=s, rope_theta=theta, packed_isolated=s != "packed")
+        for n in range(study.profile.pool_seeds)
+        for s in STRATEGIES
+    ]
+
+
+def _stretched_theta(study: Study, pair: Path) -> float:
+    """The RoPE base of the short model stretched to the target window by the NTK rule, as HMG reads it."""
+    config = loading.load_config(pair / "short")
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    factor = study.profile.long_window / config.max_position_embeddings
+    return rope.ntk_theta(config.rope_parameters["rope_theta"], factor, size)
+
+
+def sample_lengths(job: FineTune) -> list[int]:
+    """Training tokens of each sample of a job, end-of-text token included."""
+    tokenizer = loading.load_tokenizer(job.base)
+    return [len(encode(sample, tokenizer, job.window - 1).ids) + 1 for sample in training_samples(job)]
+
+
+def batch_shapes(job: FineTune) -> dict[str, list[tuple[int, int]]]:
+    """``(tokens, padding)`` of every batch of a job: samples as they come, in sorted batches (the study's way), and packed.
+
+    As they come: the same samples as in the sorted batches, shuffled, in as many batches.
+    """
+    lengths = sample_lengths(job)
+    plan = plan_batches(lengths, job.tokens, job.batch_tokens, job.seed)
+    order = np.random.default_rng(job.seed).permutation([i for batch in plan for (i,) in batch])
+    naive = [[(i,) for i in part] for part in np.array_split(order, len(plan))]
+    packed = plan_batches(lengths, job.tokens, job.batch_tokens, job.seed, job.window)
+
+    def shape(batch: list[tuple[int, ...]]) -> tuple[int, int]:
+        rows = [sum(lengths[i] for i in row) for row in batch]
+        return sum(rows), len(rows) * max(rows) - sum(rows)
+
+    plans = {"as they come": naive, "sorted": plan, "packed": packed}
+    return {name: [shape(batch) for batch in batches] for name, batches in plans.items()}
+
+
+def training_table(jobs: Sequence[FineTune], folders: Sequence[Path]) -> pd.DataFrame:
+    """One row a run: ``method``, ``seed`` and what its log says of it (`sft.fine_tune`), ``loss``: mean of its last fifth."""
+    rows = []
+    for job, folder in zip(jobs, folders, strict=True):
+        log = training_log(folder)
+        losses = log.pop("losses")
+        rows.append({**run_parts(job.name), **log, "loss": float(np.mean(losses[-max(1, len(losses) // 5) :]))})
+    return pd.DataFrame(rows)
+
+
+def loss_table(jobs: Sequence[FineTune], folders: Sequence[Path], smooth: int = 5) -> pd.DataFrame:
+    """Training loss of every method, mean over seeds and then over ``smooth`` steps: columns ``model, step, loss`` (nats)."""
+    logs = []
+    for job, folder in zip(jobs, folders, strict=True):
+        losses = training_log(folder)["losses"]
+        logs.append(pd.DataFrame({"model": run_parts(job.name)["method"], "step": range(1, len(losses) + 1), "loss": losses}))
+    means = pd.concat(logs).groupby(["model", "step"], sort=False)["loss"].mean()
+    rolled = means.groupby(level="model", sort=False).transform(lambda loss: loss.rolling(smooth, min_periods=1).mean())
+    return rolled.reset_index().sort_values("step", kind="stable")
+
+
+def run_parts(name: str) -> dict[str, Any]:
+    """``method`` and ``seed`` of a run's name."""
+    _, method, n = name.split("-")
+    return {"method": method, "seed": int(n)}
+
+
+def stretched(study: Study, pair: Path) -> Path:
+    """The short model stretched to the target window, untrained at it: the start of the skipping runs, as a folder."""
+    profile = study.profile
+    theta, window = _stretched_theta(study, pair), profile.long_window
+
+    def build(out: Path) -> None:
+        model, tokenizer = loading.load(pair / "short", profile.dtype, torch.device("cpu"))  # on its way to a file only
+        rope.with_rope_theta(model, theta, window).save_pretrained(out)
+        tokenizer.save_pretrained(out)
+
+    made_of = {"short": pair / "short", "theta": theta, "window": window, "dtype": profile.dtype}
+    return artefact(study, "stretched", build, code=[stretched], **made_of)
+
+
+@torch.inference_mode()
+def influence(model: PreTrainedModel, ids: Sequence[int], positions: Sequence[int], mask: bool) -> np.ndarray:
+    """Which tokens can change what the model computes at which others: each token is exchanged, the outputs are compared.
+
+    Args:
+        mask: pass a mask of ones; otherwise none.
+
+    Returns:
+        bool ``(tokens, tokens)``: row i, column j is true if token j reaches token i.
+    """
+    n = len(ids)
+    batch = torch.tensor(ids).repeat(n + 1, 1)
+    batch[range(n), range(n)] = (batch[range(n), range(n)] + 1) % model.config.vocab_size  # the last row stays as it is
+    given = {"input_ids": batch, "position_ids": torch.tensor(positions).repeat(n + 1, 1)}
+    given |= {"attention_mask": torch.ones_like(batch)} if mask else {}
+    hidden = model.model(**{k: v.to(model.device) for k, v in given.items()}, use_cache=False).last_hidden_state
+    change = (hidden[:n] - hidden[n]).abs().amax(-1)  # (exchanged token, token)
+    return (change > 1e-6 * hidden.abs().max()).T.cpu().numpy()

@@ -1,0 +1,1 @@
+"""The papers, one file a method: formula, source, open points."""

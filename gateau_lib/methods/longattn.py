@@ -1,0 +1,126 @@
+"""LongAttn: how much of a text's attention goes far back, and how evenly (Wu et al., arXiv 2502.16860; code src/LongAttn.py).
+
+In one attention layer, a pair of tokens is *far* if the key lies at least a quarter of the text before the query. *Strength* is
+the mean over tokens of the attention that goes to far keys, *variance* the variance of the far attention over all N x N pairs
+(zero where a pair is not far); both are means over heads. The released code min-maxes both over the pool and ranks by
+strength - variance / 2. It reads windows of exactly 32,768 tokens with the first layer of Llama-3.1-70B.
+
+Where this study departs from it: a sample is read whole and without padding, at its own length N (a quarter of N is *far*); the
+reader is the long model at hand, in the first of its layers that sees the whole text; and `long_attention_score` needs no pool,
+so that a sample's score does not depend on its company: it multiplies the variance by N, after which both lie between 0 and 3/4.
+The variance then weighs less than after min-max, where each part is stretched to the pool's whole range; `pool_score` is the
+published combination.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from gateau_lib.data.samples import Encoded
+from gateau_lib.models.attention import Layer, exact
+from gateau_lib.models.nll import BATCH_TOKENS, NonFiniteLoss, SequenceError, named, run_batches
+from gateau_lib.models.rope import rope_edge
+from gateau_lib.study.errors import ModelError
+
+VARIANCE_WEIGHT = 0.5  # of the released ranking
+
+
+class _Read(Exception):
+    """Raised by the tap when it has what it needs: the layers above would be computed for nothing."""
+
+
+def nearest_far(n: int) -> int:
+    """Tokens between a query and the nearest key that counts as far, in a text of ``n`` tokens."""
+    return n - 3 * (n // 4)
+
+
+def _far(layer: Layer, b: int, n: int) -> tuple[float, float]:
+    """Strength and variance of far attention of sequence b, its first ``n`` tokens."""
+    near, heads = nearest_far(n), layer.query.shape[1]
+    total = torch.zeros(heads, dtype=torch.float64, device=layer.query.device)
+    squares = torch.zeros_like(total)
+    for begin, end in layer.chunks(near, n):  # earlier rows have no far key
+        first, weights = layer.weights(b, begin, end)  # (Hq, rows, keys)
+        # Row r sees far keys up to begin + r - near: a triangle at the right of the rectangle that all rows share.
+        far = weights[:, :, : end - near - first].tril(begin - near - first)
+        total += far.sum((1, 2), dtype=torch.float64)
+        squares += torch.linalg.vector_norm(far, dim=(1, 2), dtype=torch.float64).square()
+    pairs = n * n
+    variance = (squares - total.square() / pairs) / max(1, pairs - 1)  # unbiased, as torch's var
+    return float((total / n).mean()), float(variance.mean())
+
+
+@torch.inference_mode()
+def long_attention(
+    model: PreTrainedModel, encoded: Sequence[Encoded], *, batch_tokens: int = BATCH_TOKENS, count: Counter | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Strength (share of a token's attention, in [0, 1]) and variance of far attention, each (n,).
+
+    The forward pass ends at the layer that is read; its weights are taken in chunks of rows, never N x N.
+
+    Args:
+        count: its ``tokens``, ``padded`` and ``forwards`` grow, although only the first layers of the model are computed.
+
+    Raises:
+        ModelError: every layer has a sliding window, or the family's attention cannot be read.
+        NonFiniteLoss, OutOfMemory: naming the sample.
+    """
+
+    def run(group: list[int]) -> list[tuple[float, float]]:
+        chosen, found = [encoded[i].ids for i in group], []
+        longest = max(map(len, chosen))
+        ids = torch.zeros(len(chosen), longest, dtype=torch.long)
+        for b, sequence in enumerate(chosen):
+            ids[b, : len(sequence)] = torch.as_tensor(sequence)
+        ids = ids.to(model.device)
+        positions = torch.arange(longest, device=ids.device).expand(len(chosen), -1)
+
+        def tap(layer: Layer) -> None:
+            if layer.window is None:
+                found.extend(_far(layer, b, len(sequence)) for b, sequence in enumerate(chosen))
+                raise _Read
+
+        try:
+            with exact(model, tap):
+                model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False)
+        except _Read:
+            pass
+        if len(found) != len(group):
+            raise ModelError(f"{model.config.model_type}: every layer has a sliding window; LongAttn needs one that sees all")
+        if count is not None:
+            count.update(tokens=sum(map(len, chosen)), padded=ids.numel(), forwards=1)
+        for index, values in zip(group, found, strict=True):
+            if not np.isfinite(values).all():
+                raise NonFiniteLoss(index)
+        return found
+
+    try:
+        found = run_batches([len(s.ids) for s in encoded], batch_tokens, run, rope_edge(model))
+    except SequenceError as error:
+        raise named(error, error.index, f"sample {encoded[error.index].id!r}") from None
+    strength, variance = np.array(found, dtype=float).reshape(-1, 2).T
+    return strength, variance
+
+
+def long_attention_score(
+    model: PreTrainedModel, encoded: Sequence[Encoded], *, batch_tokens: int = BATCH_TOKENS, count: Counter | None = None
+) -> np.ndarray:
+    """Strength - N x variance / 2 of each sample's far attention, (n,), high = select; see `long_attention` for the errors."""
+    strength, variance = long_attention(model, encoded, batch_tokens=batch_tokens, count=count)
+    return strength - VARIANCE_WEIGHT * np.array([len(s.ids) for s in encoded]) * variance
+
+
+def pool_score(strength: Sequence[float], variance: Sequence[float]) -> np.ndarray:
+    """The published score, (n,): both parts min-maxed over the pool (0.5 where constant), strength - variance / 2."""
+
+    def standard(values: Sequence[float]) -> np.ndarray:
+        array = np.asarray(values, dtype=float)
+        spread = np.ptp(array)
+        return (array - array.min()) / spread if spread > 0 else np.full_like(array, 0.5)
+
+    return standard(strength) - VARIANCE_WEIGHT * standard(variance)

@@ -1,0 +1,93 @@
+"""ProLong: long-dependency scores from the perplexity of a segment after another segment (Chen et al., prolong/run.py).
+
+A document is cut into segments; for sampled pairs i > j the score asks how much segment j helps to predict segment i
+(strength), how far apart the two are (distance), and whether j helps more than other segments do (specificity).
+
+A segment is encoded once: that pass gives its loss alone, and its keys and values are what every later segment of its pairs
+reads as prefix. T pairs of N segments of L tokens so cost (N + T) L tokens, where reading each pair from its first token costs
+(N + 2 T) L.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+from scipy.stats import entropy
+
+from gateau_lib.data.samples import segments
+
+THRESHOLD = 0.1  # pairs of less strength do not count (ProLong, prolong/run.py)
+
+
+def document_segments(token_ids: Sequence[int], segment_length: int, window_segments: int, seed: int = 0) -> list[list[int]]:
+    """Whole segments of a document; a short last one is dropped, and more than the window holds are subsampled in order."""
+    if segment_length < 2 or window_segments < 2:
+        raise ValueError(f"segment_length {segment_length} and window_segments {window_segments} must both be at least 2")
+    whole = [s for s in segments(token_ids, segment_length) if len(s) == segment_length]
+    if len(whole) <= window_segments:
+        return whole
+    kept = np.random.default_rng(seed).choice(len(whole), window_segments, replace=False)
+    return [whole[i] for i in sorted(kept)]
+
+
+def sample_pairs(n_segments: int, pairs: int, seed: int) -> np.ndarray:
+    """Ordered pairs i > j of segments, (T, 2), drawn without replacement; all of them when there are no more than ``pairs``.
+
+    Sorted by i, then j. The draw depends on the number of segments and the seed only, so a document's score does not depend on
+    its place in a shard.
+    """
+    if pairs < 1:
+        raise ValueError(f"pairs must be at least 1, got {pairs}")
+    every = np.column_stack(np.tril_indices(n_segments, -1))  # (n (n - 1) / 2, 2)
+    if pairs >= len(every):
+        return every
+    return every[np.sort(np.random.default_rng(seed).choice(len(every), pairs, replace=False))]
+
+
+
+
+
+
+def dependency_terms(alone: Mapping[int, float], given: Sequence[float], pairs: np.ndarray, n_max: int) -> pd.DataFrame:
+    """Strength, distance and specificity of every pair (ProLong's DST, DDI and DSP).
+
+    Args:
+        alone, given: mean NLL in nats per token, from `pair_nll`; perplexities are their exponentials.
+        n_max: segments of the scorer's window; a pair that far apart has distance 1.
+
+    Returns:
+        Columns ``i, j``; ``strength`` = (PPL(c_i) - PPL(c_i|c_j)) / PPL(c_i), at most 1, negative if c_j harms; ``distance`` in
+        [0, 1]; ``specificity`` in [0, 1], one minus the normalised entropy of the help over the sampled j of row i, 1 where
+        only one j was sampled. Rows in the order of ``pairs``.
+    """
+    if n_max < 2:
+        raise ValueError(f"n_max must be at least 2 segments, got {n_max}")
+    table = pd.DataFrame(np.asarray(pairs, dtype=int).reshape(-1, 2), columns=["i", "j"])
+    nll_alone = np.array([alone[i] for i in table["i"]], dtype=float)
+    nll_given = np.asarray(given, dtype=float)
+    table["strength"] = -np.expm1(nll_given - nll_alone)
+    table["distance"] = ((table["i"] - table["j"]) / (n_max - 1)).clip(0, 1)
+    help_in_ppl = pd.Series(np.exp(nll_alone) - np.exp(nll_given))
+    table["specificity"] = help_in_ppl.groupby(table["i"]).transform(_peakedness).astype(float)
+    return table
+
+
+def _peakedness(help_in_ppl: pd.Series) -> float:
+    """(log m - H(softmax(help))) / log m for the m pairs of one row."""
+    m = len(help_in_ppl)
+    return 1.0 if m == 1 else float(np.clip(1 - entropy(softmax(help_in_ppl.to_numpy())) / np.log(m), 0, 1))
+
+
+def long_dependency_score(terms: pd.DataFrame, threshold: float = THRESHOLD, *, specificity: bool = True) -> float:
+    """LDS: the sum of (strength + distance) x specificity over pairs of more strength than the threshold.
+
+    It grows with the number of pairs, so compare documents of like length, or report length-matched results beside it.
+    """
+    strong = terms[terms["strength"] > threshold]
+    weight = strong["specificity"] if specificity else 1.0
+    return float(((strong["strength"] + strong["distance"]) * weight).sum())
+
+

@@ -1,0 +1,83 @@
+"""From scores to selections: GATEAU's combinations, baselines, and how well a score finds labelled samples.
+
+Every function here works on the whole pool, refuses NaN by name, and does not depend on the order of the pool.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+def _numbers(values: Sequence[float], name: str, ids: Sequence[str] | None = None) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    if array.ndim != 1 or array.size == 0 or (ids is not None and array.size != len(ids)):
+        raise ValueError(f"{name} has shape {array.shape}; expected one number for each of at least one sample")
+    bad = np.flatnonzero(np.isnan(array))
+    if bad.size:
+        where = f"sample {ids[bad[0]]!r}" if ids is not None else f"row {bad[0]}"
+        raise ValueError(f"{name}: {where} is NaN; leave samples that could not be scored out of the pool")
+    return array
+
+
+def _unique(ids: Sequence[str]) -> list[str]:
+    seen: set[str] = set()
+    for each in ids:
+        if each in seen:
+            raise ValueError(f"id {each!r} occurs twice; ids must be unique")
+        seen.add(each)
+    return list(ids)
+
+
+def size(n: int, fraction: float) -> int:
+    """Samples in the top ``fraction`` of n, rounded up."""
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
+    return math.ceil(round(fraction * n, 9))  # 0.07 * 100 is 7.000000000000001
+
+
+
+
+
+
+def top_fraction(ids: Sequence[str], scores: Sequence[float], fraction: float) -> list[str]:
+    """Ids of the highest scores, best first, ties broken by id; the number of samples is rounded up."""
+    names, values = _unique(ids), _numbers(scores, "scores", ids)
+    ranked = sorted(range(len(names)), key=lambda i: (-values[i], names[i]))
+    return [names[i] for i in ranked[: size(len(names), fraction)]]
+
+
+def within_quotas(ranking: Sequence[str], sources: Mapping[str, str], quotas: Mapping[str, int], k: int) -> list[str]:
+    """The first ``k`` ids of a ranking, passing over those whose source has given its quota; fewer if the quotas leave fewer.
+
+    Args:
+        sources: id -> source.
+        quotas: source -> samples at most; a source that is not named has no limit.
+    """
+    taken: list[str] = []
+    given: Counter[str] = Counter()
+    for name in _unique(ranking):
+        source = sources[name]
+        if len(taken) < k and given[source] < quotas.get(source, math.inf):
+            given[source] += 1
+            taken.append(name)
+    return taken
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+

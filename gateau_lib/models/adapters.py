@@ -1,0 +1,78 @@
+"""LoRA adapters (peft): low-rank matrices beside a frozen model's linear layers, trained and kept in place of its weights.
+
+A folder with adapters holds them as safetensors, the tokenizer, and the configuration that the base is to be read with (its RoPE
+base and window), but not the base itself.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+CONFIG = "adapter_config.json"
+
+
+class AdapterError(ValueError):
+    """Adapters that cannot be made or put on their base; the message says what to do."""
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise AdapterError("adapters need peft, which is not installed: pip install peft") from None
+    return peft
+
+
+def attach(model: PreTrainedModel, base: Path | str, rank: int, seed: int) -> torch.nn.Module:
+    """The model with new adapters at all linear layers but the output head, ready to be trained; its own weights are frozen.
+
+    The adapters begin as zero changes, in float32 whatever the dtype of the model.
+
+    Args:
+        base: where `merged` will find the model again, folder or hub id.
+        rank: of the adapters; their scale is alpha / rank = 2.
+
+    Raises:
+        AdapterError: peft is not installed.
+    """
+    peft = _peft()
+    torch.manual_seed(seed)
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = str(base)
+    return adapted.train()
+
+
+def base_of(folder: Path | str) -> str | None:
+    """The base that the adapters in a folder belong to; None for a folder without adapters."""
+    path = Path(folder) / CONFIG
+    return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"] if path.is_file() else None
+
+
+def merged(base: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
+    """The base with the adapters of a folder added to its weights.
+
+    Raises:
+        AdapterError: peft is not installed, or the adapters are those of another model.
+    """
+    peft = _peft()
+    other = "its adapters do not belong to this base"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
+        try:
+            # peft reads a JSON file and tensors; it builds no model and has no code to fetch, since the base is given.
+            adapted = peft.PeftModel.from_pretrained(base, str(folder))
+            # Read once more: only this call tells what did not fit.
+            fit = adapted.load_adapter(str(folder), "default")
+        except RuntimeError as error:  # tensors of other sizes, one a line
+            raise AdapterError(f"{other} ({str(error).strip().splitlines()[-1].strip()})") from error
+    for kind, names in (("nothing for", fit.missing_keys), ("no place for", fit.unexpected_keys)):
+        if names:
+            raise AdapterError(f"{other}: {kind} {names[0]} and {len(names) - 1} more")
+    return adapted.merge_and_unload()

@@ -1,0 +1,219 @@
+"""Exact attention in rows and windows, beside transformers' fast kernel: no N x N matrix, whatever the family does.
+
+The registered implementation hands plain causal layers to SDPA. Layers with a sliding window (Mistral, Phi-3, Gemma, Qwen) are
+read window by window, and layers with soft-capped scores (Gemma 2, which SDPA cannot compute) in chunks of rows. A `tap` sees
+every layer's queries and keys on the way, rotated and normalised, and can ask for attention weights of a few rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from gateau_lib.study.errors import ModelError
+
+IMPLEMENTATION = "rows_and_windows"
+SCORE_ELEMENTS = 2**25  # attention weights held at the same time, at most: 128 MiB in fp32
+_CACHE_ELEMENTS = 2**20  # what a CPU's cache holds of them: three times as fast as fresh memory
+
+# What transformers' models hand to an attention function beside queries, keys and values. Any other keyword may change what is
+# attended to, and families grow new ones (`indices`, `block_indices`, `s_aux`, `sinks`, `position_bias`), so it is refused.
+_KNOWN = frozenset({"scaling", "dropout", "is_causal"})
+_KNOWN |= {"sliding_window", "position_ids", "cache_position", "seq_idx"}  # the mask and the rotated queries hold them already
+_KNOWN |= {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}  # the same mask, for flash attention
+_KNOWN |= {"use_cache", "output_attentions", "output_hidden_states", "output_router_logits"}  # what the model returns
+_KNOWN |= {"num_items_in_batch"}  # for the loss, from `Trainer`
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one attention layer computes with: query (B, Hq, N, D), key (B, Hkv, N, D), positions already in them."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    scaling: float
+    mask: torch.Tensor | None  # (B or 1, 1, N, N), True or 0 where seen; None: causal, within `window`
+    window: int | None  # a token sees itself and the window - 1 tokens before it; None: all before it
+    softcap: float | None
+
+    def weights(self, b: int, begin: int, end: int) -> tuple[int, torch.Tensor]:
+        """Attention of rows [begin, end) of sequence b: the first key seen, and weights (Hq, rows, end - first), fp32."""
+        query, key = self.query[b, :, begin:end], self.key[b]
+        window = self.window if self.window is not None and self.window < end else None
+        first = 0 if window is None else max(0, begin - window + 1)
+        # fp32 scores, as the fused kernel accumulates them; heads that share a key stay in order: (Hkv, G * rows, D)
+        rows = query.float().reshape(key.shape[0], -1, key.shape[2])
+        scores = (rows * self.scaling) @ key[:, first:end].float().transpose(1, 2)
+        scores = _capped(scores.view(query.shape[0], end - begin, end - first), self.softcap)
+        if self.mask is not None:
+            mask = self.mask[b if self.mask.shape[0] > 1 else 0, :, begin:end, first:end]
+            scores.masked_fill_(~mask if mask.dtype == torch.bool else mask != 0, float("-inf"))
+        elif window is not None:
+            scores.masked_fill_(~_visible(begin, end, first, window, scores.device), float("-inf"))
+        else:  # only the square at the end can lie in the future
+            future = torch.ones(end - begin, end - begin, dtype=torch.bool, device=scores.device).triu(1)
+            scores[:, :, begin - end :].masked_fill_(future, float("-inf"))
+        return first, scores.softmax(-1)
+
+    def chunks(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Rows [start, stop) in pieces whose weights are at most `SCORE_ELEMENTS` (one row, if that is more)."""
+        row = self.query.shape[1] * stop
+        step = SCORE_ELEMENTS // row
+        if self.query.device.type == "cpu":
+            step = min(step, max(16, _CACHE_ELEMENTS // row))  # fewer than 16 rows read the keys too often
+        step = max(1, step)
+        for begin in range(start, stop, step):
+            yield begin, min(begin + step, stop)
+
+
+Tap = Callable[[Layer], None]
+_TAP: ContextVar[Tap | None] = ContextVar("tap", default=None)
+
+
+def _capped(scores: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    return scores if softcap is None else scores.div_(softcap).tanh_().mul_(softcap)
+
+
+def _visible(begin: int, end: int, first: int, window: int, device: torch.device) -> torch.Tensor:
+    """Which keys [first, end) the rows [begin, end) see, (rows, keys)."""
+    distance = torch.arange(begin, end, device=device)[:, None] - torch.arange(first, end, device=device)
+    return (distance >= 0) & (distance < window)
+
+
+def _windowed(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, window: int) -> torch.Tensor:
+    """Causal attention within a sliding window, (B, Hq, N, D): time and memory grow with N x window."""
+    groups, parts = query.shape[1] // key.shape[1], []
+    for begin in range(0, query.shape[2], window):
+        end, first = min(begin + window, query.shape[2]), max(0, begin - window + 1)
+        keys, values = (t[:, :, first:end].repeat_interleave(groups, dim=1) for t in (key, value))
+        seen = _visible(begin, end, first, window, query.device)
+        rows = query[:, :, begin:end]
+        parts.append(functional.scaled_dot_product_attention(rows, keys, values, attn_mask=seen, scale=scaling))
+    return torch.cat(parts, dim=2)
+
+
+def _in_rows(layer: Layer, value: torch.Tensor) -> torch.Tensor:
+    """Attention by explicit weights, (B, Hq, N, D), a chunk of rows at a time: for layers that no fast kernel computes."""
+    out = torch.empty(*layer.query.shape[:3], value.shape[3], dtype=layer.query.dtype, device=layer.query.device)
+    for b in range(len(layer.query)):
+        for begin, end in layer.chunks(0, layer.query.shape[2]):
+            first, weights = layer.weights(b, begin, end)
+            seen = value[b, :, first:end]  # (Hkv, K, D)
+            mixed = weights.to(value.dtype).reshape(len(seen), -1, end - first) @ seen  # as eager: softmax fp32, mix in dtype
+            out[b, :, begin:end] = mixed.view(-1, end - begin, value.shape[3])
+    return out
+
+
+@dataclass(frozen=True)
+class Window:
+    """In place of a mask: a token sees itself and the ``size - 1`` tokens before it."""
+
+    size: int
+
+
+def refuse_unread(module: torch.nn.Module, keywords: dict[str, Any]) -> None:
+    """Raise ModelError if an attention layer is called with a keyword that an attention function here would swallow.
+
+    Some families (DeepSeek-V3.2, GLM-5) mask keys only for the implementations named eager and sdpa, and hand any other one
+    the indices of those that are left.
+    """
+    odd = next((name for name, value in keywords.items() if value is not None and name not in _KNOWN), None)
+    if odd is None and (keywords.get("is_causal") is False or not getattr(module, "is_causal", True)):
+        odd = "a view ahead"
+    if odd is not None:
+        raise ModelError(f"{type(module).__name__}: attention with {odd} is not read here; use another model")
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | Window | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls in every attention layer: the output (B, N, Hq, D), and no weights."""
+    refuse_unread(module, kwargs)
+    window = attention_mask.size if isinstance(attention_mask, Window) else None
+    mask = None if isinstance(attention_mask, Window) else attention_mask
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    layer, tap = Layer(query, key, scaling, mask, window, softcap), _TAP.get()
+    if key.shape[2] != query.shape[2] and (tap or window or softcap):
+        raise ModelError(f"{type(module).__name__}: rows are read from whole sequences; call the model with use_cache=False")
+    if tap is not None:
+        tap(layer)
+    if softcap is not None:
+        return _in_rows(layer, value).transpose(1, 2).contiguous(), None
+    if window is not None and window < query.shape[2]:
+        return _windowed(query, key, value, scaling, window).transpose(1, 2).contiguous(), None
+    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, scaling=scaling, **kwargs)
+
+
+def _mask(
+    *, q_length: int, kv_length: int, mask_function: Callable[..., torch.Tensor], local_size: int | None = None, **kwargs: Any
+) -> torch.Tensor | Window | None:
+    """`Window` for a sliding window over a whole sequence without padding; else transformers' own mask, as exact but N x N."""
+    given = {"q_length": q_length, "kv_length": kv_length, "mask_function": mask_function, "local_size": local_size, **kwargs}
+    padding = kwargs.get("attention_mask")
+    whole = q_length == kv_length and (padding is None or bool(padding.all())) and kwargs.get("allow_is_causal_skip", True)
+    if whole and local_size is not None:
+        device = kwargs.get("device", "cpu")
+        rows = torch.tensor([min(local_size, q_length - 1), q_length - 1], device=device)
+        keys = torch.arange(kv_length, device=device)
+        zero = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=device)
+        seen = mask_function(zero, zero, rows.view(1, 1, -1, 1), keys.view(1, 1, 1, -1))
+        distance = rows[:, None] - keys
+        # Chunked attention (Llama 4) has a local size too; there, the first row after a chunk sees itself only.
+        if torch.equal(seen.expand(1, 1, 2, kv_length)[0, 0], (distance >= 0) & (distance < local_size)):
+            return Window(local_size)
+    return sdpa_mask(**given)
+
+
+# Both or neither: an attention function without its mask function is called with attention_mask=None, padded or not.
+AttentionInterface.register(IMPLEMENTATION, _attention)
+AttentionMaskInterface.register(IMPLEMENTATION, _mask)
+
+
+@contextmanager
+def exact(model: PreTrainedModel, tap: Tap | None = None) -> Iterator[None]:
+    """Let the model's attention layers be read as this module does, and ``tap`` see each of them, for a while.
+
+    Raises:
+        ModelError: the family's attention cannot be exchanged, and there is a tap that would see nothing.
+    """
+    before = model.config._attn_implementation
+    if before != IMPLEMENTATION:
+        model.set_attn_implementation(IMPLEMENTATION)
+    if tap is not None and model.config._attn_implementation != IMPLEMENTATION:
+        kind = model.config.model_type
+        raise ModelError(
+            f"{kind}: attention of this family cannot be read; use a Llama-like model, or leave out cam and longattn"
+        )
+    token = _TAP.set(tap)
+    try:
+        yield
+    finally:
+        _TAP.reset(token)
+        if before != IMPLEMENTATION:
+            model.set_attn_implementation(before)
+
+
+def check_layers(model: PreTrainedModel, seen: int) -> None:
+    """Raise ModelError unless a tap saw every layer: some families mix softmax attention with layers that have none."""
+    config = model.config.get_text_config(decoder=True)
+    if seen != config.num_hidden_layers:
+        raise ModelError(
+            f"{model.config.model_type}: {seen} of {config.num_hidden_layers} layers have softmax attention to read; "
+            "use a Llama-like model, or leave out cam and longattn"
+        )

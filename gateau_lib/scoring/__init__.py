@@ -1,0 +1,1 @@
+"""A user's data set: scored in shards, ranked, selected, reported."""

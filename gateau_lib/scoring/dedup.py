@@ -1,0 +1,78 @@
+"""Near-identical contexts of a pool: MinHash (Broder 1997) of word shingles finds the candidates, their Jaccard index decides.
+
+The signatures and the index of candidates are those of the library `datasketch`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import islice
+
+from datasketch import MinHash, MinHashLSH
+
+from gateau_lib.study.progress import track
+
+SHINGLE = 5  # words
+PERMUTATIONS = 128
+CHUNK = 4096  # shingles hashed at a time: bounds the library's memory at 4 MiB an array, however long a context is
+# In Chinese and Japanese every character counts as a word, since no spaces stand between words.
+_IDEOGRAPH = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_IDEOGRAPH}]|[^\W{_IDEOGRAPH}]+")
+
+
+def shingles(text: str) -> set[str]:
+    """Every run of `SHINGLE` words of a text, case and punctuation aside; a shorter text is one shingle, an empty one none."""
+    words = _WORD.findall(text.casefold()) or text.split()
+    count = max(1, len(words) - SHINGLE + 1) if words else 0
+    return {" ".join(words[i : i + SHINGLE]) for i in range(count)}
+
+
+def jaccard(a: set[str], b: set[str]) -> float:
+    """Shared shingles over all shingles of two texts, in [0, 1]."""
+    return len(a & b) / len(a | b) if a or b else 0.0
+
+
+def signature(of: set[str]) -> MinHash:
+    """The MinHash of a set of shingles; the same in every process."""
+    found, left = MinHash(num_perm=PERMUTATIONS), iter(of)
+    while part := [each.encode("utf-8", "surrogatepass") for each in islice(left, CHUNK)]:
+        found.update_batch(part)
+    return found
+
+
+def near_identical(ids: Sequence[str], contexts: Sequence[str], threshold: float) -> dict[str, tuple[str, float]]:
+    """Samples to drop, each with the kept sample that it nearly equals and their Jaccard index, in the order of ``ids``.
+
+    Whoever comes first is kept: give the pool best first. A sample is dropped if its context's shingles have a Jaccard index of
+    at least ``threshold`` with those of a kept one; samples without context are never dropped. A pair is overlooked if its
+    signatures agree in no band of the index, with probability below 1 % at the threshold and less above it.
+
+    Args:
+        threshold: above 0 and at most 1; 1 drops contexts whose shingles are the same.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
+    place = {name: i for i, name in enumerate(ids)}
+    bands, rows = _bands(threshold)
+    index = MinHashLSH(num_perm=PERMUTATIONS, params=(bands, rows))
+    dropped: dict[str, tuple[str, float]] = {}
+    for name, context in track(list(zip(ids, contexts, strict=True)), "near-identical contexts"):
+        mine = shingles(context)
+        if not mine:
+            continue
+        mark = signature(mine)
+        close = [(jaccard(mine, shingles(contexts[place[other]])), -place[other]) for other in index.query(mark)]
+        similarity, best = max(close, default=(0.0, 0))
+        if similarity >= threshold:
+            dropped[name] = ids[-best], similarity
+        else:
+            index.insert(name, mark, check_duplication=False)
+    return dropped
+
+
+def _bands(threshold: float, overlooked: float = 0.01) -> tuple[int, int]:
+    """Bands and rows a band of the index: the longest bands that overlook a pair at the threshold rarely enough."""
+    fits = [(PERMUTATIONS // rows, rows) for rows in range(1, PERMUTATIONS + 1)]
+    good = [(bands, rows) for bands, rows in fits if bands > 1 and (1 - threshold**rows) ** bands <= overlooked]
+    return good[-1] if good else fits[0]

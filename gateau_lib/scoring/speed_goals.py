@@ -1,0 +1,73 @@
+"""The file that `bench` leaves: which goals were met, and tables of it for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gateau_lib.study.store import results_root
+
+GOALS = {  # what is measured -> (bound, whether it is the least or the most)
+    "exact: times faster than released": (3.0, "least"),
+    "exact: tokens over the fewest": (1.15, "most"),
+    "adaptive: times faster than released": (8.0, "least"),
+    "adaptive: rank correlation of CAM": (0.98, "least"),
+    "adaptive: overlap of the top tenth": (0.9, "least"),
+    "ProLong: times faster than released": (1.8, "least"),
+    "attention in the pass: times a plain pass at 8,192 tokens": (1.10, "most"),
+    "attention in the pass: its overhead at the longest over the shortest": (1.0, "most"),
+    "attention in the pass: memory over attention matrices": (0.1, "most"),
+}
+
+
+def reached(rows: Sequence[Mapping[str, Any]], fidelity: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Each of `GOALS` with the measured ``value``, its ``bound`` and whether it is ``met``."""
+    of = {(row["section"], row["what"], row.get("length")): row for row in rows}
+
+    def ratio(section: str, above: str, below: str, column: str = "seconds", length: int | None = None) -> float:
+        return of[section, above, length][column] / of[section, below, length][column]
+
+    lengths = sorted(row["length"] for row in rows if row["section"] == "passes" and row["what"] == "plain pass")
+    overhead = {n: ratio("passes", "pass with attention", "plain pass", length=n) for n in lengths}
+    memory = next(row["length"] for row in rows if row["section"] == "memory")
+    values = [
+        ratio("HMG + CAM", "released", "exact"),
+        of["HMG + CAM", "exact", None]["tokens"] / of["HMG + CAM", "exact", None]["fewest_tokens"],
+        ratio("HMG + CAM", "released", "adaptive"),
+        fidelity["rank_correlation"],
+        fidelity["top_overlap"],
+        ratio("ProLong", "released", "exact"),
+        overhead.get(8192, overhead[lengths[-1]]),
+        overhead[lengths[-1]] / overhead[lengths[0]],
+        ratio("memory", "pass with attention", "attention matrices", "peak_mib", memory),
+    ]
+    met = [v >= bound if side == "least" else v <= bound for v, (bound, side) in zip(values, GOALS.values(), strict=True)]
+    return [
+        {"goal": goal, "value": value, "bound": bound, "side": side, "met": reached}
+        for (goal, (bound, side)), value, reached in zip(GOALS.items(), values, met, strict=True)
+    ]
+
+
+def read(folder: Path | None = None) -> dict[str, Any] | None:
+    """The newest measurement in ``results/bench``; None if there is none."""
+    files = (folder or results_root() / "bench").glob("*.json")
+    return max((json.loads(file.read_text(encoding="utf-8")) for file in files), key=lambda about: about["date"], default=None)
+
+
+def readable(about: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Measurements and goals as tables of text."""
+    forms = {"seconds": "{:,.3f}", "forwards": "{:,.0f}", "tokens": "{:,.0f}", "padded": "{:,.0f}", "peak_mib": "{:,.1f}"}
+    rows = pd.DataFrame(about["rows"])
+    lengths = rows["length"].map(lambda n: "" if pd.isna(n) else f", {n:,.0f} tokens")
+    shown = pd.DataFrame({"measured": rows["section"] + ", " + rows["what"] + lengths})
+    for name, form in forms.items():
+        shown[name] = rows[name].map(lambda value, form=form: "" if pd.isna(value) else form.format(value))
+    goals = pd.DataFrame(about["goals"])
+    verdicts = pd.DataFrame({"goal": goals["goal"], "measured": goals["value"].map("{:.3f}".format)})
+    verdicts["wanted"] = "at " + goals["side"] + " " + goals["bound"].map("{:g}".format)
+    verdicts["met"] = goals["met"].map({True: "yes", False: "no"})
+    return shown.rename(columns={"padded": "with padding", "peak_mib": "peak MiB"}), verdicts

@@ -1,0 +1,245 @@
+"""A model that answers messages: an OpenAI-compatible endpoint or a local model.
+
+One spelling chooses it: ``http://host:8000/v1#name`` is an endpoint (its key is read from the environment,
+``GATEAU_CHAT_KEY``), anything else a local folder or hub id. `gateau_lib.sources.transcript` asks it many things and keeps the answers.
+
+The endpoint is spoken to with Python's own HTTP client: the hub's would send the user's hub token to any server, and refuses to
+speak to a server of one's own while ``HF_HUB_OFFLINE`` is set.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+
+from gateau_lib.models import loading, rope
+from gateau_lib.models.generate import continue_greedily
+from gateau_lib.models.memory import is_out_of_memory
+from gateau_lib.models.pair import fingerprint
+from gateau_lib.models.prompts import SEPARATOR
+from gateau_lib.study import devices
+from gateau_lib.study.errors import reason
+
+KEY = "GATEAU_CHAT_KEY"  # environment variable; what it holds is sent to the endpoint and nowhere else
+PARALLEL = 4  # requests under way at once
+SECONDS = 600.0  # a long document may take minutes to read
+LONGEST_PAUSE = 300.0  # that a server may ask for
+
+
+class ChatError(ValueError):
+    """A model that cannot be asked (any more); the message says why and how to go on."""
+
+
+class Busy(Exception):
+    """No answer this time; the next try may bring one."""
+
+    def __init__(self, why: str, pause: float = 0.0) -> None:
+        super().__init__(why)
+        self.pause = pause  # seconds that the server asks for
+
+
+@dataclass(frozen=True)
+class Request:
+    """Messages and how to answer them; ``temperature`` 0 is greedy."""
+
+    messages: tuple[Mapping[str, str], ...]  # {"role": "system" | "user" | "assistant", "content": text}
+    max_tokens: int = 2048
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back. ``finish``: "stop", "length" (cut at ``max_tokens``), or "refused", and ``error`` then says why."""
+
+    text: str
+    finish: str = "stop"
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An OpenAI-compatible server."""
+
+    url: str  # up to and without /chat/completions
+    name: str
+    parallel: int = PARALLEL
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What decides the answers. The address does not: a server that moved to another host goes on with its transcript."""
+        return {"model": self.name}
+
+    def reply(self, request: Request) -> Reply:
+        """One answer.
+
+        Raises:
+            Busy: time-out, dropped connection, status 408, 429 or 5xx, or a body that is not a chat completion.
+            ChatError: no server of this kind, or it does not accept the key.
+        """
+        body = {"model": self.name, "messages": [dict(m) for m in request.messages], "stream": False}
+        body |= {"max_tokens": request.max_tokens, "temperature": request.temperature, "seed": request.seed}
+        call = urllib.request.Request(self.url + "/chat/completions", json.dumps(body).encode(), method="POST")
+        call.add_header("Content-Type", "application/json")
+        if key := _key():
+            call.add_unredirected_header("Authorization", f"Bearer {key}")
+        try:
+            with urllib.request.urlopen(call, timeout=SECONDS) as answer:
+                return _completion(answer.read())
+        except urllib.error.HTTPError as error:
+            return self._refused(error)
+        except (OSError, http.client.HTTPException) as error:  # time-outs and broken connections of every kind
+            cause = getattr(error, "reason", error)
+            raise Busy(_line(str(cause)) or type(error).__name__) from None
+
+    def _refused(self, error: urllib.error.HTTPError) -> Reply:
+        try:
+            said = _line(_secret(error.read().decode("utf-8", "replace")))
+        except (OSError, http.client.HTTPException):
+            said = ""
+        why = f"status {error.code}: {said or error.reason}"
+        if error.code in (401, 403):
+            raise ChatError(f"{self.url}: does not accept the key ({why}); put the right one into the environment as {KEY}")
+        if error.code == 404 or error.code < 400:
+            raise ChatError(f"{self.url}: no model {self.name!r} there ({why}); give URL#name, the URL usually ends in /v1")
+        if error.code in (408, 429) or error.code >= 500:
+            asked = error.headers.get("Retry-After", "")
+            raise Busy(why, min(float(asked), LONGEST_PAUSE) if asked.isdigit() else 0.0)
+        return Reply("", "refused", why)  # this request only: too long, say
+
+
+@dataclass(frozen=True)
+class Local:
+    """A causal language model in this process; one request at a time."""
+
+    name: str
+    model: Any = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    identity: dict[str, str]
+    parallel: int = 1
+
+    @torch.inference_mode()
+    def reply(self, request: Request) -> Reply:
+        """One answer; a conversation that is too long for the model or its memory is refused."""
+        prompt = self.prompt(request.messages)
+        room = rope.window(self.model) - request.max_tokens
+        if len(prompt) > room:
+            return Reply("", "refused", f"{len(prompt)} tokens; the window leaves {room} for the messages")
+        ends = [self.tokenizer.eos_token_id, *_list(self.model.generation_config.eos_token_id)]
+        ends = sorted({end for end in ends if end is not None})
+        try:
+            new = self._write(prompt, ends, request)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return Reply("", "refused", f"{len(prompt)} tokens do not fit into memory")
+        return Reply(self.tokenizer.decode(new, skip_special_tokens=True), "stop" if len(new) < request.max_tokens else "length")
+
+    def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation: the tokenizer's chat template, else the texts, each followed by an empty line."""
+        if getattr(self.tokenizer, "chat_template", None):
+            text = self._templated([dict(m) for m in messages])
+            start = []  # a template writes its own
+        else:
+            text = "".join(m["content"] + SEPARATOR for m in messages)
+            start = [token for token in (self.tokenizer.bos_token_id,) if token is not None]
+        return start + self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def _templated(self, messages: list[dict[str, str]]) -> str:
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # a template is a program of its own: jinja's errors, and whatever it raises itself
+            if messages[0]["role"] == "system":  # some know no system turn
+                first = {"role": "user", "content": messages[0]["content"] + SEPARATOR + messages[1]["content"]}
+                return self._templated([first, *messages[2:]])
+            raise ChatError(f"{self.name}: the chat template fails ({reason(error)}); mend it, or take another model") from None
+
+    def _write(self, prompt: list[int], ends: list[int], request: Request) -> list[int]:
+        if request.temperature == 0:
+            return continue_greedily(self.model, [prompt], request.max_tokens, ends, self.tokenizer.pad_token_id)[0]
+        new: list[int] = []
+        device = self.model.device
+        chance = torch.Generator(device).manual_seed(request.seed)
+        seen = self.model(input_ids=torch.tensor([prompt], device=device), use_cache=True, logits_to_keep=1)
+        while len(new) < request.max_tokens:
+            odds = torch.softmax(seen.logits[0, -1].float() / request.temperature, -1)
+            token = int(torch.multinomial(odds, 1, generator=chance))
+            if token in ends:
+                break
+            new.append(token)
+            step = torch.tensor([[token]], device=device)
+            seen = self.model(input_ids=step, past_key_values=seen.past_key_values, use_cache=True)
+        return new
+
+
+Chat = Endpoint | Local
+
+
+@lru_cache(maxsize=1)  # a judge marks several runs; a large model is loaded once
+def open_model(spec: str) -> Chat:
+    """The model of that spelling: ``http://host:8000/v1#name``, a folder, or a hub id (bfloat16 on a GPU, else float32).
+
+    Raises:
+        ChatError: no name, or a key inside the address. ModelError: no model there.
+    """
+    if not spec:
+        raise ChatError("no model is named; give http://host:8000/v1#name, a folder or a hub id")
+    if spec.startswith(("http://", "https://")):
+        url, _, name = spec.partition("#")
+        parts = urlsplit(url)
+        if parts.username or parts.password or parts.query:
+            raise ChatError(f"--model {name}: its address holds a key or a query; put the key into the environment as {KEY}")
+        if not name or not parts.hostname:
+            raise ChatError(f"{spec}: name the model after a #, for example http://host:8000/v1#name")
+        return Endpoint(url.rstrip("/").removesuffix("/chat/completions"), name)
+    device = devices.device()
+    model, tokenizer = loading.load(spec, "bfloat16" if device.type == "cuda" else "float32", device)
+    return Local(spec, model, tokenizer, {"model": spec, "weights": fingerprint(model, tokenizer)})
+
+
+def said(reply: Reply) -> str:
+    """The text of a reply without the thoughts that some models put before it in ``<think>`` tags."""
+    return re.sub(r"\A\s*<think>.*?</think>", "", reply.text, flags=re.DOTALL).strip()
+
+
+def _completion(body: bytes) -> Reply:
+    """The first choice of a chat completion."""
+    try:
+        choice = json.loads(body)["choices"][0]
+        text, finish = choice["message"].get("content") or "", choice.get("finish_reason") or "stop"
+        if not (isinstance(text, str) and isinstance(finish, str)):
+            raise TypeError
+        return Reply(_secret(text.encode("utf-8", "replace").decode()), finish)  # JSON may hold halves of surrogate pairs
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        raise Busy(f"not a chat completion: {_line(_secret(body.decode('utf-8', 'replace')))!r}") from None
+
+
+def _key() -> str:
+    key = os.environ.get(KEY, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ChatError(f"the environment's {KEY} holds characters that are in no key; set it again")
+    return key
+
+
+def _secret(text: str) -> str:
+    """The text without the key, should a server have repeated it."""
+    return text.replace(key, f"${KEY}") if (key := _key()) else text
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:200]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,60 @@
+"""Progress of long loops: a bar on a terminal, a plain line now and then everywhere else."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+CHANGES_NO_RESULT = True  # it tells a waiting person how far the work is
+
+Item = TypeVar("Item")
+
+QUIET_SECONDS = 3.0  # work shorter than this says nothing
+
+
+def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+    """Yield the items of ``iterable`` and report on stderr how far the loop is.
+
+    Work under three seconds is silent. Without a terminal (a notebook's kernel, a log file) a line appears every ten seconds;
+    ``GATEAU_PROGRESS_SECONDS`` sets another pace, which the runner does when a person is watching.
+
+    Args:
+        label: what is being done, for example ``"HMG, short model"``.
+        total: number of items, for the estimated time; taken from ``len(iterable)`` when it has one.
+    """
+    if total is None and hasattr(iterable, "__len__"):
+        total = len(iterable)  # type: ignore[arg-type]
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(iterable, desc=label, total=total, delay=QUIET_SECONDS, leave=False, file=sys.stderr)
+    else:
+        yield from _lines(iterable, label, total, float(os.environ.get("GATEAU_PROGRESS_SECONDS", 10)))
+
+
+def _lines(iterable: Iterable[Item], label: str, total: int | None, pace: float) -> Iterator[Item]:
+    start, said, done = time.monotonic(), 0.0, 0
+    for done, item in enumerate(iterable, 1):
+        yield item  # what the loop's body costs is seen when it asks for the next item
+        spent = time.monotonic() - start
+        if spent > QUIET_SECONDS and (not said or spent - said > pace):
+            said = spent
+            _say(f"{label}: {done}{f'/{total}' if total else ''}, {_clock(spent)} gone{_rest(done, total, spent)}")
+    if said:
+        _say(f"{label}: {done} done in {_clock(time.monotonic() - start)}")
+
+
+def _rest(done: int, total: int | None, spent: float) -> str:
+    return f", about {_clock(spent / done * (total - done))} left" if total and total > done else ""
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

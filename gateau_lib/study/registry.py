@@ -1,0 +1,95 @@
+"""Models and data sets that the study knows by name: homologous pairs, training data, benchmarks (registry.yml).
+
+What a source says is recorded with that source; what none was read for is None. Whether two models really fit together is
+checked when they are loaded (`pair.check_homologous`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHANGES_NO_RESULT = True  # what is used of an entry enters keys by its values
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model on the hub; unknown facts are None."""
+
+    repo: str
+    revision: str | None  # the commit that must be used; None: recorded at first use
+    window: int  # tokens
+    rope_theta: float | None
+    rope_type: str | None
+    parameters: int | None
+    bytes_per_parameter: int | None  # as the weights are stored
+    layers: int | None
+    hidden: int | None
+    mlp: int | None
+    heads: int | None
+    kv_heads: int | None
+    vocabulary: int | None  # rows of the embedding
+    tied: bool | None
+    licence: str | None
+    gated: bool | None  # whether a licence must be accepted on its page first
+    weights: str  # "safetensors" or "pickle", which is not loaded
+    source: str  # where the facts were read
+
+
+@dataclass(frozen=True)
+class PairEntry:
+    """Two homologous models, and what to know about them."""
+
+    name: str
+    short: ModelEntry
+    long: ModelEntry
+    note: str
+
+
+@dataclass(frozen=True)
+class DataEntry:
+    """One published data set: what is read of it, and where its form was read."""
+
+    name: str
+    repo: str
+    revision: str | None
+    files: tuple[str, ...]  # patterns of paths in the repository
+    kind: str  # long, short, longbench, longbench-chat, mt-bench or haystack
+    licence: str | None
+    gated: bool | None
+    source: str
+    own: tuple[str, ...] = ()  # patterns of other files that a folder of one's own may hold instead
+    host: str = "hub"  # "github": not on the hub
+
+
+@cache
+def _content() -> dict[str, Any]:
+    return yaml.safe_load(Path(__file__).with_name("registry.yml").read_text(encoding="utf-8"))
+
+
+@cache
+def pairs() -> dict[str, PairEntry]:
+    """Homologous pairs by name."""
+    return {
+        name: PairEntry(name, ModelEntry(**fields["short"]), ModelEntry(**fields["long"]), fields["note"])
+        for name, fields in _content()["pairs"].items()
+    }
+
+
+@cache
+def data_sets() -> dict[str, DataEntry]:
+    """Data sets by name."""
+    found = {}
+    for name, fields in _content()["data_sets"].items():
+        patterns = {key: tuple(fields.get(key, ())) for key in ("files", "own")}
+        found[name] = DataEntry(name=name, **fields | patterns)
+    return found
+
+
+def models() -> dict[str, ModelEntry]:
+    """The models of all pairs by repository."""
+    return {entry.repo: entry for pair in pairs().values() for entry in (pair.short, pair.long)}

@@ -1,0 +1,265 @@
+"""What a notebook depends on, whether what it left is still good, and why not.
+
+A notebook's key is made of its code, the library definitions it uses, the profile, the parameters, what the
+notebooks before it left, and the versions of what computes. Its code and the library's have one hash, which
+no move and no renaming changes; the names of definitions only tell where a change of it comes from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gateau_lib.study import manifest, notebooks
+from gateau_lib.study.code_hash import PACKAGE, combine, digest, path_hash, text_parts
+from gateau_lib.study.store import OTHER, Study, versions
+from gateau_lib.study.whole_files import atomic_write
+
+# Which notebooks' files and artefacts a notebook reads.
+UPSTREAM: dict[str, tuple[str, ...]] = {
+    "01": (),
+    "02": ("01",),
+    "03": ("01", "02"),
+    "04": ("01", "02", "03"),
+    "05": ("01", "02", "03", "04"),
+    "06": ("01", "02", "05"),
+    "07": ("01", "02", "06"),
+    "08": ("01", "02", "03", "04", "05", "06", "07"),
+    "09": ("02",),
+}
+# Files and folders of results, beside the profile's own, that a notebook reads.
+READS = {"05": ("bench",), "09": ("gpu*/manifest.json", "paper/manifest.json", "[gp]*/tables/09_measured.csv")}
+EVIDENCE = ("metrics", "tables", "selected", "figures")
+CODE = "code"  # the part that stands for the notebook's code and all it uses of the library
+OWN, LIBRARY = "the notebook's code", "gateau_lib "  # parts that only tell where a change of it comes from
+
+
+class RunError(Exception):
+    """A run that cannot go on; the message is one line with the place and the fix."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass
+class Step:
+    """One notebook of one study, what it depends on now, and what its last good run left."""
+
+    study: Study
+    path: Path
+    parameters: dict[str, Any]
+    upstream: list[Step] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """File name without suffix, for example ``03_hmg_scoring``."""
+        return self.path.stem
+
+    @property
+    def number(self) -> str:
+        """The two digits in front."""
+        return self.name[:2]
+
+    @property
+    def executed(self) -> Path:
+        """The executed copy."""
+        return self.study.root / "notebooks" / self.path.name
+
+    @property
+    def failed(self) -> Path:
+        """Where a run that raised is left for reading."""
+        return self.executed.with_suffix(".failed.ipynb")
+
+    @property
+    def stamp(self) -> Path:
+        """What the last good run was made from and left; not in git."""
+        return self.study.cache / "stamps" / f"{self.name}.json"
+
+    def last(self) -> dict[str, Any]:
+        """The stamp's content; empty if there was no good run here."""
+        return json.loads(self.stamp.read_text(encoding="utf-8")) if self.stamp.exists() else {}
+
+    def parts(self) -> dict[str, str]:
+        """Everything the key is made of, by a name that a reader understands."""
+        code = text_parts(notebooks.code(notebooks.read(self.path), self.path.name))
+        found = {CODE: code.pop("<key>"), OWN: code.pop("<code>")}
+        found |= {f"{LIBRARY}{name}": each for name, each in code.items()}
+        found |= {f"profile {k}": json.dumps(v) for k, v in asdict(self.study.profile).items()}
+        found |= {f"parameter {k}": json.dumps(v) for k, v in self.parameters.items()}
+        for step in self.upstream:
+            # Later notebooks read numbers, not pictures; the last one shows the pictures too.
+            folders = EVIDENCE if self.number == "08" else EVIDENCE[:-1]
+            kept = {k: v for k, v in step.last().get("files", {}).items() if k.split("/")[0] in folders}
+            found[f"what {step.name} left"] = digest(json.dumps([kept, step.last().get("artefacts")], sort_keys=True))
+        results = self.study.root.parent
+        beside = (path for name in READS.get(self.number, ()) for path in results.glob(name))
+        for path in sorted(path for path in beside if not path.is_relative_to(self.study.root)):
+            if not OTHER.search(path.relative_to(results).parts[0]):
+                found[f"results/{path.relative_to(results).as_posix()}"] = path_hash(path)
+        return found | computing()
+
+    def stale(self) -> list[str]:
+        """Why this notebook must run, one reason each; empty when what it left is still good."""
+        last = self.last()
+        if not last:
+            return ["failed last time" if self.failed.exists() else "has not run here"]
+        if CODE not in last["parts"]:
+            return ["ran before keys were made as they are now"]
+        gone = [f"artefact {name} is gone" for name in last["artefacts"] if not (self.study.cache / name).exists()]
+        for name, sha in last["files"].items():
+            file = self.study.root / name
+            if not file.exists() or path_hash(file) != sha:
+                gone.append(f"{name} {'was changed' if file.exists() else 'is missing'}")
+        return differences(last["parts"], self.parts()) + gone
+
+
+def computing() -> dict[str, str]:
+    """Versions of what computes and draws."""
+    return versions() | {name: version(name) for name in ("pandas", "scipy", "scikit-learn", "matplotlib")}
+
+
+def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """What changed between two sets of `Step.parts`, one reason each; a move or renaming of code is none."""
+    names = (name for name in sorted(before | now) if name != CODE and not _explains(name))
+    changed = [name for name in names if before.get(name) != now.get(name)]
+    reasons = [_reason(name, before.get(name), now.get(name)) for name in changed]
+    return reasons if before[CODE] == now[CODE] else _where(before, now) + reasons
+
+
+def _where(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """Which definitions a change of the code comes from; a moved one is known by its content or its name."""
+    old, new = ({name: each for name, each in parts.items() if _explains(name)} for parts in (before, now))
+    found = [f"{name} changed" for name in new if name in old and old[name] != new[name]]
+    contents = set(new.values())
+    left = [name for name in sorted(old) if name not in new and old[name] not in contents]
+    gone = {name.split(".")[-1]: name for name in left}
+    contents = set(old.values())
+    for name in (each for each in new if each not in old and new[each] not in contents):
+        found.append(f"{name} {'changed' if gone.pop(name.split('.')[-1], None) else 'is new'}")
+    found += [f"{name} is no longer used" for name in gone.values()]
+    return sorted(found) or ["names in the code stand for other definitions"]
+
+
+def _explains(part: str) -> bool:
+    return part == OWN or part.startswith(LIBRARY)
+
+
+def _reason(name: str, before: str | None, now: str | None) -> str:
+    if before is None or now is None:
+        return f"{name} is {'new' if before is None else 'no longer used'}"
+    readable = len(before) < 40 and len(now) < 40
+    return f"{name} was {before}, is {now}" if readable else f"{name} changed"
+
+
+def notebooks_folder() -> Path:
+    """Source notebooks: ``$GATEAU_NOTEBOOKS``, or ``notebooks`` in the repository."""
+    return Path(os.environ.get("GATEAU_NOTEBOOKS") or PACKAGE.parent / "notebooks")
+
+
+def steps(study: Study, settings: Sequence[str] = (), only: str | None = None) -> list[Step]:
+    """The study's notebooks in order, or one with all that it reads, with their parameters checked.
+
+    Raises:
+        RunError: no such notebook; a setting that no notebook takes, or of the wrong type.
+    """
+    paths = {p.name[:2]: p for p in sorted(notebooks_folder().glob("[0-9][0-9]_*.ipynb"))}
+    if not paths:
+        raise RunError(f"{notebooks_folder()}: holds no notebooks named NN_*.ipynb", 2)
+    if only is not None:
+        if only not in paths:
+            raise RunError(f"no notebook {only!r}: choose one of {', '.join(paths)}", 2)
+        needed = {only}
+        for number in sorted(paths, reverse=True):
+            needed |= set(UPSTREAM.get(number, ())) if number in needed else set()
+        paths = {number: p for number, p in paths.items() if number in needed}
+    for path in paths.values():
+        notebooks.code(notebooks.read(path), path.name)  # a typing error in the last one must not show after an hour
+    parameters = parse_settings(paths.values(), settings, study)
+    found: dict[str, Step] = {}
+    for number, path in paths.items():
+        found[number] = Step(study, path, parameters[path], [found[n] for n in UPSTREAM.get(number, ()) if n in found])
+    return list(found.values())
+
+
+def parse_settings(paths: Iterable[Path], settings: Sequence[str], study: Study) -> dict[Path, dict[str, Any]]:
+    """Parameters of each notebook: profile and seed, and ``name=value`` settings where it takes them."""
+    basic = {"profile": study.profile.name, "seed": study.seed}
+    chosen: dict[Path, dict[str, Any]] = {p: dict(basic) for p in paths}
+    if not settings:
+        return chosen
+    taken = {path: inspect(path) for path in chosen}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        users = [p for p in chosen if name in taken[p]]
+        if not equals or name in basic:
+            raise RunError(f"--set {setting}: write name=value; the profile is the first argument, the seed is --seed", 2)
+        if not users:
+            known = sorted({k for t in taken.values() for k in t} - set(basic))
+            raise RunError(f"unknown parameter {name!r}: these notebooks take {', '.join(known) or 'only profile and seed'}", 2)
+        for path in users:
+            chosen[path][name] = _value(path, name, taken[path][name], text)
+    return chosen
+
+
+def inspect(path: Path) -> dict[str, str]:
+    """Names and types of the parameters that a notebook declares.
+
+    Raises:
+        RunError: no profile or no seed among them, or one without a type.
+    """
+    from papermill import inspect_notebook
+
+    found = {k: str(v["inferred_type_name"]) for k, v in inspect_notebook(str(path)).items()}
+    untyped = [k for k, v in found.items() if v == "None"]
+    if untyped or not {"profile", "seed"} <= set(found):
+        fault = f"parameter {untyped[0]!r} has no type" if untyped else "its parameters lack profile or seed"
+        raise RunError(f"{path.name}: {fault}; the cell tagged 'parameters' needs `profile: str` and `seed: int`", 2)
+    return found
+
+
+def _value(path: Path, name: str, kind: str, text: str) -> Any:
+    try:
+        if kind == "bool":
+            return {"true": True, "false": False}[text.lower()]
+        return {"int": int, "float": float, "str": str}[kind](text)
+    except (KeyError, ValueError):
+        raise RunError(f"parameter {name!r} of {path.name} takes {kind}, got {text!r}", 2) from None
+
+
+def status(todo: Sequence[Step]) -> str:
+    """A table: each notebook, whether it is fresh, and if not why."""
+    lines, touched = [], set()
+    for step in todo:
+        reasons = step.stale()
+        before = [s.name for s in step.upstream if s.name in touched]
+        if reasons:
+            more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+            state = f"stale  {'; '.join(reasons[:3])}{more}"
+        else:
+            state = f"waits  runs only if {', '.join(before)} leaves something else" if before else "fresh"
+        if reasons or before:
+            touched.add(step.name)
+        lines.append(f"{step.name:26} {state}")
+    return "\n".join(lines)
+
+
+def finish(step: Step, parts: dict[str, str], artefacts: list[str], entry: dict[str, Any]) -> None:
+    """Record a good run: manifest first, stamp last, so that a crash between them only means another run."""
+    left = manifest.files(step.study, manifest.TRACKED, f"{step.number}_")
+    manifest.update(step.study, step.name, entry | {"files": left}, computing())
+    text = notebooks.text_hash(notebooks.read(step.path))
+    key = combine({name: each for name, each in parts.items() if not _explains(name)})
+    stamp = {"key": key, "parts": parts, "text": text, "files": left, "artefacts": artefacts}
+    atomic_write(step.stamp, json.dumps(stamp, indent=1) + "\n")
+
+
+def say(line: str) -> None:
+    """One line for the person who waits."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,194 @@
+"""Where a study keeps things: content-keyed artefacts in ``cache``, and the small files that git keeps as evidence.
+
+An artefact's folder name holds a hash of everything it was made from, so it is never out of date and never overwritten: other
+inputs make another folder. Every file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from gateau_lib.study.code_hash import PACKAGE, digest, path_hash
+from gateau_lib.study.code_hash import source_hash as source_hash  # part of this module's interface
+from gateau_lib.study.profiles import Profile, named, resolve
+from gateau_lib.study.whole_files import atomic_write
+
+if TYPE_CHECKING:
+    pass
+
+
+CHANGES_NO_RESULT = ("artefact", "artefact_folder")  # they say what a result is called and when it is made
+FOLDERS = ("metrics", "tables", "figures", "selected", "notebooks", "cache")
+OTHER = re.compile(r"-(seed-?\d+|custom-[0-9a-f]{6})$")  # ends the folder's name of another seed, or of changed sizes
+PINS = "revisions.json"  # commits of models and data that a study has met
+BUILT = "built.json"  # in an artefact's folder: when it was built
+
+
+@dataclass(frozen=True)
+class Study:
+    """One scale of the study and the folder that holds its results."""
+
+    profile: Profile
+    seed: int
+    root: Path  # results/<profile>; see `open_study`
+
+    @property
+    def cache(self) -> Path:
+        """Folder of artefacts; not in git, safe to delete."""
+        return self.root / "cache"
+
+
+@dataclass(frozen=True)
+class Custom(Study):
+    """A study of other sizes than its profile's; artefacts that do not depend on them are those of the profile."""
+
+    home: Path  # the folder of the study without overrides
+
+    @property
+    def cache(self) -> Path:
+        """Folder of artefacts, which carry what they were made from in their names."""
+        return self.home / "cache"
+
+
+def open_study(profile: str, seed: int = 0, **overrides: Any) -> Study:
+    """The study of a profile, its folders made; results lie below ``$GATEAU_RESULTS`` (default: ``results`` in the repository).
+
+    Only seed 0 at the profile's own sizes has ``<profile>``, the folder of the evidence. Another seed has
+    ``<profile>-seed<N>``. Overrides that change something have ``<profile>-custom-<6 hex digits>``, with the cache of the
+    study without them: artefacts that do not depend on what was changed are found there.
+
+    Raises:
+        ValueError: unknown profile or field, or a value of the wrong type.
+    """
+    chosen, plain = resolve(profile, **overrides), asdict(named(profile))
+    changed = {name: value for name, value in asdict(chosen).items() if value != plain[name]}
+    first = results_root() / chosen.name
+    home = first.with_name(f"{first.name}-seed{seed}") if seed else first
+    own = home.with_name(f"{home.name}-custom-{digest(json.dumps(changed, sort_keys=True))[:6]}")
+    study = Custom(chosen, seed, own, home) if changed else Study(chosen, seed, home)
+    for folder in FOLDERS:
+        (study.cache if folder == "cache" else study.root / folder).mkdir(parents=True, exist_ok=True)
+    if (first / PINS).exists() and not (study.root / PINS).exists():  # the same models and data, unless it has met others
+        atomic_write(study.root / PINS, (first / PINS).read_bytes())
+    return study
+
+
+def profile_folders() -> list[Path]:
+    """Folders below the results' root, sorted, without those of other seeds and of changed sizes."""
+    return sorted(path for path in results_root().glob("*/") if not OTHER.search(path.name))
+
+
+def results_root() -> Path:
+    """The folder that holds one folder a profile."""
+    return Path(os.environ.get("GATEAU_RESULTS") or PACKAGE.parent / "results")
+
+
+def artefact(study: Study, name: str, build: Callable[[Path], Any], *, code: Sequence[ModuleType | Any], **inputs: Any) -> Path:
+    """The folder that ``build`` fills, built once for each content of its inputs.
+
+    Args:
+        name: what it is, for example ``"pool-0"``; the folder is ``cache/<name>-<12 hex digits>``.
+        build: writes everything into the folder it is given; a crash leaves nothing that looks finished.
+        code: modules or functions that ``build`` runs; they count with all of the library that they use.
+        inputs: plain values, dataclasses, or paths (one inside the cache counts by its name, any other by its bytes).
+    """
+    folder = artefact_folder(study, name, code=code, **inputs)
+    if not folder.exists():
+        _build(folder, build)
+    if log := os.environ.get("GATEAU_ARTEFACT_LOG"):  # the runner asks which artefacts a notebook used
+        with open(log, "a", encoding="utf-8") as out:
+            out.write(folder.name + "\n")
+    return folder
+
+
+def artefact_folder(study: Study, name: str, *, code: Sequence[ModuleType | Any], **inputs: Any) -> Path:
+    """Where `artefact` puts what is made of these inputs, whether it is there or not."""
+    key = digest(json.dumps([_plain(study, inputs), source_hash(code), versions()], sort_keys=True))[:12]
+    return study.cache / f"{name}-{key}"
+
+
+def built(folder: Path) -> tuple[float, float]:
+    """When building an artefact began and ended, in seconds since the epoch."""
+    begin, end = json.loads((folder / BUILT).read_text(encoding="utf-8"))
+    return begin, end
+
+
+def _build(folder: Path, build: Callable[[Path], Any]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}.*.part"):
+        if not _alive(int(left.name.split(".")[-2])):
+            shutil.rmtree(left, ignore_errors=True)
+    part = folder.parent / f".{folder.name}.{os.getpid()}.part"
+    part.mkdir()
+    begin = time.time()
+    try:
+        build(part)
+        (part / BUILT).write_text(json.dumps([begin, time.time()]) + "\n", encoding="utf-8")
+        try:
+            part.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another process finished the same content first
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _plain(study: Study, value: Any) -> Any:
+    """A value as JSON that is equal exactly when the content is; refuses what has no stable text."""
+    if isinstance(value, Path):
+        inside = value.is_relative_to(study.cache)
+        return {"cache": value.relative_to(study.cache).as_posix()} if inside else {"bytes": path_hash(value)}
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(study, asdict(value))
+    if isinstance(value, dict):
+        return {str(k): _plain(study, v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(study, v) for v in value]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a NumPy number
+        return value.item()
+    raise TypeError(f"artefact input of type {type(value).__name__} has no stable content; pass numbers, text, lists or paths")
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Versions that can change a number: Python (minor), torch, transformers, numpy."""
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    return found | {name: version(name) for name in ("torch", "transformers", "numpy")}
+
+
+
+
+
+
+
+
+
+
+
+
+
+

@@ -1,0 +1,151 @@
+"""The house style of the figures: colours that a colour-blind reader can tell apart, names of methods, byte-stable SVG.
+
+Text stays text in the SVG, the hash salt is fixed and there is no date: the same numbers give the same bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from gateau_lib.study.evidence import figure_path
+from gateau_lib.study.store import Study
+from gateau_lib.study.whole_files import atomic_write
+
+# Okabe and Ito's eight colours; Tol's muted nine for the kinds of samples.
+BLACK, ORANGE, SKY, GREEN, BLUE, RED = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00"
+CYCLE = [BLUE, RED, GREEN, ORANGE, "#CC79A7", SKY, BLACK, "#999999"]
+MUTED = ["#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499"]
+MARKERS = "osD^vP*X"
+GREY = "#8A8A8A"
+STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.6,
+    "figure.facecolor": "white",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "gateau",
+}
+LABELS = {
+    "theta_a": "short model",
+    "theta_a_ntk": "short model, NTK-extended",
+    "theta_a_stretched": "stretched, not tuned",
+    "theta_b": "long model",
+    "base": "long model, not tuned",
+    "hmg_minmax_ntk": "HMG as published",
+    "hmg_minmax_truncate": "HMG, truncated reader",
+    "hmg_minmax_raw": "HMG, raw reader",
+    "hmg_log_ntk": "HMG, log gap, extended reader",
+    "hmg_log_truncate": "HMG, log gap, truncated reader",
+    "hmg_log_raw": "HMG, log gap, raw reader",
+    "hmp": "HMP",
+    "cam_default": "CAM",
+    "cam_softmax_attention": "CAM, softmax attention",
+    "cam_aligned": "CAM, opposite sign",
+    "cam_ppl": "CAM, importance from PPL",
+    "cam_uniform_attention": "CAM, attention made uniform",
+    "cam_shuffled_attention": "CAM, attention shuffled",
+    "top_segment_match": "most attended = most important",
+    "importance_range": "importance range, no attention",
+    "contrast_log": "one-model contrast",
+    "perplexity_guidance": "Perplexity Guidance",
+    "prolong": "ProLong",
+    "prolong_no_specificity": "ProLong without specificity",
+    "ifd": "IFD",
+    "longattn": "LongAttn",
+    "longest": "longest first",
+    "length_matched": "random, same lengths",
+    "full": "whole pool",
+    "full_epochs": "whole pool, equal epochs",
+    "short_only": "short samples only",
+    "n_tokens": "length",
+    "nll_long": "NLL, long model",
+    "gateau": "GATEAU",
+    "hmg": "HMG",
+    "cam": "CAM",
+    "perplexity": "Perplexity Guidance",
+    "gateau_rank": "GATEAU (ranks)",
+    "gateau_softmax_both": "GATEAU (both softmax)",
+    "gateau_as_released": "GATEAU (as released)",
+    "normal": "ordinary SFT",
+    "packed": "packed SFT",
+    "pose": "PoSE",
+    "skip_outer": "Skip-Outer",
+    "skip_inner": "Skip-Inner",
+    "skip_all": "Skip-All",
+    "randpos": "RandPos",
+}
+# Models that stand in several figures of lines look the same in all of them.
+LINES = ["theta_a_stretched", "normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all", "base"]
+
+
+def label(method: str) -> str:
+    """The name a reader sees for a method of the metrics rows."""
+    return LABELS.get(method, method.replace("_", " "))
+
+
+def look(method: str, place: int) -> dict[str, str]:
+    """Colour and marker of a method's line: its own if it has one, else those of its place in the figure."""
+    place = LINES.index(method) if method in LINES else place
+    return {"color": CYCLE[place % 8], "marker": MARKERS[place % 8]}
+
+
+def text_table(frame: pd.DataFrame) -> Any:
+    """A table of words for a notebook to display, read from the left in every viewer; the index is not shown.
+
+    It is Markdown, since viewers set the cells of pandas' own tables to the right and some drop its styles.
+    """
+    from IPython.display import Markdown
+
+    rows = [[str(value).replace("|", "\\|") for value in row] for row in frame.itertuples(index=False)]
+    return Markdown("\n".join("| " + " | ".join(row) + " |" for row in [list(frame), ["---"] * len(frame.columns), *rows]))
+
+
+def save(study: Study, fig: Figure, name: str) -> Path:
+    """Write ``figures/<name>.svg`` of the study, byte-stable, whole or not at all."""
+    return atomic_write(figure_path(study, name), svg(fig))
+
+
+def show(study: Study, fig: Figure, name: str) -> Any:
+    """Save a figure and return it for a notebook to display."""
+    from IPython.display import SVG
+
+    return SVG(filename=str(save(study, fig, name)))
+
+
+def svg(fig: Figure) -> str:
+    """The figure as SVG text."""
+    out = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        fig.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    # Matplotlib ends some lines with spaces.
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw in the house style."""
+
+    @functools.wraps(draw)
+    def drawn(*args: Any, **kwargs: Any) -> Figure:
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn

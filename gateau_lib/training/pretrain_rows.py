@@ -1,0 +1,136 @@
+"""Rows of tokens that the pair is pretrained on, with the weight of each token."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from gateau_lib.data import world
+from gateau_lib.data.tokenizer import real_paragraphs
+from gateau_lib.data.world import Cast, Fact, Piece
+
+BACKGROUND_WEIGHT = 0.05  # mean loss weight of a token that nothing before it determines
+BACKGROUND_SAMPLE = 0.2  # share of those tokens that get a loss at all: output logits are 40 % of a step
+
+NEAR_COPY_SHARE, FAR_COPY_SHARE = 0.25, 0.15  # rows that are copy practice, see RowMaker.copying
+FAR_COPY_WEIGHT = 0.3  # loss weight of a word copied from far: at 1.0 these rows would outweigh all recalls of the documents
+NEAR_RATES = 0.40, 0.45  # chances that a sentence tells a fact, or recalls one
+FAR_RATES = 0.40, 0.20  # recalling less than is told lets facts grow old: at the near rates half of them are 80 tokens away
+RECALLED_ONCE = 0.75  # chance that a fact is not recalled again
+REAL_SHARE = 0.10  # rows whose filler is real documentation
+
+
+class RowMaker:
+    """Endless rows of planted text as token ids with loss weights; one generator state, so that a seed fixes every row.
+
+    ``far``: rows for a model that can copy already and has to learn it over long distances, see `copying`.
+    """
+
+    def __init__(self, tokenizer: Any, seed: int, question_share: float, far: bool = False):
+        self.rng = np.random.default_rng(seed)
+        self.far = far
+        self.end: Piece = (tokenizer.eos_token, True)  # an answer ends its text: fine-tuning is too short to teach that
+        self.tokenizer = tokenizer
+        self.question_share = question_share
+        self._ids = cache(lambda text: tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
+
+    def _encode(self, pieces: list[Piece]) -> tuple[list[int], list[float]]:
+        ids: list[int] = []
+        weights: list[float] = []
+        for text, predictable in pieces:
+            # Word by word, so that the cache stays as small as the vocabulary; splitting at spaces is what the tokenizer does.
+            words = text.split(" ")
+            for i, word in enumerate(words):
+                tokens = self._ids(" " + word if i else word) if word else ()
+                ids += tokens
+                weights += [1.0 if predictable else BACKGROUND_WEIGHT] * len(tokens)
+        return ids, weights
+
+    def _recall(self, known: list[list[Fact]]) -> list[Piece]:
+        """Earlier facts again: restated in prose, or asked for and answered."""
+        rng = self.rng
+        place = int(rng.random() * len(known))
+        facts = known[place]
+        # Mostly a fact is recalled once: else the nearest mention is a restatement, and nothing far away is ever needed.
+        others = known[:place] + known[place + 1 :]
+        if others and rng.random() < RECALLED_ONCE:
+            known[:] = others
+        if rng.random() >= self.question_share:
+            fact = facts[int(rng.random() * len(facts))]
+            return [(f" Again, the {fact.attribute} of {fact.key} is", False), (f" {fact.answer}", True), (".", False)]
+        shape = rng.random()
+        if shape < 0.15:
+            asked, answer, _ = world.chatter(rng)
+            return [(f"\n\n{asked}", False), ("\n\n", False), (answer, True), self.end]
+        if len(facts) == 1 and shape < 0.4:  # a list of people of the same attribute
+            same = [k[-1] for k in [facts, *others] if k[-1].attribute == facts[0].attribute]
+            chosen = [same[i] for i in rng.permutation(len(same))[:3]]
+        else:
+            chosen = facts if shape < 0.7 else facts[-1:]
+        asked, answer_pieces = world.question(chosen)
+        return [(f"\n\n{asked}", False), ("\n\n", False), *answer_pieces, self.end]
+
+    def document(self, window: int) -> tuple[list[int], list[float]]:
+        """``window`` + 1 tokens of a document: news, filler and recalls of what it said before."""
+        rng, cast = self.rng, Cast(self.rng)
+        p_fact, p_recall = FAR_RATES if self.far else NEAR_RATES
+        real = rng.random() < REAL_SHARE
+        known: list[list[Fact]] = []
+        ids, weights = [self.tokenizer.bos_token_id], [0.0]
+        while len(ids) < window + 1:
+            draw = rng.random()
+            fact = cast.fact() if draw < p_fact or not known else None
+            if fact is not None:
+                hop = cast.keeper(fact.key) if rng.random() < 0.3 else None
+                known.append([hop, fact] if hop else [fact])
+                pieces = [(f" {f.sentence}", False) for f in known[-1]]
+            elif draw < p_fact + p_recall:
+                pieces = self._recall(known)
+            else:
+                paragraphs = real_paragraphs()
+                text = paragraphs[int(rng.random() * len(paragraphs))] if real else world.filler(rng)
+                pieces = [(("\n" if rng.random() < 0.15 else " ") + text, False)]
+            new_ids, new_weights = self._encode(pieces)
+            ids += new_ids
+            weights += new_weights
+        return ids[: window + 1], weights[: window + 1]
+
+    def copying(self, window: int) -> tuple[list[int], list[float]]:
+        """Words repeated with a random period: a fixed one would be learned as a trick of position, not of content.
+
+        Near: at most 30 words, all different, from which copying is learned at all. Far: periods of up to half the window,
+        whose words occur more than once, so that only a match of several words tells where to go on.
+        """
+        rng = self.rng
+        period = int(np.exp(rng.uniform(np.log(2), np.log(window / 2)))) if self.far else int(rng.integers(2, 31))
+        lead = [world.pick(rng, world.VALUES) for _ in range(int(rng.integers(0, 8)))]
+        if self.far:
+            block = [world.pick(rng, world.VALUES) for _ in range(period)]
+        else:
+            block = [world.VALUES[i] for i in rng.permutation(len(world.VALUES))[:period]]
+        words = lead + block * (window // period + 2)
+        ids = [self.tokenizer.bos_token_id] + [self._ids(" " + w)[0] for w in words]
+        unknown = len(lead) + period
+        known = FAR_COPY_WEIGHT if self.far else 1.0
+        weights = [0.0] + [BACKGROUND_WEIGHT] * unknown + [known] * (len(words) - unknown)
+        return ids[: window + 1], weights[: window + 1]
+
+    def batch(self, window: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows of one step.
+
+        Returns:
+            ids ``(rows, window + 1)`` int64 and weights of the same shape, float32; ``rows * window`` is about ``tokens``.
+        """
+        copies = FAR_COPY_SHARE if self.far else NEAR_COPY_SHARE
+        rows = [
+            self.copying(window) if self.rng.random() < copies else self.document(window)
+            for _ in range(max(1, tokens // window))
+        ]
+        ids, weights = torch.tensor([r[0] for r in rows]), np.array([r[1] for r in rows], dtype=np.float32)
+        sampled = self.rng.random(weights.shape) < BACKGROUND_SAMPLE
+        background = weights == np.float32(BACKGROUND_WEIGHT)
+        weights = np.where(background, weights * sampled / BACKGROUND_SAMPLE, weights).astype(np.float32)
+        return ids, torch.from_numpy(weights)

@@ -1,0 +1,201 @@
+"""Supervised fine-tuning: a job (`recipe`) in, a model folder out; loss on responses only, one device or many, exact resume.
+
+All steps of a run follow from its job and its data, so a resumed run sees the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import distributed
+from transformers.trainer_utils import get_last_checkpoint
+
+from gateau_lib.data.samples import Encoded, encode, encode_asked
+from gateau_lib.models import adapters, loading, rope
+from gateau_lib.study.code_hash import digest
+from gateau_lib.training.minibatches import Batches, compact, training_samples
+from gateau_lib.training.recipe import HOW, FineTune
+from gateau_lib.training.trainer import ResponseTrainer, make_trainer, save_steps_of, world
+from gateau_lib.training.trainer import response_loss as response_loss  # part of this module's interface
+
+LOG = "log.json"
+# What full determinism sets in the environment (transformers.trainer_utils.enable_full_determinism).
+SWITCHES = ("CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC", "ASCEND_LAUNCH_BLOCKING")
+SWITCHES += ("HCCL_DETERMINISTIC",)
+
+
+
+def training_batches(job: FineTune, encoded: Sequence[Encoded], ending: Sequence[int]) -> Batches:
+    """The rows of all steps of a run in order, positions drawn.
+
+    Args:
+        ending: ids after each response, trained on as well (end-of-text).
+
+    Raises:
+        ValueError: a job that contradicts itself (`recipe.check`), or nothing to train on.
+    """
+    return Batches(job, encoded, ending)
+
+
+def steps_of(job: FineTune, tokenizer: Any) -> Batches:
+    """`training_batches` of a job's own data; its template, if any, is put on the tokenizer."""
+    if job.template is not None:
+        tokenizer.chat_template = job.template
+    ending = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    room = job.window - len(ending)
+    read = encode_asked if job.template is not None else encode
+    encoded = [compact(read(sample, tokenizer, room)) for sample in training_samples(job)]
+    return training_batches(job, encoded, ending)
+
+
+def identity(job: FineTune, steps: Batches) -> str:
+    """The run's name, "-" and 12 hex digits of what it trains and on what, not of how that is computed."""
+    content = {key: value for key, value in asdict(job).items() if key not in HOW}
+    return f"{job.name}-{digest(json.dumps([content, steps.digest()], default=str))[:12]}"
+
+
+@contextmanager
+def _restored_determinism() -> Iterator[None]:
+    """Undo full determinism after a run: it is a switch of the whole process, and scoring does not want it."""
+    before, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    switches = {name: os.environ.get(name) for name in SWITCHES}
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+        for name, value in switches.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
+    """Train one job in this process, or this process's part of it, and save model, tokenizer and ``log.json`` in ``output``.
+
+    Checkpoints, if it makes any (`trainer.save_steps_of`), lie beside ``output`` under the run's `identity`; a run that was
+    killed goes on from the last one and ends with the same weights (bitwise on CPU with one or two processes). They are removed
+    at the end. With adapters, ``output`` holds them and the model's configuration, and `loading.load` puts both together.
+
+    Returns:
+        the log: ``identity``, ``losses`` (nats, one an optimizer step), ``tokens`` used, ``response_tokens``, ``padded`` (tokens
+        forwarded, padding included), ``samples`` seen, ``distinct`` ones, ``epochs``, ``steps``, ``max_position``, ``seconds``.
+
+    Raises:
+        RuntimeError: the loss is not finite; names run and step.
+    """
+    started = time.monotonic()
+    processes, rank = world()
+    with _restored_determinism():
+        model, tokenizer = _model(job)
+        steps = steps_of(job, tokenizer)
+        with _checkpoints(job, steps, output) as folder:
+            trainer = make_trainer(job, model, steps, folder)
+            trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+            _save(job, trainer, output)
+            _meet()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    log = {"identity": identity(job, steps), "losses": losses, **steps.usage(processes)}
+    log["seconds"] = round(time.monotonic() - started, 2)
+    if rank == 0:
+        tokenizer.save_pretrained(output)
+        (output / LOG).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+    return log
+
+
+def _model(job: FineTune) -> tuple[torch.nn.Module, Any]:
+    """The base of a job at the RoPE base and window to train at, with adapters if asked for, and its tokenizer."""
+    lora = job.tuning == "lora"
+    # Where a model is to be sharded, a device may not hold the whole of it: its parts go there one by one.
+    to = torch.device("cpu") if job.sharding != "ddp" else None
+    model, tokenizer = loading.load(job.base, job.dtype if lora else "float32", to)
+    theta = job.rope_theta or rope.rope_theta(model)
+    if theta != rope.rope_theta(model) or job.window > rope.window(model):
+        model = rope.with_rope_theta(model, theta, max(job.window, rope.window(model)))
+    return adapters.attach(model, job.base, job.lora_rank, job.seed) if lora else model.train(), tokenizer
+
+
+def _save(job: FineTune, trainer: ResponseTrainer, output: Path) -> None:
+    """Write the model as safetensors; all processes take part in gathering it, the first one writes."""
+    model = getattr(trainer.model, "module", trainer.model)
+    state = None
+    if job.sharding == "deepspeed":
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    elif job.sharding == "fsdp":
+        state = gathered(model)
+    if world()[1] > 0:
+        return
+    if job.tuning == "lora":
+        model.save_pretrained(output, save_embedding_layers=False)
+        model.config.save_pretrained(output)
+        return
+    dtype = getattr(torch, job.dtype)
+    if state is not None or dtype != torch.float32:
+        once = dict([*model.named_parameters(), *model.named_buffers()])  # tied weights under one name only
+        state = {name: tensor.to(dtype) for name, tensor in (state or model.state_dict()).items() if name in once}
+        model.config.dtype = dtype
+    model.save_pretrained(output, state_dict=state)
+
+
+def gathered(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """All weights of a sharded model, on the CPU of the first process; every process must call this."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def _meet() -> None:
+    """Wait for the other processes, if any."""
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
+@contextmanager
+def _checkpoints(job: FineTune, steps: Batches, output: Path) -> Iterator[Path]:
+    """Where checkpoints go: a folder that the next try of the same run finds again, removed after success."""
+    folder = output.parent / f"{identity(job, steps)}.checkpoints"
+    if save_steps_of(job, len(steps)) is None and not folder.exists():
+        with TemporaryDirectory() as empty:
+            yield Path(empty)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    if world()[1] == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The last whole checkpoint; one that a kill cut short is removed (`Trainer` writes its state last)."""
+    found = None
+    while world()[1] == 0 and (found := get_last_checkpoint(str(folder))):
+        try:
+            json.loads((Path(found) / "trainer_state.json").read_text(encoding="utf-8"))
+            break
+        except (OSError, ValueError):
+            shutil.rmtree(found)
+    _meet()
+    return get_last_checkpoint(str(folder))
+
+
+
+
+
+
+
+
+
+
+def training_log(folder: Path) -> dict[str, Any]:
+    """The log that `fine_tune` left in a model folder."""
+    return json.loads((folder / LOG).read_text(encoding="utf-8"))

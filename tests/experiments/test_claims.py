@@ -1,0 +1,256 @@
+"""The ledger parses, its rules decide as written, and every claim refers to rows the notebooks write."""
+
+import itertools
+import math
+from decimal import Decimal, localcontext
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from gateau_lib.experiments import claims
+from gateau_lib.study import intervals
+
+LEDGER = yaml.safe_load(claims.LEDGER.read_text(encoding="utf-8"))
+
+
+def rows(method, values, metric="auc", condition="independent", seeds=None):
+    seeds = range(len(values)) if seeds is None else seeds
+    return [
+        {"metric": metric, "method": method, "condition": condition, "seed": s, "value": v, "n": 10}
+        for s, v in zip(seeds, values, strict=True)
+    ]
+
+
+def claim(relation="above", against=0.5, margin=0.1, **more):
+    entry = {
+        "id": "c",
+        "statement": "s",
+        "paper": "ours",
+        "source": "test",
+        "evidence": "03_hmg_scoring",
+        "profiles": ["cpu"],
+        "value": {"metric": "auc", "method": "a", "condition": "independent"},
+        "relation": relation,
+        "against": against,
+        "margin": margin,
+    }
+    return claims.parse_claim(entry | more)
+
+
+def decide(c, *groups, profile="cpu"):
+    return claims.verdict(c, pd.DataFrame(list(itertools.chain(*groups))), profile)
+
+
+def test_ledger_parses_and_refers_to_declared_rows():
+    declared = [
+        (metric, method, block["conditions"])
+        for block in LEDGER["rows"]
+        for metric, method in itertools.product(block["metrics"], block["methods"])
+    ]
+
+    def known(s):
+        return any(
+            (s.metric, s.method) == (metric, method)
+            and (s.condition in ("longest", "shortest") if conditions == "lengths" else s.condition in conditions)
+            for metric, method, conditions in declared
+        )
+
+    for c in claims.load_claims():
+        effect = c.effect if isinstance(c.effect, tuple) else ()
+        for part in (c.value, c.against, *effect):
+            assert isinstance(part, float) or known(part), (c.id, part)
+        assert c.evidence in {block["notebook"] for block in LEDGER["rows"]}, c.id
+
+
+def test_interval_is_students():
+    values = [0.61, 0.72, 0.66, 0.70]
+    mean, low, high = intervals.t_interval(values)
+    want = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (mean, low, high) == pytest.approx((np.mean(values), want.low, want.high))
+
+
+@pytest.mark.parametrize(
+    ("values", "outcome"),
+    [
+        ([0.8, 0.81, 0.82], "holds"),
+        ([0.3, 0.31, 0.32], "fails"),
+        ([0.51, 0.52, 0.53], "fails"),  # above chance, but by less than the margin
+        ([0.2, 0.9, 0.9], "inconclusive"),
+    ],
+)
+def test_above_a_number(values, outcome):
+    assert decide(claim(), rows("a", values)).verdict == outcome
+
+
+def test_below_mirrors_above():
+    assert decide(claim("below"), rows("a", [0.2, 0.21, 0.22])).verdict == "holds"
+    assert decide(claim("below"), rows("a", [0.8, 0.81, 0.82])).verdict == "fails"
+
+
+def test_what_nothing_can_beat_by_the_margin_is_not_testable():
+    margin = claim().margin
+    full = rows("b", [1 - margin / 2] * 3)
+    out = decide(claim(against={"method": "b"}), rows("a", [0.9, 0.91, 0.92]), full)
+    assert out.verdict == "not testable here" and "ceiling" in out.reason and out.difference < 0
+    assert decide(claim(against={"method": "b"}), rows("a", [0.1, 0.11, 0.12]), rows("b", [0.9 - margin] * 3)).verdict == "fails"
+
+
+def test_pairs_by_seed_not_by_order():
+    # Paired, the difference is constant; unpaired, the spread between seeds would hide it.
+    a, b = rows("a", [0.9, 0.5, 0.7], seeds=[3, 1, 2]), rows("b", [0.3, 0.5, 0.7], seeds=[1, 2, 3])
+    out = decide(claim(against={"method": "b"}), a, b)
+    assert out.verdict == "holds" and out.difference == pytest.approx(0.2) and out.seeds == 3
+
+
+def test_too_few_common_seeds_or_other_profile_is_not_testable():
+    b = rows("b", [0.1, 0.2, 0.3], seeds=[7, 8, 9])
+    assert decide(claim(against={"method": "b"}), rows("a", [1.0, 1.0, 1.0]), b).verdict == "not testable here"
+    assert decide(claim(), rows("a", [0.9, 0.9])).reason == "auc/a/independent: 2 of 3 seeds"
+    assert decide(claim(), rows("a", [0.9] * 3), profile="smoke").verdict == "not testable here"
+
+
+def test_conflicting_rows_are_refused_and_equal_ones_merged():
+    twice = rows("a", [0.9, 0.8], seeds=[0, 0])
+    with pytest.raises(claims.LedgerError, match="two values for seed 0"):
+        decide(claim(), twice)
+    assert decide(claim(), rows("a", [0.9, 0.8, 0.85]), rows("a", [0.9, 0.8, 0.85])).seeds == 3
+
+
+def test_longest_condition_is_numeric():
+    metrics = pd.DataFrame(rows("a", [0.1] * 3, condition="512") + rows("a", [0.9] * 3, condition="2048"))
+    assert claims.by_seed(metrics, claims.Selector("auc", "a", "longest")).tolist() == [0.9] * 3
+    assert claims.by_seed(metrics, claims.Selector("auc", "a", "shortest")).tolist() == [0.1] * 3
+
+
+def test_tolerance_must_be_below_half_the_effect():
+    with pytest.raises(claims.LedgerError, match="not below half the effect"):
+        claim("within", margin=0.1, effect=0.15)
+    with pytest.raises(claims.LedgerError, match="need an effect"):
+        claim("not_below")
+    keeps = claim("not_below", against={"method": "b"}, margin=0.05, effect={"method": "a", "against": 0.5})
+    same = [rows("a", [0.9, 0.91, 0.92]), rows("b", [0.9, 0.91, 0.92])]
+    assert decide(keeps, *same).verdict == "holds"
+    flat = [rows("a", [0.52, 0.53, 0.54]), rows("b", [0.52, 0.53, 0.54])]
+    assert decide(keeps, *flat).verdict == "inconclusive"
+    assert decide(keeps, rows("a", [0.7, 0.71, 0.72]), rows("b", [0.9, 0.91, 0.92])).verdict == "fails"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"relation": "over"}, "unknown relation"),
+        ({"margin": 0}, "margin must be positive"),
+        ({"colour": "red"}, "unknown field"),
+        ({"against": "b"}, "against must be a number"),
+    ],
+)
+def test_bad_entries_are_named(change, message):
+    with pytest.raises(claims.LedgerError, match=message):
+        claim(**change)
+
+
+def test_verdict_table_has_every_claim_of_a_notebook():
+    frame = claims.verdicts(pd.DataFrame(rows("hmg_minmax_ntk", [0.7, 0.71, 0.72])), "cpu", "03_hmg_scoring")
+    assert set(frame["verdict"]) <= set(claims.VERDICTS) and frame.loc[0, "verdict"] == "holds"
+    with pytest.raises(claims.LedgerError, match="no claim has evidence"):
+        claims.verdicts(pd.DataFrame(rows("a", [1.0])), "cpu", "99_none")
+
+
+@given(st.lists(st.floats(0, 1), min_size=3, max_size=6), st.floats(0.01, 0.3))
+def test_verdicts_are_consistent(values, margin):
+    above = decide(claim(margin=margin), rows("a", values)).verdict
+    below = decide(claim("below", margin=margin), rows("a", values)).verdict
+    assert above in claims.VERDICTS and not (above == "holds" and below == "holds")
+    if above == "holds":
+        assert below == "fails" and np.mean(values) >= 0.5 + margin
+
+
+# Margins are met exactly -------------------------------------------------------------------------------------------------
+
+
+def test_a_mean_that_equals_its_margin_reaches_it():
+    """Differences of 4/80, 3/80 and 5/80 have the mean 1/20; in floats it is 0.04999999999999999."""
+    normal, skipping = [27 / 80, 27 / 80, 26 / 80], [31 / 80, 30 / 80, 31 / 80]
+    assert np.mean(np.subtract(skipping, normal)) < 0.05
+    for relation, value, against in (("above", skipping, normal), ("below", normal, skipping)):
+        out = decide(claim(relation, {"method": "b"}, 0.05), rows("a", value), rows("b", against))
+        assert out.verdict == "holds" and abs(out.difference) == 0.05
+    assert decide(claim("above", {"method": "b"}, 0.050001), rows("a", skipping), rows("b", normal)).verdict == "inconclusive"
+
+
+def test_a_reference_that_leaves_room_for_the_margin_is_testable():
+    """32/60, 56/60 and 56/60 leave exactly 0.2; the mean of their floats leaves less."""
+    high, low = [32 / 60, 56 / 60, 56 / 60], [31 / 60, 55 / 60, 55 / 60]
+    assert np.mean(high) + 0.2 > 1
+    assert decide(claim(against={"method": "b"}, margin=0.2), rows("a", low), rows("b", high)).verdict == "fails"
+
+
+def test_a_difference_without_spread_is_judged_by_the_rule_alone():
+    """Equal differences have an interval of one point; their floats differ and would give it a width."""
+    a, b = rows("a", [0.3, 0.4, 0.9]), rows("b", [0.2, 0.3, 0.8])
+    assert len({x - y for x, y in zip([0.3, 0.4, 0.9], [0.2, 0.3, 0.8], strict=True)}) > 1
+    out = decide(claim(against={"method": "b"}, margin=0.1), a, b)
+    assert (out.verdict, out.difference, out.low, out.high) == ("holds", 0.1, 0.1, 0.1)
+    # The whole effect is 0.1: a tolerance of exactly half of it is too wide.
+    half = claim("within", {"method": "b"}, 0.05, effect={"method": "a", "against": {"method": "b"}})
+    assert "not below half" in decide(half, a, b).reason
+
+
+@given(st.integers(1, 2000), st.data(), st.integers(-intervals.ROUNDING, intervals.ROUNDING))
+def test_a_ratio_is_read_from_its_float_and_from_its_neighbours(bottom, data, off):
+    top = data.draw(st.integers(0, bottom))
+    value = top / bottom
+    assert intervals.exact(value + off * math.ulp(value) * 0.99) == Fraction(top, bottom)
+
+
+@given(st.floats(-10, 10))
+def test_what_is_no_ratio_is_read_as_it_is_written(value):
+    assert abs(intervals.exact(value) - Fraction(value)) <= intervals.ROUNDING * Fraction(math.ulp(value))
+    assert intervals.exact(-value) == -intervals.exact(value)
+
+
+def by_the_rule(relation, margin, differences):
+    """The rules at the head of the ledger, in decimals of sixty digits."""
+    with localcontext() as context:
+        context.prec = 60
+        n, margin = len(differences), Decimal(margin)
+        values = [Decimal(d.numerator) / Decimal(d.denominator) for d in differences]
+        mean = Decimal(sum(differences).numerator) / Decimal(sum(differences).denominator) / n
+        variance = sum((v - mean) ** 2 for v in values) / (n - 1) if len(set(differences)) > 1 else Decimal(0)
+        half = Decimal(float(stats.t.ppf(0.975, n - 1))) * (variance / n).sqrt()
+        if relation == "below":
+            mean = -mean
+        low, high, mean = (x.quantize(Decimal("1e-40")) for x in (mean - half, mean + half, mean))
+        holds, fails = {
+            "above": (low > 0 and mean >= margin, high < margin),
+            "below": (low > 0 and mean >= margin, high < margin),
+            "not_below": (low > -margin, high < -margin),
+            "within": (-margin < low and high < margin, high < -margin or low > margin),
+        }[relation]
+    return "holds" if holds else "fails" if fails else "inconclusive"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(-8, 8)), min_size=3, max_size=5),
+    st.sampled_from(["0.0125", "0.02", "0.025", "0.03", "0.05", "0.1"]),
+    st.sampled_from(claims.RELATIONS),
+    st.sampled_from([80, 60, 48, 7]),
+    st.lists(st.integers(-2, 2), min_size=5, max_size=5),
+)
+def test_verdicts_are_those_of_exact_arithmetic(counts, margin, relation, items, off):
+    """Ratios of counts, each as far from its nearest float as a sum of floats may be, on and around the margin."""
+    against = [a / items for a, _ in counts]
+    value = [(a + d) / items for a, d in counts]
+    value = [v + k * math.ulp(v) for v, k in zip(value, off, strict=False)]
+    effect = {"effect": 100.0} if relation in claims.TOLERANCES else {}
+    out = decide(claim(relation, {"method": "b"}, float(margin), **effect), rows("a", value), rows("b", against))
+    differences = [Fraction(d, items) for _, d in counts]
+    room = sum(Fraction(a, items) for a, _ in counts) / len(counts) + Fraction(margin) <= 1
+    assert out.verdict == (by_the_rule(relation, margin, differences) if room or relation != "above" else "not testable here")
+    assert out.difference == float(sum(differences) / len(differences))

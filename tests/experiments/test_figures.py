@@ -1,0 +1,125 @@
+"""Every figure draws headless from a tidy table, says what it must, and saves to the same bytes twice."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gateau_lib.experiments import claims, figures
+from gateau_lib.study import store, style
+from gateau_lib.study.style import svg
+
+RNG = np.random.default_rng(0)
+KINDS = ["far", "mid", "near", "multi_hop", "aggregate", "context_free", "corrupt", "repetitive", "near_duplicate"]
+
+
+def metric_rows(metric, methods, conditions):
+    return pd.DataFrame(
+        [
+            {"metric": metric, "method": m, "condition": c, "seed": s, "value": 0.2 + 0.08 * i + RNG.uniform(0, 0.05), "n": 9}
+            for i, m in enumerate(methods)
+            for c in conditions
+            for s in range(3)
+        ]
+    )
+
+
+def samples():
+    frame = pd.DataFrame({"kind": np.repeat(KINDS, 5), "tokens": RNG.integers(600, 1900, 45)})
+    return frame.assign(distance=np.where(frame["kind"] == "context_free", np.nan, frame["tokens"] * 0.6))
+
+
+def terms():
+    i, j = np.tril_indices(8, -1)
+    return pd.DataFrame({"i": i, "j": j, "strength": RNG.uniform(-0.2, 0.9, i.size)})
+
+
+SCORES = pd.DataFrame(
+    [{"kind": k, "method": m, "value": RNG.normal()} for k in KINDS for m in ("hmg_minmax_ntk", "cam_default") for _ in range(4)]
+)
+SEGMENTS = pd.DataFrame({"segment": range(9), "importance": np.full(9, 1 / 9), "attention": np.full(9, 1 / 9)})
+COUNTS = pd.DataFrame([{"selection": s, "kind": k, "count": n} for s in ("gateau", "random") for n, k in enumerate(KINDS)])
+PAIRS = [("HMG + CAM", what) for what in ("exact", "adaptive", "released")] + [("ProLong", "exact"), ("ProLong", "released")]
+COST = pd.DataFrame(
+    [{"section": a, "what": b, "length": None, "seconds": 2.0 + i, "padded": 100 * i + 100} for i, (a, b) in enumerate(PAIRS)]
+    + [{"section": "passes", "what": w, "length": n, "seconds": n / 1e4} for w in ("plain pass", "other") for n in (1024, 2048)]
+    + [{"section": "memory", "what": w, "length": 8192, "peak_mib": 10.0} for w in ("plain pass", "other")]
+)
+STRATEGY = metric_rows("long_accuracy", figures.HEADLINE_STRATEGIES, ["256", "2048"])
+AUC = metric_rows("auc", figures.HEADLINE_SELECTORS, ["independent", "confounded"])
+CASES = {
+    "corpus": (lambda: figures.corpus(samples(), 256), "multi hop (5)"),
+    "loss": (lambda: figures.loss_curves(pd.DataFrame({"model": ["theta_a"] * 3, "step": [1, 2, 3], "loss": [3, 2, 1]})), "nats"),
+    "by_length": (lambda: figures.by_length(STRATEGY, {"short window": 256}), "Skip-All"),
+    "scores": (lambda: figures.scores_by_kind(SCORES, ["far"]), "HMG as published"),
+    "dots": (lambda: figures.dots(AUC), "confounded"),
+    "importance": (lambda: figures.importance_and_attention(SEGMENTS, [3]), "attention from the response"),
+    "pairs": (lambda: figures.pair_matrix(terms(), 0.1, "dependent"), "earlier segment j"),
+    "correlation": (lambda: figures.correlation(SCORES.pivot_table(index="kind", columns="method").T.corr()), "Spearman"),
+    "composition": (lambda: figures.composition(COUNTS), "near duplicate"),
+    "cost": (lambda: figures.cost(COST), "share of the released procedure"),
+    "headline": (lambda: figures.headline(pd.concat([AUC, STRATEGY])), "Who finds the samples"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_figure_is_svg_with_its_text_and_stable_bytes(name):
+    draw, text = CASES[name]
+    state = RNG.bit_generator.state
+    first = svg(draw())
+    RNG.bit_generator.state = state
+    assert first == svg(draw())
+    assert text in first and "<dc:date>" not in first and "NaN" not in first.split("<defs>")[-1]
+
+
+def test_same_bytes_in_another_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path))
+    study = store.open_study("smoke")
+    path = style.save(study, figures.composition(COUNTS), "05_selections")
+    assert path == tmp_path / "smoke" / "figures" / "05_selections.svg"
+    code = (
+        "import pandas as pd; from gateau_lib import figures; from gateau_lib.study.style import svg;"
+        f"print(svg(figures.composition(pd.DataFrame({COUNTS.to_dict('list')}))), end='')"
+    )
+    again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert again.stdout == path.read_text(encoding="utf-8")
+
+
+def test_verdict_table_lists_every_claim():
+    table = figures.verdict_table(claims.verdicts(AUC, "cpu"))
+    assert table.count("\n") == len(claims.load_claims()) + 2
+    assert "**not testable here**" in table and "nan" not in table
+
+
+def test_figures_of_metrics_say_when_there_is_nothing_to_draw():
+    for draw in (figures.dots, lambda rows: figures.by_length(rows, {"short window": 256}), figures.headline):
+        assert "no rows at this scale" in svg(draw(AUC.iloc[:0]))
+
+
+def test_verdict_table_tells_why_a_verdict_is_inconclusive():
+    verdict = {"statement": "A keeps B.", "paper": "ours", "verdict": "inconclusive", "seeds": 3, "reason": "tolerance too wide"}
+    table = figures.verdict_table(pd.DataFrame([verdict | {"difference": 0.01, "low": -0.1, "high": 0.1}]))
+    assert "+0.010 [-0.100, +0.100]; tolerance too wide" in table
+
+
+def test_shares_close_to_one_are_drawn_large_and_rankings_from_zero_to_one():
+    high = AUC.assign(value=0.95 + 0.04 * RNG.random(len(AUC)))
+    assert figures.dots(high, "answer tokens right", chance=None).axes[0].get_xlim()[0] > 0.5
+    assert figures.dots(high).axes[0].get_xlim() == (-0.02, 1.02)
+
+
+def test_evenly_spaced_lengths_have_a_linear_axis_and_doubling_ones_a_logarithmic_one():
+    for lengths, scale in ((["256", "512", "1024"], "log"), (["256", "512", "768"], "linear")):
+        assert figures.by_length(metric_rows("a", ["normal", "pose"], lengths), {}).axes[0].get_xscale() == scale
+
+
+def test_a_strategy_looks_the_same_in_every_figure():
+    sets = (["pose"], ["normal", "pose"])
+    alone, together = (figures.by_length(STRATEGY[STRATEGY["method"].isin(shown)], {}) for shown in sets)
+    assert alone.axes[0].lines[0].get_color() == together.axes[0].lines[1].get_color()
+
+
+def test_text_table_is_markdown():
+    assert style.text_table(pd.DataFrame({"kind": ["far"], "what": ["one `fact`"]})).data.endswith("|\n| far | one `fact` |")

@@ -1,0 +1,93 @@
+"""Findings say what the verdicts say: in words, as a figure, beside reported numbers and reviewers' questions."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gateau_lib.experiments import claims, findings
+from gateau_lib.study import intervals
+from gateau_lib.study.style import svg
+
+LEDGER = claims.load_claims()
+
+
+def metrics(values: dict[str, tuple[float, ...]]) -> pd.DataFrame:
+    """Rows ``long_accuracy`` at equal tokens of each method, one value a seed."""
+    rows = [(m, n, value) for m, each in values.items() for n, value in enumerate(each)]
+    table = pd.DataFrame(rows, columns=["method", "seed", "value"])
+    return table.assign(metric="long_accuracy", condition="equal_tokens", n=9)
+
+
+BETTER = claims.verdicts(metrics({"gateau": (0.9, 0.91, 0.92), "full": (0.5, 0.52, 0.51), "hmg": (0.95, 0.97, 0.96)}), "cpu")
+NOTHING = claims.verdicts(metrics({"gateau": (0.9,)}), "cpu")
+
+
+def test_reported_numbers_are_complete_and_plausible():
+    table = findings.reported()
+    assert table["value"].between(0, 100).all() and not table.duplicated(["table", "setting", "row", "share"]).any()
+    wide = findings.reported_table("LongBench-Chat")
+    assert wide.loc["Full", ("limited", "")] == 50.8 and wide.loc["GATEAU", ("real-world", "30 %")] == 57.8
+    assert set(findings.SETTINGS) == set(table["setting"]) and findings.SHARE in set(table["share"])
+    # Every row stands in both settings with the same shares.
+    places = table.fillna({"share": 0}).groupby(["table", "row", "share"]).size()
+    assert (places == len(findings.SETTINGS)).all()
+
+
+def test_comparisons_and_questions_name_claims_of_the_ledger():
+    names, content = {claim.id for claim in LEDGER}, findings._file()
+    assert {place["claim"] for place in content["comparisons"]} <= names
+    assert {name for question in content["reviewers"] for name in question["claims"]} <= names
+    assert {question["answered"] for question in content["reviewers"]} <= {"yes", "partly", "no"}
+
+
+def test_signs_beside_reported_differences():
+    table = findings.beside(BETTER).set_index(["claim", "table"])
+    chat = table.loc[("gateau-beats-full", "LongBench-Chat")]
+    assert chat["real-world"] == pytest.approx(56.8 - 48.8) and chat["limited"] == pytest.approx(59.0 - 50.8)
+    assert chat["sign"] == "same" and chat["verdict"] == "holds"
+    assert table.loc[("gateau-beats-hmg-in-training", "LongBench-Chat"), "sign"] == "opposite"
+    assert set(findings.beside(NOTHING)["sign"]) == {"open"}
+    # sqrt(2) standard errors of a mean times the normal quantile
+    assert "more than 11.6 points: 1 of 10" in findings.noise(table.reset_index())
+
+
+def test_sentences_carry_the_numbers_of_the_verdicts():
+    row = next(r for r in BETTER.itertuples() if r.id == "gateau-beats-full")
+    text = findings.sentence(row)
+    assert text.startswith("**holds**") and f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}], 3 seeds" in text
+    assert "difference +0.400" in text and "`gateau-beats-full`" in text
+    assert findings.sentences(BETTER, ["holds"]).count("\n") == (BETTER["verdict"] == "holds").sum() - 1
+    assert findings.sentences(BETTER).count("`") == 2 * len(LEDGER)
+    assert findings.sentences(NOTHING, ["fails"]) == "None." and "0 of 3 seeds" in findings.sentences(NOTHING)
+
+
+def test_summary_counts_every_claim():
+    count = BETTER["verdict"].value_counts()
+    assert findings.summary(BETTER).startswith(f"Of {len(LEDGER)} claims {count['holds']} hold, {count['fails']} fail, 0 stay")
+    table = findings.by_paper(BETTER)
+    assert table.to_numpy().sum() == len(LEDGER) and list(table.columns) == list(claims.VERDICTS)
+    assert list(findings.reviewers(BETTER).columns) == ["asked", "answered", "how", "verdicts"]
+
+
+@pytest.mark.parametrize("verdicts", [BETTER, NOTHING, BETTER[BETTER["paper"] == "ProLong"]], ids=["some", "none", "one paper"])
+def test_forest_shows_every_claim_and_is_byte_stable(verdicts):
+    text = svg(findings.forest(verdicts))
+    assert text == svg(findings.forest(verdicts))
+    for name in verdicts["id"]:
+        assert name.replace("-", " ") in text
+    assert all(name in text for name in set(verdicts["verdict"]))
+
+
+@pytest.mark.parametrize("claim", LEDGER, ids=lambda c: c.id)
+def test_margins_are_where_the_verdict_turns(claim):
+    """A difference without spread holds on the good side of every margin and not on the other side."""
+    step, sign = 1e-6, -1 if claim.relation == "below" else 1
+    for at in findings.margins(claim):
+        good = sign if claim.relation in ("above", "not_below", "below") else -np.sign(at)
+        for side, holds in ((good, True), (-good, False)):
+            point = intervals.Interval(intervals.exact(at + side * step), Fraction(0))
+            assert (claims._decide(claim.relation, intervals.exact(claim.margin), point) == "holds") == holds

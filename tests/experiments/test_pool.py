@@ -1,0 +1,231 @@
+"""Scores of whole pools against one plain forward pass at a time, and what the ranking makes of them."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+from tiny import eager
+
+from gateau_lib.data import corpus, longalign, passages, samples
+from gateau_lib.data.samples import segments
+from gateau_lib.experiments import pool, ranking, study_corpus
+from gateau_lib.methods import cam
+from gateau_lib.models import loading, rope, tiny
+from gateau_lib.study import evidence, store
+
+SIZES = {"short_model": "scratch", "pool_per_kind": 1, "pool_tokens": (300, 340), "pool_seeds": 2, "eval_items": 1}
+SIZES |= {"short_pool": 1, "eval_lengths": (256,), "max_length": 330, "prolong_pairs": 6, "workers": 0}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GATEAU_RESULTS", str(tmp_path_factory.mktemp("results")))
+        return store.open_study("smoke", 0, **SIZES)
+
+
+@pytest.fixture(scope="module")
+def data(study):
+    return study_corpus.prepared(study)
+
+
+@pytest.fixture(scope="module")
+def pair(study, data):
+    """Two untrained models with weights that make losses and attention differ from sample to sample."""
+    tokenizer = study_corpus.load_tokenizer(study)
+
+    def build(out):
+        for seed, name in enumerate(("short", "long")):
+            sizes = {"hidden_size": 32, "layers": 2, "heads": 4, "window": 256, "rope_theta": 1000.0}
+            model = tiny.build_llama(len(tokenizer), **sizes, seed=seed)
+            with torch.no_grad():
+                for weight in model.parameters():
+                    if weight.ndim == 2:
+                        weight.normal_(std=0.2)
+            model.save_pretrained(out / name)
+            tokenizer.save_pretrained(out / name)
+
+    return store.artefact(study, "pair", build, code=[tiny.build_llama])
+
+
+@pytest.fixture(scope="module")
+def path(data):
+    return data / "pools" / "independent-0.jsonl"
+
+
+@pytest.fixture(scope="module")
+def read(study, pair, path):
+    """The pool's samples, encoded, and a function that loads a model for plain reading."""
+    _, tokenizer = loading.load(pair / "short")
+    drawn = longalign.read_samples(path)
+    return drawn, [samples.encode(s, tokenizer, study.profile.max_length) for s in drawn], tokenizer
+
+
+def computed(study, build):
+    return pool.read_table(build.folder(study))
+
+
+@torch.no_grad()
+def plain_nll(model, prefix, targets):
+    logits = model(torch.tensor([prefix + targets])).logits[0, len(prefix) - 1 : -1].double()
+    return -logits.log_softmax(-1)[range(len(targets)), targets].mean().item()
+
+
+def test_homologous_is_one_plain_pass_a_sample(study, pair, path, read):
+    _, encoded, _ = read
+    short, long = (loading.load(pair / name)[0] for name in ("short", "long"))
+    stretched = rope.extend_window(short, study.profile.max_length)
+    table = computed(study, pool.homologous(study, pair, path))
+    assert list(table["id"]) == [e.id for e in encoded] and list(table["n_tokens"]) == [len(e.ids) for e in encoded]
+    assert max(table["n_tokens"]) <= study.profile.max_length and sum(e.dropped for e in encoded) > 0
+    for row, e in zip(table.itertuples(), encoded, strict=True):
+        room = study.profile.short_window - len(e.start) - len(e.instruction) - len(e.response)
+        cut = e.start + e.context[-room:] + e.instruction
+        expected = {
+            "nll_long": plain_nll(long, e.prompt, e.response),
+            "nll_long_truncate": plain_nll(long, cut, e.response),
+            "nll_short_ntk": plain_nll(stretched, e.prompt, e.response),
+            "nll_short_truncate": plain_nll(short, cut, e.response),
+            "nll_short_raw": plain_nll(short, e.prompt, e.response),
+            "nll_alone": plain_nll(long, e.start, e.response),
+        }
+        assert {name: getattr(row, name) for name in expected} == pytest.approx(expected, abs=2e-4), e.id
+
+
+@torch.no_grad()
+def test_awareness_is_eager_attention_and_one_pass_a_segment(study, pair, path, read):
+    drawn, encoded, tokenizer = read
+    long = loading.load(pair / "long")[0]
+    plain, size = eager(long), study.profile.segment_length
+    table = computed(study, pool.awareness(study, pair, path)).set_index("id")
+    for sample, e in list(zip(drawn, encoded, strict=True))[:4]:
+        row = table.loc[e.id]
+        nll = [plain_nll(long, e.start + part + e.instruction, e.response) for part in segments(e.context, size)]
+        np.testing.assert_allclose(row["segment_nll"], nll, atol=2e-4)
+        whole = torch.stack(plain(torch.tensor([e.ids]), output_attentions=True).attentions)[:, 0, :, len(e.prompt) :, :]
+        keys = whole.mean((1, 2))[:, len(e.start) : len(e.start) + len(e.context)]  # heads and response tokens
+        layers = np.stack([part.mean(1).numpy() for part in keys.split(size, dim=1)], axis=1)
+        np.testing.assert_allclose(pool.layered(row["attention"], row["segment_nll"]), layers, atol=1e-6)
+        assert row["cam_softmax_attention"] == pytest.approx(cam.contextual_awareness(nll, layers, attention="softmax"), abs=1e-4)
+        assert row["cam_aligned"] == pytest.approx(1 - row["cam_default"])
+        assert row["importance_range"] == pytest.approx(max(nll) - min(nll), abs=1e-3)
+        held = [tokenizer.decode(segments(e.context, size)[i]) for i in row["evidence"]]
+        if sample.evidence and sample.kind == "near":
+            assert sample.answer.split()[-1] in " ".join(held)
+
+
+def test_evidence_that_was_cut_off_is_in_no_segment(read, study):
+    drawn, _, tokenizer = read
+    sample = next(s for s in drawn if s.kind == "far")
+    full = samples.encode(sample, tokenizer)
+    (first, last), *_ = samples.evidence_tokens(sample, tokenizer)
+    assert pool.evidence_segments(sample, full, tokenizer, 32) == sorted({t // 32 for t in range(first, last)})
+    cut = samples.encode(sample, tokenizer, len(full.ids) - last)
+    assert cut.dropped == last and pool.evidence_segments(sample, cut, tokenizer, 32) == []
+    part = samples.encode(sample, tokenizer, len(full.ids) - last + 1)
+    assert pool.evidence_segments(sample, part, tokenizer, 32) == [0]
+
+
+def test_scored_joins_labels_and_scores_by_id(study, pair, data, path):
+    table = pool.scored(study, pair, data, ["independent", "real"], ["homologous", "dependencies"])
+    assert table.groupby(["pool", "seed"], sort=False).size().to_dict() == {
+        ("independent", 0): 9, ("independent", 1): 9, ("real", 0): 4, ("real", 1): 4,
+    }  # fmt: skip
+    first = table[(table["pool"] == "independent") & (table["seed"] == 0)]
+    drawn = longalign.read_samples(path)
+    assert list(first["id"]) == [s.id for s in drawn] and list(first["kind"]) == [s.kind for s in drawn]
+    assert list(first["needs_far"]) == [s.kind in corpus.NEEDS_FAR for s in drawn]
+    np.testing.assert_array_equal(first["nll_long"], computed(study, pool.homologous(study, pair, path))["nll_long"])
+    np.testing.assert_array_equal(first["prolong"], computed(study, pool.dependencies(study, pair, path))["prolong"])
+    assert table.attrs["count"]["homologous"]["tokens"] > table["n_tokens"].sum()
+
+
+def test_a_table_is_computed_once(study, pair, path, monkeypatch):
+    first = computed(study, pool.homologous(study, pair, path))
+    monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("computed again"))
+    pd.testing.assert_frame_equal(computed(study, pool.homologous(study, pair, path)), first)
+
+
+def test_documents_are_scored_by_kind(study, pair, data):
+    table = pool.scored_documents(study, pair, data)
+    assert set(table["kind"]) == set(passages.DOCUMENT_KINDS) and set(table["seed"]) == {0, 1}
+    assert (table["pairs"] == study.profile.prolong_pairs).all()
+    assert (table["prolong"] <= table["prolong_no_specificity"] + 1e-9).all()
+    assert table.attrs["count"]["documents"]["tokens"] > 0
+
+
+def test_a_sample_that_cannot_be_scored_is_named(study, pair, data, tmp_path):
+    short = tmp_path / "pool"
+    shutil.copytree(data / "documents", short)
+    (short / "0.jsonl").write_text(json.dumps({"id": "tiny", "kind": "local", "text": "The end."}) + "\n")
+    with pytest.raises(Exception, match="tiny: a score is missing"):
+        computed(study, pool.dependencies(study, pair, short / "0.jsonl", documents=True))
+
+
+# Rankings ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def table(study, pair, data):
+    scores = pool.scored(study, pair, data, ["independent"], list(pool.PARTS))
+    return ranking.by_pool(ranking.by_pool(scores, ranking.guidance), ranking.combined, 0.8)
+
+
+def test_guidance_and_combinations_are_each_pool_by_itself(table):
+    one = table[table["seed"] == 1]
+    ppl = {name: np.exp(one[f"nll_{name}"].to_numpy()) for name in ("short_ntk", "long")}
+    scaled = {name: (p - p.min()) / (p.max() - p.min()) for name, p in ppl.items()}
+    gap = scaled["short_ntk"] - scaled["long"]
+    np.testing.assert_allclose(one["hmg_minmax_ntk"], gap, atol=1e-9)
+    np.testing.assert_allclose(one["hmp"], np.exp(gap) / np.exp(gap).sum())
+    np.testing.assert_allclose(one["hmg_log_raw"], one["nll_short_raw"] - one["nll_long"])
+    ranks = 0.8 * one["hmp"].rank() / len(one) + 0.2 * one["cam_default"].rank() / len(one)
+    np.testing.assert_allclose(one["gateau_rank"], ranks)
+    np.testing.assert_allclose(one["gateau_as_released"], 0.8 * one["hmp"] + 0.2 * one["cam_default"])
+    ratio = one["nll_long"] / one["nll_alone"]
+    np.testing.assert_allclose(one["ifd"], ratio.where(ratio <= 1, 0.0))
+
+
+def test_rows_can_be_written(study, table):
+    rows = ranking.auc_rows(table, ["hmp", "longest"]) + ranking.precision_rows(table, ["longest"])
+    rows += ranking.correlation_rows(table, ["gateau_rank"], "hmp", "hmp")
+    evidence.write_metrics(study, "05_test", rows)
+    assert len(rows) == 2 * (2 + 3 + 1)
+    for row in rows[:2]:
+        part = table[table["seed"] == row["seed"]]
+        assert row["value"] == ranking.auc(part["needs_far"], part[row["method"]]) and row["n"] == 9
+    assert rows[-2]["value"] == pytest.approx(spearmanr(part["gateau_rank"], part["hmp"]).statistic)
+    assert ranking.mean_table(rows[:4]).loc["longest", "independent"] == np.mean([r["value"] for r in rows[1:4:2]])
+
+
+def test_selections_have_the_same_size_and_come_from_the_pool(table):
+    part = table[table["seed"] == 0]
+    chosen = ranking.selections(part, 0.3, seed=0)
+    assert {name: len(ids) for name, ids in chosen.items()} == dict.fromkeys(chosen, 3) | {"full": 9}
+    assert all(set(ids) <= set(part["id"]) for ids in chosen.values())
+    assert chosen["perplexity"] == list(part.sort_values("nll_long", ascending=False)["id"][:3])
+    shuffled = ranking.selections(part.sample(frac=1, random_state=0), 0.3, seed=0)
+    assert {k: sorted(v) for k, v in shuffled.items()} == {k: sorted(v) for k, v in chosen.items()}
+    overlap = ranking.overlaps(chosen)
+    assert (np.diag(overlap) == 1).all() and overlap.loc["full", "hmg"] == pytest.approx(1 / 3)
+
+
+def test_twins_are_counted_when_both_are_chosen():
+    assert ranking.twins(["independent-0-far-001", "independent-0-near_duplicate-001", "independent-0-near_duplicate-002"]) == 1
+
+
+@given(st.lists(st.integers(0, 30), min_size=12, max_size=40), st.integers(0, 99))
+def test_a_score_that_is_length_tells_nothing_within_like_lengths(lengths, seed):
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame({"n_tokens": lengths, "needs_far": rng.random(len(lengths)) < 0.5})
+    third = pd.qcut(frame["n_tokens"].rank(method="first"), 3, labels=False)
+    value = ranking.within_lengths(frame.assign(same=third), "same")
+    assert np.isnan(value) or value == 0.5
+    truth = ranking.within_lengths(frame.assign(truth=frame["needs_far"].astype(float)), "truth")
+    assert np.isnan(truth) or truth == 1.0

@@ -1,0 +1,109 @@
+"""README.md says what the results say: making its generated parts again changes nothing."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from gateau_lib.experiments import pages
+from gateau_lib.experiments.claims import load_claims
+from gateau_lib.study.profiles import PROFILES
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results" / "cpu"
+TEXT = pages.README.read_text(encoding="utf-8")
+
+
+def committed(folder: Path) -> Path | None:
+    """The manifest and the metrics of the last commit, unpacked; None where there are none."""
+    wanted = ["results/cpu/manifest.json", "results/cpu/metrics"]
+    done = subprocess.run(["git", "archive", "HEAD", *wanted], cwd=ROOT, capture_output=True, check=False)
+    if done.returncode:
+        return None
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "results" / "cpu"
+
+
+@pytest.mark.skipif(not (RESULTS / "manifest.json").exists(), reason="no results/cpu/manifest.json: make cpu")
+def test_making_it_again_changes_nothing(tmp_path):
+    """From the results that lie here or, after a run of one's own, from the published ones: times differ between machines."""
+    here = pages.fill(TEXT, pages.parts(RESULTS, ROOT / "notebooks"))
+    published = committed(tmp_path) if here != TEXT else None
+    if published is not None:
+        here = pages.fill(TEXT, pages.parts(published, ROOT / "notebooks"))
+    assert here == TEXT, "README.md is older than results/cpu or the notebooks: make readme"
+
+
+def test_links_lead_to_files():
+    if not (RESULTS / "manifest.json").exists():
+        pytest.skip("no results/cpu/manifest.json: make cpu")
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)\)", TEXT):
+        assert (ROOT / link).exists(), link
+
+
+def test_commands_are_real():
+    """Every make target and module that the README names exists."""
+    targets = set(re.findall(r"^([a-z ]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    known = {target for line in targets for target in line.split()}
+    named = re.findall(r"(?:^|`)make ([a-z]+)", TEXT, flags=re.M)
+    assert named and set(named) <= known, set(named) - known
+    for module in re.findall(r"python -m gateau_lib\.(\w+)", TEXT):
+        assert (ROOT / "gateau_lib" / f"{module}.py").exists(), module
+
+
+def test_first_screen_tells_what_and_how():
+    screen = TEXT[: TEXT.index("## Reading order")]
+    assert "begin headline" in screen and "make reproduce" in screen and "make test" in screen
+    assert re.search(r"^make test .* \d+ minutes$", screen, flags=re.M), "say how long make test takes"
+    assert re.search(r"^git clone (\w+) .*# \1: where", screen, flags=re.M), "the address is the reader's own: say so"
+    assert len(screen.splitlines()) < 45
+
+
+@pytest.fixture
+def results(tmp_path) -> Path:
+    """A folder with one notebook in its manifest and metrics for one claim."""
+    (tmp_path / "metrics").mkdir()
+    row = '{"metric": "auc", "method": "hmg_minmax_ntk", "condition": "independent", "seed": %d, "value": 0.9, "n": 5}'
+    (tmp_path / "metrics" / "03_hmg_scoring.json").write_text("[" + ", ".join(row % n for n in range(3)) + "]")
+    machine = '{"device": "cpu", "cpu": "A Processor", "cores": 2, "memory_gb": 8, "system": "Linux"}'
+    entry = '{"seconds": 90, "peak_memory_mb": 2048, "files": {}, "parameters": {"seed": 0}}'
+    notebook = f'{{"03_hmg_scoring": {entry}}}'
+    text = f'{{"seconds": 720.0, "peak_memory_mb": 2048, "machine": {machine}, "notebooks": {notebook}}}'
+    (tmp_path / "manifest.json").write_text(text)
+    return tmp_path
+
+
+def test_parts_say_what_the_results_say(results):
+    made = pages.parts(results, ROOT / "notebooks")
+    assert "**12 minutes, 2.0 GB**" in made["cost"] and "2 cores (A Processor)" in made["cost"]
+    assert f"Of {len(load_claims())} claims 1 hold, 0 fail" in made["headline"] and "08_headline.svg" in made["headline"]
+    assert "| **holds** | +0.400 [+0.400, +0.400] | 3 |" in made["verdicts"]
+    assert made["verdicts"].count("\n") == len(load_claims()) + 1
+    assert "results/cpu/notebooks/03_hmg_scoring.ipynb) | 1.5 | 2.0 |" in made["reading"]
+    assert all(f"`make {name}`" in made["profiles"] for name in PROFILES) and set(pages.PURPOSE) == set(PROFILES)
+
+
+def test_filling_is_idempotent_and_keeps_the_rest(results):
+    made = pages.parts(results, ROOT / "notebooks")
+    once = pages.fill(TEXT, made)
+    assert pages.fill(once, made) == once
+
+    def rest(text):
+        return re.sub(r"(<!-- begin (\w+) -->).*?(<!-- end \2 -->)", r"\1\3", text, flags=re.S)
+
+    assert rest(once) == rest(TEXT)
+
+
+def test_missing_results_and_markers_are_named(tmp_path):
+    with pytest.raises(pages.ReadmeError, match="run make cpu first"):
+        pages.parts(tmp_path, ROOT / "notebooks")
+    with pytest.raises(pages.ReadmeError, match="must stand there once"):
+        pages.fill("<!-- begin cost -->\n", {"cost": "", "headline": ""})
+    with pytest.raises(pages.ReadmeError, match="has no <!-- end cost -->"):
+        pages.fill("<!-- begin cost -->\n", {"cost": ""})

@@ -1,0 +1,79 @@
+"""The site as a reader sees it: a page made here, built by sphinx; the formulas of the notebooks fit its column."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from gateau_lib.experiments import claims, figures
+from gateau_lib.study import notebooks
+
+pytest.importorskip("myst_nb")
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+TITLE, FORMULA = "01 · Title of a chapter", "$$\n\\begin{aligned}\na_i &= b_i \\\\\nc &= \\sum_i a_i\n\\end{aligned}\n$$"
+
+
+def page(text: str) -> nbformat.NotebookNode:
+    """An executed notebook with a formula, and the text as the Markdown output of its one cell."""
+    output = nbformat.v4.new_output("display_data", {"text/markdown": text, "text/plain": "<Markdown object>"})
+    cell = nbformat.v4.new_code_cell("Markdown(table)", execution_count=1, outputs=[output])
+    prose = nbformat.v4.new_markdown_cell(f"# {TITLE}\n\n{FORMULA}")
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return nbformat.v4.new_notebook(metadata={"kernelspec": spec}, cells=[prose, cell])
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory) -> str:
+    """The page of a notebook whose output is a table of verdicts and a list."""
+    place = tmp_path_factory.mktemp("site")
+    executed = place / "results" / "cpu" / "notebooks"
+    executed.mkdir(parents=True)
+    table = figures.verdict_table(
+        claims.verdicts(pd.DataFrame(columns=["metric", "method", "condition", "seed", "value"]), "cpu")
+    )
+    nbformat.write(page(f"{table}\n- **one** of a list\n- another\n"), executed / "01_title.ipynb")
+    shutil.copytree(ROOT / "docs", place / "docs", ignore=shutil.ignore_patterns("_build", "notebooks"))
+    environment = os.environ | {"GATEAU_RESULTS": str(place / "results"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", str(place / "docs"), str(place / "html")]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return (place / "html" / "notebooks" / "01_title.html").read_text(encoding="utf-8")
+
+
+def test_a_table_that_a_cell_writes_is_a_table(html):
+    body = html[html.index("<article") :]
+    assert body.count("<tr") == len(claims.load_claims()) + 1
+    assert "<strong>one</strong> of a list</p></li>" in body
+    for paragraph in re.findall(r"<p>(.*?)</p>", body, flags=re.S):
+        assert paragraph.count("|") < 8, f"a table as text: {paragraph[:80]}"
+
+
+def test_a_formula_keeps_its_lines_and_can_be_scrolled(html):
+    (formula,) = re.findall(r'<div class="math[^>]*>(.*?)</div>', html, flags=re.S)
+    assert r"\begin{aligned}" in formula and r"c &= \sum_i a_i" in unescape(formula)
+    assert "_static/site.css" in html
+    assert "overflow-x: auto" in (ROOT / "docs" / "_static" / "site.css").read_text(encoding="utf-8")
+
+
+def test_chapters_stand_in_the_left_column_and_not_in_the_header(html):
+    header = html[html.index("<header") : html.index("</header>")]
+    left = html[html.index('id="pst-primary-sidebar"') : html.index("<main")]
+    assert TITLE not in header and TITLE in left and "Scoring on a cluster" in left
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_a_line_of_a_formula_is_one_equation(path):
+    """Two beside each other are wider than the column, and what sticks out is not shown."""
+    for cell in notebooks.read(path)["cells"]:
+        for formula in re.findall(r"\$\$(.*?)\$\$", notebooks.source(cell), flags=re.S):
+            assert not re.search(r"\\q?quad", formula), f"write it as aligned lines: {formula[:60]}"

@@ -1,0 +1,100 @@
+"""The benchmark's procedures agree, the library reads less, and what was measured can be read again."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny import random_llama
+
+from gateau_lib import bench, methods
+from gateau_lib.models import memory
+from gateau_lib.models.pair import Pair
+from gateau_lib.models.rope import with_rope_theta
+from gateau_lib.scoring import speed, speed_goals
+from gateau_lib.study.errors import ScoreError
+
+FIDELITY = {"rank_correlation": 0.99, "top_overlap": 0.95}
+
+
+@pytest.fixture(scope="module")
+def pair():
+    short = random_llama()
+    return Pair(short, with_rope_theta(short, 20_000.0, window=512), None)
+
+
+@pytest.fixture(scope="module")
+def rows(pair):
+    found = speed.compare_procedures(pair, 2, 1024, 16, repeats=1) + speed.compare_prolong(pair, 10, 16)
+    peaks = {"plain pass": 2.0, "pass with attention": 3.0, "attention matrices": 60.0}
+    memories = [speed._row("memory", kind, None, {}, length=256, peak_mib=peak) for kind, peak in peaks.items()]
+    return found + speed.compare_passes(pair, (256, 384), 8) + memories
+
+
+def test_the_library_reads_less_and_hardly_more_than_exactness_needs(rows):
+    of = {(row["section"], row["what"]): row for row in rows if row.get("length") is None}
+    exact, released = of["HMG + CAM", "exact"], of["HMG + CAM", "released"]
+    assert exact["fewest_tokens"] <= exact["tokens"] <= 1.15 * exact["fewest_tokens"]
+    assert exact["padded"] < released["padded"] and exact["samples"] == 2
+    assert of["HMG + CAM", "adaptive"]["tokens"] < exact["tokens"]
+    assert of["ProLong", "exact"]["tokens"] < 0.75 * of["ProLong", "released"]["tokens"]
+
+
+def test_lengths_are_log_uniform():
+    lengths = np.array(speed.log_uniform(400, 8192))
+    assert 1024 <= lengths.min() and lengths.max() <= 8192
+    assert np.median(np.log2(lengths)) == pytest.approx(11.5, abs=0.02)
+
+
+def test_a_disagreement_is_an_error(pair, monkeypatch):
+    monkeypatch.setattr(speed, "as_released", lambda pair, samples, *rest: np.full(len(samples), 1e3))
+    with pytest.raises(ScoreError, match="procedure differ by"):
+        speed.compare_procedures(pair, 1, 1024, 16, repeats=1)
+    monkeypatch.setattr(methods.released, "released_prolong", lambda *args, **kwargs: np.array([1e3]))
+    with pytest.raises(ScoreError, match="ProLong's scores differ"):
+        speed.compare_prolong(pair, 10, 16)
+
+
+def test_goals_are_judged_and_read_again(rows, tmp_path):
+    goals = speed_goals.reached(rows, FIDELITY)
+    assert [goal["goal"] for goal in goals] == list(speed_goals.GOALS)
+    by_name = {goal["goal"]: goal for goal in goals}
+    assert by_name["attention in the pass: memory over attention matrices"] == {
+        "goal": "attention in the pass: memory over attention matrices", "value": 0.05, "bound": 0.1, "side": "most", "met": True,
+    }  # fmt: skip
+    assert by_name["adaptive: overlap of the top tenth"]["met"]
+    missed = [goal["goal"] for goal in speed_goals.reached(rows, FIDELITY | {"top_overlap": 0.5}) if not goal["met"]]
+    assert "adaptive: overlap of the top tenth" in missed
+    assert speed_goals.read(tmp_path) is None
+    for date in ("2026-01-01", "2026-02-01"):
+        about = {"machine": "m", "date": date, "rows": rows, "goals": goals}
+        (tmp_path / f"{date}.json").write_text(json.dumps(about), encoding="utf-8")
+    found = speed_goals.read(tmp_path)
+    assert found["date"] == "2026-02-01"
+    measured, verdicts = speed_goals.readable(found)
+    assert len(measured) == len(rows) and len(verdicts) == len(speed_goals.GOALS)
+    assert "passes, plain pass, 256 tokens" in set(measured["measured"]) and "nan" not in measured.to_string()
+    assert verdicts.iloc[-1].tolist()[1:] == ["0.050", "at most 0.1", "yes"]
+
+
+def test_adaptive_fidelity_is_of_planted_samples():
+    found = speed.adaptive_fidelity(per_kind=1)
+    assert found["samples"] == 9 and -1 <= found["rank_correlation"] <= 1 and 0 <= found["top_overlap"] <= 1
+    assert found["importance_tokens_adaptive"] < found["importance_tokens_exact"]
+
+
+def prepare(mib):
+    return lambda: None, lambda: torch.zeros(mib, 2**18).add_(1).sum()
+
+
+def test_peak_memory_is_of_the_work_alone():
+    ballast = torch.ones(300, 2**18)  # of this process, so not of the fresh one
+    assert 39 < memory.peak(prepare, 40) / 2**20 < 60
+    assert memory.high_water() / 2**20 > 300 and ballast.sum() > 0
+
+
+def test_machine_has_no_host_name(monkeypatch):
+    monkeypatch.setattr("platform.node", lambda: "secret")
+    assert "secret" not in bench.machine_name(torch.device("cpu"))
