@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "gateau_lib"
 MAP, FORMULAS = re.split(r"\n\n(?:Map|Formulas)\n-+\n", gateau_lib.__doc__ or "")[1:]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -87,7 +88,14 @@ def test_the_readme_has_a_line_for_each_room():
     assert shown == {room: purpose for room, (purpose, _) in rooms().items() if room != LIBRARY.name}
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_modules_that_the_pages_name_exist():
+    named = re.compile(rf"`((?:{'|'.join(set(rooms()) - {LIBRARY.name})})\.\w+)(?:\.\w+)?`")
+    for page in PAGES:
+        for module in named.findall(page.read_text(encoding="utf-8")):
+            assert (LIBRARY / f"{module.replace('.', '/')}.py").exists(), f"{page.name} names {module}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_links_of_the_pages_lead_somewhere(page):
     for link in re.findall(r"\]\((?!https?:|#)([^)#\s]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).exists(), link
