@@ -1,6 +1,6 @@
 """The house: who may import whom, how long a module may be, where its tests stand.
 
-The same direction is checked by import-linter in `make lint`; here it is read from the sources, without any package.
+import-linter checks the same direction in `make lint`; here it is read from the sources, without any package.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ def late() -> set[tuple[str, str]]:
 
 
 def test_every_room_and_command_has_its_place():
-    assert {top(name) for name in MODULES} - set(HEIGHT) == set(), "pyproject.toml, [tool.importlinter]: layers"
+    assert {top(name) for name in MODULES} - set(HEIGHT) == set(), (
+        "pyproject.toml, [tool.importlinter]: layers"
+    )
 
 
 def test_a_room_imports_only_rooms_below_it():
@@ -132,7 +134,7 @@ def test_own_modules_are_imported_at_the_top():
 
 
 def own_test(module: str) -> bool:
-    """Whether a module's tests have a file of its name, in its room's folder; a command's may lie anywhere."""
+    """Whether a module has a file of tests of its name, in its room's folder; a command's may lie anywhere."""
     room, _, name = module.rpartition(".")
     return bool(list((TESTS / room).rglob(f"test_{name}.py")))
 
@@ -140,14 +142,18 @@ def own_test(module: str) -> bool:
 def is_public(module: str) -> bool:
     """Whether a module defines anything that others use."""
     definitions = tree(MODULES[module]).body
-    return any(isinstance(d, ast.FunctionDef | ast.ClassDef) and not d.name.startswith("_") for d in definitions)
+    return any(
+        isinstance(d, ast.FunctionDef | ast.ClassDef) and not d.name.startswith("_") for d in definitions
+    )
 
 
 def test_every_module_has_a_test_file():
     public = [name for name in MODULES if MODULES[name].name != "__init__.py" and is_public(name)]
     lacking = {name for name in public if not own_test(name)}
     excused = TESTED_BY.keys() | EXCEPTIONS["untested"]
-    assert sorted(lacking - excused) == [], "add tests/ROOM/test_MODULE.py, or say in exceptions.yml what tests it"
+    assert sorted(lacking - excused) == [], (
+        "add tests/ROOM/test_MODULE.py, or say in exceptions.yml what tests it"
+    )
     assert sorted(excused - lacking) == [], "delete these from exceptions.yml"
 
 
@@ -172,7 +178,11 @@ def test_lines_are_short():
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if len(line) > COLUMNS:
                 long.setdefault(folder, []).append(f"{path.name}:{number}")
-    new = {folder: lines for folder, lines in long.items() if len(lines) > EXCEPTIONS["long_lines"].get(folder, 0)}
+    new = {
+        folder: lines
+        for folder, lines in long.items()
+        if len(lines) > EXCEPTIONS["long_lines"].get(folder, 0)
+    }
     assert new == {}, f"at most {COLUMNS} columns"
 
 

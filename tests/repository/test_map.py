@@ -1,4 +1,4 @@
-"""The map of the library: the same in gateau_lib/__init__.py, docs/architecture.md, README.md and on the disk."""
+"""The map of the library: one in gateau_lib/__init__.py, docs/architecture.md, README.md and on the disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def rooms() -> dict[str, tuple[str, dict[str, str]]]:
-    """Rooms of the map: what each is for, and its modules with a line each; the commands' room is `gateau_lib`."""
+    """Rooms of the map: what each is for, its modules with a line each; the commands are `gateau_lib`'s."""
     found = {}
     for block in MAP.strip().split("\n\n"):
         head, *rest = block.splitlines()

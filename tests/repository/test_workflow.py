@@ -13,7 +13,9 @@ from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-WORKFLOW: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
+WORKFLOW: dict[str, Any] = yaml.safe_load(
+    (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+)
 HOOKS: dict[str, Any] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
 
 
@@ -40,7 +42,9 @@ def test_both_ends_of_the_range_of_transformers_are_tested():
 
 def test_the_workflow_calls_targets_that_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    there = {name for line in re.findall(r"^([a-z ]+):", makefile, flags=re.MULTILINE) for name in line.split()}
+    there = {
+        name for line in re.findall(r"^([a-z ]+):", makefile, flags=re.MULTILINE) for name in line.split()
+    }
     called = re.findall(r"^make (\w+)", commands(), flags=re.MULTILINE)
     assert {"env", "unit", "test"} <= set(called) <= there
 
