@@ -115,7 +115,7 @@ def adapters(size: Size, rank: int = ADAPTER_RANK) -> int:
 
 def host(profile: Profile, cards: int = 0) -> float:
     """Bytes of memory that models take at most, all in single precision: one that will be shared is read whole by every process,
-    and worked examples hold two (`loading.exact`).
+    and worked examples hold two (`loading.load_on_cpu`).
     """
     long = workload.pair(profile)[1]
     shared = processes(profile, cards) if profile.sharding != "ddp" else 1
