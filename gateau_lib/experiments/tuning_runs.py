@@ -133,10 +133,7 @@ def cost(profile: Profile) -> list[Work]:
 
 def _stretched_theta(study: Study, pair: Path) -> float:
     """The RoPE base of the short model stretched to the target window by the NTK rule, as HMG reads it."""
-    config = loading.load_config(pair / "short")
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    factor = study.profile.long_window / config.max_position_embeddings
-    return rope.ntk_theta(config.rope_parameters["rope_theta"], factor, size)
+    return rope.stretched_theta(loading.load_config(pair / "short"), study.profile.long_window)
 
 
 def sample_lengths(job: FineTune) -> list[int]:
