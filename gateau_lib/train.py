@@ -18,11 +18,8 @@ from torch import distributed
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from gateau_lib.study import devices
-from gateau_lib.study.devices import release_gpu
 from gateau_lib.study.outputs import same_file
-from gateau_lib.training import recipe, sft, trainer
-from gateau_lib.training.failures import explained
-from gateau_lib.training.launch import LAUNCHED
+from gateau_lib.training import failures, recipe, reports, sft
 
 
 def _end_with_launcher() -> None:
@@ -46,20 +43,18 @@ def main(arguments: list[str] | None = None) -> None:
             parser.error(f"{out}: is the model that run {job.name} begins with; give another folder")
         if out.is_file():
             parser.error(f"{out}: is a file; give a folder")
-    if os.environ.get(LAUNCHED):
+    if reports.launched():
         threading.Thread(target=_end_with_launcher, daemon=True).start()
     if devices.device().type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     else:  # accelerate would otherwise take each process for the only one
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    for number, (job, out) in enumerate(work, 1):
+    for job, out in work:
         try:
             sft.fine_tune(job, out)
         except Exception as error:
-            raise explained(job, out, error) from error
-        if len(work) > 1 and trainer.world()[1] == 0:
-            print(f"trained {number} of {len(work)}: {job.name}", file=sys.stderr, flush=True)
-        release_gpu()  # the model of one run must not stand beside that of the next
+            raise failures.reported(job, out, error) from error
+        devices.release_gpu()  # the model of one run must not stand beside that of the next
     if distributed.is_initialized():  # or some runs abort at exit
         distributed.barrier()
         distributed.destroy_process_group()

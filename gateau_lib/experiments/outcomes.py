@@ -45,9 +45,11 @@ def by_run(rows: pd.DataFrame, pool_seeds: int) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _write_perplexity(model_dir: Path, documents: list[list[int]], lengths: tuple[int, ...], dtype: str, folder: Path) -> None:
-    model, _ = loading.load(model_dir, dtype)
-    perplexity_by_length(model, documents, lengths, tail=PERPLEXITY_TAIL).to_parquet(folder / "rows.parquet")
+def _write_perplexity(
+    model: Path, documents: list[list[int]], lengths: tuple[int, ...], dtype: str, out: Path
+) -> None:
+    loaded, _ = loading.load(model, dtype)
+    perplexity_by_length(loaded, documents, lengths, tail=PERPLEXITY_TAIL).to_parquet(out / "rows.parquet")
 
 
 def perplexities(study: Study, dirs: Mapping[str, Path], tokenizer: Any) -> pd.DataFrame:
@@ -63,7 +65,7 @@ def perplexities(study: Study, dirs: Mapping[str, Path], tokenizer: Any) -> pd.D
     documents = [tokenizer(text, verbose=False)["input_ids"] for text in texts]
     inputs = {"documents": documents, "lengths": lengths, "dtype": study.profile.dtype}
     builds = {
-        name: Build("perplexity", _write_perplexity, (folder, *inputs.values()), {"model": folder, **inputs})
+        name: Build("perplexity", _write_perplexity, {"model": folder, **inputs})
         for name, folder in dirs.items()
     }
     folders = build_all(study, builds, at_once(study.profile), "perplexity")

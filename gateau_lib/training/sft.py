@@ -9,9 +9,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,13 +19,12 @@ import torch
 from torch import distributed
 from transformers.trainer_utils import get_last_checkpoint
 
-from gateau_lib.data.samples import Encoded, encode, encode_asked
+from gateau_lib.data.samples import encode, encode_asked
 from gateau_lib.models import adapters, loading, rope
 from gateau_lib.study.code_hash import digest
 from gateau_lib.training.minibatches import Batches, compact, training_samples
-from gateau_lib.training.recipe import HOW, FineTune
-from gateau_lib.training.trainer import ResponseTrainer, make_trainer, save_steps_of, world
-from gateau_lib.training.trainer import response_loss as response_loss  # part of this module's interface
+from gateau_lib.training.recipe import FineTune, content
+from gateau_lib.training.trainer import ResponseTrainer, make_trainer, processes_and_rank, save_steps_of
 
 LOG = "log.json"
 # What full determinism sets in the environment (transformers.trainer_utils.enable_full_determinism).
@@ -35,33 +33,20 @@ SWITCHES += ("HCCL_DETERMINISTIC",)
 
 
 
-def training_batches(job: FineTune, encoded: Sequence[Encoded], ending: Sequence[int]) -> Batches:
-    """The rows of all steps of a run in order, positions drawn.
-
-    Args:
-        ending: ids after each response, trained on as well (end-of-text).
-
-    Raises:
-        ValueError: a job that contradicts itself (`recipe.check`), or nothing to train on.
-    """
-    return Batches(job, encoded, ending)
-
-
 def steps_of(job: FineTune, tokenizer: Any) -> Batches:
-    """`training_batches` of a job's own data; its template, if any, is put on the tokenizer."""
+    """The rows of all steps of a job; its template, if any, is put on the tokenizer."""
     if job.template is not None:
         tokenizer.chat_template = job.template
     ending = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     room = job.window - len(ending)
     read = encode_asked if job.template is not None else encode
     encoded = [compact(read(sample, tokenizer, room)) for sample in training_samples(job)]
-    return training_batches(job, encoded, ending)
+    return Batches(job, encoded, ending)
 
 
 def identity(job: FineTune, steps: Batches) -> str:
     """The run's name, "-" and 12 hex digits of what it trains and on what, not of how that is computed."""
-    content = {key: value for key, value in asdict(job).items() if key not in HOW}
-    return f"{job.name}-{digest(json.dumps([content, steps.digest()], default=str))[:12]}"
+    return f"{job.name}-{digest(json.dumps([content(job), steps.digest()], default=str))[:12]}"
 
 
 @contextmanager
@@ -96,7 +81,7 @@ def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
         RuntimeError: the loss is not finite; names run and step.
     """
     started = time.monotonic()
-    processes, rank = world()
+    processes, rank = processes_and_rank()
     with _restored_determinism():
         model, tokenizer = _model(job)
         steps = steps_of(job, tokenizer)
@@ -130,11 +115,11 @@ def _save(job: FineTune, trainer: ResponseTrainer, output: Path) -> None:
     """Write the model as safetensors; all processes take part in gathering it, the first one writes."""
     model = getattr(trainer.model, "module", trainer.model)
     state = None
-    if job.sharding == "deepspeed":
+    if job.sharding == "deepspeed":  # never run here
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     elif job.sharding == "fsdp":
         state = gathered(model)
-    if world()[1] > 0:
+    if processes_and_rank()[1] > 0:
         return
     if job.tuning == "lora":
         model.save_pretrained(output, save_embedding_layers=False)
@@ -171,14 +156,14 @@ def _checkpoints(job: FineTune, steps: Batches, output: Path) -> Iterator[Path]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
-    if world()[1] == 0:
+    if processes_and_rank()[1] == 0:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _last_checkpoint(folder: Path) -> str | None:
     """The last whole checkpoint; one that a kill cut short is removed (`Trainer` writes its state last)."""
     found = None
-    while world()[1] == 0 and (found := get_last_checkpoint(str(folder))):
+    while processes_and_rank()[1] == 0 and (found := get_last_checkpoint(str(folder))):
         try:
             json.loads((Path(found) / "trainer_state.json").read_text(encoding="utf-8"))
             break

@@ -1,6 +1,6 @@
 """The transformers `Trainer` of a fine-tuning run: the loss of a step from response logits only, read in parts.
 
-An optimizer step is one planned batch (`recipe`), whatever reads it: each process reads its part of it in one or more forward
+An optimizer step is one planned batch (`minibatches`), whatever reads it: each process reads its part of it in one or more forward
 passes, and every part of the loss is divided by the terms of the whole step. So one process and many, and passes of any size,
 give the same loss curve up to the order of summation.
 """
@@ -25,6 +25,7 @@ from gateau_lib.models import output_head
 from gateau_lib.models.output_head import head_on
 from gateau_lib.study import devices
 from gateau_lib.study.progress import track
+from gateau_lib.training import reports
 from gateau_lib.training.input_rows import IGNORED, Row, collate
 from gateau_lib.training.minibatches import deal, terms
 from gateau_lib.training.recipe import FineTune
@@ -34,10 +35,10 @@ warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is depreca
 
 SAVE_STEPS = 100  # as in GATEAU's train/scripts
 LARGE_STEPS = 20  # of large models: a step takes minutes
-DEEPSPEED = Path(__file__).parent / "deepspeed_zero3.json"  # the settings of LongAlign's ds_config/stage3.json
+DEEPSPEED = Path(__file__).parent / "deepspeed_zero3.json"  # LongAlign's ds_config/stage3.json; never run here
 
 
-def world() -> tuple[int, int]:
+def processes_and_rank() -> tuple[int, int]:
     """Number of processes that train together, and which of them this is; (1, 0) outside of `torch.distributed.run`."""
     return int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
 
@@ -49,7 +50,7 @@ def response_loss(
 
     Args:
         model: also wrapped for several processes, or with adapters.
-        batch: from `skipalign.collate`.
+        batch: from `input_rows.collate`.
         loss: ``token``, every labelled token counts the same; ``sample``, every sample does: 1/M sum_i L_i/N_i over the
             M samples of the batch (LongAlign's loss weighting).
         over: what to divide by where the batch is a part of a step, see `minibatches.terms`; None: the batch's own terms.
@@ -83,7 +84,7 @@ class Parts(torch.utils.data.Dataset):
         return len(self.steps) * self.processes
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        """``passes``: a batch (`skipalign.collate`) for each forward pass; ``weights``: a factor each; ``terms`` of the step."""
+        """``passes``: a batch (`input_rows.collate`) for each; ``weights``: a factor for each; ``terms`` of the step."""
         step, process = divmod(item, self.processes)
         rows = self.steps[step]
         passes, counted = zip(*deal(self.job, rows, self.processes, process), strict=True)
@@ -131,10 +132,12 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         """Start counting the steps that are left; a worker among several does not report, its pool does."""
-        if state.is_world_process_zero and multiprocessing.parent_process() is None:
-            left = range(state.global_step, state.max_steps)
-            self.steps = track(left, f"{self.name}: steps", len(left))
-            next(self.steps, None)
+        if not state.is_world_process_zero or multiprocessing.parent_process() is not None:
+            return
+        left = range(state.global_step, state.max_steps)
+        told = reports.launched()  # to the process that launched this one, which shows it
+        self.steps = reports.counted(left, self.name) if told else track(left, f"{self.name}: steps")
+        next(self.steps, None)
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         """One step further."""
@@ -153,9 +156,10 @@ def make_trainer(job: FineTune, model: torch.nn.Module, steps: Sequence[list[Row
     Raises:
         ValueError: one process that sees several GPUs; `launch.fine_tune` shows it one.
     """
-    processes, _ = world()
+    processes, _ = processes_and_rank()
     if processes == 1 and devices.device().type == "cuda" and torch.cuda.device_count() > 1:
-        raise ValueError(f"{torch.cuda.device_count()} GPUs are visible and a run uses one: set CUDA_VISIBLE_DEVICES to one")
+        visible = f"{torch.cuda.device_count()} GPUs are visible and a run uses one"
+        raise ValueError(f"{visible}: set CUDA_VISIBLE_DEVICES to one")
     if job.gradient_checkpointing:  # the Trainer's argument for it changes its name between versions
         model.gradient_checkpointing_enable({"use_reentrant": False})
     pad = max(0, model.config.pad_token_id or 0)  # masked and never a label, so any id will do; -1 stands for none
@@ -173,7 +177,7 @@ def _arguments(job: FineTune, steps: int, folder: Path) -> TrainingArguments:
         # Each process writes its part of a checkpoint; the final model is gathered by `sft`.
         shared = {"fsdp": True, "fsdp_config": {"fsdp_version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
         shared["fsdp_config"] |= {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True}
-    elif job.sharding == "deepspeed":
+    elif job.sharding == "deepspeed":  # never run here: it needs GPUs and a package that the lock leaves out
         if not find_spec("deepspeed"):
             raise ValueError(f"{job.name}: deepspeed is not installed; pip install deepspeed, or give sharding 'fsdp'")
         shared = {"deepspeed": str(DEEPSPEED)}
