@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +13,59 @@ import pandas as pd
 from gateau_lib.data import passages
 from gateau_lib.evaluation.haystack import needle_map
 from gateau_lib.evaluation.planted import evaluate_all, perplexity_by_length
-from gateau_lib.experiments.tuning_runs import EQUAL_EPOCHS, STRATEGIES, run_parts
+from gateau_lib.experiments.tuning_runs import EQUAL_EPOCHS, STRATEGIES
 from gateau_lib.models import loading
 from gateau_lib.study.intervals import SEEDS, t_interval
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import Build, at_once, build_all
+from gateau_lib.training.recipe import FineTune
 
-UNTRAINED = ("base", "theta_a_stretched")  # models without a seed
 PERPLEXITY_TAIL = 64  # tokens
 
 
-def evaluated(study: Study, data: Path, dirs: Mapping[str, Path], sets: Sequence[str], generated: bool) -> pd.DataFrame:
-    """Rows of `planted.evaluate_all` for models named as their runs, with the columns ``method`` and ``seed``.
+@dataclass(frozen=True)
+class Model:
+    """A model to be evaluated, and what its rows are called."""
+
+    name: str
+    folder: Path
+    method: str
+    seed: int | None  # number of its candidate pool; None: it is untrained, and its rows are given to each seed
+
+
+def tuned(jobs: Sequence[FineTune], folders: Sequence[Path]) -> list[Model]:
+    """The models that runs have made."""
+    return [Model(job.name, folder, job.method, job.pool_seed) for job, folder in zip(jobs, folders, strict=True)]
+
+
+def untrained(method: str, folder: Path) -> Model:
+    """A model that no run has made."""
+    return Model(method, folder, method, None)
+
+
+def evaluated(
+    study: Study, data: Path, models: Sequence[Model], sets: Sequence[str], generated: bool
+) -> pd.DataFrame:
+    """Rows of `planted.evaluate_all` with the columns ``method`` and ``seed``.
 
     Args:
-        dirs: run name or one of `UNTRAINED` -> folder; an untrained model has no seed, so its rows are given to each.
         sets: names of held-out files below ``data/eval``.
         generated: also decode answers.
     """
     paths = {name: data / "eval" / f"{name}.jsonl" for name in sets}
-    rows = evaluate_all(study, dirs, paths, generated=generated, dtype=study.profile.dtype)
-    return by_run(rows, study.profile.pool_seeds)
+    folders = {model.name: model.folder for model in models}
+    rows = evaluate_all(study, folders, paths, generated=generated, dtype=study.profile.dtype)
+    return by_method(rows, models, study.profile.pool_seeds)
 
 
-def by_run(rows: pd.DataFrame, pool_seeds: int) -> pd.DataFrame:
+def by_method(rows: pd.DataFrame, models: Sequence[Model], pool_seeds: int) -> pd.DataFrame:
     """``rows`` with ``method`` and ``seed`` in place of ``model``; those of an untrained model once for each seed."""
+    named = {model.name: model for model in models}
     frames = []
     for name, group in rows.groupby("model", sort=False):
-        runs = [{"method": name, "seed": n} for n in range(pool_seeds)] if name in UNTRAINED else [run_parts(str(name))]
-        frames += [group.drop(columns="model").assign(**run) for run in runs]
+        model = named[name]
+        for seed in range(pool_seeds) if model.seed is None else [model.seed]:
+            frames.append(group.drop(columns="model").assign(method=model.method, seed=seed))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -52,7 +76,7 @@ def _write_perplexity(
     perplexity_by_length(loaded, documents, lengths, tail=PERPLEXITY_TAIL).to_parquet(out / "rows.parquet")
 
 
-def perplexities(study: Study, dirs: Mapping[str, Path], tokenizer: Any) -> pd.DataFrame:
+def perplexities(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.DataFrame:
     """NLL by length of held-out documents that restate in their second half what their first half says.
 
     Returns:
@@ -65,12 +89,14 @@ def perplexities(study: Study, dirs: Mapping[str, Path], tokenizer: Any) -> pd.D
     documents = [tokenizer(text, verbose=False)["input_ids"] for text in texts]
     inputs = {"documents": documents, "lengths": lengths, "dtype": study.profile.dtype}
     builds = {
-        name: Build("perplexity", _write_perplexity, {"model": folder, **inputs})
-        for name, folder in dirs.items()
+        model.name: Build("perplexity", _write_perplexity, {"model": model.folder, **inputs}) for model in models
     }
     folders = build_all(study, builds, at_once(study.profile), "perplexity")
-    found = [pd.read_parquet(f / "rows.parquet").assign(model=name) for name, f in zip(builds, folders, strict=True)]
-    return by_run(pd.concat(found, ignore_index=True), study.profile.pool_seeds)
+    found = [
+        pd.read_parquet(folder / "rows.parquet").assign(model=name)
+        for name, folder in zip(builds, folders, strict=True)
+    ]
+    return by_method(pd.concat(found, ignore_index=True), models, study.profile.pool_seeds)
 
 
 def metrics_rows(rows: pd.DataFrame, metric: str, measure: str, condition: str) -> list[dict[str, Any]]:

@@ -24,12 +24,26 @@ from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, artefact
 from gateau_lib.training.minibatches import training_samples
 from gateau_lib.training.packing import plan_batches
-from gateau_lib.training.recipe import FineTune
+from gateau_lib.training.recipe import ByTokens, FineTune
 from gateau_lib.training.sft import training_log
 
 SELECTORS = ("gateau", "hmg", "cam", "prolong", "perplexity", "random", "length_matched", "longest", "full")
 STRATEGIES = ("normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all")
+SHORT_ONLY = "short_only"  # no long samples
 EQUAL_EPOCHS = "full_epochs"  # the whole pool once more, as many times over as GATEAU's selection
+METHODS = {"selection": (SHORT_ONLY, *SELECTORS, EQUAL_EPOCHS), "skipping": STRATEGIES}  # of each experiment
+PREFIXES = {"selection": "sft", "skipping": "skip"}  # of the names of runs
+
+
+def run_name(experiment: str, method: str, n: int) -> str:
+    """Name of the run of a method on candidate pool ``n``, for example ``sft-gateau-0``."""
+    return f"{PREFIXES[experiment]}-{method}-{n}"
+
+
+def run_names(profile: Profile, experiment: str) -> list[str]:
+    """Names of all runs of an experiment."""
+    pools = range(profile.pool_seeds)
+    return [run_name(experiment, method, n) for n in pools for method in METHODS[experiment]]
 
 
 def selected_ids(study: Study, selector: str, n: int) -> tuple[str, ...]:
@@ -44,17 +58,21 @@ def selected_ids(study: Study, selector: str, n: int) -> tuple[str, ...]:
     return tuple(sorted(json.loads(path.read_text(encoding="utf-8"))))
 
 
-def _job(study: Study, data: Path, group: str, method: str, n: int, base: Path, tokens: int, **settings: Any) -> FineTune:
+def _job(
+    study: Study, data: Path, experiment: str, method: str, n: int, base: Path, tokens: int, **settings: Any
+) -> FineTune:
     profile = study.profile
     return FineTune(
-        name=f"{group}-{method}-{n}",
+        name=run_name(experiment, method, n),
         base=base,
         samples=(data / "short" / f"{n}.jsonl",),
-        tokens=tokens,
-        batch_tokens=profile.sft_batch_tokens,
+        length=ByTokens(tokens, profile.sft_batch_tokens),
         window=profile.long_window,
         learning_rate=profile.sft_learning_rate,
         seed=study.seed * 100 + n,
+        experiment=experiment,
+        method=method,
+        pool_seed=n,
         **scale(profile),
         **settings,
     )
@@ -88,13 +106,20 @@ def selection_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     jobs = []
     for n in range(study.profile.pool_seeds):
         pool, budget = data / "pools" / f"independent-{n}.jsonl", study.profile.sft_tokens
-        common = (n, pair / "long")
-        jobs.append(_job(study, data, "sft", "short_only", *common, budget))
-        mine = {s: {"pool": pool, "selected": selected_ids(study, s, n)} for s in SELECTORS}
-        chosen = {s: _job(study, data, "sft", s, *common, budget, **mine[s]) for s in SELECTORS}
-        passes = [sum(sample_lengths(chosen[s])) for s in ("full", "gateau")]
-        longer = round(budget * passes[0] / passes[1])
-        jobs += [*chosen.values(), _job(study, data, "sft", EQUAL_EPOCHS, *common, longer, **mine["full"])]
+        shared = {"experiment": "selection", "n": n, "base": pair / "long"}
+        jobs.append(_job(study, data, method=SHORT_ONLY, tokens=budget, **shared))
+        by_selector = {}
+        for selector in SELECTORS:
+            ids = selected_ids(study, selector, n)
+            by_selector[selector] = _job(
+                study, data, method=selector, tokens=budget, pool=pool, selected=ids, **shared
+            )
+        full, gateau = by_selector["full"], by_selector["gateau"]
+        longer = round(budget * sum(sample_lengths(full)) / sum(sample_lengths(gateau)))
+        again = _job(
+            study, data, method=EQUAL_EPOCHS, tokens=longer, pool=pool, selected=full.selected, **shared
+        )
+        jobs += [*by_selector.values(), again]
     return jobs
 
 
@@ -103,7 +128,10 @@ def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     tokens, theta = study.profile.skip_steps * study.profile.sft_batch_tokens, _stretched_theta(study, pair)
     # Packed: plain causal attention over the whole row. Kept apart, packed samples would only be Normal in other batches.
     return [
-        _job(study, data, "skip", s, n, pair / "short", tokens, strategy=s, rope_theta=theta, packed_isolated=s != "packed")
+        _job(
+            study, data, "skipping", s, n, pair / "short", tokens,
+            strategy=s, rope_theta=theta, packed_isolated=s != "packed",
+        )
         for n in range(study.profile.pool_seeds)
         for s in STRATEGIES
     ]
@@ -129,10 +157,11 @@ def batch_shapes(job: FineTune) -> dict[str, list[tuple[int, int]]]:
     As they come: the same samples as in the sorted batches, shuffled, in as many batches.
     """
     lengths = sample_lengths(job)
-    plan = plan_batches(lengths, job.tokens, job.batch_tokens, job.seed)
+    size = (job.length.tokens, job.length.batch_tokens, job.seed)
+    plan = plan_batches(lengths, *size)
     order = np.random.default_rng(job.seed).permutation([i for batch in plan for (i,) in batch])
     naive = [[(i,) for i in part] for part in np.array_split(order, len(plan))]
-    packed = plan_batches(lengths, job.tokens, job.batch_tokens, job.seed, job.window)
+    packed = plan_batches(lengths, *size, job.window)
 
     def shape(batch: list[tuple[int, ...]]) -> tuple[int, int]:
         rows = [sum(lengths[i] for i in row) for row in batch]
@@ -143,12 +172,17 @@ def batch_shapes(job: FineTune) -> dict[str, list[tuple[int, int]]]:
 
 
 def training_table(jobs: Sequence[FineTune], folders: Sequence[Path]) -> pd.DataFrame:
-    """One row a run: ``method``, ``seed`` and what its log says of it (`sft.fine_tune`), ``loss``: mean of its last fifth."""
+    """One row a run: ``experiment``, ``method``, ``seed`` (number of its pool), then what its log says (`sft.fine_tune`).
+
+    ``loss`` is the mean of the last fifth of the run's losses.
+    """
     rows = []
     for job, folder in zip(jobs, folders, strict=True):
         log = training_log(folder)
         losses = log.pop("losses")
-        rows.append({**run_parts(job.name), **log, "loss": float(np.mean(losses[-max(1, len(losses) // 5) :]))})
+        labels = {"experiment": job.experiment, "method": job.method, "seed": job.pool_seed}
+        last = losses[-max(1, len(losses) // 5) :]
+        rows.append({**labels, **log, "loss": float(np.mean(last))})
     return pd.DataFrame(rows)
 
 
@@ -157,16 +191,10 @@ def loss_table(jobs: Sequence[FineTune], folders: Sequence[Path], smooth: int = 
     logs = []
     for job, folder in zip(jobs, folders, strict=True):
         losses = training_log(folder)["losses"]
-        logs.append(pd.DataFrame({"model": run_parts(job.name)["method"], "step": range(1, len(losses) + 1), "loss": losses}))
+        logs.append(pd.DataFrame({"model": job.method, "step": range(1, len(losses) + 1), "loss": losses}))
     means = pd.concat(logs).groupby(["model", "step"], sort=False)["loss"].mean()
     rolled = means.groupby(level="model", sort=False).transform(lambda loss: loss.rolling(smooth, min_periods=1).mean())
     return rolled.reset_index().sort_values("step", kind="stable")
-
-
-def run_parts(name: str) -> dict[str, Any]:
-    """``method`` and ``seed`` of a run's name."""
-    _, method, n = name.split("-")
-    return {"method": method, "seed": int(n)}
 
 
 def stretched(study: Study, pair: Path) -> Path:
