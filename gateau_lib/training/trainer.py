@@ -1,8 +1,8 @@
 """The transformers `Trainer` of a fine-tuning run: the loss of a step from response logits only, read in parts.
 
-An optimizer step is one planned batch (`minibatches`), whatever reads it: each process reads its part of it in one or more forward
-passes, and every part of the loss is divided by the terms of the whole step. So one process and many, and passes of any size,
-give the same loss curve up to the order of summation.
+An optimizer step is one planned batch (`minibatches`), whatever reads it: each process reads its part of it in
+one or more forward passes, and every part of the loss is divided by the terms of the whole step. So one process
+and many, and passes of any size, give the same loss curve up to the order of summation.
 """
 
 from __future__ import annotations

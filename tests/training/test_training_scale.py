@@ -25,10 +25,10 @@ from tiny_data import sample
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import encode
 from gateau_lib.models import adapters, loading, output_head, rope
-from gateau_lib.study import devices, errors, workers
+from gateau_lib.study import devices, errors, progress, workers
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study
-from gateau_lib.training import failures, fine_tuning, launch, minibatches, recipe, sft, trainer
+from gateau_lib.training import failures, fine_tuning, launch, minibatches, recipe, reports, sft, trainer
 from gateau_lib.training.input_rows import IGNORED, collate, pack_rows
 from gateau_lib.training.packing import plan_epochs, split_step
 from gateau_lib.training.recipe import ByEpochs, ByTokens, FineTune
@@ -492,6 +492,32 @@ def test_a_failure_in_another_process_is_reported_in_one_line(job, tmp_path):
     with pytest.raises(RuntimeError, match=r"^RuntimeError: run: the loss is (nan|inf) at step \d+; lower learning_rate$"):
         launch._run([(dataclasses.replace(job, learning_rate=1e30), tmp_path / "out")], 1, tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_launched_runs_show_their_progress(job, tmp_path, monkeypatch, capsys):
+    """Steps of every run, and how many runs are done, from what the first process reports."""
+    monkeypatch.setattr(progress, "QUIET_SECONDS", -1.0)
+    monkeypatch.setenv("GATEAU_PROGRESS_SECONDS", "0")
+    work = [(dataclasses.replace(job, name=name, length=ByTokens(800, 400)), tmp_path / name) for name in ("a", "b")]
+    launch._run(work, 1, tmp_path)
+    said = capsys.readouterr().err
+    for name in ("a", "b"):
+        steps = sft.training_log(tmp_path / name)["steps"]
+        assert f"{name}: steps: 1/{steps}, " in said and f"{name}: steps: {steps} done" in said
+    assert said.index("a: steps") < said.index("fine-tuning: 1/2, ") < said.index("b: steps") < said.index("fine-tuning: 2 done")
+
+
+def test_a_record_that_is_half_written_is_read_when_it_is_whole(tmp_path):
+    path = tmp_path / reports.STEPS
+    program = "import sys, time; out = open(sys.argv[1], 'a', buffering=1)\n"
+    program += "for part in ('{\"run\": ', '\"a\"}\\n{\"run\"', ': \"b\"}\\n'): out.write(part); out.flush(); time.sleep(0.7)"
+    with subprocess.Popen([sys.executable, "-c", program, str(path)]) as run:
+        assert [record["run"] for record in launch._steps(run, path)] == ["a", "b"]
+
+
+def test_what_fails_before_a_run_begins_is_told_by_its_last_words(job, tmp_path):
+    with pytest.raises(RuntimeError, match="run: the processes failed before a run began; .*is the model that run run begins with"):
+        launch._run([(job, Path(job.base))], 1, tmp_path)
 
 
 def test_only_responses_are_trained_on_in_every_pass(job):
