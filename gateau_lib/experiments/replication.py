@@ -24,11 +24,12 @@ from gateau_lib.experiments.findings import SETTINGS
 from gateau_lib.experiments.tuning_runs import scale
 from gateau_lib.methods import baselines, gateau, hmg, selection
 from gateau_lib.models import loading
+from gateau_lib.models.prompts import INST
 from gateau_lib.sources import hub
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, artefact
-from gateau_lib.training.recipe import INST, ByEpochs, FineTune
+from gateau_lib.training.recipe import ByEpochs, FineTune
 
 UNTUNED = "without SFT"
 CHOOSERS = ("Perplexity Guidance", "Cherry", "GATEAU", "Random")  # at every share; the papers have no random choice

@@ -118,14 +118,3 @@ def from_json(text: str) -> FineTune:
         "length": by(**record["length"]),
     }
     return FineTune(**record | parts)
-
-
-# GATEAU and LongAlign, pre_tokenize.py of both: "[INST]" + user + "[/INST]" + answer, rounds parted by a blank line, after the
-# start token.
-INST = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] == 'user' %}"
-    "{% if not loop.first %}{{ '\\n\\n' }}{% endif %}{{ '[INST]' + message['content'] + '[/INST]' }}"
-    "{% elif message['role'] == 'assistant' %}{{ message['content'] }}"
-    "{% else %}{{ raise_exception('this template has no place for the role ' + message['role']) }}{% endif %}{% endfor %}"
-)

@@ -24,7 +24,7 @@ from tiny_data import sample
 
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import encode
-from gateau_lib.models import adapters, loading, output_head, rope
+from gateau_lib.models import adapters, loading, output_head, prompts, rope
 from gateau_lib.study import devices, errors, progress, workers
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study
@@ -244,7 +244,7 @@ def test_weights_are_saved_in_the_dtype_they_were_trained_in(job, tmp_path):
 
 
 def test_the_published_template_is_trained_with_and_saved(job, tmp_path):
-    log = sft.fine_tune(dataclasses.replace(job, template=recipe.INST, length=ByTokens(800, 400)), tmp_path / "out")
+    log = sft.fine_tune(dataclasses.replace(job, template=prompts.INST, length=ByTokens(800, 400)), tmp_path / "out")
     assert log["tokens"] > 0
     tokenizer = loading.load_tokenizer(tmp_path / "out")
     turns = [{"role": role, "content": text} for role, text in [("user", "a"), ("assistant", "b"), ("user", "c")]]
@@ -271,7 +271,7 @@ def test_contradicting_jobs_are_refused(job):
 
 
 def test_a_job_survives_its_file(job):
-    full = dataclasses.replace(job, pool=Path("pool.jsonl"), selected=("a", "b"), template=recipe.INST)
+    full = dataclasses.replace(job, pool=Path("pool.jsonl"), selected=("a", "b"), template=prompts.INST)
     for each in (full, dataclasses.replace(full, length=ByEpochs(2.0, 96))):
         read = recipe.from_json(recipe.to_json(each))
         assert dataclasses.replace(read, base=Path(read.base)) == each
