@@ -68,7 +68,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     does = parser.add_mutually_exclusive_group(required=True)
     does.add_argument("--write", type=Path, metavar="JOB.json", help="write the run for gateau_lib.train")
-    does.add_argument("--trained", type=Path, metavar="FOLDER", help="take the model that was trained there into the study")
+    does.add_argument(
+        "--trained", type=Path, metavar="FOLDER", help="take the model that was trained there into the study"
+    )
     options = parser.parse_args(words)
     try:
         if options.write and options.write.is_dir():  # finding a run may take hours
@@ -77,7 +79,9 @@ def main(words: Sequence[str] | None = None) -> int:
         if study.profile.name.startswith(REHEARSED):
             rehearsal.enter(study.cache / "hub")
         job = find_run(study, options.run)
-        done = atomic_write(options.write, to_json(job)) if options.write else adopt(study, job, options.trained)
+        done = (
+            atomic_write(options.write, to_json(job)) if options.write else adopt(study, job, options.trained)
+        )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

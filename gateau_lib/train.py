@@ -33,11 +33,16 @@ def _end_with_launcher() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Train this process's part of each job."""
     parser = argparse.ArgumentParser(prog="python -m gateau_lib.train", description=__doc__.splitlines()[0])
-    parser.add_argument("work", type=Path, nargs="+", metavar="JOB.json OUT", help="a run as JSON, a folder for its model")
+    parser.add_argument(
+        "work", type=Path, nargs="+", metavar="JOB.json OUT", help="a run as JSON, a folder for its model"
+    )
     places = parser.parse_args(arguments).work
     if len(places) % 2:
         parser.error(f"{places[-1]} has no folder for its model; give JOB.json OUT, once or several times")
-    work = [(recipe.from_json(job.read_text(encoding="utf-8")), out) for job, out in zip(places[::2], places[1::2], strict=True)]
+    work = [
+        (recipe.from_json(job.read_text(encoding="utf-8")), out)
+        for job, out in zip(places[::2], places[1::2], strict=True)
+    ]
     for job, out in work:
         if same_file(out, Path(job.base)):
             parser.error(f"{out}: is the model that run {job.name} begins with; give another folder")

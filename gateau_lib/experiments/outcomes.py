@@ -30,12 +30,16 @@ class Model:
     name: str
     folder: Path
     method: str
-    seed: int | None  # number of its candidate pool; None: it is untrained, and its rows are given to each seed
+    seed: (
+        int | None
+    )  # number of its candidate pool; None: it is untrained, and its rows are given to each seed
 
 
 def tuned(jobs: Sequence[FineTune], folders: Sequence[Path]) -> list[Model]:
     """The models that runs have made."""
-    return [Model(job.name, folder, job.method, job.pool_seed) for job, folder in zip(jobs, folders, strict=True)]
+    return [
+        Model(job.name, folder, job.method, job.pool_seed) for job, folder in zip(jobs, folders, strict=True)
+    ]
 
 
 def untrained(method: str, folder: Path) -> Model:
@@ -83,13 +87,20 @@ def perplexities(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.Da
         Columns ``method, seed, document, length, nll``: nats per token of the same last tokens, read with ``length`` tokens.
     """
     lengths, count = study.profile.eval_lengths, max(2, study.profile.eval_items // 2)
-    sizes = (max(lengths) + 100, max(lengths) + 200)  # a document may miss its wanted length by a sentence or two
+    sizes = (
+        max(lengths) + 100,
+        max(lengths) + 200,
+    )  # a document may miss its wanted length by a sentence or two
     longer = replace(study.profile, pool_tokens=sizes)
-    texts = [text for _, text in passages.documents(longer, tokenizer, study.seed * 100 + 90_000, "dependent", count)]
+    texts = [
+        text
+        for _, text in passages.documents(longer, tokenizer, study.seed * 100 + 90_000, "dependent", count)
+    ]
     documents = [tokenizer(text, verbose=False)["input_ids"] for text in texts]
     inputs = {"documents": documents, "lengths": lengths, "dtype": study.profile.dtype}
     builds = {
-        model.name: Build("perplexity", _write_perplexity, {"model": model.folder, **inputs}) for model in models
+        model.name: Build("perplexity", _write_perplexity, {"model": model.folder, **inputs})
+        for model in models
     }
     folders = build_all(study, builds, at_once(study.profile), "perplexity")
     found = [
@@ -122,7 +133,11 @@ def selection_metrics(rows: pd.DataFrame) -> list[dict[str, Any]]:
     found += metrics_rows(long, "long_f1", "f1", "equal_tokens")
     found += metrics_rows(short, "short_accuracy", "token_accuracy", "equal_tokens")
     epochs = {EQUAL_EPOCHS: "full", "gateau": "gateau"}
-    again = [row | {"method": epochs[row["method"]], "condition": "equal_epochs"} for row in found if row["method"] in epochs]
+    again = [
+        row | {"method": epochs[row["method"]], "condition": "equal_epochs"}
+        for row in found
+        if row["method"] in epochs
+    ]
     return [row for row in found if row["method"] != EQUAL_EPOCHS] + again
 
 

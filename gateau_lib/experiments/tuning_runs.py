@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,21 +29,22 @@ from gateau_lib.training.sft import training_log
 
 SELECTORS = ("gateau", "hmg", "cam", "prolong", "perplexity", "random", "length_matched", "longest", "full")
 STRATEGIES = ("normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all")
-SHORT_ONLY = "short_only"  # no long samples
 EQUAL_EPOCHS = "full_epochs"  # the whole pool once more, as many times over as GATEAU's selection
-METHODS = {"selection": (SHORT_ONLY, *SELECTORS, EQUAL_EPOCHS), "skipping": STRATEGIES}  # of each experiment
-PREFIXES = {"selection": "sft", "skipping": "skip"}  # of the names of runs
+SELECTION_RUNS = ("short_only", *SELECTORS, EQUAL_EPOCHS)
+
+Experiment = Literal["selection", "skipping"]
+PREFIXES: dict[Experiment, str] = {"selection": "sft", "skipping": "skip"}  # of the names of runs
 
 
-def run_name(experiment: str, method: str, n: int) -> str:
+def run_name(experiment: Experiment, method: str, n: int) -> str:
     """Name of the run of a method on candidate pool ``n``, for example ``sft-gateau-0``."""
     return f"{PREFIXES[experiment]}-{method}-{n}"
 
 
-def run_names(profile: Profile, experiment: str) -> list[str]:
+def run_names(profile: Profile, experiment: Experiment) -> list[str]:
     """Names of all runs of an experiment."""
-    pools = range(profile.pool_seeds)
-    return [run_name(experiment, method, n) for n in pools for method in METHODS[experiment]]
+    methods = SELECTION_RUNS if experiment == "selection" else STRATEGIES
+    return [run_name(experiment, method, n) for n in range(profile.pool_seeds) for method in methods]
 
 
 def selected_ids(study: Study, selector: str, n: int) -> tuple[str, ...]:
@@ -54,12 +55,21 @@ def selected_ids(study: Study, selector: str, n: int) -> tuple[str, ...]:
     """
     path = study.root / "selected" / f"05_{selector}-{n}.json"
     if not path.is_file():
-        raise DataError(f"{path}: no selection by {selector!r}; run notebook 05 of profile {study.profile.name} first")
+        raise DataError(
+            f"{path}: no selection by {selector!r}; run notebook 05 of profile {study.profile.name} first"
+        )
     return tuple(sorted(json.loads(path.read_text(encoding="utf-8"))))
 
 
 def _job(
-    study: Study, data: Path, experiment: str, method: str, n: int, base: Path, tokens: int, **settings: Any
+    study: Study,
+    data: Path,
+    experiment: Experiment,
+    method: str,
+    n: int,
+    base: Path,
+    tokens: int,
+    **settings: Any,
 ) -> FineTune:
     profile = study.profile
     return FineTune(
@@ -107,7 +117,7 @@ def selection_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     for n in range(study.profile.pool_seeds):
         pool, budget = data / "pools" / f"independent-{n}.jsonl", study.profile.sft_tokens
         shared = {"experiment": "selection", "n": n, "base": pair / "long"}
-        jobs.append(_job(study, data, method=SHORT_ONLY, tokens=budget, **shared))
+        jobs.append(_job(study, data, method="short_only", tokens=budget, **shared))
         by_selector = {}
         for selector in SELECTORS:
             ids = selected_ids(study, selector, n)
@@ -129,8 +139,16 @@ def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     # Packed: plain causal attention over the whole row. Kept apart, packed samples would only be Normal in other batches.
     return [
         _job(
-            study, data, "skipping", s, n, pair / "short", tokens,
-            strategy=s, rope_theta=theta, packed_isolated=s != "packed",
+            study,
+            data,
+            "skipping",
+            s,
+            n,
+            pair / "short",
+            tokens,
+            strategy=s,
+            rope_theta=theta,
+            packed_isolated=s != "packed",
         )
         for n in range(study.profile.pool_seeds)
         for s in STRATEGIES
@@ -193,7 +211,9 @@ def loss_table(jobs: Sequence[FineTune], folders: Sequence[Path], smooth: int = 
         losses = training_log(folder)["losses"]
         logs.append(pd.DataFrame({"model": job.method, "step": range(1, len(losses) + 1), "loss": losses}))
     means = pd.concat(logs).groupby(["model", "step"], sort=False)["loss"].mean()
-    rolled = means.groupby(level="model", sort=False).transform(lambda loss: loss.rolling(smooth, min_periods=1).mean())
+    rolled = means.groupby(level="model", sort=False).transform(
+        lambda loss: loss.rolling(smooth, min_periods=1).mean()
+    )
     return rolled.reset_index().sort_values("step", kind="stable")
 
 
@@ -203,7 +223,9 @@ def stretched(study: Study, pair: Path) -> Path:
     theta, window = _stretched_theta(study, pair), profile.long_window
 
     def build(out: Path) -> None:
-        model, tokenizer = loading.load(pair / "short", profile.dtype, torch.device("cpu"))  # on its way to a file only
+        model, tokenizer = loading.load(
+            pair / "short", profile.dtype, torch.device("cpu")
+        )  # on its way to a file only
         rope.with_rope_theta(model, theta, window).save_pretrained(out)
         tokenizer.save_pretrained(out)
 
@@ -223,9 +245,13 @@ def influence(model: PreTrainedModel, ids: Sequence[int], positions: Sequence[in
     """
     n = len(ids)
     batch = torch.tensor(ids).repeat(n + 1, 1)
-    batch[range(n), range(n)] = (batch[range(n), range(n)] + 1) % model.config.vocab_size  # the last row stays as it is
+    batch[range(n), range(n)] = (
+        batch[range(n), range(n)] + 1
+    ) % model.config.vocab_size  # the last row stays as it is
     given = {"input_ids": batch, "position_ids": torch.tensor(positions).repeat(n + 1, 1)}
     given |= {"attention_mask": torch.ones_like(batch)} if mask else {}
-    hidden = model.model(**{k: v.to(model.device) for k, v in given.items()}, use_cache=False).last_hidden_state
+    hidden = model.model(
+        **{k: v.to(model.device) for k, v in given.items()}, use_cache=False
+    ).last_hidden_state
     change = (hidden[:n] - hidden[n]).abs().amax(-1)  # (exchanged token, token)
     return (change > 1e-6 * hidden.abs().max()).T.cpu().numpy()

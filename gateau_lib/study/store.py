@@ -26,9 +26,13 @@ from gateau_lib.study.whole_files import atomic_write
 
 # They say what a result is called and when it is made.
 CHANGES_NO_RESULT = ("artefact", "kept_artefact", "artefact_folder")
-UNKEYED = {"keyed": False}  # metadata of a data class's field that says how a result is computed, not what it is
+UNKEYED = {
+    "keyed": False
+}  # metadata of a data class's field that says how a result is computed, not what it is
 FOLDERS = ("metrics", "tables", "figures", "selected", "notebooks", "cache")
-OTHER = re.compile(r"-(seed-?\d+|custom-[0-9a-f]{6})$")  # ends the folder's name of another seed, or of changed sizes
+OTHER = re.compile(
+    r"-(seed-?\d+|custom-[0-9a-f]{6})$"
+)  # ends the folder's name of another seed, or of changed sizes
 PINS = "revisions.json"  # commits of models and data that a study has met
 BUILT = "built.json"  # in an artefact's folder: when it was built
 
@@ -77,7 +81,9 @@ def open_study(profile: str, seed: int = 0, **overrides: Any) -> Study:
     study = Custom(chosen, seed, own, home) if changed else Study(chosen, seed, home)
     for folder in FOLDERS:
         (study.cache if folder == "cache" else study.root / folder).mkdir(parents=True, exist_ok=True)
-    if (first / PINS).exists() and not (study.root / PINS).exists():  # the same models and data, unless it has met others
+    if (first / PINS).exists() and not (
+        study.root / PINS
+    ).exists():  # the same models and data, unless it has met others
         atomic_write(study.root / PINS, (first / PINS).read_bytes())
     return study
 
@@ -186,7 +192,9 @@ def _plain(study: Study, value: Any) -> Any:
         return value
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a NumPy number
         return value.item()
-    raise TypeError(f"artefact input of type {type(value).__name__} has no stable content; pass numbers, text, lists or paths")
+    raise TypeError(
+        f"artefact input of type {type(value).__name__} has no stable content; pass numbers, text, lists or paths"
+    )
 
 
 @lru_cache(maxsize=1)

@@ -39,7 +39,9 @@ def locked(folder: Path) -> Iterator[None]:
             holder = {}
         if not free or holder.get("host", socket.gethostname()) != socket.gethostname():
             who = f"process {holder.get('process', '?')} on {holder.get('host', '?')}, since {holder.get('since', '?')}"
-            raise ScoreError(f"{folder}: another run writes here ({who}); wait for it, or delete {path} if it died elsewhere")
+            raise ScoreError(
+                f"{folder}: another run writes here ({who}); wait for it, or delete {path} if it died elsewhere"
+            )
         file.truncate(0)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": now}) + "\n")

@@ -25,7 +25,9 @@ class Row:
 def sample_row(encoded: Encoded, ending: Sequence[int], positions: Sequence[int]) -> Row:
     """The training row of one sample: loss on the response and its ending only."""
     target = [*encoded.response, *ending]
-    return Row([*encoded.prompt, *target], [IGNORED] * len(encoded.prompt) + target, [int(p) for p in positions])
+    return Row(
+        [*encoded.prompt, *target], [IGNORED] * len(encoded.prompt) + target, [int(p) for p in positions]
+    )
 
 
 def pack_rows(rows: Sequence[Row], *, continuing: bool = False, isolated: bool = True) -> Row:

@@ -34,16 +34,22 @@ def training_samples(job: FineTune) -> list[Sample]:
         pool, wanted = read_samples(job.pool), set(job.selected)
         missing = wanted - {sample.id for sample in pool}
         if missing:
-            raise DataError(f"{job.pool}: {len(missing)} selected ids are missing, first {min(missing)!r}; select from this pool")
+            raise DataError(
+                f"{job.pool}: {len(missing)} selected ids are missing, first {min(missing)!r}; select from this pool"
+            )
         samples += [sample for sample in pool if sample.id in wanted]
     if not samples:
-        raise DataError(f"fine-tuning run {job.name!r} has no samples; give it sample files, or a pool and selected ids")
+        raise DataError(
+            f"fine-tuning run {job.name!r} has no samples; give it sample files, or a pool and selected ids"
+        )
     return samples
 
 
 def compact(encoded: Encoded) -> Encoded:
     """The same ids in four bytes each: as Python's own lists, the published data would take tens of gigabytes a process."""
-    parts = {part: array("i", getattr(encoded, part)) for part in ("start", "context", "instruction", "response")}
+    parts = {
+        part: array("i", getattr(encoded, part)) for part in ("start", "context", "instruction", "response")
+    }
     return replace(encoded, **parts)
 
 
@@ -68,7 +74,9 @@ class Batches(Sequence[list[Row]]):
             self.plan = plan_batches(self.lengths, length.tokens, length.batch_tokens, job.seed, window)
         else:
             self.plan = plan_epochs(self.lengths, length.epochs, length.batch_samples, job.seed, window)
-        rng = np.random.default_rng([job.seed, 1])  # apart from the plan's, so strategies share their order of samples
+        rng = np.random.default_rng(
+            [job.seed, 1]
+        )  # apart from the plan's, so strategies share their order of samples
         # None: 0, 1, 2, ...
         self.positions = [[[self._draw(i, rng) for i in row] for row in step] for step in self.plan]
 
@@ -89,11 +97,15 @@ class Batches(Sequence[list[Row]]):
         rows = []
         for indices, drawn in zip(self.plan[step], self.positions[step], strict=True):
             made = [
-                sample_row(self.encoded[i], self.ending, range(self.lengths[i]) if positions is None else positions)
+                sample_row(
+                    self.encoded[i], self.ending, range(self.lengths[i]) if positions is None else positions
+                )
                 for i, positions in zip(indices, drawn, strict=True)
             ]
             isolated = self.job.packed_isolated
-            rows.append(pack_rows(made, continuing=not isolated, isolated=isolated) if self.packed else made[0])
+            rows.append(
+                pack_rows(made, continuing=not isolated, isolated=isolated) if self.packed else made[0]
+            )
         return rows
 
     def digest(self) -> str:
@@ -135,7 +147,9 @@ class Batches(Sequence[list[Row]]):
         """The largest position id of a step's rows."""
         largest = 0
         for row, positions in zip(step, drawn, strict=True):
-            lasts = [self.lengths[i] - 1 if p is None else int(p[-1]) for i, p in zip(row, positions, strict=True)]
+            lasts = [
+                self.lengths[i] - 1 if p is None else int(p[-1]) for i, p in zip(row, positions, strict=True)
+            ]
             if not self.job.packed_isolated and len(row) > 1:
                 lasts = [sum(self.lengths[i] for i in row) - 1]  # positions of an open pack run on
             largest = max(largest, *lasts)
@@ -162,4 +176,6 @@ def terms(rows: Sequence[Row], loss: str) -> int:
     if loss == "token":
         return sum(label != IGNORED for row in rows for label in row.labels)
     # A prompt parts the responses of a pack, so every sample begins one run of labels.
-    return sum(sum(a == IGNORED != b for a, b in zip(row.labels, row.labels[1:], strict=False)) for row in rows)
+    return sum(
+        sum(a == IGNORED != b for a, b in zip(row.labels, row.labels[1:], strict=False)) for row in rows
+    )

@@ -47,7 +47,9 @@ def plan_batches(
         if len(epoch) < len(lengths):
             break
     if not plan:
-        raise ValueError(f"nothing to train on: {len(lengths)} samples, budget {tokens} tokens; raise the budget or give samples")
+        raise ValueError(
+            f"nothing to train on: {len(lengths)} samples, budget {tokens} tokens; raise the budget or give samples"
+        )
     return plan
 
 
@@ -79,7 +81,9 @@ def plan_epochs(
             groups = [[pack] for pack in _first_fit(epoch, lengths, pack_window)]
         rows += [row for i in rng.permutation(len(groups)) for row in groups[i]]
     if not rows:
-        raise ValueError(f"nothing to train on: {len(lengths)} samples, {epochs} epochs; give samples or more epochs")
+        raise ValueError(
+            f"nothing to train on: {len(lengths)} samples, {epochs} epochs; give samples or more epochs"
+        )
     plan: list[list[tuple[int, ...]]] = [[]]
     for row in rows:
         if sum(map(len, plan[-1])) >= batch_samples:
@@ -101,7 +105,9 @@ def split_step(
         lengths: tokens of each row.
         micro_tokens: padded tokens of one pass at most, or those of the longest row; None: a process reads its share at once.
     """
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)  # stable, so rows that are sorted already keep their places
+    order = sorted(
+        range(len(lengths)), key=lengths.__getitem__
+    )  # stable, so rows that are sorted already keep their places
     longest = lengths[order[-1]]
     low, high = 1, max(longest, micro_tokens or len(lengths) * longest)
     places = -(-len(_fill(order, lengths, high)) // processes) * processes
@@ -141,7 +147,9 @@ def _first_fit(order: Sequence[int], lengths: Sequence[int], window: int) -> lis
     return [tuple(pack) for pack in packs]
 
 
-def _sorted_batches(rows: list[tuple[int, ...]], lengths: Sequence[int], batch_tokens: int) -> list[list[tuple[int, ...]]]:
+def _sorted_batches(
+    rows: list[tuple[int, ...]], lengths: Sequence[int], batch_tokens: int
+) -> list[list[tuple[int, ...]]]:
     """Rows of similar length together, batches of nearly equal tokens, none of them a small rest."""
     rows = sorted(rows, key=lambda row: sum(lengths[i] for i in row))  # stable: equal lengths stay shuffled
     sizes = np.array([sum(lengths[i] for i in row) for row in rows], dtype=np.float64)

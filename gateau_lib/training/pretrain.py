@@ -56,7 +56,9 @@ class PairRecipe:
 def _logits(model: PreTrainedModel, ids: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     """Logits that predict ``ids[:, 1:][where]``, shape ``(where.sum(), vocabulary)``; no others are computed."""
     inputs = ids[:, :-1]
-    hidden = model.model(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False).last_hidden_state
+    hidden = model.model(
+        input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False
+    ).last_hidden_state
     return model.lm_head(hidden[where])
 
 
@@ -69,12 +71,16 @@ def weighted_loss(
         total: sum of the weights to divide by, where the rows are a part of a step; None: that of these rows.
     """
     where = weights[:, 1:] > 0
-    nll = torch.nn.functional.cross_entropy(_logits(model, ids, where).float(), ids[:, 1:][where], reduction="none")
+    nll = torch.nn.functional.cross_entropy(
+        _logits(model, ids, where).float(), ids[:, 1:][where], reduction="none"
+    )
     weight = weights[:, 1:][where]
     return (nll * weight).sum() / (weight.sum() if total is None else total)
 
 
-def backward(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor, micro_tokens: int = 0) -> torch.Tensor:
+def backward(
+    model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor, micro_tokens: int = 0
+) -> torch.Tensor:
     """Add the gradients of `weighted_loss` over all rows, and return it; rows of ``micro_tokens`` at a time are read (0: all)."""
     window = ids.shape[1] - 1
     rows = max(1, micro_tokens // window) if micro_tokens else len(ids)
@@ -128,7 +134,9 @@ def train(
     """
     rows = RowMaker(tokenizer, seed, question_share, far)
     where = model.device
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
     total = sum(steps for _, steps, _ in stages)
     log: list[dict[str, float]] = []
     step, seen, start = 0, 0, time.perf_counter()
@@ -177,7 +185,11 @@ def build_pair(
 
     shape = {name: getattr(recipe, name) for name in ("hidden_size", "layers", "heads", "rope_theta")}
     shape["window"] = recipe.short_window
-    how = {"question_share": recipe.question_share, "learning_rate": LEARNING_RATE, "micro_tokens": micro_tokens}
+    how = {
+        "question_share": recipe.question_share,
+        "learning_rate": LEARNING_RATE,
+        "micro_tokens": micro_tokens,
+    }
     short = build_llama(len(tokenizer), seed=seed, **shape).to(to or device())
     torch.manual_seed(seed)
     short_log = train(short, tokenizer, recipe.short_stages, seed=seed, **how)

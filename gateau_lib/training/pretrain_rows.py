@@ -18,7 +18,10 @@ BACKGROUND_SAMPLE = 0.2  # share of those tokens that get a loss at all: output 
 NEAR_COPY_SHARE, FAR_COPY_SHARE = 0.25, 0.15  # rows that are copy practice, see RowMaker.copying
 FAR_COPY_WEIGHT = 0.3  # loss weight of a word copied from far: at 1.0 these rows would outweigh all recalls of the documents
 NEAR_RATES = 0.40, 0.45  # chances that a sentence tells a fact, or recalls one
-FAR_RATES = 0.40, 0.20  # recalling less than is told lets facts grow old: at the near rates half of them are 80 tokens away
+FAR_RATES = (
+    0.40,
+    0.20,
+)  # recalling less than is told lets facts grow old: at the near rates half of them are 80 tokens away
 RECALLED_ONCE = 0.75  # chance that a fact is not recalled again
 REAL_SHARE = 0.10  # rows whose filler is real documentation
 
@@ -32,7 +35,10 @@ class RowMaker:
     def __init__(self, tokenizer: Any, seed: int, question_share: float, far: bool = False):
         self.rng = np.random.default_rng(seed)
         self.far = far
-        self.end: Piece = (tokenizer.eos_token, True)  # an answer ends its text: fine-tuning is too short to teach that
+        self.end: Piece = (
+            tokenizer.eos_token,
+            True,
+        )  # an answer ends its text: fine-tuning is too short to teach that
         self.tokenizer = tokenizer
         self.question_share = question_share
         self._ids = cache(lambda text: tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
@@ -60,7 +66,11 @@ class RowMaker:
             known[:] = others
         if rng.random() >= self.question_share:
             fact = facts[int(rng.random() * len(facts))]
-            return [(f" Again, the {fact.attribute} of {fact.key} is", False), (f" {fact.answer}", True), (".", False)]
+            return [
+                (f" Again, the {fact.attribute} of {fact.key} is", False),
+                (f" {fact.answer}", True),
+                (".", False),
+            ]
         shape = rng.random()
         if shape < 0.15:
             asked, answer, _ = world.chatter(rng)
@@ -105,7 +115,9 @@ class RowMaker:
         whose words occur more than once, so that only a match of several words tells where to go on.
         """
         rng = self.rng
-        period = int(np.exp(rng.uniform(np.log(2), np.log(window / 2)))) if self.far else int(rng.integers(2, 31))
+        period = (
+            int(np.exp(rng.uniform(np.log(2), np.log(window / 2)))) if self.far else int(rng.integers(2, 31))
+        )
         lead = [world.pick(rng, world.VALUES) for _ in range(int(rng.integers(0, 8)))]
         if self.far:
             block = [world.pick(rng, world.VALUES) for _ in range(period)]

@@ -60,7 +60,9 @@ class FineTune:
     loss: Literal["token", "sample"] = "token"
     # "bfloat16": autocast over float32 weights, saved in bfloat16.
     dtype: Literal["float32", "bfloat16"] = "float32"
-    tuning: Literal["full", "lora"] = "full"  # "lora": adapters of all linear layers beside a base in ``dtype``
+    tuning: Literal["full", "lora"] = (
+        "full"  # "lora": adapters of all linear layers beside a base in ``dtype``
+    )
     lora_rank: int = 16  # alpha is twice the rank
     # How processes share the model: "ddp", each holds all; "fsdp", each holds a part; "deepspeed", ZeRO-3.
     sharding: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
@@ -75,7 +77,9 @@ class FineTune:
     # Padded tokens of one forward pass of a process; None: its share of the step at once.
     micro_tokens: int | None = _how(None)
     gradient_checkpointing: bool = _how(False)
-    save_steps: int | None = _how(None)  # optimizer steps between checkpoints; None: see trainer.save_steps_of
+    save_steps: int | None = _how(
+        None
+    )  # optimizer steps between checkpoints; None: see trainer.save_steps_of
 
 
 def check(job: FineTune) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 # Set by `launch` for its processes: the folder of their reports. Their standard input ends when the launcher does.
 LAUNCHED = "GATEAU_LAUNCHED"
 STEPS = "steps.jsonl"  # of the first process: ``run``, and with the first line of a run its number of steps, ``steps``
-FAILURES = "failures.jsonl"  # ``known`` (whether it is a `TrainingError`) and ``text``, the first failure first
+FAILURES = (
+    "failures.jsonl"  # ``known`` (whether it is a `TrainingError`) and ``text``, the first failure first
+)
 
 
 def launched() -> bool:

@@ -28,9 +28,13 @@ from gateau_lib.training.trainer import ResponseTrainer, make_trainer, processes
 
 LOG = "log.json"
 # What full determinism sets in the environment (transformers.trainer_utils.enable_full_determinism).
-SWITCHES = ("CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC", "ASCEND_LAUNCH_BLOCKING")
+SWITCHES = (
+    "CUDA_LAUNCH_BLOCKING",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "FLASH_ATTENTION_DETERMINISTIC",
+    "ASCEND_LAUNCH_BLOCKING",
+)
 SWITCHES += ("HCCL_DETERMINISTIC",)
-
 
 
 def steps_of(job: FineTune, tokenizer: Any) -> Batches:
@@ -52,7 +56,10 @@ def identity(job: FineTune, steps: Batches) -> str:
 @contextmanager
 def _restored_determinism() -> Iterator[None]:
     """Undo full determinism after a run: it is a switch of the whole process, and scoring does not want it."""
-    before, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before, warn = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     switches = {name: os.environ.get(name) for name in SWITCHES}
     try:
@@ -128,7 +135,9 @@ def _save(job: FineTune, trainer: ResponseTrainer, output: Path) -> None:
     dtype = getattr(torch, job.dtype)
     if state is not None or dtype != torch.float32:
         once = dict([*model.named_parameters(), *model.named_buffers()])  # tied weights under one name only
-        state = {name: tensor.to(dtype) for name, tensor in (state or model.state_dict()).items() if name in once}
+        state = {
+            name: tensor.to(dtype) for name, tensor in (state or model.state_dict()).items() if name in once
+        }
         model.config.dtype = dtype
     model.save_pretrained(output, state_dict=state)
 
@@ -171,14 +180,6 @@ def _last_checkpoint(folder: Path) -> str | None:
             shutil.rmtree(found)
     _meet()
     return get_last_checkpoint(str(folder))
-
-
-
-
-
-
-
-
 
 
 def training_log(folder: Path) -> dict[str, Any]:

@@ -35,7 +35,9 @@ warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is depreca
 
 SAVE_STEPS = 100  # as in GATEAU's train/scripts
 LARGE_STEPS = 20  # of large models: a step takes minutes
-DEEPSPEED = Path(__file__).parent / "deepspeed_zero3.json"  # LongAlign's ds_config/stage3.json; never run here
+DEEPSPEED = (
+    Path(__file__).parent / "deepspeed_zero3.json"
+)  # LongAlign's ds_config/stage3.json; never run here
 
 
 def processes_and_rank() -> tuple[int, int]:
@@ -90,7 +92,11 @@ class Parts(torch.utils.data.Dataset):
         passes, counted = zip(*deal(self.job, rows, self.processes, process), strict=True)
         # Gradients and logged losses are averaged over the processes, so each gives its part that many times.
         weights = [float(self.processes * counts) for counts in counted]
-        return {"passes": [collate(p, self.pad) for p in passes], "weights": weights, "terms": terms(rows, self.job.loss)}
+        return {
+            "passes": [collate(p, self.pad) for p in passes],
+            "weights": weights,
+            "terms": terms(rows, self.job.loss),
+        }
 
 
 class ResponseTrainer(Trainer):
@@ -143,14 +149,25 @@ class Watch(TrainerCallback):
         """One step further."""
         next(self.steps, None)
 
-    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: Any,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
         """Raise at a loss that is not finite; it is the mean over all processes, so all of them raise."""
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
-            raise RuntimeError(f"{self.name}: the loss is {loss} at step {state.global_step}; lower learning_rate")
+            raise RuntimeError(
+                f"{self.name}: the loss is {loss} at step {state.global_step}; lower learning_rate"
+            )
 
 
-def make_trainer(job: FineTune, model: torch.nn.Module, steps: Sequence[list[Row]], folder: Path) -> ResponseTrainer:
+def make_trainer(
+    job: FineTune, model: torch.nn.Module, steps: Sequence[list[Row]], folder: Path
+) -> ResponseTrainer:
     """The `Trainer` of a job over its steps; checkpoints, if asked for, go below ``folder``.
 
     Raises:
@@ -162,10 +179,16 @@ def make_trainer(job: FineTune, model: torch.nn.Module, steps: Sequence[list[Row
         raise ValueError(f"{visible}: set CUDA_VISIBLE_DEVICES to one")
     if job.gradient_checkpointing:  # the Trainer's argument for it changes its name between versions
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    pad = max(0, model.config.pad_token_id or 0)  # masked and never a label, so any id will do; -1 stands for none
+    pad = max(
+        0, model.config.pad_token_id or 0
+    )  # masked and never a label, so any id will do; -1 stands for none
     data = Parts(job, steps, pad, processes)
     return ResponseTrainer(
-        job, model=model, args=_arguments(job, len(steps), folder), train_dataset=data, data_collator=lambda items: items[0]
+        job,
+        model=model,
+        args=_arguments(job, len(steps), folder),
+        train_dataset=data,
+        data_collator=lambda items: items[0],
     )
 
 
@@ -179,7 +202,9 @@ def _arguments(job: FineTune, steps: int, folder: Path) -> TrainingArguments:
         shared["fsdp_config"] |= {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True}
     elif job.sharding == "deepspeed":  # never run here: it needs GPUs and a package that the lock leaves out
         if not find_spec("deepspeed"):
-            raise ValueError(f"{job.name}: deepspeed is not installed; pip install deepspeed, or give sharding 'fsdp'")
+            raise ValueError(
+                f"{job.name}: deepspeed is not installed; pip install deepspeed, or give sharding 'fsdp'"
+            )
         shared = {"deepspeed": str(DEEPSPEED)}
     return TrainingArguments(
         output_dir=str(folder),
