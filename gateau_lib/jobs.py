@@ -1,7 +1,7 @@
-"""Training runs that are started by hand, over several machines: ``python -m gateau_lib.jobs PROFILE RUN --write JOB.json``.
+"""Training runs that are started by hand: ``python -m gateau_lib.jobs PROFILE RUN --write JOB.json``.
 
-It writes the run as `gateau_lib.train` takes it. ``--trained FOLDER`` then takes the model into the study, where the notebooks
-find it as if they had trained it.
+It writes the run as `gateau_lib.train` takes it. ``--trained FOLDER`` then takes the model into the study,
+where the notebooks find it as if they had trained it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gateau_lib.training.recipe import FineTune, to_json
 
 
 def find_run(study: Study, name: str) -> FineTune:
-    """The run of that name among those of notebooks 06 and 09; scores and selections it needs are computed if they are not there.
+    """The run of that name among those of notebooks 06 and 09; the scores it needs are computed, if need be.
 
     Raises:
         ValueError: no such run.

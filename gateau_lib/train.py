@@ -1,8 +1,8 @@
-"""One process of a training run: ``python -m gateau_lib.train JOB.json OUT``, or of several, one after the other.
+"""One process of training runs, one after the other: ``python -m gateau_lib.train JOB.json OUT``.
 
-`gateau_lib.training.launch` starts as many as a job asks for. Over several machines, start it with ``torch.distributed.run`` or
-``accelerate launch`` (their ``-m`` form) on each of them; ``JOB.json`` is what `recipe.to_json` writes, and both paths lie on a
-file system that all machines see.
+`gateau_lib.training.launch` starts as many as a job asks for. Over several machines, start it with
+``torch.distributed.run`` or ``accelerate launch`` (their ``-m`` form) on each of them; ``JOB.json`` is what
+`recipe.to_json` writes, and both paths lie on a file system that all machines see.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gateau_lib.training import failures, recipe, reports, sft
 
 
 def _end_with_launcher() -> None:
-    """Leave at once when the launcher is gone: a run without one must not write beside the next try of the same."""
+    """Leave when the launcher is gone: a run without one must not write beside the next try of the same."""
     while os.read(0, 1024):
         pass
     os._exit(1)

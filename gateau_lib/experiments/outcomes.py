@@ -1,4 +1,4 @@
-"""What the training experiments came to: held-out evaluation of every run, as tables and metrics rows (notebook 07)."""
+"""What the training experiments came to: every run evaluated, as tables and metrics rows (notebook 07)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def evaluated(
 
 
 def by_method(rows: pd.DataFrame, models: Sequence[Model], pool_seeds: int) -> pd.DataFrame:
-    """``rows`` with ``method`` and ``seed`` in place of ``model``; those of an untrained model once for each seed."""
+    """``rows`` with ``method`` and ``seed`` in place of ``model``; an untrained model's once a seed."""
     named = {model.name: model for model in models}
     frames = []
     for name, group in rows.groupby("model", sort=False):
@@ -84,7 +84,8 @@ def perplexities(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.Da
     """NLL by length of held-out documents that restate in their second half what their first half says.
 
     Returns:
-        Columns ``method, seed, document, length, nll``: nats per token of the same last tokens, read with ``length`` tokens.
+        Columns ``method, seed, document, length, nll``: nats per token of the same last tokens, read with
+        ``length`` tokens.
     """
     lengths, count = study.profile.eval_lengths, max(2, study.profile.eval_items // 2)
     sizes = (
@@ -111,7 +112,7 @@ def perplexities(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.Da
 
 
 def metrics_rows(rows: pd.DataFrame, metric: str, measure: str, condition: str) -> list[dict[str, Any]]:
-    """Metrics rows of `evidence.write_metrics`: the mean of ``measure`` for each method and seed, in order of appearance.
+    """Metrics rows of `evidence.write_metrics`: the mean of ``measure`` for each method and seed, in order.
 
     Args:
         condition: a column of ``rows`` whose values are the conditions, or the condition itself.
@@ -125,7 +126,8 @@ def metrics_rows(rows: pd.DataFrame, metric: str, measure: str, condition: str) 
 def selection_metrics(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Metrics of the selection runs from the rows of `evaluated` on the sets long and short.
 
-    Conditions: ``equal_tokens``; ``equal_epochs`` for the whole pool and GATEAU's selection, whose runs are the same.
+    Conditions: ``equal_tokens``; ``equal_epochs`` for the whole pool and GATEAU's selection, whose runs are
+    the same.
     """
     long, short = rows[rows["set"] == "long"], rows[rows["set"] == "short"]
     found = metrics_rows(long, "long_accuracy", "token_accuracy", "equal_tokens")
@@ -155,14 +157,14 @@ def skip_metrics(rows: pd.DataFrame, cells: pd.DataFrame) -> list[dict[str, Any]
 
 
 def needle_maps(rows: pd.DataFrame, cells: pd.DataFrame, methods: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Needle map of each method, mean over seeds: answer tokens right by depth (rows) and length (columns)."""
+    """Needle map of each method, mean over seeds: answer tokens right by depth (row) and length (column)."""
     needle = rows[rows["set"] == "needle"]
     means = needle.groupby(["method", "id"])["token_accuracy"].mean().reset_index()
     return {method: needle_map(means[means["method"] == method], cells) for method in methods}
 
 
 def task_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Long tasks by method: exact match and F1 of generated answers, answer tokens right when read; means over seeds."""
+    """Long tasks by method: exact match and F1 of written answers, answer tokens right when read; means."""
     measures = {"exact_match": "exact match", "f1": "token F1", "token_accuracy": "answer tokens right"}
     long = rows[rows["set"] == "long"].rename(columns=measures)
     table = long.groupby(["method", "kind"], sort=False)[list(measures.values())].mean()
@@ -170,10 +172,11 @@ def task_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def against(rows: Iterable[dict[str, Any]], reference: str) -> pd.DataFrame:
-    """Each method's metrics rows less those of ``reference``, paired by seed: mean and 95 % interval of the difference.
+    """Each method's metrics rows less those of ``reference``, paired by seed: mean and 95 % interval.
 
     Returns:
-        index ``method``; columns ``value`` (mean), ``difference``, ``low``, ``high`` (NaN with fewer than three seeds).
+        index ``method``; columns ``value`` (mean), ``difference``, ``low``, ``high`` (NaN with fewer than
+        three seeds).
     """
     table = pd.DataFrame(rows).pivot(index="seed", columns="method", values="value")
     out = {}

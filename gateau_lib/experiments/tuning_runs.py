@@ -1,8 +1,9 @@
 """The two training experiments of notebooks 06 and 07: which runs there are, and what their logs say.
 
-*Selection*: the long model is fine-tuned on short instructions plus what a selector chose from a pool, all with one token budget.
-*Skipping*: the short model, its RoPE base stretched and not yet trained at it, is fine-tuned on short instructions alone under
-each position strategy. Every run exists once a candidate pool ``n``; ``n`` is the seed of its metrics rows.
+*Selection*: the long model is fine-tuned on short instructions plus what a selector chose from a pool, all
+with one token budget. *Skipping*: the short model, its RoPE base stretched and not yet trained at it, is
+fine-tuned on short instructions alone under each position strategy. Every run exists once a candidate pool
+``n``; ``n`` is the seed of its metrics rows.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def run_names(profile: Profile, experiment: Experiment) -> list[str]:
 
 
 def selected_ids(study: Study, selector: str, n: int) -> tuple[str, ...]:
-    """Ids that notebook 05 selected from pool ``n``, sorted, so that their order in the ranking does not change a run's key.
+    """Ids that notebook 05 selected from pool ``n``, sorted: no run's key depends on their rank.
 
     Raises:
         DataError: there is no such selection.
@@ -89,7 +90,7 @@ def _job(
 
 
 def scale(profile: Profile) -> dict[str, Any]:
-    """How a profile trains, as fields of `FineTune`: number format, processes, what is tuned, and what fits at a time.
+    """How a profile trains, as fields of `FineTune`: number format, processes, what is tuned, what fits.
 
     Models that were not built here are large, and keep no activations but those at gradient checkpoints.
     """
@@ -105,7 +106,7 @@ def scale(profile: Profile) -> dict[str, Any]:
 
 
 def selection_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
-    """Fine-tuning of the long model: ``sft-<selector>-<n>`` with equal tokens, and the whole pool again with equal epochs.
+    """Fine-tuning of the long model with equal tokens, and on the whole pool again with equal epochs.
 
     Args:
         data: of `corpus.prepared`. pair: of `pretrain.pair`.
@@ -134,9 +135,9 @@ def selection_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
 
 
 def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
-    """Fine-tuning of the stretched short model on short instructions: ``skip-<strategy>-<n>``, equal tokens and samples."""
+    """Fine-tuning of the stretched short model on short instructions, equal tokens and samples."""
     tokens, theta = study.profile.skip_steps * study.profile.sft_batch_tokens, _stretched_theta(study, pair)
-    # Packed: plain causal attention over the whole row. Kept apart, packed samples would only be Normal in other batches.
+    # Packed: plain causal attention over the whole row. Kept apart, it would only be Normal in other batches.
     return [
         _job(
             study,
@@ -170,7 +171,7 @@ def sample_lengths(job: FineTune) -> list[int]:
 
 
 def batch_shapes(job: FineTune) -> dict[str, list[tuple[int, int]]]:
-    """``(tokens, padding)`` of every batch of a job: samples as they come, in sorted batches (the study's way), and packed.
+    """``(tokens, padding)`` of every batch of a job: samples as they come, in sorted batches, and packed.
 
     As they come: the same samples as in the sorted batches, shuffled, in as many batches.
     """
@@ -190,7 +191,7 @@ def batch_shapes(job: FineTune) -> dict[str, list[tuple[int, int]]]:
 
 
 def training_table(jobs: Sequence[FineTune], folders: Sequence[Path]) -> pd.DataFrame:
-    """One row a run: ``experiment``, ``method``, ``seed`` (number of its pool), then what its log says (`sft.fine_tune`).
+    """One row a run: ``experiment``, ``method``, ``seed`` (number of its pool), then what its log says.
 
     ``loss`` is the mean of the last fifth of the run's losses.
     """
@@ -205,7 +206,7 @@ def training_table(jobs: Sequence[FineTune], folders: Sequence[Path]) -> pd.Data
 
 
 def loss_table(jobs: Sequence[FineTune], folders: Sequence[Path], smooth: int = 5) -> pd.DataFrame:
-    """Training loss of every method, mean over seeds and then over ``smooth`` steps: columns ``model, step, loss`` (nats)."""
+    """Loss of every method, mean over seeds, then over ``smooth`` steps: ``model, step, loss`` (nats)."""
     logs = []
     for job, folder in zip(jobs, folders, strict=True):
         losses = training_log(folder)["losses"]
@@ -218,7 +219,7 @@ def loss_table(jobs: Sequence[FineTune], folders: Sequence[Path], smooth: int = 
 
 
 def stretched(study: Study, pair: Path) -> Path:
-    """The short model stretched to the target window, untrained at it: the start of the skipping runs, as a folder."""
+    """Folder of the short model stretched to the target window, untrained at it: where skipping starts."""
     profile = study.profile
     theta, window = _stretched_theta(study, pair), profile.long_window
 
@@ -235,7 +236,7 @@ def stretched(study: Study, pair: Path) -> Path:
 
 @torch.inference_mode()
 def influence(model: PreTrainedModel, ids: Sequence[int], positions: Sequence[int], mask: bool) -> np.ndarray:
-    """Which tokens can change what the model computes at which others: each token is exchanged, the outputs are compared.
+    """Which tokens can change what the model computes at which others: each is exchanged, outputs compared.
 
     Args:
         mask: pass a mask of ones; otherwise none.

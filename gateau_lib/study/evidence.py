@@ -23,17 +23,18 @@ def write_metrics(study: Study, name: str, rows: Sequence[dict[str, Any]]) -> Pa
     """Write one notebook's metrics to ``metrics/<name>.json``, sorted, one row a line.
 
     Args:
-        rows: dicts with ``metric, method, condition`` (text), ``seed`` (int), ``value`` (finite number), ``n`` (what it is over).
+        rows: dicts with ``metric, method, condition`` (text), ``seed`` (int), ``value`` (finite number),
+            ``n`` (what it is over).
 
     Raises:
-        ValueError: missing or unknown key, value not finite, or the same metric, method, condition and seed twice.
+        ValueError: missing or unknown key, value not finite, or the same metric, method, condition and seed
+            twice.
     """
     done: dict[tuple[str, str, str, int], str] = {}
     for row in rows:
         if set(row) != set(ROW):
-            raise ValueError(
-                f"metrics {name}: a row needs exactly the keys {', '.join(ROW)}, got {', '.join(map(str, row))}"
-            )
+            got = ", ".join(map(str, row))
+            raise ValueError(f"metrics {name}: a row needs exactly the keys {', '.join(ROW)}, got {got}")
         value = float(row["value"])
         place = (str(row["metric"]), str(row["method"]), str(row["condition"]), int(row["seed"]))
         if not math.isfinite(value):

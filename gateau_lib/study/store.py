@@ -1,7 +1,7 @@
-"""Where a study keeps things: content-keyed artefacts in ``cache``, and the small files that git keeps as evidence.
+"""Where a study keeps things: content-keyed artefacts in ``cache``, beside them what git keeps as evidence.
 
-An artefact's folder name holds a hash of everything it was made from, so it is never out of date and never overwritten: other
-inputs make another folder. Every file appears whole or not at all.
+An artefact's folder name holds a hash of everything it was made from, so it is never out of date and never
+overwritten: other inputs make another folder. Every file appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Custom(Study):
-    """A study of other sizes than its profile's; artefacts that do not depend on them are those of the profile."""
+    """A study of other sizes than its profile's; what does not depend on them is the profile's own."""
 
     home: Path  # the folder of the study without overrides
 
@@ -64,11 +64,12 @@ class Custom(Study):
 
 
 def open_study(profile: str, seed: int = 0, **overrides: Any) -> Study:
-    """The study of a profile, its folders made; results lie below ``$GATEAU_RESULTS`` (default: ``results`` in the repository).
+    """The study of a profile, its folders made.
 
-    Only seed 0 at the profile's own sizes has ``<profile>``, the folder of the evidence. Another seed has
-    ``<profile>-seed<N>``. Overrides that change something have ``<profile>-custom-<6 hex digits>``, with the cache of the
-    study without them: artefacts that do not depend on what was changed are found there.
+    Results lie below ``$GATEAU_RESULTS`` (default: ``results`` in the repository). Only seed 0 at the
+    profile's own sizes has ``<profile>``, the folder of the evidence. Another seed has ``<profile>-seed<N>``. Overrides
+    that change something have ``<profile>-custom-<6 hex digits>``, with the cache of the study without them:
+    artefacts that do not depend on what was changed are found there.
 
     Raises:
         ValueError: unknown profile or field, or a value of the wrong type.
@@ -192,9 +193,8 @@ def _plain(study: Study, value: Any) -> Any:
         return value
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a NumPy number
         return value.item()
-    raise TypeError(
-        f"artefact input of type {type(value).__name__} has no stable content; pass numbers, text, lists or paths"
-    )
+    kind = type(value).__name__
+    raise TypeError(f"artefact input of type {kind} has no stable content; give numbers, text, lists, paths")
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""Many small jobs over a few fresh processes, one torch thread each; results in the order of the jobs, artefacts built once."""
+"""Many small jobs over a few fresh processes, one torch thread each; artefacts built once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class JobError(RuntimeError):
 
 
 def at_once(profile: Profile) -> int:
-    """Processes for jobs that each need one model: one a GPU where there are several, else what the profile says."""
+    """Processes for jobs of one model each: one a GPU where there are several, else what the profile says."""
     gpus = devices.gpus()
     return gpus if gpus > 1 else profile.workers
 
@@ -39,11 +39,13 @@ def run_jobs(
     Args:
         function: importable by name, since spawned processes (and CUDA) know nothing of this one's memory.
         jobs: job name -> arguments.
-        workers: processes; each does many jobs, so libraries load once a process. 0: here, one after the other.
+        workers: processes; each does many jobs, so libraries load once a process. 0: here, one after the
+            other.
         label: for the progress line.
 
     Raises:
-        JobError: the first job that failed, by name, or a process that died; jobs that have not begun are dropped.
+        JobError: the first job that failed, by name, or a process that died; jobs that have not begun are
+            dropped.
     """
     results: dict[str, Result] = {}
     if workers == 0 or len(jobs) == 0:
@@ -106,7 +108,7 @@ def _settle(cards: Any) -> None:
 
 @dataclass(frozen=True)
 class Build:
-    """An artefact to be built: ``function(**inputs, out=folder)`` fills it; inputs and function's code are its key."""
+    """An artefact that ``function(**inputs, out=folder)`` fills, keyed by inputs and the function's code."""
 
     name: str  # of the artefact, see `store.artefact`
     function: Callable[..., Any]  # of this package, importable by name
@@ -127,7 +129,10 @@ class Build:
 
 
 def build_all(study: Study, builds: Mapping[str, Build], workers: int, label: str) -> list[Path]:
-    """Artefact folders in the order of ``builds`` (job name -> what to build); processes are started for missing ones only.
+    """Artefact folders in the order of ``builds``; processes are started for missing ones only.
+
+    Args:
+        builds: job name -> what to build.
 
     Raises:
         JobError: see `run_jobs`.

@@ -24,7 +24,7 @@ def next_try(job: FineTune, output: Path) -> str:
 
 
 def explained(job: FineTune, output: Path, error: Exception) -> Exception:
-    """The error as a `TrainingError` that names the run and what to do, if it is of a kind that is known here."""
+    """The error as a `TrainingError` that names the run and what to do, if its kind is known here."""
     again = f"then run the same again: {next_try(job, output)}"
     if is_out_of_memory(error):
         now = job.micro_tokens or "a process's whole share"

@@ -21,7 +21,7 @@ def build(job: FineTune) -> Build:
 
 
 def fine_tune_all(study: Study, jobs: Sequence[FineTune], workers: int | None = None) -> list[Path]:
-    """Folders of all fine-tuned models, in the order of ``jobs``; a run that is in the study's cache is not repeated.
+    """Folders of all fine-tuned models, in the order of ``jobs``; no run in the study's cache is repeated.
 
     Args:
         workers: processes (see `workers.build_all`); None: as many as `workers.at_once` says. Runs that take
@@ -66,7 +66,7 @@ def _is_trained(stage: Path) -> bool:
 
 
 def _link(stage: Path, out: Path) -> None:
-    """The files of one folder in another, without a second copy of their bytes where the file system allows it."""
+    """The files of one folder in another, without a second copy where the file system allows it."""
 
     def link(source: str, to: str) -> None:
         try:

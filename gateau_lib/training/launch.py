@@ -1,7 +1,7 @@
-"""Start training runs on as many processes of this machine as their jobs ask for, and say clearly what went wrong if one fails.
+"""Start training runs on as many processes of this machine as their jobs ask for; say what went wrong.
 
-Checkpoints stay after a failure, so the same call goes on from the last one, if there is one. `gateau_lib.train` tells how to
-start a run over several machines.
+Checkpoints stay after a failure, so the same call goes on from the last one, if there is one.
+`gateau_lib.train` tells how to start a run over several machines.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def processes(job: FineTune) -> int:
 
 
 def fine_tune(job: FineTune, out: Path) -> dict[str, Any]:
-    """Train a job and leave its model in ``out``; see `sft.fine_tune`, which does it here on a CPU if one process is enough.
+    """Train a job and leave its model in ``out``; see `sft.fine_tune`.
 
-    Not so on a GPU: torch reads once, at its first matrix product there, whether these are to be deterministic,
-    and a notebook that scored has made it by then.
+    On a CPU that is done in this process if one is enough. Not so on a GPU: torch reads once, at its first
+    matrix product there, whether these are to be deterministic, and a notebook that scored has made it.
 
     Raises:
         TrainingError: a process that was lost, memory or disk that did not suffice: how to go on.
@@ -99,8 +99,8 @@ def _run(work: Sequence[tuple[FineTune, Path]], count: int, folder: Path) -> Non
     command += ["-m", "gateau_lib.train", *places]
     devices.release_gpu()
     with (folder / OUTPUT).open("wb") as output:
-        # The pipe to its standard input is never written to: when this process ends, however it ends, the others
-        # see the pipe close.
+        # The pipe to its standard input is never written to: when this process ends, however it ends, the
+        # others see the pipe close.
         pipes = {"stdin": subprocess.PIPE, "stdout": output, "stderr": subprocess.STDOUT}
         with subprocess.Popen(command, env=_environment(count, folder), **pipes) as run:
             try:
@@ -114,7 +114,7 @@ def _run(work: Sequence[tuple[FineTune, Path]], count: int, folder: Path) -> Non
 
 
 def _environment(count: int, folder: Path) -> dict[str, str]:
-    """Environment of the processes: this package first on Python's path, and a card of its own for a single one."""
+    """Environment of the processes: this package first on Python's path; its card for a single one."""
     path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
     found = {**os.environ, reports.LAUNCHED: str(folder), "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
     device = devices.device()
@@ -153,8 +153,9 @@ def _failure(job: FineTune, out: Path, folder: Path) -> Exception:
     # torch tells the exit code of a process in its summary only.
     if lost := re.search(r"rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*-9\b", output):
         return failures.TrainingError(
-            f"{job.name}: process {lost[1]} was killed, most likely by the system for want of memory; free some, or lower "
-            f"micro_tokens or processes, then run the same again: {failures.next_try(job, out)}"
+            f"{job.name}: process {lost[1]} was killed, most likely by the system for want of memory; "
+            "free some, or lower micro_tokens or processes, then run the same again: "
+            f"{failures.next_try(job, out)}"
         )
     if told := reports.read(folder / reports.FAILURES):
         first = told[0]  # when one process fails, others lose it

@@ -1,6 +1,7 @@
 """Which rows a fine-tuning run trains on, step by step; `sft` says how it is trained.
 
-Everything here follows from the job and its data alone: the same steps for any number of processes, before and after a kill.
+Everything here follows from the job and its data alone: the same steps for any number of processes, before
+and after a kill.
 """
 
 from __future__ import annotations
@@ -34,9 +35,8 @@ def training_samples(job: FineTune) -> list[Sample]:
         pool, wanted = read_samples(job.pool), set(job.selected)
         missing = wanted - {sample.id for sample in pool}
         if missing:
-            raise DataError(
-                f"{job.pool}: {len(missing)} selected ids are missing, first {min(missing)!r}; select from this pool"
-            )
+            lost = f"{len(missing)} selected ids are missing, first {min(missing)!r}"
+            raise DataError(f"{job.pool}: {lost}; select from this pool")
         samples += [sample for sample in pool if sample.id in wanted]
     if not samples:
         raise DataError(
@@ -46,7 +46,10 @@ def training_samples(job: FineTune) -> list[Sample]:
 
 
 def compact(encoded: Encoded) -> Encoded:
-    """The same ids in four bytes each: as Python's own lists, the published data would take tens of gigabytes a process."""
+    """The same ids in four bytes each.
+
+    As Python's own lists, the published data would take tens of gigabytes a process.
+    """
     parts = {
         part: array("i", getattr(encoded, part)) for part in ("start", "context", "instruction", "response")
     }
@@ -54,7 +57,7 @@ def compact(encoded: Encoded) -> Encoded:
 
 
 class Batches(Sequence[list[Row]]):
-    """The rows of every optimizer step of a run, in order; positions are drawn at once, rows are made when asked for.
+    """The rows of every optimizer step of a run; positions are drawn at once, rows are made when asked for.
 
     Args:
         ending: ids after each response, trained on as well (end-of-text).
@@ -157,9 +160,10 @@ class Batches(Sequence[list[Row]]):
 
 
 def deal(job: FineTune, rows: Sequence[Row], processes: int, process: int) -> list[tuple[list[Row], bool]]:
-    """One process's part of a step: the rows of each of its forward passes, and whether they count (`packing.split_step`).
+    """One process's part of a step: the rows of each of its passes, and whether they count (`split_step`).
 
-    A step that is split does not keep packed samples together: those that must not see each other are read as rows of their own.
+    A step that is split does not keep packed samples together: those that must not see each other are read as
+    rows of their own.
     """
     if _is_split(job, processes):
         rows = [part for row in rows for part in unpack_row(row)]

@@ -1,8 +1,9 @@
-"""Pretrain a homologous pair from scratch in minutes: rows of planted text, weights on what can be predicted, growing windows.
+"""Pretrain a homologous pair from scratch in minutes.
 
-The short model sees windows up to ``short_window``; the long model starts from its weights, with the RoPE base raised, and goes
-on with longer windows of the same text. What makes half a million parameters recall: values of several tokens, copy practice with
-random period, most loss weight on tokens that the text so far determines, and windows that grow.
+The short model sees windows up to ``short_window``; the long model starts from its weights, with the RoPE
+base raised, and goes on with longer windows of the same text. What makes half a million parameters recall:
+values of several tokens, copy practice with random period, most loss weight on tokens that the text so far
+determines, and windows that grow.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class PairRecipe:
 
 
 def _logits(model: PreTrainedModel, ids: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Logits that predict ``ids[:, 1:][where]``, shape ``(where.sum(), vocabulary)``; no others are computed."""
+    """Logits that predict ``ids[:, 1:][where]``, ``(where.sum(), vocabulary)``; no others are computed."""
     inputs = ids[:, :-1]
     hidden = model.model(
         input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False
@@ -81,7 +82,11 @@ def weighted_loss(
 def backward(
     model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor, micro_tokens: int = 0
 ) -> torch.Tensor:
-    """Add the gradients of `weighted_loss` over all rows, and return it; rows of ``micro_tokens`` at a time are read (0: all)."""
+    """Add the gradients of `weighted_loss` over all rows, and return it.
+
+    Args:
+        micro_tokens: tokens of the rows that are read at a time; 0: all.
+    """
     window = ids.shape[1] - 1
     rows = max(1, micro_tokens // window) if micro_tokens else len(ids)
     if rows >= len(ids):
@@ -104,7 +109,7 @@ def recall_accuracy(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Te
 
 
 def _learning_rate(step: int, total: int, peak: float, warmup: int = 30) -> float:
-    """Linear warm-up, the peak, and a linear fall to a tenth of it over the last third: the long windows come late."""
+    """Linear warm-up, the peak, and a linear fall to a tenth over the last third: long windows come late."""
     return peak * min(1.0, (step + 1) / warmup, 0.1 + 2.7 * (total - step) / total)
 
 
@@ -126,7 +131,8 @@ def train(
     Args:
         stages: ``(window in tokens, steps, tokens a step)``, in order.
         far: of `RowMaker`.
-        micro_tokens: tokens of one forward pass, so that a step of many tokens fits into memory; 0: the whole step.
+        micro_tokens: tokens of one forward pass, so that a step of many tokens fits into memory; 0: the whole
+            step.
         at_stage_end: called with the stage number and the model, for checkpoints.
 
     Returns:
@@ -169,9 +175,9 @@ def build_pair(
     micro_tokens: int = 0,
     to: torch.device | None = None,
 ) -> None:
-    """Train the pair and leave ``out/short``, ``out/long``, checkpoints ``out/long_stage<N>`` and ``out/training.json``.
+    """Train the pair and leave ``out/short``, ``out/long``, ``out/long_stage<N>`` and ``out/training.json``.
 
-    Every folder is loadable by ``from_pretrained``.
+    Every folder of a model or a checkpoint is loadable by ``from_pretrained``.
 
     Args:
         micro_tokens: of `train`.
@@ -213,10 +219,11 @@ def build_pair(
 
 
 def pair(study: Study, corpus: Path) -> Path:
-    """The study's homologous pair: a folder with ``short`` and ``long``, and ``training.json`` where something was trained.
+    """The study's homologous pair: a folder with ``short``, ``long`` and ``training.json``, if it trained any.
 
-    ``scratch`` trains the pair; ``shipped`` copies the pair of this repository and still trains the few steps the profile asks
-    for, so that the training code runs; anything else is a hub id or folder, whose files are linked.
+    ``scratch`` trains the pair; ``shipped`` copies the pair of this repository and still trains the few steps
+    the profile asks for, so that the training code runs; anything else is a hub id or folder, whose files are
+    linked.
     """
     profile = study.profile
     recipe = PairRecipe.of(profile)

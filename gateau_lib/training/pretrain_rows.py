@@ -16,7 +16,8 @@ BACKGROUND_WEIGHT = 0.05  # mean loss weight of a token that nothing before it d
 BACKGROUND_SAMPLE = 0.2  # share of those tokens that get a loss at all: output logits are 40 % of a step
 
 NEAR_COPY_SHARE, FAR_COPY_SHARE = 0.25, 0.15  # rows that are copy practice, see RowMaker.copying
-FAR_COPY_WEIGHT = 0.3  # loss weight of a word copied from far: at 1.0 these rows would outweigh all recalls of the documents
+# Loss weight of a word copied from far: at 1.0 these rows would outweigh all recalls of the documents.
+FAR_COPY_WEIGHT = 0.3
 NEAR_RATES = 0.40, 0.45  # chances that a sentence tells a fact, or recalls one
 FAR_RATES = (
     0.40,
@@ -27,7 +28,7 @@ REAL_SHARE = 0.10  # rows whose filler is real documentation
 
 
 class RowMaker:
-    """Endless rows of planted text as token ids with loss weights; one generator state, so that a seed fixes every row.
+    """Endless rows of planted text as token ids with loss weights; a seed fixes every row.
 
     ``far``: rows for a model that can copy already and has to learn it over long distances, see `copying`.
     """
@@ -47,7 +48,7 @@ class RowMaker:
         ids: list[int] = []
         weights: list[float] = []
         for text, predictable in pieces:
-            # Word by word, so that the cache stays as small as the vocabulary; splitting at spaces is what the tokenizer does.
+            # Word by word, so that the cache stays as small as the vocabulary: tokens end at spaces.
             words = text.split(" ")
             for i, word in enumerate(words):
                 tokens = self._ids(" " + word if i else word) if word else ()
@@ -60,7 +61,7 @@ class RowMaker:
         rng = self.rng
         place = int(rng.random() * len(known))
         facts = known[place]
-        # Mostly a fact is recalled once: else the nearest mention is a restatement, and nothing far away is ever needed.
+        # Mostly a fact is recalled once: else the nearest mention restates it, and nothing far is needed.
         others = known[:place] + known[place + 1 :]
         if others and rng.random() < RECALLED_ONCE:
             known[:] = others
@@ -109,10 +110,11 @@ class RowMaker:
         return ids[: window + 1], weights[: window + 1]
 
     def copying(self, window: int) -> tuple[list[int], list[float]]:
-        """Words repeated with a random period: a fixed one would be learned as a trick of position, not of content.
+        """Words repeated with a random period: a fixed one would be learned by position, not by content.
 
-        Near: at most 30 words, all different, from which copying is learned at all. Far: periods of up to half the window,
-        whose words occur more than once, so that only a match of several words tells where to go on.
+        Near: at most 30 words, all different, from which copying is learned at all. Far: periods of up to
+        half the window, whose words occur more than once, so that only a match of several words tells where
+        to go on.
         """
         rng = self.rng
         period = (
@@ -134,7 +136,8 @@ class RowMaker:
         """Rows of one step.
 
         Returns:
-            ids ``(rows, window + 1)`` int64 and weights of the same shape, float32; ``rows * window`` is about ``tokens``.
+            ids ``(rows, window + 1)`` int64 and weights of the same shape, float32; ``rows * window`` is
+            about ``tokens``.
         """
         copies = FAR_COPY_SHARE if self.far else NEAR_COPY_SHARE
         rows = [

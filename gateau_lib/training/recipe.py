@@ -14,7 +14,8 @@ from gateau_lib.study.store import UNKEYED, keyed_fields
 def _how(default: Any) -> Any:
     """A field that names no artefact and no checkpoint, so what was computed stays when it changes.
 
-    Another number of processes or another size of the passes gives the same losses up to the order of summation.
+    Another number of processes or another size of the passes gives the same losses up to the order of
+    summation.
     """
     return field(default=default, metadata=UNKEYED)
 

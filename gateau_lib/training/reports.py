@@ -1,4 +1,4 @@
-"""What the processes of a launched run tell the process that launched them: steps done and failures, as lines of JSON."""
+"""What processes tell the one that launched them: steps done and failures, as lines of JSON."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Set by `launch` for its processes: the folder of their reports. Their standard input ends when the launcher does.
+# Set by `launch` for its processes, whose standard input ends when it does: the folder of their reports.
 LAUNCHED = "GATEAU_LAUNCHED"
-STEPS = "steps.jsonl"  # of the first process: ``run``, and with the first line of a run its number of steps, ``steps``
+STEPS = "steps.jsonl"  # of the first process: ``run``; in a run's first line also the number of its ``steps``
 FAILURES = (
     "failures.jsonl"  # ``known`` (whether it is a `TrainingError`) and ``text``, the first failure first
 )

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: a job (`recipe`) in, a model folder out; loss on responses only, one device or many, exact resume.
+"""Supervised fine-tuning: a job (`recipe`) in, a model folder out; loss on responses only, exact resume.
 
 All steps of a run follow from its job and its data, so a resumed run sees the same ones.
 """
@@ -55,7 +55,7 @@ def identity(job: FineTune, steps: Batches) -> str:
 
 @contextmanager
 def _restored_determinism() -> Iterator[None]:
-    """Undo full determinism after a run: it is a switch of the whole process, and scoring does not want it."""
+    """Undo full determinism after a run: it is a switch of the whole process, and scoring needs none."""
     before, warn = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -74,15 +74,17 @@ def _restored_determinism() -> Iterator[None]:
 
 
 def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
-    """Train one job in this process, or this process's part of it, and save model, tokenizer and ``log.json`` in ``output``.
+    """Train a job, or this process's part of it, and save model, tokenizer and ``log.json`` in ``output``.
 
-    Checkpoints, if it makes any (`trainer.save_steps_of`), lie beside ``output`` under the run's `identity`; a run that was
-    killed goes on from the last one and ends with the same weights (bitwise on CPU with one or two processes). They are removed
-    at the end. With adapters, ``output`` holds them and the model's configuration, and `loading.load` puts both together.
+    Checkpoints, if it makes any (`trainer.save_steps_of`), lie beside ``output`` under the run's `identity`;
+    a run that was killed goes on from the last one and ends with the same weights (bitwise on CPU with one or
+    two processes). They are removed at the end. With adapters, ``output`` holds them and the model's
+    configuration, and `loading.load` puts both together.
 
     Returns:
-        the log: ``identity``, ``losses`` (nats, one an optimizer step), ``tokens`` used, ``response_tokens``, ``padded`` (tokens
-        forwarded, padding included), ``samples`` seen, ``distinct`` ones, ``epochs``, ``steps``, ``max_position``, ``seconds``.
+        the log: ``identity``, ``losses`` (nats, one an optimizer step), ``tokens`` used, ``response_tokens``,
+        ``padded`` (tokens forwarded, padding included), ``samples`` seen, ``distinct`` ones, ``epochs``,
+        ``steps``, ``max_position``, ``seconds``.
 
     Raises:
         RuntimeError: the loss is not finite; names run and step.
@@ -107,7 +109,7 @@ def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
 
 
 def _model(job: FineTune) -> tuple[torch.nn.Module, Any]:
-    """The base of a job at the RoPE base and window to train at, with adapters if asked for, and its tokenizer."""
+    """The base of a job at the RoPE base and window to train at, with adapters if asked for; tokenizer."""
     lora = job.tuning == "lora"
     # Where a model is to be sharded, a device may not hold the whole of it: its parts go there one by one.
     to = torch.device("cpu") if job.sharding != "ddp" else None

@@ -1,8 +1,8 @@
-"""The transformers `Trainer` of a fine-tuning run: the loss of a step from response logits only, read in parts.
+"""The transformers `Trainer` of a fine-tuning run: the loss of a step from response logits, read in parts.
 
-An optimizer step is one planned batch (`minibatches`), whatever reads it: each process reads its part of it in
-one or more forward passes, and every part of the loss is divided by the terms of the whole step. So one process
-and many, and passes of any size, give the same loss curve up to the order of summation.
+An optimizer step is one planned batch (`minibatches`), whatever reads it: each process reads its part of it
+in one or more forward passes, and every part of the loss is divided by the terms of the whole step. So one
+process and many, and passes of any size, give the same loss curve up to the order of summation.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gateau_lib.training.input_rows import IGNORED, Row, collate
 from gateau_lib.training.minibatches import deal, terms
 from gateau_lib.training.recipe import FineTune
 
-# Names that transformers changes between the versions supported here, and peft and its own Trainer still call.
+# Names that transformers changes between the versions supported here; peft and its own Trainer call them.
 warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
 
 SAVE_STEPS = 100  # as in GATEAU's train/scripts
@@ -41,21 +41,22 @@ DEEPSPEED = (
 
 
 def processes_and_rank() -> tuple[int, int]:
-    """Number of processes that train together, and which of them this is; (1, 0) outside of `torch.distributed.run`."""
+    """Number of processes that train together, and which of them this is; (1, 0) outside of torchrun."""
     return int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
 
 
 def response_loss(
     model: torch.nn.Module, batch: dict[str, torch.Tensor], loss: str = "token", over: int | None = None
 ) -> torch.Tensor:
-    """Mean NLL of the labelled tokens of a batch, nats; logits are computed at those tokens only, in parts if they are many.
+    """Mean NLL of the labelled tokens of a batch, nats; logits are computed at those tokens only.
 
     Args:
         model: also wrapped for several processes, or with adapters.
         batch: from `input_rows.collate`.
-        loss: ``token``, every labelled token counts the same; ``sample``, every sample does: 1/M sum_i L_i/N_i over the
-            M samples of the batch (LongAlign's loss weighting).
-        over: what to divide by where the batch is a part of a step, see `minibatches.terms`; None: the batch's own terms.
+        loss: ``token``, every labelled token counts the same; ``sample``, every sample does: 1/M sum_i
+            L_i/N_i over the M samples of the batch (LongAlign's loss weighting).
+        over: what to divide by where the batch is a part of a step, see `minibatches.terms`; None: the
+            batch's own terms.
     """
     labels = batch["labels"]
     inputs = {key: value for key, value in batch.items() if key != "labels"}
@@ -77,7 +78,7 @@ def response_loss(
 
 
 class Parts(torch.utils.data.Dataset):
-    """What each process reads in each step: item ``step * processes + process``, which is how accelerate deals them."""
+    """What each process reads in each step: item ``step * processes + process``, as accelerate deals them."""
 
     def __init__(self, job: FineTune, steps: Sequence[list[Row]], pad: int, processes: int) -> None:
         self.job, self.steps, self.pad, self.processes = job, steps, pad, processes
@@ -86,7 +87,7 @@ class Parts(torch.utils.data.Dataset):
         return len(self.steps) * self.processes
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        """``passes``: a batch (`input_rows.collate`) for each; ``weights``: a factor for each; ``terms`` of the step."""
+        """``passes``: batches of `input_rows.collate`; ``weights``: a factor each; the step's ``terms``."""
         step, process = divmod(item, self.processes)
         rows = self.steps[step]
         passes, counted = zip(*deal(self.job, rows, self.processes, process), strict=True)
@@ -109,14 +110,14 @@ class ResponseTrainer(Trainer):
         self.add_callback(Watch(job.name))
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *_: Any) -> torch.Tensor:
-        """Forward and backward passes of one step; the loss of this process's part, nats, times the number of processes."""
+        """Passes of one step; returns the loss of this process's part, nats, times the processes."""
         model.train()
         inputs = self._prepare_inputs(inputs)
         total = torch.zeros((), device=self.args.device)
         for at, (batch, weight) in enumerate(zip(inputs["passes"], inputs["weights"], strict=True), 1):
             last = at == len(inputs["passes"])
             self.accelerator.gradient_state._set_sync_gradients(last)  # DeepSpeed steps where this is true
-            # Sharded gradients are reduced after each pass: kept whole until the last, they would be as large as the model.
+            # Sharded gradients are reduced after each pass: kept whole, they would be as large as the model.
             wait = not last and self.job.sharding == "ddp"
             with self.accelerator.no_sync(model) if wait else nullcontext():
                 with self.compute_loss_context_manager():
@@ -238,8 +239,8 @@ def _arguments(job: FineTune, steps: int, folder: Path) -> TrainingArguments:
 def save_steps_of(job: FineTune, steps: int) -> int | None:
     """Steps between the checkpoints of a run of so many steps; None: no checkpoints.
 
-    If the job does not say: those of large models (adapters, gradient checkpointing, sharding) at each quarter, 20 to 100 steps
-    apart; others every 100 steps, in runs more than twice as long.
+    If the job does not say: those of large models (adapters, gradient checkpointing, sharding) at each
+    quarter, 20 to 100 steps apart; others every 100 steps, in runs more than twice as long.
     """
     if job.save_steps:
         return job.save_steps
