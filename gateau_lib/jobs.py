@@ -14,7 +14,6 @@ from pathlib import Path
 
 from gateau_lib.experiments import rehearsal, replication, study_corpus, tuning_runs
 from gateau_lib.models.loading import load_tokenizer
-from gateau_lib.study.profiles import REHEARSED
 from gateau_lib.study.store import Study, open_study
 from gateau_lib.study.whole_files import atomic_write
 from gateau_lib.training import fine_tuning, pretrain, sft
@@ -76,12 +75,11 @@ def main(words: Sequence[str] | None = None) -> int:
         if options.write and options.write.is_dir():  # finding a run may take hours
             raise ValueError(f"--write {options.write}: this is a folder; give the name of a file")
         study = open_study(options.profile, options.seed)
-        if study.profile.name.startswith(REHEARSED):
+        if study.profile.rehearsed:
             rehearsal.enter(study.cache / "hub")
         job = find_run(study, options.run)
-        done = (
-            atomic_write(options.write, to_json(job)) if options.write else adopt(study, job, options.trained)
-        )
+        path = options.write
+        done = atomic_write(path, to_json(job)) if path else adopt(study, job, options.trained)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

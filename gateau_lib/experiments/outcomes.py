@@ -11,11 +11,15 @@ import numpy as np
 import pandas as pd
 
 from gateau_lib.data import passages
+from gateau_lib.data.corpus import NEEDLE_DEPTHS, TASKS
 from gateau_lib.evaluation.haystack import needle_map
 from gateau_lib.evaluation.planted import evaluate_all, perplexity_by_length
-from gateau_lib.experiments.tuning_runs import EQUAL_EPOCHS, STRATEGIES
+from gateau_lib.experiments import workload
+from gateau_lib.experiments.tuning_runs import EQUAL_EPOCHS, SELECTION_RUNS, STRATEGIES
 from gateau_lib.models import loading
+from gateau_lib.models.sizes import Work
 from gateau_lib.study.intervals import SEEDS, t_interval
+from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import Build, at_once, build_all
 from gateau_lib.training.recipe import FineTune
@@ -30,9 +34,8 @@ class Model:
     name: str
     folder: Path
     method: str
-    seed: (
-        int | None
-    )  # number of its candidate pool; None: it is untrained, and its rows are given to each seed
+    # Number of its candidate pool; None: it is untrained, and its rows are given to each seed.
+    seed: int | None
 
 
 def tuned(jobs: Sequence[FineTune], folders: Sequence[Path]) -> list[Model]:
@@ -67,9 +70,9 @@ def by_method(rows: pd.DataFrame, models: Sequence[Model], pool_seeds: int) -> p
     named = {model.name: model for model in models}
     frames = []
     for name, group in rows.groupby("model", sort=False):
-        model = named[name]
-        for seed in range(pool_seeds) if model.seed is None else [model.seed]:
-            frames.append(group.drop(columns="model").assign(method=model.method, seed=seed))
+        model, group = named[name], group.drop(columns="model")
+        seeds = range(pool_seeds) if model.seed is None else [model.seed]
+        frames += [group.assign(method=model.method, seed=seed) for seed in seeds]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -88,10 +91,8 @@ def perplexities(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.Da
         ``length`` tokens.
     """
     lengths, count = study.profile.eval_lengths, max(2, study.profile.eval_items // 2)
-    sizes = (
-        max(lengths) + 100,
-        max(lengths) + 200,
-    )  # a document may miss its wanted length by a sentence or two
+    # A document may miss its wanted length by a sentence or two.
+    sizes = (max(lengths) + 100, max(lengths) + 200)
     longer = replace(study.profile, pool_tokens=sizes)
     texts = [
         text
@@ -109,6 +110,32 @@ def perplexities(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.Da
         for name, folder in zip(builds, folders, strict=True)
     ]
     return by_method(pd.concat(found, ignore_index=True), models, study.profile.pool_seeds)
+
+
+def cost(profile: Profile) -> Work:
+    """What notebook 07 costs: all tuned models, and both models they began with, on the held-out sets."""
+    samples, model = workload.planted(profile), workload.pair(profile)[1]
+    pools, items = profile.pool_seeds, profile.eval_items
+    selected = pools * len(SELECTION_RUNS) + 1  # models on the sets long and short, with answers
+    skipped = pools * len(STRATEGIES) + 2  # models on the needles and on documents
+    needled = skipped + pools  # on the needles also those tuned on GATEAU's selection
+    near, lengths = round(workload.short_tokens(profile)), profile.eval_lengths
+    short, long = 2 * items, len(TASKS) * items  # samples of a set
+    needles = len(NEEDLE_DEPTHS) * max(1, items // 4)  # of a length
+    texts = max(2, items // 2)
+    tokens = (
+        selected * (long * workload.mean_tokens(samples) + short * near)
+        + needled * (needles * sum(lengths) + short * near)
+        + skipped * texts * sum(lengths)
+    )
+    operations = (
+        selected * workload.forward(model, samples, long * workload.mean_tokens(samples))
+        + (selected + needled) * short * model.flops(near, workload.RESPONSE)
+        + needled * needles * sum(model.flops(n, workload.RESPONSE) for n in lengths)
+        + skipped * texts * sum(model.flops(n, PERPLEXITY_TAIL) for n in lengths)
+    )
+    written = selected * (short + long) * workload.RESPONSE
+    return Work("07", "evaluate", tokens, operations, written=written)
 
 
 def metrics_rows(rows: pd.DataFrame, metric: str, measure: str, condition: str) -> list[dict[str, Any]]:

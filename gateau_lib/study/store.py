@@ -21,18 +21,17 @@ from types import ModuleType
 from typing import Any
 
 from gateau_lib.study.code_hash import PACKAGE, digest, path_hash, source_hash
-from gateau_lib.study.profiles import Profile, named, resolve
+from gateau_lib.study.profiles import REHEARSED, Profile, named, resolve
 from gateau_lib.study.whole_files import atomic_write
 
 # They say what a result is called and when it is made.
 CHANGES_NO_RESULT = ("artefact", "kept_artefact", "artefact_folder")
-UNKEYED = {
-    "keyed": False
-}  # metadata of a data class's field that says how a result is computed, not what it is
+# Metadata of a data class's field that says how a result is computed, not what it is.
+UNKEYED = {"keyed": False}
 FOLDERS = ("metrics", "tables", "figures", "selected", "notebooks", "cache")
-OTHER = re.compile(
-    r"-(seed-?\d+|custom-[0-9a-f]{6})$"
-)  # ends the folder's name of another seed, or of changed sizes
+# In the name of a folder: a rehearsal begins with the first, another seed and changed sizes end with the
+# second.
+OTHER = re.compile(rf"^{REHEARSED}|-(seed-?\d+|custom-[0-9a-f]{{6}})$")
 PINS = "revisions.json"  # commits of models and data that a study has met
 BUILT = "built.json"  # in an artefact's folder: when it was built
 
@@ -67,9 +66,9 @@ def open_study(profile: str, seed: int = 0, **overrides: Any) -> Study:
     """The study of a profile, its folders made.
 
     Results lie below ``$GATEAU_RESULTS`` (default: ``results`` in the repository). Only seed 0 at the
-    profile's own sizes has ``<profile>``, the folder of the evidence. Another seed has ``<profile>-seed<N>``. Overrides
-    that change something have ``<profile>-custom-<6 hex digits>``, with the cache of the study without them:
-    artefacts that do not depend on what was changed are found there.
+    profile's own sizes has ``<profile>``, the folder of the evidence. Another seed has ``<profile>-seed<N>``.
+    Overrides that change something have ``<profile>-custom-<6 hex digits>``, with the cache of the study
+    without them: artefacts that do not depend on what was changed are found there.
 
     Raises:
         ValueError: unknown profile or field, or a value of the wrong type.
@@ -82,15 +81,14 @@ def open_study(profile: str, seed: int = 0, **overrides: Any) -> Study:
     study = Custom(chosen, seed, own, home) if changed else Study(chosen, seed, home)
     for folder in FOLDERS:
         (study.cache if folder == "cache" else study.root / folder).mkdir(parents=True, exist_ok=True)
-    if (first / PINS).exists() and not (
-        study.root / PINS
-    ).exists():  # the same models and data, unless it has met others
+    # The same models and data, unless it has met others.
+    if (first / PINS).exists() and not (study.root / PINS).exists():
         atomic_write(study.root / PINS, (first / PINS).read_bytes())
     return study
 
 
 def profile_folders() -> list[Path]:
-    """Folders below the results' root, sorted, without those of other seeds and of changed sizes."""
+    """Folders below the results' root, sorted; none of rehearsals, of other seeds and of changed sizes."""
     return sorted(path for path in results_root().glob("*/") if not OTHER.search(path.name))
 
 
@@ -132,7 +130,7 @@ def artefact_folder(study: Study, name: str, *, code: Sequence[ModuleType | Any]
 def _used(folder: Path) -> Path:
     """Note the use, since the runner asks which artefacts a notebook used."""
     if log := os.environ.get("GATEAU_ARTEFACT_LOG"):
-        with open(log, "a", encoding="utf-8") as out:
+        with Path(log).open("a", encoding="utf-8") as out:
             out.write(folder.name + "\n")
     return folder
 

@@ -77,9 +77,8 @@ class Batches(Sequence[list[Row]]):
             self.plan = plan_batches(self.lengths, length.tokens, length.batch_tokens, job.seed, window)
         else:
             self.plan = plan_epochs(self.lengths, length.epochs, length.batch_samples, job.seed, window)
-        rng = np.random.default_rng(
-            [job.seed, 1]
-        )  # apart from the plan's, so strategies share their order of samples
+        # Apart from the plan's, so strategies share their order of samples.
+        rng = np.random.default_rng([job.seed, 1])
         # None: 0, 1, 2, ...
         self.positions = [[[self._draw(i, rng) for i in row] for row in step] for step in self.plan]
 

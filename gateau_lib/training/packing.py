@@ -105,9 +105,8 @@ def split_step(
         micro_tokens: padded tokens of one pass at most, or those of the longest row; None: a process reads
             its share at once.
     """
-    order = sorted(
-        range(len(lengths)), key=lengths.__getitem__
-    )  # stable, so rows that are sorted already keep their places
+    # Stable, so rows that are sorted already keep their places.
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
     longest = lengths[order[-1]]
     low, high = 1, max(longest, micro_tokens or len(lengths) * longest)
     places = -(-len(_fill(order, lengths, high)) // processes) * processes

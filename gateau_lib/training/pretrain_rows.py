@@ -19,10 +19,8 @@ NEAR_COPY_SHARE, FAR_COPY_SHARE = 0.25, 0.15  # rows that are copy practice, see
 # Loss weight of a word copied from far: at 1.0 these rows would outweigh all recalls of the documents.
 FAR_COPY_WEIGHT = 0.3
 NEAR_RATES = 0.40, 0.45  # chances that a sentence tells a fact, or recalls one
-FAR_RATES = (
-    0.40,
-    0.20,
-)  # recalling less than is told lets facts grow old: at the near rates half of them are 80 tokens away
+# Recalling less than is told lets facts grow old: at the near rates half of them are 80 tokens away.
+FAR_RATES = 0.40, 0.20
 RECALLED_ONCE = 0.75  # chance that a fact is not recalled again
 REAL_SHARE = 0.10  # rows whose filler is real documentation
 
@@ -36,10 +34,8 @@ class RowMaker:
     def __init__(self, tokenizer: Any, seed: int, question_share: float, far: bool = False):
         self.rng = np.random.default_rng(seed)
         self.far = far
-        self.end: Piece = (
-            tokenizer.eos_token,
-            True,
-        )  # an answer ends its text: fine-tuning is too short to teach that
+        # An answer ends its text: fine-tuning is too short to teach that.
+        self.end: Piece = (tokenizer.eos_token, True)
         self.tokenizer = tokenizer
         self.question_share = question_share
         self._ids = cache(lambda text: tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))

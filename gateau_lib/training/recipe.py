@@ -78,9 +78,8 @@ class FineTune:
     # Padded tokens of one forward pass of a process; None: its share of the step at once.
     micro_tokens: int | None = _how(None)
     gradient_checkpointing: bool = _how(False)
-    save_steps: int | None = _how(
-        None
-    )  # optimizer steps between checkpoints; None: see trainer.save_steps_of
+    # Optimizer steps between checkpoints; None: see trainer.save_steps_of.
+    save_steps: int | None = _how(None)
 
 
 def check(job: FineTune) -> None:

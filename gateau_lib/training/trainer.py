@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from gateau_lib.models import output_head
-from gateau_lib.models.output_head import head_on
+from gateau_lib.models.output_head import nll_at
 from gateau_lib.study import devices
 from gateau_lib.study.progress import track
 from gateau_lib.training import reports
@@ -35,9 +33,8 @@ warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is depreca
 
 SAVE_STEPS = 100  # as in GATEAU's train/scripts
 LARGE_STEPS = 20  # of large models: a step takes minutes
-DEEPSPEED = (
-    Path(__file__).parent / "deepspeed_zero3.json"
-)  # LongAlign's ds_config/stage3.json; never run here
+# LongAlign's ds_config/stage3.json; never run here.
+DEEPSPEED = Path(__file__).parent / "deepspeed_zero3.json"
 
 
 def processes_and_rank() -> tuple[int, int]:
@@ -63,12 +60,7 @@ def response_loss(
     wanted = (labels != IGNORED).flatten()  # (B * L,); a row's first token is part of a prompt
     places = wanted.nonzero().squeeze(-1)
     targets = labels.flatten()[places]
-    if output_head.applies(model, len(places)):
-        nll = output_head.nll_in_parts(model, inputs, places - 1, targets)
-    else:
-        with head_on(model, places - 1):
-            logits = model(**inputs, use_cache=False).logits[0]  # (labelled tokens, vocabulary)
-        nll = functional.cross_entropy(logits.float(), targets, reduction="none")
+    nll = nll_at(model, inputs, places - 1, targets)
     if loss == "token":
         return nll.sum() / (over or len(nll))
     first = wanted & ~wanted.roll(1)  # prompts part the responses of rows and of packed samples
@@ -180,9 +172,8 @@ def make_trainer(
         raise ValueError(f"{visible}: set CUDA_VISIBLE_DEVICES to one")
     if job.gradient_checkpointing:  # the Trainer's argument for it changes its name between versions
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    pad = max(
-        0, model.config.pad_token_id or 0
-    )  # masked and never a label, so any id will do; -1 stands for none
+    # Masked and never a label, so any id will do; -1 stands for none.
+    pad = max(0, model.config.pad_token_id or 0)
     data = Parts(job, steps, pad, processes)
     return ResponseTrainer(
         job,
