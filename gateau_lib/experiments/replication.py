@@ -28,12 +28,13 @@ from gateau_lib.experiments.findings import SETTINGS
 from gateau_lib.experiments.tuning_runs import scale
 from gateau_lib.methods import baselines, gateau, hmg, selection
 from gateau_lib.models import loading
+from gateau_lib.models.prompts import INST
 from gateau_lib.models.sizes import Work
 from gateau_lib.sources import hub
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, artefact
-from gateau_lib.training.recipe import INST, FineTune
+from gateau_lib.training.recipe import ByEpochs, FineTune
 
 UNTUNED = "without SFT"
 CHOOSERS = ("Perplexity Guidance", "Cherry", "GATEAU", "Random")  # at every share; the papers have no random choice
@@ -222,11 +223,12 @@ def training_job(study: Study, pair: Path, run: Run, chosen: Sequence[str]) -> F
         samples=(short_file(study, run.short),),
         pool=long_file(study) if chosen else None,
         selected=tuple(sorted(chosen)),
-        epochs=profile.epochs,
-        batch_samples=profile.batch_samples,
+        length=ByEpochs(profile.epochs, profile.batch_samples),
         window=profile.long_window,
         learning_rate=profile.sft_learning_rate,
         seed=study.seed,
+        experiment="replication",
+        method=run.row,
         loss="sample",  # GATEAU trains one sample a GPU at a time and averages their losses
         template=INST if profile.template == "inst" else None,
         **scale(profile),
