@@ -19,11 +19,11 @@ import torch
 from transformers import PreTrainedModel
 
 from gateau_lib.evaluation.benchmark_item import Item, middle
-from gateau_lib.models.generate import continue_greedily
+from gateau_lib.models.generate import continue_greedily, end_tokens
 from gateau_lib.models.memory import is_out_of_memory
 from gateau_lib.models.nll import BATCH_TOKENS, run_batches
 from gateau_lib.models.pair import fingerprint
-from gateau_lib.models.prompts import _ids, prompt_ids
+from gateau_lib.models.prompts import prompt_ids, text_ids
 from gateau_lib.models.rope import rope_edge
 from gateau_lib.study.code_hash import source_hash
 from gateau_lib.study.errors import DataError
@@ -32,8 +32,6 @@ from gateau_lib.study.store import versions
 from gateau_lib.study.whole_files import atomic_write
 
 COLUMNS = ["id", "task", "answers", "prompt_tokens", "cut_tokens", "error"]
-
-
 
 
 def answer(
@@ -109,7 +107,7 @@ def _records(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], wind
 
 def _converse(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], window: int, chat: bool) -> list[dict[str, Any]]:
     """All turns of items that are asked together, each turn a batch."""
-    room, ends = window - items[0].max_new_tokens, _ends(model, tokenizer)
+    room, ends = window - items[0].max_new_tokens, end_tokens(model, tokenizer)
     answers: list[list[str]] = [[] for _ in items]
     lengths: list[int] = []
     for _ in items[0].turns:
@@ -126,24 +124,9 @@ def _converse(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], win
     ]
 
 
-def _ends(model: PreTrainedModel, tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: the tokenizer's, and the model's own (a chat model has one that ends a turn)."""
-    own = model.generation_config.eos_token_id
-    own = own if isinstance(own, list) else [own]
-    return [token for token in dict.fromkeys([tokenizer.eos_token_id, *own]) if token is not None]
-
-
-
-
-
-
-
-
-
-
 def _length(item: Item, tokenizer: Any, window: int, chat: bool) -> int:
     """Tokens of an item when its last answer is written, at most: what batches are planned with."""
-    later = sum(len(_ids(turn, tokenizer)) for turn in item.turns[1:])
+    later = sum(len(text_ids(tokenizer, turn)) for turn in item.turns[1:])
     return min(window, len(prompt_ids(tokenizer, item.turns, [], chat)) + later + item.max_new_tokens * len(item.turns))
 
 

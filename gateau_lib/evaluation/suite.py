@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -23,12 +23,22 @@ from gateau_lib.sources import hub
 from gateau_lib.sources.chat import ChatError
 from gateau_lib.study.code_hash import digest
 from gateau_lib.study.errors import DataError
+from gateau_lib.study.profiles import Profile
 from gateau_lib.study.progress import track
-from gateau_lib.study.store import Study
+from gateau_lib.study.store import UNKEYED, Study
 from gateau_lib.study.workers import Build, at_once, build_all
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 JUDGED = ("longbench-chat", "mt-bench")
+# What a benchmark of fixed size asks: items, tokens of a prompt before it is cut, tokens of an answer with all its turns.
+# Assumed means, as is what the harness reads for one model.
+ASKED = {
+    "longbench": (12 * 200, 12_000, 150),
+    "longbench-chat": (50, 40_000, 512),
+    "mt-bench": (80, 800, 1_000),
+    "short-tasks": (60_000, 100, 0),
+}
+FOUND = 64  # tokens of an answer that names what was hidden
 
 
 class NotRun(NamedTuple):
@@ -36,6 +46,14 @@ class NotRun(NamedTuple):
 
     benchmark: str
     why: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A benchmark's items; in a key their digest stands for them, since they can be hundreds of megabytes."""
+
+    items: Sequence[benchmark_item.Item] = field(metadata=UNKEYED)
+    digest: str
 
 
 class Answered(NamedTuple):
@@ -61,6 +79,19 @@ def items(study: Study, benchmark: str, tokenizer: Any) -> list[benchmark_item.I
     else:
         found = [item for n in lengths for item in ruler.items(tokenizer, n, seed, few or profile.eval_items)]
     return [replace(item, task=f"{item.task}, {item.extra['length']:,} tokens") for item in found]
+
+
+def asked(profile: Profile, benchmark: str) -> list[tuple[int, int, int]]:
+    """What one model is asked: items, tokens of a prompt, tokens of an answer; a row each length."""
+    window, few = profile.benchmark_window, profile.benchmark_items
+    if benchmark in ASKED:
+        count, prompt, answer = ASKED[benchmark]
+        tasks = len(longbench.TASKS) if benchmark == "longbench" else 1
+        if few and benchmark != "short-tasks":
+            count = min(count, few * tasks)
+        return [(count, min(prompt, window), min(answer, window))]
+    count = len(DEPTHS) * haystack.REPEATS if benchmark == "needle" else len(ruler.TASKS) * (few or profile.eval_items)
+    return [(count, min(length, window), FOUND) for length in profile.eval_lengths]
 
 
 def _few(found: Sequence[benchmark_item.Item], count: int | None) -> list[benchmark_item.Item]:
@@ -130,8 +161,8 @@ def _answered(study: Study, benchmark: str, folders: Mapping[str, Path]) -> Answ
     builds = {}
     for run, folder in folders.items():
         work = study.cache / "answers" / f"{benchmark}-{digest(repr((folder.name, content, how)))[:12]}"
-        inputs = {"model": folder, "items": content, **how}
-        builds[f"{benchmark} of {run}"] = Build(f"answers-{benchmark}", write_answers, (folder, asked, work, how), inputs)
+        inputs = {"model_dir": folder, "asked": Asked(asked, content), "work": work, "how": how}
+        builds[f"{benchmark} of {run}"] = Build(f"answers-{benchmark}", write_answers, inputs)
     made = dict(zip(folders, build_all(study, builds, at_once(profile), benchmark), strict=True))
     tables = {run: pd.read_parquet(folder / "answers.parquet") for run, folder in made.items()}
     for table in tables.values() if benchmark in ("needle", "ruler") else ():
@@ -153,14 +184,14 @@ def needle_maps(study: Study, scores: pd.DataFrame, folders: Mapping[str, Path],
     return {run: needle_map(rows, cells, "score") for run, rows in shares.items()}
 
 
-def write_answers(model_dir: Path, asked: Sequence[benchmark_item.Item], work: Path, how: dict[str, Any], out: Path) -> None:
+def write_answers(model_dir: Path, asked: Asked, work: Path, how: dict[str, Any], out: Path) -> None:
     """Generate a model's answers in ``work``, where they survive a kill, and leave the table in ``out``."""
     model, tokenizer = loading.load(model_dir, how["dtype"])
     tables = []
-    for size in sorted({item.max_new_tokens for item in asked}):  # every prompt has the same room, whatever its answer takes
-        some = [item for item in asked if item.max_new_tokens == size]
+    for size in sorted({item.max_new_tokens for item in asked.items}):  # every prompt has the same room, whatever its answer takes
+        some = [item for item in asked.items if item.max_new_tokens == size]
         tables.append(answering.answer(model, tokenizer, some, work, window=how["room"] + size, chat=how["chat"]))
-    places = {item.id: place for place, item in enumerate(asked)}
+    places = {item.id: place for place, item in enumerate(asked.items)}
     table = pd.concat(tables).sort_values("id", key=lambda ids: ids.map(places), ignore_index=True)
     table.to_parquet(out / "answers.parquet")
 

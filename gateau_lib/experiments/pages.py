@@ -18,7 +18,7 @@ from gateau_lib.experiments.claims import verdicts
 from gateau_lib.experiments.figures import verdict_table
 from gateau_lib.experiments.findings import summary
 from gateau_lib.experiments.setting_sources import rows
-from gateau_lib.models.sizes import shape_of
+from gateau_lib.models.sizes import of_config
 from gateau_lib.scoring import settings
 from gateau_lib.scoring.pass_costs import CARD, Lengths, totals
 from gateau_lib.study import manifest, notebooks
@@ -175,7 +175,7 @@ SCALE = PACKAGE.parent / "docs" / "scale.md"
 
 def example() -> str:
     """The table of `CLUSTER`: 10,000 and 10,000,000 samples of 8,192 to 65,536 tokens for a model of Llama-2-7B's shape."""
-    shape, n = shape_of(LlamaConfig()), 256
+    shape, n = of_config(LlamaConfig()), 256
     wholes = np.exp(np.linspace(np.log(8192), np.log(65536), n)).astype(int)
     samples = [Lengths(1, int(whole) - 1 - 64 - 256, 64, 256) for whole in wholes]
     usual = settings.Options(("hmg", "cam"), "ntk", 128, 65536, 4096)

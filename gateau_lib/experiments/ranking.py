@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import rankdata, spearmanr
 from sklearn.metrics import roc_auc_score
 
-from gateau_lib.methods import METHODS, baselines, gateau, selection
+from gateau_lib.methods import METHODS, baselines, gateau, name_in_figures, selection
 from gateau_lib.methods.base import READINGS, RankOptions
 from gateau_lib.methods.hmg import homologous_models_perplexity, pool_gap
 from gateau_lib.methods.selection import numbers, size
@@ -46,6 +46,7 @@ AWARENESS = {
     "importance_range": "importance range, no attention",
 }
 MORE = {"hmp": "HMP", "prolong_no_specificity": "ProLong without specificity"}
+name_in_figures()
 labels.add(GUIDANCE | COMBINATIONS | AWARENESS | MORE)
 
 # The registered methods that pool tables hold by columns of other names or make by themselves: name -> column.

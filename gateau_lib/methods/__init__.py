@@ -30,10 +30,16 @@ METHODS = listed(
 )
 SCORED = tuple(name for name, method in METHODS.items() if method.fill)  # by `gateau_lib.score`
 
-labels.add({name: method.title for name, method in METHODS.items()})
-labels.LOOKS.update({name: method.look for name, method in METHODS.items()})
-
 
 def scored_with(method: Method, column: str) -> str:
     """The method to score with, so that a table holds a column which ``method`` ranks by."""
     return next(name for name in (method.name, *SCORED) if column in METHODS[name].columns)
+
+
+def name_in_figures() -> None:
+    """Let figures and reports call and draw the methods by their titles and looks.
+
+    Not done on import: what runs there counts in the keys of all that this folder holds.
+    """
+    labels.add({name: method.title for name, method in METHODS.items()})
+    labels.LOOKS.update({name: method.look for name, method in METHODS.items()})

@@ -32,7 +32,7 @@ from gateau_lib.models.nll import continuation_nll
 from gateau_lib.models.pair import Pair
 
 if TYPE_CHECKING:
-    from gateau_lib.models.sizes import Shape
+    from gateau_lib.models.sizes import Size
 
 COUNTED = ("tokens", "padded", "forwards")  # of each pass
 
@@ -54,7 +54,7 @@ class Lengths:
 
 
 Cost = tuple[int, float]  # tokens and floating-point operations
-CostOf = Callable[[Lengths, "Shape", "Shape", Options], Cost]  # of one sample, for a short and a long model
+CostOf = Callable[[Lengths, "Size", "Size", Options], Cost]  # of one sample, for a short and a long model
 
 
 class Pass(cached_property):
@@ -93,26 +93,26 @@ def named_passes(names: Collection[str]) -> list[Pass]:
 # What a pass costs -------------------------------------------------------------------------------------------------
 
 
-def _whole_cost(sample: Lengths, short: Shape, long: Shape, options: Options) -> Cost:
+def _whole_cost(sample: Lengths, short: Size, long: Size, options: Options) -> Cost:
     return sample.whole, long.flops(sample.whole, sample.response)
 
 
-def _short_cost(sample: Lengths, short: Shape, long: Shape, options: Options) -> Cost:
+def _short_cost(sample: Lengths, short: Size, long: Size, options: Options) -> Cost:
     read = min(sample.whole, options.short_window) if options.reading == "truncate" else sample.whole
     return read, short.flops(read, sample.response)
 
 
-def _cut_cost(sample: Lengths, short: Shape, long: Shape, options: Options) -> Cost:
+def _cut_cost(sample: Lengths, short: Size, long: Size, options: Options) -> Cost:
     read = min(sample.whole, options.short_window)
     return read, long.flops(read, sample.response)
 
 
-def _alone_cost(sample: Lengths, short: Shape, long: Shape, options: Options) -> Cost:
+def _alone_cost(sample: Lengths, short: Size, long: Size, options: Options) -> Cost:
     read = 1 + sample.response
     return read, long.flops(read, sample.response)
 
 
-def _segments_cost(sample: Lengths, short: Shape, long: Shape, options: Options) -> Cost:
+def _segments_cost(sample: Lengths, short: Size, long: Size, options: Options) -> Cost:
     """Each segment once, with start, instruction and response around it."""
     begins = range(0, sample.context, options.segment_length)
     parts = np.array([min(options.segment_length, sample.context - begin) for begin in begins], dtype=int)
@@ -124,7 +124,7 @@ def _segments_cost(sample: Lengths, short: Shape, long: Shape, options: Options)
     return sum(tokens), sum(long.flops(n, sample.response) for n in tokens)
 
 
-def _pairs_cost(sample: Lengths, short: Shape, long: Shape, options: Options) -> Cost:
+def _pairs_cost(sample: Lengths, short: Size, long: Size, options: Options) -> Cost:
     """Every segment once, and once more for every sampled pair, after a cached one."""
     length = options.segment_length
     document = sample.whole - sample.start + sample.dropped
@@ -134,7 +134,7 @@ def _pairs_cost(sample: Lengths, short: Shape, long: Shape, options: Options) ->
     return (count + pairs) * length, count * alone + pairs * after
 
 
-def _far_cost(sample: Lengths, short: Shape, long: Shape, options: Options) -> Cost:
+def _far_cost(sample: Lengths, short: Size, long: Size, options: Options) -> Cost:
     """One layer; the tokens are counted as a whole pass, though it ends at the first layer that sees the whole text."""
     return sample.whole, long.flops(sample.whole, 0) / long.layers
 

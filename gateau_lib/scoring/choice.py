@@ -14,7 +14,7 @@ import pandas as pd
 from gateau_lib.data import sharded
 from gateau_lib.data.longalign import from_record, read_records
 from gateau_lib.data.samples import Sample
-from gateau_lib.methods import METHODS, selection
+from gateau_lib.methods import METHODS, name_in_figures, selection
 from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring import dedup, report
 from gateau_lib.scoring.score_table import LENGTHS, Table, read_scores, usable
@@ -22,6 +22,7 @@ from gateau_lib.study.errors import DataError
 from gateau_lib.study.outputs import check_out
 from gateau_lib.study.whole_files import atomic_write
 
+name_in_figures()
 
 @dataclass(frozen=True)
 class Selection:

@@ -71,7 +71,7 @@ def read_part(path: Path, rows: int) -> Part | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        LOG.warning(f"{path}: damaged ({error}); this shard is scored again")
+        LOG.warning("%s: damaged (%s); this shard is scored again", path, error)
         return None
     return part
 

@@ -16,7 +16,7 @@ from gateau_lib.data.samples import encode
 from gateau_lib.methods.base import Options
 from gateau_lib.methods.reader import Lengths, named_passes
 from gateau_lib.models import loading
-from gateau_lib.models.sizes import Shape, shape_of
+from gateau_lib.models.sizes import Size, of_config
 from gateau_lib.scoring.scorer import passes_of
 from gateau_lib.scoring.settings import ScoringRun, asked_methods
 from gateau_lib.study.errors import DataError, ScoreError
@@ -27,14 +27,14 @@ CARD = f"GPU-hours: at {UTILISATION:.0%} (assumed) of the {PEAK / 1e12:.0f} TFLO
 LENGTHS_READ = 512  # records whose tokens are counted
 
 
-def passes(sample: Lengths, short: Shape, long: Shape, options: Options) -> dict[str, tuple[int, float]]:
+def passes(sample: Lengths, short: Size, long: Size, options: Options) -> dict[str, tuple[int, float]]:
     """Tokens and operations of every pass over one sample, by the names that a run counts them under."""
     read = named_passes(passes_of(asked_methods(options.methods)))
     return {each.counted: each.cost(sample, short, long, options) for each in read}
 
 
 def totals(
-    samples: Sequence[Lengths], times: float, short: Shape, long: Shape, options: Options
+    samples: Sequence[Lengths], times: float, short: Size, long: Size, options: Options
 ) -> list[dict[str, Any]]:
     """One row a pass, and their sum: ``tokens, flops, gpu_hours``, ``times`` as many as the given samples have."""
     sums: dict[str, np.ndarray] = {}
@@ -67,8 +67,8 @@ def plan(run: ScoringRun, records: int = 0) -> str:
     Raises:
         DataError, ModelError, ScoreError: input, models or options that cannot be used.
     """
-    tokenizer, long = loading.load_tokenizer(run.long), shape_of(loading.load_config(run.long))
-    short = shape_of(loading.load_config(run.short)) if run.short else long
+    tokenizer, long = loading.load_tokenizer(run.long), of_config(loading.load_config(run.long))
+    short = of_config(loading.load_config(run.short)) if run.short else long
     shards = sharded.index(run.data, run.shard_size)
     items = sharded.spread(shards, run.data, LENGTHS_READ)
     samples = []

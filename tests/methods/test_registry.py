@@ -21,6 +21,7 @@ from gateau_lib.scoring import score_table
 from gateau_lib.scoring.settings import needs_short
 from gateau_lib.study import style
 from gateau_lib.study.code_hash import PACKAGE, source_hash
+from gateau_lib.training import fine_tuning
 
 README = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
 LIGHT = ("baselines", "cam", "gateau", "hmg", "prolong", "selection", "skipalign")
@@ -58,11 +59,11 @@ def test_only_methods_of_two_models_need_the_short_one():
 
 
 def test_the_table_holds_what_every_method_leaves():
-    assert score_table.COLUMNS == (
+    assert (
         *("id", "n_context", "n_instruction", "n_response", "n_dropped"),
         *("nll_short", "nll_long", "hmg", "cam", "prolong", "ifd", "contrast", "longattn"),
         *("cam_mode", "segment_nll", "segment_attention", "segment_chars", "error"),
-    )
+    ) == score_table.COLUMNS
 
 
 def test_the_readme_names_every_score():
@@ -108,6 +109,7 @@ def test_an_edit_of_a_formula_changes_its_methods_key_and_no_other(tmp_path):
     copied = tmp_path / "gateau_lib"
     shutil.copytree(PACKAGE, copied, ignore=shutil.ignore_patterns("tiny_pair", "__pycache__"))
     codes = {name: [METHODS[name].fill] for name in SCORED} | {"others": [pool.write_others]}
+    codes |= {"training": [fine_tuning.build], "homologous": [pool.write_homologous]}
     before = {name: source_hash(code, copied) for name, code in codes.items()}
     file = copied / "methods" / "prolong.py"
     file.write_text(file.read_text().replace('{"prolong": [', '{"prolong": [0] + ['))
