@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 
+from gateau_lib.experiments import ranking  # noqa: F401 - it names the columns of figures
 from gateau_lib.study.intervals import SEEDS, t_interval
 from gateau_lib.study.style import BLACK, BLUE, GREY, ORANGE, RED, label, look, styled
 
