@@ -11,8 +11,16 @@ from importlib.util import find_spec
 
 from gateau_lib.data.corpus import KINDS
 from gateau_lib.evaluation.suite import JUDGED
-from gateau_lib.experiments import footprint, outcomes, pool, replication, tuning_runs, workload
-from gateau_lib.experiments.machine_check import DATA, GB, data_missing, gpu_memory
+from gateau_lib.experiments import (
+    footprint,
+    machine_check,
+    outcomes,
+    pool,
+    replication,
+    tuning_runs,
+    workload,
+)
+from gateau_lib.experiments.machine_check import DATA, GB
 from gateau_lib.models.sizes import Size, Work
 from gateau_lib.scoring.pass_costs import PEAK, UTILISATION
 from gateau_lib.study.profiles import Profile
@@ -57,7 +65,7 @@ def describe(profile: Profile) -> str:
         UnknownSize: a model of which nothing can be read here.
     """
     short, long = workload.pair(profile)
-    parts, cards = work(profile), len(gpu_memory())
+    parts, cards = work(profile), len(machine_check.gpu_memory())
     spent = [hours(part, long) for part in parts]
     many = cards or footprint.processes(profile, cards)
     elapsed = sum(each if part.alone else each / many for part, each in zip(parts, spent, strict=True))
@@ -113,7 +121,7 @@ def notes(profile: Profile) -> list[str]:
     """What takes longer than it must, and what will be reported as not run: no data, no judge, no program."""
     if not profile.needs_gpu:
         return []
-    found, cards = [], len(gpu_memory())
+    found, cards = [], len(machine_check.gpu_memory())
     if profile.long_data and cards > 1 and not find_spec("ray"):
         one = f"one of the {cards} GPUs: Ray is not installed (pip install ray)"
         found.append(f"the published long samples are scored on {one}")
@@ -128,7 +136,7 @@ def notes(profile: Profile) -> list[str]:
 def _without(profile: Profile, benchmark: str) -> str:
     if benchmark == "short-tasks" and not find_spec("lm_eval"):
         return "lm-evaluation-harness is not installed (pip install lm-eval)"
-    return data_missing(profile, DATA[benchmark]) if benchmark in DATA else ""
+    return machine_check.data_missing(profile, DATA[benchmark]) if benchmark in DATA else ""
 
 
 def _short(number: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -28,6 +29,7 @@ SHORT_TOKENS, SHORT_RESPONSE = 500, 300  # the first question of a conversation 
 SPREAD = 16  # lengths that stand for those of a pool
 
 
+@cache
 def pair(profile: Profile) -> tuple[Size, Size]:
     """Sizes of the profile's short and long model; a rehearsal's are those of the shipped pair.
 

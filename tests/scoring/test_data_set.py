@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from gateau_lib import methods as methods_module
 from gateau_lib import score
 from gateau_lib.data import longalign, samples, sharded
-from gateau_lib.experiments import pages
 from gateau_lib.methods import model_passes, released
 from gateau_lib.methods.cam import contextual_awareness
 from gateau_lib.models import loading, pair, rope
@@ -331,8 +330,3 @@ def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
     sample = samples.encode(sharded.read_items(data)[0].sample, both.tokenizer, 2 * window)
     stretched = rope.extend_window(both.long, 2 * window)
     assert row["nll_long"] == pytest.approx(model_passes.response_nll(stretched, [sample])[0], rel=1e-5)
-
-
-def test_the_page_on_clusters_says_what_the_plan_says():
-    page = pages.PAGE.read_text(encoding="utf-8")
-    assert f"\n{pages.example()}\n".join(pages.MARKS) in page, "run make readme"
