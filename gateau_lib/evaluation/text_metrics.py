@@ -17,6 +17,7 @@ from importlib import import_module
 from types import ModuleType
 
 from gateau_lib.evaluation.answers import bag_f1, normalize
+from gateau_lib.evaluation.benchmark_item import NotInstalled
 
 # As published: opening angle brackets are not among them.
 CHINESE_PUNCTUATION = "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛"
@@ -31,12 +32,12 @@ def _module(name: str) -> ModuleType:
     """A package that only these measures need.
 
     Raises:
-        ImportError: not installed.
+        NotInstalled: the message says how to get it.
     """
     try:
         module = import_module(name)
     except ImportError:
-        raise ImportError(f"LongBench is scored with the package {name}; install it: pip install {name}") from None
+        raise NotInstalled(f"LongBench is scored with the package {name}; install it: pip install {name}") from None
     if name == "jieba":
         module.setLogLevel("WARNING")  # else it reports on stderr where its dictionary lies
     return module

@@ -241,7 +241,7 @@ def tuning(profile: Profile, short: float, long: float) -> Work:
 
 def asked(profile: Profile, benchmark: str) -> list[tuple[int, int, int]]:
     """What one model is asked: items, tokens of a prompt, tokens of an answer."""
-    from gateau_lib.evaluation import haystack, suite
+    from gateau_lib.evaluation import haystack
 
     window, few = profile.benchmark_window, profile.benchmark_items
     if benchmark in ASKED:
@@ -249,7 +249,7 @@ def asked(profile: Profile, benchmark: str) -> list[tuple[int, int, int]]:
         tasks = 12 if benchmark == "longbench" else 1
         return [(min(items, few * tasks) if few else items, min(prompt, window), min(answer, window))]
     if benchmark == "needle":
-        return [(len(suite.DEPTHS) * haystack.REPEATS, min(length, window), FOUND) for length in profile.eval_lengths]
+        return [(len(haystack.DEPTHS) * haystack.REPEATS, min(length, window), FOUND) for length in profile.eval_lengths]
     if benchmark == "ruler":
         return [(RULER_TASKS * (few or profile.eval_items), min(length, window), FOUND) for length in profile.eval_lengths]
     return [(*SHORT_TASKS, 0)]
