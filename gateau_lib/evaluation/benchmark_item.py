@@ -58,6 +58,7 @@ class Benchmark:
     score: Callable[..., pd.DataFrame]  # (items, answers table), with a judge also (judge, folder): id, task, score
     cost: Callable[[Profile], list[Asked]]
     data: str = ""  # the data set of the registry that it reads
+    packages: tuple[str, ...] = ()  # that it needs beside the library's, as pip knows them
     judged: bool = False  # whether a judge rates the answers
     read_whole: bool = False  # whether what is asked for may stand anywhere in the prompt, so that no part may be cut
     # How runs (name -> folder of the model) come to their answers; None: the model writes them (`answering`).

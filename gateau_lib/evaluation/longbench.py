@@ -116,4 +116,5 @@ BENCHMARK = Benchmark(
     score=score,
     cost=fixed_size(items=12 * 200, prompt=12_000, answer=150, tasks=12),
     data="longbench",
+    packages=("rouge", "jieba"),
 )

@@ -145,5 +145,6 @@ BENCHMARK = Benchmark(
     items=items,
     score=score,
     cost=lambda profile: [Asked(60_000, 100, 0)],  # sequences that the harness reads, and their tokens; assumed
+    packages=("lm-eval",),
     answers=answers,
 )

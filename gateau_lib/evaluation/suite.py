@@ -19,6 +19,7 @@ from gateau_lib.models import loading
 from gateau_lib.sources.chat import ChatError
 from gateau_lib.sources.hub import HubError
 from gateau_lib.study.errors import DataError
+from gateau_lib.study.profiles import Profile
 from gateau_lib.study.progress import track
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import JobError
@@ -71,7 +72,7 @@ def scores(study: Study, folders: Mapping[str, Path], judge: str) -> tuple[pd.Da
     answered: list[Answered] = []
     frames: list[pd.DataFrame] = []
     lacking: list[NotRun] = []
-    for benchmark in chosen(study):  # all answers first, so that a judge on this machine has its memory to itself
+    for benchmark in chosen(study.profile):  # all answers first, so that a judge on this machine has its memory to itself
         if benchmark.judged and not judge:
             lacking.append(NotRun(benchmark.name, "no judge was named (SET='judge=http://host:8000/v1#model')"))
             continue
@@ -84,15 +85,15 @@ def scores(study: Study, folders: Mapping[str, Path], judge: str) -> tuple[pd.Da
     return pd.concat(frames, ignore_index=True)[COLUMNS] if frames else pd.DataFrame(columns=COLUMNS), lacking
 
 
-def chosen(study: Study) -> list[Benchmark]:
+def chosen(profile: Profile) -> list[Benchmark]:
     """The profile's benchmarks.
 
     Raises:
         DataError: one that is not in `BENCHMARKS`.
     """
-    if unknown := [name for name in study.profile.benchmarks if name not in BENCHMARKS]:
+    if unknown := [name for name in profile.benchmarks if name not in BENCHMARKS]:
         raise DataError(f"no benchmark {unknown[0]!r}; choose from {', '.join(BENCHMARKS)}")
-    return [BENCHMARKS[name] for name in study.profile.benchmarks]
+    return [BENCHMARKS[name] for name in profile.benchmarks]
 
 
 def check_finished(lacking: Sequence[NotRun]) -> None:
