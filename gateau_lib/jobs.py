@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateau_lib.models.loading import load_tokenizer
-from gateau_lib.study.profiles import REHEARSED
 from gateau_lib.study.store import Study, open_study
 from gateau_lib.study.whole_files import atomic_write
 from gateau_lib.training import fine_tuning, sft
@@ -73,7 +72,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if options.write and options.write.is_dir():  # finding a run may take hours
             raise ValueError(f"--write {options.write}: this is a folder; give the name of a file")
         study = open_study(options.profile, options.seed)
-        if study.profile.name.startswith(REHEARSED):
+        if study.profile.rehearsed:
             from gateau_lib.experiments import rehearsal
 
             rehearsal.enter(study.cache / "hub")

@@ -18,7 +18,7 @@ import pandas as pd
 import yaml
 
 from gateau_lib.study.intervals import SEEDS, Interval, exact
-from gateau_lib.study.profiles import PROFILES, REHEARSED
+from gateau_lib.study.profiles import PROFILES, named
 
 Relation = Literal["above", "below", "not_below", "within"]
 Outcome = Literal["holds", "fails", "inconclusive", "not testable here"]
@@ -62,8 +62,8 @@ class Claim:
 
     def untestable_on(self, profile: str) -> str:
         """Why the claim cannot be tested on a profile; empty where it can."""
-        base = profile.partition("+")[0]  # gpu+PAIR is the gpu profile with other models
-        return self.not_testable.get(REHEARSALS if base.startswith(REHEARSED) else base, "")
+        scale = named(profile)
+        return self.not_testable.get(REHEARSALS if scale.rehearsed else scale.base, "")
 
 
 @dataclass(frozen=True)
