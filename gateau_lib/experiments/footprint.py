@@ -126,7 +126,7 @@ def adapters(size: Size, rank: int = ADAPTER_RANK) -> int:
 def host(profile: Profile, cards: int = 0) -> float:
     """Bytes of memory that models take at most, all in single precision.
 
-    One that will be shared is read whole by every process; worked examples hold two (`loading.exact`).
+    One that will be shared is read whole by every process; worked examples hold two (`loading.load_on_cpu`).
     """
     shared = processes(profile, cards) if profile.sharding != "ddp" else 1
     return max(shared, 2) * 4 * workload.pair(profile)[1].parameters

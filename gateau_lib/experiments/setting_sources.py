@@ -10,7 +10,7 @@ import yaml
 from gateau_lib.study.profiles import resolve
 from gateau_lib.training import trainer
 from gateau_lib.training.packing import GROUP
-from gateau_lib.training.recipe import FineTune
+from gateau_lib.training.recipe import ByEpochs, FineTune
 
 
 def rows() -> list[tuple[str, str, str]]:
@@ -35,8 +35,7 @@ def trainer_arguments() -> Any:
         window=profile.long_window,
         learning_rate=profile.sft_learning_rate,
         seed=0,
-        epochs=profile.epochs,
-        batch_samples=profile.batch_samples,
+        length=ByEpochs(profile.epochs, profile.batch_samples),
     )
     return trainer._arguments(job, 100, Path("unused"))
 

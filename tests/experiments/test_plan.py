@@ -10,7 +10,7 @@ import pytest
 from gateau_lib import run
 from gateau_lib.data import tokenizer as tokenizers
 from gateau_lib.data.corpus import POOLS
-from gateau_lib.evaluation import haystack, suite
+from gateau_lib.evaluation import haystack
 from gateau_lib.experiments import plan, pool, replication, study_corpus, tuning_runs, workload
 from gateau_lib.models.tiny import build_llama
 from gateau_lib.study import store
@@ -97,8 +97,8 @@ def test_hours_of_the_published_training_agree_with_what_its_authors_report():
 def test_needle_items_are_as_many_as_the_benchmark_makes(tokenizer):
     profile = resolve("paper", eval_lengths=(400,))
     text = "The sun rose over the hills. A dog barked. " * 9
-    made = haystack.items([text], tokenizer, (400,), suite.DEPTHS, seed=0)
-    ((count, length, _),) = suite.asked(profile, "needle")
+    made = haystack.items([text], tokenizer, (400,), haystack.DEPTHS, seed=0)
+    ((count, length, _),) = haystack.BENCHMARK.cost(profile)
     assert (count, length) == (len(made), 400)
 
 

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gateau_lib import methods as methods_module
 from gateau_lib import score
 from gateau_lib.data import longalign, samples, sharded
-from gateau_lib.methods import model_passes, released
+from gateau_lib.methods import model_passes, released, released_prolong
 from gateau_lib.methods.cam import contextual_awareness
 from gateau_lib.models import loading, pair, rope
 from gateau_lib.models import sizes as sizes_module
@@ -77,7 +77,7 @@ def test_one_sample_that_fails_is_one_error_row(data, saved_pair, tmp_path, monk
     def fails_for_s4(model, encoded, **more):
         for index, sample in enumerate(encoded):
             if sample.id == "s4":
-                raise error(index, "sample 's4'")
+                raise error(index, "s4")
         return real(model, encoded, **more)
 
     monkeypatch.setattr(scorer, "response_nll", fails_for_s4)
@@ -185,7 +185,7 @@ def test_as_released_is_the_public_code(data, saved_pair, tmp_path):
             continue
         ((nll, attention),) = released.released_cam(both, [e], LENGTH, SEGMENT)
         document = e.context + e.instruction + e.response
-        lds = released.released_prolong(both.long, [document], segment_length=SEGMENT, pairs=3, window_segments=16)
+        lds = released_prolong.released_prolong(both.long, [document], segment_length=SEGMENT, pairs=3, window_segments=16)
         assert row["error"] is None and row["cam_mode"] == "as_released" and row["segment_nll"] is None
         want = {"nll_short": short[0], "nll_long": long[0], "prolong": lds[0]}
         want["cam"] = methods_module.cam.contextual_awareness(nll, attention)
@@ -210,7 +210,7 @@ def test_released_code_reads_the_head_of_a_long_context(saved_pair):
     assert row["n_dropped"] > 0 and row["cam"] == pytest.approx(contextual_awareness(nll, attention), rel=1e-6)
     text = [whole.context + whole.instruction + whole.response]
     sizes = {"segment_length": 16, "pairs": 3, "window_segments": 4}
-    assert row["prolong"] == pytest.approx(released.released_prolong(both.long, text, **sizes, seed=0)[0], rel=1e-6)
+    assert row["prolong"] == pytest.approx(released_prolong.released_prolong(both.long, text, **sizes, seed=0)[0], rel=1e-6)
 
 
 def test_released_code_out_of_memory_is_one_row(saved_pair, monkeypatch):
