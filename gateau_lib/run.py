@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from gateau_lib.study import manifest, notebooks, profiles
+from gateau_lib.study import manifest, notebooks
 from gateau_lib.study.execute import bring_up_to_date, only_run
 from gateau_lib.study.profiles import PROFILES, REHEARSED
 from gateau_lib.study.staleness import RunError, say, status, steps
@@ -62,11 +62,11 @@ def _do(options: argparse.Namespace) -> int:
         wrong = manifest.verify(study)
         print("\n".join(wrong) or f"{study.root.name}: every file is the one the manifest lists")
         return 1 if wrong else 0
-    if study.profile.name.startswith(REHEARSED):
+    if study.profile.rehearsed:
         from gateau_lib.experiments import rehearsal
 
         rehearsal.enter(study.cache / "hub")
-    elif profiles.needs_gpu(study.profile) and not options.status:
+    elif study.profile.needs_gpu and not options.status:
         *text, lacks = _plan(study, whole)
         say("\n".join(text))
         if lacks:
@@ -83,7 +83,10 @@ def _do(options: argparse.Namespace) -> int:
 
 def _plan(study: Study, whole: bool) -> tuple[str, str, int]:
     """The plan of a study, what this machine lacks for it, and how many things those are."""
-    from gateau_lib.experiments import machine_check, plan  # slow: they bring torch, which a warm run must not wait for
+    from gateau_lib.experiments import (  # slow: they bring torch, which a warm run must not wait for
+        machine_check,
+        plan,
+    )
 
     lacks = machine_check.missing(study.profile, whole)
     return plan.describe(study.profile), machine_check.listed(lacks), len(lacks)

@@ -7,10 +7,12 @@ start from the long model and share one scored pool. `gateau_lib.evaluation.suit
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,19 @@ from scipy.special import softmax
 
 from gateau_lib.data.longalign import read_samples, write_samples
 from gateau_lib.data.samples import encode
+from gateau_lib.evaluation import suite
+from gateau_lib.experiments import workload
 from gateau_lib.experiments.findings import SETTINGS
 from gateau_lib.experiments.tuning_runs import scale
 from gateau_lib.methods import baselines, gateau, hmg, selection
 from gateau_lib.models import loading
-from gateau_lib.sources import hub
+from gateau_lib.models.prompts import INST
+from gateau_lib.models.sizes import Work
+from gateau_lib.sources import hub, published
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, artefact
-from gateau_lib.training.recipe import INST, FineTune
+from gateau_lib.training.recipe import ByEpochs, FineTune
 
 UNTUNED = "without SFT"
 CHOOSERS = ("Perplexity Guidance", "Cherry", "GATEAU", "Random")  # at every share; the papers have no random choice
@@ -76,12 +82,12 @@ def _own_setting(profile: Profile, short: int) -> str:
 
 def long_file(study: Study) -> Path:
     """The long samples of the published part, as LongAlign JSONL: the first ``long_samples`` of a seeded order."""
-    return _drawn(study, hub.long_samples(study), "long", study.profile.long_samples) / "samples.jsonl"
+    return _drawn(study, published.long_samples(study), "long", study.profile.long_samples) / "samples.jsonl"
 
 
 def short_file(study: Study, count: int) -> Path:
     """``count`` short samples, drawn in one seeded order, so that the smaller set is part of the larger one."""
-    return _drawn(study, hub.short_samples(study), "short", count) / "samples.jsonl"
+    return _drawn(study, published.short_samples(study), "short", count) / "samples.jsonl"
 
 
 def _drawn(study: Study, folder: Path, name: str, count: int) -> Path:
@@ -110,8 +116,8 @@ def _drawn(study: Study, folder: Path, name: str, count: int) -> Path:
 def shortfalls(study: Study) -> list[tuple[str, str]]:
     """Where the data sets hold fewer usable samples than the profile asks for: ``(what, why)``."""
     found = []
-    asked = [("long", hub.long_samples(study), study.profile.long_samples)]
-    asked += [("short", hub.short_samples(study), count) for count in study.profile.short_samples]
+    asked = [("long", published.long_samples(study), study.profile.long_samples)]
+    asked += [("short", published.short_samples(study), count) for count in study.profile.short_samples]
     for name, folder, count in asked:
         drawn = json.loads((_drawn(study, folder, name, count) / "drawn.json").read_text(encoding="utf-8"))
         if drawn["drawn"] < count:
@@ -217,20 +223,59 @@ def training_job(study: Study, pair: Path, run: Run, chosen: Sequence[str]) -> F
         samples=(short_file(study, run.short),),
         pool=long_file(study) if chosen else None,
         selected=tuple(sorted(chosen)),
-        epochs=profile.epochs,
-        batch_samples=profile.batch_samples,
+        length=ByEpochs(profile.epochs, profile.batch_samples),
         window=profile.long_window,
         learning_rate=profile.sft_learning_rate,
         seed=study.seed,
+        experiment="replication",
+        method=run.row,
         loss="sample",  # GATEAU trains one sample a GPU at a time and averages their losses
         template=INST if profile.template == "inst" else None,
         **scale(profile),
     )
 
 
+def cost(profile: Profile) -> list[Work]:
+    """What the published part costs: every sample scored once, every run tuned, every model on the benchmarks."""
+    tuned = [run for run in runs(profile) if run.row != UNTUNED]
+    if not tuned:
+        return []
+    samples, long = workload.published(profile), workload.pair(profile)[1]
+    both = [
+        *workload.scoring(profile, samples, profile.long_samples, "hmg cam ifd").values(),
+        *workload.scoring(profile, samples, profile.long_samples, "hmg", "raw").values(),
+    ]
+    found = [Work("09", "score the long samples", *sum(both), alone=not find_spec("ray"))]
+    shares = [float(run.row == "Full") if run.share is None else run.share for run in tuned]
+    each = [run_cost(profile, r.short, n * profile.long_samples) for r, n in zip(tuned, shares, strict=True)]
+    tokens, operations, steps = (sum(getattr(one, name) for one in each) for name in ("tokens", "operations", "steps"))
+    found.append(Work("09", f"fine-tune {len(tuned)} models", tokens, operations, steps))
+    models = len(tuned) + 1  # and the one that is not tuned
+    for benchmark in suite.chosen(profile):
+        asked = benchmark.cost(profile)
+        tokens = models * sum(count * prompt for count, prompt, _ in asked)
+        operations = models * sum(count * long.flops(prompt, 1) for count, prompt, _ in asked)
+        written = models * sum(count * answer for count, _, answer in asked)
+        alone = benchmark.answers is not None  # asked here, run by run
+        found.append(Work("09", benchmark.name, tokens, operations, written=written, alone=alone))
+    return found
+
+
+def run_cost(profile: Profile, short: float, long: float) -> Work:
+    """What one run costs on that many short and long samples."""
+    samples, model = workload.published(profile), workload.pair(profile)[1]
+    near = min(workload.SHORT_TOKENS, profile.max_length)
+    far_tokens = profile.epochs * long * workload.mean_tokens(samples)
+    near_tokens = profile.epochs * short * near
+    reads = workload.forward(model, samples, far_tokens)
+    reads += near_tokens * model.flops(near, min(workload.SHORT_RESPONSE, near)) / near
+    steps = math.ceil(profile.epochs * (short + long) / profile.batch_samples)
+    return Work("09", "fine-tune", near_tokens + far_tokens, workload.passes_a_step(profile) * reads, steps)
+
+
 def card(study: Study) -> pd.DataFrame:
     """The data card: source, revision, licence, what became of every record; a row a fact, a column a data set."""
-    folders = (hub.long_samples(study), hub.short_samples(study))
+    folders = (published.long_samples(study), published.short_samples(study))
     cards = [json.loads((folder / "card.json").read_text(encoding="utf-8")) for folder in folders]
     facts = [name for name in dict.fromkeys([*cards[0], *cards[1]]) if name != "name"]
     return pd.DataFrame([{"fact": f} | {c["name"]: _said(c.get(f)) for c in cards} for f in facts])

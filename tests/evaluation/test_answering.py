@@ -14,13 +14,13 @@ from reference.generation import greedy_reference
 from tiny import random_llama
 from transformers import GenerationConfig
 
+from gateau_lib.data.samples import Sample, encode_asked
 from gateau_lib.evaluation import answering
 from gateau_lib.evaluation.answering import answer
 from gateau_lib.evaluation.benchmark_item import Item, middle
 from gateau_lib.models import generate
-from gateau_lib.models.prompts import prompt_ids
+from gateau_lib.models.prompts import INST, prompt_ids
 from gateau_lib.study.errors import DataError
-from gateau_lib.training.recipe import INST
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"
@@ -79,6 +79,16 @@ def test_a_model_is_asked_as_it_was_trained(tokenizer):
     for said in ([], ["1."], ["1.", "2 is it"]):
         arguments = (("One?", "Two?\nYes", "Three?"), said, True)
         assert prompt_ids(templated, *arguments) == prompt_ids(tokenizer, *arguments)
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "prefixing"])
+def test_a_base_model_is_asked_as_its_tuned_ones_are_trained(name, request):
+    """Training's rows and the prompt of a model without a template hold the same tokens, also where every text gets a mark."""
+    base = request.getfixturevalue(name)
+    trained = copy.deepcopy(base)
+    trained.chat_template = INST
+    sample = Sample("s", "Mira went home.", "Where is she?", "At home.")
+    assert encode_asked(sample, trained).prompt == prompt_ids(base, ["Mira went home.\n\nWhere is she?"], [], chat=True)
 
 
 @given(st.lists(st.integers(0, 9), max_size=12), st.integers(2, 12))
@@ -146,16 +156,16 @@ def test_what_is_answered_is_not_asked_again(llama, tokenizer, tmp_path, monkeyp
     assert together["answers"].tolist() == answer(llama, tokenizer, items, tmp_path / "new", **options)["answers"].tolist()
 
 
-def test_a_damaged_part_is_answered_again(llama, tokenizer, tmp_path, capsys):
+def test_a_damaged_part_is_answered_again(llama, tokenizer, tmp_path, caplog):
     options = {"window": 128, "chat": False}
     whole = answer(llama, tokenizer, many(), tmp_path, **options)
     path = sorted(tmp_path.iterdir())[0]
     path.write_bytes(path.read_bytes()[:-9])
     pd.testing.assert_frame_equal(answer(llama, tokenizer, many(), tmp_path, **options), whole)
-    assert f"{path}: damaged" in capsys.readouterr().err
+    assert f"{path}: damaged" in caplog.text
 
 
-def test_out_of_memory_halves_batches_and_loses_only_what_does_not_fit_alone(llama, tokenizer, tmp_path, small_memory, capsys):
+def test_out_of_memory_halves_batches_and_loses_only_what_does_not_fit_alone(llama, tokenizer, tmp_path, small_memory, caplog):
     items, options = many(), {"window": 128, "chat": False, "batch_tokens": 10_000}
     items.insert(2, Item("huge", "one", (words(30, 3),), max_new_tokens=5))
     whole = answer(llama, tokenizer, items, tmp_path / "whole", **options)
@@ -164,7 +174,7 @@ def test_out_of_memory_halves_batches_and_loses_only_what_does_not_fit_alone(lla
         assert refused
     failed = found["error"].notna()
     assert found.loc[failed, "id"].tolist() == ["huge"] and found.loc[failed, "answers"].tolist() == [[]]
-    assert "item 'huge'" in capsys.readouterr().err and "do not fit into memory even alone" in found.loc[failed, "error"].item()
+    assert "item 'huge'" in caplog.text and "do not fit into memory even alone" in found.loc[failed, "error"].item()
     assert found.loc[~failed, "answers"].tolist() == whole.loc[~failed, "answers"].tolist()
     # With memory enough, the next call answers the one that is missing.
     pd.testing.assert_frame_equal(answer(llama, tokenizer, items, tmp_path / "small", **options), whole)

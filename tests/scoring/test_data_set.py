@@ -291,7 +291,7 @@ def test_plan_grows_with_the_number_of_records(data, saved_pair, tmp_path, capsy
 
 def test_operations_are_those_that_torch_counts(llama_gqa):
     """Torch counts eager attention over all N x N pairs, the plan only those that a causal model needs."""
-    shape, n = sizes_module.shape_of(llama_gqa.config), 40
+    shape, n = sizes_module.of_config(llama_gqa.config), 40
     ids = torch.arange(n)[None]
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         eager(llama_gqa)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
@@ -334,5 +334,5 @@ def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
 
 
 def test_the_page_on_clusters_says_what_the_plan_says():
-    page = pages.PAGE.read_text(encoding="utf-8")
+    page = pages.CLUSTER.read_text(encoding="utf-8")
     assert f"\n{pages.example()}\n".join(pages.MARKS) in page, "run make readme"
