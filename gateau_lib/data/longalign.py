@@ -23,23 +23,23 @@ class RecordError(DataError):
 
 
 def to_record(sample: Sample) -> dict[str, Any]:
-    """A LongAlign record: ``messages`` with the document and the question in the user turn; planted labels ride along."""
+    """A LongAlign record: the document and the question are the user turn; planted labels ride along."""
     user = sample.context + SEPARATOR + sample.instruction if sample.context else sample.instruction
     record: dict[str, Any] = {
         "id": sample.id,
         "length": len(user) + len(sample.response),
         "messages": [{"role": "user", "content": user}, {"role": "assistant", "content": sample.response}],
     }
-    extra = {k: v for k, v in asdict(sample).items() if k in ("kind", "evidence", "answer", "source", "instruction") and v}
-    return record | extra
+    extra = ("instruction", "kind", "evidence", "answer", "source")
+    return record | {name: value for name, value in asdict(sample).items() if name in extra and value}
 
 
 def from_record(record: Any, where: str) -> Sample:
     """The sample of one LongAlign record.
 
-    The context and the instruction are the record's ``context`` and ``instruction`` fields if it has both; if it has only
-    ``instruction`` and the user turn ends with it, the rest is the context; else the instruction is the last
-    blank-line-separated paragraph of the user turn.
+    The context and the instruction are the record's ``context`` and ``instruction`` fields if it has both; if
+    it has only ``instruction`` and the user turn ends with it, the rest is the context; else the instruction
+    is the last blank-line-separated paragraph of the user turn.
 
     Args:
         where: file and line, for the error message.

@@ -95,7 +95,7 @@ def encode_asked(sample: Sample, tokenizer: Any, max_length: int | None = None) 
 
 
 def split_tokens(tokenizer: Any, *parts: str) -> list[list[int]]:
-    """Ids of the parts of one text, tokenized as a whole; a token belongs to the part of its last character."""
+    """Ids of the parts of one text, tokenized as a whole; a token belongs where its last character is."""
     read = tokenizer("".join(parts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ends = np.cumsum([len(part) for part in parts])
     ids: list[list[int]] = [[] for _ in parts]
@@ -136,29 +136,32 @@ def _ids(text: str, tokenizer: Any) -> list[int]:
 def _template(sample: Sample, tokenizer: Any, user: str) -> tuple[str, str]:
     """What the tokenizer's chat template writes before and after a user turn that asks for an answer."""
     if not has_template(tokenizer):
-        raise DataError(f"sample {sample.id!r}: the model's tokenizer has no chat template; leave out --chat-template")
+        raise DataError(
+            f"sample {sample.id!r}: the model's tokenizer has no chat template; leave out --chat-template"
+        )
     what = {"whose": f"sample {sample.id!r}", "remedy": "leave out --chat-template"}
 
     def written(text: str) -> str:
         return templated(tokenizer, [{"role": "user", "content": text}], **what)
 
     marker = "\ue000user\ue001"  # private-use characters: in no template's own words
-    parts = written(marker).split(marker)
+    around = written(marker).split(marker)
     # Many templates strip the turn; white space at its ends then stays here, so that places in the text are
     # the sample's own.
-    if len(parts) != 2 or written(user) not in (parts[0] + user + parts[1], parts[0] + user.strip() + parts[1]):
+    if len(around) != 2 or written(user) not in (user.join(around), user.strip().join(around)):
         raise DataError(
-            f"sample {sample.id!r}: the chat template rewrites the user's text, so context and instruction cannot be "
-            "found in it; leave out --chat-template"
+            f"sample {sample.id!r}: the chat template rewrites the user's text, so context and instruction "
+            "cannot be found in it; leave out --chat-template"
         )
-    return parts[0], parts[1]
+    return around[0], around[1]
 
 
 def context_offsets(sample: Sample, tokenizer: Any, encoded: Encoded, segment_length: int) -> list[int]:
     """Borders of the kept context's segments as character positions in ``sample.context``.
 
-    There is one border more than there are segments: segment i is ``context[offsets[i]:offsets[i + 1]]``; the first border is above 0 where context was cut on
-    the left. A sample without kept context has one border, its end.
+    There is one border more than there are segments: segment i is ``context[offsets[i]:offsets[i + 1]]``. The
+    first border is above 0 where context was cut on the left; a sample without kept context has one border,
+    its end.
     """
     if not encoded.context:
         return [len(sample.context)]
@@ -184,7 +187,7 @@ def evidence_tokens(sample: Sample, tokenizer: Any) -> list[tuple[int, int]]:
 
 
 def turns_of(record: dict[str, Any]) -> list[tuple[Any, str]] | None:
-    """Roles and texts of a record's ``messages`` without system turns; None if they are no turns with text."""
+    """Roles and texts of a record's ``messages`` without system turns; None if they hold no such turns."""
     messages = record.get("messages")
     if not isinstance(messages, list):
         return None
