@@ -174,7 +174,7 @@ def test_as_released_is_the_public_code(data, saved_pair, tmp_path):
     assert score.main(line) == 0
     rows = rows_of(out)
     both, options = worker.prepare(score.parser().parse_args(line))
-    for item, row in zip(sharded.read_items(data), rows, strict=True):
+    for item, row in zip(sharded.read(data, *sharded.index(data, 1024)), rows, strict=True):
         e = samples.encode(item.sample, both.tokenizer, LENGTH)
         if len(e.response) < 2:
             assert "leaves no token" in row["error"]
@@ -327,6 +327,6 @@ def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
     assert score.main([str(data), *names, "--max-length", str(2 * window)]) == 0
     row = pq.read_table(out).to_pylist()[0]
     assert row["n_context"] > window and row["n_dropped"] == 0 and row["error"] is None
-    sample = samples.encode(sharded.read_items(data)[0].sample, both.tokenizer, 2 * window)
+    sample = samples.encode(sharded.read(data, *sharded.index(data, 1024))[0].sample, both.tokenizer, 2 * window)
     stretched = rope.extend_window(both.long, 2 * window)
     assert row["nll_long"] == pytest.approx(model_passes.response_nll(stretched, [sample])[0], rel=1e-5)
