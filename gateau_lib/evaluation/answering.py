@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from gateau_lib.models.rope import rope_edge
 from gateau_lib.study.code_hash import digest, source_hash
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.progress import track
-from gateau_lib.study.store import Study, versions
+from gateau_lib.study.store import UNKEYED, Study, versions
 from gateau_lib.study.whole_files import atomic_write
 from gateau_lib.study.workers import Build, at_once, build_all
 
@@ -38,6 +39,14 @@ log = logging.getLogger(__name__)
 
 TABLE = "answers.parquet"
 COLUMNS = ["id", "task", "answers", "prompt_tokens", "cut_tokens", "error"]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Items to be answered; in a key their digest stands for them, since they can be hundreds of megabytes."""
+
+    items: Sequence[Item] = field(metadata=UNKEYED)
+    digest: str
 
 
 def answers_of_runs(
@@ -51,32 +60,31 @@ def answers_of_runs(
     Raises:
         JobError: a run whose model cannot be loaded or asked, by name.
     """
-    profile = study.profile
-    content = digest(repr(items))
+    profile, questions = study.profile, Questions(items, digest(repr(items)))
     how = {"room": profile.benchmark_window, "chat": profile.template != "plain", "dtype": profile.dtype}
     builds = {}
     for run, folder in folders.items():
-        work = study.cache / "answers" / f"{benchmark}-{digest(repr((folder.name, content, how)))[:12]}"
-        inputs = {"model": folder, "items": content, **how}
-        builds[f"{benchmark} of {run}"] = Build(
-            f"answers-{benchmark}", write_answers, (folder, items, work, how), inputs
-        )
+        key = digest(repr((folder.name, questions.digest, how)))[:12]
+        work = study.cache / "answers" / f"{benchmark}-{key}"
+        inputs = {"model_dir": folder, "questions": questions, "work": work, **how}
+        builds[f"{benchmark} of {run}"] = Build(f"answers-{benchmark}", write_answers, inputs)
     made = build_all(study, builds, at_once(profile), benchmark)
-    return {
-        run: Answers(pd.read_parquet(made_at / TABLE), made_at)
-        for run, made_at in zip(folders, made, strict=True)
-    }
+    return {run: Answers(pd.read_parquet(at / TABLE), at) for run, at in zip(folders, made, strict=True)}
 
 
-def write_answers(model_dir: Path, items: Sequence[Item], work: Path, how: dict[str, Any], out: Path) -> None:
-    """Generate a model's answers in ``work``, where they survive a kill, and leave the table in ``out``."""
-    model, tokenizer = loading.load(model_dir, how["dtype"])
-    tables = []
-    for size in sorted(
-        {item.max_new_tokens for item in items}
-    ):  # every prompt has the same room, whatever its answer takes
+def write_answers(
+    model_dir: Path, questions: Questions, work: Path, room: int, chat: bool, dtype: str, out: Path
+) -> None:
+    """Generate a model's answers in ``work``, where they survive a kill, and leave the table in ``out``.
+
+    Args:
+        room: tokens of every prompt at most, whatever its answer takes.
+    """
+    model, tokenizer = loading.load(model_dir, dtype)
+    tables, items = [], questions.items
+    for size in sorted({item.max_new_tokens for item in items}):
         part = [item for item in items if item.max_new_tokens == size]
-        tables.append(answer(model, tokenizer, part, work, window=how["room"] + size, chat=how["chat"]))
+        tables.append(answer(model, tokenizer, part, work, window=room + size, chat=chat))
     places = {item.id: place for place, item in enumerate(items)}
     table = pd.concat(tables).sort_values("id", key=lambda ids: ids.map(places), ignore_index=True)
     table.to_parquet(out / TABLE)

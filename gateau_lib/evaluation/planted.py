@@ -145,8 +145,8 @@ def evaluate_model(
     return evaluate_samples(model, tokenizer, read_samples(eval_path), max_length=max_length, generated=generated)
 
 
-def _write_rows(model_dir: Path | str, eval_path: Path, options: dict[str, Any], folder: Path) -> None:
-    evaluate_model(model_dir, eval_path, **options).to_parquet(folder / ROWS)
+def _write_rows(model: Path | str, samples: Path, out: Path, **options: Any) -> None:
+    evaluate_model(model, samples, **options).to_parquet(out / ROWS)
 
 
 def evaluate_all(
@@ -164,9 +164,8 @@ def evaluate_all(
     pairs = [(model, name) for model in model_dirs for name in eval_paths]
     builds = {}
     for model, name in pairs:
-        arguments = (model_dirs[model], eval_paths[name], options)
         inputs = {"model": model_dirs[model], "samples": eval_paths[name], **options}
-        builds[f"{model} on {name}"] = Build("evaluation", _write_rows, arguments, inputs)
+        builds[f"{model} on {name}"] = Build("evaluation", _write_rows, inputs)
     folders = build_all(study, builds, at_once(study.profile) if workers is None else workers, "evaluation")
     found = [pd.read_parquet(folder / ROWS) for folder in folders]
     labelled = [frame.assign(model=model, set=name) for (model, name), frame in zip(pairs, found, strict=True)]

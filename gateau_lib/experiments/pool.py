@@ -259,7 +259,7 @@ def _encoded(drawn: Sequence[Sample], tokenizer: Any, max_length: int) -> list[E
 
 
 def _build(name: str, write: Callable[..., None], **inputs: Any) -> Build:
-    return Build(name, write, tuple(inputs.values()), inputs)  # inputs stand in the order of the function's arguments
+    return Build(name, write, inputs)
 
 
 def _save(out: Path, table: pd.DataFrame, count: Counter) -> None:

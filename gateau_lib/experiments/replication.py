@@ -34,7 +34,7 @@ from gateau_lib.sources import hub, published
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, artefact
-from gateau_lib.training.recipe import FineTune
+from gateau_lib.training.recipe import ByEpochs, FineTune
 
 UNTUNED = "without SFT"
 CHOOSERS = ("Perplexity Guidance", "Cherry", "GATEAU", "Random")  # at every share; the papers have no random choice
@@ -223,11 +223,12 @@ def training_job(study: Study, pair: Path, run: Run, chosen: Sequence[str]) -> F
         samples=(short_file(study, run.short),),
         pool=long_file(study) if chosen else None,
         selected=tuple(sorted(chosen)),
-        epochs=profile.epochs,
-        batch_samples=profile.batch_samples,
+        length=ByEpochs(profile.epochs, profile.batch_samples),
         window=profile.long_window,
         learning_rate=profile.sft_learning_rate,
         seed=study.seed,
+        experiment="replication",
+        method=run.row,
         loss="sample",  # GATEAU trains one sample a GPU at a time and averages their losses
         template=INST if profile.template == "inst" else None,
         **scale(profile),

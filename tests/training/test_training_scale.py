@@ -25,13 +25,13 @@ from tiny_data import sample
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import encode
 from gateau_lib.models import adapters, loading, output_head, prompts, rope
-from gateau_lib.study import devices, errors, workers
+from gateau_lib.study import devices, errors, progress, workers
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study
-from gateau_lib.training import failures, fine_tuning, launch, minibatches, recipe, sft, trainer
+from gateau_lib.training import failures, fine_tuning, launch, minibatches, recipe, reports, sft, trainer
 from gateau_lib.training.input_rows import IGNORED, collate, pack_rows
 from gateau_lib.training.packing import plan_epochs, split_step
-from gateau_lib.training.recipe import FineTune
+from gateau_lib.training.recipe import ByEpochs, ByTokens, FineTune
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[2]
 def job(saved_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> FineTune:
     """18 samples of 40 to 250 tokens, about seven steps."""
     samples = write_samples([sample(i, i) for i in range(18)], tmp_path_factory.mktemp("data") / "samples.jsonl")
-    sizes = {"tokens": 3000, "batch_tokens": 400, "window": 256, "learning_rate": 1e-3, "seed": 0}
+    sizes = {"length": ByTokens(3000, 400), "window": 256, "learning_rate": 1e-3, "seed": 0}
     return FineTune("run", saved_pair[1], (samples,), **sizes)
 
 
@@ -100,7 +100,7 @@ def test_neighbours_in_a_step_are_of_similar_length_and_steps_are_not():
 
 
 def test_published_way_in_a_run(job, tmp_path):
-    log = sft.fine_tune(dataclasses.replace(job, tokens=None, batch_tokens=None, epochs=2.0, batch_samples=6), tmp_path / "a")
+    log = sft.fine_tune(dataclasses.replace(job, length=ByEpochs(2.0, 6)), tmp_path / "a")
     assert (log["steps"], log["samples"], log["distinct"], log["epochs"]) == (6, 36, 18, 2.0)
 
 
@@ -175,7 +175,7 @@ HOW_RUN = [{}, {"dtype": "bfloat16"}, {"tuning": "lora", "dtype": "bfloat16"}, {
 
 @pytest.mark.parametrize("change", HOW_RUN)
 def test_runs_with_the_head_in_parts_have_the_same_loss_curve(job, tmp_path, monkeypatch, change):
-    run = dataclasses.replace(job, tokens=1200, **change)
+    run = dataclasses.replace(job, length=ByTokens(1200, 400), **change)
     whole = sft.fine_tune(run, tmp_path / "whole")
     monkeypatch.setattr(output_head, "MANY", 0)
     monkeypatch.setattr(output_head, "PART", 7)
@@ -194,7 +194,7 @@ def explicit(job: FineTune) -> float:
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_skipped_positions_reach_the_model_in_every_pass(job, tmp_path, tuning):
-    skipped = dataclasses.replace(skipping(job), tuning=tuning, micro_tokens=256, tokens=400)
+    skipped = dataclasses.replace(skipping(job), tuning=tuning, micro_tokens=256, length=ByTokens(400, 400))
     log = sft.fine_tune(skipped, tmp_path / "out")
     assert log["max_position"] == 511
     assert log["losses"][0] == pytest.approx(explicit(skipped), rel=1e-5)
@@ -227,7 +227,7 @@ def test_a_frozen_base_stays_in_its_dtype_and_adapters_do_not(job):
 
 
 def test_adapters_without_peft_or_base_say_so(job, tmp_path, monkeypatch):
-    sft.fine_tune(dataclasses.replace(job, tuning="lora", tokens=400), tmp_path / "out")
+    sft.fine_tune(dataclasses.replace(job, tuning="lora", length=ByTokens(400, 400)), tmp_path / "out")
     config = json.loads((tmp_path / "out" / adapters.CONFIG).read_text())
     (tmp_path / "out" / adapters.CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": "/gone"}))
     with pytest.raises(errors.ModelError, match="/gone: no config.json there"):
@@ -238,13 +238,13 @@ def test_adapters_without_peft_or_base_say_so(job, tmp_path, monkeypatch):
 
 
 def test_weights_are_saved_in_the_dtype_they_were_trained_in(job, tmp_path):
-    sft.fine_tune(dataclasses.replace(job, dtype="bfloat16", tokens=800), tmp_path / "out")
+    sft.fine_tune(dataclasses.replace(job, dtype="bfloat16", length=ByTokens(800, 400)), tmp_path / "out")
     assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
     assert next(loading.load(tmp_path / "out")[0].parameters()).dtype == torch.float32
 
 
 def test_the_published_template_is_trained_with_and_saved(job, tmp_path):
-    log = sft.fine_tune(dataclasses.replace(job, template=prompts.INST, tokens=800), tmp_path / "out")
+    log = sft.fine_tune(dataclasses.replace(job, template=prompts.INST, length=ByTokens(800, 400)), tmp_path / "out")
     assert log["tokens"] > 0
     tokenizer = loading.load_tokenizer(tmp_path / "out")
     turns = [{"role": role, "content": text} for role, text in [("user", "a"), ("assistant", "b"), ("user", "c")]]
@@ -262,9 +262,6 @@ def test_the_published_template_is_trained_with_and_saved(job, tmp_path):
 
 def test_contradicting_jobs_are_refused(job):
     for change, message in [
-        ({"epochs": 1.0, "batch_samples": 4}, "either tokens and batch_tokens, or epochs and batch_samples"),
-        ({"tokens": None, "batch_tokens": None}, "either tokens and batch_tokens"),
-        ({"tokens": None, "epochs": 1.0}, "either tokens and batch_tokens"),
         ({"tuning": "qlora"}, "tuning 'qlora'; choose one of full, lora"),
         ({"tuning": "lora", "sharding": "fsdp"}, "give sharding 'ddp'"),
         ({"sharding": "fsdp"}, "needs GPUs"),
@@ -275,14 +272,15 @@ def test_contradicting_jobs_are_refused(job):
 
 def test_a_job_survives_its_file(job):
     full = dataclasses.replace(job, pool=Path("pool.jsonl"), selected=("a", "b"), template=prompts.INST)
-    read = recipe.from_json(recipe.to_json(full))
-    assert dataclasses.replace(read, base=Path(read.base)) == full
+    for each in (full, dataclasses.replace(full, length=ByEpochs(2.0, 96))):
+        read = recipe.from_json(recipe.to_json(each))
+        assert dataclasses.replace(read, base=Path(read.base)) == each
 
 
 def test_how_a_run_is_computed_is_not_part_of_its_name(job, tmp_path):
     study = Study(resolve("smoke"), 0, tmp_path)
-    (first,) = fine_tuning.fine_tune_all(study, [dataclasses.replace(job, tokens=400)], workers=0)
-    again = dataclasses.replace(job, tokens=400, micro_tokens=100, processes=0, gradient_checkpointing=True, save_steps=2)
+    (first,) = fine_tuning.fine_tune_all(study, [dataclasses.replace(job, length=ByTokens(400, 400))], workers=0)
+    again = dataclasses.replace(job, length=ByTokens(400, 400), micro_tokens=100, processes=0, gradient_checkpointing=True, save_steps=2)
     assert fine_tuning.fine_tune_all(study, [again]) == [first]
 
 
@@ -376,17 +374,17 @@ def jobs_for_two(job: FineTune) -> dict[str, FineTune]:
         "lora-parts": {"tuning": "lora", "micro_tokens": 256},
         "fsdp-parts": {"sharding": "fsdp", "micro_tokens": 256, "gradient_checkpointing": True},
         "lora-killed": {"tuning": "lora", "save_steps": 2},
-        "long": dataclasses.asdict(long_run(job)) | {"save_steps": None},
+        "long": {each.name: getattr(long_run(job), each.name) for each in dataclasses.fields(job)} | {"save_steps": None},
     }
     jobs = {name: dataclasses.replace(job, **change | {"name": name}) for name, change in changes.items()}
-    jobs["skipping"] = dataclasses.replace(skipping(job), tokens=800)
+    jobs["skipping"] = dataclasses.replace(skipping(job), length=ByTokens(800, 400))
     jobs["fsdp-skipping"] = dataclasses.replace(jobs["skipping"], name="fsdp-skipping", sharding="fsdp")
     return jobs
 
 
 def long_run(job: FineTune) -> FineTune:
     """Long enough to be killed on the way."""
-    return dataclasses.replace(job, name="long", tokens=16_000, save_steps=5, processes=2)
+    return dataclasses.replace(job, name="long", length=ByTokens(16_000, 400), save_steps=5, processes=2)
 
 
 @pytest.fixture(scope="module")
@@ -461,7 +459,7 @@ def test_killed_launcher_killed_rank_then_done(job, two, tmp_path, capfd):
     folder = tmp_path / "runs"
     folder.mkdir()
     (tmp_path / "job.json").write_text(recipe.to_json(long_run(job)))
-    program = "import sys; from pathlib import Path; from gateau_lib import launch, recipe; "
+    program = "import sys; from pathlib import Path; from gateau_lib.training import launch, recipe; "
     program += "launch.fine_tune(recipe.from_json(Path(sys.argv[1]).read_text()), Path(sys.argv[2]) / 'out')"
     command = [sys.executable, "-c", program, str(tmp_path / "job.json"), str(folder)]
     launcher = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)})
@@ -494,6 +492,32 @@ def test_a_failure_in_another_process_is_reported_in_one_line(job, tmp_path):
     with pytest.raises(RuntimeError, match=r"^RuntimeError: run: the loss is (nan|inf) at step \d+; lower learning_rate$"):
         launch._run([(dataclasses.replace(job, learning_rate=1e30), tmp_path / "out")], 1, tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_launched_runs_show_their_progress(job, tmp_path, monkeypatch, capsys):
+    """Steps of every run, and how many runs are done, from what the first process reports."""
+    monkeypatch.setattr(progress, "QUIET_SECONDS", -1.0)
+    monkeypatch.setenv("GATEAU_PROGRESS_SECONDS", "0")
+    work = [(dataclasses.replace(job, name=name, length=ByTokens(800, 400)), tmp_path / name) for name in ("a", "b")]
+    launch._run(work, 1, tmp_path)
+    said = capsys.readouterr().err
+    for name in ("a", "b"):
+        steps = sft.training_log(tmp_path / name)["steps"]
+        assert f"{name}: steps: 1/{steps}, " in said and f"{name}: steps: {steps} done" in said
+    assert said.index("a: steps") < said.index("fine-tuning: 1/2, ") < said.index("b: steps") < said.index("fine-tuning: 2 done")
+
+
+def test_a_record_that_is_half_written_is_read_when_it_is_whole(tmp_path):
+    path = tmp_path / reports.STEPS
+    program = "import sys, time; out = open(sys.argv[1], 'a', buffering=1)\n"
+    program += "for part in ('{\"run\": ', '\"a\"}\\n{\"run\"', ': \"b\"}\\n'): out.write(part); out.flush(); time.sleep(0.7)"
+    with subprocess.Popen([sys.executable, "-c", program, str(path)]) as run:
+        assert [record["run"] for record in launch._steps(run, path)] == ["a", "b"]
+
+
+def test_what_fails_before_a_run_begins_is_told_by_its_last_words(job, tmp_path):
+    with pytest.raises(RuntimeError, match="run: the processes failed before a run began; .*is the model that run run begins with"):
+        launch._run([(job, Path(job.base))], 1, tmp_path)
 
 
 def test_only_responses_are_trained_on_in_every_pass(job):
@@ -557,7 +581,7 @@ def test_determinism_ends_with_the_run(job, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "0")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     before = dict(os.environ)
-    sft.fine_tune(dataclasses.replace(job, tokens=400), tmp_path / "out")
+    sft.fine_tune(dataclasses.replace(job, length=ByTokens(400, 400)), tmp_path / "out")
     assert {name: os.environ.get(name) for name in sft.SWITCHES} == {name: before.get(name) for name in sft.SWITCHES}
 
 
