@@ -83,7 +83,10 @@ def _do(options: argparse.Namespace) -> int:
 
 def _plan(study: Study, whole: bool) -> tuple[str, str, int]:
     """The plan of a study, what this machine lacks for it, and how many things those are."""
-    from gateau_lib.experiments import machine_check, plan  # slow: they bring torch, which a warm run must not wait for
+    from gateau_lib.experiments import (  # slow: they bring torch, which a warm run must not wait for
+        machine_check,
+        plan,
+    )
 
     lacks = machine_check.missing(study.profile, whole)
     return plan.describe(study.profile), machine_check.listed(lacks), len(lacks)

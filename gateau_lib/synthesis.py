@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gateau_lib.sources.chat import ChatError
 from gateau_lib.sources.documents import SUFFIXES
-from gateau_lib.sources.synthesis import run
+from gateau_lib.sources.synthesis import Order, run
 from gateau_lib.study import errors
 from gateau_lib.study.errors import DataError, ScoreError
 
@@ -34,40 +34,10 @@ def parser() -> argparse.ArgumentParser:
     return line
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 2 bad input or a model that cannot be asked (one line on stderr), 130 stopped by the user."""
     try:
-        print(run(parser().parse_args(arguments)))
+        print(run(Order(**vars(parser().parse_args(arguments)))))
     except (ChatError, DataError, errors.ModelError, ScoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -21,7 +21,13 @@ from gateau_lib.data.passages import DOCUMENT_KINDS
 from gateau_lib.data.samples import Encoded, Sample, encode, evidence_tokens
 from gateau_lib.experiments import workload
 from gateau_lib.methods.cam import contextual_awareness
-from gateau_lib.methods.model_passes import READINGS, long_pass, response_nll, segment_importance, short_reader_nll
+from gateau_lib.methods.model_passes import (
+    READINGS,
+    long_pass,
+    response_nll,
+    segment_importance,
+    short_reader_nll,
+)
 from gateau_lib.methods.pair_passes import score_documents
 from gateau_lib.models import loading
 from gateau_lib.models.nll import continuation_nll
