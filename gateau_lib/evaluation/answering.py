@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from gateau_lib.study.progress import track
 from gateau_lib.study.store import versions
 from gateau_lib.study.whole_files import atomic_write
 
+log = logging.getLogger(__name__)
 COLUMNS = ["id", "task", "answers", "prompt_tokens", "cut_tokens", "error"]
 
 
@@ -101,7 +102,7 @@ def _records(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], wind
             raise
     length = _length(items[0], tokenizer, window, chat)
     why = f"{length} tokens do not fit into memory even alone; lower the window, or take bfloat16 or a larger device"
-    print(f"item {items[0].id!r}: {why}", file=sys.stderr)
+    log.warning("item %r: %s", items[0].id, why)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return [{"answers": [], "prompt_tokens": length - items[0].max_new_tokens, "cut_tokens": 0, "error": why}]
@@ -163,7 +164,7 @@ def _read(out: Path) -> dict[str, dict[str, Any]]:
             records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
             found |= {record.pop("key"): record for record in records}
         except (ValueError, KeyError, AttributeError) as error:
-            print(f"{path}: damaged ({error}); its items are answered again", file=sys.stderr)
+            log.warning("%s: damaged (%s); its items are answered again", path, error)
     return found
 
 

@@ -8,9 +8,9 @@ transcript of the folder ``out``.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,6 +29,7 @@ from gateau_lib.sources.transcript import TRANSCRIPT, ask
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.store import Study, artefact
 
+log = logging.getLogger(__name__)
 BENCHMARKS = ("longbench-chat", "mt-bench")
 NEW_TOKENS = 1024  # of an answer: LongBench-Chat's eval.py; FastChat's usual --max-new-token
 JUDGE_TOKENS = 2048  # FastChat's common.py, run_judge_single
@@ -225,10 +226,10 @@ def _tell(items: Sequence[Item], frame: pd.DataFrame, out: Path) -> None:
     if frame["why"].notna().any():
         counts = ", ".join(f"{why}: {n}" for why, n in Counter(frame["why"].dropna()).most_common())
         lost = f"{frame['why'].notna().sum()} of {len(frame)} items have no score"
-        print(f"{lost} ({counts}); see {out / TRANSCRIPT}", file=sys.stderr)
+        log.warning("%s (%s); see %s", lost, counts, out / TRANSCRIPT)
     if bare := [item.id for item in items if _wants_reference(item) and not item.references]:
         which = f"{len(bare)} questions without reference answers (the first: {bare[0]}) were judged with the general prompt"
-        print(f"{which}; put FastChat's reference_answer/gpt-4.jsonl beside question.jsonl", file=sys.stderr)
+        log.warning("%s; put FastChat's reference_answer/gpt-4.jsonl beside question.jsonl", which)
 
 
 def questions(study: Study, benchmark: str) -> Path:

@@ -15,14 +15,14 @@ import pandas as pd
 
 from gateau_lib.models import loading
 from gateau_lib.study.code_hash import digest, path_hash
-from gateau_lib.study.errors import reason
+from gateau_lib.study.errors import UserError, reason
 from gateau_lib.study.whole_files import atomic_write
 
 TASKS = ("arc_easy", "arc_challenge", "hellaswag", "piqa", "winogrande")  # as the harness calls them, no examples before
 METRICS = ("acc_norm", "acc", "exact_match")  # of a task, the first that it has
 
 
-class NotInstalled(RuntimeError):
+class NotInstalled(UserError):
     """The harness, or the data of a task, is not there; the message says how to get it."""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from gateau_lib.study.errors import UserError
 from gateau_lib.study.intervals import SEEDS, Interval, _mean, exact
 
 LEDGER = Path(__file__).with_name("claims.yml")
@@ -24,7 +25,7 @@ VERDICTS = ("holds", "fails", "inconclusive", "not testable here")
 CEILING = 1  # no measure of the ledger exceeds it: shares right, areas, precisions, correlations
 
 
-class LedgerError(ValueError):
+class LedgerError(UserError):
     """A claim that cannot be read, or metrics that contradict each other; the message names the claim and the fix."""
 
 

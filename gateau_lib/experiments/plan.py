@@ -11,10 +11,11 @@ from importlib.util import find_spec
 from gateau_lib.experiments.machine_check import DATA, GB, data_missing, gpu_memory
 from gateau_lib.experiments.workload import pair
 from gateau_lib.models.sizes import Size
+from gateau_lib.study.errors import UserError
 from gateau_lib.study.profiles import Profile, needs_gpu
 
 
-class PlanError(ValueError):
+class PlanError(UserError):
     """This machine cannot run the profile; the message says what is missing and what to do."""
 
 

@@ -20,6 +20,7 @@ from gateau_lib.models.attention import Tap, exact
 from gateau_lib.models.memory import is_out_of_memory
 from gateau_lib.models.output_head import _HEAD_ROWS, head_on
 from gateau_lib.models.rope import rope_edge
+from gateau_lib.study.errors import UserError
 
 BATCH_TOKENS = 16384  # padded tokens a forward pass, unless a single sequence is longer
 CPU_TOKENS = 4096  # the most on a processor: larger batches outgrow its caches and take a quarter longer
@@ -27,7 +28,7 @@ CPU_TOKENS = 4096  # the most on a processor: larger batches outgrow its caches 
 Result = TypeVar("Result")
 
 
-class SequenceError(ValueError):
+class SequenceError(UserError):
     """A sequence that cannot be scored; ``index`` is its place in the call."""
 
     reason = "cannot be scored"

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from gateau_lib.study.errors import UserError
+
 if TYPE_CHECKING:
     from gateau_lib.study.registry import ModelEntry
 
 
-class UnknownSize(ValueError):
+class UnknownSize(UserError):
     """A model of which nothing can be read here; the message says what to do."""
 
 

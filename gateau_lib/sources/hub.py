@@ -17,7 +17,7 @@ from typing import Any
 
 from gateau_lib.sources import conversion
 from gateau_lib.study import registry
-from gateau_lib.study.errors import DataError, reason
+from gateau_lib.study.errors import DataError, UserError, reason
 from gateau_lib.study.registry import DataEntry
 from gateau_lib.study.store import PINS, Study, artefact
 from gateau_lib.study.whole_files import atomic_write
@@ -26,7 +26,7 @@ CHANGES_NO_RESULT = True  # what is fetched enters keys by its revision
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt")
 
 
-class HubError(ValueError):
+class HubError(UserError):
     """Something that cannot be had; the message is one line: what to fetch, how, and where it may lie instead."""
 
 

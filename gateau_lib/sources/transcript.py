@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -23,6 +23,7 @@ from gateau_lib.sources.chat import Busy, Chat, ChatError, Reply, Request
 from gateau_lib.study.progress import track
 from gateau_lib.study.whole_files import locked
 
+log = logging.getLogger(__name__)
 TRANSCRIPT = "transcript.jsonl"
 PAUSES = (1.0, 4.0, 15.0, 60.0)  # seconds before another try
 REFUSALS = 32  # as many at the start, and no answer: the parameters are wrong, not the requests
@@ -56,7 +57,7 @@ def ask(model: Chat, requests: Iterable[Request], folder: Path, label: str, tota
             while waiting:
                 waiting = _settle(waiting)
         except KeyboardInterrupt:
-            print("stopping; requests under way are waited for, and their answers kept", file=sys.stderr)
+            log.warning("stopping; requests under way are waited for, and their answers kept")
             raise
         finally:  # after an error, too, those under way may still answer; nobody starts another try
             talk.ended.set()
@@ -103,7 +104,7 @@ class _Talk:
                     how = f"{kept}, see to the server and give the same command to go on"
                     raise ChatError(f"{where}: no answer after {len(PAUSES) + 1} tries ({busy}); {how}") from None
                 pause = max(pause, busy.pause)
-                print(f"{where}: {busy}; again in {pause:.0f} s", file=sys.stderr)
+                log.warning("%s: %s; again in %.0f s", where, busy, pause)
                 if self.ended.wait(pause):
                     return  # another request ended the run
         self.transcript.add(key, self.model, request, reply, begin)

@@ -13,9 +13,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from gateau_lib.study.errors import UserError
+
 CHANGES_NO_RESULT = True  # profiles enter every key by their values
 Stage = tuple[int, int, int]  # (window in tokens, optimizer steps, tokens a step)
 SCRATCH, PLANTED = "not used: models from the hub", "ours, planted part"
+
+
+class ProfileError(UserError):
+    """No such profile, pair or field, or a value that the field does not take; the message lists what there is."""
 
 
 def _setting(unit: str, paper: str = "") -> Any:
@@ -251,7 +257,7 @@ def named(name: str) -> Profile:
     """The profile of that name or variant: also ``gpu+PAIR``, ``rehearse-gpu``, ``rehearse-gpu+PAIR``, ``rehearse-paper``.
 
     Raises:
-        ValueError: no such profile or pair; the message lists those there are.
+        ProfileError: no such profile or pair; the message lists those there are.
     """
     if name.startswith(REHEARSED) and name != REHEARSED:
         return _rehearsal(named(name.removeprefix(REHEARSED)))
@@ -259,9 +265,10 @@ def named(name: str) -> Profile:
     if plus and base in PROFILES and base != "gpu":
         from gateau_lib.study import registry
 
-        raise ValueError(f"only make gpu takes PAIR: make gpu PAIR={', '.join(registry.pairs())} (one of them)")
+        raise ProfileError(f"only make gpu takes PAIR: make gpu PAIR={', '.join(registry.pairs())} (one of them)")
     if base not in PROFILES:
-        raise ValueError(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}, gpu+PAIR, rehearse-gpu, rehearse-paper")
+        known = ", ".join([*PROFILES, "gpu+PAIR", "rehearse-gpu", "rehearse-paper"])
+        raise ProfileError(f"unknown profile {name!r}: choose one of {known}")
     return _with_pair(PROFILES[base], pair) if plus else PROFILES[base]
 
 
@@ -271,7 +278,7 @@ def _with_pair(profile: Profile, name: str) -> Profile:
 
     pairs = registry.pairs()
     if name not in pairs:
-        raise ValueError(f"unknown pair {name!r}: the registry has {', '.join(pairs)}")
+        raise ProfileError(f"unknown pair {name!r}: the registry has {', '.join(pairs)}")
     short, long = pairs[name].short, pairs[name].long
     window = min(long.window, profile.long_window)
     lengths = tuple(n for n in profile.eval_lengths if n <= window)
@@ -284,7 +291,7 @@ def _with_pair(profile: Profile, name: str) -> Profile:
 def _rehearsal(profile: Profile) -> Profile:
     """Every stage of a large profile on tiny models and data; sizes are those of ``smoke``, what makes a stage real stays."""
     if profile.name in ("smoke", "cpu"):
-        raise ValueError(f"profile {profile.name!r} needs no rehearsal: run it")
+        raise ProfileError(f"profile {profile.name!r} needs no rehearsal: run it")
     sizes = ("short_window", "long_window", "hidden_size", "layers", "heads", "rope_theta", "segment_length", "max_length")
     sizes += ("example_tokens",)
     sizes += ("pool_per_kind", "pool_tokens", "pool_seeds", "short_pool", "prolong_pairs", "sft_tokens", "sft_batch_tokens")
@@ -304,15 +311,15 @@ def resolve(name: str, **overrides: Any) -> Profile:
     """The named profile with a few fields replaced.
 
     Raises:
-        ValueError: unknown profile or field, or a value of another type than the field's; the message lists what is allowed.
+        ProfileError: unknown profile or field, or a value of another type than the field's; the message lists what is allowed.
     """
     profile = named(name)
     for key, value in overrides.items():
         if key == "name" or not hasattr(profile, key):
-            raise ValueError(f"unknown profile field {key!r}: choose one of {', '.join(f.name for f in fields(Profile)[1:])}")
+            raise ProfileError(f"unknown profile field {key!r}: choose one of {', '.join(f.name for f in fields(Profile)[1:])}")
         want = type(getattr(profile, key))
         if not isinstance(value, want) and not (want is float and isinstance(value, int)):
-            raise ValueError(f"profile field {key!r} takes {want.__name__}, got {value!r} ({type(value).__name__})")
+            raise ProfileError(f"profile field {key!r} takes {want.__name__}, got {value!r} ({type(value).__name__})")
     return replace(profile, **overrides)
 
 

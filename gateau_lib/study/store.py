@@ -70,7 +70,7 @@ def open_study(profile: str, seed: int = 0, **overrides: Any) -> Study:
     study without them: artefacts that do not depend on what was changed are found there.
 
     Raises:
-        ValueError: unknown profile or field, or a value of the wrong type.
+        ProfileError: unknown profile or field, or a value of the wrong type.
     """
     chosen, plain = resolve(profile, **overrides), asdict(named(profile))
     changed = {name: value for name, value in asdict(chosen).items() if value != plain[name]}

@@ -7,11 +7,8 @@ import glob
 from pathlib import Path
 
 from gateau_lib.models.memory import is_out_of_memory
+from gateau_lib.study.errors import TrainingError
 from gateau_lib.training import recipe
-
-
-class TrainingError(RuntimeError):
-    """A run that failed; the message says why and how to go on."""
 
 
 def way_on(job: recipe.FineTune, output: Path) -> str:

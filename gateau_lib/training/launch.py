@@ -19,6 +19,8 @@ from typing import Any
 from gateau_lib.study import devices
 from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.devices import release_gpu
+from gateau_lib.study.errors import TrainingError
+from gateau_lib.study.progress import say
 from gateau_lib.training import failures, recipe, sft
 from gateau_lib.training.recipe import FineTune
 
@@ -29,16 +31,16 @@ def processes(job: FineTune) -> int:
     """Processes that a job takes here: what it says, or one a GPU.
 
     Raises:
-        ValueError: more processes than GPUs, or a model to be sharded where there are none.
+        TrainingError: more processes than GPUs, or a model to be sharded where there are none.
     """
     gpus = devices.gpus()
     count = job.processes or max(1, gpus)
     if job.sharding != "ddp" and not gpus:
-        raise ValueError(f"{job.name}: sharding {job.sharding!r} needs GPUs; on a CPU give 'ddp'")
+        raise TrainingError(f"{job.name}: sharding {job.sharding!r} needs GPUs; on a CPU give 'ddp'")
     if gpus and job.processes > gpus:
-        raise ValueError(f"{job.name}: {job.processes} processes, but {gpus} GPUs are visible; a process takes one, 0 means all")
+        raise TrainingError(f"{job.name}: {job.processes} processes, but {gpus} GPUs are visible; a process takes one, 0 means all")
     if job.sharding != "ddp" and count == 1:
-        raise ValueError(f"{job.name}: sharding {job.sharding!r} needs more than one process; give sharding 'ddp', or more GPUs")
+        raise TrainingError(f"{job.name}: sharding {job.sharding!r} needs more than one process; give sharding 'ddp', or more GPUs")
     return count
 
 
@@ -100,7 +102,7 @@ def _run(work: Sequence[tuple[FineTune, Path]], count: int, folder: Path) -> Non
             for line in run.stdout:
                 said.append(line)
                 if re.search(PROGRESS, line):
-                    print(line.partition("]:")[2].strip(), file=sys.stderr, flush=True)
+                    say(line.partition("]:")[2].strip())
         except BaseException:
             run.terminate()
             raise
@@ -124,7 +126,7 @@ def _failure(job: FineTune, output: Path, folder: Path, said: str) -> Exception:
     """Why the processes failed: one that was killed, else what the first one to fail reports."""
     lost = re.search(r"rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*-9\b", said)
     if lost:
-        return failures.TrainingError(
+        return TrainingError(
             f"{job.name}: process {lost[1]} was killed, most likely by the system for want of memory; free some, or lower "
             f"micro_tokens or processes, then run the same again: {failures.way_on(job, output)}"
         )
@@ -132,7 +134,7 @@ def _failure(job: FineTune, output: Path, folder: Path, said: str) -> Exception:
     if not reports:
         return RuntimeError(f"{job.name}: the processes failed without a word: {said.strip().splitlines()[-1:]}")
     kind, _, text = json.loads(reports[0].read_text(encoding="utf-8"))["message"]["message"].partition(": ")
-    return failures.TrainingError(text) if kind.endswith("TrainingError") else RuntimeError(f"{kind}: {text}")
+    return TrainingError(text) if kind.endswith("TrainingError") else RuntimeError(f"{kind}: {text}")
 
 
 LAUNCHED = "GATEAU_LAUNCHED"  # set by the launcher: standard input ends when it does

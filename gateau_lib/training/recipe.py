@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gateau_lib.methods.skipalign import STRATEGIES
+from gateau_lib.study.errors import TrainingError
 
 # How a run is computed, not what: another number of processes or another size of the passes gives the same losses up to the
 # order of summation. These fields name no artefact and no checkpoint, so what was computed stays when they change.
@@ -55,7 +56,7 @@ def check(job: FineTune) -> None:
     """Refuse a job that contradicts itself.
 
     Raises:
-        ValueError: names the run, the fields and what they may be.
+        TrainingError: names the run, the fields and what they may be.
     """
     allowed = {
         "strategy": STRATEGIES,
@@ -66,12 +67,12 @@ def check(job: FineTune) -> None:
     }
     for field, values in allowed.items():
         if getattr(job, field) not in values:
-            raise ValueError(f"{job.name}: {field} {getattr(job, field)!r}; choose one of {', '.join(values)}")
+            raise TrainingError(f"{job.name}: {field} {getattr(job, field)!r}; choose one of {', '.join(values)}")
     by_tokens, by_epochs = (job.tokens, job.batch_tokens), (job.epochs, job.batch_samples)
     if (None in by_tokens) == (None in by_epochs) or any(by_tokens) and any(by_epochs):
-        raise ValueError(f"{job.name}: give either tokens and batch_tokens, or epochs and batch_samples")
+        raise TrainingError(f"{job.name}: give either tokens and batch_tokens, or epochs and batch_samples")
     if job.tuning == "lora" and job.sharding != "ddp":
-        raise ValueError(f"{job.name}: adapters are trained whole on each GPU; with tuning 'lora' give sharding 'ddp'")
+        raise TrainingError(f"{job.name}: adapters are trained whole on each GPU; with tuning 'lora' give sharding 'ddp'")
 
 
 def to_json(job: FineTune) -> str:

@@ -42,7 +42,7 @@ def training_batches(job: FineTune, encoded: Sequence[Encoded], ending: Sequence
         ending: ids after each response, trained on as well (end-of-text).
 
     Raises:
-        ValueError: a job that contradicts itself (`recipe.check`), or nothing to train on.
+        TrainingError: a job that contradicts itself (`recipe.check`), or nothing to train on.
     """
     return Batches(job, encoded, ending)
 
@@ -93,7 +93,7 @@ def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
         forwarded, padding included), ``samples`` seen, ``distinct`` ones, ``epochs``, ``steps``, ``max_position``, ``seconds``.
 
     Raises:
-        RuntimeError: the loss is not finite; names run and step.
+        TrainingError: the loss is not finite; names run and step.
     """
     started = time.monotonic()
     processes, rank = world()

@@ -24,6 +24,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from gateau_lib.models import output_head
 from gateau_lib.models.output_head import head_on
 from gateau_lib.study import devices
+from gateau_lib.study.errors import TrainingError
 from gateau_lib.study.progress import track
 from gateau_lib.training.input_rows import IGNORED, Row, collate
 from gateau_lib.training.minibatches import deal, terms
@@ -144,18 +145,18 @@ class Watch(TrainerCallback):
         """Raise at a loss that is not finite; it is the mean over all processes, so all of them raise."""
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
-            raise RuntimeError(f"{self.name}: the loss is {loss} at step {state.global_step}; lower learning_rate")
+            raise TrainingError(f"{self.name}: the loss is {loss} at step {state.global_step}; lower learning_rate")
 
 
 def make_trainer(job: FineTune, model: torch.nn.Module, steps: Sequence[list[Row]], folder: Path) -> ResponseTrainer:
     """The `Trainer` of a job over its steps; checkpoints, if asked for, go below ``folder``.
 
     Raises:
-        ValueError: one process that sees several GPUs; `launch.fine_tune` shows it one.
+        TrainingError: one process that sees several GPUs; `launch.fine_tune` shows it one.
     """
     processes, _ = world()
     if processes == 1 and devices.device().type == "cuda" and torch.cuda.device_count() > 1:
-        raise ValueError(f"{torch.cuda.device_count()} GPUs are visible and a run uses one: set CUDA_VISIBLE_DEVICES to one")
+        raise TrainingError(f"{torch.cuda.device_count()} GPUs are visible and a run uses one: set CUDA_VISIBLE_DEVICES to one")
     if job.gradient_checkpointing:  # the Trainer's argument for it changes its name between versions
         model.gradient_checkpointing_enable({"use_reentrant": False})
     pad = max(0, model.config.pad_token_id or 0)  # masked and never a label, so any id will do; -1 stands for none
@@ -175,7 +176,7 @@ def _arguments(job: FineTune, steps: int, folder: Path) -> TrainingArguments:
         shared["fsdp_config"] |= {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True}
     elif job.sharding == "deepspeed":
         if not find_spec("deepspeed"):
-            raise ValueError(f"{job.name}: deepspeed is not installed; pip install deepspeed, or give sharding 'fsdp'")
+            raise TrainingError(f"{job.name}: deepspeed is not installed; pip install deepspeed, or give sharding 'fsdp'")
         shared = {"deepspeed": str(DEEPSPEED)}
     return TrainingArguments(
         output_dir=str(folder),

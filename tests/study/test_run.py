@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from gateau_lib import run
-from gateau_lib.study import code_hash, execute, manifest, notebooks, staleness
+from gateau_lib.study import code_hash, execute, manifest, notebooks, record, staleness
 from gateau_lib.study.store import open_study
 
 PARAMETERS = 'profile: str = "cpu"\nseed: int = 0\nscale: float = 1.0'
@@ -348,7 +348,7 @@ def test_a_notebook_that_finds_artefacts_ready_still_tells_its_whole_cost(folder
     [([], 0), ([(1, 4)], 3), ([(1, 4), (10, 11)], 4), ([(2, 6), (1, 4)], 5), ([(1, 9), (2, 3)], 8), ([(1, 4), (1, 4)], 3)],
 )
 def test_what_was_built_side_by_side_counts_once(spans, seconds):
-    assert execute.covered(spans) == seconds
+    assert record.covered(spans) == seconds
 
 
 def test_another_seed_has_a_folder_of_its_own(done, capsys):

@@ -18,6 +18,7 @@ from tiny_data import sample
 
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.models import loading, rope
+from gateau_lib.study.errors import TrainingError
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study
@@ -206,7 +207,7 @@ def test_bad_jobs_are_named(job, data, tmp_path):
         fine_tune(dataclasses.replace(job, samples=()), tmp_path / "b")
     with pytest.raises(ValueError, match="raise the budget"):
         fine_tune(dataclasses.replace(job, tokens=3), tmp_path / "c")
-    with pytest.raises(RuntimeError, match="run: the loss is nan at step"):
+    with pytest.raises(TrainingError, match="run: the loss is nan at step"):
         fine_tune(dataclasses.replace(job, learning_rate=1e30), tmp_path / "d")
     assert not (tmp_path / "d").exists()
 

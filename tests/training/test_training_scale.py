@@ -26,6 +26,7 @@ from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import encode
 from gateau_lib.models import adapters, loading, output_head, rope
 from gateau_lib.study import devices, errors, workers
+from gateau_lib.study.errors import TrainingError
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study
 from gateau_lib.training import failures, fine_tuning, launch, minibatches, recipe, sft, trainer
@@ -308,15 +309,15 @@ def test_sharding_and_deepspeed_reach_the_trainers_arguments(job, tmp_path):
 def test_failures_say_how_to_go_on(job, tmp_path, monkeypatch, error, message):
     """Here in this process; what other processes report takes the same way (next tests)."""
     monkeypatch.setattr(sft, "fine_tune", lambda *_: (_ for _ in ()).throw(error))
-    with pytest.raises(failures.TrainingError, match=f"run: {message}.*it begins again, no checkpoint was written"):
+    with pytest.raises(TrainingError, match=f"run: {message}.*it begins again, no checkpoint was written"):
         launch.fine_tune(job, tmp_path / "out")
     for name in ("run-0123456789ab.checkpoints", "run-2-0123456789ab.checkpoints"):
         state = tmp_path / name / "checkpoint-3" / "trainer_state.json"
         state.parent.mkdir(parents=True)
         state.write_text("{}")
-    with pytest.raises(failures.TrainingError, match="it goes on from the last checkpoint"):
+    with pytest.raises(TrainingError, match="it goes on from the last checkpoint"):
         launch.fine_tune(job, tmp_path / "out")
-    with pytest.raises(failures.TrainingError, match="it begins again"):
+    with pytest.raises(TrainingError, match="it begins again"):
         launch.fine_tune(job, tmp_path / "elsewhere" / "out")
 
 
@@ -338,7 +339,7 @@ def test_a_checkpoint_is_found_though_the_next_try_writes_none(job, tmp_path, mo
         return step(self, *args)
 
     monkeypatch.setattr(trainer.ResponseTrainer, "training_step", failing)
-    with pytest.raises(failures.TrainingError, match="goes on from the last checkpoint"):
+    with pytest.raises(TrainingError, match="goes on from the last checkpoint"):
         launch.fine_tune(dataclasses.replace(job, save_steps=3), tmp_path / "out")
     log = launch.fine_tune(job, tmp_path / "out")
     assert len(calls) == 6 + log["steps"] - 3 and not list(tmp_path.glob("*.checkpoints"))
@@ -356,7 +357,7 @@ def test_after_out_of_memory_smaller_passes_go_on_from_the_checkpoint(job, tmp_p
         return step(self, *args)
 
     monkeypatch.setattr(trainer.ResponseTrainer, "training_step", failing)
-    with pytest.raises(failures.TrainingError, match="lower micro_tokens.*goes on from the last checkpoint"):
+    with pytest.raises(TrainingError, match="lower micro_tokens.*goes on from the last checkpoint"):
         launch.fine_tune(saving, tmp_path / "out")
     log = launch.fine_tune(dataclasses.replace(saving, micro_tokens=256, gradient_checkpointing=True), tmp_path / "out")
     assert len(calls) == 6 + whole["steps"] - 3 and close(log["losses"], whole["losses"])
@@ -480,7 +481,7 @@ def test_killed_launcher_killed_rank_then_done(job, two, tmp_path, capfd):
 
     killer = threading.Thread(target=kill_second)
     killer.start()
-    with pytest.raises(failures.TrainingError, match="long: process 1 was killed.*goes on from the last checkpoint"):
+    with pytest.raises(TrainingError, match="long: process 1 was killed.*goes on from the last checkpoint"):
         launch.fine_tune(long_run(job), folder / "out")
     killer.join()
     assert not ranks(folder) and checkpoints(folder)
@@ -492,7 +493,7 @@ def test_killed_launcher_killed_rank_then_done(job, two, tmp_path, capfd):
 
 
 def test_a_failure_in_another_process_is_reported_in_one_line(job, tmp_path):
-    with pytest.raises(RuntimeError, match=r"^RuntimeError: run: the loss is (nan|inf) at step \d+; lower learning_rate$"):
+    with pytest.raises(TrainingError, match=r"^run: the loss is (nan|inf) at step \d+; lower learning_rate$"):
         launch._run([(dataclasses.replace(job, learning_rate=1e30), tmp_path / "out")], 1, tmp_path)
     assert not (tmp_path / "out").exists()
 
@@ -508,7 +509,7 @@ def test_runs_in_turn_are_those_of_their_own_launches_and_stay_when_a_later_one_
     study = Study(resolve("smoke"), 0, tmp_path)
     good = dataclasses.replace(job, name="ddp", processes=2)
     bad = dataclasses.replace(good, name="bad", learning_rate=1e30)
-    with pytest.raises(RuntimeError, match="bad: the loss is"):
+    with pytest.raises(TrainingError, match="bad: the loss is"):
         fine_tuning.fine_tune_all(study, [good, bad])
     first = fine_tuning.build(good).place(study)
     stamp = (first / sft.LOG).stat().st_mtime_ns
@@ -566,7 +567,7 @@ def test_what_lies_unused_on_a_gpu_is_given_back_before_processes_start(job, tmp
     given = []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(1))
-    with pytest.raises(RuntimeError, match="the loss is"):
+    with pytest.raises(TrainingError, match="the loss is"):
         launch._run([(dataclasses.replace(job, learning_rate=1e30), tmp_path / "out")], 1, tmp_path)
     assert workers.run_jobs(abs, {"a": (-1,)}, 1, "test") == [1] and len(given) == 2
 
