@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -12,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from gateau_lib.study import manifest, notebooks, record
 from gateau_lib.study.code_hash import PACKAGE
@@ -57,7 +59,7 @@ def _run_cells(step: Step, scratch: Path, memory: PeakMemory) -> list[str]:
 
     running, log = scratch / RUNNING, scratch / "artefacts"
     log.touch()
-    with Live() as live, kernel(scratch, log, live.watched):
+    with Live() as live, kernel(scratch, log, live.watched), quiet_when_stopped():
         try:
             execute_notebook(
                 str(step.path),
@@ -137,6 +139,24 @@ def kernel(scratch: Path, log: Path, watched: bool) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def quiet_when_stopped() -> Iterator[None]:
+    """Keep Ctrl-C to the runner's own line: the client of the kernel would report at length that the kernel has ended."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for name in ("asyncio", "papermill"):
+            logging.getLogger(name).disabled = True
+        raise KeyboardInterrupt
+
+    if before is signal.default_int_handler:  # else somebody has decided what Ctrl-C does, nohup for one
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Live:

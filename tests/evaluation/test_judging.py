@@ -207,7 +207,7 @@ def test_scores_are_ratings_times_ten(questions, tmp_path):
     frame.to_parquet(tmp_path / "scores.parquet")
 
 
-def test_nonsense_is_asked_once_more_and_is_never_zero(cases, tmp_path, capsys):
+def test_nonsense_is_asked_once_more_and_is_never_zero(cases, tmp_path, caplog):
     def judge(body):
         if "谁来了" in body["messages"][-1]["content"]:
             return "I like turtles."
@@ -221,7 +221,7 @@ def test_nonsense_is_asked_once_more_and_is_never_zero(cases, tmp_path, capsys):
         assert frame["why"][1] == "rating not read"
         assert sorted((body["seed"], body["temperature"]) for body in server.bodies) == [(0, 0), (0, 0), (1, 1), (1, 1)]
     assert frame["score"].mean() == 60
-    assert "1 of 2 items have no score (rating not read: 1)" in capsys.readouterr().err
+    assert "1 of 2 items have no score (rating not read: 1)" in caplog.text
     lines = [json.loads(line) for line in (tmp_path / "out" / "transcript.jsonl").read_text().splitlines()]
     assert sorted(line["reply"]["text"] for line in lines) == ["I like turtles.", "I like turtles.", "Six, I think.", "[[6]]"]
     assert all(line["model"] == "teacher" and line["messages"][0]["role"] == "system" for line in lines)
@@ -234,14 +234,14 @@ def test_one_unread_turn_leaves_no_half_score(questions, tmp_path):
     assert math.isnan(frame["score"][0]) and frame["ratings"][0][0] == 9 and math.isnan(frame["ratings"][0][1])
 
 
-def test_items_without_an_answer_and_requests_that_are_refused(questions, tmp_path, capsys):
+def test_items_without_an_answer_and_requests_that_are_refused(questions, tmp_path, caplog):
     items = judging.items(questions, "mt-bench")
     with serve(lambda body: (400, "too long") if "poem" in body["messages"][-1]["content"] else "[[10]]") as server:
         frame = judging.score(items, table({"81": ["a", "b"], "111": [], "123": ["c", "d"]}), server.spec, tmp_path / "out")
         assert len(server.bodies) == 4
     assert frame["score"].isna().tolist() == [True, True, False] and frame["score"][2] == 100
     assert frame["why"].tolist()[:2] == ["status 400: too long", "no answer"]
-    said = capsys.readouterr().err
+    said = caplog.text
     assert "2 of 3 items have no score" in said and "1 questions without reference answers (the first: 123)" in said
 
 
