@@ -91,8 +91,12 @@ def profile_folders() -> list[Path]:
 
 
 def results_root() -> Path:
-    """The folder that holds one folder a profile."""
-    return Path(os.environ.get("GATEAU_RESULTS") or PACKAGE.parent / "results")
+    """The folder that holds one folder a profile: ``$GATEAU_RESULTS``, or ``results`` in the repository.
+
+    Where the library is installed without its repository, ``results`` in the current folder.
+    """
+    home = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").exists() else Path.cwd()
+    return Path(os.environ.get("GATEAU_RESULTS") or home / "results")
 
 
 def artefact(study: Study, name: str, build: Callable[[Path], Any], *, code: Sequence[ModuleType | Any], **inputs: Any) -> Path:

@@ -1,1 +1,0 @@
-"""Texts to token ids: samples, records, the planted world, the hub."""

@@ -1,1 +1,0 @@
-"""The papers, one file a method: formula, source, open points."""

@@ -1,1 +1,0 @@
-"""Token ids in, numbers out: loading, RoPE, attention, losses, chat."""

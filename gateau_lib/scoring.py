@@ -1,1 +1,0 @@
-"""A user's data set: scored in shards, ranked, selected, reported."""

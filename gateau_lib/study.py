@@ -1,1 +1,0 @@
-"""The ground: profiles, artefacts and their keys, workers, progress, and the notebooks' runner. Never loads torch."""

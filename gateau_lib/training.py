@@ -1,1 +1,0 @@
-"""Fine-tuning and pretraining: jobs, batches, position ids, runs."""
