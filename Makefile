@@ -10,6 +10,8 @@ ENVIRONMENT := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),$(CURDIR)/.venv)
 READY := $(ENVIRONMENT)/.gateau-$(firstword $(shell cat requirements.lock scripts/environment.sh | cksum))
 PYTHON_RUN := PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" "$(ENVIRONMENT)/bin/python" -m
 STUDY := $(PYTHON_RUN) gateau_lib.run
+PYTEST := $(PYTHON_RUN) pytest -n auto --maxprocesses 4 --dist loadfile
+ROOMS := $(notdir $(patsubst %/__init__.py,%,$(wildcard gateau_lib/*/__init__.py)))
 # Names of profiles: gpu+PAIR with a pair of the registry, rehearse-gpu and rehearse-paper on fabricated models and data.
 named = $(if $(REHEARSE),rehearse-)$(1)$(if $(PAIR),+$(PAIR))
 OPTIONS := --seed $(SEED) $(if $(NOTEBOOK),--notebook $(NOTEBOOK)) $(foreach s,$(SET),--set '$s') $(if $(PLAN),--plan)
@@ -17,11 +19,12 @@ SCORING := $(if $(SHORT),--short "$(SHORT)") $(if $(LONG),--long "$(LONG)") $(if
 	$(if $(ENGINE),--engine $(ENGINE)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(PLAN),--plan $(filter-out 1,$(PLAN)))
 CHOOSING := --fraction $(FRACTION) $(if $(DEDUP),--dedup $(DEDUP)) $(if $(PER_SOURCE),--per-source)
 
-.PHONY: help reproduce smoke cpu gpu paper status verify test lint select env lock readme site lab bench clean
+.PHONY: help reproduce smoke cpu gpu paper status verify keys test unit coverage lint types format select env lock readme site lab \
+	bench clean
 
 help: ## this list
 	@echo "make TARGET [PROFILE=$(PROFILE)] [SEED=$(SEED)] [NOTEBOOK=NN] [SET='name=value ...'] [PLAN=1] [PAIR=name] [REHEARSE=1]"
-	@sed -n 's/^\([a-z ]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-20s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z ]*\):[^#]*## /\1\t/p; s/^## /\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-20s %s\n", $$1, $$2}'
 
 reproduce: $(READY) ## bring results/PROFILE up to date: runs the notebooks that are stale, in order
 	@$(STUDY) $(call named,$(PROFILE)) $(OPTIONS)
@@ -35,13 +38,34 @@ status: $(READY) ## what is stale, and why
 verify: $(READY) ## compare results/PROFILE with the checksums in its manifest
 	@$(STUDY) $(call named,$(PROFILE)) --seed $(SEED) --verify
 
-test: lint ## lint, unit tests, guards, the smoke study, nbval
-	@$(PYTHON_RUN) pytest -n auto --maxprocesses 4 --dist loadfile
+keys: $(READY) ## the content keys of all code that makes results, to compare before and after a move
+	@$(STUDY) $(call named,$(PROFILE)) --keys
 
-lint: $(READY)
+test: lint ## everything: lint, unit tests, guards, the smoke study, nbval, rehearsals
+	@$(PYTEST) $(TESTS)
+
+unit: $(READY) ## the tests of the fast loop, without studies; TESTS="tests/methods -k hmg" for some of them
+	@$(PYTEST) -m "not slow" $(TESTS)
+
+lint: types ## ruff, the direction of imports, types; changes nothing
 	@$(PYTHON_RUN) ruff check .
+	@$(PYTHON_RUN) ruff format --check --quiet . || { echo "error: not formatted: make format" >&2; exit 1; }
+	@"$(ENVIRONMENT)/bin/lint-imports" --no-logo
 
-select: $(READY) ## score and select your data: DATA=my.jsonl [SHORT=model LONG=model] [FRACTION=0.1] [OUT=folder] [DEDUP=0.8] [PER_SOURCE=1] [ADAPTIVE=1] [ENGINE=ray] [WORKERS=N] [PLAN=1]
+types: $(READY) ## mypy over the library
+	@$(PYTHON_RUN) mypy gateau_lib
+
+format: $(READY) ## ruff's formatter and its safe fixes, over sources, tests and notebooks
+	@$(PYTHON_RUN) ruff check --fix .
+	@$(PYTHON_RUN) ruff format .
+
+coverage: $(READY) ## which share of each room's lines the unit tests run
+	@$(PYTEST) -m "not slow" -q --cov --cov-report= $(TESTS)
+	@for room in . $(ROOMS); do printf '%-14s' "$$room"; \
+		$(PYTHON_RUN) coverage report --format=total --include="gateau_lib/$$([ $$room = . ] || echo $$room/)*.py"; done
+
+select: $(READY) ## score and select your data: DATA=my.jsonl [FRACTION=0.1] [OUT=folder] [SHORT=model LONG=model]
+##  [DEDUP=0.8] [PER_SOURCE=1] [ADAPTIVE=1] [ENGINE=ray] [WORKERS=N] [PLAN=1]
 	@test -n "$(DATA)" || { echo "error: name your data: make select DATA=my.jsonl FRACTION=$(FRACTION) OUT=folder" >&2; exit 2; }
 	@mkdir -p "$(OUT)"
 	@$(PYTHON_RUN) gateau_lib.score "$(DATA)" $(SCORING) --out "$(OUT)/scores.parquet"
@@ -53,9 +77,9 @@ env: $(READY) ## only the environment; [PYTHON=python3.12] [TORCH_INDEX=address 
 $(READY):
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" scripts/environment.sh "$(ENVIRONMENT)" "$@"
 
-lock: $(READY) ## make requirements.lock from pyproject.toml again (needs the package registry; minutes)
+lock: $(READY) ## bring requirements.lock up to pyproject.toml, pins stay; UPGRADE=1 takes the newest of everything (needs the registry)
 	@"$(ENVIRONMENT)/bin/python" -m pip install -q pip-tools
-	@$(PYTHON_RUN) piptools compile --quiet --upgrade --output-file=requirements.lock pyproject.toml
+	@$(PYTHON_RUN) piptools compile --quiet $(if $(UPGRADE),--upgrade) --output-file=requirements.lock pyproject.toml
 
 readme: $(READY) ## write the generated parts of README.md, from results/cpu, of docs/cluster.md and of docs/scale.md
 	@$(PYTHON_RUN) gateau_lib.pages
@@ -70,5 +94,6 @@ bench: $(READY) ## measure scoring speed on this machine
 	@$(PYTHON_RUN) gateau_lib.bench
 
 clean: ## remove caches and what smoke runs left; keeps the environment and the evidence in results
-	@rm -rf results/*/cache results/smoke results/smoke-* results/rehearse-* docs/_build docs/notebooks .pytest_cache .ruff_cache .hypothesis
+	@rm -rf results/*/cache results/smoke results/smoke-* results/rehearse-* docs/_build docs/notebooks
+	@rm -rf .pytest_cache .ruff_cache .hypothesis .mypy_cache .import_linter_cache .coverage*
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

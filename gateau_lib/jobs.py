@@ -16,7 +16,6 @@ from gateau_lib.experiments import rehearsal, replication, study_corpus, tuning_
 from gateau_lib.models.loading import load_tokenizer
 from gateau_lib.study.command import command
 from gateau_lib.study.errors import UserError
-from gateau_lib.study.profiles import REHEARSED
 from gateau_lib.study.store import Study, open_study
 from gateau_lib.study.whole_files import atomic_write
 from gateau_lib.training import fine_tuning, pretrain, sft
@@ -73,7 +72,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.write and options.write.is_dir():  # finding a run may take hours
         raise UserError(f"--write {options.write}: this is a folder; give the name of a file")
     study = open_study(options.profile, options.seed)
-    if study.profile.name.startswith(REHEARSED):
+    if study.profile.rehearsed:
         rehearsal.enter(study.cache / "hub")
     job = find(study, options.run)
     print(atomic_write(options.write, to_json(job)) if options.write else take(study, job, options.trained))

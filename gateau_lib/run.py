@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from gateau_lib.study import keys, manifest, notebooks
 from gateau_lib.study.command import command
 from gateau_lib.study.execute import bring_up_to_date, only_run
-from gateau_lib.study.profiles import PROFILES, REHEARSED, needs_gpu
+from gateau_lib.study.profiles import PROFILES, REHEARSED
 from gateau_lib.study.progress import say
 from gateau_lib.study.staleness import RunError, Step, notebooks_folder, status, steps
 from gateau_lib.study.store import Study, open_study
@@ -71,11 +71,13 @@ def prepare(study: Study, whole: bool) -> None:
     Raises:
         RunError: something is missing; the plan, printed before, lists it.
     """
-    if study.profile.name.startswith(REHEARSED):
-        from gateau_lib.experiments import rehearsal  # slow: it brings torch, which other runs must not wait for
+    if study.profile.rehearsed:
+        from gateau_lib.experiments import (
+            rehearsal,  # slow: it brings torch, which other runs must not wait for
+        )
 
         rehearsal.enter(study.cache / "hub")
-    elif needs_gpu(study.profile):
+    elif study.profile.needs_gpu:
         *text, lacks = plan(study, whole)
         say("\n".join(text))
         if lacks:
@@ -93,7 +95,10 @@ def run(study: Study, todo: Sequence[Step]) -> None:
 
 def plan(study: Study, whole: bool) -> tuple[str, str, int]:
     """The plan of a study, what this machine lacks for it, and how many things those are."""
-    from gateau_lib.experiments import machine_check, plan  # slow: they bring torch, which a warm run must not wait for
+    from gateau_lib.experiments import (  # slow: they bring torch, which a warm run must not wait for
+        machine_check,
+        plan,
+    )
 
     lacks = machine_check.missing(study.profile, whole)
     return plan.describe(study.profile), machine_check.listed(lacks), len(lacks)

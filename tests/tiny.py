@@ -7,7 +7,6 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-import pytest
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
@@ -44,12 +43,6 @@ def random_encoded(name: str, context: int, instruction: int, response: int, see
     rng = np.random.default_rng(seed)
     parts = [rng.integers(3, VOCABULARY, size=n).tolist() for n in (context, instruction, response)]
     return Encoded(name, [1], *parts)
-
-
-@pytest.fixture(scope="session", params=["llama", "llama_gqa"])
-def model(request: pytest.FixtureRequest) -> LlamaForCausalLM:
-    """Each of the two models in turn."""
-    return request.getfixturevalue(request.param)
 
 
 def _shipped() -> PreTrainedTokenizerFast:

@@ -1,1 +1,1 @@
-"""Texts to token ids: samples, records, the planted world, the hub."""
+"""Texts to token ids: samples, records, and the planted world."""

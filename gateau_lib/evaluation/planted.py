@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from gateau_lib.data.longalign import read_samples
@@ -28,8 +27,8 @@ from gateau_lib.evaluation.answers import exact_match as exact_match  # part of 
 from gateau_lib.evaluation.answers import token_f1 as token_f1
 from gateau_lib.models import loading
 from gateau_lib.models.generate import continue_greedily
-from gateau_lib.models.nll import BATCH_TOKENS, continuation_nll, plan_batches
-from gateau_lib.models.output_head import head_on
+from gateau_lib.models.nll import BATCH_TOKENS, continuation_nll, padded, plan_batches, target_places
+from gateau_lib.models.output_head import logits_at, token_nll
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import Build, at_once, build_all
 
@@ -77,15 +76,11 @@ def teacher_forced(
 
 def _read(model: PreTrainedModel, sequences: list[list[int]], spans: list[int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """NLL and whether it is the most likely token, of the last ``spans[b]`` tokens of each sequence."""
-    width = max(map(len, sequences))
-    ids = torch.tensor([s + [0] * (width - len(s)) for s in sequences], device=model.device)  # causal: padding is never seen
-    places = [torch.arange(len(s) - n, len(s)) + b * width for b, (s, n) in enumerate(zip(sequences, spans, strict=True))]
-    wanted = torch.cat(places).to(ids.device)
-    positions = torch.arange(width, device=ids.device).expand(len(sequences), -1)
-    with head_on(model, wanted - 1):
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False).logits[0]
-    target = ids.flatten()[wanted]
-    losses = functional.cross_entropy(logits.float(), target, reduction="none").double().cpu()
+    inputs = padded(sequences, model.device)
+    places = target_places([len(s) for s in sequences], spans).to(model.device)
+    logits = logits_at(model, places - 1, **inputs, use_cache=False)
+    target = inputs["input_ids"].flatten()[places]
+    losses = token_nll(logits, target).double().cpu()
     hits = (logits.argmax(-1) == target).cpu()
     return [p.numpy() for p in losses.split(spans)], [p.numpy() for p in hits.split(spans)]
 

@@ -23,12 +23,22 @@ from gateau_lib.sources import hub
 from gateau_lib.sources.chat import ChatError
 from gateau_lib.study.code_hash import digest
 from gateau_lib.study.errors import DataError
+from gateau_lib.study.profiles import Profile
 from gateau_lib.study.progress import track
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import Build, at_once, build_all
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 JUDGED = ("longbench-chat", "mt-bench")
+# What a benchmark of fixed size asks: items, tokens of a prompt before it is cut, tokens of an answer with all its turns.
+# Assumed means, as is what the harness reads for one model.
+ASKED = {
+    "longbench": (12 * 200, 12_000, 150),
+    "longbench-chat": (50, 40_000, 512),
+    "mt-bench": (80, 800, 1_000),
+    "short-tasks": (60_000, 100, 0),
+}
+FOUND = 64  # tokens of an answer that names what was hidden
 
 
 class NotRun(NamedTuple):
@@ -61,6 +71,19 @@ def items(study: Study, benchmark: str, tokenizer: Any) -> list[benchmark_item.I
     else:
         found = [item for n in lengths for item in ruler.items(tokenizer, n, seed, few or profile.eval_items)]
     return [replace(item, task=f"{item.task}, {item.extra['length']:,} tokens") for item in found]
+
+
+def asked(profile: Profile, benchmark: str) -> list[tuple[int, int, int]]:
+    """What one model is asked: items, tokens of a prompt, tokens of an answer; a row each length."""
+    window, few = profile.benchmark_window, profile.benchmark_items
+    if benchmark in ASKED:
+        count, prompt, answer = ASKED[benchmark]
+        tasks = len(longbench.TASKS) if benchmark == "longbench" else 1
+        if few and benchmark != "short-tasks":
+            count = min(count, few * tasks)
+        return [(count, min(prompt, window), min(answer, window))]
+    count = len(DEPTHS) * haystack.REPEATS if benchmark == "needle" else len(ruler.TASKS) * (few or profile.eval_items)
+    return [(count, min(length, window), FOUND) for length in profile.eval_lengths]
 
 
 def _few(found: Sequence[benchmark_item.Item], count: int | None) -> list[benchmark_item.Item]:

@@ -1,1 +1,1 @@
-"""What the notebooks call: pools, tuning, outcomes, claims, figures, the plan."""
+"""What the notebooks call: the study's own pools, runs, tables, claims, figures, plan."""

@@ -17,6 +17,7 @@ import yaml
 
 from gateau_lib.study.errors import UserError
 from gateau_lib.study.intervals import SEEDS, Interval, _mean, exact
+from gateau_lib.study.profiles import named
 
 LEDGER = Path(__file__).with_name("claims.yml")
 RELATIONS = ("above", "below", "not_below", "within")
@@ -190,7 +191,8 @@ def verdict(claim: Claim, metrics: pd.DataFrame, profile: str) -> Verdict:
         seeds, or a reference so near to the greatest possible value that nothing can pass it by the margin.
     """
     about = {"id": claim.id, "paper": claim.paper, "statement": claim.statement, "evidence": claim.evidence}
-    if profile.partition("+")[0] not in claim.profiles:  # gpu+PAIR is the gpu profile with other models
+    scale = named(profile)
+    if scale.rehearsed or scale.base not in claim.profiles:  # gpu+PAIR is the gpu profile with other models
         return Verdict(**about, verdict="not testable here", reason=f"for profiles {', '.join(claim.profiles)}")
     pairs, margin = _paired(metrics, claim.value, claim.against), exact(claim.margin)
     if len(pairs) < SEEDS:

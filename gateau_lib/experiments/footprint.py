@@ -1,8 +1,8 @@
 """How much room a profile takes: memory of one device at each stage, memory of the host, disk.
 
-Weights are exact; what passes leave behind is an estimate, checked on a trained model in the tests. Sharing by `fsdp` or
-`deepspeed` divides weights, gradients and optimizer states by the processes; nothing divides what one process computes, and the
-two models that score lie on one device together.
+Weights are exact; what passes leave behind is an estimate, checked on a trained model in the tests. Sharing by `fsdp`
+or `deepspeed` divides weights, gradients and optimizer states by the processes; nothing divides what one process
+computes, and the two models that score lie on one device together.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from gateau_lib.experiments import workload
+from gateau_lib.experiments import replication, tuning_runs, workload
+from gateau_lib.models.nll import BATCH_TOKENS
 from gateau_lib.models.sizes import Size
+from gateau_lib.study import registry
 from gateau_lib.study.profiles import Profile
+from gateau_lib.training.pretrain import TRAINED_ON
 
 PUBLISHED_CARDS = 8  # GATEAU and LongAlign: 8 x A800 of 80 GB
 LOGITS = 14  # bytes a vocabulary entry of a trained token: bf16, as fp32, its log-softmax, its gradient
@@ -28,7 +31,7 @@ class Disk(NamedTuple):
     hub: float
 
 
-def number(profile: Profile) -> int:
+def _number(profile: Profile) -> int:
     """Bytes of a number in the profile's dtype."""
     return 2 if profile.dtype in ("bfloat16", "float16") else 4
 
@@ -40,16 +43,14 @@ def processes(profile: Profile, cards: int) -> int:
 
 def memory(profile: Profile, cards: int = 0) -> dict[str, float]:
     """Bytes of one device at the peak of each stage: ``pretraining`` (if any), ``scoring``, ``training``, ``evaluation``."""
-    from gateau_lib.models.nll import BATCH_TOKENS
-
     short, long = workload.pair(profile)
-    wide = number(profile)
+    wide = _number(profile)
     read = max(profile.max_length, profile.long_window, BATCH_TOKENS)
     found = {}
     if stages := (*profile.short_stages, *profile.long_stages):
         most = profile.micro_tokens or math.inf  # of a pass, unless a row is longer; all in single precision
         tokens = max(min(each, max(most, window)) for window, _, each in stages)
-        kept = _kept(long, tokens, 4, whole=True) + tokens * workload.TRAINED_ON * long.vocabulary * LOGITS
+        kept = _kept(long, tokens, 4, whole=True) + tokens * TRAINED_ON * long.vocabulary * LOGITS
         found["pretraining"] = 16 * long.parameters + kept
     found["scoring"] = wide * (short.parameters + long.parameters) + read * _passing(long, wide)
     found["training"] = training(profile, cards)
@@ -59,34 +60,38 @@ def memory(profile: Profile, cards: int = 0) -> dict[str, float]:
 
 def training(profile: Profile, cards: int = 0) -> float:
     """Bytes of one device when the long model is tuned."""
-    long, many, wide = workload.pair(profile)[1], processes(profile, cards), number(profile)
-    whole, shared = not workload.checkpointed(profile), many if profile.sharding != "ddp" else 1
+    long, many, wide = workload.pair(profile)[1], processes(profile, cards), _number(profile)
+    shared = many if profile.sharding != "ddp" else 1
     if profile.tuning == "lora":
         states = wide * long.parameters + 18 * adapters(long)
     else:
-        # Weight, gradient and two moments in single precision; beside them what autocast makes of the weights, a copy of the
-        # gradients where processes average them, or a few layers gathered from all processes.
+        # Weight, gradient and two moments in single precision; beside them what autocast makes of the weights, a copy
+        # of the gradients where processes average them, or a few layers gathered from all processes.
         states = 16 * long.parameters / shared
         if shared > 1:
-            states += 3 * 4 * long.linear / long.layers + 2 * 4 * long.vocabulary * long.hidden
+            states += 3 * 4 * long.linear / long.layers + 2 * 4 * long.head
         else:
             states += long.parameters * ((2 if wide == 2 else 0) + (4 if many > 1 else 0))
-    fine = 4 if wide == 4 or (profile.tuning == "full" and shared == 1) else 2  # bytes of what one layer gives the next
-    return states + max(_kept(long, tokens, wide, whole, fine) + labels * long.vocabulary * LOGITS
-                        for tokens, labels in _forward_passes(profile, many))  # fmt: skip
+    # Bytes of what one layer gives the next.
+    fine = 4 if wide == 4 or (profile.tuning == "full" and shared == 1) else 2
+    return states + max(
+        _kept(long, tokens, wide, not profile.from_hub, fine) + labels * long.vocabulary * LOGITS
+        for tokens, labels in _training_passes(profile, many)
+    )
 
 
-def _forward_passes(profile: Profile, many: int) -> list[tuple[float, float]]:
-    """Tokens of a pass of one process, and how many of them are trained on: of short samples, and of the longest one."""
+def _training_passes(profile: Profile, many: int) -> list[tuple[float, float]]:
+    """Tokens of a pass of one process, and how many of them are trained on: of short samples, of the longest one."""
     step = profile.micro_tokens or profile.sft_batch_tokens / many
-    near = workload.SHORT * profile.short_window
+    near = workload.short_tokens(profile)
     passes = [(max(step, near), max(step, near) * workload.RESPONSE / near)]
     passes.append((max(step, profile.pool_tokens[1]), workload.RESPONSE))
     if profile.long_data:
         short = min(workload.SHORT_TOKENS, profile.long_window)
         step = profile.micro_tokens or profile.batch_samples * short / many
         passes.append((max(step, short), max(step, short) * workload.SHORT_RESPONSE / workload.SHORT_TOKENS))
-        passes.append((max(step, min(workload.LONG_TOKENS[1], profile.long_window)), workload.LONG_RESPONSE))
+        longest = min(workload.LONG_TOKENS[1], profile.long_window)
+        passes.append((max(step, longest), workload.LONG_RESPONSE))
     return passes
 
 
@@ -94,9 +99,12 @@ def _kept(size: Size, tokens: float, wide: int, whole: bool, fine: int = 4) -> f
     """Bytes that the backward pass needs: all layers, or with gradient checkpoints one layer and the inputs of all.
 
     Args:
-        wide: bytes of a number in products. fine: of what layers give each other; norms keep single precision in any case.
+        wide: bytes of a number in products. fine: of what layers give each other; norms keep single precision anyway.
     """
-    layer = tokens * (size.kept_by_norms * 4 + size.kept_by_products * wide)
+    norms = 4 * size.hidden  # numbers a token: what comes into a layer's two norms, and it normalised
+    # Inputs of products and of the activation, attention's parts.
+    products = 3 * size.hidden + 2 * (size.heads + size.kv_heads) * size.head_dim + 4 * size.mlp
+    layer = tokens * (norms * 4 + products * wide)
     passing = tokens * (2 * size.mlp + 2 * size.hidden) * wide  # gradients of the layer that is being left
     return passing + (size.layers * layer if whole else size.layers * size.hidden * tokens * fine + layer)
 
@@ -108,45 +116,37 @@ def _passing(size: Size, wide: int) -> float:
 
 def adapters(size: Size, rank: int = ADAPTER_RANK) -> int:
     """Parameters of LoRA adapters at all linear layers."""
-    queries, keys = size.heads * size.head_dim, size.kv_heads * size.head_dim
-    ends = 2 * (size.hidden + queries) + 2 * (size.hidden + keys) + 3 * (size.hidden + size.mlp)
+    keys = size.kv_heads * size.head_dim
+    ends = 2 * (size.hidden + size.width) + 2 * (size.hidden + keys) + 3 * (size.hidden + size.mlp)
     return size.layers * rank * ends
 
 
 def host(profile: Profile, cards: int = 0) -> float:
-    """Bytes of memory that models take at most, all in single precision: one that will be shared is read whole by every process,
-    and worked examples hold two (`loading.exact`).
+    """Bytes of memory that models take at most, all in single precision.
+
+    One that will be shared is read whole by every process; worked examples hold two (`loading.load_on_cpu`).
     """
-    long = workload.pair(profile)[1]
     shared = processes(profile, cards) if profile.sharding != "ddp" else 1
-    return max(shared, 2) * 4 * long.parameters
+    return max(shared, 2) * 4 * workload.pair(profile)[1].parameters
 
 
-def disk(profile: Profile, cards: int = 0) -> Disk:
+def disk(profile: Profile) -> Disk:
     """Bytes that the results, with every tuned model, and the hub's cache will take."""
-    from gateau_lib.experiments import tuning_runs
-
     short, long = workload.pair(profile)
-    lora, wide = profile.tuning == "lora", number(profile)
-    model = 4 * adapters(long) if lora else wide * long.parameters
-    tuned = profile.pool_seeds * (len(tuning_runs.SELECTORS) + 2 + len(tuning_runs.STRATEGIES))
-    if profile.long_data:
-        from gateau_lib.experiments import replication
-
-        tuned += sum(run.row != replication.UNTUNED for run in replication.runs(profile))
-    states = 12 * (adapters(long) if lora else long.parameters)
-    results = tuned * model + KEPT_CHECKPOINTS * states + 4 * short.parameters + DATA_BYTES  # the short one stretched, for 06
-    if not workload.checkpointed(profile):
-        stages = len(profile.long_stages) + 2
-        return Disk(results + 4 * stages * long.parameters, 0.0)
-    return Disk(results, sum(downloads(profile).values()))
+    trained = adapters(long) if profile.tuning == "lora" else long.parameters
+    model = 4 * trained if profile.tuning == "lora" else _number(profile) * trained
+    tuned = profile.pool_seeds * (len(tuning_runs.SELECTION_RUNS) + len(tuning_runs.STRATEGIES))
+    tuned += sum(run.row != replication.UNTUNED for run in replication.runs(profile))
+    stretched = 4 * short.parameters  # the start of notebook 06's short models
+    results = tuned * model + KEPT_CHECKPOINTS * 12 * trained + stretched + DATA_BYTES
+    if profile.from_hub:
+        return Disk(results, sum(downloads(profile).values()))
+    return Disk(results + 4 * (len(profile.long_stages) + 2) * long.parameters, 0.0)
 
 
 def downloads(profile: Profile) -> dict[str, float]:
-    """Bytes that each model takes in the hub's cache, two a parameter where unknown; pickled weights again, converted."""
-    from gateau_lib.study import registry
-
-    names = (profile.short_model, profile.long_model) if workload.checkpointed(profile) else ()
+    """Bytes of each model in the hub's cache, two a parameter where unknown; pickled weights again, converted."""
+    names = (profile.short_model, profile.long_model) if profile.from_hub else ()
     found = {}
     for name, size in zip(names, workload.pair(profile), strict=False):
         entry = registry.models().get(name)

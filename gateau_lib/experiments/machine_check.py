@@ -1,4 +1,4 @@
-"""What a run needs and this machine lacks."""
+"""What a run needs and this machine lacks, each with its remedy."""
 
 from __future__ import annotations
 
@@ -10,30 +10,36 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from gateau_lib.study import manifest
-from gateau_lib.study.profiles import Profile, needs_gpu
+import psutil
+from huggingface_hub import HfApi
+
+from gateau_lib.experiments import footprint
+from gateau_lib.sources import hub
+from gateau_lib.study import manifest, registry
+from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, results_root
 
-# Benchmarks that read a data set of the registry.
 GB = 2**30
+# Benchmarks that read a data set of the registry.
 DATA = {"longbench": "longbench", "longbench-chat": "longbench-chat", "mt-bench": "mt-bench", "needle": "haystack"}
 
 
 def missing(profile: Profile, whole: bool = True) -> list[str]:
-    """What this machine lacks for the profile, each with its remedy; empty for a profile that needs no GPU.
+    """What this machine lacks for the profile; empty for a profile that needs no GPU.
 
     Args:
-        whole: all of the profile is to run; a part of it (one notebook, some runs) takes less disk, so that is not counted.
+        whole: all of the profile is to run; a part of it (one notebook, some runs) takes less disk: that is not counted.
 
     Raises:
         UnknownSize: a model of which nothing can be read here.
     """
-    if not needs_gpu(profile):
+    if not profile.needs_gpu:
         return []
     lacks = [*_devices(profile), *_programs(profile), *_host(profile), *(_disk(profile) if whole else ())]
-    names = [name for name in dict.fromkeys((profile.short_model, profile.long_model)) if name != "scratch"]
-    lacks += [why for name in names if (why := model_missing(profile, name))]
-    return lacks + [why for key in (profile.long_data, profile.short_data) if key and (why := data_missing(profile, key))]
+    names = {profile.short_model: 0, profile.long_model: 0} if profile.from_hub else {}
+    lacks += [model_missing(profile, name) for name in names]
+    lacks += [data_missing(profile, key) for key in (profile.long_data, profile.short_data) if key]
+    return [lack for lack in lacks if lack]
 
 
 def listed(lacks: Sequence[str]) -> str:
@@ -42,8 +48,6 @@ def listed(lacks: Sequence[str]) -> str:
 
 
 def _devices(profile: Profile) -> list[str]:
-    from gateau_lib.experiments import footprint
-
     have = gpu_memory()
     if not have:
         return ["no NVIDIA GPU is visible (use a machine with one, or make cpu, or REHEARSE=1)"]
@@ -53,20 +57,21 @@ def _devices(profile: Profile) -> list[str]:
     if profile.processes > len(have):
         lacks.append(f"{profile.processes} processes train together, {len(have)} GPU(s) here (use more GPUs)")
     for stage, need in footprint.memory(profile, len(have)).items():
-        if need > min(have):  # nothing adds up over cards: sharing is counted already
-            helps = "larger or more GPUs" if stage == "training" and profile.sharding != "ddp" else "a GPU with more memory"
-            lacks.append(f"{stage} takes {need / GB:,.0f} GB of each GPU, {min(have) / GB:,.0f} GB here (use {helps})")
+        if need <= min(have):  # nothing adds up over cards: sharing is counted already
+            continue
+        shared = stage == "training" and profile.sharding != "ddp"
+        helps = "larger or more GPUs" if shared else "a GPU with more memory"
+        lacks.append(f"{stage} takes {need / GB:,.0f} GB of each GPU, {min(have) / GB:,.0f} GB here (use {helps})")
     return lacks
 
 
 def _programs(profile: Profile) -> list[str]:
     needed = {"peft": profile.tuning == "lora", "deepspeed": profile.sharding == "deepspeed"}
-    return [f"{name} is not installed (pip install {name})" for name, asked in needed.items() if asked and not find_spec(name)]
+    absent = [name for name, asked in needed.items() if asked and not find_spec(name)]
+    return [f"{name} is not installed (pip install {name})" for name in absent]
 
 
 def _host(profile: Profile) -> list[str]:
-    from gateau_lib.experiments import footprint
-
     need, have = footprint.host(profile, len(gpu_memory())), host_memory()
     lack = f"loading takes {need / GB:,.0f} GB of memory, {have / GB:,.0f} GB are free (use a larger machine)"
     return [lack] if need > have else []
@@ -74,12 +79,9 @@ def _host(profile: Profile) -> list[str]:
 
 def _disk(profile: Profile) -> list[str]:
     """Room for results and downloads; both together where they lie on one disk."""
-    from gateau_lib.experiments import footprint
-
-    room = footprint.disk(profile)
-    results, cache = _existing(results_root()), _existing(hub_cache())
-    there = {results: room.results - _used(results_root() / profile.name)}
-    downloads = sum(each for name, each in footprint.downloads(profile).items() if not _model(profile, name)[1])
+    results, cache = _existing(results_root()), _existing(hub.cache())
+    there = {results: footprint.disk(profile).results - _used(results_root() / profile.name)}
+    downloads = sum(each for name, each in footprint.downloads(profile).items() if not _present(profile, name)[1])
     if results.stat().st_dev == cache.stat().st_dev:
         there[results] += downloads
     else:
@@ -103,21 +105,19 @@ def _used(folder: Path) -> int:
 
 
 def gpu_memory() -> list[int]:
-    """Memory of each NVIDIA GPU in bytes, as the driver tells, of those that ``CUDA_VISIBLE_DEVICES`` leaves visible."""
+    """Memory in bytes, as the driver tells, of each NVIDIA GPU that ``CUDA_VISIBLE_DEVICES`` leaves visible."""
     if not manifest.gpu():
         return []
     query = ["nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
     done = subprocess.run(query, capture_output=True, text=True, check=True)
     rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines() if line.count(",") == 2]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    wanted = None if visible is None else [word.strip() for word in visible.split(",") if word.strip()]
+    wanted = None if visible is None else [word.strip() for word in visible.split(",")]
     return [int(size) * 2**20 for index, uuid, size in rows if wanted is None or index in wanted or uuid in wanted]
 
 
 def host_memory() -> int:
     """Bytes of memory that are free."""
-    import psutil
-
     return psutil.virtual_memory().available
 
 
@@ -126,47 +126,23 @@ def free_disk(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def hub_cache() -> Path:
-    """The folder of the hub's cache."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
-
-
-def _required(profile: Profile, kind: str, repo: str, known: str | None) -> str | None:
-    """The commit of a repository that must be used: what the study has pinned, else what the registry knows."""
-    from gateau_lib.sources import hub
-
-    return hub.revisions(Study(profile, 0, results_root() / profile.name)).get(f"{kind}s/{repo}") or known
-
-
-def _commits(repo: str, kind: str = "model") -> Path:
-    """Where the hub's cache keeps what it has of a repository, one folder a commit."""
-    return hub_cache() / f"{kind}s--{repo.replace('/', '--')}" / "snapshots"
-
-
-def _model(profile: Profile, name: str) -> tuple[str | None, list[Path]]:
-    """The commit of a model that must be used, None if any will do, and the folders here that hold it."""
-    from gateau_lib.study import registry
-
-    if (folder := Path(name).expanduser()).is_dir():
+def _present(profile: Profile, repo: str, kind: str = "model") -> tuple[str | None, list[Path]]:
+    """The commit that must be used, None if any will do, and the folders here that hold it."""
+    if kind == "model" and (folder := Path(repo).expanduser()).is_dir():
         return None, [folder]
-    entry = registry.models().get(name)
-    revision = _required(profile, "model", name, entry.revision if entry else None)
-    return revision, list(_commits(name).glob(revision or "*"))
+    revision = hub.required(Study(profile, 0, results_root() / profile.name), repo, kind)
+    return revision, list(hub.snapshots(repo, kind).glob(revision or "*"))
 
 
 def model_missing(profile: Profile, name: str) -> str:
     """Why a model cannot be had, with the way to get it; empty if it can."""
-    from gateau_lib.sources import hub
-    from gateau_lib.study import registry
-
-    entry, (revision, folders) = registry.models().get(name), _model(profile, name)
+    entry, (revision, folders) = registry.models().get(name), _present(profile, name)
     if entry and entry.weights == "pickle":
         if any(list(folder.glob("*.safetensors")) for folder in folders):
             return ""
-        command = hub.conversion_command(_commits(name) / (revision or "main"), name)
-        return f"{name} has pickled weights only, which are not loaded (where there is a network, convert them once: {command})"
+        command = hub.conversion_command(hub.snapshots(name) / (revision or "main"), name)
+        why = "has pickled weights only, which are not loaded"
+        return f"{name} {why} (where there is a network, convert them once: {command})"
     if folders or answers(name):
         return ""
     return f"{name} is not in the hub's cache{_at(revision)} ({hub.remedy(name, 'model', revision)})"
@@ -174,13 +150,11 @@ def model_missing(profile: Profile, name: str) -> str:
 
 def data_missing(profile: Profile, key: str) -> str:
     """The same for a data set of the registry, which may also lie in ``$GATEAU_DATA``."""
-    from gateau_lib.sources import hub
-    from gateau_lib.study import registry
-
     entry, own = registry.data_sets()[key], os.environ.get("GATEAU_DATA")
-    revision = _required(profile, "dataset", entry.repo, entry.revision)
-    there = (own and (Path(own).expanduser() / key).is_dir()) or any(_commits(entry.repo, "dataset").glob(revision or "*"))
-    if there or (entry.host == "hub" and answers(entry.repo, "dataset")):
+    revision, folders = _present(profile, entry.repo, "dataset")
+    if folders or (own and (Path(own).expanduser() / key).is_dir()):
+        return ""
+    if entry.host == "hub" and answers(entry.repo, "dataset"):
         return ""
     return f"{key} is not here{_at(revision)} ({hub.remedy(entry.repo, 'dataset', revision)})"
 
@@ -191,8 +165,6 @@ def _at(revision: str | None) -> str:
 
 def answers(name: str, kind: str = "model") -> bool:
     """Whether the hub answers for a repository, and lets us read it."""
-    from huggingface_hub import HfApi
-
     try:
         HfApi().auth_check(name, repo_type=kind)
         return True

@@ -15,14 +15,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib.data.corpus import needs_far, read_documents
+from gateau_lib.data.corpus import KINDS, needs_far, read_documents
 from gateau_lib.data.longalign import read_samples
+from gateau_lib.data.passages import DOCUMENT_KINDS
 from gateau_lib.data.samples import Encoded, Sample, encode, evidence_tokens
+from gateau_lib.experiments import workload
 from gateau_lib.methods.cam import contextual_awareness
 from gateau_lib.methods.model_passes import READINGS, long_pass, response_nll, segment_importance, short_reader_nll
 from gateau_lib.methods.pair_passes import score_documents
 from gateau_lib.models import loading
 from gateau_lib.models.nll import continuation_nll
+from gateau_lib.models.sizes import Work
+from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import Build, at_once, build_all
 
@@ -217,6 +221,25 @@ def scored_documents(study: Study, pair: Path, data: Path) -> pd.DataFrame:
     whole = pd.concat(frames, ignore_index=True)
     whole.attrs["count"] = {"documents": dict(count)}
     return whole
+
+
+def cost(profile: Profile) -> list[Work]:
+    """What notebooks 03 to 05 read to score all pools."""
+    alike = profile.pool_per_kind * profile.pool_seeds  # samples of a kind
+    planted = 2 * len(KINDS) * alike  # samples of the pools independent and confounded
+    real = 4 * alike  # which has four kinds
+    samples = workload.planted(profile)
+    homologous = workload.scoring(profile, samples, planted + real, "hmg contrast ifd")
+    for reading in ("truncate", "raw"):
+        homologous[reading] = workload.scoring(profile, samples, planted + real, "hmg", reading)["hmg"]
+    awareness = workload.scoring(profile, samples, planted, "cam")
+    documents = len(DOCUMENT_KINDS) * alike
+    dependencies = workload.scoring(profile, samples, planted + documents, "prolong")
+    return [
+        Work("03", "HMG and its relatives", *sum(homologous.values())),
+        Work("04", "CAM", *sum(awareness.values())),
+        Work("05", "ProLong", *sum(dependencies.values())),
+    ]
 
 
 def read_table(folder: Path) -> pd.DataFrame:

@@ -7,10 +7,12 @@ start from the long model and share one scored pool. `gateau_lib.evaluation.suit
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,13 @@ from scipy.special import softmax
 
 from gateau_lib.data.longalign import read_samples, write_samples
 from gateau_lib.data.samples import encode
+from gateau_lib.evaluation import suite
+from gateau_lib.experiments import workload
 from gateau_lib.experiments.findings import SETTINGS
 from gateau_lib.experiments.tuning_runs import scale
 from gateau_lib.methods import baselines, gateau, hmg, selection
 from gateau_lib.models import loading
+from gateau_lib.models.sizes import Work
 from gateau_lib.sources import hub
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import Profile
@@ -226,6 +231,43 @@ def training_job(study: Study, pair: Path, run: Run, chosen: Sequence[str]) -> F
         template=INST if profile.template == "inst" else None,
         **scale(profile),
     )
+
+
+def cost(profile: Profile) -> list[Work]:
+    """What the published part costs: every sample scored once, every run tuned, every model on the benchmarks."""
+    tuned = [run for run in runs(profile) if run.row != UNTUNED]
+    if not tuned:
+        return []
+    samples, long = workload.published(profile), workload.pair(profile)[1]
+    both = [
+        *workload.scoring(profile, samples, profile.long_samples, "hmg cam ifd").values(),
+        *workload.scoring(profile, samples, profile.long_samples, "hmg", "raw").values(),
+    ]
+    found = [Work("09", "score the long samples", *sum(both), alone=not find_spec("ray"))]
+    shares = [float(run.row == "Full") if run.share is None else run.share for run in tuned]
+    each = [run_cost(profile, r.short, n * profile.long_samples) for r, n in zip(tuned, shares, strict=True)]
+    tokens, operations, steps = (sum(getattr(one, name) for one in each) for name in ("tokens", "operations", "steps"))
+    found.append(Work("09", f"fine-tune {len(tuned)} models", tokens, operations, steps))
+    models = len(tuned) + 1  # and the one that is not tuned
+    for name in profile.benchmarks:
+        asked = suite.asked(profile, name)
+        tokens = models * sum(count * prompt for count, prompt, _ in asked)
+        operations = models * sum(count * long.flops(prompt, 1) for count, prompt, _ in asked)
+        written = models * sum(count * answer for count, _, answer in asked)
+        found.append(Work("09", name, tokens, operations, written=written, alone=name == "short-tasks"))
+    return found
+
+
+def run_cost(profile: Profile, short: float, long: float) -> Work:
+    """What one run costs on that many short and long samples."""
+    samples, model = workload.published(profile), workload.pair(profile)[1]
+    near = min(workload.SHORT_TOKENS, profile.max_length)
+    far_tokens = profile.epochs * long * workload.mean_tokens(samples)
+    near_tokens = profile.epochs * short * near
+    reads = workload.forward(model, samples, far_tokens)
+    reads += near_tokens * model.flops(near, min(workload.SHORT_RESPONSE, near)) / near
+    steps = math.ceil(profile.epochs * (short + long) / profile.batch_samples)
+    return Work("09", "fine-tune", near_tokens + far_tokens, workload.passes_a_step(profile) * reads, steps)
 
 
 def card(study: Study) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from gateau_lib.experiments import findings, replication
 from gateau_lib.experiments.replication import NOT_REBUILT, Run
 from gateau_lib.study import intervals
 from gateau_lib.study.manifest import commit
-from gateau_lib.study.profiles import PROFILES, REHEARSED
+from gateau_lib.study.profiles import PROFILES
 from gateau_lib.study.store import Study, profile_folders
 from gateau_lib.study.style import BLACK, CYCLE, GREY, MARKERS, styled, text_table
 
@@ -94,7 +94,7 @@ def last_measured() -> pd.DataFrame:
     Each profile's settings have names of their own (`replication.runs`), so rows of several do not meet.
     """
     empty = pd.DataFrame(columns=MEASURED).astype({name: float for name in MEASURED[3:]})
-    paths = [folder / "tables" / "09_measured.csv" for folder in profile_folders() if not folder.name.startswith(REHEARSED)]
+    paths = [folder / "tables" / "09_measured.csv" for folder in profile_folders()]
     found = [pd.read_csv(path) for path in paths if path.exists()]
     return pd.concat(found, ignore_index=True) if found else empty
 
@@ -200,12 +200,14 @@ def recorded(study: Study) -> pd.DataFrame:
     The line of the profile of ``study`` is about the study itself, whatever its seed; the other lines are about seed 0. Notebook
     09 of ``study`` counts as run, for it is the one that asks: its entry is written when it has ended.
     """
-    folders = {folder.name: folder for folder in profile_folders()} | {study.profile.name: study.root}
+    folders = {folder.name: folder for folder in profile_folders()}
+    if not study.profile.rehearsed:
+        folders[study.profile.name] = study.root
     paths = {name: folder / "manifest.json" for name, folder in folders.items()}
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
     names = [*PROFILES, *sorted(set(found) - set(PROFILES))]
     rows = []
-    for name in (name for name in names if not name.startswith(REHEARSED) and name != "smoke"):
+    for name in (name for name in names if name != "smoke"):
         ran = found.get(name, {}).get("notebooks", {})
         if name == study.profile.name and ran:
             ran |= {"09": {"commit": commit()["commit"]}}

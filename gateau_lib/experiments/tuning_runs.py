@@ -17,8 +17,11 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
+from gateau_lib.data.corpus import KINDS
 from gateau_lib.data.samples import encode
+from gateau_lib.experiments import workload
 from gateau_lib.models import loading, rope
+from gateau_lib.models.sizes import Work
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, artefact
@@ -30,6 +33,7 @@ from gateau_lib.training.sft import training_log
 SELECTORS = ("gateau", "hmg", "cam", "prolong", "perplexity", "random", "length_matched", "longest", "full")
 STRATEGIES = ("normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all")
 EQUAL_EPOCHS = "full_epochs"  # the whole pool once more, as many times over as GATEAU's selection
+SELECTION_RUNS = ("short_only", *SELECTORS, EQUAL_EPOCHS)
 
 
 def selected_ids(study: Study, selector: str, n: int) -> tuple[str, ...]:
@@ -109,12 +113,27 @@ def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     ]
 
 
+def cost(profile: Profile) -> list[Work]:
+    """What the runs of `selection_jobs` and of `skip_jobs` cost."""
+    pools, model = profile.pool_seeds, workload.pair(profile)[1]
+    samples = workload.planted(profile)
+    short = profile.short_pool * workload.short_tokens(profile)
+    pool = profile.pool_per_kind * len(KINDS) * workload.mean_tokens(samples)
+    longer = (short + pool) / (short + profile.fraction * pool)  # the whole pool for as many epochs as a selection
+    tuned = pools * profile.sft_tokens * (len(SELECTION_RUNS) - 1 + longer)
+    skipped = pools * len(STRATEGIES) * profile.skip_steps * profile.sft_batch_tokens
+    near = round(workload.short_tokens(profile))
+    reads = workload.forward(model, samples, tuned), skipped * model.flops(near, workload.RESPONSE) / near
+    passes = workload.passes_a_step(profile)
+    return [
+        Work("06", "fine-tune on selections", tuned, passes * reads[0], workload.steps(profile, tuned)),
+        Work("06", "SkipAlign, its rivals", skipped, passes * reads[1], workload.steps(profile, skipped)),
+    ]
+
+
 def _stretched_theta(study: Study, pair: Path) -> float:
     """The RoPE base of the short model stretched to the target window by the NTK rule, as HMG reads it."""
-    config = loading.load_config(pair / "short")
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    factor = study.profile.long_window / config.max_position_embeddings
-    return rope.ntk_theta(config.rope_parameters["rope_theta"], factor, size)
+    return rope.stretched_theta(loading.load_config(pair / "short"), study.profile.long_window)
 
 
 def sample_lengths(job: FineTune) -> list[int]:

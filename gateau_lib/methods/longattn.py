@@ -1,15 +1,18 @@
-"""LongAttn: how much of a text's attention goes far back, and how evenly (Wu et al., arXiv 2502.16860; code src/LongAttn.py).
+"""LongAttn: how much of a text's attention goes far back, and how evenly.
 
-In one attention layer, a pair of tokens is *far* if the key lies at least a quarter of the text before the query. *Strength* is
-the mean over tokens of the attention that goes to far keys, *variance* the variance of the far attention over all N x N pairs
-(zero where a pair is not far); both are means over heads. The released code min-maxes both over the pool and ranks by
-strength - variance / 2. It reads windows of exactly 32,768 tokens with the first layer of Llama-3.1-70B.
+Source: Wu et al., arXiv 2502.16860; code src/LongAttn.py.
 
-Where this study departs from it: a sample is read whole and without padding, at its own length N (a quarter of N is *far*); the
-reader is the long model at hand, in the first of its layers that sees the whole text; and `long_attention_score` needs no pool,
-so that a sample's score does not depend on its company: it multiplies the variance by N, after which both lie between 0 and 3/4.
-The variance then weighs less than after min-max, where each part is stretched to the pool's whole range; `pool_score` is the
-published combination.
+In one attention layer, a pair of tokens is *far* if the key lies at least a quarter of the text before the query.
+*Strength* is the mean over tokens of the attention that goes to far keys, *variance* the variance of the far
+attention over all N x N pairs (zero where a pair is not far); both are means over heads. The released code min-maxes
+both over the pool and ranks by strength - variance / 2. It reads windows of exactly 32,768 tokens with the first
+layer of Llama-3.1-70B.
+
+Where this study departs from it: a sample is read whole and without padding, at its own length N (a quarter of N is
+*far*); the reader is the long model at hand, in the first of its layers that sees the whole text; and
+`long_attention_score` needs no pool, so that a sample's score does not depend on its company: it multiplies the
+variance by N, after which both lie between 0 and 3/4. The variance then weighs less than after min-max, where each
+part is stretched to the pool's whole range.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ import torch
 from transformers import PreTrainedModel
 
 from gateau_lib.data.samples import Encoded
-from gateau_lib.models.attention import Layer, exact
-from gateau_lib.models.nll import BATCH_TOKENS, NonFiniteLoss, SequenceError, named, run_batches
+from gateau_lib.models.attention import Layer, reading_rows
+from gateau_lib.models.nll import BATCH_TOKENS, NonFiniteLoss, naming, padded, run_batches
 from gateau_lib.models.rope import rope_edge
 from gateau_lib.study.errors import ModelError
 
@@ -57,70 +60,67 @@ def _far(layer: Layer, b: int, n: int) -> tuple[float, float]:
 
 @torch.inference_mode()
 def long_attention(
-    model: PreTrainedModel, encoded: Sequence[Encoded], *, batch_tokens: int = BATCH_TOKENS, count: Counter | None = None
+    model: PreTrainedModel,
+    encoded: Sequence[Encoded],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    count: Counter | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Strength (share of a token's attention, in [0, 1]) and variance of far attention, each (n,).
 
     The forward pass ends at the layer that is read; its weights are taken in chunks of rows, never N x N.
 
     Args:
-        count: its ``tokens``, ``padded`` and ``forwards`` grow, although only the first layers of the model are computed.
+        count: its ``tokens``, ``padded`` and ``forwards`` grow, although only the model's first layers are computed.
 
     Raises:
-        ModelError: every layer has a sliding window, or the family's attention cannot be read.
+        ModelError: no layer sees the whole text, or the family's attention cannot be read.
         NonFiniteLoss, OutOfMemory: naming the sample.
     """
 
     def run(group: list[int]) -> list[tuple[float, float]]:
-        chosen, found = [encoded[i].ids for i in group], []
-        longest = max(map(len, chosen))
-        ids = torch.zeros(len(chosen), longest, dtype=torch.long)
-        for b, sequence in enumerate(chosen):
-            ids[b, : len(sequence)] = torch.as_tensor(sequence)
-        ids = ids.to(model.device)
-        positions = torch.arange(longest, device=ids.device).expand(len(chosen), -1)
+        sequences = [encoded[i].ids for i in group]
+        inputs = padded(sequences, model.device)
+        found: list[tuple[float, float]] = []
 
         def tap(layer: Layer) -> None:
-            if layer.window is None:
-                found.extend(_far(layer, b, len(sequence)) for b, sequence in enumerate(chosen))
+            if layer.sees_all:
+                found.extend(_far(layer, b, len(sequence)) for b, sequence in enumerate(sequences))
                 raise _Read
 
         try:
-            with exact(model, tap):
-                model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False)
+            with reading_rows(model, tap):
+                model(**inputs, use_cache=False)
         except _Read:
             pass
-        if len(found) != len(group):
-            raise ModelError(f"{model.config.model_type}: every layer has a sliding window; LongAttn needs one that sees all")
+        if not found:
+            kind = model.config.model_type
+            raise ModelError(f"{kind}: no layer sees the whole text, which LongAttn needs; leave out longattn")
         if count is not None:
-            count.update(tokens=sum(map(len, chosen)), padded=ids.numel(), forwards=1)
+            count.update(tokens=sum(map(len, sequences)), padded=inputs["input_ids"].numel(), forwards=1)
         for index, values in zip(group, found, strict=True):
             if not np.isfinite(values).all():
                 raise NonFiniteLoss(index)
         return found
 
-    try:
+    with naming([sample.id for sample in encoded]):
         found = run_batches([len(s.ids) for s in encoded], batch_tokens, run, rope_edge(model))
-    except SequenceError as error:
-        raise named(error, error.index, f"sample {encoded[error.index].id!r}") from None
     strength, variance = np.array(found, dtype=float).reshape(-1, 2).T
     return strength, variance
 
 
 def long_attention_score(
-    model: PreTrainedModel, encoded: Sequence[Encoded], *, batch_tokens: int = BATCH_TOKENS, count: Counter | None = None
+    model: PreTrainedModel,
+    encoded: Sequence[Encoded],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    count: Counter | None = None,
 ) -> np.ndarray:
-    """Strength - N x variance / 2 of each sample's far attention, (n,), high = select; see `long_attention` for the errors."""
+    """Strength - N x variance / 2 of each sample's far attention, (n,), high = select.
+
+    Raises:
+        ModelError, NonFiniteLoss, OutOfMemory: see `long_attention`.
+    """
     strength, variance = long_attention(model, encoded, batch_tokens=batch_tokens, count=count)
-    return strength - VARIANCE_WEIGHT * np.array([len(s.ids) for s in encoded]) * variance
-
-
-def pool_score(strength: Sequence[float], variance: Sequence[float]) -> np.ndarray:
-    """The published score, (n,): both parts min-maxed over the pool (0.5 where constant), strength - variance / 2."""
-
-    def standard(values: Sequence[float]) -> np.ndarray:
-        array = np.asarray(values, dtype=float)
-        spread = np.ptp(array)
-        return (array - array.min()) / spread if spread > 0 else np.full_like(array, 0.5)
-
-    return standard(strength) - VARIANCE_WEIGHT * standard(variance)
+    lengths = np.array([len(sample.ids) for sample in encoded])
+    return strength - VARIANCE_WEIGHT * lengths * variance

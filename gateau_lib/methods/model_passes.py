@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -13,17 +14,27 @@ from transformers import PreTrainedModel
 from gateau_lib.data.samples import Encoded, segments
 from gateau_lib.models import rope
 from gateau_lib.models.attention import Layer, check_layers
-from gateau_lib.models.nll import BATCH_TOKENS, NonFiniteLoss, SequenceError, batch_nll, continuation_nll, named, run_batches
-from gateau_lib.models.rope import rope_edge
+from gateau_lib.models.nll import (
+    BATCH_TOKENS,
+    NonFiniteLoss,
+    SequenceError,
+    batch_nll,
+    continuation_nll,
+    naming,
+    run_batches,
+)
+
+Reading = Literal["ntk", "truncate", "raw"]
+READINGS: tuple[Reading, ...] = get_args(Reading)
 
 
 @dataclass(frozen=True)
 class LongPass:
     """What one pass over a whole sample gives.
 
-    ``attention[l, i]`` is the attention weight from response-token queries to a key of segment i in layer l, averaged over
-    heads, response tokens and the keys of the segment (GATEAU averages over keys, so a short last segment counts by its
-    density). ``keys[i]`` is the number of tokens of segment i.
+    ``attention[l, i]`` is the attention weight from response-token queries to a key of segment i in layer l,
+    averaged over heads, response tokens and the keys of the segment (GATEAU averages over keys, so a short last
+    segment counts by its density). ``keys[i]`` is the number of tokens of segment i.
     """
 
     nll: float  # nats per response token
@@ -33,21 +44,130 @@ class LongPass:
 
     @property
     def mass(self) -> np.ndarray:
-        """Share of the response's attention that a segment gets, (layers, segments): the sum over its keys, not the mean."""
+        """Share of the response's attention that a segment gets, (layers, segments): the sum over its keys."""
         return self.attention * self.keys
 
 
+def _check_prompts(encoded: Sequence[Encoded]) -> None:
+    for sample in encoded:
+        if not sample.prompt:
+            raise ValueError(
+                f"sample {sample.id!r}: nothing stands before the response; give it an instruction"
+            )
+
+
+def _mean_nll(
+    model: PreTrainedModel,
+    encoded: Sequence[Encoded],
+    pairs: Sequence[tuple[list[int], list[int]]],
+    batch_tokens: int,
+    count: Counter | None,
+) -> np.ndarray:
+    """Mean NLL of the targets of a (prefix, targets) pair for each sample, (n,)."""
+    prefixes, targets = [prefix for prefix, _ in pairs], [target for _, target in pairs]
+    with naming([sample.id for sample in encoded]):
+        losses = continuation_nll(model, prefixes, targets, batch_tokens=batch_tokens, count=count)
+    return np.array([loss.mean() for loss in losses])
+
+
+def response_nll(
+    model: PreTrainedModel,
+    encoded: Sequence[Encoded],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    count: Counter | None = None,
+) -> np.ndarray:
+    """Mean NLL of each response given its whole prompt; its exponential is PPL(y | c, x) (GATEAU, select/hmg).
+
+    Returns:
+        Array (n,), nats per response token, in the order of ``encoded``.
+
+    Raises:
+        ValueError: nothing before a response.
+        NonFiniteLoss, OutOfMemory: naming the sample.
+    """
+    _check_prompts(encoded)
+    pairs = [(sample.prompt, sample.response) for sample in encoded]
+    return _mean_nll(model, encoded, pairs, batch_tokens, count)
+
+
+def last_window(sample: Encoded, window: int) -> tuple[list[int], list[int]]:
+    """Prefix and targets of a sample cut to ``window`` tokens, the start token included.
+
+    The context is cut on the left; instruction and response stay. If those two alone exceed the window, the last
+    tokens of both are read, and a response that alone exceeds it is scored on the tokens that are left, each with a
+    predecessor.
+    """
+    if window < 2:
+        raise ValueError(f"window must be at least 2 tokens, got {window}")
+    room = window - len(sample.start)
+    body = (sample.context + sample.instruction + sample.response)[-room:]
+    cut = max(0, len(body) - len(sample.response))
+    prefix, targets = sample.start + body[:cut], body[cut:]
+    if prefix:
+        return prefix, targets
+    return targets[:1], targets[1:]
+
+
+def short_reader_nll(
+    short_model: PreTrainedModel,
+    encoded: Sequence[Encoded],
+    reading: Reading,
+    *,
+    window: int | None = None,
+    target: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    count: Counter | None = None,
+) -> np.ndarray:
+    """Mean response NLL of the short-window model, which must somehow read beyond its window.
+
+    Args:
+        reading: ``ntk``: RoPE stretched to ``target`` tokens by one fixed NTK base (GATEAU; its ablation "w/o
+            extended window" is worse); ``truncate``: the last ``window`` tokens only, see `last_window`; ``raw``: as
+            if it had no window.
+        window: tokens the short model was trained for; the model's own ``max_position_embeddings`` by default.
+        target: tokens to stretch to. Give a fixed number in a run over shards: the default, the longest sample of
+            this call, makes a sample's score depend on its company.
+
+    Returns:
+        Array (n,), nats per response token.
+
+    Raises:
+        ValueError: unknown reading.
+        NonFiniteLoss: NaN or infinity, naming the sample.
+    """
+    if reading not in READINGS:
+        raise ValueError(f"unknown reading {reading!r}: choose one of {', '.join(READINGS)}")
+    own = rope.window(short_model)
+    window = window or own
+    if reading == "truncate":
+        pairs = [last_window(sample, window) for sample in encoded]
+        return _mean_nll(short_model, encoded, pairs, batch_tokens, count)
+    reader = short_model
+    if reading == "ntk":
+        longest = max((len(sample.ids) for sample in encoded), default=window)
+        if window != own:
+            reader = rope.with_rope_theta(reader, rope.rope_theta(reader), window)
+        reader = rope.extend_window(reader, target or longest)
+    return response_nll(reader, encoded, batch_tokens=batch_tokens, count=count)
+
+
 def segment_mean(layer: Layer, b: int, sample: Encoded, segment_length: int) -> torch.Tensor:
-    """Attention from the response's rows of sequence b to each segment: mean over heads, rows and keys, (segments,), float64."""
-    start, stop = len(sample.prompt), len(sample.ids)
-    first, last = len(sample.start), len(sample.start) + len(sample.context)
+    """Attention from the response's rows of sequence b to each segment: mean over heads, rows and keys.
+
+    Returns:
+        (segments,), float64.
+    """
+    start, stop = len(sample.prompt), len(sample.ids)  # the response's rows
+    first, last = len(sample.start), len(sample.start) + len(sample.context)  # the context's keys
     total = torch.zeros(last - first, dtype=torch.float64, device=layer.query.device)
     for begin, end in layer.chunks(start, stop):
         seen, weights = layer.weights(b, begin, end)  # (Hq, rows, keys from `seen` on)
-        if seen < last:
-            total[max(0, seen - first) :] += weights[:, :, max(0, first - seen) : last - seen].sum((0, 1)).double()
+        if seen < last:  # a sliding window may begin behind the context
+            in_context = weights[:, :, max(0, first - seen) : last - seen]
+            total[max(0, seen - first) :] += in_context.sum((0, 1)).double()
     padding = -(last - first) % segment_length
-    sums = torch.nn.functional.pad(total, (0, padding)).view(-1, segment_length).sum(1)  # (segments,)
+    sums = torch.nn.functional.pad(total, (0, padding)).view(-1, segment_length).sum(1)
     sizes = torch.full_like(sums, segment_length)
     if padding:
         sizes[-1] -= padding
@@ -65,10 +185,12 @@ def long_pass(
 ) -> list[LongPass]:
     """Response NLL and attention to every context segment, from one forward pass a sample.
 
-    Queries are the positions of the response tokens (all of them, the last one too). No N x N matrix is built; softmax of the
-    attention rows is in fp32 for every model dtype. A sample without context has no segments: ``attention`` is (layers, 0).
+    Queries are the positions of the response tokens (all of them, the last one too). No N x N matrix is built;
+    softmax of the attention rows is in fp32 for every model dtype. A sample without context has no segments:
+    ``attention`` is (layers, 0).
 
-    Layers with a sliding window give segments out of the window's sight exactly 0, and layers with soft-capped scores are capped.
+    Layers with a sliding window give segments out of the window's sight exactly 0, and layers with soft-capped
+    scores are capped.
 
     Raises:
         ValueError: segment length below 1, a sample with nothing before its response.
@@ -77,12 +199,11 @@ def long_pass(
     """
     if segment_length < 1:
         raise ValueError(f"segment_length must be at least 1 token, got {segment_length}")
-    for sample in encoded:
-        if not sample.prompt:
-            raise ValueError(f"sample {sample.id!r}: nothing stands before the response; give it an instruction")
+    _check_prompts(encoded)
 
     def run(group: list[int]) -> list[LongPass]:
-        chosen, layers = [encoded[i] for i in group], []
+        chosen = [encoded[i] for i in group]
+        layers: list[list[torch.Tensor]] = []  # (segments,) of each sample, a layer
 
         def tap(layer: Layer) -> None:
             layers.append([segment_mean(layer, b, sample, segment_length) for b, sample in enumerate(chosen)])
@@ -90,18 +211,16 @@ def long_pass(
         losses = batch_nll(model, [s.ids for s in chosen], [len(s.response) for s in chosen], count, tap)
         check_layers(model, len(layers))
         passes = []
-        for b, (index, loss) in enumerate(zip(group, losses, strict=True)):
+        for b, (index, sample, loss) in enumerate(zip(group, chosen, losses, strict=True)):
             attention = torch.stack([layer[b].cpu() for layer in layers]).numpy()  # (layers, segments)
             if not (np.isfinite(loss).all() and np.isfinite(attention).all()):
                 raise NonFiniteLoss(index)
-            keys = np.array([len(s) for s in segments(encoded[index].context, segment_length)], dtype=int)
+            keys = np.array([len(part) for part in segments(sample.context, segment_length)], dtype=int)
             passes.append(LongPass(float(loss.mean()), loss, attention, keys))
         return passes
 
-    try:
-        return run_batches([len(s.ids) for s in encoded], batch_tokens, run, rope_edge(model))
-    except SequenceError as error:
-        raise named(error, error.index, f"sample {encoded[error.index].id!r}") from None
+    with naming([sample.id for sample in encoded]):
+        return run_batches([len(s.ids) for s in encoded], batch_tokens, run, rope.rope_edge(model))
 
 
 def segment_importance(
@@ -109,15 +228,19 @@ def segment_importance(
     encoded: Sequence[Encoded],
     segment_length: int,
     *,
+    chosen: Sequence[Sequence[int]] | None = None,
     batch_tokens: int = BATCH_TOKENS,
     count: Counter | None = None,
 ) -> list[np.ndarray]:
-    """Mean response NLL given one segment and the instruction, for every segment; low means important (GATEAU, select/cam).
+    """Mean response NLL given one segment and the instruction; low means important (GATEAU, select/cam).
 
     A context shorter than a segment is one short segment; the last segment of a context may be short.
 
+    Args:
+        chosen: for each sample, the indices of the segments that are read; None: all of them.
+
     Returns:
-        For each sample an array (segments,), nats per token; empty for a sample without context.
+        For each sample an array (segments read,), nats per token; empty for a sample without context.
 
     Raises:
         NonFiniteLoss, OutOfMemory: naming the sample and the segment; ``index`` is the sample's place.
@@ -125,97 +248,13 @@ def segment_importance(
     result = []
     # One call a sample: its segments have one length, so they fill batches without padding.
     for place, sample in enumerate(encoded):
-        prefixes = [sample.start + s + sample.instruction for s in segments(sample.context, segment_length)]
+        parts = segments(sample.context, segment_length)
+        read = range(len(parts)) if chosen is None else chosen[place]
+        prefixes = [sample.start + parts[i] + sample.instruction for i in read]
+        targets = [sample.response] * len(prefixes)
         try:
-            losses = continuation_nll(model, prefixes, [sample.response] * len(prefixes), batch_tokens=batch_tokens, count=count)
+            losses = continuation_nll(model, prefixes, targets, batch_tokens=batch_tokens, count=count)
         except SequenceError as error:
-            raise named(error, place, f"sample {sample.id!r}, segment {error.index}") from None
+            raise type(error)(place, sample.id, segment=read[error.index]) from None
         result.append(np.array([loss.mean() for loss in losses]))
     return result
-READINGS = ("ntk", "truncate", "raw")
-
-
-def last_window(sample: Encoded, window: int) -> tuple[list[int], list[int]]:
-    """Prefix and targets of a sample cut to ``window`` tokens, the start token included.
-
-    The context is cut on the left; instruction and response stay. If those two alone exceed the window, the last tokens of
-    both are read, and a response that alone exceeds it is scored on the tokens that are left, each with a predecessor.
-    """
-    if window < 2:
-        raise ValueError(f"window must be at least 2 tokens, got {window}")
-    room = window - len(sample.start)
-    body = (sample.context + sample.instruction + sample.response)[-room:]
-    cut = max(0, len(body) - len(sample.response))
-    prefix, targets = sample.start + body[:cut], body[cut:]
-    return (prefix, targets) if prefix else (targets[:1], targets[1:])
-
-
-def short_reader_nll(
-    short_model: PreTrainedModel,
-    encoded: Sequence[Encoded],
-    reading: str,
-    *,
-    window: int | None = None,
-    target: int | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-    count: Counter | None = None,
-) -> np.ndarray:
-    """Mean response NLL of the short-window model, which must somehow read beyond its window.
-
-    Args:
-        reading: ``ntk``: RoPE stretched to ``target`` tokens by one fixed NTK base (GATEAU; its ablation "w/o extended window"
-            is worse); ``truncate``: the last ``window`` tokens only, see `last_window`; ``raw``: as if it had no window.
-        window: tokens the short model was trained for; the model's own ``max_position_embeddings`` by default.
-        target: tokens to stretch to. Give a fixed number in a run over shards: the default, the longest sample of this call,
-            makes a sample's score depend on its company.
-
-    Returns:
-        Array (n,), nats per response token.
-
-    Raises:
-        ValueError: unknown reading.
-        NonFiniteLoss: NaN or infinity, naming the sample.
-    """
-    if reading not in READINGS:
-        raise ValueError(f"unknown reading {reading!r}: choose one of {', '.join(READINGS)}")
-    window = window or rope.window(short_model)
-    if reading == "truncate":
-        pairs = [last_window(s, window) for s in encoded]
-        try:
-            losses = continuation_nll(
-                short_model, [p for p, _ in pairs], [t for _, t in pairs], batch_tokens=batch_tokens, count=count
-            )
-        except SequenceError as error:
-            raise named(error, error.index, f"sample {encoded[error.index].id!r}") from None
-        return np.array([loss.mean() for loss in losses])
-    reader = short_model
-    if reading == "ntk":
-        target = target or max((len(s.ids) for s in encoded), default=window)
-        if window != rope.window(short_model):
-            reader = rope.with_rope_theta(short_model, rope.rope_theta(short_model), window)
-        reader = rope.extend_window(reader, target)
-    return response_nll(reader, encoded, batch_tokens=batch_tokens, count=count)
-
-
-def response_nll(
-    model: PreTrainedModel, encoded: Sequence[Encoded], *, batch_tokens: int = BATCH_TOKENS, count: Counter | None = None
-) -> np.ndarray:
-    """Mean NLL of each response given its whole prompt; its exponential is PPL(y | c, x) (GATEAU, select/hmg).
-
-    Returns:
-        Array (n,), nats per response token, in the order of ``encoded``.
-
-    Raises:
-        ValueError: nothing before a response.
-        NonFiniteLoss, OutOfMemory: naming the sample.
-    """
-    for sample in encoded:
-        if not sample.prompt:
-            raise ValueError(f"sample {sample.id!r}: nothing stands before the response; give it an instruction")
-    try:
-        losses = continuation_nll(
-            model, [s.prompt for s in encoded], [s.response for s in encoded], batch_tokens=batch_tokens, count=count
-        )
-    except SequenceError as error:
-        raise named(error, error.index, f"sample {encoded[error.index].id!r}") from None
-    return np.array([loss.mean() for loss in losses])

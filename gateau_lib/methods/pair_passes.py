@@ -9,11 +9,17 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel
 
-from gateau_lib.methods.prolong import THRESHOLD, dependency_terms, document_segments, long_dependency_score, sample_pairs
+from gateau_lib.methods.prolong import (
+    THRESHOLD,
+    dependency_terms,
+    document_segments,
+    long_dependency_score,
+    sample_pairs,
+)
 from gateau_lib.models import prefixes
 from gateau_lib.models.nll import BATCH_TOKENS, NonFiniteLoss, continuation_nll, run_batches
 
-PREFIX_TOKENS = 4096  # tokens whose keys and values are held at the same time: 2 GiB for Llama-2-7B in bfloat16
+PREFIX_TOKENS = 4096  # tokens whose keys and values are held at once: 2 GiB for Llama-2-7B in bfloat16
 CPU_TOKENS = 2048  # the most of a pass on a processor, where prefixes take room in its caches beside the rows
 
 
@@ -28,14 +34,17 @@ def pair_nll(
     batch_tokens: int = BATCH_TOKENS,
     count: Counter | None = None,
 ) -> tuple[dict[int, float], np.ndarray]:
-    """Mean NLL of each segment's tokens but the first, alone and after another segment; no start token, as in the released code.
+    """Mean NLL of each segment's tokens but the first, alone and after another segment.
+
+    There is no start token, as in the released code.
 
     Args:
         token_ids: the document, cut by `document_segments` with this ``window_segments`` and ``seed``.
         pairs: (T, 2), from `sample_pairs`.
 
     Returns:
-        ``alone``: segment index -> nats per token, each segment of the pairs read once; ``given``: (T,) nats per token.
+        ``alone``: segment index -> nats per token, each segment of the pairs read once; ``given``: (T,) nats per
+        token.
 
     Raises:
         ValueError: a pair beyond the document's segments, or not i > j.
@@ -43,16 +52,16 @@ def pair_nll(
     """
     parts = document_segments(token_ids, segment_length, window_segments, seed)
     pairs = np.asarray(pairs, dtype=int).reshape(-1, 2)
-    if len(pairs) and not (pairs[:, 0].max() < len(parts) and pairs.min() >= 0 and (pairs[:, 0] > pairs[:, 1]).all()):
+    if not _fit(pairs, len(parts)):
         raise ValueError(f"pairs must be i > j within the document's {len(parts)} whole segments")
     if not prefixes.reusable(model, segment_length):
         return _whole_pairs(model, parts, pairs, batch_tokens, count)
-    needed, given = np.unique(pairs), np.empty(len(pairs))
     if model.device.type == "cpu":
         batch_tokens = min(batch_tokens, CPU_TOKENS)
+    needed, given = np.unique(pairs), np.empty(len(pairs))
 
     def run(group: list[int]) -> list[float]:
-        """Loss alone of some segments; the pairs that they are the prefixes of are read while their keys and values are there."""
+        """Loss alone of some segments; pairs that begin with them are read while their keys and values are there."""
         these = needed[group]
         alone, cache = prefixes.read(model, [parts[i] for i in these], count)
         order = np.flatnonzero(np.isin(pairs[:, 1], these))
@@ -60,7 +69,8 @@ def pair_nll(
         rows = np.searchsorted(these, pairs[order, 1])
 
         def follow(batch: list[int]) -> list[float]:
-            return prefixes.read_after(model, cache, rows[batch], [parts[i] for i in pairs[order[batch], 0]], count)
+            after = [parts[i] for i in pairs[order[batch], 0]]
+            return prefixes.read_after(model, cache, rows[batch], after, count)
 
         given[order] = run_batches([segment_length] * len(order), batch_tokens, follow)
         return alone
@@ -68,14 +78,25 @@ def pair_nll(
     losses = run_batches([segment_length] * len(needed), min(batch_tokens, PREFIX_TOKENS), run)
     targets = set(pairs[:, 0].tolist())
     alone = {int(i): loss for i, loss in zip(needed, losses, strict=True) if int(i) in targets}
-    bad = [i for i, loss in alone.items() if not np.isfinite(loss)] + pairs[~np.isfinite(given), 0].tolist()
+    bad = [i for i, loss in alone.items() if not np.isfinite(loss)]
+    bad += pairs[~np.isfinite(given), 0].tolist()
     if bad:
-        raise NonFiniteLoss(bad[0], f"segment {bad[0]} of the document")
+        raise NonFiniteLoss(bad[0], segment=bad[0])
     return alone, given
 
 
+def _fit(pairs: np.ndarray, n: int) -> bool:
+    """Whether all pairs (i, j) are of ``n`` segments, the first after the second."""
+    after, before = pairs.T
+    return bool((after < n).all() and (before >= 0).all() and (after > before).all())
+
+
 def _whole_pairs(
-    model: PreTrainedModel, parts: Sequence[list[int]], pairs: np.ndarray, batch_tokens: int, count: Counter | None
+    model: PreTrainedModel,
+    parts: Sequence[list[int]],
+    pairs: np.ndarray,
+    batch_tokens: int,
+    count: Counter | None,
 ) -> tuple[dict[int, float], np.ndarray]:
     """As `pair_nll`, each pair read from its first token."""
     targets = np.unique(pairs[:, 0]).tolist()
@@ -105,9 +126,8 @@ def score_documents(
         window_segments: N_max (ProLong: 32,768 tokens in segments of 128).
 
     Returns:
-        One row a document in the given order: ``lds``, ``lds_no_specificity`` (every specificity
-        1), ``pairs`` and ``segments`` (scored). A document of fewer than two whole
-        segments has no pair, and ``lds`` is NaN there.
+        One row a document in the given order: ``lds``, ``lds_no_specificity`` (every specificity 1), ``pairs`` and
+        ``segments`` (scored). A document of fewer than two whole segments has no pair, and ``lds`` is NaN there.
     """
     rows = []
     for document in docs:

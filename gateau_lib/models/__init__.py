@@ -1,1 +1,1 @@
-"""Token ids in, numbers out: loading, RoPE, attention, losses, chat."""
+"""Token ids in, numbers out: loading, RoPE, attention, losses."""

@@ -1,8 +1,9 @@
 """Exact attention in rows and windows, beside transformers' fast kernel: no N x N matrix, whatever the family does.
 
-The registered implementation hands plain causal layers to SDPA. Layers with a sliding window (Mistral, Phi-3, Gemma, Qwen) are
-read window by window, and layers with soft-capped scores (Gemma 2, which SDPA cannot compute) in chunks of rows. A `tap` sees
-every layer's queries and keys on the way, rotated and normalised, and can ask for attention weights of a few rows.
+The registered implementation hands plain causal layers to SDPA. Layers with a sliding window (Mistral, Phi-3,
+Gemma, Qwen) are read window by window, and layers with soft-capped scores (Gemma 2, which SDPA cannot compute) in
+chunks of rows. A `Tap` sees every layer's queries and keys on the way, rotated and normalised, and can ask for
+attention weights of a few rows.
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ from gateau_lib.study.errors import ModelError
 IMPLEMENTATION = "rows_and_windows"
 SCORE_ELEMENTS = 2**25  # attention weights held at the same time, at most: 128 MiB in fp32
 _CACHE_ELEMENTS = 2**20  # what a CPU's cache holds of them: three times as fast as fresh memory
+_FEWEST_ROWS = 16  # of a chunk on a CPU: with fewer, all keys are read too often
 
-# What transformers' models hand to an attention function beside queries, keys and values. Any other keyword may change what is
-# attended to, and families grow new ones (`indices`, `block_indices`, `s_aux`, `sinks`, `position_bias`), so it is refused.
+# What transformers' models hand to an attention function beside queries, keys and values. Any other keyword may
+# change what is attended to, and families grow new ones (`indices`, `block_indices`, `s_aux`, `sinks`,
+# `position_bias`), so it is refused.
 _KNOWN = frozenset({"scaling", "dropout", "is_causal"})
-_KNOWN |= {"sliding_window", "position_ids", "cache_position", "seq_idx"}  # the mask and the rotated queries hold them already
-_KNOWN |= {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}  # the same mask, for flash attention
-_KNOWN |= {"use_cache", "output_attentions", "output_hidden_states", "output_router_logits"}  # what the model returns
-_KNOWN |= {"num_items_in_batch"}  # for the loss, from `Trainer`
+# The mask and the rotated queries hold these already; the second line is the same mask for flash attention.
+_KNOWN |= {"sliding_window", "position_ids", "cache_position", "seq_idx"}
+_KNOWN |= {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
+# What the model returns, and what `Trainer` gives to the loss.
+_KNOWN |= {"use_cache", "output_attentions", "output_hidden_states", "output_router_logits", "num_items_in_batch"}
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,25 @@ class Layer:
     mask: torch.Tensor | None  # (B or 1, 1, N, N), True or 0 where seen; None: causal, within `window`
     window: int | None  # a token sees itself and the window - 1 tokens before it; None: all before it
     softcap: float | None
+    kind: str | None = None  # "full_attention" or what else the configuration calls it; None: it does not say
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether a token sees every token before it, in a text of any length."""
+        # Chunked layers (Llama 4) have no window; in a text within one chunk they have no mask either.
+        return self.window is None and self.kind not in ("sliding_attention", "chunked_attention")
 
     def weights(self, b: int, begin: int, end: int) -> tuple[int, torch.Tensor]:
-        """Attention of rows [begin, end) of sequence b: the first key seen, and weights (Hq, rows, end - first), fp32."""
+        """Attention of rows [begin, end) of sequence b.
+
+        Returns:
+            The first key that any of the rows sees, and weights (Hq, rows, end - first), fp32.
+        """
         query, key = self.query[b, :, begin:end], self.key[b]
         window = self.window if self.window is not None and self.window < end else None
         first = 0 if window is None else max(0, begin - window + 1)
-        # fp32 scores, as the fused kernel accumulates them; heads that share a key stay in order: (Hkv, G * rows, D)
+        # Scores in fp32, as the fused kernel accumulates them. Query heads that share a key stand one after
+        # another, so that one product serves all of them without repeating the key: (Hkv, G * rows, D).
         rows = query.float().reshape(key.shape[0], -1, key.shape[2])
         scores = (rows * self.scaling) @ key[:, first:end].float().transpose(1, 2)
         scores = _capped(scores.view(query.shape[0], end - begin, end - first), self.softcap)
@@ -59,7 +75,8 @@ class Layer:
             scores.masked_fill_(~mask if mask.dtype == torch.bool else mask != 0, float("-inf"))
         elif window is not None:
             scores.masked_fill_(~_visible(begin, end, first, window, scores.device), float("-inf"))
-        else:  # only the square at the end can lie in the future
+        else:
+            # Only the square at the end can lie in the future: no mask as large as the scores.
             future = torch.ones(end - begin, end - begin, dtype=torch.bool, device=scores.device).triu(1)
             scores[:, :, begin - end :].masked_fill_(future, float("-inf"))
         return first, scores.softmax(-1)
@@ -69,7 +86,7 @@ class Layer:
         row = self.query.shape[1] * stop
         step = SCORE_ELEMENTS // row
         if self.query.device.type == "cpu":
-            step = min(step, max(16, _CACHE_ELEMENTS // row))  # fewer than 16 rows read the keys too often
+            step = min(step, max(_FEWEST_ROWS, _CACHE_ELEMENTS // row))
         step = max(1, step)
         for begin in range(start, stop, step):
             yield begin, min(begin + step, stop)
@@ -89,11 +106,15 @@ def _visible(begin: int, end: int, first: int, window: int, device: torch.device
     return (distance >= 0) & (distance < window)
 
 
-def _windowed(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, window: int) -> torch.Tensor:
+def _windowed(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, window: int
+) -> torch.Tensor:
     """Causal attention within a sliding window, (B, Hq, N, D): time and memory grow with N x window."""
-    groups, parts = query.shape[1] // key.shape[1], []
-    for begin in range(0, query.shape[2], window):
-        end, first = min(begin + window, query.shape[2]), max(0, begin - window + 1)
+    length, groups = query.shape[2], query.shape[1] // key.shape[1]
+    parts = []
+    # A window of rows sees its own keys and those of the window before it, no others.
+    for begin in range(0, length, window):
+        end, first = min(begin + window, length), max(0, begin - window + 1)
         keys, values = (t[:, :, first:end].repeat_interleave(groups, dim=1) for t in (key, value))
         seen = _visible(begin, end, first, window, query.device)
         rows = query[:, :, begin:end]
@@ -102,13 +123,15 @@ def _windowed(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scali
 
 
 def _in_rows(layer: Layer, value: torch.Tensor) -> torch.Tensor:
-    """Attention by explicit weights, (B, Hq, N, D), a chunk of rows at a time: for layers that no fast kernel computes."""
-    out = torch.empty(*layer.query.shape[:3], value.shape[3], dtype=layer.query.dtype, device=layer.query.device)
-    for b in range(len(layer.query)):
-        for begin, end in layer.chunks(0, layer.query.shape[2]):
+    """Attention by explicit weights, (B, Hq, N, D), a chunk of rows at a time: where no fast kernel computes it."""
+    query = layer.query
+    out = torch.empty(*query.shape[:3], value.shape[3], dtype=query.dtype, device=query.device)
+    for b in range(len(query)):
+        for begin, end in layer.chunks(0, query.shape[2]):
             first, weights = layer.weights(b, begin, end)
             seen = value[b, :, first:end]  # (Hkv, K, D)
-            mixed = weights.to(value.dtype).reshape(len(seen), -1, end - first) @ seen  # as eager: softmax fp32, mix in dtype
+            # As eager attention does: softmax in fp32, values mixed in the model's dtype.
+            mixed = weights.to(value.dtype).reshape(len(seen), -1, end - first) @ seen
             out[b, :, begin:end] = mixed.view(-1, end - begin, value.shape[3])
     return out
 
@@ -123,14 +146,22 @@ class Window:
 def refuse_unread(module: torch.nn.Module, keywords: dict[str, Any]) -> None:
     """Raise ModelError if an attention layer is called with a keyword that an attention function here would swallow.
 
-    Some families (DeepSeek-V3.2, GLM-5) mask keys only for the implementations named eager and sdpa, and hand any other one
-    the indices of those that are left.
+    Some families (DeepSeek-V3.2, GLM-5) mask keys only for the implementations named eager and sdpa, and hand any
+    other one the indices of those that are left.
     """
     odd = next((name for name, value in keywords.items() if value is not None and name not in _KNOWN), None)
-    if odd is None and (keywords.get("is_causal") is False or not getattr(module, "is_causal", True)):
+    looks_ahead = keywords.get("is_causal") is False or not getattr(module, "is_causal", True)
+    if odd is None and looks_ahead:
         odd = "a view ahead"
     if odd is not None:
         raise ModelError(f"{type(module).__name__}: attention with {odd} is not read here; use another model")
+
+
+def _kind(module: torch.nn.Module) -> str | None:
+    """What the configuration calls an attention layer."""
+    kinds = getattr(getattr(module, "config", None), "layer_types", None)
+    index = getattr(module, "layer_idx", None)
+    return kinds[index] if kinds and index is not None else None
 
 
 def _attention(
@@ -148,9 +179,11 @@ def _attention(
     window = attention_mask.size if isinstance(attention_mask, Window) else None
     mask = None if isinstance(attention_mask, Window) else attention_mask
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    layer, tap = Layer(query, key, scaling, mask, window, softcap), _TAP.get()
+    tap = _TAP.get()
     if key.shape[2] != query.shape[2] and (tap or window or softcap):
-        raise ModelError(f"{type(module).__name__}: rows are read from whole sequences; call the model with use_cache=False")
+        kind = type(module).__name__
+        raise ModelError(f"{kind}: rows are read from whole sequences; call the model with use_cache=False")
+    layer = Layer(query, key, scaling, mask, window, softcap, _kind(module))
     if tap is not None:
         tap(layer)
     if softcap is not None:
@@ -161,23 +194,38 @@ def _attention(
 
 
 def _mask(
-    *, q_length: int, kv_length: int, mask_function: Callable[..., torch.Tensor], local_size: int | None = None, **kwargs: Any
+    *,
+    q_length: int,
+    kv_length: int,
+    mask_function: Callable[..., torch.Tensor],
+    local_size: int | None = None,
+    **kwargs: Any,
 ) -> torch.Tensor | Window | None:
-    """`Window` for a sliding window over a whole sequence without padding; else transformers' own mask, as exact but N x N."""
-    given = {"q_length": q_length, "kv_length": kv_length, "mask_function": mask_function, "local_size": local_size, **kwargs}
+    """`Window` for a sliding window over a whole sequence without padding; else transformers' own mask, N x N."""
     padding = kwargs.get("attention_mask")
-    whole = q_length == kv_length and (padding is None or bool(padding.all())) and kwargs.get("allow_is_causal_skip", True)
-    if whole and local_size is not None:
-        device = kwargs.get("device", "cpu")
-        rows = torch.tensor([min(local_size, q_length - 1), q_length - 1], device=device)
-        keys = torch.arange(kv_length, device=device)
-        zero = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=device)
-        seen = mask_function(zero, zero, rows.view(1, 1, -1, 1), keys.view(1, 1, 1, -1))
-        distance = rows[:, None] - keys
-        # Chunked attention (Llama 4) has a local size too; there, the first row after a chunk sees itself only.
-        if torch.equal(seen.expand(1, 1, 2, kv_length)[0, 0], (distance >= 0) & (distance < local_size)):
+    whole = q_length == kv_length and (padding is None or bool(padding.all()))
+    causal = kwargs.get("allow_is_causal_skip", True)  # False: a family adds to the causal pattern
+    if local_size is not None and whole and causal:
+        if _slides(mask_function, local_size, q_length, kwargs.get("device", "cpu")):
             return Window(local_size)
-    return sdpa_mask(**given)
+    lengths = {"q_length": q_length, "kv_length": kv_length}
+    return sdpa_mask(**lengths, mask_function=mask_function, local_size=local_size, **kwargs)
+
+
+def _slides(
+    mask_function: Callable[..., torch.Tensor], size: int, length: int, device: torch.device | str
+) -> bool:
+    """Whether a pattern of ``size`` keys is a sliding window.
+
+    Chunked attention (Llama 4) has a size too. The two differ in the first row after a chunk, which sees itself
+    only; that row and the last one are asked, so that no N x N pattern is made.
+    """
+    rows = torch.tensor([min(size, length - 1), length - 1], device=device)
+    keys = torch.arange(length, device=device)
+    zero = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=device)  # batch and head
+    seen = mask_function(zero, zero, rows.view(1, 1, -1, 1), keys.view(1, 1, 1, -1))
+    distance = rows[:, None] - keys
+    return torch.equal(seen.expand(1, 1, 2, length)[0, 0], (distance >= 0) & (distance < size))
 
 
 # Both or neither: an attention function without its mask function is called with attention_mask=None, padded or not.
@@ -186,8 +234,8 @@ AttentionMaskInterface.register(IMPLEMENTATION, _mask)
 
 
 @contextmanager
-def exact(model: PreTrainedModel, tap: Tap | None = None) -> Iterator[None]:
-    """Let the model's attention layers be read as this module does, and ``tap`` see each of them, for a while.
+def reading_rows(model: PreTrainedModel, tap: Tap | None = None) -> Iterator[None]:
+    """Let the model's attention layers be computed as this module does, and ``tap`` see each of them, for a while.
 
     Raises:
         ModelError: the family's attention cannot be exchanged, and there is a tap that would see nothing.
@@ -196,9 +244,9 @@ def exact(model: PreTrainedModel, tap: Tap | None = None) -> Iterator[None]:
     if before != IMPLEMENTATION:
         model.set_attn_implementation(IMPLEMENTATION)
     if tap is not None and model.config._attn_implementation != IMPLEMENTATION:
-        kind = model.config.model_type
         raise ModelError(
-            f"{kind}: attention of this family cannot be read; use a Llama-like model, or leave out cam and longattn"
+            f"{model.config.model_type}: attention of this family cannot be read; use a Llama-like model, or leave "
+            "out cam and longattn"
         )
     token = _TAP.set(tap)
     try:
@@ -210,10 +258,10 @@ def exact(model: PreTrainedModel, tap: Tap | None = None) -> Iterator[None]:
 
 
 def check_layers(model: PreTrainedModel, seen: int) -> None:
-    """Raise ModelError unless a tap saw every layer: some families mix softmax attention with layers that have none."""
+    """Raise ModelError unless a tap saw every layer: some families mix softmax attention with layers without it."""
     config = model.config.get_text_config(decoder=True)
     if seen != config.num_hidden_layers:
         raise ModelError(
-            f"{model.config.model_type}: {seen} of {config.num_hidden_layers} layers have softmax attention to read; "
-            "use a Llama-like model, or leave out cam and longattn"
+            f"{model.config.model_type}: {seen} of {config.num_hidden_layers} layers have softmax attention to "
+            "read; use a Llama-like model, or leave out cam and longattn"
         )

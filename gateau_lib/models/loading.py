@@ -1,42 +1,34 @@
-"""Load or build causal language models, and stretch a RoPE window without touching the library's code.
+"""Load causal language models and their tokenizers, from folders or the hub.
 
-Weights are safetensors; code that a model brings along is never run. A window is stretched by building a second model over the
-same weight tensors with another RoPE base, so the reading of one sample never depends on what was read before it.
+Weights are safetensors; code that a model brings along is never run. What is loaded is whole: weights that are
+missing, or of another model than the configuration, are refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from logging import LogRecord
+from logging import LogRecord, getLogger
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.tokenization_auto import get_tokenizer_config, tokenizer_class_from_name
 from transformers.utils import logging
 
 from gateau_lib.models import adapters
 from gateau_lib.study.devices import device
-from gateau_lib.study.errors import ModelError
+from gateau_lib.study.errors import ModelError, reason
 
 logging.disable_progress_bar()  # loading a model takes seconds here; its bars would drown our own progress lines
 
 SHIPPED = Path(__file__).parent / "tiny_pair"  # short/ and long/, the pair the cpu profile trained
 
-
-
-
-
-
+_LOG = getLogger(__name__)
 
 
 def _resolve(name: str | Path, *enough: str) -> str:
@@ -52,30 +44,48 @@ def _resolve(name: str | Path, *enough: str) -> str:
 
 
 def _refuse_code(source: str) -> None:
-    """Raise ModelError if a model or tokenizer asks for code of its own.
+    """Raise ModelError if a model or tokenizer can only be read by code of its own.
 
-    It would not be run in any case. But where transformers has a class for the same type, it takes that one without a word, and
-    nothing says that the two compute the same.
+    Many repositories still name such code (``auto_map``) although transformers knows their model by now; then
+    transformers' own class is loaded, and whether weights and configuration fit it is checked as always.
     """
-    readers = {"config.json": lambda: PreTrainedConfig.get_config_dict(source)[0]}
-    readers["tokenizer_config.json"] = lambda: get_tokenizer_config(source)
-    for file, read in readers.items():
+    files = {
+        "config.json": (lambda: PreTrainedConfig.get_config_dict(source)[0], _knows_model),
+        "tokenizer_config.json": (lambda: get_tokenizer_config(source), _knows_tokenizer),
+    }
+    for file, (read, knows) in files.items():
         try:
-            asks = read().get("auto_map")
+            settings = read()
         except (OSError, ValueError):  # not there or not readable, which the one who needs it says
             continue
-        if asks:
+        if not settings.get("auto_map"):
+            continue
+        if not knows(settings):
             raise ModelError(
-                f"{source}: auto_map in its {file} asks for code of its own, which is never run here; use another model, or "
-                "delete auto_map from a copy if transformers knows the model by itself"
+                f"{source}: auto_map in its {file} asks for code of its own, which is never run here; use another "
+                "model, or a version of transformers that knows this one by itself"
             )
+        _LOG.info("%s: auto_map in its %s is left alone; transformers' own class is used", source, file)
+
+
+def _knows_model(settings: dict[str, Any]) -> bool:
+    """Whether transformers has classes of its own for all that a config.json names code for and that is used here."""
+    known = {"AutoConfig": CONFIG_MAPPING_NAMES, "AutoModelForCausalLM": MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
+    kind = settings.get("model_type")
+    return all(kind in names for auto, names in known.items() if auto in settings["auto_map"])
+
+
+def _knows_tokenizer(settings: dict[str, Any]) -> bool:
+    """Whether the class that a tokenizer_config.json names is one of transformers."""
+    name = str(settings.get("tokenizer_class") or "").removesuffix("Fast")
+    return any(tokenizer_class_from_name(each) is not None for each in (name, f"{name}Fast") if name)
 
 
 def load_config(name: str | Path) -> PreTrainedConfig:
     """The configuration of a local folder or hub id.
 
     Raises:
-        ModelError: nothing there, the hub cannot be reached, or the model asks for code of its own.
+        ModelError: nothing there, the hub cannot be reached, or the model needs code of its own.
     """
     source = _resolve(name)
     try:
@@ -88,7 +98,7 @@ def load_tokenizer(name: str | Path) -> Any:
     """The fast tokenizer of a local folder, with or without a model, or of a hub id.
 
     Raises:
-        ModelError: nothing there, the hub cannot be reached, or the tokenizer asks for code of its own.
+        ModelError: nothing there, the hub cannot be reached, or the tokenizer needs code of its own.
     """
     source = _resolve(name, "tokenizer_config.json")
     try:
@@ -97,30 +107,27 @@ def load_tokenizer(name: str | Path) -> Any:
         raise _unloadable(source, error) from error
 
 
-def first_line(error: Exception) -> str:
-    """What an error says, in one line; the name of its kind if it says nothing."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
 def _unloadable(source: str, error: Exception) -> ModelError:
-    return ModelError(f"{source}: cannot load ({first_line(error)}); download it first, or give a local folder")
+    return ModelError(f"{source}: cannot load ({reason(error)}); download it first, or give a local folder")
 
 
-def load(name: str | Path, dtype: str = "float32", to: torch.device | None = None) -> tuple[PreTrainedModel, Any]:
+def load(
+    name: str | Path, dtype: str = "float32", to: torch.device | None = None
+) -> tuple[PreTrainedModel, Any]:
     """A causal language model in eval mode with its fast tokenizer, from a local folder or the hub.
 
     A folder of adapters (`gateau_lib.models.adapters`) gives their base with the adapters merged into it.
 
     Raises:
         ModelError: nothing there, the hub cannot be reached, weights and configuration are not of one model, or
-            the model asks for code of its own.
+            the model needs code of its own.
     """
     tokenizer, source = load_tokenizer(name), _resolve(name)
     base = adapters.base_of(source)
     if base is None:
         model = _load_model(source, dtype)
-    else:  # the base is read with the RoPE base and window that the adapters were trained at
+    else:
+        # The base is read with the RoPE base and window that the adapters were trained at.
         whole = _load_model(_resolve(base), dtype, load_config(source))
         try:
             model = adapters.merged(whole, source)
@@ -129,6 +136,14 @@ def load(name: str | Path, dtype: str = "float32", to: torch.device | None = Non
         except (OSError, ValueError, SafetensorError) as error:
             raise _unloadable(source, error) from error
     return model.to(to or device()).eval(), tokenizer
+
+
+def load_on_cpu(name: str | Path) -> tuple[PreTrainedModel, Any]:
+    """`load` in single precision on the CPU, for worked examples.
+
+    Exact, and it takes no GPU memory from what is measured.
+    """
+    return load(name, to=torch.device("cpu"))
 
 
 def _load_model(source: str, dtype: str, config: PreTrainedConfig | None = None) -> PreTrainedModel:
@@ -142,7 +157,9 @@ def _load_model(source: str, dtype: str, config: PreTrainedConfig | None = None)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unloadable(source, error) from error
     if wrong := _misfits(info):
-        raise ModelError(f"{source}: {wrong}; weights and configuration are not of one model, fetch or save both again")
+        raise ModelError(
+            f"{source}: {wrong}; weights and configuration are not of one model, fetch or save both again"
+        )
     return model
 
 
@@ -152,7 +169,8 @@ def _without_report() -> Iterator[None]:
 
     def keep(record: LogRecord) -> bool:
         text = record.getMessage()
-        return "CONVERSION" in text or not ("LOAD REPORT" in text or "checkpoint seem corrupted" in text)
+        is_report = "LOAD REPORT" in text or "checkpoint seem corrupted" in text
+        return "CONVERSION" in text or not is_report
 
     logger = logging.get_logger("transformers.modeling_utils")
     logger.addFilter(keep)
@@ -172,36 +190,16 @@ def _misfits(info: dict[str, Any]) -> str:
         f"{name} ({' x '.join(map(str, found))}, not {' x '.join(map(str, wanted))})"
         for name, found, wanted in info["mismatched_keys"]
     ]
-    kinds = {"weights missing for": info["missing_keys"], "no place for": info["unexpected_keys"], "of another size": sizes}
+    kinds = {
+        "weights missing for": info["missing_keys"],
+        "no place for": info["unexpected_keys"],
+        "of another size": sizes,
+    }
     return "; ".join(f"{kind} {_some(names)}" for kind, names in kinds.items() if names)
 
 
 def _some(names: Iterable[str], shown: int = 2) -> str:
     """The first few of many names."""
     ordered = sorted(names)
-    return ", ".join(ordered[:shown]) + (f" and {len(ordered) - shown} more" if len(ordered) > shown else "")
-
-
-def exact(name: str | Path) -> tuple[PreTrainedModel, Any]:
-    """`load` in single precision on the CPU, for worked examples: exact, and it takes no GPU memory from what is measured."""
-    return load(name, to=torch.device("cpu"))
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
+    more = len(ordered) - shown
+    return ", ".join(ordered[:shown]) + (f" and {more} more" if more > 0 else "")

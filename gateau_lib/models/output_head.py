@@ -1,12 +1,12 @@
-"""The NLL of many tokens without all their logits at once: 39k tokens of a vocabulary of 128k have 20 GB of them, in float32.
+"""The output head where it is needed: logits of chosen tokens, and the loss of many without all their logits at once.
 
-Head and cross-entropy run on a part of the tokens at a time, and once more for the gradients (as gradient checkpointing does).
+All logits of 64k tokens over a vocabulary of 32k take 8.4 GB in float32, and only those of response tokens are
+asked for. Where even these are many (39k tokens of a vocabulary of 128k have 20 GB), head and cross-entropy run
+on a part of the tokens at a time, and once more for the gradients, as gradient checkpointing does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,90 +15,113 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-MANY = 4096  # tokens from which on this is worth the second computation
-PART = 1024  # tokens whose logits are there at the same time
+MANY = 4096  # tokens from which on the second computation is worth its time
+PART = 1024  # tokens whose logits are there in float32 at the same time
 
 
-def applies(model: torch.nn.Module, tokens: int) -> bool:
-    """Whether so many tokens are better read in parts; not under ZeRO-3, whose processes must call the head equally often."""
-    inner = getattr(model, "module", model)
-    return tokens > MANY and not hasattr(inner.get_output_embeddings().weight, "ds_id")
+def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """NLL of each target (R,), nats, in float32 whatever the dtype of the logits (R, vocabulary)."""
+    parts = zip(logits.split(PART), targets.to(logits.device).split(PART), strict=True)
+    return torch.cat([functional.cross_entropy(part.float(), wanted, reduction="none") for part, wanted in parts])
 
 
-def nll_in_parts(
-    model: torch.nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor, targets: torch.Tensor
-) -> torch.Tensor:
-    """NLL of each target at its row, nats, float32, ``(R,)``.
+def logits_at(model: torch.nn.Module, rows: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    """Logits (R, vocabulary) at ``rows``, indices into (batch x positions), from one forward pass.
 
-    All of it happens within one call of the model, since that is where wrappers (DDP, FSDP, autocast) have its weights ready.
-
-    Args:
-        model: also wrapped for several processes, or with adapters.
-        rows: indices into (batch x positions), ``(R,)``. targets: token ids, ``(R,)``.
-    """
-    inner = getattr(model, "module", model)
-    causal = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # without peft's shell
-    head, body = causal.get_output_embeddings(), causal.base_model
-    own, found = head.forward, []
-
-    def part(hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        # The model's own way from hidden states to logits: some families scale or cap them after the head.
-        made = BaseModelOutputWithPast(last_hidden_state=hidden.unsqueeze(0))
-        with _forward(head, own), _forward(body, lambda *_, **__: made):
-            logits = type(causal).forward(causal, inputs_embeds=made.last_hidden_state, use_cache=False).logits[0]
-        return functional.cross_entropy(logits.float(), wanted, reduction="none")
-
-    def in_parts(hidden: torch.Tensor) -> torch.Tensor:
-        kept = hidden.flatten(0, 1)[rows]
-        pairs = zip(kept.split(PART), targets.split(PART), strict=True)
-        found.append(torch.cat([checkpoint(part, *pair, use_reentrant=False, preserve_rng_state=False) for pair in pairs]))
-        return hidden[..., :1]  # in place of logits; nobody reads it
-
-    def exchange(_: torch.nn.Module, __: Any, output: Any) -> Any:
-        output.logits = found.pop()
-        return output
-
-    # Before the hooks of FSDP, which gathers the weights again when the gradients reach what the model gave out.
-    hook = inner.register_forward_hook(exchange, prepend=True)
-    try:
-        with _forward(head, in_parts):
-            return model(**inputs, use_cache=False).logits
-    finally:
-        hook.remove()
-
-
-@contextmanager
-def _forward(module: torch.nn.Module, function: Callable[..., Any]) -> Iterator[None]:
-    """Let a module compute something else."""
-    before = module.__dict__.get("forward")  # what accelerate or peft may have put there
-    module.forward = function
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before
-
-
-_HEAD_ROWS = 1024  # rows whose logits are in fp32 at the same time
-
-
-@contextmanager
-def head_on(model: PreTrainedModel, rows: torch.Tensor) -> Iterator[None]:
-    """Let the output head see only ``rows``, indices into (batch x positions): all logits at 64k x 32k vocabulary are 8.4 GB.
-
-    A hook rather than a call of the head keeps what a family does after it (soft caps, logit scales). ``logits_to_keep``
-    takes the same positions in every row of the batch, so it would keep more than the response of right-padded rows.
+    The head itself is called by the model, so that what a family does after it stays (soft caps, scales).
+    ``logits_to_keep`` would take the same positions in every row of the batch, and so more than the responses
+    of right-padded rows.
     """
 
     def pick(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden = args[0].flatten(0, 1)  # (B * N, hidden)
         return (hidden[rows.to(hidden.device)].unsqueeze(0), *args[1:])  # (1, R, hidden)
 
-    inner = getattr(model, "module", model)  # what training on several devices wraps around it
-    handle = inner.get_output_embeddings().register_forward_pre_hook(pick)
+    handle = _inner(model).get_output_embeddings().register_forward_pre_hook(pick)
     try:
-        yield
+        return model(**inputs).logits[0]
     finally:
         handle.remove()
+
+
+def nll_at(
+    model: torch.nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """NLL of each target at its row with gradients, nats, float32, (R,); in parts if they are many.
+
+    Args:
+        model: also wrapped for several processes, or with adapters.
+        rows: indices into (batch x positions), (R,). targets: token ids, (R,).
+    """
+    # Not under ZeRO-3: it gathers the head's weights at each call, so all processes must call it equally often.
+    gathered_by_call = hasattr(_inner(model).get_output_embeddings().weight, "ds_id")
+    if len(rows) > MANY and not gathered_by_call:
+        return nll_in_parts(model, inputs, rows, targets)
+    return token_nll(logits_at(model, rows, **inputs, use_cache=False), targets)
+
+
+def nll_in_parts(
+    model: torch.nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """As `nll_at`, with the logits of `PART` tokens at a time.
+
+    The losses are computed where the model is about to call its head, inside its own forward pass: only there do
+    wrappers (DDP, FSDP, autocast) have the weights gathered and the number format set.
+    """
+    inner = _inner(model)
+    causal = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # without peft's shell
+    head = _HeadOnly(causal)
+    losses: list[torch.Tensor] = []
+
+    def part_nll(hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return token_nll(head.logits(hidden), wanted)
+
+    def read(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        before_head.remove()  # the parts call the head as well
+        hidden = args[0].flatten(0, 1)  # (B * N, hidden)
+        for part, wanted in zip(hidden[rows].split(PART), targets.split(PART), strict=True):
+            losses.append(checkpoint(part_nll, part, wanted, use_reentrant=False, preserve_rng_state=False))
+        return (hidden[None, :0], *args[1:])  # the model's own logits: of no token
+
+    def hand_out(_: torch.nn.Module, __: Any, output: Any) -> Any:
+        output.logits = torch.cat(losses)
+        return output
+
+    before_head = causal.get_output_embeddings().register_forward_pre_hook(read)
+    # The losses leave by the model's output, in front of FSDP's own hooks: FSDP watches what comes out, and gathers
+    # the weights again, for the second computation, when the gradients reach it.
+    after_model = inner.register_forward_hook(hand_out, prepend=True)
+    try:
+        return model(**inputs, use_cache=False).logits
+    finally:
+        before_head.remove()
+        after_model.remove()
+
+
+def _inner(model: torch.nn.Module) -> Any:
+    """The model without what training in several processes wraps around it."""
+    return getattr(model, "module", model)
+
+
+class _HeadOnly:
+    """A causal model without its layers: what is left is the family's way from hidden states to logits.
+
+    It stands in for the model as ``self`` of the model's own forward pass, where the layers are one attribute. So
+    it has no weights, and neither the model nor a wrapper of it is changed.
+    """
+
+    def __init__(self, causal: PreTrainedModel) -> None:
+        self._causal = causal
+        setattr(self, causal.base_model_prefix, self._hand_on)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._causal, name)
+
+    @staticmethod
+    def _hand_on(*_: Any, inputs_embeds: torch.Tensor, **__: Any) -> BaseModelOutputWithPast:
+        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (R, vocabulary) of hidden states (R, hidden)."""
+        forward = type(self._causal).forward  # not the instance's, which accelerate may have wrapped
+        return forward(self, inputs_embeds=hidden.unsqueeze(0), use_cache=False).logits[0]

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from gateau_lib.models import loading
 from gateau_lib.study import devices
-from gateau_lib.study.errors import ScoreError
+from gateau_lib.study.errors import ScoreError, reason
 
 NEEDS_SHORT = {"hmg", "contrast"}
 PROBE = "Stones, 1024 rivers;\n\n\tnaïve café — 山 and {code_like: [1.5]}"
@@ -40,8 +40,8 @@ def choose_device(name: str | None) -> torch.device:
         chosen = torch.device(name) if name else devices.device()
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = loading.first_line(error)
-        raise ScoreError(f"--device {name}: cannot be used here ({reason}); leave it out or give cpu") from None
+        why = reason(error)
+        raise ScoreError(f"--device {name}: cannot be used here ({why}); leave it out or give cpu") from None
     return chosen
 
 

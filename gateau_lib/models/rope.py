@@ -1,90 +1,128 @@
-"""Rotary position embeddings: window, base, and a model stretched beyond its window by another base."""
+"""Rotary position embeddings: window, base, and a model stretched beyond its window by another base.
+
+RoPE turns pairs of channels by (position x frequency); the base sets the frequencies. A larger base slows the slow
+pairs down, so that positions beyond the window look like ones within it (NTK-aware scaling).
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from gateau_lib.study.errors import ModelError
 
 
-def _text(model: PreTrainedModel) -> Any:
+def _name(config: PreTrainedConfig) -> str:
+    return config.name_or_path or config.model_type
+
+
+def _text(config: PreTrainedConfig) -> Any:
     """The configuration of the language model, also where it is part of a larger one (Gemma 3)."""
-    return model.config.get_text_config(decoder=True)
+    return config.get_text_config(decoder=True)
 
 
-def _rope(model: PreTrainedModel) -> dict[str, Any]:
-    """RoPE parameters of the layers that see the whole text; those of sliding layers need no stretching (Gemma 3)."""
-    parameters = getattr(_text(model), "rope_parameters", None)
+def _parameters(config: PreTrainedConfig) -> dict[str, Any]:
+    """RoPE parameters of the layers that see the whole text, {} without any; sliding layers need no stretching."""
+    parameters = getattr(_text(config), "rope_parameters", None) or {}
+    # One set for each kind of layer (Gemma 3), where layers without positions have None, or one for all.
+    return parameters.get("full_attention", parameters) or {}
+
+
+def _rope(config: PreTrainedConfig) -> dict[str, Any]:
+    parameters = _parameters(config)
     if not parameters:
-        kind = model.config.model_type
-        raise ModelError(f"{model.config.name_or_path or kind}: no rotary positions to stretch; use --reading truncate")
-    return parameters.get("full_attention", parameters)
+        raise ModelError(f"{_name(config)}: no rotary positions to stretch; use --reading truncate")
+    return parameters
 
 
 def window(model: PreTrainedModel) -> int:
     """Tokens the model was made for."""
-    return int(_text(model).max_position_embeddings)
+    return int(_text(model.config).max_position_embeddings)
 
 
 def rope_edge(model: PreTrainedModel) -> int | None:
-    """Length past which a whole batch is read with other RoPE factors (LongRoPE of Phi-3), None if there is no such length.
+    """Length past which a whole batch is read with other RoPE factors (LongRoPE of Phi-3), or None.
 
     Samples on both sides of it must not share a batch, or the short ones would be read as if they were long.
 
     Raises:
         ModelError: dynamic NTK, whose reading of a sample depends on what was read before it.
     """
-    parameters = getattr(_text(model), "rope_parameters", None) or {}
-    kind = parameters.get("full_attention", parameters).get("rope_type", "default")
+    parameters = _parameters(model.config)
+    kind = parameters.get("rope_type", "default")
     if kind == "dynamic":
         raise ModelError(
-            f"{model.config.name_or_path or model.config.model_type}: with dynamic RoPE a loss depends on what was read before; "
-            "set rope_type to default in its config.json, a longer window is then given to it by --reading ntk"
+            f"{_name(model.config)}: with dynamic RoPE a loss depends on what was read before; set rope_type to "
+            "default in its config.json, a longer window is then given to it by --reading ntk"
         )
     return int(parameters["original_max_position_embeddings"]) if kind == "longrope" else None
 
 
 def rope_theta(model: PreTrainedModel) -> float:
     """The RoPE base a model was built with."""
-    return float(_rope(model)["rope_theta"])
+    return float(_rope(model.config)["rope_theta"])
 
 
 def ntk_theta(theta: float, factor: float, head_dim: int) -> float:
-    """NTK-aware base for a window ``factor`` times as long: ``theta * factor ** (d / (d - 2))``, d rotated channels a head."""
+    """NTK-aware base for a window ``factor`` times as long: ``theta * factor ** (d / (d - 2))``.
+
+    It slows the slowest of the d / 2 pairs of channels by the whole factor and leaves the fastest alone.
+
+    Args:
+        head_dim: d, the channels of a head that are turned.
+    """
     return theta * factor ** (head_dim / (head_dim - 2))
+
+
+def stretched_theta(config: PreTrainedConfig, target: int) -> float:
+    """The NTK base at which a model of that configuration reads ``target`` tokens; its own within its window.
+
+    Raises:
+        ModelError: it has no rotary positions.
+    """
+    rope, text = _rope(config), _text(config)
+    theta, factor = float(rope["rope_theta"]), target / text.max_position_embeddings
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    rotated = int(head_dim * rope.get("partial_rotary_factor", 1.0))  # Phi turns a part of each head only
+    return ntk_theta(theta, factor, rotated) if factor > 1 else theta
 
 
 def with_rope_theta(model: PreTrainedModel, theta: float, window: int | None = None) -> PreTrainedModel:
     """The same weights (shared, not copied) read with another RoPE base and nominal window.
 
+    A configuration that is changed after a model was built changes nothing in it, so a second model is built over
+    the same tensors.
+
     Raises:
         ModelError: the model's RoPE is already scaled in another way, or it has none.
     """
-    rope = _rope(model)
+    rope = _rope(model.config)
     kind = rope.get("rope_type", "default")
     if kind != "default":
         raise ModelError(
-            f"{model.config.name_or_path or model.config.model_type}: RoPE of type {kind!r} cannot be stretched here; "
-            "give a --max-length within the model's window, and --reading truncate for the short one"
+            f"{_name(model.config)}: RoPE of type {kind!r} cannot be stretched here; give a --max-length within the "
+            "model's window, and --reading truncate for the short one"
         )
+    rotary = getattr(model.get_decoder(), "rotary_emb", None)
+    if rotary is None:
+        raise ModelError(f"{_name(model.config)}: its rotary positions are not found; use --reading truncate")
     config = type(model.config).from_dict(model.config.to_dict())
-    text = config.get_text_config(decoder=True)
+    text = _text(config)
     stretched = {**rope, "rope_type": "default", "rope_theta": float(theta)}
     layered = "full_attention" in text.rope_parameters
     text.rope_parameters = {**text.rope_parameters, "full_attention": stretched} if layered else stretched
     text.max_position_embeddings = window or text.max_position_embeddings
-    with torch.device("meta"):
+    with torch.device("meta"):  # no memory for weights that are about to be replaced
         twin = type(model)(config)
     twin.load_state_dict(model.state_dict(), assign=True)
     twin.tie_weights()
-    # Buffers that no state dict holds are still on meta: the rotary module is built for real with the new base, the others
-    # (Gemma's embedding scale) are the model's own.
+    # Buffers that no state dict holds are still on meta. The rotary module is built for real with the new base, in
+    # float32 whatever the dtype of the weights; the others (Gemma's embedding scale) are the model's own.
     for name, module in list(twin.named_modules()):
-        if isinstance(module, type(model.get_decoder().rotary_emb)):
-            twin.set_submodule(name, type(module)(config=text).to(model.device))
+        if isinstance(module, type(rotary)):
+            twin.set_submodule(name, type(rotary)(config=text).to(model.device))
     for name, buffer in list(twin.named_buffers()):
         if buffer.is_meta:
             owner, _, leaf = name.rpartition(".")
@@ -94,10 +132,6 @@ def with_rope_theta(model: PreTrainedModel, theta: float, window: int | None = N
 
 def extend_window(model: PreTrainedModel, target: int) -> PreTrainedModel:
     """The model stretched to ``target`` tokens by a fixed NTK base (GATEAU's extended window, stateless)."""
-    factor = target / window(model)
-    if factor <= 1:
+    if target <= window(model):
         return model
-    text = _text(model)
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    rotated = int(head_dim * _rope(model).get("partial_rotary_factor", 1.0))  # Phi turns a part of each head only
-    return with_rope_theta(model, ntk_theta(rope_theta(model), factor, rotated), target)
+    return with_rope_theta(model, stretched_theta(model.config, target), target)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM
 
-from gateau_lib.study.errors import UserError
-
-if TYPE_CHECKING:
-    from gateau_lib.study.registry import ModelEntry
+from gateau_lib.models import loading
+from gateau_lib.study import registry
+from gateau_lib.study.errors import ModelError, UserError
 
 
 class UnknownSize(UserError):
@@ -21,55 +20,102 @@ class UnknownSize(UserError):
 
 @dataclass(frozen=True)
 class Size:
-    """The numbers of a Llama-like model: grouped heads, a gated MLP, RMS norms."""
+    """The numbers of a decoder that decide what it costs to read with it, to train it and to keep it."""
 
+    linear: int  # weights that every token passes, norms and biases too; without embeddings and output head
+    head: int  # weights of the output head, which runs on scored tokens only
+    tied: bool  # the output head is the embedding
     layers: int
-    hidden: int
-    mlp: int
+    hidden: int  # channels
+    mlp: int  # channels inside the MLP
     heads: int
     kv_heads: int
-    head_dim: int
-    vocabulary: int
-    tied: bool
+    head_dim: int  # channels
+    vocabulary: int  # rows of the output head
     window: int  # tokens
-    biased: bool = False  # query, key, value and output projections have biases
-
-    @property
-    def linear(self) -> int:
-        """Weights, norms and biases of the layers: what every token passes, without embeddings and output head."""
-        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        attention = 2 * self.hidden * (queries + keys) + self.biased * (queries + 2 * keys + self.hidden)
-        return self.layers * (attention + 3 * self.hidden * self.mlp + 2 * self.hidden) + self.hidden
 
     @property
     def parameters(self) -> int:
         """All of them."""
-        return self.linear + self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return self.linear + self.head * (1 if self.tied else 2)
 
     @property
-    def shape(self) -> Shape:
-        """The same for `estimate`, which counts operations."""
-
-        return Shape(self.linear, self.vocabulary * self.hidden, self.layers, self.heads * self.head_dim, self.window)
-
-    @property
-    def kept_by_norms(self) -> int:
-        """Numbers a token that the backward pass of one layer's two norms needs: what comes in, and it normalised."""
-        return 4 * self.hidden
-
-    @property
-    def kept_by_products(self) -> int:
-        """Numbers a token that the rest of it needs: inputs of products and of the activation, attention's parts."""
-        return 3 * self.hidden + 2 * (self.heads + self.kv_heads) * self.head_dim + 4 * self.mlp
+    def width(self) -> int:
+        """Channels of all heads."""
+        return self.heads * self.head_dim
 
     @property
     def cache(self) -> int:
         """Numbers a token in the key-value cache of all layers."""
         return 2 * self.layers * self.kv_heads * self.head_dim
 
+    def flops(self, tokens: int, scored: int, before: int = 0) -> float:
+        """One forward pass of a sequence whose first ``before`` tokens are cached; attention in full and causal.
+
+        Two operations a weight and token; for every query and key it sees, four a channel (query x key, weight x
+        value).
+        """
+        seen = tokens * before + tokens * (tokens + 1) / 2
+        return 2.0 * self.linear * tokens + 2.0 * self.head * scored + 4.0 * self.layers * self.width * seen
 
 
+class Work(NamedTuple):
+    """One part of the study: what models do in it."""
 
+    notebook: str
+    what: str
+    tokens: float  # that models read or are trained on
+    operations: float
+    steps: int = 0  # of an optimizer
+    written: float = 0.0  # tokens, one after the other
+    speed: float = 1.0  # of its operations, over bfloat16's
+    alone: bool = False  # one GPU does it, however many there are
+
+
+def llama(
+    layers: int,
+    hidden: int,
+    mlp: int,
+    heads: int,
+    kv_heads: int,
+    vocabulary: int,
+    tied: bool,
+    window: int,
+    biased: bool = False,
+) -> Size:
+    """The size of a Llama-like model: grouped heads, a gated MLP, RMS norms.
+
+    Args:
+        biased: query, key, value and output projections have biases.
+    """
+    head_dim = hidden // heads
+    queries, keys = heads * head_dim, kv_heads * head_dim
+    attention = 2 * hidden * (queries + keys) + biased * (queries + 2 * keys + hidden)
+    linear = layers * (attention + 3 * hidden * mlp + 2 * hidden) + hidden
+    return Size(linear, vocabulary * hidden, tied, layers, hidden, mlp, heads, kv_heads, head_dim, vocabulary, window)
+
+
+def of_config(config: Any) -> Size:
+    """The size of a model of that configuration, counted on a model without memory."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    text = config.get_text_config(decoder=True)
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    tables = {id(p): p.numel() for module in ends for p in module.parameters()}
+    heads = text.num_attention_heads
+    return Size(
+        linear=sum(p.numel() for p in model.parameters()) - sum(tables.values()),
+        head=ends[1].weight.numel(),
+        tied=ends[0].weight is ends[1].weight,
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        mlp=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        heads=heads,
+        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        vocabulary=len(ends[1].weight),
+        window=text.max_position_embeddings,
+    )
 
 
 def of(name: str) -> Size:
@@ -78,78 +124,13 @@ def of(name: str) -> Size:
     Raises:
         UnknownSize: not in the registry, and no configuration in the folder, the hub's cache or on the hub.
     """
-    if (Path(name).expanduser() / "config.json").is_file():
-        return _configured(name)
-    from gateau_lib.study import registry
-
     entry = registry.models().get(name)
-    return (entry and _entry(entry)) or _configured(name)
-
-
-def _entry(entry: ModelEntry) -> Size | None:
-    """From the registry's facts; None where one is unknown."""
-    facts = (entry.layers, entry.hidden, entry.mlp, entry.heads, entry.kv_heads, entry.vocabulary, entry.tied, entry.window)
-    if None in facts:
-        return None
-    layers, hidden, mlp, heads, kv_heads, vocabulary, tied, window = facts
-    return Size(layers, hidden, mlp, heads, kv_heads, hidden // heads, vocabulary, tied, window)
-
-
-def _configured(name: str) -> Size:
-    from gateau_lib.models import loading
-    from gateau_lib.study import errors
-
+    if entry and not (Path(name).expanduser() / "config.json").is_file():
+        facts = (entry.layers, entry.hidden, entry.mlp, entry.heads, entry.kv_heads, entry.vocabulary)
+        return llama(*facts, tied=entry.tied, window=entry.window)
     try:
-        config = loading.load_config(name).get_text_config(decoder=True)
-        heads = config.num_attention_heads
-        return Size(
-            config.num_hidden_layers,
-            config.hidden_size,
-            config.intermediate_size,
-            heads,
-            getattr(config, "num_key_value_heads", None) or heads,
-            getattr(config, "head_dim", None) or config.hidden_size // heads,
-            config.vocab_size,
-            config.tie_word_embeddings,
-            config.max_position_embeddings,
-            bool(getattr(config, "attention_bias", False)),
-        )
-    except errors.ModelError as error:
+        return of_config(loading.load_config(name))
+    except ModelError as error:
         raise UnknownSize(f"{name}: size unknown, no configuration to read ({error})") from None
     except AttributeError as error:
-        raise UnknownSize(f"{name}: size unknown, its configuration is not one of a Llama-like model ({error})") from None
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What of a model decides its cost."""
-
-    linear: int  # weights that every token is multiplied with, without embeddings and output head
-    head: int  # weights of the output head, which runs on scored tokens only
-    layers: int
-    width: int  # heads x channels a head
-    window: int
-
-    def flops(self, tokens: int, scored: int, before: int = 0) -> float:
-        """One forward pass of a sequence whose first ``before`` tokens are cached; attention counted in full and causal.
-
-        Two operations a weight and token; for every query and key it sees, four a channel (query x key, weight x value).
-        """
-        seen = tokens * before + tokens * (tokens + 1) / 2
-        return 2.0 * self.linear * tokens + 2.0 * self.head * scored + 4.0 * self.layers * self.width * seen
-
-
-def shape_of(config: Any) -> Shape:
-    """The shape of a model of that configuration, counted on a model without memory."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    text = config.get_text_config(decoder=True)
-    tables = {id(p): p.numel() for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return Shape(
-        linear=sum(p.numel() for p in model.parameters()) - sum(tables.values()),
-        head=model.get_output_embeddings().weight.numel(),
-        layers=text.num_hidden_layers,
-        width=text.num_attention_heads * head_dim,
-        window=text.max_position_embeddings,
-    )
+        raise UnknownSize(f"{name}: size unknown, its configuration is not one of a decoder ({error})") from None

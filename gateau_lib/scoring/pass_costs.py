@@ -16,7 +16,7 @@ from gateau_lib.data import sharded
 from gateau_lib.data.samples import encode
 from gateau_lib.models import loading
 from gateau_lib.models.pair import names
-from gateau_lib.models.sizes import Shape, shape_of
+from gateau_lib.models.sizes import Size, of_config
 from gateau_lib.scoring import settings
 from gateau_lib.study.errors import DataError, ScoreError
 
@@ -46,7 +46,7 @@ class Lengths:
 
 
 
-def passes(sample: Lengths, short: Shape, long: Shape, options: settings.Options) -> dict[str, tuple[int, float]]:
+def passes(sample: Lengths, short: Size, long: Size, options: settings.Options) -> dict[str, tuple[int, float]]:
     """Tokens and operations of every pass over one sample, by the names of `scorer.score_items`."""
     n, y, asked, found = sample.whole, sample.response, set(options.methods), {}
     around = sample.start + sample.instruction + y
@@ -86,7 +86,7 @@ def passes(sample: Lengths, short: Shape, long: Shape, options: settings.Options
     return found
 
 
-def _prolong(n: int, long: Shape, options: settings.Options) -> tuple[int, float]:
+def _prolong(n: int, long: Size, options: settings.Options) -> tuple[int, float]:
     """Every segment read once and once more for every sampled pair, after a cached one; as released, both anew."""
     length = options.segment_length
     count = min(n // length, max(2, options.max_length // length))
@@ -98,7 +98,7 @@ def _prolong(n: int, long: Shape, options: settings.Options) -> tuple[int, float
     return (count + pairs) * length, count * alone + pairs * after
 
 
-def totals(samples: Sequence[Lengths], times: float, short: Shape, long: Shape, options: settings.Options) -> list[dict[str, Any]]:
+def totals(samples: Sequence[Lengths], times: float, short: Size, long: Size, options: settings.Options) -> list[dict[str, Any]]:
     """One row a pass, and their sum: ``tokens, flops, gpu_hours``, ``times`` as many as the given samples have."""
     sums: dict[str, np.ndarray] = {}
     for sample in samples:
@@ -131,8 +131,8 @@ def plan(given: argparse.Namespace) -> str:
 
     short_name, long_name = names(given.short, given.long, methods_of(given.methods))
     config, tokenizer = loading.load_config(long_name), loading.load_tokenizer(long_name)
-    long = shape_of(config)
-    short = shape_of(loading.load_config(short_name)) if short_name else long
+    long = of_config(config)
+    short = of_config(loading.load_config(short_name)) if short_name else long
     options = options_of(given, short.window, long.window)
     shards = sharded.index(given.data, given.shard_size)
     items = sharded.spread(shards, given.data, LENGTHS_READ)

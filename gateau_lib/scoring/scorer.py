@@ -85,8 +85,7 @@ def _fill_or_mark(ready: Sequence[Ready], pair: Pair, options: Options, counts: 
                 _fill_or_mark(half, pair, options, counts)
             return
         row = ready[0].row
-        named = str(error).startswith("sample ")  # else it counts the sequences of one call
-        message = str(error) if named else f"sample {row['id']!r}: {error.reason}"
+        message = str(error) if error.sample is not None else f"sample {row['id']!r}: {error.reason}"
         row.update(dict.fromkeys((*SCORES, "cam_mode", *SEGMENTS)), error=message)
 
 
@@ -180,17 +179,17 @@ def _released(ready: Sequence[Ready], pair: Pair, options: Options, counts: dict
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise OutOfMemory(0, f"sample {each.encoded.id!r}") from None
+            raise OutOfMemory(0, each.encoded.id) from None
         for name, value in found.items():
             columns.setdefault(name, []).append(value)
     return columns
 
 
 def _released_one(each: Ready, pair: Pair, options: Options, counts: dict[str, Counter]) -> dict[str, Any]:
-    from gateau_lib.methods import released
+    from gateau_lib.methods import released, released_prolong
 
     sample, columns, length = each.encoded, {}, options.segment_length
-    name = f"sample {sample.id!r}"
+    name = sample.id
     if "hmg" in options.methods:
         (short,), (long,) = released.released_hmg(pair, [sample], options.max_length, count=_count(counts, "hmg"))
         if np.isnan([short, long]).any():  # the mean over no token at all
@@ -209,7 +208,7 @@ def _released_one(each: Ready, pair: Pair, options: Options, counts: dict[str, C
         columns |= {"cam": cam.contextual_awareness(nll, attention), "cam_mode": options.cam_mode}
     if "prolong" in options.methods:
         documents = _documents([_uncut(each, pair, options)])
-        (columns["prolong"],) = released.released_prolong(
+        (columns["prolong"],) = released_prolong.released_prolong(
             pair.long, documents, **_pairs(options), count=_count(counts, "prolong")
         )
     return columns

@@ -14,7 +14,7 @@ import torch
 from scipy.stats import spearmanr
 
 from gateau_lib.data.samples import Encoded, encode
-from gateau_lib.methods import cam, cam_adaptive, model_passes, pair_passes, released
+from gateau_lib.methods import cam, cam_adaptive, model_passes, pair_passes, released, released_prolong
 from gateau_lib.methods.model_passes import response_nll
 from gateau_lib.models import memory, rope, tiny
 from gateau_lib.models.pair import Pair, load_pair
@@ -127,7 +127,7 @@ def compare_prolong(pair: Pair, pairs: int = PAIRS, segment: int = SEGMENT) -> l
     shape = {"segment_length": segment, "pairs": pairs, "window_segments": max(n, 256)}
     work = {
         "exact": lambda c: pair_passes.score_documents(pair.long, [document], **shape, count=c)["lds"].to_numpy(),
-        "released": lambda c: released.released_prolong(pair.long, [document], **shape, count=c),
+        "released": lambda c: released_prolong.released_prolong(pair.long, [document], **shape, count=c),
     }
     rows, scores = [], []
     for name, run in work.items():

@@ -1,1 +1,1 @@
-"""What others have: the hub's models and data sets, conversations, documents, models that answer."""
+"""What others have: models and data of the hub, documents, models that answer."""

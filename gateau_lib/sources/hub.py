@@ -15,6 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import constants
+from huggingface_hub.file_download import repo_folder_name
+
 from gateau_lib.sources import conversion
 from gateau_lib.study import registry
 from gateau_lib.study.errors import DataError, UserError, reason
@@ -73,7 +76,7 @@ def snapshot(study: Study, repo: str, kind: str = "model") -> Path:
         HubError: out of reach, gated, incomplete, without weights that can be loaded, or another commit than the pinned one.
     """
     key = f"{kind}s/{repo}"
-    revision = _required(study, key)
+    revision = _agreed(study, repo, kind)
     folder = _fetched(study, repo, kind, revision)
     if lacking := _lacking(folder, repo, kind):
         raise HubError(f"{repo} at {folder.name} {lacking}")
@@ -81,6 +84,22 @@ def snapshot(study: Study, repo: str, kind: str = "model") -> Path:
         pins = revisions(study) | {key: folder.name}
         atomic_write(study.root / PINS, json.dumps(dict(sorted(pins.items())), indent=1) + "\n")
     return folder
+
+
+def required(study: Study, repo: str, kind: str = "model") -> str | None:
+    """The commit that must be used: what the study has pinned, else what the registry knows; None if any will do."""
+    entry = _entry(repo, kind)
+    return revisions(study).get(f"{kind}s/{repo}") or (entry.revision if entry else None)
+
+
+def snapshots(repo: str, kind: str = "model") -> Path:
+    """Where the hub's cache keeps what it has of a repository, one folder a commit."""
+    return cache() / repo_folder_name(repo_id=repo, repo_type=kind) / "snapshots"
+
+
+def cache() -> Path:
+    """The folder of the hub's cache."""
+    return Path(constants.HF_HUB_CACHE)
 
 
 def remedy(repo: str, kind: str = "model", revision: str | None = None) -> str:
@@ -91,7 +110,7 @@ def remedy(repo: str, kind: str = "model", revision: str | None = None) -> str:
     words = f"hf download {repo}" + (f" --revision {revision}" if revision else "") + " --repo-type dataset" * (kind == "dataset")
     gate = f" (accept its licence on https://huggingface.co/{repo} first, then hf auth login)" if entry and entry.gated else ""
     other = _own(entry) if isinstance(entry, DataEntry) else "give a folder that holds the model in place of its name"
-    return f"where there is a network: {words}{gate}, its cache is {_cache()}; or {other}"
+    return f"where there is a network: {words}{gate}, its cache is {cache()}; or {other}"
 
 
 def long_samples(study: Study) -> Path:
@@ -181,12 +200,6 @@ def _own(entry: DataEntry) -> str:
     return f"put the files into $GATEAU_DATA/{entry.name}/"
 
 
-def _cache() -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
-
-
 def _entry(repo: str, kind: str) -> Any:
     """The registry's entry of a repository, None if it has none."""
     if kind == "model":
@@ -197,17 +210,15 @@ def _entry(repo: str, kind: str) -> Any:
 # Fetching ----------------------------------------------------------------------------------------------------------------
 
 
-def _required(study: Study, key: str) -> str | None:
-    """The commit that must be used; None if none is known yet."""
-    kind, _, repo = key.partition("/")
-    entry = _entry(repo, kind.removesuffix("s"))
-    recorded, known = revisions(study).get(key), entry.revision if entry else None
-    if recorded and known and recorded != known:
+def _agreed(study: Study, repo: str, kind: str) -> str | None:
+    """The required commit, on which the study's pins and the registry agree."""
+    entry, revision = _entry(repo, kind), required(study, repo, kind)
+    if entry and entry.revision and entry.revision != revision:
         raise HubError(
-            f"{repo}: {study.root / PINS} records commit {recorded}, the registry now requires {known}; to go on with that one, "
-            "delete its line there (results made with the old one are made again)"
+            f"{repo}: {study.root / PINS} records commit {revision}, the registry now requires {entry.revision}; "
+            "to go on with that one, delete its line there (results made with the old one are made again)"
         )
-    return recorded or known
+    return revision
 
 
 def _fetched(study: Study, repo: str, kind: str, revision: str | None) -> Path:
@@ -215,7 +226,7 @@ def _fetched(study: Study, repo: str, kind: str, revision: str | None) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     entry = _entry(repo, kind)
-    what: dict[str, Any] = {"repo_id": repo, "repo_type": kind, "revision": revision, "cache_dir": _cache()}
+    what: dict[str, Any] = {"repo_id": repo, "repo_type": kind, "revision": revision, "cache_dir": cache()}
     what["allow_patterns"] = list(MODEL_FILES if kind == "model" else entry.files) if entry or kind == "model" else None
     away = isinstance(entry, DataEntry) and entry.host != "hub"  # only a rehearsal has put it into the cache
     if revision or away:
@@ -238,14 +249,12 @@ def _fetched(study: Study, repo: str, kind: str, revision: str | None) -> Path:
     except Exception as error:  # the client's errors, the HTTP library's (no network, time-out), the disk's
         cause = error
         if getattr(error, "errno", None) == errno.ENOSPC:
-            fault = f"the disk of {_cache()} is full; free some or set HF_HOME to a larger one, what was fetched is kept"
+            fault = f"the disk of {cache()} is full; free some or set HF_HOME to a larger one, what was fetched is kept"
         elif others := _others(repo, kind, revision):
             recorded = f"{kind}s/{repo}" in revisions(study)
             fault = f"{study.root / PINS if recorded else 'the registry'} requires commit {revision}, the cache has {others}"
             fault += "; to go on with another, delete the line there" if recorded else ""
         else:
-            from huggingface_hub import constants
-
             off = constants.HF_HUB_OFFLINE
             why = "HF_HUB_OFFLINE is set" if off else f"the hub does not answer ({reason(error)})"
             fault = f"not in the cache, or not whole, and {why}"
@@ -254,7 +263,7 @@ def _fetched(study: Study, repo: str, kind: str, revision: str | None) -> Path:
 
 def _others(repo: str, kind: str, revision: str | None) -> str:
     """The commits that the cache has of a repository, if the one that is required is not among them."""
-    folder = _cache() / f"{kind}s--{repo.replace('/', '--')}" / "snapshots"
+    folder = snapshots(repo, kind)
     present = sorted(each.name for each in folder.iterdir()) if revision and folder.is_dir() else []
     return "" if revision in present else ", ".join(present)
 

@@ -1,1 +1,1 @@
-"""The ground: profiles, artefacts and their keys, workers, progress, and the notebooks' runner. Never loads torch."""
+"""The ground: profiles, artefacts and their keys, workers, the runner; no torch."""

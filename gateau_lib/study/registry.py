@@ -18,22 +18,22 @@ CHANGES_NO_RESULT = True  # what is used of an entry enters keys by its values
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One model on the hub; unknown facts are None."""
+    """One model on the hub, Llama-like; facts but its sizes may be unknown (None)."""
 
     repo: str
     revision: str | None  # the commit that must be used; None: recorded at first use
     window: int  # tokens
     rope_theta: float | None
     rope_type: str | None
-    parameters: int | None
+    parameters: int
     bytes_per_parameter: int | None  # as the weights are stored
-    layers: int | None
-    hidden: int | None
-    mlp: int | None
-    heads: int | None
-    kv_heads: int | None
-    vocabulary: int | None  # rows of the embedding
-    tied: bool | None
+    layers: int
+    hidden: int
+    mlp: int
+    heads: int
+    kv_heads: int
+    vocabulary: int  # rows of the embedding
+    tied: bool  # the output head is the embedding
     licence: str | None
     gated: bool | None  # whether a licence must be accepted on its page first
     weights: str  # "safetensors" or "pickle", which is not loaded

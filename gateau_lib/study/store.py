@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateau_lib.study.code_hash import PACKAGE, digest, path_hash
 from gateau_lib.study.code_hash import source_hash as source_hash  # part of this module's interface
-from gateau_lib.study.profiles import Profile, named, resolve
+from gateau_lib.study.profiles import REHEARSED, Profile, named, resolve
 from gateau_lib.study.whole_files import atomic_write
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 CHANGES_NO_RESULT = ("artefact", "artefact_folder")  # they say what a result is called and when it is made
 FOLDERS = ("metrics", "tables", "figures", "selected", "notebooks", "cache")
-OTHER = re.compile(r"-(seed-?\d+|custom-[0-9a-f]{6})$")  # ends the folder's name of another seed, or of changed sizes
+# In the name of a folder: a rehearsal begins with the first, another seed and changed sizes end with the second.
+OTHER = re.compile(rf"^{REHEARSED}|-(seed-?\d+|custom-[0-9a-f]{{6}})$")
 PINS = "revisions.json"  # commits of models and data that a study has met
 BUILT = "built.json"  # in an artefact's folder: when it was built
 
@@ -86,7 +87,7 @@ def open_study(profile: str, seed: int = 0, **overrides: Any) -> Study:
 
 
 def profile_folders() -> list[Path]:
-    """Folders below the results' root, sorted, without those of other seeds and of changed sizes."""
+    """Folders below the results' root, sorted, without those of rehearsals, of other seeds and of changed sizes."""
     return sorted(path for path in results_root().glob("*/") if not OTHER.search(path.name))
 
 

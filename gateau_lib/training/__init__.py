@@ -1,1 +1,1 @@
-"""Fine-tuning and pretraining: jobs, batches, position ids, runs."""
+"""Fine-tuning and pretraining: one run as data, its batches, its processes."""

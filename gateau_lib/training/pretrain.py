@@ -20,14 +20,17 @@ from transformers import PreTrainedModel
 
 from gateau_lib.models.loading import SHIPPED, load_tokenizer
 from gateau_lib.models.rope import with_rope_theta
+from gateau_lib.models.sizes import Size, Work
 from gateau_lib.models.tiny import build_llama
 from gateau_lib.study.devices import device
-from gateau_lib.study.profiles import Stage
+from gateau_lib.study.profiles import Profile, Stage
 from gateau_lib.study.progress import track
 from gateau_lib.study.store import Study, artefact
 from gateau_lib.training.pretrain_rows import BACKGROUND_SAMPLE, BACKGROUND_WEIGHT, RowMaker
 
 LEARNING_RATE = 3e-3  # peak
+TRAINED_ON = 0.4  # share of the tokens that have a loss
+SINGLE = 19.5 / 312  # speed of an A100 in single precision, in which this trains, over bfloat16's (its data sheet)
 
 
 
@@ -188,6 +191,20 @@ def build_pair(
     save(long, "long")
     training = {"settings": settings | shape, "short": short_log, "long": long_log}
     (out / "training.json").write_text(json.dumps(training, indent=1))
+
+
+def cost(profile: Profile, short: Size, long: Size) -> list[Work]:
+    """What training the pair costs; nothing if the profile trains none."""
+    found = []
+    for name, stages, size in (("short", profile.short_stages, short), ("long", profile.long_stages, long)):
+        if not stages:
+            continue
+        tokens = sum(steps * tokens for _, steps, tokens in stages)
+        reads = [(steps * tokens / window, window) for window, steps, tokens in stages]
+        operations = 3 * sum(rows * size.flops(window, round(TRAINED_ON * window)) for rows, window in reads)
+        steps = sum(steps for _, steps, _ in stages)
+        found.append(Work("02", f"pretrain the {name} model", tokens, operations, steps, speed=SINGLE, alone=True))
+    return found
 
 
 # Fields of a profile that decide what a pair built from scratch becomes.

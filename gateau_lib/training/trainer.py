@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from gateau_lib.models import output_head
-from gateau_lib.models.output_head import head_on
+from gateau_lib.models.output_head import nll_at
 from gateau_lib.study import devices
 from gateau_lib.study.errors import TrainingError
 from gateau_lib.study.progress import track
@@ -60,12 +58,7 @@ def response_loss(
     wanted = (labels != IGNORED).flatten()  # (B * L,); a row's first token is part of a prompt
     places = wanted.nonzero().squeeze(-1)
     targets = labels.flatten()[places]
-    if output_head.applies(model, len(places)):
-        nll = output_head.nll_in_parts(model, inputs, places - 1, targets)
-    else:
-        with head_on(model, places - 1):
-            logits = model(**inputs, use_cache=False).logits[0]  # (labelled tokens, vocabulary)
-        nll = functional.cross_entropy(logits.float(), targets, reduction="none")
+    nll = nll_at(model, inputs, places - 1, targets)
     if loss == "token":
         return nll.sum() / (over or len(nll))
     first = wanted & ~wanted.roll(1)  # prompts part the responses of rows and of packed samples

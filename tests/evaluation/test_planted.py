@@ -191,7 +191,7 @@ def test_all_pairs_are_evaluated_once_and_processes_change_nothing(saved_pair, t
     alone = evaluate_model(saved_pair[1], paths["a"])
     pd.testing.assert_frame_equal(here.query("model == 'long' and set == 'a'")[alone.columns].reset_index(drop=True), alone)
     with monkeypatch.context() as patch:
-        patch.setattr(planted.models, "load", None)  # everything comes from the cache, and no process is started
+        patch.setattr(planted.loading, "load", None)  # everything comes from the cache, and no process is started
         pd.testing.assert_frame_equal(evaluate_all(study, folders, paths, workers=2), here)
     other = Study(resolve("smoke"), 0, tmp_path / "other")
     elsewhere = evaluate_all(other, {"long": saved_pair[1]}, {"a": paths["a"]}, workers=1)

@@ -254,3 +254,11 @@ def test_verdicts_are_those_of_exact_arithmetic(counts, margin, relation, items,
     room = sum(Fraction(a, items) for a, _ in counts) / len(counts) + Fraction(margin) <= 1
     assert out.verdict == (by_the_rule(relation, margin, differences) if room or relation != "above" else "not testable here")
     assert out.difference == float(sum(differences) / len(differences))
+
+
+@pytest.mark.parametrize(
+    ("profile", "verdict"),
+    [("gpu", "holds"), ("gpu+granite-2b", "holds"), ("rehearse-gpu", "not testable here"), ("paper", "not testable here")],
+)
+def test_a_claim_is_tested_on_its_profiles_with_other_models_too_and_on_no_rehearsal(profile, verdict):
+    assert decide(claim(profiles=["gpu"]), rows("a", [0.9] * 3), profile=profile).verdict == verdict

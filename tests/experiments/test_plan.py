@@ -491,7 +491,7 @@ def test_results_that_are_there_need_no_more_room(machine, tmp_path):
 
 
 def test_the_pages_tables_are_those_of_the_code():
-    text = setting_sources.PAGE.read_text(encoding="utf-8")
+    text = pages.SCALE.read_text(encoding="utf-8")
     assert pages.filled(text) == text, "docs/scale.md is out of date: make readme"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import families
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,6 +45,13 @@ def inputs(study, tmp_path, saved_pair):
             ids = [s.id for s in pool[::-1]][: 10 if selector == "full" else 4]
             (study.root / "selected" / f"05_{selector}-{n}.json").write_text(json.dumps(ids))
     return data, saved_pair[0].parent
+
+
+@pytest.mark.parametrize("family", ["llama", "phi", "gemma3"])  # a head turned whole; by half; one base a kind of layer
+def test_the_stretched_base_is_the_one_hmg_reads_with(study, tmp_path, family):
+    families.build(family).save_pretrained(tmp_path / "short")
+    bases = {job.rope_theta for job in tuning_runs.skip_jobs(study, tmp_path, tmp_path)}
+    assert bases == {rope.rope_theta(rope.extend_window(families.build(family), study.profile.long_window))}
 
 
 def test_selection_jobs_are_one_a_selector_and_pool_at_one_budget(study, inputs):

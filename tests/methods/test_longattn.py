@@ -10,9 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from reference.longattn import slow_long_attention
-from tiny import random_encoded, random_llama
+from tiny import VOCABULARY, random_encoded, random_llama
+from transformers import Llama4ForCausalLM, Llama4TextConfig
 
-from gateau_lib.methods.longattn import long_attention, long_attention_score, nearest_far, pool_score
+from gateau_lib.methods.longattn import long_attention, long_attention_score, nearest_far
 from gateau_lib.models import attention
 from gateau_lib.models.nll import NonFiniteLoss
 
@@ -71,9 +72,22 @@ def test_far_attention_by_hand():
     assert strength[0] == pytest.approx((1 / 2 + 2 / 3 + 3 / 4) / 4) and variance[0] == pytest.approx(far.var(ddof=1))
 
 
-def test_pool_score_is_the_released_one():
-    np.testing.assert_allclose(pool_score([0.1, 0.3, 0.2], [2e-6, 4e-6, 2e-6]), [0.0, 1 - 0.5, 0.5])
-    np.testing.assert_allclose(pool_score([0.1, 0.1], [1e-6, 3e-6]), [0.5, 0.5 - 0.5])
+def test_a_chunked_layer_is_passed_over():
+    """Llama 4: layers of chunks have no window, and in a short text no mask either, but only the fourth sees all."""
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "intermediate_size_mlp": 32, "num_attention_heads": 4}
+    sizes |= {"num_hidden_layers": 4, "num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 2}
+    kinds = ["chunked_attention"] * 3 + ["full_attention"]
+    config = Llama4TextConfig(
+        **sizes, vocab_size=VOCABULARY, attention_chunk_size=32, layer_types=kinds, pad_token_id=0
+    )
+    torch.manual_seed(3)
+    model = Llama4ForCausalLM(config).eval()
+    samples = [random_encoded(f"n{n}", n - 10, 5, 4, seed=n) for n in (24, 90)]  # within one chunk, and over three
+    found = np.array(long_attention(model, samples)).T
+    want = [slow_long_attention(model, sample, layer=3) for sample in samples]
+    np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-9)
+    # Reading the first layer in place of the fourth would be another number.
+    assert abs(slow_long_attention(model, samples[0], layer=0)[0] - want[0][0]) > 1e-3
 
 
 def test_broken_weights_name_the_sample(encoded):

@@ -203,5 +203,5 @@ def test_batches_halve_when_memory_runs_out(llama):
 def test_a_broken_loss_names_the_segment(llama):
     broken = copy.deepcopy(llama)
     broken.model.norm.weight.data.fill_(float("nan"))
-    with pytest.raises(NonFiniteLoss, match="segment 1 of the document"):
+    with pytest.raises(NonFiniteLoss, match="segment 1: the model's loss is NaN"):
         pair_passes.pair_nll(broken, document(3 * SEGMENT), SEGMENT, np.array([[1, 0], [2, 0]]), window_segments=8)

@@ -11,8 +11,9 @@ import torch
 from reference.prolong import SEGMENT as DOCUMENT_SEGMENT
 from reference.prolong import document
 from tiny import eager, random_encoded, random_llama
+from transformers import PreTrainedTokenizerFast
 
-from gateau_lib.methods import model_passes, pair_passes, released
+from gateau_lib.methods import model_passes, pair_passes, released, released_prolong
 from gateau_lib.methods.model_passes import response_nll
 from gateau_lib.methods.released import Defects
 from gateau_lib.models.pair import Pair
@@ -23,9 +24,9 @@ NAMES = [field.name for field in fields(Defects)]
 
 
 @pytest.fixture(scope="module")
-def pair():
+def pair(tokenizer):
     short = random_llama(kv_heads=2)
-    return Pair(short, with_rope_theta(short, 20_000.0, window=WINDOW), None)
+    return Pair(short, with_rope_theta(short, 20_000.0, window=WINDOW), tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +171,22 @@ def test_seen_padding_changes_the_attention_as_in_an_eager_pass(pair, samples, s
     assert np.abs(attention - plain[0][1]).max() > 1e-4
 
 
+def test_padding_is_the_tokenizer_s_padding_token_else_its_end_of_text(pair, samples):
+    """Padding that the pass sees moves the numbers; the model's configuration has no say in it."""
+    plain = released.released_cam(pair, samples[:1], WINDOW, SEGMENT)[0]
+
+    def padded_with(**tokens):
+        core = pair.tokenizer.backend_tokenizer
+        other = replace(pair, tokenizer=PreTrainedTokenizerFast(tokenizer_object=core, **tokens))
+        return released.released_cam(other, samples[:1], WINDOW, SEGMENT)[0]
+
+    end = padded_with(pad_token="</s>")
+    for found, want in zip(padded_with(eos_token="</s>"), end, strict=True):
+        np.testing.assert_array_equal(found, want)
+    assert np.abs(end[1] - plain[1]).max() > 1e-4
+    np.testing.assert_array_equal(padded_with(pad_token="<pad>", eos_token="</s>")[1], plain[1])
+
+
 def test_padding_on_the_right_moves_the_distances(pair, samples):
     library = model_passes.long_pass(pair.long, samples[:1], SEGMENT)[0].attention
     ((nll, attention),) = released.released_cam(
@@ -200,7 +217,7 @@ def test_the_model_is_left_as_it_was(pair, samples):
 def test_prolong_is_the_library_s_where_there_are_pairs_enough_and_zero_elsewhere(pair):
     docs = [document(n * DOCUMENT_SEGMENT, seed=n) for n in (6, 7, 3)]
     options = {"segment_length": DOCUMENT_SEGMENT, "pairs": 15, "window_segments": 8}
-    found = released.released_prolong(pair.long, docs, **options)
+    found = released_prolong.released_prolong(pair.long, docs, **options)
     library = pair_passes.score_documents(pair.long, docs, **options)["lds"]
     np.testing.assert_allclose(found[:2], library[:2], rtol=1e-4)
     assert found[:2].min() > 0 and found[2] == 0 and library[2] != 0
@@ -210,5 +227,5 @@ def test_prolong_turns_any_error_into_zero(pair, monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(released, "_perplexities", fails)
-    assert released.released_prolong(pair.long, [document(96)], segment_length=16, pairs=3, window_segments=8).tolist() == [0.0]
+    monkeypatch.setattr(released_prolong, "_perplexities", fails)
+    assert released_prolong.released_prolong(pair.long, [document(96)], segment_length=16, pairs=3, window_segments=8).tolist() == [0.0]

@@ -187,14 +187,27 @@ def test_an_error_without_text_is_one_line_too(text, said, saved_pair, monkeypat
 # Code in a model's folder ------------------------------------------------------------------------------------------------
 
 OWN_MODEL = {"AutoConfig": "own_code.OwnConfig", "AutoModelForCausalLM": "own_code.OwnForCausalLM"}
-ASKING = {  # what a folder says, by file
+OWN_TOKENIZER = ["own_code.OwnConfig", None]
+ASKING = {  # folders that only their own code can read, by file
     "a type that transformers does not know": {"config.json": {"model_type": "own", "auto_map": OWN_MODEL}},
-    "a type that it knows": {"config.json": {"auto_map": OWN_MODEL}},
+    "a type that it does not know as a language model": {
+        "config.json": {"model_type": "clip_text_model", "auto_map": OWN_MODEL}
+    },
     "a tokenizer, its model of no known type": {
         "config.json": {"model_type": "own"},
-        "tokenizer_config.json": {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own_code.OwnConfig", None]}},
+        "tokenizer_config.json": {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": OWN_TOKENIZER}},
     },
-    "a tokenizer, in the old form": {"tokenizer_config.json": {"auto_map": ["own_code.OwnConfig", None]}},
+    "a tokenizer, its model of a known type": {
+        "tokenizer_config.json": {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": OWN_TOKENIZER}}
+    },
+    "a tokenizer, in the old form": {"tokenizer_config.json": {"tokenizer_class": "Own", "auto_map": OWN_TOKENIZER}},
+    "a tokenizer without a class": {"tokenizer_config.json": {"tokenizer_class": None, "auto_map": OWN_TOKENIZER}},
+}
+NAMING = {  # folders that name code and can be read without it
+    "a model": {"config.json": {"auto_map": OWN_MODEL}},
+    "a tokenizer": {"tokenizer_config.json": {"auto_map": {"AutoTokenizer": OWN_TOKENIZER}}},
+    "a tokenizer, in the old form": {"tokenizer_config.json": {"auto_map": OWN_TOKENIZER}},
+    "code for what is not used here": {"config.json": {"auto_map": {"AutoModelForTokenClassification": "own_code.Own"}}},
 }
 TURNS = [{"role": "user", "content": "A key.\n\nWhere?"}, {"role": "assistant", "content": "Here."}]
 RECORD = {"id": "a", "messages": TURNS}
@@ -215,9 +228,13 @@ def changed(folder: Path, file: str, **settings: Any) -> None:
 @pytest.fixture(params=ASKING)
 def asking(request, saved_pair, tmp_path, monkeypatch) -> Path:
     """A folder whose code leaves a mark as soon as it is imported, and a user who says yes to everything."""
+    return with_code(saved_pair[1], tmp_path, ASKING[request.param], monkeypatch)
+
+
+def with_code(model: Path, tmp_path: Path, files: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "own"
-    shutil.copytree(saved_pair[1], folder)
-    for file, settings in ASKING[request.param].items():
+    shutil.copytree(model, folder)
+    for file, settings in files.items():
         changed(folder, file, **settings)
     (folder / "own_code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass OwnConfig: pass\n")
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 20))
@@ -230,6 +247,18 @@ def test_code_in_a_folder_is_refused_and_never_run(asking, reader, capsys):
         READERS[reader](asking)
     assert isinstance(error.value, ModelError | sizes.UnknownSize) and "\n" not in str(error.value)
     assert capsys.readouterr().out == "" and not (asking.parent / "ran").exists()
+
+
+@pytest.mark.parametrize("what", NAMING)
+def test_code_that_is_not_needed_is_no_reason_to_refuse(what, saved_pair, tmp_path, monkeypatch, capsys):
+    """Transformers knows the type by itself (Phi-3's repositories, for one, still name code): its own class is loaded."""
+    folder = with_code(saved_pair[1], tmp_path, NAMING[what], monkeypatch)
+    (model, tokenizer), (plain, plain_tokenizer) = load(folder), load(saved_pair[1])
+    assert type(model) is LlamaForCausalLM and torch.equal(logits(model), logits(plain))
+    assert tokenizer("a b").input_ids == plain_tokenizer("a b").input_ids
+    for reader in READERS.values():
+        reader(folder)
+    assert capsys.readouterr().out == "" and not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("how", [(), ("--plan",)], ids=["score", "plan"])
@@ -248,7 +277,7 @@ def test_no_code_is_run_to_count_weights(asking, capsys):
     """The shape of a model is counted on a model built from its configuration, which can name code as well."""
     config = CLIPTextConfig(auto_map=OWN_MODEL, name_or_path=str(asking))
     with pytest.raises(ValueError, match="trust_remote_code"):
-        sizes_module.shape_of(config)
+        sizes_module.of_config(config)
     assert capsys.readouterr().out == "" and not (asking.parent / "ran").exists()
 
 

@@ -15,7 +15,7 @@ from gateau_lib import methods as methods_module
 from gateau_lib import score
 from gateau_lib.data import longalign, samples, sharded
 from gateau_lib.experiments import pages
-from gateau_lib.methods import model_passes, released
+from gateau_lib.methods import model_passes, released, released_prolong
 from gateau_lib.methods.cam import contextual_awareness
 from gateau_lib.models import loading, pair, rope
 from gateau_lib.models import sizes as sizes_module
@@ -78,7 +78,7 @@ def test_one_sample_that_fails_is_one_error_row(data, saved_pair, tmp_path, monk
     def fails_for_s4(model, encoded, **more):
         for index, sample in enumerate(encoded):
             if sample.id == "s4":
-                raise error(index, "sample 's4'")
+                raise error(index, "s4")
         return real(model, encoded, **more)
 
     monkeypatch.setattr(scorer, "response_nll", fails_for_s4)
@@ -186,7 +186,7 @@ def test_as_released_is_the_public_code(data, saved_pair, tmp_path):
             continue
         ((nll, attention),) = released.released_cam(both, [e], LENGTH, SEGMENT)
         document = e.context + e.instruction + e.response
-        lds = released.released_prolong(both.long, [document], segment_length=SEGMENT, pairs=3, window_segments=16)
+        lds = released_prolong.released_prolong(both.long, [document], segment_length=SEGMENT, pairs=3, window_segments=16)
         assert row["error"] is None and row["cam_mode"] == "as_released" and row["segment_nll"] is None
         want = {"nll_short": short[0], "nll_long": long[0], "prolong": lds[0]}
         want["cam"] = methods_module.cam.contextual_awareness(nll, attention)
@@ -211,7 +211,7 @@ def test_released_code_reads_the_head_of_a_long_context(saved_pair):
     assert row["n_dropped"] > 0 and row["cam"] == pytest.approx(contextual_awareness(nll, attention), rel=1e-6)
     text = [whole.context + whole.instruction + whole.response]
     sizes = {"segment_length": 16, "pairs": 3, "window_segments": 4}
-    assert row["prolong"] == pytest.approx(released.released_prolong(both.long, text, **sizes, seed=0)[0], rel=1e-6)
+    assert row["prolong"] == pytest.approx(released_prolong.released_prolong(both.long, text, **sizes, seed=0)[0], rel=1e-6)
 
 
 def test_released_code_out_of_memory_is_one_row(saved_pair, monkeypatch):
@@ -291,7 +291,7 @@ def test_plan_grows_with_the_number_of_records(data, saved_pair, tmp_path, capsy
 
 def test_operations_are_those_that_torch_counts(llama_gqa):
     """Torch counts eager attention over all N x N pairs, the plan only those that a causal model needs."""
-    shape, n = sizes_module.shape_of(llama_gqa.config), 40
+    shape, n = sizes_module.of_config(llama_gqa.config), 40
     ids = torch.arange(n)[None]
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         eager(llama_gqa)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
@@ -334,5 +334,5 @@ def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
 
 
 def test_the_page_on_clusters_says_what_the_plan_says():
-    page = pages.PAGE.read_text(encoding="utf-8")
+    page = pages.CLUSTER.read_text(encoding="utf-8")
     assert f"\n{pages.example()}\n".join(pages.MARKS) in page, "run make readme"

@@ -18,8 +18,7 @@ from tiny_data import sample
 
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.models import loading, rope
-from gateau_lib.study.errors import TrainingError
-from gateau_lib.study.errors import DataError
+from gateau_lib.study.errors import DataError, TrainingError
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import JobError
