@@ -1,7 +1,7 @@
-"""Training runs that are started by hand, over several machines: ``python -m gateau_lib.jobs PROFILE RUN --write JOB.json``.
+"""Training runs that are started by hand: ``python -m gateau_lib.jobs PROFILE RUN --write JOB.json``.
 
-It writes the run as `gateau_lib.train` takes it. ``--trained FOLDER`` then takes the model into the study, where the notebooks
-find it as if they had trained it.
+It writes the run as `gateau_lib.train` takes it. ``--trained FOLDER`` then takes the model into the study,
+where the notebooks find it as if they had trained it.
 """
 
 from __future__ import annotations
@@ -22,28 +22,31 @@ from gateau_lib.training import fine_tuning, pretrain, sft
 from gateau_lib.training.recipe import FineTune, to_json
 
 
-def find(study: Study, name: str) -> FineTune:
-    """The run of that name among those of notebooks 06 and 09; scores and selections it needs are computed if they are not there.
+def find_run(study: Study, name: str) -> FineTune:
+    """The run of that name among those of notebooks 06 and 09; the scores it needs are computed, if need be.
 
     Raises:
         UserError: no such run.
     """
-    runs = {run.name: run for run in replication.runs(study.profile) if run.row != replication.UNTUNED}
+    published = {run.name: run for run in replication.runs(study.profile) if run.row != replication.UNTUNED}
+    known = [*published]
+    for experiment in ("skipping", "selection"):
+        known += tuning_runs.run_names(study.profile, experiment)
+    if name not in known:
+        choices = ", ".join(known)
+        raise UserError(f"no run {name!r} in profile {study.profile.name}: choose one of {choices}")
     data = study_corpus.prepared(study)
     pair = pretrain.pair(study, data)
-    if name in runs:
-        chosen = replication.selected(runs[name], replication.scored(study, pair), study.seed)
-        return replication.training_job(study, pair, runs[name], chosen)
-    planted = {job.name: job for job in tuning_runs.skip_jobs(study, data, pair)}
-    if name.startswith("sft-"):
-        planted |= {job.name: job for job in tuning_runs.selection_jobs(study, data, pair)}
-    if name not in planted:
-        known = ", ".join([*runs, *planted])
-        raise UserError(f"no run {name!r} in profile {study.profile.name}: choose one of {known}, or sft-<selector>-<pool>")
-    return planted[name]
+    if name in published:
+        run = published[name]
+        chosen = replication.selected(run, replication.scored(study, pair), study.seed)
+        return replication.training_job(study, pair, run, chosen)
+    is_skipping = name in tuning_runs.run_names(study.profile, "skipping")
+    listed = tuning_runs.skip_jobs if is_skipping else tuning_runs.selection_jobs
+    return next(job for job in listed(study, data, pair) if job.name == name)
 
 
-def take(study: Study, job: FineTune, trained: Path) -> Path:
+def adopt(study: Study, job: FineTune, trained: Path) -> Path:
     """The artefact of a run, with the model of a folder in it.
 
     Raises:
@@ -67,15 +70,18 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     does = parser.add_mutually_exclusive_group(required=True)
     does.add_argument("--write", type=Path, metavar="JOB.json", help="write the run for gateau_lib.train")
-    does.add_argument("--trained", type=Path, metavar="FOLDER", help="take the model that was trained there into the study")
+    does.add_argument(
+        "--trained", type=Path, metavar="FOLDER", help="take the model that was trained there into the study"
+    )
     options = parser.parse_args(words)
     if options.write and options.write.is_dir():  # finding a run may take hours
         raise UserError(f"--write {options.write}: this is a folder; give the name of a file")
     study = open_study(options.profile, options.seed)
     if study.profile.rehearsed:
         rehearsal.enter(study.cache / "hub")
-    job = find(study, options.run)
-    print(atomic_write(options.write, to_json(job)) if options.write else take(study, job, options.trained))
+    job = find_run(study, options.run)
+    path = options.write
+    print(atomic_write(path, to_json(job)) if path else adopt(study, job, options.trained))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateau_lib.sources.documents import SUFFIXES
-from gateau_lib.sources.synthesis import run
+from gateau_lib.sources.synthesis import Order, run
 from gateau_lib.study.command import command
 
 
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 @command(kept="answers are kept")
 def main(words: Sequence[str] | None = None) -> None:
     """Make the samples that the command line asks for."""
-    print(run(parser().parse_args(words)))
+    print(run(Order(**vars(parser().parse_args(words)))))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""One process of a training run: ``python -m gateau_lib.train JOB.json OUT``, or of several, one after the other.
+"""One process of training runs, one after the other: ``python -m gateau_lib.train JOB.json OUT``.
 
-`gateau_lib.training.launch` starts as many as a job asks for. Over several machines, start it with ``torch.distributed.run`` or
-``accelerate launch`` (their ``-m`` form) on each of them; ``JOB.json`` is what `recipe.to_json` writes, and both paths lie on a
-file system that all machines see.
+`gateau_lib.training.launch` starts as many as a job asks for. Over several machines, start it with
+``torch.distributed.run`` or ``accelerate launch`` (their ``-m`` form) on each of them; ``JOB.json`` is what
+`recipe.to_json` writes, and both paths lie on a file system that all machines see.
 """
 
 from __future__ import annotations
@@ -20,17 +20,13 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from gateau_lib.study import devices
 from gateau_lib.study.command import command
-from gateau_lib.study.devices import release_gpu
 from gateau_lib.study.errors import TrainingError, reason
 from gateau_lib.study.outputs import same_file
-from gateau_lib.study.progress import say
-from gateau_lib.training import recipe, sft, trainer
-from gateau_lib.training.failures import explained
-from gateau_lib.training.launch import LAUNCHED
+from gateau_lib.training import failures, recipe, reports, sft
 
 
 def _end_with_launcher() -> None:
-    """Leave at once when the launcher is gone: a run without one must not write beside the next try of the same."""
+    """Leave when the launcher is gone: a run without one must not write beside the next try of the same."""
     while os.read(0, 1024):
         pass
     os._exit(1)
@@ -40,7 +36,7 @@ def _job(path: Path) -> recipe.FineTune:
     """The run that a file describes."""
     try:
         return recipe.from_json(path.read_text(encoding="utf-8"))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise TrainingError(f"{path}: no run as gateau_lib.jobs --write gives it ({reason(error)})") from error
 
 
@@ -49,7 +45,9 @@ def _job(path: Path) -> recipe.FineTune:
 def main(words: Sequence[str] | None = None) -> None:
     """Train this process's part of each job."""
     parser = argparse.ArgumentParser(prog="python -m gateau_lib.train", description=__doc__.splitlines()[0])
-    parser.add_argument("work", type=Path, nargs="+", metavar="JOB.json OUT", help="a run as JSON, a folder for its model")
+    parser.add_argument(
+        "work", type=Path, nargs="+", metavar="JOB.json OUT", help="a run as JSON, a folder for its model"
+    )
     places = parser.parse_args(words).work
     if len(places) % 2:
         parser.error(f"{places[-1]} has no folder for its model; give JOB.json OUT, once or several times")
@@ -59,20 +57,18 @@ def main(words: Sequence[str] | None = None) -> None:
             parser.error(f"{out}: is the model that run {job.name} begins with; give another folder")
         if out.is_file():
             parser.error(f"{out}: is a file; give a folder")
-    if os.environ.get(LAUNCHED):
+    if reports.launched():
         threading.Thread(target=_end_with_launcher, daemon=True).start()
     if devices.device().type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     else:  # accelerate would otherwise take each process for the only one
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    for number, (job, out) in enumerate(work, 1):
+    for job, out in work:
         try:
             sft.fine_tune(job, out)
         except Exception as error:
-            raise explained(job, out, error) from error
-        if len(work) > 1 and trainer.world()[1] == 0:
-            say(f"trained {number} of {len(work)}: {job.name}")
-        release_gpu()  # the model of one run must not stand beside that of the next
+            raise failures.reported(job, out, error) from error
+        devices.release_gpu()  # the model of one run must not stand beside that of the next
     if distributed.is_initialized():  # or some runs abort at exit
         distributed.barrier()
         distributed.destroy_process_group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -21,6 +22,15 @@ from gateau_lib.models.rope import with_rope_theta
 settings.register_profile("repository", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("repository")
 torch.set_num_threads(1)
+LISTED = Path(__file__).with_name("slow.txt").read_text(encoding="utf-8")
+SLOW = set(re.findall(r"^\w+", LISTED, flags=re.MULTILINE))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what slow.txt names, by file or by test."""
+    for item in items:
+        if {item.path.stem, getattr(item, "originalname", item.name)} & SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
@@ -29,12 +39,6 @@ def determinism() -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()
     yield
     torch.use_deterministic_algorithms(before)
-
-
-
-
-
-
 
 
 @pytest.fixture(scope="session")
@@ -46,8 +50,6 @@ def llama() -> LlamaForCausalLM:
 def llama_gqa() -> LlamaForCausalLM:
     """Two key-value heads for four query heads."""
     return random_llama(kv_heads=2, seed=1)
-
-
 
 
 @pytest.fixture(scope="session", params=["llama", "llama_gqa"])
@@ -64,12 +66,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
     plain = Tokenizer(BPE(vocab=vocabulary, merges=[]))
     plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     plain.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=plain, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
 
 
 @pytest.fixture(scope="session")
 def prefixing() -> PreTrainedTokenizerFast:
-    """A tokenizer of Llama-2's form: every text begins with a mark of its own, no padding token, bytes as a last resort."""
+    """A tokenizer of Llama-2's form: texts begin with a mark of their own, no padding, bytes as a last resort."""
     from gateau_lib.experiments.rehearsal import llama_tokenizer
 
     return llama_tokenizer()
@@ -77,14 +81,24 @@ def prefixing() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def encoded() -> list[Encoded]:
-    """Contexts that are and are not multiples of 16 tokens, shorter than 16, or absent; responses of 1 to 9 tokens."""
-    shapes = [(64, 5, 4), (70, 6, 9), (7, 3, 2), (48, 4, 1), (0, 8, 3), (90, 5, 5), (33, 2, 1), (66, 6, 7), (16, 4, 6)]
+    """Contexts of multiples of 16 tokens and not, shorter than 16, or absent; responses of 1 to 9 tokens."""
+    shapes = [
+        (64, 5, 4),
+        (70, 6, 9),
+        (7, 3, 2),
+        (48, 4, 1),
+        (0, 8, 3),
+        (90, 5, 5),
+        (33, 2, 1),
+        (66, 6, 7),
+        (16, 4, 6),
+    ]
     return [random_encoded(f"s{i}", *shape, seed=i) for i, shape in enumerate(shapes)]
 
 
 @pytest.fixture
 def small_memory() -> Callable[[LlamaForCausalLM, int], AbstractContextManager[list[int]]]:
-    """``with small_memory(model, tokens) as refused``: the model fails like torch's CPU allocator on larger batches."""
+    """``with small_memory(model, tokens) as refused``: larger batches fail as with torch's CPU allocator."""
 
     @contextmanager
     def limited(model: LlamaForCausalLM, tokens: int) -> Iterator[list[int]]:
@@ -93,7 +107,9 @@ def small_memory() -> Callable[[LlamaForCausalLM, int], AbstractContextManager[l
         def refusing(*args, **kwargs):
             if kwargs["input_ids"].numel() > tokens:
                 refused.append(kwargs["input_ids"].numel())
-                raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory")
+                raise RuntimeError(
+                    "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"
+                )
             return forward(*args, **kwargs)
 
         with mock.patch.object(model, "forward", refusing):
@@ -113,9 +129,3 @@ def saved_pair(
         each.save_pretrained(root / name)
         tokenizer.save_pretrained(root / name)
     return root / "short", root / "long"
-
-
-
-
-
-

@@ -1,14 +1,15 @@
-"""Samples with planted, labelled dependencies: candidate pools, short instructions, evaluation sets, and the folder of them all.
+"""Samples with planted, labelled dependencies: candidate pools, short instructions, evaluation sets.
 
-Every sample is a long text of the planted world with a question about it. Its *kind* says where the evidence lies, and with it
-whether a selector should want the sample: the truth against which HMG, CAM, ProLong and the baselines are measured.
+Every sample is a long text of the planted world with a question about it. Its *kind* says where the evidence
+lies, and with it whether a selector should want the sample: the truth against which HMG, CAM, ProLong and the
+baselines are measured.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,18 @@ import numpy as np
 
 from gateau_lib.data import world
 from gateau_lib.data.longalign import write_samples
-from gateau_lib.data.passages import DOCUMENT_KINDS, Filler, Sentence, Writer, documents, join, real_filler
+from gateau_lib.data.passages import (
+    DOCUMENT_KINDS,
+    Filler,
+    Sentence,
+    Writer,
+    documents,
+    join,
+    real_filler,
+    tokens_of,
+)
 from gateau_lib.data.samples import Encoded, Sample, split_tokens
-from gateau_lib.data.world import Cast
+from gateau_lib.data.world import Cast, Fact
 from gateau_lib.models.prompts import SEPARATOR
 from gateau_lib.study.profiles import Profile
 
@@ -26,18 +36,24 @@ KINDS = {
     "far": "one fact, stated before the short model's window begins",
     "mid": "one fact, stated inside the short model's window but not close to the question",
     "near": "one fact, stated close to the question",
-    "multi_hop": "two facts, both beyond the short model's window: who keeps the estate, and what is asked about the keeper",
+    "multi_hop": "two facts, both beyond the short model's window: who keeps the estate, and what is asked "
+    "about the keeper",
     "aggregate": "three facts of one attribute, all beyond the short model's window",
     "context_free": "answerable without the document",
     "corrupt": "a question about a far fact with a response that contradicts it",
     "repetitive": "one passage repeated over and over, its last copy close to the question",
     "near_duplicate": "a copy of a far sample with a few filler sentences changed",
 }
-NEEDS_FAR = frozenset({"far", "multi_hop", "aggregate", "near_duplicate"})  # honest, and the evidence is beyond the window
+# Honest, and the evidence is beyond the window.
+NEEDS_FAR = frozenset({"far", "multi_hop", "aggregate", "near_duplicate"})
 POOLS = ("independent", "confounded", "real")
 NEEDLE_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DISTRACTORS = 30  # facts that nobody asks about, at most: the others are left for what is asked
-TASKS = {"single": "far", "multi_hop": "multi_hop", "aggregate": "aggregate"}  # evaluation task: kind it is made as
+TASKS = {
+    "single": "far",
+    "multi_hop": "multi_hop",
+    "aggregate": "aggregate",
+}  # evaluation task: kind it is made as
 
 
 def needs_far(sample: Sample) -> bool:
@@ -46,7 +62,7 @@ def needs_far(sample: Sample) -> bool:
 
 
 def _distances(kind: str, length: int, window: int, rng: np.random.Generator, overhead: int) -> list[int]:
-    """Context tokens that follow each evidence sentence; ``overhead`` is what instruction and response add to the distance."""
+    """Context tokens after each evidence sentence; instruction and response add ``overhead`` tokens."""
     if kind == "near":
         return [int(rng.integers(0, window // 8))]
     if kind == "mid":
@@ -55,38 +71,61 @@ def _distances(kind: str, length: int, window: int, rng: np.random.Generator, ov
     return [int(d) for d in rng.integers(window + 16, max(window + 32, length - overhead - 32), size=many)]
 
 
-def _draft(
-    tokenizer: Any, rng: np.random.Generator, kind: str, length: int, window: int, filler: Filler
-) -> tuple[list[Sentence], str, str, str]:
-    """Sentences of the context, instruction, response and answer of one sample."""
-    writer, cast = Writer(tokenizer, rng, filler), Cast(rng)
-    distractors = [fact for _ in range(min(max(2, length // 150), DISTRACTORS)) if (fact := cast.fact())]
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of a document, and the facts that its context must hold for it."""
+
+    facts: list[Fact]
+    asked: str
+    response: str
+    answer: str
+
+    def tokens(self, writer: Writer) -> int:
+        """Tokens of instruction and response."""
+        return writer.count(SEPARATOR + self.asked + SEPARATOR) + writer.count(self.response)
+
+
+def _distractors(cast: Cast, length: int) -> list[Fact]:
+    """Facts that nobody asks about, for a context of ``length`` tokens."""
+    return cast.facts(min(max(2, length // 150), DISTRACTORS))
+
+
+def _question(kind: str, cast: Cast, rng: np.random.Generator) -> _Question:
     attribute = world.pick(rng, world.ATTRIBUTES)
-    facts = [fact for _ in range(3 if kind == "aggregate" else 1) if (fact := cast.fact(attribute))]
+    facts = cast.facts(3 if kind == "aggregate" else 1, attribute)
     if kind == "multi_hop" and (keeper := cast.keeper(facts[0].key)):
         facts = [keeper, facts[0]]
     asked, pieces = world.question(facts)
     response = "".join(text for text, _ in pieces)
-    answer = response if kind == "aggregate" else facts[-1].answer
+    if kind == "context_free":
+        return _Question([], *world.chatter(rng))
     if kind == "corrupt":
-        answer = " ".join(world.new_value(rng))
-        response = response.replace(facts[0].answer, answer)
-    elif kind == "context_free":
-        asked, response, answer = world.chatter(rng)
-    overhead = writer.count(SEPARATOR + asked + SEPARATOR) + writer.count(response)
+        wrong = " ".join(world.new_value(rng))
+        return _Question(facts, asked, response.replace(facts[0].answer, wrong), wrong)
+    return _Question(facts, asked, response, response if kind == "aggregate" else facts[-1].answer)
+
+
+def _draft(
+    tokenizer: Any, rng: np.random.Generator, kind: str, length: int, window: int, filler: Filler
+) -> tuple[list[Sentence], _Question]:
+    """Sentences of the context of one sample, and what is asked about it."""
+    writer, cast = Writer(tokenizer, rng, filler), Cast(rng)
+    distractors = _distractors(cast, length)
+    question = _question(kind, cast, rng)
+    overhead = question.tokens(writer)
     if kind == "repetitive":
-        block = writer.place(writer.passage(60, distractors[:1]), facts[0], 20)
-        copies = max(2, (length - overhead) // sum(s.tokens for s in block))
-        sentences = [replace(s, evidence=False) for s in block] * (copies - 1) + block
-    else:
-        planted = [] if kind == "context_free" else facts
-        body = length - overhead - sum(writer.count(" " + fact.sentence) for fact in planted)
-        sentences = writer.passage(body, distractors)
-        distances = _distances("far" if kind == "corrupt" else kind, length, window, rng, overhead)
-        room = window - overhead if kind in ("near", "mid") else float("inf")
-        for fact, distance in zip(planted, sorted(distances), strict=False):  # nearest first: it does not move the farther ones
-            sentences = writer.place(sentences, fact, distance, room)
-    return sentences, asked, response, answer
+        block = writer.place(writer.passage(60, distractors[:1]), question.facts[0], 20)
+        copies = max(2, (length - overhead) // tokens_of(block))
+        plain = [replace(sentence, evidence=False) for sentence in block]
+        return plain * (copies - 1) + block, question
+    planted = sum(writer.count(" " + fact.sentence) for fact in question.facts)
+    sentences = writer.passage(length - overhead - planted, distractors)
+    distances = _distances("far" if kind == "corrupt" else kind, length, window, rng, overhead)
+    room = window - overhead if kind in ("near", "mid") else float("inf")
+    # The nearest first: it does not move the farther ones.
+    for fact, distance in zip(question.facts, sorted(distances), strict=False):
+        sentences = writer.place(sentences, fact, distance, room)
+    return sentences, question
 
 
 def make_sample(
@@ -99,102 +138,134 @@ def make_sample(
     *,
     filler: Filler = world.filler,
 ) -> Sample:
-    """One labelled sample; a near duplicate is the far sample of the same seed with three filler sentences exchanged.
+    """One labelled sample; a near duplicate is the far one of its seed with three filler sentences exchanged.
 
     Args:
         seed: fixes every word of the sample.
         kind: a key of `KINDS`.
         length: tokens of the whole sample, met within a sentence or two.
-        window: the short model's window in tokens; far evidence lies before it, counted back from the end of the response.
+        window: the short model's window in tokens; far evidence lies before it, counted back from the end of
+            the response.
     """
     rng = np.random.default_rng(seed)
     drafted = "far" if kind == "near_duplicate" else kind
-    sentences, asked, response, answer = _draft(tokenizer, rng, drafted, length, window, filler)
+    sentences, question = _draft(tokenizer, rng, drafted, length, window, filler)
     if kind == "near_duplicate":
         plain = [i for i, s in enumerate(sentences) if not s.evidence and " is " not in s.text]
         for i in rng.choice(plain, size=min(3, len(plain)), replace=False):
             sentences[i] = replace(sentences[i], text=filler(rng))
     context, spans = join(sentences)
-    return Sample(identifier, context, asked, response, kind, spans, answer, source="planted")
+    return Sample(
+        id=identifier,
+        context=context,
+        instruction=question.asked,
+        response=question.response,
+        kind=kind,
+        evidence=spans,
+        answer=question.answer,
+        source="planted",
+    )
 
 
 def candidate_pool(profile: Profile, tokenizer: Any, pool: str, seed: int) -> list[Sample]:
     """A shuffled candidate pool with ``profile.pool_per_kind`` samples of each kind.
 
-    ``independent``: lengths do not depend on the kind. ``confounded``: needy samples are long and the others short, so that a
-    selector may seem to find need by looking at length. ``real``: like independent, with real documentation as filler and
-    the kinds far, near, corrupt and context_free only.
+    ``independent``: lengths do not depend on the kind. ``confounded``: needy samples are long and the others
+    short, so that a selector may seem to find need by looking at length. ``real``: like independent, with
+    real documentation as filler and the kinds far, near, corrupt and context_free only.
     """
-    low, high = profile.pool_tokens
-    middle = (low + high) // 2
     kinds = ("far", "near", "corrupt", "context_free") if pool == "real" else tuple(KINDS)
+    filler = real_filler if pool == "real" else world.filler
     samples: list[Sample] = []
     for k, kind in enumerate(kinds):
+        twin = (
+            kinds.index("far") if kind == "near_duplicate" else k
+        )  # a near duplicate has the seed of a far sample
+        low, high = _bounds(profile, pool, kind)
         for n in range(profile.pool_per_kind):
-            base = [seed, POOLS.index(pool), kinds.index("far") if kind == "near_duplicate" else k, n]
-            bounds = (low, high) if pool != "confounded" else (middle, high) if kind in NEEDS_FAR else (low, middle)
-            length = int(np.random.default_rng([*base, 1]).integers(*bounds))
-            filler = real_filler if pool == "real" else world.filler
+            base = [seed, POOLS.index(pool), twin, n]
+            length = int(np.random.default_rng([*base, 1]).integers(low, high))
             name = f"{pool}-{seed}-{kind}-{n:03d}"
-            samples.append(make_sample(tokenizer, base, kind, length, profile.short_window, name, filler=filler))
+            window = profile.short_window
+            samples.append(make_sample(tokenizer, base, kind, length, window, name, filler=filler))
     order = np.random.default_rng([seed, POOLS.index(pool)]).permutation(len(samples))
     return [samples[i] for i in order]
+
+
+def _bounds(profile: Profile, pool: str, kind: str) -> tuple[int, int]:
+    """Between which lengths the samples of a kind are drawn, tokens."""
+    low, high = profile.pool_tokens
+    if pool != "confounded":
+        return low, high
+    middle = (low + high) // 2
+    return (middle, high) if kind in NEEDS_FAR else (low, middle)
 
 
 def short_instructions(profile: Profile, tokenizer: Any, seed: int, count: int | None = None) -> list[Sample]:
     """Short instruction samples that fit well into the short window: the stand-in for ShareGPT."""
     rng = np.random.default_rng([seed, 77])
     window = profile.short_window
+    tasks = ("single", "single", "single", "multi_hop", "aggregate", "context_free")
     samples = []
     for n in range(count or profile.short_pool):
-        task = ("single", "single", "single", "multi_hop", "aggregate", "context_free")[int(rng.integers(6))]
+        task = tasks[int(rng.integers(len(tasks)))]
+        kind, name = TASKS.get(task, task), f"short-{seed}-{n:04d}"
         length = int(rng.integers(window // 3, window * 3 // 4))
         # A window of 0 lets the evidence lie anywhere in the short context.
-        sample = make_sample(tokenizer, [seed, 78, n], TASKS.get(task, task), length, 0, f"short-{seed}-{n:04d}")
+        sample = make_sample(tokenizer, [seed, 78, n], kind, length, 0, name)
         samples.append(replace(sample, kind=f"short_{task}", source="short"))
     return samples
 
 
 def needle_set(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
-    """Single-fact samples at every evaluation length and depth (0: the fact opens the context, 1: it ends it)."""
+    """Single-fact samples at every evaluation length and depth (0: the context begins with the fact)."""
     samples = []
     for length in profile.eval_lengths:
         for d, depth in enumerate(NEEDLE_DEPTHS):
             for n in range(max(1, profile.eval_items // 4)):
                 rng = np.random.default_rng([seed, 555, length, d, n])
-                writer, cast = Writer(tokenizer, rng, world.filler), Cast(rng)
-                distractors = [fact for _ in range(min(max(2, length // 150), DISTRACTORS)) if (fact := cast.fact())]
-                fact = cast.fact(world.pick(rng, world.ATTRIBUTES))
-                assert fact is not None  # the cast is larger than the longest document's distractors, checked in the tests
-                asked, pieces = world.question([fact])
-                response = "".join(text for text, _ in pieces)
-                overhead = sum(map(writer.count, (SEPARATOR + asked + SEPARATOR, response, " " + fact.sentence)))
-                sentences = writer.passage(length - overhead - 16, distractors)
-                body = sum(s.tokens for s in sentences)
-                context, spans = join(writer.place(sentences, fact, round((1 - depth) * body)))
-                name = f"needle-{seed}-{length}-{depth:.2f}-{n:02d}"
-                kind = f"needle@{length}@{depth:.2f}"
-                samples.append(Sample(name, context, asked, response, kind, spans, fact.answer, source="needle"))
+                sample = _needle(tokenizer, rng, length, depth)
+                name, kind = f"needle-{seed}-{length}-{depth:.2f}-{n:02d}", f"needle@{length}@{depth:.2f}"
+                samples.append(replace(sample, id=name, kind=kind))
     return samples
 
 
+def _needle(tokenizer: Any, rng: np.random.Generator, length: int, depth: float) -> Sample:
+    writer, cast = Writer(tokenizer, rng, world.filler), Cast(rng)
+    distractors = _distractors(cast, length)
+    # The cast is larger than the longest document's distractors.
+    (fact,) = cast.facts(1, world.pick(rng, world.ATTRIBUTES))
+    asked, pieces = world.question([fact])
+    response = "".join(text for text, _ in pieces)
+    question = _Question([fact], asked, response, fact.answer)
+    overhead = question.tokens(writer) + writer.count(" " + fact.sentence)
+    sentences = writer.passage(length - overhead - 16, distractors)
+    context, spans = join(writer.place(sentences, fact, round((1 - depth) * tokens_of(sentences))))
+    return Sample("", context, asked, response, "", spans, fact.answer, source="needle")
+
+
 def recall_items(tokenizer: Any, length: int, seed: int, count: int) -> list[Encoded]:
-    """Facts restated in prose, as pretraining practises: a document of ``length`` tokens with a fact at a random depth.
+    """Facts restated in prose, as pretraining practises: documents of ``length`` tokens, facts at random
+    depths.
 
     Returns:
-        ``count`` items; context: the document, instruction: ``" Again, the code of Mira is"``, response: the value.
+        ``count`` items; context: the document, instruction: ``" Again, the code of Mira is"``, response: the
+        value.
     """
     items = []
     for n in range(count):
         rng = np.random.default_rng([seed, 444, length, n])
         writer, cast = Writer(tokenizer, rng, world.filler), Cast(rng)
-        distractors = [fact for _ in range(min(max(3, length // 60), DISTRACTORS)) if (fact := cast.fact())]
-        fact = distractors[int(rng.integers(len(distractors)))]
-        text, _ = join(writer.passage(length - 24, distractors))
-        ids = split_tokens(tokenizer, text, f" Again, the {fact.attribute} of {fact.key} is", f" {fact.answer}")
-        cut = max(0, 1 + sum(map(len, ids)) - length)
-        if f" {fact.key} is" in tokenizer.decode(ids[0][cut:]):  # the cut may have taken the fact away
-            items.append(Encoded(f"recall-{seed}-{length}-{n:03d}", [tokenizer.bos_token_id], ids[0][cut:], ids[1], ids[2], cut))
+        facts = cast.facts(min(max(3, length // 60), DISTRACTORS))
+        fact = facts[int(rng.integers(len(facts)))]
+        text, _ = join(writer.passage(length - 24, facts))
+        cue, value = f" Again, the {fact.attribute} of {fact.key} is", f" {fact.answer}"
+        context, instruction, response = split_tokens(tokenizer, text, cue, value)
+        cut = max(0, 1 + len(context) + len(instruction) + len(response) - length)
+        context = context[cut:]
+        if f" {fact.key} is" in tokenizer.decode(context):  # the cut may have taken the fact away
+            name, start = f"recall-{seed}-{length}-{n:03d}", [tokenizer.bos_token_id]
+            items.append(Encoded(name, start, context, instruction, response, cut))
     return items
 
 
@@ -204,8 +275,9 @@ def long_tasks(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
     samples = []
     for t, (task, kind) in enumerate(TASKS.items()):
         for n in range(profile.eval_items):
-            length = int(np.random.default_rng([seed, 666, t, n, 1]).integers(low, high))
-            sample = make_sample(tokenizer, [seed, 666, t, n], kind, length, profile.short_window, f"long-{seed}-{task}-{n:03d}")
+            base, name = [seed, 666, t, n], f"long-{seed}-{task}-{n:03d}"
+            length = int(np.random.default_rng([*base, 1]).integers(low, high))
+            sample = make_sample(tokenizer, base, kind, length, profile.short_window, name)
             samples.append(replace(sample, kind=task, source="long"))
     return samples
 
@@ -215,32 +287,27 @@ def short_tasks(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
     return short_instructions(profile, tokenizer, seed + 10_000, count=2 * profile.eval_items)
 
 
-
-
 def write_corpus(out: Path, profile: Profile, seed: int, tokenizer: Any) -> None:
     """Everything the study reads, as LongAlign JSONL.
 
-    Folders: ``tokenizer/``, ``pools/<pool>-<n>``, ``short/<n>`` and ``documents/<n>`` for each pool seed n, ``eval/<set>``.
+    Folders: ``tokenizer/``, ``pools/<pool>-<n>``, ``short/<n>`` and ``documents/<n>`` for each pool seed n,
+    ``eval/<set>``.
     """
     tokenizer.save_pretrained(out / "tokenizer")
     for n in range(profile.pool_seeds):
         draw = seed * 100 + n
         for pool in POOLS:
-            write_samples(candidate_pool(profile, tokenizer, pool, draw), out / "pools" / f"{pool}-{n}.jsonl")
+            samples = candidate_pool(profile, tokenizer, pool, draw)
+            write_samples(samples, out / "pools" / f"{pool}-{n}.jsonl")
         write_samples(short_instructions(profile, tokenizer, draw), out / "short" / f"{n}.jsonl")
-        plain = [
-            {"id": name, "kind": kind, "text": text}
-            for kind in DOCUMENT_KINDS
-            for name, text in documents(profile, tokenizer, draw, kind, profile.pool_per_kind)
-        ]
+        plain = []
+        for kind in DOCUMENT_KINDS:
+            for name, text in documents(profile, tokenizer, draw, kind, profile.pool_per_kind):
+                plain.append(json.dumps({"id": name, "kind": kind, "text": text}) + "\n")
         (out / "documents").mkdir(exist_ok=True)
-        (out / "documents" / f"{n}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in plain), encoding="utf-8")
+        (out / "documents" / f"{n}.jsonl").write_text("".join(plain), encoding="utf-8")
     for name, make in (("needle", needle_set), ("long", long_tasks), ("short", short_tasks)):
         write_samples(make(profile, tokenizer, seed * 100 + 90_000), out / "eval" / f"{name}.jsonl")
-
-
-
-
 
 
 def read_documents(path: Path) -> list[dict[str, str]]:

@@ -13,6 +13,14 @@ from gateau_lib.models.prompts import SEPARATOR
 from gateau_lib.study.errors import DataError
 
 
+class RecordError(DataError):
+    """A record that is no sample. ``fault`` says why in words that hold nothing of the record."""
+
+    def __init__(self, where: str, fault: str, more: str) -> None:
+        super().__init__(f"{where}: {fault}{more}")
+        self.fault = fault
+
+
 def to_record(sample: Sample) -> dict[str, Any]:
     """A LongAlign record: ``messages`` with the document and the question in the user turn; planted labels ride along."""
     user = sample.context + SEPARATOR + sample.instruction if sample.context else sample.instruction
@@ -36,24 +44,26 @@ def from_record(record: Any, where: str) -> Sample:
         where: file and line, for the error message.
 
     Raises:
-        DataError: not an object, no id, no usable messages, more than one exchange, empty response.
+        RecordError: not an object, no id, no usable messages, more than one exchange, empty response.
     """
     if not isinstance(record, dict):
-        raise DataError(f"{where}: expected a JSON object, got {type(record).__name__}")
+        raise RecordError(where, "expected a JSON object", f", got {type(record).__name__}")
     if record.get("id") in (None, ""):
-        raise DataError(f"{where}: no 'id'; give every record a unique id")
+        raise RecordError(where, "no 'id'", "; give every record a unique id")
     turns = turns_of(record)
     if turns is None:
-        raise DataError(f"{where}: no usable 'messages'; LongAlign records hold [{{'role': 'user', 'content': ...}}, ...]")
+        form = "; LongAlign records hold [{'role': 'user', 'content': ...}, ...]"
+        raise RecordError(where, "no usable 'messages'", form)
     roles = [role for role, _ in turns]
     if roles[:2] != ["user", "assistant"]:
-        raise DataError(f"{where}: messages must begin with a user turn and an assistant turn, got roles {roles[:3]}")
+        fault = "messages must begin with a user turn and an assistant turn"
+        raise RecordError(where, fault, f", got roles {roles[:3]}")
     if len(turns) > 2:
-        what = f"{len(turns)} turns; one user turn and one answer are read"
-        raise DataError(f"{where}: {what}; split the conversation or keep the exchange you mean")
+        fix = "one user turn and one answer are read; split the conversation or keep the exchange you mean"
+        raise RecordError(where, f"{len(turns)} turns", f"; {fix}")
     user, response = (text for _, text in turns)
     if not response.strip():
-        raise DataError(f"{where}: empty response; drop the record or give the assistant turn its text")
+        raise RecordError(where, "empty response", "; drop the record or give the assistant turn its text")
     context, instruction = record.get("context"), record.get("instruction")
     if not (isinstance(context, str) and isinstance(instruction, str)):
         if isinstance(instruction, str) and instruction and user.endswith(instruction):

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from gateau_lib.models.prompts import SEPARATOR
-from gateau_lib.study.errors import DataError, reason
+from gateau_lib.models.prompts import SEPARATOR, has_template, templated
+from gateau_lib.study.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -123,17 +123,12 @@ def _ids(text: str, tokenizer: Any) -> list[int]:
 
 def _template(sample: Sample, tokenizer: Any, user: str) -> tuple[str, str]:
     """What the tokenizer's chat template writes before and after a user turn that asks for an answer."""
-    if not getattr(tokenizer, "chat_template", None):
+    if not has_template(tokenizer):
         raise DataError(f"sample {sample.id!r}: the model's tokenizer has no chat template; leave out --chat-template")
+    what = {"whose": f"sample {sample.id!r}", "remedy": "leave out --chat-template"}
 
     def written(text: str) -> str:
-        turns = [{"role": "user", "content": text}]
-        try:
-            return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a template is a program of its own: jinja's errors, and whatever it raises itself
-            raise DataError(
-                f"sample {sample.id!r}: the chat template fails ({reason(error)}); leave out --chat-template"
-            ) from None
+        return templated(tokenizer, [{"role": "user", "content": text}], **what)
 
     marker = "\ue000user\ue001"  # private-use characters: in no template's own words
     parts = written(marker).split(marker)

@@ -1,7 +1,9 @@
-"""A data set as immutable shards: runs of consecutive records that any worker can read by itself, and prove unchanged.
+"""A data set as immutable shards: runs of consecutive records that any worker can read by itself, and prove
+unchanged.
 
-One pass over the data finds every record's place, its id, and the hash of every shard. The records themselves are read again,
-shard by shard, by whoever scores them, so the data may be larger than memory, and a file that changes during a run is noticed.
+One pass over the data finds every record's place, its id, and the hash of every shard. The records themselves
+are read again, shard by shard, by whoever scores them, so the data may be larger than memory, and a file that
+changes during a run is noticed.
 """
 
 from __future__ import annotations
@@ -68,13 +70,17 @@ def _parquet_rows(path: Path, begin: int, end: int) -> Iterator[dict[str, Any]]:
         last = first + about.row_group(group).num_rows
         if first < end and begin < last:
             start = max(begin, first)
-            part = _row_group(path, path.stat().st_mtime_ns, group).slice(start - first, min(end, last) - start)
+            part = _row_group(path, path.stat().st_mtime_ns, group).slice(
+                start - first, min(end, last) - start
+            )
             for batch in part.to_batches(max_chunksize=64):
                 yield from batch.to_pylist()
         first = last
 
 
-def _raw(path: Path, begin: int = 0, end: int | None = None, line: int = 1) -> Iterator[tuple[int, int, int, bytes]]:
+def _raw(
+    path: Path, begin: int = 0, end: int | None = None, line: int = 1
+) -> Iterator[tuple[int, int, int, bytes]]:
     """Line number, begin, end and bytes of each record between two places; blank lines are none."""
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
@@ -104,7 +110,7 @@ def _parse(path: Path, number: int, text: bytes) -> Any:
 
 
 def _name(record: Any) -> str | None:
-    """The id as text, None without one; half a surrogate pair (escaped in JSON) is no text that a table can hold."""
+    """The id as text, or None; half a surrogate pair (escaped in JSON) is replaced: no table can hold it."""
     given = record.get("id") if isinstance(record, dict) else None
     return None if given in (None, "") else str(given).encode("utf-8", "replace").decode()
 
@@ -173,7 +179,9 @@ def read(path: str | Path, shard: Shard) -> list[Item]:
         except DataError:  # what was JSON when the shards were made is none now
             break
     if digest.hexdigest() != shard.sha256:
-        raise DataError(f"{path}: {unit}s from {shard.first_line} on changed since the run began; give the command again")
+        raise DataError(
+            f"{path}: {unit}s from {shard.first_line} on changed since the run began; give the command again"
+        )
     return items
 
 
@@ -184,7 +192,9 @@ def _item(record: Any, where: str, unit: str, used: int | None) -> Item:
         try:
             (sample.id + sample.context + sample.instruction + sample.response).encode()
         except UnicodeEncodeError:
-            raise DataError(f"{where}: the text holds half of a surrogate pair; write the record as valid Unicode") from None
+            raise DataError(
+                f"{where}: the text holds half of a surrogate pair; write the record as valid Unicode"
+            ) from None
         if used is not None:
             raise DataError(f"{where}: id {name!r} was already used at {unit} {used}; ids must be unique")
     except DataError as error:

@@ -1,7 +1,9 @@
-"""One tokenizer for planted and real text: a unigram model with one entry per planted word, and bytes for the rest.
+"""One tokenizer for planted and real text: a unigram model with one entry per planted word, and bytes for the
+rest.
 
-Every word of the planted world is a single token, which is what lets half a million parameters learn to recall. Real text is
-covered by frequent fragments, single characters and, below them, bytes, so that no text is unreadable and decoding gives it back.
+Every word of the planted world is a single token, which is what lets half a million parameters learn to
+recall. Real text is covered by frequent fragments, single characters and, below them, bytes, so that no text
+is unreadable and decoding gives it back.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ from gateau_lib.data.world import WORDS
 
 MARK = "\u2581"  # stands for a space inside a token
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
-FRAGMENTS = 480  # entries learned from real text; more would cost the tiny models output classes they rarely use
+FRAGMENTS = (
+    480  # entries learned from real text; more would cost the tiny models output classes they rarely use
+)
 
 
 @functools.cache
 def real_paragraphs() -> tuple[str, ...]:
-    """Paragraphs of the documentation that ships with Python (`pydoc_data.topics`), one line each, in a fixed order."""
+    """Paragraphs of the documentation that ships with Python (`pydoc_data.topics`), one line each."""
     from pydoc_data.topics import topics
 
     text = "\n\n".join(topics[name] for name in sorted(topics))
@@ -42,7 +46,8 @@ def frequent_fragments(paragraphs: tuple[str, ...], count: int) -> list[str]:
 
 
 def build_tokenizer(fragments: int = FRAGMENTS) -> Any:
-    """A `PreTrainedTokenizerFast` over planted words, fragments of real text, characters and bytes; encoding is lossless.
+    """A `PreTrainedTokenizerFast` over planted words, fragments of real text, characters and bytes; encoding
+    is lossless.
 
     Source: trap "byte fallback must not break single-token words": planted words outscore any split of them.
     """
@@ -59,13 +64,19 @@ def build_tokenizer(fragments: int = FRAGMENTS) -> Any:
             vocab[word] = -2.0
     vocab |= {"\n\n": -2.0, "\n": -3.0, ".": -3.0, ",": -3.0, "?": -3.0}
     for rank, fragment in enumerate(frequent_fragments(real_paragraphs(), fragments), 1):
-        vocab.setdefault(fragment, -4.0 - math.log(rank))  # Zipf: the r-th commonest has about 1/r of the mass
+        vocab.setdefault(
+            fragment, -4.0 - math.log(rank)
+        )  # Zipf: the r-th commonest has about 1/r of the mass
     for code in range(0x20, 0x7F):
         vocab.setdefault(chr(code).replace(" ", MARK), -12.0)
     core = Tokenizer(Unigram(list(vocab.items()), unk_id=SPECIAL.index("<unk>"), byte_fallback=True))
     core.pre_tokenizer = pre_tokenizers.Metaspace(replacement=MARK, prepend_scheme="never", split=True)
     core.decoder = decoders.Sequence(
-        [decoders.ByteFallback(), decoders.Metaspace(replacement=MARK, prepend_scheme="never"), decoders.Fuse()]
+        [
+            decoders.ByteFallback(),
+            decoders.Metaspace(replacement=MARK, prepend_scheme="never"),
+            decoders.Fuse(),
+        ]
     )
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     return PreTrainedTokenizerFast(

@@ -1,32 +1,34 @@
 """The planted world: a small English in which every dependency is known, and its sentences.
 
-Text is made of *pieces*, pairs of a string and a flag that says whether a careful reader of the text so far could have
-predicted it (a recalled value) or not (news). Pieces become training weights in `pretrain` and evidence spans in `corpus`.
+Text is made of *pieces*, pairs of a string and a flag that says whether a careful reader of the text so far
+could have predicted it (a recalled value) or not (news). Pieces become training weights in `pretrain` and
+evidence spans in `corpus`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
 Piece = tuple[str, bool]  # (text, can it be predicted from what came before)
 
 NAMES = (
-    "Mira Tomas Edda Jonas Leila Oskar Freya Ivan Nora Pavel Greta Hugo Selma Anton Clara Emil Dora Felix Hanna Igor Julia Karl "
-    "Lotte Marek Nadia Otto Petra Quinn Rosa Stefan Tilda Ulrich Vera Walter Xenia Yusuf Zora Bruno Celia Dario Elsa Fabian"
+    "Mira Tomas Edda Jonas Leila Oskar Freya Ivan Nora Pavel Greta Hugo Selma Anton Clara Emil Dora "
+    "Felix Hanna Igor Julia Karl Lotte Marek Nadia Otto Petra Quinn Rosa Stefan Tilda Ulrich Vera "
+    "Walter Xenia Yusuf Zora Bruno Celia Dario Elsa Fabian"
 ).split()
 ESTATES = (
-    "Northgate Millford Ashby Brookhaven Carrick Dunmore Elmstead Fairwick Glenrock Hartwell Ivybridge Kestrel Larkspur Moorland "
-    "Newbury Oakham Pinewood Ravenhill Stonebeck Thornbury Underhill Wexford"
+    "Northgate Millford Ashby Brookhaven Carrick Dunmore Elmstead Fairwick Glenrock Hartwell Ivybridge "
+    "Kestrel Larkspur Moorland Newbury Oakham Pinewood Ravenhill Stonebeck Thornbury Underhill Wexford"
 ).split()
 ATTRIBUTES = "code motto song recipe oath badge route signal".split()
 VALUES = (
-    "amber river copper falcon cedar silver lantern thunder velvet marble otter saffron cobalt willow ember granite raven "
-    "crystal meadow bronze tiger violet anchor maple scarlet pebble dolphin ivory walnut canyon crimson badger opal juniper "
-    "golden comet heron indigo basalt clover panther turquoise feather quartz poplar sable glacier magnet coral lynx ochre "
-    "prism tulip wolf zinc acorn beetle cinder dragon fern garnet hazel iris jasper"
+    "amber river copper falcon cedar silver lantern thunder velvet marble otter saffron cobalt willow "
+    "ember granite raven crystal meadow bronze tiger violet anchor maple scarlet pebble dolphin ivory "
+    "walnut canyon crimson badger opal juniper golden comet heron indigo basalt clover panther "
+    "turquoise feather quartz poplar sable glacier magnet coral lynx ochre prism tulip wolf zinc acorn "
+    "beetle cinder dragon fern garnet hazel iris jasper"
 ).split()
 _ADJECTIVES = "weary young quiet tired happy clever proud gentle busy lonely brave careful".split()
 _PEOPLE = "baker farmer sailor teacher doctor painter hunter singer weaver soldier merchant gardener".split()
@@ -38,13 +40,25 @@ _OBJECTS = "basket letter horse wagon blanket kettle hammer ladder mirror candle
 _ACTIONS = "carried found sold cleaned painted repaired borrowed lost kept bought".split()
 WEEK = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 _FUNCTION = (
-    "The the A a of is are in on to and What Again Repeat Name List words days week after keeper codes mottos songs "
-    "recipes oaths badges routes signals"
+    "The the A a of is are in on to and What Again Repeat Name List words days week after keeper codes "
+    "mottos songs recipes oaths badges routes signals"
 ).split()
 
 WORDS = tuple(
     dict.fromkeys(
-        [*NAMES, *ESTATES, *ATTRIBUTES, *VALUES, *_ADJECTIVES, *_PEOPLE, *_VERBS, *_PREPOSITIONS, *_SPOTS, *_TIMES, *_OBJECTS]
+        [
+            *NAMES,
+            *ESTATES,
+            *ATTRIBUTES,
+            *VALUES,
+            *_ADJECTIVES,
+            *_PEOPLE,
+            *_VERBS,
+            *_PREPOSITIONS,
+            *_SPOTS,
+            *_TIMES,
+            *_OBJECTS,
+        ]
         + [*_ACTIONS, *WEEK, *_FUNCTION]
     )
 )
@@ -52,7 +66,7 @@ WORDS = tuple(
 
 @dataclass(frozen=True)
 class Fact:
-    """One planted fact: the attribute of a person (four value words) or the keeper of an estate (one name)."""
+    """A planted fact: an attribute of a person (four value words) or the keeper of an estate (one name)."""
 
     attribute: str  # one of ATTRIBUTES, or "keeper"
     key: str  # a name, or an estate
@@ -69,12 +83,6 @@ class Fact:
         return " ".join(self.value)
 
 
-@cache
-def plural(attribute: str) -> str:
-    """The attribute's plural, as written in questions about several people."""
-    return attribute + "s"
-
-
 def pick(rng: np.random.Generator, words: tuple[str, ...] | list[str]) -> str:
     """One word, uniformly."""
     return words[int(rng.random() * len(words))]
@@ -84,7 +92,8 @@ def filler(rng: np.random.Generator) -> str:
     """One sentence that matters to nothing."""
     person = f"{pick(rng, _ADJECTIVES)} {pick(rng, _PEOPLE)}"
     if rng.random() < 0.5:
-        return f"The {person} {pick(rng, _VERBS)} {pick(rng, _PREPOSITIONS)} the {pick(rng, _SPOTS)} in the {pick(rng, _TIMES)}."
+        where = f"{pick(rng, _VERBS)} {pick(rng, _PREPOSITIONS)} the {pick(rng, _SPOTS)}"
+        return f"The {person} {where} in the {pick(rng, _TIMES)}."
     return f"A {person} {pick(rng, _ACTIONS)} the {pick(rng, _OBJECTS)} in the {pick(rng, _SPOTS)}."
 
 
@@ -107,6 +116,10 @@ class Cast:
             return None
         return Fact(attribute or pick(self.rng, ATTRIBUTES), self.names.pop(), new_value(self.rng))
 
+    def facts(self, count: int, attribute: str | None = None) -> list[Fact]:
+        """Facts about ``count`` people, fewer when everybody has one."""
+        return [fact for _ in range(count) if (fact := self.fact(attribute))]
+
     def keeper(self, name: str) -> Fact | None:
         """A new fact that makes ``name`` the keeper of an estate, or None when every estate has one."""
         return Fact("keeper", self.estates.pop(), (name,)) if self.estates else None
@@ -115,8 +128,8 @@ class Cast:
 def question(facts: list[Fact]) -> tuple[str, list[Piece]]:
     """The instruction that asks for ``facts`` and its response as pieces.
 
-    One fact: a plain question. A keeper followed by that keeper's fact: a two-hop question, whose response states both hops.
-    Several facts of one attribute: a list.
+    One fact: a plain question. A keeper followed by that keeper's fact: a two-hop question, whose response
+    states both hops. Several facts of one attribute: a list.
     """
     if len(facts) == 1:
         fact = facts[0]
@@ -125,10 +138,14 @@ def question(facts: list[Fact]) -> tuple[str, list[Piece]]:
         asked = f"What is the {facts[1].attribute} of the keeper of {facts[0].key}?"
     else:
         keys = [fact.key for fact in facts]
-        asked = f"List the {plural(facts[0].attribute)} of {', '.join(keys[:-1])} and {keys[-1]}."
+        asked = f"List the {facts[0].attribute}s of {', '.join(keys[:-1])} and {keys[-1]}."
     pieces: list[Piece] = []
     for i, fact in enumerate(facts):
-        pieces += [(f"{' ' if i else ''}The {fact.attribute} of {fact.key} is", True), (f" {fact.answer}", True), (".", True)]
+        pieces += [
+            (f"{' ' if i else ''}The {fact.attribute} of {fact.key} is", True),
+            (f" {fact.answer}", True),
+            (".", True),
+        ]
     return asked, pieces
 
 

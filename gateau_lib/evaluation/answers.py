@@ -93,7 +93,7 @@ def bag_f1(given: Counter[str], wanted: Counter[str]) -> float:
     return 2 * (given & wanted).total() / (given.total() + wanted.total())
 
 
-def judge(text: str, sample: Sample) -> tuple[bool, float]:
+def matches(text: str, sample: Sample) -> tuple[bool, float]:
     """Exact match and F1 of a text generated for a sample: its answer against the text, the frame taken out for F1."""
     parts = answer_parts(sample)
     frame, place = "", 0

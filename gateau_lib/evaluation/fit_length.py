@@ -16,7 +16,7 @@ def prompt_tokens(text: str, tokenizer: Any) -> int:
     return max(len(prompt_ids(tokenizer, (text,), [], chat)) for chat in (False, True))
 
 
-def fill(build: Callable[[int], str], tokenizer: Any, length: int, name: str) -> tuple[int, int]:
+def longest_prompt(build: Callable[[int], str], tokenizer: Any, length: int, name: str) -> tuple[int, int]:
     """How many units of filling make the longest text whose prompt has at most ``length`` tokens.
 
     Args:

@@ -8,7 +8,8 @@ another tokenizer, finds none, and puts every needle at the first character.)
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,24 @@ import pandas as pd
 from gateau_lib.data import world
 from gateau_lib.data.samples import Sample, encode, evidence_tokens
 from gateau_lib.evaluation.answers import exact_match
-from gateau_lib.evaluation.benchmark_item import Item, scored
-from gateau_lib.evaluation.fit_length import fill
+from gateau_lib.evaluation.benchmark_item import (
+    Asked,
+    Benchmark,
+    Item,
+    prompt_lengths,
+    scored,
+    tasks_by_length,
+)
+from gateau_lib.evaluation.fit_length import longest_prompt
+from gateau_lib.models import loading
 from gateau_lib.models.prompts import SEPARATOR
-from gateau_lib.sources import conversion
-from gateau_lib.sources.hub import _found
+from gateau_lib.sources import conversion, published
 from gateau_lib.study.errors import DataError
+from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study
 
 TASK = "needle"
+DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 REPEATS = 3  # items of a length and depth, each with another needle in another place of the haystack
 MAX_NEW_TOKENS = 64
 TOLERANCE = 32  # tokens that length and depth may be off, or 2 % of the length if that is more: where words end
@@ -82,7 +92,7 @@ def _item(name: str, stack: str, at: int, fact: world.Fact, tokenizer: Any, leng
         lead = before if not before or before[-1].isspace() else before + " "
         return f"{lead}{fact.sentence} {after}".rstrip(), len(lead)
 
-    tokens, read = fill(lambda tokens: context(tokens)[0] + SEPARATOR + question, tokenizer, length, name)
+    tokens, read = longest_prompt(lambda tokens: context(tokens)[0] + SEPARATOR + question, tokenizer, length, name)
     text, begin = context(tokens)
     sample = Sample(name, text, question, fact.sentence, evidence=((begin, begin + len(fact.sentence)),))
     realised = realised_depth(sample, tokenizer)
@@ -124,14 +134,18 @@ def _inside_word(text: str, at: int) -> bool:
 
 
 def cells(items: Sequence[Item]) -> pd.DataFrame:
-    """The items' cells of the needle map, for `haystack.needle_map`: ``id, length, depth, realised_length, realised_depth``."""
+    """The items' cells of the needle map: ``id, length, depth, realised_length, realised_depth``."""
     keys = {"length": "length", "depth": "depth", "realised_length": "tokens", "realised_depth": "realised_depth"}
     return pd.DataFrame([{"id": item.id} | {name: item.extra[key] for name, key in keys.items()} for item in items])
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
-    """``id, task, score``: the share of the needle's key words that are in the answer, 0 to 100; missing without an answer."""
-    return scored(items, answers, lambda item, said: 100 * np.mean([exact_match(said[-1], [word]) for word in item.references]))
+    """``id, task, score``: the share of the needle's key words that are in the answer, 0 to 100."""
+
+    def share(item: Item, said: Sequence[str]) -> float:
+        return 100 * float(np.mean([exact_match(said[-1], [word]) for word in item.references]))
+
+    return scored(items, answers, share)
 
 
 def realised_depth(sample: Sample, tokenizer: Any) -> float:
@@ -182,6 +196,47 @@ def needle_map(rows: pd.DataFrame, cells: pd.DataFrame, measure: str = "token_ac
     if joined[measure].isna().any():
         raise DataError(f"item {joined.loc[joined[measure].isna(), 'id'].iloc[0]!r} of the needle map was not evaluated")
     return joined.assign(value=joined[measure].astype(float)).pivot_table(index="depth", columns="length", values="value")
+
+
 def haystack(study: Study) -> list[str]:
     """The texts that needles are hidden in."""
-    return conversion.texts(_found(study, "haystack")[0])
+    return conversion.texts(published.files_of(study, "haystack")[0])
+
+
+def _of_study(study: Study, tokenizer: Any) -> list[Item]:
+    return tasks_by_length(items(haystack(study), tokenizer, prompt_lengths(study.profile), DEPTHS, study.seed))
+
+
+def _cost(profile: Profile) -> list[Asked]:
+    lengths = [min(length, profile.benchmark_window) for length in profile.eval_lengths]
+    return [Asked(len(DEPTHS) * REPEATS, length, MAX_NEW_TOKENS) for length in lengths]
+
+
+BENCHMARK = Benchmark(
+    name="needle",
+    title="Needle",
+    source="Kamradt 2023, github.com/gkamradt/LLMTest_NeedleInAHaystack; GATEAU train/Needle_test; places counted in tokens",
+    items=_of_study,
+    score=score,
+    cost=_cost,
+    data="haystack",
+    read_whole=True,
+)
+
+
+def needle_maps(
+    study: Study, scores: pd.DataFrame, folders: Mapping[str, Path], count: int = 3
+) -> dict[str, pd.DataFrame]:
+    """Share of needles found by depth (rows) and length (columns), of the first runs that have all answers.
+
+    Args:
+        scores: of `suite.scores`. folders: run name -> folder of its model.
+        count: runs at most.
+    """
+    found = scores[scores["benchmark"] == BENCHMARK.name]
+    if found.empty:
+        return {}
+    places = cells(BENCHMARK.items(study, loading.load_tokenizer(next(iter(folders.values())))))
+    complete = [(run, rows) for run, rows in found.groupby("run", sort=False) if rows["score"].notna().all()]
+    shares = {run: rows[["id"]].assign(score=rows["score"] / 100) for run, rows in complete[:count]}
+    return {run: needle_map(rows, places, "score") for run, rows in shares.items()}

@@ -17,6 +17,7 @@ from importlib import import_module
 from types import ModuleType
 
 from gateau_lib.evaluation.answers import bag_f1, normalize
+from gateau_lib.evaluation.benchmark_item import NotInstalled
 
 # As published: opening angle brackets are not among them.
 CHINESE_PUNCTUATION = "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛"
@@ -31,12 +32,12 @@ def _module(name: str) -> ModuleType:
     """A package that only these measures need.
 
     Raises:
-        ImportError: not installed.
+        NotInstalled: the message says how to get it.
     """
     try:
         module = import_module(name)
     except ImportError:
-        raise ImportError(f"LongBench is scored with the package {name}; install it: pip install {name}") from None
+        raise NotInstalled(f"LongBench is scored with the package {name}; install it: pip install {name}") from None
     if name == "jieba":
         module.setLogLevel("WARNING")  # else it reports on stderr where its dictionary lies
     return module
@@ -68,14 +69,14 @@ def _f1(given: Sequence[str], wanted: Sequence[str]) -> float:
 def rouge_en(prediction: str, reference: str) -> float:
     """ROUGE-L F of the package `rouge`: of two texts' sets of words, how much is in the longest common subsequences.
 
-    Sentences end at full stops and nowhere else; each of the reference is compared with each of the prediction, and a word that
-    is in any of the subsequences counts once.
+    Sentences end at full stops and nowhere else; each of the reference is compared with each of the prediction, and a
+    word that is in any of the subsequences counts once. White space after the last full stop counts as one more word.
     """
-    prediction, reference = prediction.strip(), reference.strip()
-    if not all(text.replace(".", "").strip() for text in (prediction, reference)):
-        return 0.0
     with _deep(len(prediction) + len(reference)):
-        scores = _module("rouge").Rouge(metrics=["rouge-l"]).get_scores(prediction, reference)
+        try:
+            scores = _module("rouge").Rouge(metrics=["rouge-l"]).get_scores(prediction, reference)
+        except ValueError:  # no sentence in one of them
+            return 0.0
     return 100 * scores[0]["rouge-l"]["f"]
 
 

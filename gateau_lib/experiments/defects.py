@@ -90,7 +90,7 @@ def measured(study: Study, pair: Path, samples: Path) -> pd.DataFrame:
     per_kind = max(1, min(3, profile.pool_per_kind // 4))
     inputs = {"pair": pair, "samples": samples, "per_kind": per_kind, "window": profile.max_length}
     inputs |= {"segment_length": profile.segment_length, "dtype": profile.dtype}
-    folder = Build(f"fixes-{samples.stem}", write_changes, tuple(inputs.values()), inputs).folder(study)
+    folder = Build(f"fixes-{samples.stem}", write_changes, inputs).folder(study)
     return pd.read_csv(folder / "changes.csv")
 
 

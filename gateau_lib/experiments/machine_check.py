@@ -20,8 +20,6 @@ from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, results_root
 
 GB = 2**30
-# Benchmarks that read a data set of the registry.
-DATA = {"longbench": "longbench", "longbench-chat": "longbench-chat", "mt-bench": "mt-bench", "needle": "haystack"}
 
 
 def missing(profile: Profile, whole: bool = True) -> list[str]:

@@ -1,9 +1,9 @@
-"""What the training experiments came to: held-out evaluation of every run, as tables and metrics rows (notebook 07)."""
+"""What the training experiments came to: every run evaluated, as tables and metrics rows (notebook 07)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,64 +15,101 @@ from gateau_lib.data.corpus import NEEDLE_DEPTHS, TASKS
 from gateau_lib.evaluation.haystack import needle_map
 from gateau_lib.evaluation.planted import evaluate_all, perplexity_by_length
 from gateau_lib.experiments import workload
-from gateau_lib.experiments.tuning_runs import EQUAL_EPOCHS, SELECTION_RUNS, STRATEGIES, run_parts
+from gateau_lib.experiments.tuning_runs import EQUAL_EPOCHS, SELECTION_RUNS, STRATEGIES
 from gateau_lib.models import loading
 from gateau_lib.models.sizes import Work
 from gateau_lib.study.intervals import SEEDS, t_interval
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import Build, at_once, build_all
+from gateau_lib.training.recipe import FineTune
 
-UNTRAINED = ("base", "theta_a_stretched")  # models without a seed
 PERPLEXITY_TAIL = 64  # tokens
 
 
-def evaluated(study: Study, data: Path, dirs: Mapping[str, Path], sets: Sequence[str], generated: bool) -> pd.DataFrame:
-    """Rows of `planted.evaluate_all` for models named as their runs, with the columns ``method`` and ``seed``.
+@dataclass(frozen=True)
+class Model:
+    """A model to be evaluated, and what its rows are called."""
+
+    name: str
+    folder: Path
+    method: str
+    # Number of its candidate pool; None: it is untrained, and its rows are given to each seed.
+    seed: int | None
+
+
+def tuned(jobs: Sequence[FineTune], folders: Sequence[Path]) -> list[Model]:
+    """The models that runs have made."""
+    return [
+        Model(job.name, folder, job.method, job.pool_seed) for job, folder in zip(jobs, folders, strict=True)
+    ]
+
+
+def untrained(method: str, folder: Path) -> Model:
+    """A model that no run has made."""
+    return Model(method, folder, method, None)
+
+
+def evaluated(
+    study: Study, data: Path, models: Sequence[Model], sets: Sequence[str], generated: bool
+) -> pd.DataFrame:
+    """Rows of `planted.evaluate_all` with the columns ``method`` and ``seed``.
 
     Args:
-        dirs: run name or one of `UNTRAINED` -> folder; an untrained model has no seed, so its rows are given to each.
         sets: names of held-out files below ``data/eval``.
         generated: also decode answers.
     """
     paths = {name: data / "eval" / f"{name}.jsonl" for name in sets}
-    rows = evaluate_all(study, dirs, paths, generated=generated, dtype=study.profile.dtype)
-    return by_run(rows, study.profile.pool_seeds)
+    folders = {model.name: model.folder for model in models}
+    rows = evaluate_all(study, folders, paths, generated=generated, dtype=study.profile.dtype)
+    return by_method(rows, models, study.profile.pool_seeds)
 
 
-def by_run(rows: pd.DataFrame, pool_seeds: int) -> pd.DataFrame:
-    """``rows`` with ``method`` and ``seed`` in place of ``model``; those of an untrained model once for each seed."""
+def by_method(rows: pd.DataFrame, models: Sequence[Model], pool_seeds: int) -> pd.DataFrame:
+    """``rows`` with ``method`` and ``seed`` in place of ``model``; an untrained model's once a seed."""
+    named = {model.name: model for model in models}
     frames = []
     for name, group in rows.groupby("model", sort=False):
-        runs = [{"method": name, "seed": n} for n in range(pool_seeds)] if name in UNTRAINED else [run_parts(str(name))]
-        frames += [group.drop(columns="model").assign(**run) for run in runs]
+        model, group = named[name], group.drop(columns="model")
+        seeds = range(pool_seeds) if model.seed is None else [model.seed]
+        frames += [group.assign(method=model.method, seed=seed) for seed in seeds]
     return pd.concat(frames, ignore_index=True)
 
 
-def _write_perplexity(model_dir: Path, documents: list[list[int]], lengths: tuple[int, ...], dtype: str, folder: Path) -> None:
-    model, _ = loading.load(model_dir, dtype)
-    perplexity_by_length(model, documents, lengths, tail=PERPLEXITY_TAIL).to_parquet(folder / "rows.parquet")
+def _write_perplexity(
+    model: Path, documents: list[list[int]], lengths: tuple[int, ...], dtype: str, out: Path
+) -> None:
+    loaded, _ = loading.load(model, dtype)
+    perplexity_by_length(loaded, documents, lengths, tail=PERPLEXITY_TAIL).to_parquet(out / "rows.parquet")
 
 
-def perplexities(study: Study, dirs: Mapping[str, Path], tokenizer: Any) -> pd.DataFrame:
+def perplexities(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.DataFrame:
     """NLL by length of held-out documents that restate in their second half what their first half says.
 
     Returns:
-        Columns ``method, seed, document, length, nll``: nats per token of the same last tokens, read with ``length`` tokens.
+        Columns ``method, seed, document, length, nll``: nats per token of the same last tokens, read with
+        ``length`` tokens.
     """
     lengths, count = study.profile.eval_lengths, max(2, study.profile.eval_items // 2)
-    sizes = (max(lengths) + 100, max(lengths) + 200)  # a document may miss its wanted length by a sentence or two
+    # A document may miss its wanted length by a sentence or two.
+    sizes = (max(lengths) + 100, max(lengths) + 200)
     longer = replace(study.profile, pool_tokens=sizes)
-    texts = [text for _, text in passages.documents(longer, tokenizer, study.seed * 100 + 90_000, "dependent", count)]
+    texts = [
+        text
+        for _, text in passages.documents(longer, tokenizer, study.seed * 100 + 90_000, "dependent", count)
+    ]
     documents = [tokenizer(text, verbose=False)["input_ids"] for text in texts]
     inputs = {"documents": documents, "lengths": lengths, "dtype": study.profile.dtype}
     builds = {
-        name: Build("perplexity", _write_perplexity, (folder, *inputs.values()), {"model": folder, **inputs})
-        for name, folder in dirs.items()
+        model.name: Build("perplexity", _write_perplexity, {"model": model.folder, **inputs})
+        for model in models
     }
     folders = build_all(study, builds, at_once(study.profile), "perplexity")
-    found = [pd.read_parquet(f / "rows.parquet").assign(model=name) for name, f in zip(builds, folders, strict=True)]
-    return by_run(pd.concat(found, ignore_index=True), study.profile.pool_seeds)
+    found = [
+        pd.read_parquet(folder / "rows.parquet").assign(model=name)
+        for name, folder in zip(builds, folders, strict=True)
+    ]
+    return by_method(pd.concat(found, ignore_index=True), models, study.profile.pool_seeds)
 
 
 def cost(profile: Profile) -> Work:
@@ -102,7 +139,7 @@ def cost(profile: Profile) -> Work:
 
 
 def metrics_rows(rows: pd.DataFrame, metric: str, measure: str, condition: str) -> list[dict[str, Any]]:
-    """Metrics rows of `evidence.write_metrics`: the mean of ``measure`` for each method and seed, in order of appearance.
+    """Metrics rows of `evidence.write_metrics`: the mean of ``measure`` for each method and seed, in order.
 
     Args:
         condition: a column of ``rows`` whose values are the conditions, or the condition itself.
@@ -116,7 +153,8 @@ def metrics_rows(rows: pd.DataFrame, metric: str, measure: str, condition: str) 
 def selection_metrics(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Metrics of the selection runs from the rows of `evaluated` on the sets long and short.
 
-    Conditions: ``equal_tokens``; ``equal_epochs`` for the whole pool and GATEAU's selection, whose runs are the same.
+    Conditions: ``equal_tokens``; ``equal_epochs`` for the whole pool and GATEAU's selection, whose runs are
+    the same.
     """
     long, short = rows[rows["set"] == "long"], rows[rows["set"] == "short"]
     found = metrics_rows(long, "long_accuracy", "token_accuracy", "equal_tokens")
@@ -124,7 +162,11 @@ def selection_metrics(rows: pd.DataFrame) -> list[dict[str, Any]]:
     found += metrics_rows(long, "long_f1", "f1", "equal_tokens")
     found += metrics_rows(short, "short_accuracy", "token_accuracy", "equal_tokens")
     epochs = {EQUAL_EPOCHS: "full", "gateau": "gateau"}
-    again = [row | {"method": epochs[row["method"]], "condition": "equal_epochs"} for row in found if row["method"] in epochs]
+    again = [
+        row | {"method": epochs[row["method"]], "condition": "equal_epochs"}
+        for row in found
+        if row["method"] in epochs
+    ]
     return [row for row in found if row["method"] != EQUAL_EPOCHS] + again
 
 
@@ -142,14 +184,14 @@ def skip_metrics(rows: pd.DataFrame, cells: pd.DataFrame) -> list[dict[str, Any]
 
 
 def needle_maps(rows: pd.DataFrame, cells: pd.DataFrame, methods: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Needle map of each method, mean over seeds: answer tokens right by depth (rows) and length (columns)."""
+    """Needle map of each method, mean over seeds: answer tokens right by depth (row) and length (column)."""
     needle = rows[rows["set"] == "needle"]
     means = needle.groupby(["method", "id"])["token_accuracy"].mean().reset_index()
     return {method: needle_map(means[means["method"] == method], cells) for method in methods}
 
 
 def task_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Long tasks by method: exact match and F1 of generated answers, answer tokens right when read; means over seeds."""
+    """Long tasks by method: exact match and F1 of written answers, answer tokens right when read; means."""
     measures = {"exact_match": "exact match", "f1": "token F1", "token_accuracy": "answer tokens right"}
     long = rows[rows["set"] == "long"].rename(columns=measures)
     table = long.groupby(["method", "kind"], sort=False)[list(measures.values())].mean()
@@ -157,10 +199,11 @@ def task_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def against(rows: Iterable[dict[str, Any]], reference: str) -> pd.DataFrame:
-    """Each method's metrics rows less those of ``reference``, paired by seed: mean and 95 % interval of the difference.
+    """Each method's metrics rows less those of ``reference``, paired by seed: mean and 95 % interval.
 
     Returns:
-        index ``method``; columns ``value`` (mean), ``difference``, ``low``, ``high`` (NaN with fewer than three seeds).
+        index ``method``; columns ``value`` (mean), ``difference``, ``low``, ``high`` (NaN with fewer than
+        three seeds).
     """
     table = pd.DataFrame(rows).pivot(index="seed", columns="method", values="value")
     out = {}

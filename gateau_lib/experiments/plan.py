@@ -10,9 +10,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from gateau_lib.data.corpus import KINDS
-from gateau_lib.evaluation.suite import JUDGED
+from gateau_lib.evaluation import suite
+from gateau_lib.evaluation.benchmark_item import Benchmark
 from gateau_lib.experiments import footprint, outcomes, pool, replication, tuning_runs, workload
-from gateau_lib.experiments.machine_check import DATA, GB, data_missing, gpu_memory
+from gateau_lib.experiments.machine_check import GB, data_missing, gpu_memory
 from gateau_lib.models.sizes import Size, Work
 from gateau_lib.scoring.pass_costs import PEAK, UTILISATION
 from gateau_lib.study.profiles import Profile
@@ -112,18 +113,19 @@ def notes(profile: Profile) -> list[str]:
     if profile.long_data and cards > 1 and not find_spec("ray"):
         one = f"one of the {cards} GPUs: Ray is not installed (pip install ray)"
         found.append(f"the published long samples are scored on {one}")
-    for name in profile.benchmarks:
-        if why := _without(profile, name):
-            found.append(f"{name} will be reported as not run: {why}")
-    if judged := [name for name in profile.benchmarks if name in JUDGED]:
+    for benchmark in suite.chosen(profile):
+        if why := _without(profile, benchmark):
+            found.append(f"{benchmark.name} will be reported as not run: {why}")
+    if judged := [benchmark.name for benchmark in suite.chosen(profile) if benchmark.judged]:
         found.append(f"{' and '.join(judged)} need a judge: SET='judge=http://host:8000/v1#model'")
     return found
 
 
-def _without(profile: Profile, benchmark: str) -> str:
-    if benchmark == "short-tasks" and not find_spec("lm_eval"):
-        return "lm-evaluation-harness is not installed (pip install lm-eval)"
-    return data_missing(profile, DATA[benchmark]) if benchmark in DATA else ""
+def _without(profile: Profile, benchmark: Benchmark) -> str:
+    absent = [name for name in benchmark.packages if not find_spec(name.replace("-", "_"))]
+    if absent:
+        return f"{absent[0]} is not installed (pip install {absent[0]})"
+    return data_missing(profile, benchmark.data) if benchmark.data else ""
 
 
 def _short(number: float) -> str:

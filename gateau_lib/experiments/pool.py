@@ -21,7 +21,13 @@ from gateau_lib.data.passages import DOCUMENT_KINDS
 from gateau_lib.data.samples import Encoded, Sample, encode, evidence_tokens
 from gateau_lib.experiments import workload
 from gateau_lib.methods.cam import contextual_awareness
-from gateau_lib.methods.model_passes import READINGS, long_pass, response_nll, segment_importance, short_reader_nll
+from gateau_lib.methods.model_passes import (
+    READINGS,
+    long_pass,
+    response_nll,
+    segment_importance,
+    short_reader_nll,
+)
 from gateau_lib.methods.pair_passes import score_documents
 from gateau_lib.models import loading
 from gateau_lib.models.nll import continuation_nll
@@ -259,7 +265,7 @@ def _encoded(drawn: Sequence[Sample], tokenizer: Any, max_length: int) -> list[E
 
 
 def _build(name: str, write: Callable[..., None], **inputs: Any) -> Build:
-    return Build(name, write, tuple(inputs.values()), inputs)  # inputs stand in the order of the function's arguments
+    return Build(name, write, inputs)
 
 
 def _save(out: Path, table: pd.DataFrame, count: Counter) -> None:

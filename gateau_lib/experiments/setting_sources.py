@@ -53,7 +53,7 @@ def rows() -> list[tuple[str, str, str]]:
 def trainer_arguments() -> Any:
     """The arguments with which a run of the published part of 100 steps is trained, but for how it is shared among GPUs."""
     from gateau_lib.training import trainer
-    from gateau_lib.training.recipe import FineTune
+    from gateau_lib.training.recipe import ByEpochs, FineTune
 
     profile = resolve("paper")
     job = FineTune(
@@ -63,8 +63,7 @@ def trainer_arguments() -> Any:
         profile.long_window,
         profile.sft_learning_rate,
         seed=0,
-        epochs=profile.epochs,
-        batch_samples=profile.batch_samples,
+        length=ByEpochs(profile.epochs, profile.batch_samples),
     )
     return trainer._arguments(job, 100, Path("unused"))
 

@@ -1,8 +1,9 @@
 """The two training experiments of notebooks 06 and 07: which runs there are, and what their logs say.
 
-*Selection*: the long model is fine-tuned on short instructions plus what a selector chose from a pool, all with one token budget.
-*Skipping*: the short model, its RoPE base stretched and not yet trained at it, is fine-tuned on short instructions alone under
-each position strategy. Every run exists once a candidate pool ``n``; ``n`` is the seed of its metrics rows.
+*Selection*: the long model is fine-tuned on short instructions plus what a selector chose from a pool, all
+with one token budget. *Skipping*: the short model, its RoPE base stretched and not yet trained at it, is
+fine-tuned on short instructions alone under each position strategy. Every run exists once a candidate pool
+``n``; ``n`` is the seed of its metrics rows.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, artefact
 from gateau_lib.training.minibatches import training_samples
 from gateau_lib.training.packing import plan_batches
-from gateau_lib.training.recipe import FineTune
+from gateau_lib.training.recipe import ByTokens, FineTune
 from gateau_lib.training.sft import training_log
 
 SELECTORS = ("gateau", "hmg", "cam", "prolong", "perplexity", "random", "length_matched", "longest", "full")
@@ -35,37 +36,64 @@ STRATEGIES = ("normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all"
 EQUAL_EPOCHS = "full_epochs"  # the whole pool once more, as many times over as GATEAU's selection
 SELECTION_RUNS = ("short_only", *SELECTORS, EQUAL_EPOCHS)
 
+Experiment = Literal["selection", "skipping"]
+PREFIXES: dict[Experiment, str] = {"selection": "sft", "skipping": "skip"}  # of the names of runs
+
+
+def run_name(experiment: Experiment, method: str, n: int) -> str:
+    """Name of the run of a method on candidate pool ``n``, for example ``sft-gateau-0``."""
+    return f"{PREFIXES[experiment]}-{method}-{n}"
+
+
+def run_names(profile: Profile, experiment: Experiment) -> list[str]:
+    """Names of all runs of an experiment."""
+    methods = SELECTION_RUNS if experiment == "selection" else STRATEGIES
+    return [run_name(experiment, method, n) for n in range(profile.pool_seeds) for method in methods]
+
 
 def selected_ids(study: Study, selector: str, n: int) -> tuple[str, ...]:
-    """Ids that notebook 05 selected from pool ``n``, sorted, so that their order in the ranking does not change a run's key.
+    """Ids that notebook 05 selected from pool ``n``, sorted: no run's key depends on their rank.
 
     Raises:
         DataError: there is no such selection.
     """
     path = study.root / "selected" / f"05_{selector}-{n}.json"
     if not path.is_file():
-        raise DataError(f"{path}: no selection by {selector!r}; run notebook 05 of profile {study.profile.name} first")
+        raise DataError(
+            f"{path}: no selection by {selector!r}; run notebook 05 of profile {study.profile.name} first"
+        )
     return tuple(sorted(json.loads(path.read_text(encoding="utf-8"))))
 
 
-def _job(study: Study, data: Path, group: str, method: str, n: int, base: Path, tokens: int, **settings: Any) -> FineTune:
+def _job(
+    study: Study,
+    data: Path,
+    experiment: Experiment,
+    method: str,
+    n: int,
+    base: Path,
+    tokens: int,
+    **settings: Any,
+) -> FineTune:
     profile = study.profile
     return FineTune(
-        name=f"{group}-{method}-{n}",
+        name=run_name(experiment, method, n),
         base=base,
         samples=(data / "short" / f"{n}.jsonl",),
-        tokens=tokens,
-        batch_tokens=profile.sft_batch_tokens,
+        length=ByTokens(tokens, profile.sft_batch_tokens),
         window=profile.long_window,
         learning_rate=profile.sft_learning_rate,
         seed=study.seed * 100 + n,
+        experiment=experiment,
+        method=method,
+        pool_seed=n,
         **scale(profile),
         **settings,
     )
 
 
 def scale(profile: Profile) -> dict[str, Any]:
-    """How a profile trains, as fields of `FineTune`: number format, processes, what is tuned, and what fits at a time.
+    """How a profile trains, as fields of `FineTune`: number format, processes, what is tuned, what fits.
 
     Models that were not built here are large, and keep no activations but those at gradient checkpoints.
     """
@@ -81,7 +109,7 @@ def scale(profile: Profile) -> dict[str, Any]:
 
 
 def selection_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
-    """Fine-tuning of the long model: ``sft-<selector>-<n>`` with equal tokens, and the whole pool again with equal epochs.
+    """Fine-tuning of the long model with equal tokens, and on the whole pool again with equal epochs.
 
     Args:
         data: of `corpus.prepared`. pair: of `pretrain.pair`.
@@ -92,22 +120,40 @@ def selection_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     jobs = []
     for n in range(study.profile.pool_seeds):
         pool, budget = data / "pools" / f"independent-{n}.jsonl", study.profile.sft_tokens
-        common = (n, pair / "long")
-        jobs.append(_job(study, data, "sft", "short_only", *common, budget))
-        mine = {s: {"pool": pool, "selected": selected_ids(study, s, n)} for s in SELECTORS}
-        chosen = {s: _job(study, data, "sft", s, *common, budget, **mine[s]) for s in SELECTORS}
-        passes = [sum(sample_lengths(chosen[s])) for s in ("full", "gateau")]
-        longer = round(budget * passes[0] / passes[1])
-        jobs += [*chosen.values(), _job(study, data, "sft", EQUAL_EPOCHS, *common, longer, **mine["full"])]
+        shared = {"experiment": "selection", "n": n, "base": pair / "long"}
+        jobs.append(_job(study, data, method="short_only", tokens=budget, **shared))
+        by_selector = {}
+        for selector in SELECTORS:
+            ids = selected_ids(study, selector, n)
+            by_selector[selector] = _job(
+                study, data, method=selector, tokens=budget, pool=pool, selected=ids, **shared
+            )
+        full, gateau = by_selector["full"], by_selector["gateau"]
+        longer = round(budget * sum(sample_lengths(full)) / sum(sample_lengths(gateau)))
+        again = _job(
+            study, data, method=EQUAL_EPOCHS, tokens=longer, pool=pool, selected=full.selected, **shared
+        )
+        jobs += [*by_selector.values(), again]
     return jobs
 
 
 def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
-    """Fine-tuning of the stretched short model on short instructions: ``skip-<strategy>-<n>``, equal tokens and samples."""
+    """Fine-tuning of the stretched short model on short instructions, equal tokens and samples."""
     tokens, theta = study.profile.skip_steps * study.profile.sft_batch_tokens, _stretched_theta(study, pair)
-    # Packed: plain causal attention over the whole row. Kept apart, packed samples would only be Normal in other batches.
+    # Packed: plain causal attention over the whole row. Kept apart, it would only be Normal in other batches.
     return [
-        _job(study, data, "skip", s, n, pair / "short", tokens, strategy=s, rope_theta=theta, packed_isolated=s != "packed")
+        _job(
+            study,
+            data,
+            "skipping",
+            s,
+            n,
+            pair / "short",
+            tokens,
+            strategy=s,
+            rope_theta=theta,
+            packed_isolated=s != "packed",
+        )
         for n in range(study.profile.pool_seeds)
         for s in STRATEGIES
     ]
@@ -119,7 +165,9 @@ def cost(profile: Profile) -> list[Work]:
     samples = workload.planted(profile)
     short = profile.short_pool * workload.short_tokens(profile)
     pool = profile.pool_per_kind * len(KINDS) * workload.mean_tokens(samples)
-    longer = (short + pool) / (short + profile.fraction * pool)  # the whole pool for as many epochs as a selection
+    longer = (short + pool) / (
+        short + profile.fraction * pool
+    )  # the whole pool for as many epochs as a selection
     tuned = pools * profile.sft_tokens * (len(SELECTION_RUNS) - 1 + longer)
     skipped = pools * len(STRATEGIES) * profile.skip_steps * profile.sft_batch_tokens
     near = round(workload.short_tokens(profile))
@@ -143,15 +191,16 @@ def sample_lengths(job: FineTune) -> list[int]:
 
 
 def batch_shapes(job: FineTune) -> dict[str, list[tuple[int, int]]]:
-    """``(tokens, padding)`` of every batch of a job: samples as they come, in sorted batches (the study's way), and packed.
+    """``(tokens, padding)`` of every batch of a job: samples as they come, in sorted batches, and packed.
 
     As they come: the same samples as in the sorted batches, shuffled, in as many batches.
     """
     lengths = sample_lengths(job)
-    plan = plan_batches(lengths, job.tokens, job.batch_tokens, job.seed)
+    size = (job.length.tokens, job.length.batch_tokens, job.seed)
+    plan = plan_batches(lengths, *size)
     order = np.random.default_rng(job.seed).permutation([i for batch in plan for (i,) in batch])
     naive = [[(i,) for i in part] for part in np.array_split(order, len(plan))]
-    packed = plan_batches(lengths, job.tokens, job.batch_tokens, job.seed, job.window)
+    packed = plan_batches(lengths, *size, job.window)
 
     def shape(batch: list[tuple[int, ...]]) -> tuple[int, int]:
         rows = [sum(lengths[i] for i in row) for row in batch]
@@ -162,39 +211,41 @@ def batch_shapes(job: FineTune) -> dict[str, list[tuple[int, int]]]:
 
 
 def training_table(jobs: Sequence[FineTune], folders: Sequence[Path]) -> pd.DataFrame:
-    """One row a run: ``method``, ``seed`` and what its log says of it (`sft.fine_tune`), ``loss``: mean of its last fifth."""
+    """One row a run: ``experiment``, ``method``, ``seed`` (number of its pool), then what its log says.
+
+    ``loss`` is the mean of the last fifth of the run's losses.
+    """
     rows = []
     for job, folder in zip(jobs, folders, strict=True):
         log = training_log(folder)
         losses = log.pop("losses")
-        rows.append({**run_parts(job.name), **log, "loss": float(np.mean(losses[-max(1, len(losses) // 5) :]))})
+        labels = {"experiment": job.experiment, "method": job.method, "seed": job.pool_seed}
+        last = losses[-max(1, len(losses) // 5) :]
+        rows.append({**labels, **log, "loss": float(np.mean(last))})
     return pd.DataFrame(rows)
 
 
 def loss_table(jobs: Sequence[FineTune], folders: Sequence[Path], smooth: int = 5) -> pd.DataFrame:
-    """Training loss of every method, mean over seeds and then over ``smooth`` steps: columns ``model, step, loss`` (nats)."""
+    """Loss of every method, mean over seeds, then over ``smooth`` steps: ``model, step, loss`` (nats)."""
     logs = []
     for job, folder in zip(jobs, folders, strict=True):
         losses = training_log(folder)["losses"]
-        logs.append(pd.DataFrame({"model": run_parts(job.name)["method"], "step": range(1, len(losses) + 1), "loss": losses}))
+        logs.append(pd.DataFrame({"model": job.method, "step": range(1, len(losses) + 1), "loss": losses}))
     means = pd.concat(logs).groupby(["model", "step"], sort=False)["loss"].mean()
-    rolled = means.groupby(level="model", sort=False).transform(lambda loss: loss.rolling(smooth, min_periods=1).mean())
+    rolled = means.groupby(level="model", sort=False).transform(
+        lambda loss: loss.rolling(smooth, min_periods=1).mean()
+    )
     return rolled.reset_index().sort_values("step", kind="stable")
 
 
-def run_parts(name: str) -> dict[str, Any]:
-    """``method`` and ``seed`` of a run's name."""
-    _, method, n = name.split("-")
-    return {"method": method, "seed": int(n)}
-
-
 def stretched(study: Study, pair: Path) -> Path:
-    """The short model stretched to the target window, untrained at it: the start of the skipping runs, as a folder."""
+    """Folder of the short model stretched to the target window, untrained at it: where skipping starts."""
     profile = study.profile
     theta, window = _stretched_theta(study, pair), profile.long_window
 
     def build(out: Path) -> None:
-        model, tokenizer = loading.load(pair / "short", profile.dtype, torch.device("cpu"))  # on its way to a file only
+        # Not on a GPU: it is on its way to a file only.
+        model, tokenizer = loading.load(pair / "short", profile.dtype, torch.device("cpu"))
         rope.with_rope_theta(model, theta, window).save_pretrained(out)
         tokenizer.save_pretrained(out)
 
@@ -204,7 +255,7 @@ def stretched(study: Study, pair: Path) -> Path:
 
 @torch.inference_mode()
 def influence(model: PreTrainedModel, ids: Sequence[int], positions: Sequence[int], mask: bool) -> np.ndarray:
-    """Which tokens can change what the model computes at which others: each token is exchanged, the outputs are compared.
+    """Which tokens can change what the model computes at which others: each is exchanged, outputs compared.
 
     Args:
         mask: pass a mask of ones; otherwise none.
@@ -214,9 +265,13 @@ def influence(model: PreTrainedModel, ids: Sequence[int], positions: Sequence[in
     """
     n = len(ids)
     batch = torch.tensor(ids).repeat(n + 1, 1)
-    batch[range(n), range(n)] = (batch[range(n), range(n)] + 1) % model.config.vocab_size  # the last row stays as it is
+    batch[range(n), range(n)] = (
+        batch[range(n), range(n)] + 1
+    ) % model.config.vocab_size  # the last row stays as it is
     given = {"input_ids": batch, "position_ids": torch.tensor(positions).repeat(n + 1, 1)}
     given |= {"attention_mask": torch.ones_like(batch)} if mask else {}
-    hidden = model.model(**{k: v.to(model.device) for k, v in given.items()}, use_cache=False).last_hidden_state
+    hidden = model.model(
+        **{k: v.to(model.device) for k, v in given.items()}, use_cache=False
+    ).last_hidden_state
     change = (hidden[:n] - hidden[n]).abs().amax(-1)  # (exchanged token, token)
     return (change > 1e-6 * hidden.abs().max()).T.cpu().numpy()

@@ -1,9 +1,10 @@
-"""Segment importance estimated: segments that decide contextual awareness are read, others get a typical loss.
+"""Segment importance estimated: segments that decide contextual awareness are read, others get a typical
+loss.
 
 Exact importance reads instruction and response again for every segment, which is most of the cost of scoring.
-Contextual awareness weighs each segment by its attention and its likelihood, so the segments that the response
-attends to, and those that share its words, are read; a spread of the others tells the losses of the rest. Off by
-default; a table names the mode.
+Contextual awareness weighs each segment by its attention and its likelihood, so the segments that the
+response attends to, and those that share its words, are read; a spread of the others tells the losses of the
+rest. Off by default; a table names the mode.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _GRAMS = (1, 2, 3)  # tokens of the pieces of text that a segment may share with
 def shared_text(sample: Encoded, segment_length: int) -> np.ndarray:
     """How much of the response's wording stands in each segment and in few others, (segments,).
 
-    The sum over the response's distinct pieces of 1 to 3 tokens that a segment holds, of log(segments / segments
-    that hold it).
+    The sum over the response's distinct pieces of 1 to 3 tokens that a segment holds, of log(segments /
+    segments that hold it).
     """
     parts = segments(sample.context, segment_length)
     total = np.zeros(len(parts))
@@ -48,7 +49,7 @@ def _pieces(tokens: Sequence[int], size: int) -> set[tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class ReadingPlan:
-    """Which segments of a sample are read, and how the losses of the others follow from them; indices of segments."""
+    """Which segments of a sample are read, and how the losses of the others follow; indices of segments."""
 
     clues: np.ndarray  # (segments, 3): log attention of the mean and of the keenest layer, shared wording
     top: np.ndarray  # the segments that promise most by one clue or another: all are read
@@ -65,8 +66,10 @@ class ReadingPlan:
     def estimate(self, nll: np.ndarray) -> np.ndarray:
         """Every segment's NLL, (segments,), from the NLL of those that are `read`, in their order.
 
-        A ridge regression on the clues gives the others' level, and the segments sampled among them give their
-        scatter: without it the estimated losses would be too much alike. Estimates stay between the losses that
+        A ridge regression on the clues gives the others' level, and the segments sampled among them give
+        their
+        scatter: without it the estimated losses would be too much alike. Estimates stay between the losses
+            that
         were read.
         """
         read = self.read
@@ -126,7 +129,8 @@ def adaptive_importance(
     batch_tokens: int = BATCH_TOKENS,
     count: Counter | None = None,
 ) -> list[np.ndarray]:
-    """Mean response NLL given one segment and the instruction, read for some segments and estimated for the others.
+    """Mean response NLL given one segment and the instruction, read for some segments and estimated for the
+    others.
 
     Args:
         passes: of the same samples and segment length, from `model_passes.long_pass`.

@@ -2,17 +2,17 @@
 
 Source: Wu et al., arXiv 2502.16860; code src/LongAttn.py.
 
-In one attention layer, a pair of tokens is *far* if the key lies at least a quarter of the text before the query.
-*Strength* is the mean over tokens of the attention that goes to far keys, *variance* the variance of the far
-attention over all N x N pairs (zero where a pair is not far); both are means over heads. The released code min-maxes
-both over the pool and ranks by strength - variance / 2. It reads windows of exactly 32,768 tokens with the first
-layer of Llama-3.1-70B.
+In one attention layer, a pair of tokens is *far* if the key lies at least a quarter of the text before the
+query. *Strength* is the mean over tokens of the attention that goes to far keys, *variance* the variance of
+the far attention over all N x N pairs (zero where a pair is not far); both are means over heads. The released
+code min-maxes both over the pool and ranks by strength - variance / 2. It reads windows of exactly 32,768
+tokens with the first layer of Llama-3.1-70B.
 
-Where this study departs from it: a sample is read whole and without padding, at its own length N (a quarter of N is
-*far*); the reader is the long model at hand, in the first of its layers that sees the whole text; and
-`long_attention_score` needs no pool, so that a sample's score does not depend on its company: it multiplies the
-variance by N, after which both lie between 0 and 3/4. The variance then weighs less than after min-max, where each
-part is stretched to the pool's whole range.
+Where this study departs from it: a sample is read whole and without padding, at its own length N (a quarter
+of N is *far*); the reader is the long model at hand, in the first of its layers that sees the whole text; and
+`long_attention_score` needs no pool, so that a sample's score does not depend on its company: it multiplies
+the variance by N, after which both lie between 0 and 3/4. The variance then weighs less than after min-max,
+where each part is stretched to the pool's whole range.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def _far(layer: Layer, b: int, n: int) -> tuple[float, float]:
     squares = torch.zeros_like(total)
     for begin, end in layer.chunks(near, n):  # earlier rows have no far key
         first, weights = layer.weights(b, begin, end)  # (Hq, rows, keys)
-        # Row r sees far keys up to begin + r - near: a triangle at the right of the rectangle that all rows share.
+        # Row r sees far keys up to begin + r - near: a triangle at the right of the rectangle that all rows
+        # share.
         far = weights[:, :, : end - near - first].tril(begin - near - first)
         total += far.sum((1, 2), dtype=torch.float64)
         squares += torch.linalg.vector_norm(far, dim=(1, 2), dtype=torch.float64).square()
@@ -71,7 +72,8 @@ def long_attention(
     The forward pass ends at the layer that is read; its weights are taken in chunks of rows, never N x N.
 
     Args:
-        count: its ``tokens``, ``padded`` and ``forwards`` grow, although only the model's first layers are computed.
+        count: its ``tokens``, ``padded`` and ``forwards`` grow, although only the model's first layers are
+            computed.
 
     Raises:
         ModelError: no layer sees the whole text, or the family's attention cannot be read.
@@ -95,7 +97,9 @@ def long_attention(
             pass
         if not found:
             kind = model.config.model_type
-            raise ModelError(f"{kind}: no layer sees the whole text, which LongAttn needs; leave out longattn")
+            raise ModelError(
+                f"{kind}: no layer sees the whole text, which LongAttn needs; leave out longattn"
+            )
         if count is not None:
             count.update(tokens=sum(map(len, sequences)), padded=inputs["input_ids"].numel(), forwards=1)
         for index, values in zip(group, found, strict=True):

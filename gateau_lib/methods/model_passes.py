@@ -1,4 +1,4 @@
-"""What the models are asked for: response losses, the short reader, the long pass with attention, segments alone."""
+"""What the models are asked for: response losses, the short reader, attention to segments, segments alone."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class LongPass:
     """What one pass over a whole sample gives.
 
     ``attention[l, i]`` is the attention weight from response-token queries to a key of segment i in layer l,
-    averaged over heads, response tokens and the keys of the segment (GATEAU averages over keys, so a short last
-    segment counts by its density). ``keys[i]`` is the number of tokens of segment i.
+    averaged over heads, response tokens and the keys of the segment (GATEAU averages over keys, so a short
+    last segment counts by its density). ``keys[i]`` is the number of tokens of segment i.
     """
 
     nll: float  # nats per response token
@@ -44,7 +44,7 @@ class LongPass:
 
     @property
     def mass(self) -> np.ndarray:
-        """Share of the response's attention that a segment gets, (layers, segments): the sum over its keys."""
+        """Share of the response's attention that a segment gets, summed over its keys, (layers, segments)."""
         return self.attention * self.keys
 
 
@@ -77,7 +77,8 @@ def response_nll(
     batch_tokens: int = BATCH_TOKENS,
     count: Counter | None = None,
 ) -> np.ndarray:
-    """Mean NLL of each response given its whole prompt; its exponential is PPL(y | c, x) (GATEAU, select/hmg).
+    """Mean NLL of each response given its whole prompt; its exponential is PPL(y | c, x) (GATEAU,
+    select/hmg).
 
     Returns:
         Array (n,), nats per response token, in the order of ``encoded``.
@@ -94,9 +95,9 @@ def response_nll(
 def last_window(sample: Encoded, window: int) -> tuple[list[int], list[int]]:
     """Prefix and targets of a sample cut to ``window`` tokens, the start token included.
 
-    The context is cut on the left; instruction and response stay. If those two alone exceed the window, the last
-    tokens of both are read, and a response that alone exceeds it is scored on the tokens that are left, each with a
-    predecessor.
+    The context is cut on the left; instruction and response stay. If those two alone exceed the window, the
+    last tokens of both are read, and a response that alone exceeds it is scored on the tokens that are left,
+    each with a predecessor.
     """
     if window < 2:
         raise ValueError(f"window must be at least 2 tokens, got {window}")
@@ -123,11 +124,12 @@ def short_reader_nll(
 
     Args:
         reading: ``ntk``: RoPE stretched to ``target`` tokens by one fixed NTK base (GATEAU; its ablation "w/o
-            extended window" is worse); ``truncate``: the last ``window`` tokens only, see `last_window`; ``raw``: as
-            if it had no window.
-        window: tokens the short model was trained for; the model's own ``max_position_embeddings`` by default.
-        target: tokens to stretch to. Give a fixed number in a run over shards: the default, the longest sample of
-            this call, makes a sample's score depend on its company.
+            extended window" is worse); ``truncate``: the last ``window`` tokens only, see `last_window`;
+            ``raw``: as if it had no window.
+        window: tokens the short model was trained for; the model's own ``max_position_embeddings`` by
+            default.
+        target: tokens to stretch to. Give a fixed number in a run over shards: the default, the longest
+            sample of this call, makes a sample's score depend on its company.
 
     Returns:
         Array (n,), nats per response token.
@@ -185,12 +187,12 @@ def long_pass(
 ) -> list[LongPass]:
     """Response NLL and attention to every context segment, from one forward pass a sample.
 
-    Queries are the positions of the response tokens (all of them, the last one too). No N x N matrix is built;
-    softmax of the attention rows is in fp32 for every model dtype. A sample without context has no segments:
-    ``attention`` is (layers, 0).
+    Queries are the positions of the response tokens (all of them, the last one too). No N x N matrix is
+    built; softmax of the attention rows is in fp32 for every model dtype. A sample without context has no
+    segments: ``attention`` is (layers, 0).
 
-    Layers with a sliding window give segments out of the window's sight exactly 0, and layers with soft-capped
-    scores are capped.
+    Layers with a sliding window give segments out of the window's sight exactly 0, and layers with
+    soft-capped scores are capped.
 
     Raises:
         ValueError: segment length below 1, a sample with nothing before its response.

@@ -43,8 +43,8 @@ def pair_nll(
         pairs: (T, 2), from `sample_pairs`.
 
     Returns:
-        ``alone``: segment index -> nats per token, each segment of the pairs read once; ``given``: (T,) nats per
-        token.
+        ``alone``: segment index -> nats per token, each segment of the pairs read once; ``given``: (T,) nats
+        per token.
 
     Raises:
         ValueError: a pair beyond the document's segments, or not i > j.
@@ -61,7 +61,7 @@ def pair_nll(
     needed, given = np.unique(pairs), np.empty(len(pairs))
 
     def run(group: list[int]) -> list[float]:
-        """Loss alone of some segments; pairs that begin with them are read while their keys and values are there."""
+        """Loss alone of some segments; pairs that begin with them are read while their keys are there."""
         these = needed[group]
         alone, cache = prefixes.read(model, [parts[i] for i in these], count)
         order = np.flatnonzero(np.isin(pairs[:, 1], these))
@@ -126,8 +126,10 @@ def score_documents(
         window_segments: N_max (ProLong: 32,768 tokens in segments of 128).
 
     Returns:
-        One row a document in the given order: ``lds``, ``lds_no_specificity`` (every specificity 1), ``pairs`` and
-        ``segments`` (scored). A document of fewer than two whole segments has no pair, and ``lds`` is NaN there.
+        One row a document in the given order: ``lds``, ``lds_no_specificity`` (every specificity 1),
+            ``pairs`` and
+        ``segments`` (scored). A document of fewer than two whole segments has no pair, and ``lds`` is NaN
+        there.
     """
     rows = []
     for document in docs:

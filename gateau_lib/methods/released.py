@@ -1,9 +1,10 @@
 """GATEAU's public procedure as it was released, so that what the fixes change can be measured.
 
-Every defect is a switch of `Defects` with its source. With all of them off, the same unbatched code computes what
-the library computes. Some defects move numbers, others only cost time: the tests say which. Sources are files of the
-repository S1s-Z/GATEAU (commit 38789ff). What belongs to the data is not repeated here: the headings in the prompts
-("### Input:" and so on), and joining result files by line number. ProLong's is in `released_prolong`.
+Every defect is a switch of `Defects` with its source. With all of them off, the same unbatched code computes
+what the library computes. Some defects move numbers, others only cost time: the tests say which. Sources are
+files of the repository S1s-Z/GATEAU (commit 38789ff). What belongs to the data is not repeated here: the
+headings in the prompts ("### Input:" and so on), and joining result files by line number. ProLong's is in
+`released_prolong`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from gateau_lib.models.attention import refuse_unread
 from gateau_lib.models.pair import Pair
 from gateau_lib.models.rope import extend_window
 
-CUT = 500  # tokens of instruction and response, start token included (select/cam, construct_data: max_length=500)
+CUT = 500  # tokens of instruction and response, with start token (select/cam, construct_data: max_length=500)
 SEGMENTS_AT_ONCE = 32  # select/cam, run_multiprocess_ppl.sh
 _IMPLEMENTATION = "sdpa_with_rows"
 
@@ -35,19 +36,19 @@ class Defects:
     """What the released code does and the library does not; ``Defects()`` is the code as released."""
 
     raw_short_reader: bool = True
-    """The NTK patch replaces a class that flash attention does not use: the short model reads without it (select/hmg)."""
+    """The NTK patch replaces a class that flash attention does not use: no stretching (select/hmg)."""
     late_labels: bool = True
-    """The prompt is counted before truncation and masked after it: long samples lose response tokens (select/hmg)."""
+    """The prompt is counted before truncation and masked after it: responses lose tokens (select/hmg)."""
     pad_context: bool = True
-    """Contexts are padded to the window, and all segments of the window are scored (select/cam, construct_data)."""
+    """Contexts are padded to the window, all of whose segments are scored (select/cam, construct_data)."""
     see_padding: bool = True
     """Padding is masked in the weights reported, not in the pass (select/cam, LlamaXFormersAttention)."""
     drop_first: bool = True
-    """No start token, and the first tokens of instruction and response are dropped as if they were one (select/cam)."""
+    """No start token; instruction's and response's first token are dropped as if they were one (select/cam)."""
     cut_parts: bool = True
     """Instruction and response are cut to their first `CUT` tokens (select/cam, construct_data)."""
     all_tokens: bool = True
-    """A segment's loss is divided by all its tokens but one, not by response tokens (select/cam, compute_ppl)."""
+    """A segment's loss is divided by all tokens but one, not by response tokens (select/cam, compute_ppl)."""
     half_precision: bool = True
     """Attention is stored as float16, whose smallest step is 6e-8 (select/cam, compute_sentence_attn)."""
 
@@ -58,7 +59,7 @@ class Defects:
 
     @classmethod
     def only(cls, name: str) -> Defects:
-        """One switch on; ``see_padding`` brings ``pad_context`` along, without which there is no padding to see."""
+        """One switch on; ``see_padding`` brings along ``pad_context``, without which there is none to see."""
         names = {name, "pad_context"} if name == "see_padding" else {name}
         return replace(cls.none(), **dict.fromkeys(names, True))
 
@@ -95,8 +96,8 @@ def released_hmg(
         window: tokens of a sample at most, cut on the left (select/hmg: 64,000).
 
     Returns:
-        ``nll_short`` and ``nll_long``, each (n,), nats per token. NaN where the released code gives NaN: a sample
-        whose prompt alone fills the window.
+        ``nll_short`` and ``nll_long``, each (n,), nats per token. NaN where the released code gives NaN: a
+        sample whose prompt alone fills the window.
     """
     on = defects or Defects()
     short = pair.short if on.raw_short_reader else extend_window(pair.short, window)
@@ -181,7 +182,7 @@ def _text(sample: Encoded, pad: int, window: int, side: str, on: Defects) -> _Te
 def _segment_attention(
     model: PreTrainedModel, text: _Text, size: int, on: Defects, count: Counter | None
 ) -> np.ndarray:
-    """Attention of the response to the context's segments, (layers, segments), mean over heads, rows and keys."""
+    """Attention of the response to each segment, (layers, segments), mean over heads, rows and keys."""
     first, seen_first, lead = text.opened(slice(None))
     after = text.instruction + text.response
     ids = torch.tensor([first + after], device=model.device)
@@ -239,11 +240,12 @@ def released_cam(
     The released code knows Llama only: a response row sees every key before it, so no sliding windows.
 
     Args:
-        window: tokens a context is padded to, or cut to on the right; a multiple of ``segment_length`` (select/cam:
-            64,000 in segments of 128). It is padded with the tokenizer's padding token, else its end-of-text token.
-        side: where the padding stands. Nothing in the released code says it, the tokenizer's files do. On the right
-            it parts context and instruction, so that it moves every distance between them; on the left it shifts the
-            segments' borders.
+        window: tokens a context is padded to, or cut to on the right; a multiple of ``segment_length``
+            (select/cam: 64,000 in segments of 128). It is padded with the tokenizer's padding token, else its
+            end-of-text token.
+        side: where the padding stands. Nothing in the released code says it, the tokenizer's files do. On the
+            right it parts context and instruction, so that it moves every distance between them; on the left
+            it shifts the segments' borders.
 
     Returns:
         For each sample ``segment_nll`` (segments,) in nats, and ``attention`` (layers, segments); with
@@ -251,8 +253,8 @@ def released_cam(
         `cam.contextual_awareness`; the released code has no such step.
 
     Raises:
-        ValueError: a window that is no multiple of the segment, an unknown side, a response that is lost with its
-            first token.
+        ValueError: a window that is no multiple of the segment, an unknown side, a response that is lost with
+            its first token.
     """
     on = defects or Defects()
     if window % segment_length:
@@ -265,7 +267,8 @@ def released_cam(
         text = _text(sample, pad, window, side, on)
         if not text.response:
             raise ValueError(
-                f"sample {sample.id!r}: the released code drops the first response token, and there is no other"
+                f"sample {sample.id!r}: the released code drops the first response token, and there is no "
+                "other"
             )
         nll = _segment_nll(pair.long, text, segment_length, on, count)
         found.append((nll, _segment_attention(pair.long, text, segment_length, on, count)))
@@ -283,7 +286,7 @@ def every_loss(
 
 
 def _inputs(ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
-    """A pass with positions from the left edge, padding included, as the library of that time counted them."""
+    """A pass with positions from the left edge, padding included, as the library then counted them."""
     positions = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
     return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "use_cache": False}
 

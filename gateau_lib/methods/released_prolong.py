@@ -44,9 +44,9 @@ def released_prolong(
 ) -> np.ndarray:
     """ProLong's score as the released code computes it: pair by pair, every logit, loops over all pairs.
 
-    0 for a document of fewer than ``pairs`` pairs, for a score that is NaN, and for any error; such a 0 cannot be
-    told from "no dependency". Which pairs are drawn follows `prolong.sample_pairs`: the released draw depends on a
-    document's place.
+    0 for a document of fewer than ``pairs`` pairs, for a score that is NaN, and for any error; such a 0
+    cannot be told from "no dependency". Which pairs are drawn follows `prolong.sample_pairs`: the released
+    draw depends on a document's place.
 
     Returns:
         (n,) scores.

@@ -1,20 +1,23 @@
-"""Position ids that make short samples look long (SkipAlign and its baselines), and the batches that carry them.
+"""Position ids that make short samples look long (SkipAlign and its baselines), and the batches that carry
+them.
 
-Positions go from ``i`` to ``i + b_i`` with ``b`` non-decreasing and the last one below the target window: tokens and order stay,
-only distances grow. What the public text of SkipAlign (arXiv 2405.03939) does not say is a parameter here, with our assumption:
+Positions go from ``i`` to ``i + b_i`` with ``b`` non-decreasing and the last one below the target window:
+tokens and order stay, only distances grow. What the public text of SkipAlign (arXiv 2405.03939) does not say
+is a parameter here, with our assumption:
 
-- total skip: uniform on ``{0..target - tokens}``, as PoSE's second chunk in its released code, so that all strategies differ only
-  in *where* they jump; ``reach="full"`` always jumps to the end of the target window.
-- number of jumps: Skip-Outer jumps at every turn boundary, Skip-Inner at ``jumps`` random places inside turns, Skip-All at both;
-  the total is divided among them at random. Ids are contiguous inside the blocks between jumps.
-- turns: context and instruction are the user turn, the response (with its end-of-text token) the assistant turn, as in
-  LongAlign's messages; ``document_turn=True`` counts the context as a turn of its own, so that Skip-Outer also parts document
-  and question.
+- total skip: uniform on ``{0..target - tokens}``, as PoSE's second chunk in its released code, so that all
+  strategies differ only in *where* they jump; ``reach="full"`` always jumps to the end of the target window.
+- number of jumps: Skip-Outer jumps at every turn boundary, Skip-Inner at ``jumps`` random places inside
+  turns, Skip-All at both; the total is divided among them at random. Ids are contiguous inside the blocks
+  between jumps.
+- turns: context and instruction are the user turn, the response (with its end-of-text token) the assistant
+  turn, as in LongAlign's messages; ``document_turn=True`` counts the context as a turn of its own, so that
+  Skip-Outer also parts document and question.
 - share of samples that are skipped: a parameter of the fine-tuning job.
 
-A batch ALWAYS carries an attention mask. Without one, transformers takes any position step other than 1 for the start of another
-document whenever there is no cache, and ``Trainer`` and gradient checkpointing run without one: skipped training would silently
-become block-diagonal.
+A batch ALWAYS carries an attention mask. Without one, transformers takes any position step other than 1 for
+the start of another document whenever there is no cache, and ``Trainer`` and gradient checkpointing run
+without one: skipped training would silently become block-diagonal.
 """
 
 from __future__ import annotations
@@ -32,16 +35,26 @@ def _cuts(turns: Sequence[int], strategy: str, jumps: int, rng: np.random.Genera
     """Sorted indices of the tokens before which positions jump."""
     total = sum(turns)
     if strategy == "pose":  # first chunk of 1..(n + 1) // 2 tokens, as in PoSE's code
-        return np.array([rng.integers(1, (total + 1) // 2 + 1)]) if total > 1 else np.array([], dtype=np.int64)
+        return (
+            np.array([rng.integers(1, (total + 1) // 2 + 1)]) if total > 1 else np.array([], dtype=np.int64)
+        )
     boundaries = np.cumsum(turns)
     outer = np.unique(boundaries[(boundaries > 0) & (boundaries < total)])
     inner = np.setdiff1d(np.arange(1, total), outer)
     chosen = rng.choice(inner, min(jumps, len(inner)), replace=False)
-    return {"skip_outer": outer, "skip_inner": np.sort(chosen), "skip_all": np.union1d(outer, chosen)}[strategy]
+    return {"skip_outer": outer, "skip_inner": np.sort(chosen), "skip_all": np.union1d(outer, chosen)}[
+        strategy
+    ]
 
 
 def skip_positions(
-    turns: Sequence[int], target: int, strategy: str, rng: np.random.Generator, jumps: int = 2, *, reach: str = "uniform"
+    turns: Sequence[int],
+    target: int,
+    strategy: str,
+    rng: np.random.Generator,
+    jumps: int = 2,
+    *,
+    reach: str = "uniform",
 ) -> np.ndarray:
     """Position ids of one sample under a strategy: strictly increasing and below ``target``.
 
@@ -49,23 +62,31 @@ def skip_positions(
         turns: tokens of each turn, in order.
         target: window to be reached, tokens.
         jumps: jumps inside turns (Skip-Inner and Skip-All); fewer when the turns have fewer tokens.
-        reach: ``uniform``, the total skip is drawn from {0..target - tokens}; ``full``, it is always target - tokens.
+        reach: ``uniform``, the total skip is drawn from {0..target - tokens}; ``full``, it is always target -
+            tokens.
 
     Returns:
-        int64 ``(sum(turns),)``; ``normal`` and ``packed`` give 0, 1, 2, ... A sample with no place to jump (Skip-Outer of a
-        single turn) gives the same.
+        int64 ``(sum(turns),)``; ``normal`` and ``packed`` give 0, 1, 2, ... A sample with no place to jump
+        (Skip-Outer of a single turn) gives the same.
 
     Raises:
         ValueError: unknown strategy or reach, or more tokens than ``target``.
 
-    Source: SkipAlign (arXiv 2405.03939); PoSE and RandPos as in dwzhu-pku/PoSE ``train_pose.py``: two chunks, the second skipping
-    u ~ U{0..target - tokens}; and positions drawn without replacement from {0..target - 1}, sorted.
+    Source: SkipAlign (arXiv 2405.03939); PoSE and RandPos as in dwzhu-pku/PoSE ``train_pose.py``: two chunks,
+    the second skipping u ~ U{0..target - tokens}; and positions drawn without replacement from {0..target -
+    1}, sorted.
     """
     total = sum(turns)
     if strategy not in STRATEGIES or reach not in ("uniform", "full"):
-        raise ValueError(f"unknown strategy {strategy!r} or reach {reach!r}: choose from {', '.join(STRATEGIES)}; uniform, full")
+        raise ValueError(
+            f"unknown strategy {strategy!r} or reach {reach!r}: choose from {', '.join(STRATEGIES)}; "
+            "uniform, full"
+        )
     if total > target:
-        raise ValueError(f"a sample of {total} tokens does not fit a window of {target}; raise the window or cut the sample")
+        raise ValueError(
+            f"a sample of {total} tokens does not fit a window of {target}; raise the window or cut the "
+            "sample"
+        )
     positions = np.arange(total, dtype=np.int64)
     if strategy in ("normal", "packed"):
         return positions
@@ -82,8 +103,11 @@ def skip_positions(
     return positions + np.cumsum(bias)
 
 
-def sample_turns(encoded: Encoded, ending: Sequence[int] = (), *, document_turn: bool = False) -> tuple[int, ...]:
-    """Tokens of each turn of a sample: ``(user, assistant)``, or ``(document, question, assistant)`` with ``document_turn``.
+def sample_turns(
+    encoded: Encoded, ending: Sequence[int] = (), *, document_turn: bool = False
+) -> tuple[int, ...]:
+    """Tokens of each turn of a sample: ``(user, assistant)``, or ``(document, question, assistant)`` with
+    ``document_turn``.
 
     Args:
         ending: ids after the response (end-of-text); they belong to the assistant turn.
@@ -92,15 +116,3 @@ def sample_turns(encoded: Encoded, ending: Sequence[int] = (), *, document_turn:
     if document_turn and encoded.context:
         return len(encoded.start) + len(encoded.context), len(encoded.instruction), assistant
     return len(encoded.prompt), assistant
-
-
-
-
-
-
-
-
-
-
-
-

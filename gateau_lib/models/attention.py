@@ -1,9 +1,10 @@
-"""Exact attention in rows and windows, beside transformers' fast kernel: no N x N matrix, whatever the family does.
+"""Exact attention in rows and windows, beside transformers' fast kernel: no N x N matrix, whatever the family
+does.
 
 The registered implementation hands plain causal layers to SDPA. Layers with a sliding window (Mistral, Phi-3,
-Gemma, Qwen) are read window by window, and layers with soft-capped scores (Gemma 2, which SDPA cannot compute) in
-chunks of rows. A `Tap` sees every layer's queries and keys on the way, rotated and normalised, and can ask for
-attention weights of a few rows.
+Gemma, Qwen) are read window by window, and layers with soft-capped scores (Gemma 2, which SDPA cannot
+compute) in chunks of rows. A `Tap` sees every layer's queries and keys on the way, rotated and normalised,
+and can ask for attention weights of a few rows.
 """
 
 from __future__ import annotations
@@ -27,23 +28,29 @@ SCORE_ELEMENTS = 2**25  # attention weights held at the same time, at most: 128 
 _CACHE_ELEMENTS = 2**20  # what a CPU's cache holds of them: three times as fast as fresh memory
 _FEWEST_ROWS = 16  # of a chunk on a CPU: with fewer, all keys are read too often
 
-# What transformers' models hand to an attention function beside queries, keys and values. Any other keyword may
-# change what is attended to, and families grow new ones (`indices`, `block_indices`, `s_aux`, `sinks`,
+# What transformers' models hand to an attention function beside queries, keys and values. Any other keyword
+# may change what is attended to, and families grow new ones (`indices`, `block_indices`, `s_aux`, `sinks`,
 # `position_bias`), so it is refused.
 _KNOWN = frozenset({"scaling", "dropout", "is_causal"})
 # The mask and the rotated queries hold these already; the second line is the same mask for flash attention.
 _KNOWN |= {"sliding_window", "position_ids", "cache_position", "seq_idx"}
 _KNOWN |= {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
 # What the model returns, and what `Trainer` gives to the loss.
-_KNOWN |= {"use_cache", "output_attentions", "output_hidden_states", "output_router_logits", "num_items_in_batch"}
+_KNOWN |= {
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "num_items_in_batch",
+}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What one attention layer computes with: query (B, Hq, N, D), key (B, Hkv, N, D), positions already in them."""
+    """What one attention layer computes with; positions are already in its queries and keys."""
 
-    query: torch.Tensor
-    key: torch.Tensor
+    query: torch.Tensor  # (B, Hq, N, D)
+    key: torch.Tensor  # (B, Hkv, N, D)
     scaling: float
     mask: torch.Tensor | None  # (B or 1, 1, N, N), True or 0 where seen; None: causal, within `window`
     window: int | None  # a token sees itself and the window - 1 tokens before it; None: all before it
@@ -82,7 +89,7 @@ class Layer:
         return first, scores.softmax(-1)
 
     def chunks(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Rows [start, stop) in pieces whose weights are at most `SCORE_ELEMENTS` (one row, if that is more)."""
+        """Rows [start, stop) in pieces of at most `SCORE_ELEMENTS` weights (one row, if that is more)."""
         row = self.query.shape[1] * stop
         step = SCORE_ELEMENTS // row
         if self.query.device.type == "cpu":
@@ -118,12 +125,14 @@ def _windowed(
         keys, values = (t[:, :, first:end].repeat_interleave(groups, dim=1) for t in (key, value))
         seen = _visible(begin, end, first, window, query.device)
         rows = query[:, :, begin:end]
-        parts.append(functional.scaled_dot_product_attention(rows, keys, values, attn_mask=seen, scale=scaling))
+        parts.append(
+            functional.scaled_dot_product_attention(rows, keys, values, attn_mask=seen, scale=scaling)
+        )
     return torch.cat(parts, dim=2)
 
 
 def _in_rows(layer: Layer, value: torch.Tensor) -> torch.Tensor:
-    """Attention by explicit weights, (B, Hq, N, D), a chunk of rows at a time: where no fast kernel computes it."""
+    """Attention by explicit weights, (B, Hq, N, D), in chunks of rows: where no fast kernel computes it."""
     query = layer.query
     out = torch.empty(*query.shape[:3], value.shape[3], dtype=query.dtype, device=query.device)
     for b in range(len(query)):
@@ -144,10 +153,11 @@ class Window:
 
 
 def refuse_unread(module: torch.nn.Module, keywords: dict[str, Any]) -> None:
-    """Raise ModelError if an attention layer is called with a keyword that an attention function here would swallow.
+    """Raise ModelError if an attention layer is called with a keyword that an attention function here would
+    swallow.
 
-    Some families (DeepSeek-V3.2, GLM-5) mask keys only for the implementations named eager and sdpa, and hand any
-    other one the indices of those that are left.
+    Some families (DeepSeek-V3.2, GLM-5) mask keys only for the implementations named eager and sdpa, and hand
+    any other one the indices of those that are left.
     """
     odd = next((name for name, value in keywords.items() if value is not None and name not in _KNOWN), None)
     looks_ahead = keywords.get("is_causal") is False or not getattr(module, "is_causal", True)
@@ -201,7 +211,7 @@ def _mask(
     local_size: int | None = None,
     **kwargs: Any,
 ) -> torch.Tensor | Window | None:
-    """`Window` for a sliding window over a whole sequence without padding; else transformers' own mask, N x N."""
+    """`Window` for a sliding window over whole sequences without padding; else transformers' mask, N x N."""
     padding = kwargs.get("attention_mask")
     whole = q_length == kv_length and (padding is None or bool(padding.all()))
     causal = kwargs.get("allow_is_causal_skip", True)  # False: a family adds to the causal pattern
@@ -217,8 +227,8 @@ def _slides(
 ) -> bool:
     """Whether a pattern of ``size`` keys is a sliding window.
 
-    Chunked attention (Llama 4) has a size too. The two differ in the first row after a chunk, which sees itself
-    only; that row and the last one are asked, so that no N x N pattern is made.
+    Chunked attention (Llama 4) has a size too. The two differ in the first row after a chunk, which sees
+    itself only; that row and the last one are asked, so that no N x N pattern is made.
     """
     rows = torch.tensor([min(size, length - 1), length - 1], device=device)
     keys = torch.arange(length, device=device)
@@ -228,14 +238,16 @@ def _slides(
     return torch.equal(seen.expand(1, 1, 2, length)[0, 0], (distance >= 0) & (distance < size))
 
 
-# Both or neither: an attention function without its mask function is called with attention_mask=None, padded or not.
+# Both or neither: an attention function without its mask function is called with attention_mask=None, padded
+# or not.
 AttentionInterface.register(IMPLEMENTATION, _attention)
 AttentionMaskInterface.register(IMPLEMENTATION, _mask)
 
 
 @contextmanager
 def reading_rows(model: PreTrainedModel, tap: Tap | None = None) -> Iterator[None]:
-    """Let the model's attention layers be computed as this module does, and ``tap`` see each of them, for a while.
+    """Let the model's attention layers be computed as this module does, and ``tap`` see each of them, for a
+    while.
 
     Raises:
         ModelError: the family's attention cannot be exchanged, and there is a tap that would see nothing.
@@ -245,8 +257,8 @@ def reading_rows(model: PreTrainedModel, tap: Tap | None = None) -> Iterator[Non
         model.set_attn_implementation(IMPLEMENTATION)
     if tap is not None and model.config._attn_implementation != IMPLEMENTATION:
         raise ModelError(
-            f"{model.config.model_type}: attention of this family cannot be read; use a Llama-like model, or leave "
-            "out cam and longattn"
+            f"{model.config.model_type}: attention of this family cannot be read; use a Llama-like model, or "
+            "leave out cam and longattn"
         )
     token = _TAP.set(tap)
     try:
@@ -258,10 +270,10 @@ def reading_rows(model: PreTrainedModel, tap: Tap | None = None) -> Iterator[Non
 
 
 def check_layers(model: PreTrainedModel, seen: int) -> None:
-    """Raise ModelError unless a tap saw every layer: some families mix softmax attention with layers without it."""
+    """Raise ModelError unless a tap saw every layer: some families mix other kinds of layers in."""
     config = model.config.get_text_config(decoder=True)
     if seen != config.num_hidden_layers:
         raise ModelError(
-            f"{model.config.model_type}: {seen} of {config.num_hidden_layers} layers have softmax attention to "
-            "read; use a Llama-like model, or leave out cam and longattn"
+            f"{model.config.model_type}: {seen} of {config.num_hidden_layers} layers have softmax attention "
+            "to read; use a Llama-like model, or leave out cam and longattn"
         )

@@ -1,7 +1,7 @@
 """Load causal language models and their tokenizers, from folders or the hub.
 
-Weights are safetensors; code that a model brings along is never run. What is loaded is whole: weights that are
-missing, or of another model than the configuration, are refused.
+Weights are safetensors; code that a model brings along is never run. What is loaded is whole: weights that
+are missing, or of another model than the configuration, are refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from gateau_lib.models import adapters
 from gateau_lib.study.devices import device
 from gateau_lib.study.errors import ModelError, reason
 
-logging.disable_progress_bar()  # loading a model takes seconds here; its bars would drown our own progress lines
+# Loading a model takes seconds here, and its bars would drown our own progress lines.
+logging.disable_progress_bar()
 
 SHIPPED = Path(__file__).parent / "tiny_pair"  # short/ and long/, the pair the cpu profile trained
 
@@ -32,12 +33,14 @@ _LOG = getLogger(__name__)
 
 
 def _resolve(name: str | Path, *enough: str) -> str:
-    """The folder or hub id that a name stands for; a folder must hold config.json or a file that is enough."""
+    """The folder or hub id that a name stands for; a folder must hold config.json or one of ``enough``."""
     text = str(name)
     folder = Path(text).expanduser()
     looks_local = text.startswith((".", "/", "~")) or folder.exists() or text.count("/") != 1
     if looks_local and not any((folder / file).is_file() for file in ("config.json", *enough)):
-        raise ModelError(f"{text}: no config.json there; give a folder with a saved model or a hub id owner/name")
+        raise ModelError(
+            f"{text}: no config.json there; give a folder with a saved model or a hub id owner/name"
+        )
     source = str(folder) if looks_local else text
     _refuse_code(source)
     return source
@@ -62,14 +65,14 @@ def _refuse_code(source: str) -> None:
             continue
         if not knows(settings):
             raise ModelError(
-                f"{source}: auto_map in its {file} asks for code of its own, which is never run here; use another "
-                "model, or a version of transformers that knows this one by itself"
+                f"{source}: auto_map in its {file} asks for code of its own, which is never run here; use "
+                "another model, or a version of transformers that knows this one by itself"
             )
         _LOG.info("%s: auto_map in its %s is left alone; transformers' own class is used", source, file)
 
 
 def _knows_model(settings: dict[str, Any]) -> bool:
-    """Whether transformers has classes of its own for all that a config.json names code for and that is used here."""
+    """Whether transformers has classes of its own in place of the code that a config.json names."""
     known = {"AutoConfig": CONFIG_MAPPING_NAMES, "AutoModelForCausalLM": MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
     kind = settings.get("model_type")
     return all(kind in names for auto, names in known.items() if auto in settings["auto_map"])
@@ -119,8 +122,8 @@ def load(
     A folder of adapters (`gateau_lib.models.adapters`) gives their base with the adapters merged into it.
 
     Raises:
-        ModelError: nothing there, the hub cannot be reached, weights and configuration are not of one model, or
-            the model needs code of its own.
+        ModelError: nothing there, the hub cannot be reached, weights and configuration are not of one model,
+            or the model needs code of its own.
     """
     tokenizer, source = load_tokenizer(name), _resolve(name)
     base = adapters.base_of(source)
@@ -149,7 +152,8 @@ def load_on_cpu(name: str | Path) -> tuple[PreTrainedModel, Any]:
 def _load_model(source: str, dtype: str, config: PreTrainedConfig | None = None) -> PreTrainedModel:
     """The model of a folder or hub id, read with another configuration than its own if one is given."""
     options = {"config": config, "dtype": getattr(torch, dtype), "use_safetensors": True}
-    # What does not fit is refused below, by name; transformers would only stop at sizes, and at these without a name.
+    # What does not fit is refused below, by name; transformers would only stop at sizes, and at these without
+    # a name.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with _without_report():
@@ -165,7 +169,7 @@ def _load_model(source: str, dtype: str, config: PreTrainedConfig | None = None)
 
 @contextmanager
 def _without_report() -> Iterator[None]:
-    """Without transformers' report of weights that do not fit, unless some were not converted: only it says why."""
+    """Without transformers' report of weights that do not fit, unless conversion failed: only it says why."""
 
     def keep(record: LogRecord) -> bool:
         text = record.getMessage()
@@ -181,9 +185,11 @@ def _without_report() -> Iterator[None]:
 
 
 def _misfits(info: dict[str, Any]) -> str:
-    """Weights of a model that its files lack, that only the files have, or that have another size; "" if none.
+    """Weights of a model that its files lack, that only the files have, or that have another size; "" if
+    none.
 
-    Weights that are tied to others, and those that a family is known to leave out or to have too many of, are no
+    Weights that are tied to others, and those that a family is known to leave out or to have too many of, are
+    no
     misfits: transformers has taken them out.
     """
     sizes = [

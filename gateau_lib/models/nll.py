@@ -1,9 +1,10 @@
-"""Negative log-likelihood of a continuation given a prefix, in nats per token: the number under every score here.
+"""Negative log-likelihood of a continuation given a prefix, in nats per token: the number under every score
+here.
 
-Batches hold sequences of similar length, padded on the right: a causal model never looks to the right, so a plain
-mask of ones is exact, the fast causal kernels apply, and no N x N mask is built. The mask and the positions are
-always passed, because transformers guesses packing from positions when there is no mask. The output head runs on
-response rows only.
+Batches hold sequences of similar length, padded on the right: a causal model never looks to the right, so a
+plain mask of ones is exact, the fast causal kernels apply, and no N x N mask is built. The mask and the
+positions are always passed, because transformers guesses packing from positions when there is no mask. The
+output head runs on response rows only.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ Result = TypeVar("Result")
 class SequenceError(UserError):
     """A sequence that cannot be scored.
 
-    ``index`` is its place in the call; ``sample`` (an id) and ``segment`` tell which text it is, where that is
-    known.
+    ``index`` is its place in the call; ``sample`` (an id) and ``segment`` tell which text it is, where that
+    is known.
     """
 
     reason = "cannot be scored"
@@ -53,8 +54,8 @@ class NonFiniteLoss(SequenceError):
     """A loss that is NaN or infinite."""
 
     reason = (
-        "the model's loss is NaN or infinite; load the model in float32 or bfloat16, and check that its folder "
-        "is whole"
+        "the model's loss is NaN or infinite; load the model in float32 or bfloat16, and check that its "
+        "folder is whole"
     )
 
 
@@ -62,32 +63,37 @@ class OutOfMemory(SequenceError):
     """A sequence that does not fit into memory even alone."""
 
     reason = (
-        "does not fit into memory even alone; lower --max-length, or load the model in bfloat16 or on a larger "
-        "device"
+        "does not fit into memory even alone; lower --max-length, or load the model in bfloat16 or on a "
+        "larger device"
     )
 
 
 @contextmanager
 def naming(ids: Sequence[str]) -> Iterator[None]:
-    """Let a `SequenceError` of the block name the sample: ``ids`` are those of the sequences, in their order."""
+    """Let a `SequenceError` of the block name the sample; ``ids`` are those of the sequences, in order."""
     try:
         yield
     except SequenceError as error:
         raise type(error)(error.index, ids[error.index]) from None
 
 
-def padded(sequences: Sequence[Sequence[int]], device: torch.device, past: int = 0) -> dict[str, torch.Tensor]:
+def padded(
+    sequences: Sequence[Sequence[int]], device: torch.device, past: int = 0
+) -> dict[str, torch.Tensor]:
     """A model's inputs for sequences padded on the right: ids, a mask of ones, positions.
 
     Args:
         sequences: token ids; the longest has N.
-        past: tokens before them that a cache holds; the mask covers these too, and positions go on after them.
+        past: tokens before them that a cache holds; the mask covers these too, and positions go on after
+            them.
 
     Returns:
         ``input_ids`` and ``position_ids`` (B, N), ``attention_mask`` (B, past + N).
     """
     longest = max(map(len, sequences))
-    ids = torch.zeros(len(sequences), longest, dtype=torch.long)  # what stands in the padding is never looked at
+    ids = torch.zeros(
+        len(sequences), longest, dtype=torch.long
+    )  # what stands in the padding is never looked at
     for b, sequence in enumerate(sequences):
         ids[b, : len(sequence)] = torch.as_tensor(sequence)
     ids = ids.to(device)
@@ -174,7 +180,8 @@ def batch_nll(
         tap: sees every attention layer on the way, see `attention.reading_rows`.
 
     Returns:
-        For each sequence an array (n_targets[b],), float64, nats; the softmax is in fp32 whatever the model's dtype.
+        For each sequence an array (n_targets[b],), float64, nats; the softmax is in fp32 whatever the model's
+        dtype.
     """
     inputs = padded(sequences, model.device)
     places = target_places([len(s) for s in sequences], n_targets)
@@ -188,7 +195,7 @@ def batch_nll(
 
 
 def target_places(lengths: Sequence[int], n_targets: Sequence[int]) -> torch.Tensor:
-    """Where the last ``n_targets[b]`` tokens of each row stand in a padded batch, (R,): indices into (B x N)."""
+    """Places of the last ``n_targets[b]`` tokens of each padded row b, (R,): indices into (B x N)."""
     longest = max(lengths)
     rows = zip(lengths, n_targets, strict=True)
     return torch.cat([torch.arange(length - n, length) + b * longest for b, (length, n) in enumerate(rows)])
@@ -208,7 +215,8 @@ def continuation_nll(
     Args:
         prefixes: token ids, at least one each (the start token, if nothing else).
         targets: token ids, at least one each.
-        batch_tokens: padded tokens a forward pass, on a processor `CPU_TOKENS` at most; a longer sequence goes alone.
+        batch_tokens: padded tokens a forward pass, on a processor `CPU_TOKENS` at most; a longer sequence
+            goes alone.
         count: its ``tokens`` (real), ``padded`` and ``forwards`` are increased.
 
     Returns:
@@ -221,7 +229,8 @@ def continuation_nll(
     for index, (prefix, target) in enumerate(zip(prefixes, targets, strict=True)):
         if not len(prefix) or not len(target):
             raise ValueError(
-                f"sequence {index}: prefix and target need at least one token each; give a start token as prefix"
+                f"sequence {index}: prefix and target need at least one token each; give a start token "
+                "as prefix"
             )
 
     def run(group: list[int]) -> list[np.ndarray]:

@@ -1,8 +1,10 @@
-"""The output head where it is needed: logits of chosen tokens, and the loss of many without all their logits at once.
+"""The output head where it is needed: logits of chosen tokens, and the loss of many without all their logits
+at once.
 
-All logits of 64k tokens over a vocabulary of 32k take 8.4 GB in float32, and only those of response tokens are
-asked for. Where even these are many (39k tokens of a vocabulary of 128k have 20 GB), head and cross-entropy run
-on a part of the tokens at a time, and once more for the gradients, as gradient checkpointing does.
+All logits of 64k tokens over a vocabulary of 32k take 8.4 GB in float32, and only those of response tokens
+are asked for. Where even these are many (39k tokens of a vocabulary of 128k have 20 GB), head and
+cross-entropy run on a part of the tokens at a time, and once more for the gradients, as gradient
+checkpointing does.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ PART = 1024  # tokens whose logits are there in float32 at the same time
 def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """NLL of each target (R,), nats, in float32 whatever the dtype of the logits (R, vocabulary)."""
     parts = zip(logits.split(PART), targets.to(logits.device).split(PART), strict=True)
-    return torch.cat([functional.cross_entropy(part.float(), wanted, reduction="none") for part, wanted in parts])
+    return torch.cat(
+        [functional.cross_entropy(part.float(), wanted, reduction="none") for part, wanted in parts]
+    )
 
 
 def logits_at(model: torch.nn.Module, rows: torch.Tensor, **inputs: Any) -> torch.Tensor:
@@ -53,7 +57,8 @@ def nll_at(
         model: also wrapped for several processes, or with adapters.
         rows: indices into (batch x positions), (R,). targets: token ids, (R,).
     """
-    # Not under ZeRO-3: it gathers the head's weights at each call, so all processes must call it equally often.
+    # Not under ZeRO-3: it gathers the head's weights at each call, so all processes must call it equally
+    # often.
     gathered_by_call = hasattr(_inner(model).get_output_embeddings().weight, "ds_id")
     if len(rows) > MANY and not gathered_by_call:
         return nll_in_parts(model, inputs, rows, targets)
@@ -65,8 +70,8 @@ def nll_in_parts(
 ) -> torch.Tensor:
     """As `nll_at`, with the logits of `PART` tokens at a time.
 
-    The losses are computed where the model is about to call its head, inside its own forward pass: only there do
-    wrappers (DDP, FSDP, autocast) have the weights gathered and the number format set.
+    The losses are computed where the model is about to call its head, inside its own forward pass: only there
+    do wrappers (DDP, FSDP, autocast) have the weights gathered and the number format set.
     """
     inner = _inner(model)
     causal = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # without peft's shell
@@ -88,8 +93,8 @@ def nll_in_parts(
         return output
 
     before_head = causal.get_output_embeddings().register_forward_pre_hook(read)
-    # The losses leave by the model's output, in front of FSDP's own hooks: FSDP watches what comes out, and gathers
-    # the weights again, for the second computation, when the gradients reach it.
+    # The losses leave by the model's output, in front of FSDP's own hooks: FSDP watches what comes out, and
+    # gathers the weights again, for the second computation, when the gradients reach it.
     after_model = inner.register_forward_hook(hand_out, prepend=True)
     try:
         return model(**inputs, use_cache=False).logits
@@ -106,8 +111,8 @@ def _inner(model: torch.nn.Module) -> Any:
 class _HeadOnly:
     """A causal model without its layers: what is left is the family's way from hidden states to logits.
 
-    It stands in for the model as ``self`` of the model's own forward pass, where the layers are one attribute. So
-    it has no weights, and neither the model nor a wrapper of it is changed.
+    It stands in for the model as ``self`` of the model's own forward pass, where the layers are one
+    attribute. So it has no weights, and neither the model nor a wrapper of it is changed.
     """
 
     def __init__(self, causal: PreTrainedModel) -> None:

@@ -19,11 +19,9 @@ NEEDS_SHORT = {"hmg", "contrast"}
 PROBE = "Stones, 1024 rivers;\n\n\tnaïve café — 山 and {code_like: [1.5]}"
 
 
-
-
 @dataclass(frozen=True)
 class Pair:
-    """Homologous models in eval mode and their common tokenizer; ``short`` may be the same object as ``long``."""
+    """Homologous models in eval mode and their tokenizer; ``short`` may be the same object as ``long``."""
 
     short: PreTrainedModel
     long: PreTrainedModel
@@ -46,7 +44,8 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def names(short: str | None, long: str | None, methods: Sequence[str]) -> tuple[str | None, str]:
-    """Where the two models lie; the shipped pair if neither is named, no short one when no method reads with it.
+    """Where the two models lie; the shipped pair if neither is named, no short one when no method reads with
+    it.
 
     Raises:
         ScoreError: only one model named though both are needed.
@@ -62,8 +61,11 @@ def names(short: str | None, long: str | None, methods: Sequence[str]) -> tuple[
     return short, long
 
 
-def load_pair(short: str | None, long: str | None, methods: Sequence[str], dtype: str, device: torch.device) -> Pair:
-    """The two models; the shipped pair if neither is named. A short model is only loaded when a method reads with it.
+def load_pair(
+    short: str | None, long: str | None, methods: Sequence[str], dtype: str, device: torch.device
+) -> Pair:
+    """The two models; the shipped pair if neither is named. A short model is only loaded when a method reads
+    with it.
 
     Raises:
         ScoreError: only one model named though both are needed, or models that are not homologous.
@@ -78,24 +80,37 @@ def load_pair(short: str | None, long: str | None, methods: Sequence[str], dtype
     return Pair(short_model, long_model, tokenizer)
 
 
-def check_homologous(short: PreTrainedModel, short_tokenizer: Any, long: PreTrainedModel, long_tokenizer: Any) -> None:
-    """Raise ScoreError unless both models read text as the same tokens (HMG compares their losses token by token)."""
+def check_homologous(
+    short: PreTrainedModel, short_tokenizer: Any, long: PreTrainedModel, long_tokenizer: Any
+) -> None:
+    """Raise ScoreError unless both models read text as the same tokens: HMG compares losses of tokens."""
     a, b = short_tokenizer.get_vocab(), long_tokenizer.get_vocab()
     fix = "HMG needs two models of one family with one tokenizer"
     if a != b:
         differing = sum(a.get(token) != b.get(token) for token in a.keys() | b.keys())
-        raise ScoreError(f"the models are not homologous: their vocabularies differ in {differing:,} tokens; {fix}")
+        raise ScoreError(
+            f"the models are not homologous: their vocabularies differ in {differing:,} tokens; {fix}"
+        )
     if short_tokenizer(PROBE)["input_ids"] != long_tokenizer(PROBE)["input_ids"]:
-        raise ScoreError(f"the models are not homologous: their tokenizers split the same text differently; {fix}")
+        raise ScoreError(
+            f"the models are not homologous: their tokenizers split the same text differently; {fix}"
+        )
     for name, model in (("short", short), ("long", long)):
         if model.get_input_embeddings().num_embeddings < len(b):
             rows = model.get_input_embeddings().num_embeddings
-            raise ScoreError(f"the {name} model has {rows:,} embeddings for a tokenizer of {len(b):,} tokens; {fix}")
+            raise ScoreError(
+                f"the {name} model has {rows:,} embeddings for a tokenizer of {len(b):,} tokens; {fix}"
+            )
 
 
 def fingerprint(model: PreTrainedModel, tokenizer: Any) -> str:
-    """SHA-256 of a model's weights (in the dtype they are read in), configuration and tokenizer; where it lies does not count."""
-    config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    """SHA-256 of a model's weights (in the dtype they are read in), configuration and tokenizer.
+
+    Where it lies does not count.
+    """
+    config = {
+        k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")
+    }
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     digest.update(json.dumps(tokenizer.chat_template, sort_keys=True, default=str).encode())
@@ -106,7 +121,8 @@ def fingerprint(model: PreTrainedModel, tokenizer: Any) -> str:
 
 
 def identity(pair: Pair) -> dict[str, Any]:
-    """What two workers must agree in, to give the same numbers to the last bit: weights, number format, kind of device.
+    """What two workers must agree in, to give the same numbers to the last bit: weights, number format, kind
+    of device.
 
     On a CPU the number of threads counts too: it decides in which order a matrix product is summed.
     """
@@ -119,4 +135,3 @@ def identity(pair: Pair) -> dict[str, Any]:
         "device": kind,
         "threads": torch.get_num_threads() if kind == "cpu" else None,
     }
-

@@ -1,8 +1,8 @@
 """Keys and values of many short prefixes, encoded once and read by many continuations each.
 
-A causal model's reading of a prefix does not depend on what follows, so a continuation needs the prefix's keys
-and values only. The rows of one batch may follow different prefixes: each layer gathers what its rows need when
-it is there.
+A causal model's reading of a prefix does not depend on what follows, so a continuation needs the prefix's
+keys and values only. The rows of one batch may follow different prefixes: each layer gathers what its rows
+need when it is there.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _forward(
 
 
 class _Prefixes(DynamicLayer):
-    """One layer's keys and values of many prefixes, (P, Hkv, L, D); row b of a batch reads prefix ``rows[b]``."""
+    """One layer's keys and values of many prefixes, (P, Hkv, L, D); row b reads prefix ``rows[b]``."""
 
     def __init__(self, of: DynamicLayer, rows: torch.Tensor) -> None:
         super().__init__()

@@ -2,43 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateau_lib.study.errors import DataError, reason
 
+SEPARATOR = "\n\n"  # between the parts of a plain prompt
+# GATEAU and LongAlign, train/pre_tokenize.py of both: "[INST]" + user + "[/INST]" + answer, rounds parted by a
+# blank line, after the start token. Training and asking both take it from here.
+INST = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'user' %}"
+    "{% if not loop.first %}{{ '\\n\\n' }}{% endif %}{{ '[INST]' + message['content'] + '[/INST]' }}"
+    "{% elif message['role'] == 'assistant' %}{{ message['content'] }}"
+    "{% else %}{{ raise_exception('this template has no place for the role ' + message['role']) }}{% endif %}"
+    "{% endfor %}"
+)
 
-def prompt_ids(tokenizer: Any, turns: Sequence[str], said: Sequence[str], chat: bool) -> list[int]:
-    """Token ids of a conversation up to where the model speaks: user turns, with ``said``, its answers so far, between them.
+
+def templated(
+    tokenizer: Any, messages: Sequence[Mapping[str, str]], *, whose: str, remedy: str, template: str | None = None
+) -> str:
+    """A conversation as a chat template writes it, its start token included, up to where the model speaks.
 
     Args:
-        turns: at least one more than ``said``; later ones are not read.
-        chat: the tokenizer's chat template; without one ``[INST]question[/INST]answer``, joined by an empty line, as LongAlign
-            and GATEAU write it (train/pre_tokenize.py). Otherwise the study's plain prompt, every part followed by an empty line.
+        messages: ``{"role": "system" | "user" | "assistant", "content": text}``.
+        whose, remedy: beginning and end of the error message.
+        template: Jinja text; None: the tokenizer's own.
+
+    Raises:
+        DataError: the template fails.
+    """
+    turns = [dict(message) for message in messages]
+    how = {"tokenize": False, "add_generation_prompt": True, "chat_template": template}
+    try:
+        return tokenizer.apply_chat_template(turns, **how)
+    except Exception as error:  # a template is a program of its own: jinja's errors, and whatever it raises
+        raise DataError(f"{whose}: the chat template fails ({reason(error)}); {remedy}") from None
+
+
+def has_template(tokenizer: Any) -> bool:
+    """Whether the tokenizer brings a chat template."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def prompt_ids(tokenizer: Any, turns: Sequence[str], said: Sequence[str], chat: bool) -> list[int]:
+    """Token ids of a conversation up to where the model speaks.
+
+    Args:
+        turns: what the user says; at least one more than ``said``, later ones are not read.
+        said: the model's answers so far, which stand between the turns.
+        chat: the tokenizer's chat template, or `INST` where it has none. Otherwise the study's plain prompt.
 
     Raises:
         DataError: the chat template fails.
     """
     said = [text.strip() for text in said]
     asked = turns[: len(said) + 1]
-    if chat and getattr(tokenizer, "chat_template", None):
-        messages = [{"role": "user", "content": asked[0]}]
-        for text, turn in zip(said, asked[1:], strict=True):
-            messages += [{"role": "assistant", "content": text}, {"role": "user", "content": turn}]
-        try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a template is a program of its own: jinja's errors, and whatever it raises itself
-            raise DataError(f"the tokenizer's chat template fails ({reason(error)}); mend it, or ask without chat") from None
-        return _ids(text, tokenizer)  # a template writes its own start token
-    if chat:
-        rounds = [f"[INST]{turn}[/INST]{text}" for turn, text in zip(asked, [*said, ""], strict=True)]
-        text = SEPARATOR.join(rounds)
-    else:
-        text = "".join(f"{turn}{SEPARATOR}{text}{SEPARATOR}" for turn, text in zip(asked, said, strict=False))
-        text += asked[-1] + SEPARATOR
-    return [*([tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []), *_ids(text, tokenizer)]
+    messages = [{"role": "user", "content": asked[0]}]
+    for text, turn in zip(said, asked[1:], strict=True):
+        messages += [{"role": "assistant", "content": text}, {"role": "user", "content": turn}]
+    if not chat:
+        return plain_ids(tokenizer, [message["content"] for message in messages])
+    template = None if has_template(tokenizer) else INST
+    what = {"whose": "the tokenizer", "remedy": "mend it, or ask without chat", "template": template}
+    return text_ids(tokenizer, templated(tokenizer, messages, **what))
 
 
-def _ids(text: str, tokenizer: Any) -> list[int]:
+def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[int]:
+    """Token ids of texts, each followed by an empty line, after the start token, if the tokenizer has one."""
+    start = [token for token in (tokenizer.bos_token_id,) if token is not None]
+    return start + text_ids(tokenizer, "".join(text + SEPARATOR for text in texts))
+
+
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text as it stands, nothing added."""
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-SEPARATOR = "\n\n"

@@ -1,7 +1,7 @@
 """Rotary position embeddings: window, base, and a model stretched beyond its window by another base.
 
-RoPE turns pairs of channels by (position x frequency); the base sets the frequencies. A larger base slows the slow
-pairs down, so that positions beyond the window look like ones within it (NTK-aware scaling).
+RoPE turns pairs of channels by (position x frequency); the base sets the frequencies. A larger base slows the
+slow pairs down, so that positions beyond the window look like ones within it (NTK-aware scaling).
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ def _text(config: PreTrainedConfig) -> Any:
 
 
 def _parameters(config: PreTrainedConfig) -> dict[str, Any]:
-    """RoPE parameters of the layers that see the whole text, {} without any; sliding layers need no stretching."""
+    """RoPE parameters of the layers that see the whole text, {} without any."""
     parameters = getattr(_text(config), "rope_parameters", None) or {}
-    # One set for each kind of layer (Gemma 3), where layers without positions have None, or one for all.
+    # One set for all layers, or one for each kind (Gemma 3): None where a kind has no positions, and sliding
+    # layers need no stretching.
     return parameters.get("full_attention", parameters) or {}
 
 
@@ -54,8 +55,8 @@ def rope_edge(model: PreTrainedModel) -> int | None:
     kind = parameters.get("rope_type", "default")
     if kind == "dynamic":
         raise ModelError(
-            f"{_name(model.config)}: with dynamic RoPE a loss depends on what was read before; set rope_type to "
-            "default in its config.json, a longer window is then given to it by --reading ntk"
+            f"{_name(model.config)}: with dynamic RoPE a loss depends on what was read before; set rope_type "
+            "to default in its config.json, a longer window is then given to it by --reading ntk"
         )
     return int(parameters["original_max_position_embeddings"]) if kind == "longrope" else None
 
@@ -92,8 +93,8 @@ def stretched_theta(config: PreTrainedConfig, target: int) -> float:
 def with_rope_theta(model: PreTrainedModel, theta: float, window: int | None = None) -> PreTrainedModel:
     """The same weights (shared, not copied) read with another RoPE base and nominal window.
 
-    A configuration that is changed after a model was built changes nothing in it, so a second model is built over
-    the same tensors.
+    A configuration that is changed after a model was built changes nothing in it, so a second model is built
+    over the same tensors.
 
     Raises:
         ModelError: the model's RoPE is already scaled in another way, or it has none.
@@ -102,8 +103,8 @@ def with_rope_theta(model: PreTrainedModel, theta: float, window: int | None = N
     kind = rope.get("rope_type", "default")
     if kind != "default":
         raise ModelError(
-            f"{_name(model.config)}: RoPE of type {kind!r} cannot be stretched here; give a --max-length within the "
-            "model's window, and --reading truncate for the short one"
+            f"{_name(model.config)}: RoPE of type {kind!r} cannot be stretched here; give a --max-length "
+            "within the model's window, and --reading truncate for the short one"
         )
     rotary = getattr(model.get_decoder(), "rotary_emb", None)
     if rotary is None:
@@ -118,8 +119,9 @@ def with_rope_theta(model: PreTrainedModel, theta: float, window: int | None = N
         twin = type(model)(config)
     twin.load_state_dict(model.state_dict(), assign=True)
     twin.tie_weights()
-    # Buffers that no state dict holds are still on meta. The rotary module is built for real with the new base, in
-    # float32 whatever the dtype of the weights; the others (Gemma's embedding scale) are the model's own.
+    # Buffers that no state dict holds are still on meta. The rotary module is built for real with the new
+    # base, in float32 whatever the dtype of the weights; the others (Gemma's embedding scale) are the model's
+    # own.
     for name, module in list(twin.named_modules()):
         if isinstance(module, type(rotary)):
             twin.set_submodule(name, type(rotary)(config=text).to(model.device))

@@ -21,15 +21,13 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-import torch
-
 from gateau_lib.models import loading, rope
-from gateau_lib.models.generate import continue_greedily
+from gateau_lib.models.generate import continue_by_chance, continue_greedily, end_tokens
 from gateau_lib.models.memory import is_out_of_memory
 from gateau_lib.models.pair import fingerprint
-from gateau_lib.models.prompts import SEPARATOR
+from gateau_lib.models.prompts import SEPARATOR, has_template, plain_ids, templated, text_ids
 from gateau_lib.study import devices
-from gateau_lib.study.errors import UserError, reason
+from gateau_lib.study.errors import DataError, UserError
 
 KEY = "GATEAU_CHAT_KEY"  # environment variable; what it holds is sent to the endpoint and nowhere else
 PARALLEL = 4  # requests under way at once
@@ -129,58 +127,45 @@ class Local:
     identity: dict[str, str]
     parallel: int = 1
 
-    @torch.inference_mode()
     def reply(self, request: Request) -> Reply:
         """One answer; a conversation that is too long for the model or its memory is refused."""
         prompt = self.prompt(request.messages)
         room = rope.window(self.model) - request.max_tokens
         if len(prompt) > room:
             return Reply("", "refused", f"{len(prompt)} tokens; the window leaves {room} for the messages")
-        ends = [self.tokenizer.eos_token_id, *_list(self.model.generation_config.eos_token_id)]
-        ends = sorted({end for end in ends if end is not None})
         try:
-            new = self._write(prompt, ends, request)
+            new = self._write(prompt, request)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             return Reply("", "refused", f"{len(prompt)} tokens do not fit into memory")
-        return Reply(self.tokenizer.decode(new, skip_special_tokens=True), "stop" if len(new) < request.max_tokens else "length")
+        text = self.tokenizer.decode(new, skip_special_tokens=True)
+        return Reply(text, "stop" if len(new) < request.max_tokens else "length")
 
-    def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation: the tokenizer's chat template, else the texts, each followed by an empty line."""
-        if getattr(self.tokenizer, "chat_template", None):
-            text = self._templated([dict(m) for m in messages])
-            start = []  # a template writes its own
-        else:
-            text = "".join(m["content"] + SEPARATOR for m in messages)
-            start = [token for token in (self.tokenizer.bos_token_id,) if token is not None]
-        return start + self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-
-    def _templated(self, messages: list[dict[str, str]]) -> str:
-        try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a template is a program of its own: jinja's errors, and whatever it raises itself
-            if messages[0]["role"] == "system":  # some know no system turn
-                first = {"role": "user", "content": messages[0]["content"] + SEPARATOR + messages[1]["content"]}
-                return self._templated([first, *messages[2:]])
-            raise ChatError(f"{self.name}: the chat template fails ({reason(error)}); mend it, or take another model") from None
-
-    def _write(self, prompt: list[int], ends: list[int], request: Request) -> list[int]:
+    def _write(self, prompt: list[int], request: Request) -> list[int]:
+        ends = end_tokens(self.model, self.tokenizer)
         if request.temperature == 0:
             return continue_greedily(self.model, [prompt], request.max_tokens, ends, self.tokenizer.pad_token_id)[0]
-        new: list[int] = []
-        device = self.model.device
-        chance = torch.Generator(device).manual_seed(request.seed)
-        seen = self.model(input_ids=torch.tensor([prompt], device=device), use_cache=True, logits_to_keep=1)
-        while len(new) < request.max_tokens:
-            odds = torch.softmax(seen.logits[0, -1].float() / request.temperature, -1)
-            token = int(torch.multinomial(odds, 1, generator=chance))
-            if token in ends:
-                break
-            new.append(token)
-            step = torch.tensor([[token]], device=device)
-            seen = self.model(input_ids=step, past_key_values=seen.past_key_values, use_cache=True)
-        return new
+        how = {"temperature": request.temperature, "seed": request.seed}
+        return continue_by_chance(self.model, prompt, request.max_tokens, ends, **how)
+
+    def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation: the tokenizer's chat template, else the texts, each followed by an empty line.
+
+        Raises:
+            ChatError: the template fails, also with the system turn put before the question.
+        """
+        if not has_template(self.tokenizer):
+            return plain_ids(self.tokenizer, [message["content"] for message in messages])
+        what = {"whose": self.name, "remedy": "mend it, or take another model"}
+        try:
+            return text_ids(self.tokenizer, templated(self.tokenizer, messages, **what))
+        except DataError as error:
+            if messages[0]["role"] != "system":
+                raise ChatError(str(error)) from None
+        # Some templates know no system turn.
+        system, question = (message["content"] for message in messages[:2])
+        return self.prompt([{"role": "user", "content": system + SEPARATOR + question}, *messages[2:]])
 
 
 Chat = Endpoint | Local
@@ -240,6 +225,3 @@ def _secret(text: str) -> str:
 def _line(text: str) -> str:
     return " ".join(text.split())[:200]
 
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]

@@ -8,32 +8,30 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from gateau_lib.data.longalign import from_record, read_records, to_record
+from gateau_lib.data.longalign import RecordError, from_record, read_records, to_record
 from gateau_lib.data.samples import Sample, turns_of
 from gateau_lib.study.errors import DataError
 
 KEPT = ("language",)  # fields of a record that stay with its sample
-ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "system": "system",
-}  # as open-instruct reads
+# As open-instruct reads.
+ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "system": "system"}
 
 
 class Unusable(ValueError):
-    """A record that is no sample; the message is the reason it is counted under."""
+    """A record that is no sample; ``reason`` is what it is counted under."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
-def convert(files: Sequence[Path], kind: str, name: str, out: Path) -> dict[str, Any]:
+def convert(files: Sequence[Path], kind: Literal["long", "short"], name: str, out: Path) -> dict[str, Any]:
     """Write the samples of ``files`` to ``out`` as LongAlign JSONL, in their order.
 
     Args:
@@ -63,8 +61,8 @@ def convert(files: Sequence[Path], kind: str, name: str, out: Path) -> dict[str,
                     lines.write(json.dumps(_encodable(to_record(sample) | kept), ensure_ascii=False) + "\n")
                     seen.add(sample.id)
                     cut += more > 0
-                except Unusable as reason:
-                    dropped[str(reason)] += 1
+                except Unusable as unusable:
+                    dropped[unusable.reason] += 1
     return {"read": read, "kept": len(seen), "cut to first exchange": cut, "dropped": dict(sorted(dropped.items()))}
 
 
@@ -88,8 +86,8 @@ def long_sample(record: Any, identifier: str, source: str) -> tuple[Sample, int]
             record["messages"] = [{"role": role, "content": text} for role, text in turns[:2]]
     try:
         return from_record(record, "record"), more
-    except DataError as error:  # the reason without what differs from record to record, and without the remedy
-        raise Unusable(re.split(r"[;,]", str(error).removeprefix("record: "))[0]) from None
+    except RecordError as error:
+        raise Unusable(error.fault) from None
 
 
 def short_sample(record: Any, identifier: str, source: str) -> tuple[Sample, int]:
@@ -146,6 +144,8 @@ def rows(path: Path) -> Iterator[tuple[str, Any]]:
     else:
         try:
             content = json.loads(path.read_text(encoding="utf-8-sig"))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not valid JSON ({error}); fetch the file again") from None
         if not isinstance(content, list):

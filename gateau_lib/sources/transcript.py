@@ -24,6 +24,7 @@ from gateau_lib.study.progress import track
 from gateau_lib.study.whole_files import locked
 
 log = logging.getLogger(__name__)
+
 TRANSCRIPT = "transcript.jsonl"
 PAUSES = (1.0, 4.0, 15.0, 60.0)  # seconds before another try
 REFUSALS = 32  # as many at the start, and no answer: the parameters are wrong, not the requests

@@ -23,23 +23,30 @@ def write_metrics(study: Study, name: str, rows: Sequence[dict[str, Any]]) -> Pa
     """Write one notebook's metrics to ``metrics/<name>.json``, sorted, one row a line.
 
     Args:
-        rows: dicts with ``metric, method, condition`` (text), ``seed`` (int), ``value`` (finite number), ``n`` (what it is over).
+        rows: dicts with ``metric, method, condition`` (text), ``seed`` (int), ``value`` (finite number),
+            ``n`` (what it is over).
 
     Raises:
-        ValueError: missing or unknown key, value not finite, or the same metric, method, condition and seed twice.
+        ValueError: missing or unknown key, value not finite, or the same metric, method, condition and seed
+            twice.
     """
     done: dict[tuple[str, str, str, int], str] = {}
     for row in rows:
         if set(row) != set(ROW):
-            raise ValueError(f"metrics {name}: a row needs exactly the keys {', '.join(ROW)}, got {', '.join(map(str, row))}")
+            got = ", ".join(map(str, row))
+            raise ValueError(f"metrics {name}: a row needs exactly the keys {', '.join(ROW)}, got {got}")
         value = float(row["value"])
         place = (str(row["metric"]), str(row["method"]), str(row["condition"]), int(row["seed"]))
         if not math.isfinite(value):
             raise ValueError(f"metrics {name}: {place} is {value}; leave the row out or find out why")
         if place in done:
             raise ValueError(f"metrics {name}: {place} is given twice; a condition must tell the rows apart")
-        done[place] = json.dumps(dict(zip(ROW, (*place, value, int(row["n"])), strict=True)), ensure_ascii=False)
-    return atomic_write(_evidence(study, "metrics", name, "json"), "[\n" + ",\n".join(done[p] for p in sorted(done)) + "\n]\n")
+        done[place] = json.dumps(
+            dict(zip(ROW, (*place, value, int(row["n"])), strict=True)), ensure_ascii=False
+        )
+    return atomic_write(
+        _evidence(study, "metrics", name, "json"), "[\n" + ",\n".join(done[p] for p in sorted(done)) + "\n]\n"
+    )
 
 
 def read_metrics(study: Study) -> pd.DataFrame:
@@ -55,7 +62,9 @@ def read_metrics(study: Study) -> pd.DataFrame:
 def write_table(study: Study, name: str, table: pd.DataFrame) -> Path:
     """Write ``tables/<name>.csv``; an index that carries names is kept as columns."""
     named = any(level is not None for level in table.index.names)
-    return atomic_write(_evidence(study, "tables", name, "csv"), table.to_csv(index=named, lineterminator="\n"))
+    return atomic_write(
+        _evidence(study, "tables", name, "csv"), table.to_csv(index=named, lineterminator="\n")
+    )
 
 
 def write_ids(study: Study, name: str, ids: Iterable[str]) -> Path:
@@ -70,5 +79,7 @@ def figure_path(study: Study, name: str) -> Path:
 
 def _evidence(study: Study, folder: str, name: str, suffix: str) -> Path:
     if not re.fullmatch(r"\d\d_[\w.-]+", name):
-        raise ValueError(f"{folder}: name {name!r} must begin with its notebook's number, for example '03_auc'")
+        raise ValueError(
+            f"{folder}: name {name!r} must begin with its notebook's number, for example '03_auc'"
+        )
     return study.root / folder / f"{name}.{suffix}"

@@ -1,7 +1,7 @@
-"""Where a study keeps things: content-keyed artefacts in ``cache``, and the small files that git keeps as evidence.
+"""Where a study keeps things: content-keyed artefacts in ``cache``, beside them what git keeps as evidence.
 
-An artefact's folder name holds a hash of everything it was made from, so it is never out of date and never overwritten: other
-inputs make another folder. Every file appears whole or not at all.
+An artefact's folder name holds a hash of everything it was made from, so it is never out of date and never
+overwritten: other inputs make another folder. Every file appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -13,25 +13,24 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gateau_lib.study.code_hash import PACKAGE, digest, path_hash
-from gateau_lib.study.code_hash import source_hash as source_hash  # part of this module's interface
+from gateau_lib.study.code_hash import PACKAGE, digest, path_hash, source_hash
 from gateau_lib.study.profiles import REHEARSED, Profile, named, resolve
 from gateau_lib.study.whole_files import atomic_write
 
-if TYPE_CHECKING:
-    pass
-
-
-CHANGES_NO_RESULT = ("artefact", "artefact_folder")  # they say what a result is called and when it is made
+# They say what a result is called and when it is made.
+CHANGES_NO_RESULT = ("artefact", "kept_artefact", "artefact_folder")
+# Metadata of a data class's field that says how a result is computed, not what it is.
+UNKEYED = {"keyed": False}
 FOLDERS = ("metrics", "tables", "figures", "selected", "notebooks", "cache")
-# In the name of a folder: a rehearsal begins with the first, another seed and changed sizes end with the second.
+# In the name of a folder: a rehearsal begins with the first, another seed and changed sizes end with the
+# second.
 OTHER = re.compile(rf"^{REHEARSED}|-(seed-?\d+|custom-[0-9a-f]{{6}})$")
 PINS = "revisions.json"  # commits of models and data that a study has met
 BUILT = "built.json"  # in an artefact's folder: when it was built
@@ -53,7 +52,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Custom(Study):
-    """A study of other sizes than its profile's; artefacts that do not depend on them are those of the profile."""
+    """A study of other sizes than its profile's; what does not depend on them is the profile's own."""
 
     home: Path  # the folder of the study without overrides
 
@@ -64,11 +63,12 @@ class Custom(Study):
 
 
 def open_study(profile: str, seed: int = 0, **overrides: Any) -> Study:
-    """The study of a profile, its folders made; results lie below ``$GATEAU_RESULTS`` (default: ``results`` in the repository).
+    """The study of a profile, its folders made.
 
-    Only seed 0 at the profile's own sizes has ``<profile>``, the folder of the evidence. Another seed has
-    ``<profile>-seed<N>``. Overrides that change something have ``<profile>-custom-<6 hex digits>``, with the cache of the
-    study without them: artefacts that do not depend on what was changed are found there.
+    Results lie below ``$GATEAU_RESULTS`` (default: ``results`` in the repository). Only seed 0 at the
+    profile's own sizes has ``<profile>``, the folder of the evidence. Another seed has ``<profile>-seed<N>``.
+    Overrides that change something have ``<profile>-custom-<6 hex digits>``, with the cache of the study
+    without them: artefacts that do not depend on what was changed are found there.
 
     Raises:
         ProfileError: unknown profile or field, or a value of the wrong type.
@@ -81,13 +81,14 @@ def open_study(profile: str, seed: int = 0, **overrides: Any) -> Study:
     study = Custom(chosen, seed, own, home) if changed else Study(chosen, seed, home)
     for folder in FOLDERS:
         (study.cache if folder == "cache" else study.root / folder).mkdir(parents=True, exist_ok=True)
-    if (first / PINS).exists() and not (study.root / PINS).exists():  # the same models and data, unless it has met others
+    # The same models and data, unless it has met others.
+    if (first / PINS).exists() and not (study.root / PINS).exists():
         atomic_write(study.root / PINS, (first / PINS).read_bytes())
     return study
 
 
 def profile_folders() -> list[Path]:
-    """Folders below the results' root, sorted, without those of rehearsals, of other seeds and of changed sizes."""
+    """Folders below the results' root, sorted; none of rehearsals, of other seeds and of changed sizes."""
     return sorted(path for path in results_root().glob("*/") if not OTHER.search(path.name))
 
 
@@ -100,28 +101,47 @@ def results_root() -> Path:
     return Path(os.environ.get("GATEAU_RESULTS") or home / "results")
 
 
-def artefact(study: Study, name: str, build: Callable[[Path], Any], *, code: Sequence[ModuleType | Any], **inputs: Any) -> Path:
+def artefact(
+    study: Study, name: str, build: Callable[[Path], Any], *, code: Sequence[ModuleType | Any], **inputs: Any
+) -> Path:
     """The folder that ``build`` fills, built once for each content of its inputs.
 
     Args:
         name: what it is, for example ``"pool-0"``; the folder is ``cache/<name>-<12 hex digits>``.
         build: writes everything into the folder it is given; a crash leaves nothing that looks finished.
         code: modules or functions that ``build`` runs; they count with all of the library that they use.
-        inputs: plain values, dataclasses, or paths (one inside the cache counts by its name, any other by its bytes).
+        inputs: plain values, data classes (without their fields marked `UNKEYED`), or paths: one inside the
+            cache counts by its name, any other by its bytes.
     """
     folder = artefact_folder(study, name, code=code, **inputs)
     if not folder.exists():
         _build(folder, build)
-    if log := os.environ.get("GATEAU_ARTEFACT_LOG"):  # the runner asks which artefacts a notebook used
-        with open(log, "a", encoding="utf-8") as out:
-            out.write(folder.name + "\n")
-    return folder
+    return _used(folder)
+
+
+def kept_artefact(study: Study, name: str, *, code: Sequence[ModuleType | Any], **inputs: Any) -> Path | None:
+    """The folder of `artefact` if it has been built, else None."""
+    folder = artefact_folder(study, name, code=code, **inputs)
+    return _used(folder) if folder.exists() else None
 
 
 def artefact_folder(study: Study, name: str, *, code: Sequence[ModuleType | Any], **inputs: Any) -> Path:
     """Where `artefact` puts what is made of these inputs, whether it is there or not."""
     key = digest(json.dumps([_plain(study, inputs), source_hash(code), versions()], sort_keys=True))[:12]
     return study.cache / f"{name}-{key}"
+
+
+def _used(folder: Path) -> Path:
+    """Note the use, since the runner asks which artefacts a notebook used."""
+    if log := os.environ.get("GATEAU_ARTEFACT_LOG"):
+        with Path(log).open("a", encoding="utf-8") as out:
+            out.write(folder.name + "\n")
+    return folder
+
+
+def keyed_fields(value: Any) -> list[str]:
+    """Names of a data class's fields that count in keys, those not marked `UNKEYED`."""
+    return [each.name for each in fields(value) if each.metadata.get("keyed", True)]
 
 
 def built(folder: Path) -> tuple[float, float]:
@@ -166,7 +186,7 @@ def _plain(study: Study, value: Any) -> Any:
         inside = value.is_relative_to(study.cache)
         return {"cache": value.relative_to(study.cache).as_posix()} if inside else {"bytes": path_hash(value)}
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain(study, asdict(value))
+        return {name: _plain(study, getattr(value, name)) for name in keyed_fields(value)}
     if isinstance(value, dict):
         return {str(k): _plain(study, v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -175,7 +195,8 @@ def _plain(study: Study, value: Any) -> Any:
         return value
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a NumPy number
         return value.item()
-    raise TypeError(f"artefact input of type {type(value).__name__} has no stable content; pass numbers, text, lists or paths")
+    kind = type(value).__name__
+    raise TypeError(f"artefact input of type {kind} has no stable content; give numbers, text, lists, paths")
 
 
 @lru_cache(maxsize=1)
@@ -183,17 +204,3 @@ def versions() -> dict[str, str]:
     """Versions that can change a number: Python (minor), torch, transformers, numpy."""
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
     return found | {name: version(name) for name in ("torch", "transformers", "numpy")}
-
-
-
-
-
-
-
-
-
-
-
-
-
-

@@ -18,8 +18,8 @@ from gateau_lib.study.errors import ScoreError
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; a lock that a dead process left is taken over.
 
-    The kernel's lock ends with its process. Not every shared file system passes it on, so the file also names its holder, and
-    one of another machine is believed until somebody deletes the file.
+    The kernel's lock ends with its process. Not every shared file system passes it on, so the file also names
+    its holder, and one of another machine is believed until somebody deletes the file.
 
     Raises:
         ScoreError: another run holds it.
@@ -38,8 +38,10 @@ def locked(folder: Path) -> Iterator[None]:
         except ValueError:  # its holder died while writing
             holder = {}
         if not free or holder.get("host", socket.gethostname()) != socket.gethostname():
-            who = f"process {holder.get('process', '?')} on {holder.get('host', '?')}, since {holder.get('since', '?')}"
-            raise ScoreError(f"{folder}: another run writes here ({who}); wait for it, or delete {path} if it died elsewhere")
+            process, host, since = (holder.get(each, "?") for each in ("process", "host", "since"))
+            who = f"process {process} on {host}, since {since}"
+            remedy = f"wait for it, or delete {path} if it died elsewhere"
+            raise ScoreError(f"{folder}: another run writes here ({who}); {remedy}")
         file.truncate(0)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": now}) + "\n")

@@ -1,20 +1,22 @@
-"""Many small jobs over a few fresh processes, one torch thread each; results in the order of the jobs, artefacts built once."""
+"""Many small jobs over a few fresh processes, one torch thread each; artefacts built once."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gateau_lib.study.devices import release_gpu
+from gateau_lib.study import devices
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.progress import track
-from gateau_lib.study.store import Study, artefact, artefact_folder
+from gateau_lib.study.store import Study, artefact, artefact_folder, kept_artefact
 
 Result = TypeVar("Result")
 
@@ -24,21 +26,9 @@ class JobError(RuntimeError):
 
 
 def at_once(profile: Profile) -> int:
-    """Processes for jobs that each need one model: one a GPU where there are several, else what the profile says."""
-    from gateau_lib.study.devices import gpus
-
-    return gpus() if gpus() > 1 else profile.workers
-
-
-def _settle(cards: Any) -> None:
-    """One thread, since two processes with one each beat one with two at this study's sizes; and a GPU of its own, if any."""
-    import torch
-
-    torch.set_num_threads(1)
-    if cards is not None:
-        os.environ["GATEAU_DEVICE"] = f"cuda:{cards.get()}"
-
-
+    """Processes for jobs of one model each: one a GPU where there are several, else what the profile says."""
+    gpus = devices.gpus()
+    return gpus if gpus > 1 else profile.workers
 
 
 def run_jobs(
@@ -49,97 +39,113 @@ def run_jobs(
     Args:
         function: importable by name, since spawned processes (and CUDA) know nothing of this one's memory.
         jobs: job name -> arguments.
-        workers: processes; each does many jobs, so libraries load once a process. 0: here, one after the other.
+        workers: processes; each does many jobs, so libraries load once a process. 0: here, one after the
+            other.
         label: for the progress line.
 
     Raises:
-        JobError: the first job that failed, by name, or a process that died; jobs that have not begun are dropped.
+        JobError: the first job that failed, by name, or a process that died; jobs that have not begun are
+            dropped.
     """
-    if workers == 0 or len(jobs) == 0:
-        return [_here(function, name, arguments) for name, arguments in track(jobs.items(), label, len(jobs))]
     results: dict[str, Result] = {}
+    if workers == 0 or len(jobs) == 0:
+        for name, arguments in track(jobs.items(), label, len(jobs)):
+            with _naming(name):
+                results[name] = function(*arguments)
+        return list(results.values())
     spawn = multiprocessing.get_context("spawn")
     workers = min(workers, len(jobs))
-    release_gpu()
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_settle, initargs=(_cards(spawn, workers),)) as pool:
+    devices.release_gpu()
+    cards = _cards(spawn, workers)
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_settle, initargs=(cards,)) as pool:
         futures = {pool.submit(function, *arguments): name for name, arguments in jobs.items()}
         try:
             for future in track(as_completed(futures), label, len(jobs)):
-                results[futures[future]] = _result(future.result, futures[future])
+                name = futures[future]
+                with _naming(name):
+                    results[name] = future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [results[name] for name in jobs]
 
 
-def _cards(spawn: Any, workers: int) -> Any:
-    """A queue that gives each worker the number of a GPU, in turn; None where there are not several."""
-    from gateau_lib.study.devices import gpus
+@contextmanager
+def _naming(job: str) -> Iterator[None]:
+    """Turn errors into a `JobError` that begins with the job's name."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        cores = os.cpu_count()
+        message = f"a worker process died, most likely out of memory ({cores} cores here); use fewer workers"
+        raise JobError(f"{job}: {message}") from error
+    except Exception as error:
+        raise JobError(f"{job}: {type(error).__name__}: {error}") from error
 
-    if gpus() < 2:
+
+def _cards(spawn: SpawnContext, workers: int) -> Any:
+    """A queue that gives each worker the number of a GPU, in turn; None where there are not several."""
+    gpus = devices.gpus()
+    if gpus < 2:
         return None
     cards = spawn.SimpleQueue()
     for worker in range(workers):
-        cards.put(worker % gpus())
+        cards.put(worker % gpus)
     return cards
+
+
+def _settle(cards: Any) -> None:
+    """Give a new worker one thread and a GPU of its own, if there is any.
+
+    Two processes with one thread each beat one with two at this study's sizes.
+    """
+    import torch  # slow, and `study` itself never needs it
+
+    torch.set_num_threads(1)
+    if cards is not None:
+        os.environ["GATEAU_DEVICE"] = f"cuda:{cards.get()}"
 
 
 @dataclass(frozen=True)
 class Build:
-    """An artefact to be built: ``function(*arguments, folder)`` fills it; ``inputs`` and the function's code are its key."""
+    """An artefact that ``function(**inputs, out=folder)`` fills, keyed by inputs and the function's code."""
 
-    name: str  # of the artefact, see store.artefact
+    name: str  # of the artefact, see `store.artefact`
     function: Callable[..., Any]  # of this package, importable by name
-    arguments: tuple[Any, ...]
-    inputs: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any]
 
     def place(self, study: Study) -> Path:
         """Where the artefact's folder is or will be."""
         return artefact_folder(study, self.name, code=[self.function], **self.inputs)
 
+    def kept(self, study: Study) -> Path | None:
+        """The artefact's folder, None if it is not there yet."""
+        return kept_artefact(study, self.name, code=[self.function], **self.inputs)
+
     def folder(self, study: Study, build: Callable[[Path], Any] | None = None) -> Path:
         """The artefact's folder, filled by the function (or by ``build``) if it is not there yet."""
-        made = build or (lambda folder: self.function(*self.arguments, folder))
-        return artefact(study, self.name, made, code=[self.function], **self.inputs)
-
-
-class _NotBuilt(Exception):
-    """Raised in place of building, to learn whether an artefact is there already."""
-
-
-def _refuse(_: Path) -> None:
-    raise _NotBuilt
+        fill = build or (lambda folder: self.function(**self.inputs, out=folder))
+        return artefact(study, self.name, fill, code=[self.function], **self.inputs)
 
 
 def build_all(study: Study, builds: Mapping[str, Build], workers: int, label: str) -> list[Path]:
-    """Artefact folders in the order of ``builds`` (job name -> what to build); processes are started for missing ones only.
+    """Artefact folders in the order of ``builds``; processes are started for missing ones only.
+
+    Args:
+        builds: job name -> what to build.
 
     Raises:
         JobError: see `run_jobs`.
     """
     folders: dict[str, Path] = {}
+    missing: dict[str, tuple[Build, Study]] = {}
     for name, build in builds.items():
-        try:
-            folders[name] = _result(lambda build=build: build.folder(study, _refuse), name)
-        except _NotBuilt:
-            continue
-    todo = {name: (build, study) for name, build in builds.items() if name not in folders}
-    made = run_jobs(Build.folder, todo, workers, label)
-    folders |= dict(zip(todo, made, strict=True))
+        with _naming(name):
+            kept = build.kept(study)
+        if kept:
+            folders[name] = kept
+        else:
+            missing[name] = (build, study)
+    made = run_jobs(Build.folder, missing, workers, label)
+    folders |= dict(zip(missing, made, strict=True))
     return [folders[name] for name in builds]
-
-
-def _here(function: Callable[..., Result], name: str, arguments: tuple[Any, ...]) -> Result:
-    return _result(lambda: function(*arguments), name)
-
-
-def _result(call: Callable[[], Result], name: str) -> Result:
-    try:
-        return call()
-    except _NotBuilt:
-        raise
-    except BrokenProcessPool as error:
-        message = f"{name}: a worker process died, most likely out of memory ({os.cpu_count()} cores here); use fewer workers"
-        raise JobError(message) from error
-    except Exception as error:
-        raise JobError(f"{name}: {type(error).__name__}: {error}") from error

@@ -14,28 +14,31 @@ IGNORED = -100  # label of a token that is not trained on, as torch and transfor
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a batch; ``blocks``: tokens of each sample packed into it, which must not see each other (empty: one sample)."""
+    """One row of a batch."""
 
     input_ids: list[int]
     labels: list[int]  # IGNORED outside responses; labels[i] is the id to be predicted from position i - 1
     position_ids: list[int]
+    # Tokens of each sample packed into the row, which must not see each other; empty: one sample.
     blocks: tuple[int, ...] = ()
 
 
 def sample_row(encoded: Encoded, ending: Sequence[int], positions: Sequence[int]) -> Row:
     """The training row of one sample: loss on the response and its ending only."""
     target = [*encoded.response, *ending]
-    return Row([*encoded.prompt, *target], [IGNORED] * len(encoded.prompt) + target, [int(p) for p in positions])
+    return Row(
+        [*encoded.prompt, *target], [IGNORED] * len(encoded.prompt) + target, [int(p) for p in positions]
+    )
 
 
 def pack_rows(rows: Sequence[Row], *, continuing: bool = False, isolated: bool = True) -> Row:
     """Several samples in one row, one after the other.
 
     Args:
-        continuing: positions run on over the whole row; otherwise they restart with each sample. RoPE is relative, so with
-            ``isolated`` both give the same losses.
-        isolated: block-diagonal attention (LongAlign); otherwise plain causal attention over the row, where samples see
-            the samples before them.
+        continuing: positions run on over the whole row; otherwise they restart with each sample. RoPE is
+            relative, so with ``isolated`` both give the same losses.
+        isolated: block-diagonal attention (LongAlign); otherwise plain causal attention over the row, where
+            samples see the samples before them.
     """
     lengths = [len(row.input_ids) for row in rows]
     positions = range(sum(lengths)) if continuing else (p for row in rows for p in row.position_ids)
@@ -49,9 +52,10 @@ def pack_rows(rows: Sequence[Row], *, continuing: bool = False, isolated: bool =
 
 
 def unpack_row(row: Row) -> list[Row]:
-    """The samples of a row packed with ``isolated`` as rows of their own: the same losses without a mask of the row's square.
+    """The samples of a row packed with ``isolated`` as rows of their own, which give the same losses.
 
-    At 64k tokens that mask would take 16 GiB, and no fast attention kernel reads it.
+    They need no mask of the row's square. At 64k tokens that mask would take 16 GiB, and no fast attention
+    kernel reads it.
     """
     rows, begin = [], 0
     for length in row.blocks or (len(row.input_ids),):
@@ -62,7 +66,7 @@ def unpack_row(row: Row) -> list[Row]:
 
 
 def _block_mask(rows: Sequence[Row], width: int) -> torch.Tensor:
-    """Additive causal mask (B, 1, width, width) that keeps packed samples apart; additive, so eager and SDPA read it alike."""
+    """Mask (B, 1, width, width) to keep packed samples apart; eager and SDPA read an additive one alike."""
     blocks = torch.full((len(rows), width), -1)
     for row, line in zip(rows, blocks, strict=True):
         lengths = torch.tensor(row.blocks or (len(row.input_ids),))
@@ -73,11 +77,11 @@ def _block_mask(rows: Sequence[Row], width: int) -> torch.Tensor:
 
 
 def collate(batch: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
-    """Rows padded on the right to the longest: ``input_ids``, ``labels``, ``position_ids`` (B, L) and ``attention_mask``.
+    """Rows padded on the right: ``input_ids``, ``labels``, ``position_ids`` (B, L) and ``attention_mask``.
 
-    The mask is (B, L), or additive float (B, 1, L, L) when a row packs isolated samples. It is never left out (see the
-    module's text). It is all ones, padding included: causal attention never looks to the right, and with ones the fast causal
-    kernels apply. Padding continues the positions of its row.
+    The mask is (B, L), or additive float (B, 1, L, L) when a row packs isolated samples. It is never left out
+    (see the module's text). It is all ones, padding included: causal attention never looks to the right, and
+    with ones the fast causal kernels apply. Padding continues the positions of its row.
     """
     width = max(len(row.input_ids) for row in batch)
     ids = torch.full((len(batch), width), pad_id)

@@ -1,7 +1,7 @@
-"""Start training runs on as many processes of this machine as their jobs ask for, and say clearly what went wrong if one fails.
+"""Start training runs on as many processes of this machine as their jobs ask for; say what went wrong.
 
-Checkpoints stay after a failure, so the same call goes on from the last one, if there is one. `gateau_lib.train` tells how to
-start a run over several machines.
+Checkpoints stay after a failure, so the same call goes on from the last one, if there is one.
+`gateau_lib.train` tells how to start a run over several machines.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from gateau_lib.study import devices
 from gateau_lib.study.code_hash import PACKAGE
-from gateau_lib.study.devices import release_gpu
 from gateau_lib.study.errors import TrainingError
-from gateau_lib.study.progress import say
-from gateau_lib.training import failures, recipe, sft
+from gateau_lib.study.progress import track
+from gateau_lib.training import failures, recipe, reports, sft
 from gateau_lib.training.recipe import FineTune
 
-PROGRESS = r"\]:(\S+: steps: |trained )"  # of the first process, see trainer.Watch and train.main
+OUTPUT = "output.txt"  # of the processes' common parent, torch.distributed.run
+POLL_SECONDS = 0.5
 
 
 def processes(job: FineTune) -> int:
@@ -38,17 +41,19 @@ def processes(job: FineTune) -> int:
     if job.sharding != "ddp" and not gpus:
         raise TrainingError(f"{job.name}: sharding {job.sharding!r} needs GPUs; on a CPU give 'ddp'")
     if gpus and job.processes > gpus:
-        raise TrainingError(f"{job.name}: {job.processes} processes, but {gpus} GPUs are visible; a process takes one, 0 means all")
+        asked = f"{job.processes} processes, but {gpus} GPUs are visible"
+        raise TrainingError(f"{job.name}: {asked}; a process takes one, 0 means all")
     if job.sharding != "ddp" and count == 1:
-        raise TrainingError(f"{job.name}: sharding {job.sharding!r} needs more than one process; give sharding 'ddp', or more GPUs")
+        needs = f"sharding {job.sharding!r} needs more than one process"
+        raise TrainingError(f"{job.name}: {needs}; give sharding 'ddp', or more GPUs")
     return count
 
 
-def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
-    """Train a job and leave its model in ``output``; see `sft.fine_tune`, which does it here on a CPU if one process is enough.
+def fine_tune(job: FineTune, out: Path) -> dict[str, Any]:
+    """Train a job and leave its model in ``out``; see `sft.fine_tune`.
 
-    Not so on a GPU: torch reads once, at its first matrix product there, whether these are to be deterministic, and a notebook
-    that scored has made it by then.
+    On a CPU that is done in this process if one is enough. Not so on a GPU: torch reads once, at its first
+    matrix product there, whether these are to be deterministic, and a notebook that scored has made it.
 
     Raises:
         TrainingError: a process that was lost, memory or disk that did not suffice: how to go on.
@@ -58,12 +63,12 @@ def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
     count = processes(job)
     if count == 1 and devices.device().type != "cuda":
         try:
-            return sft.fine_tune(job, output)
+            return sft.fine_tune(job, out)
         except Exception as error:
-            raise failures.explained(job, output, error) from error
+            raise failures.explained(job, out, error) from error
     with TemporaryDirectory(prefix="gateau-train-") as folder:
-        _run([(job, output)], count, Path(folder))
-    return sft.training_log(output)
+        _run([(job, out)], count, Path(folder))
+    return sft.training_log(out)
 
 
 def fine_tune_in_turn(work: Sequence[tuple[FineTune, Path]]) -> None:
@@ -76,65 +81,86 @@ def fine_tune_in_turn(work: Sequence[tuple[FineTune, Path]]) -> None:
         recipe.check(job)
     for count in sorted({processes(job) for job, _ in work}):
         with TemporaryDirectory(prefix="gateau-train-") as folder:
-            _run([(job, output) for job, output in work if processes(job) == count], count, Path(folder))
+            _run([(job, out) for job, out in work if processes(job) == count], count, Path(folder))
 
 
 def _run(work: Sequence[tuple[FineTune, Path]], count: int, folder: Path) -> None:
-    """Start the processes, pass on the first one's progress, and raise why they failed."""
+    """Start the processes, show the progress that they report, and raise why they failed.
+
+    Args:
+        folder: for what they are told and tell.
+    """
     places = []
-    for place, (job, output) in enumerate(work):
+    for place, (job, out) in enumerate(work):
         (folder / f"job-{place}.json").write_text(recipe.to_json(job), encoding="utf-8")
-        places += [str(folder / f"job-{place}.json"), str(output.absolute())]
-    release_gpu()
-    # One server of the run for its processes to meet at; their output goes to files, the first one's progress comes here too.
+        places += [str(folder / f"job-{place}.json"), str(out.absolute())]
+    # One server of the run for its processes to meet at; what they print goes to files.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    command += [f"--nproc-per-node={count}", f"--log-dir={folder}", "--redirects=3", "--tee=0:2"]
+    command += [f"--nproc-per-node={count}", f"--log-dir={folder}", "--redirects=3"]
     command += ["-m", "gateau_lib.train", *places]
-    environment = {**os.environ, LAUNCHED: "1", "PYTHONPATH": _path(), "PYTHONUNBUFFERED": "1"}
-    card = devices.device().index
-    if count == 1 and devices.device().type == "cuda":
-        environment |= {"CUDA_VISIBLE_DEVICES": _visible(card or 0), "GATEAU_DEVICE": "cuda"}
-    said = []
-    # The pipe to its standard input is never written to: when this process ends, however it ends, the others see the pipe close.
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen(command, env=environment, text=True, errors="replace", **pipes) as run:
-        try:
-            for line in run.stdout:
-                said.append(line)
-                if re.search(PROGRESS, line):
-                    say(line.partition("]:")[2].strip())
-        except BaseException:
-            run.terminate()
-            raise
+    devices.release_gpu()
+    with (folder / OUTPUT).open("wb") as output:
+        # The pipe to its standard input is never written to: when this process ends, however it ends, the
+        # others see the pipe close.
+        pipes = {"stdin": subprocess.PIPE, "stdout": output, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(command, env=_environment(count, folder), **pipes) as run:
+            try:
+                _show(_steps(run, folder / reports.STEPS), len(work))
+            except BaseException:
+                run.terminate()
+                raise
     if run.returncode:
-        job, output = next((each for each in work if not (each[1] / sft.LOG).exists()), work[-1])
-        raise _failure(job, output, folder, "".join(said))
+        failed = next(((job, out) for job, out in work if not (out / sft.LOG).exists()), work[-1])
+        raise _failure(*failed, folder)
 
 
-def _path() -> str:
-    """Python's path for the processes: this package's folder first."""
-    return os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+def _environment(count: int, folder: Path) -> dict[str, str]:
+    """Environment of the processes: this package first on Python's path; its card for a single one."""
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    found = {**os.environ, reports.LAUNCHED: str(folder), "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    device = devices.device()
+    if count == 1 and device.type == "cuda":
+        card, names = device.index or 0, os.environ.get("CUDA_VISIBLE_DEVICES")
+        found["CUDA_VISIBLE_DEVICES"] = names.split(",")[card] if names else str(card)
+        found["GATEAU_DEVICE"] = "cuda"
+    return found
 
 
-def _visible(card: int) -> str:
-    """What CUDA_VISIBLE_DEVICES must be for a process to see only one of the cards that are visible here."""
-    names = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return names.split(",")[card] if names else str(card)
+def _steps(run: subprocess.Popen, path: Path) -> Iterator[dict[str, Any]]:
+    """The records of `reports.STEPS` as they are written, until the processes end."""
+    path.touch()
+    with path.open(encoding="utf-8") as file:
+        ended, rest = False, ""
+        while not ended:
+            with suppress(subprocess.TimeoutExpired):
+                run.wait(POLL_SECONDS)
+            ended = run.returncode is not None  # before reading, so that nothing is missed
+            *lines, rest = (rest + file.read()).split("\n")  # the last line may be half written
+            yield from map(json.loads, lines)
 
 
-def _failure(job: FineTune, output: Path, folder: Path, said: str) -> Exception:
+def _show(steps: Iterator[dict[str, Any]], count: int) -> None:
+    """Progress of ``count`` runs, one after the other."""
+    runs = groupby(steps, itemgetter("run"))
+    for name, taken in track(runs, "fine-tuning", count) if count > 1 else runs:
+        first = next(taken)
+        for _ in track(taken, f"{name}: steps", first["steps"]):
+            pass
+
+
+def _failure(job: FineTune, out: Path, folder: Path) -> Exception:
     """Why the processes failed: one that was killed, else what the first one to fail reports."""
-    lost = re.search(r"rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*-9\b", said)
-    if lost:
+    output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
+    # torch tells the exit code of a process in its summary only.
+    if lost := re.search(r"rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*-9\b", output):
         return TrainingError(
-            f"{job.name}: process {lost[1]} was killed, most likely by the system for want of memory; free some, or lower "
-            f"micro_tokens or processes, then run the same again: {failures.way_on(job, output)}"
+            f"{job.name}: process {lost[1]} was killed, most likely by the system for want of memory; "
+            "free some, or lower micro_tokens or processes, then run the same again: "
+            f"{failures.next_try(job, out)}"
         )
-    reports = sorted(folder.rglob("error.json"), key=lambda path: path.stat().st_mtime_ns)  # when one fails, others lose it
-    if not reports:
-        return RuntimeError(f"{job.name}: the processes failed without a word: {said.strip().splitlines()[-1:]}")
-    kind, _, text = json.loads(reports[0].read_text(encoding="utf-8"))["message"]["message"].partition(": ")
-    return TrainingError(text) if kind.endswith("TrainingError") else RuntimeError(f"{kind}: {text}")
-
-
-LAUNCHED = "GATEAU_LAUNCHED"  # set by the launcher: standard input ends when it does
+    if told := reports.read(folder / reports.FAILURES):
+        first = told[0]  # when one process fails, others lose it
+        return (TrainingError if first["known"] else RuntimeError)(first["text"])
+    printed = [path.read_text(errors="replace") for path in sorted(folder.rglob("stderr.log"))]
+    last = next((text.strip().splitlines()[-1] for text in [*printed, output] if text.strip()), "nothing")
+    return RuntimeError(f"{job.name}: the processes failed before a run began; their last words: {last}")

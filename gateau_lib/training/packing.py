@@ -1,9 +1,9 @@
-"""Which samples go into which optimizer step of a run, and how a step is dealt to processes and their forward passes.
+"""Which samples go into which optimizer step, and how a step is dealt to processes and their forward passes.
 
 Two ways to plan the steps, both with LongAlign's sorted batching, so that hardly anything is padding:
 
-- by tokens (`plan_batches`): samples are cycled in a new seeded order each epoch until a budget is spent, so runs on selections
-  of different size cost the same;
+- by tokens (`plan_batches`): samples are cycled in a new seeded order each epoch until a budget is spent, so
+  runs on selections of different size cost the same;
 - by epochs (`plan_epochs`): whole passes over the samples and a fixed number of them a step, as published.
 
 A plan knows nothing of processes. `split_step` deals one step to any number of them.
@@ -27,8 +27,8 @@ def plan_batches(
 
     Args:
         lengths: tokens of each sample.
-        tokens: budget; samples are cycled in a new shuffled order each epoch, and the last one is taken if that brings
-            the total nearer to the budget.
+        tokens: budget; samples are cycled in a new shuffled order each epoch, and the last one is taken if
+            that brings the total nearer to the budget.
         pack_window: rows are samples packed up to this many tokens (first fit); None: a row is one sample.
 
     Raises:
@@ -49,18 +49,19 @@ def plan_batches(
         if len(epoch) < len(lengths):
             break
     if not plan:
-        raise TrainingError(f"nothing to train on: {len(lengths)} samples, budget {tokens} tokens; raise the budget or give samples")
+        found = f"{len(lengths)} samples, budget {tokens} tokens"
+        raise TrainingError(f"nothing to train on: {found}; raise the budget or give samples")
     return plan
 
 
 def plan_epochs(
     lengths: Sequence[int], epochs: float, batch_samples: int, seed: int, pack_window: int | None = None
 ) -> list[list[tuple[int, ...]]]:
-    """Which samples go into which row of which step, as `plan_batches`, for whole epochs of ``batch_samples`` a step.
+    """Which samples go into which row of which step, as `plan_batches`, with ``batch_samples`` a step.
 
-    As in LongAlign's ``sort_and_group.py``, samples are sorted by length, grouped by eight, and the groups shuffled; a step is as
-    many groups as it takes. Unlike there, each epoch has an order of its own and no sample is left out. Steps run on over the
-    end of an epoch, so only the last one may be smaller.
+    As in LongAlign's ``sort_and_group.py``, samples are sorted by length, grouped by eight, and the groups
+    shuffled; a step is as many groups as it takes. Unlike there, each epoch has an order of its own and no
+    sample is left out. Steps run on over the end of an epoch, so only the last one may be smaller.
 
     Args:
         epochs: passes over the samples; of the last, a random part if this is no whole number.
@@ -81,7 +82,9 @@ def plan_epochs(
             groups = [[pack] for pack in _first_fit(epoch, lengths, pack_window)]
         rows += [row for i in rng.permutation(len(groups)) for row in groups[i]]
     if not rows:
-        raise TrainingError(f"nothing to train on: {len(lengths)} samples, {epochs} epochs; give samples or more epochs")
+        raise TrainingError(
+            f"nothing to train on: {len(lengths)} samples, {epochs} epochs; give samples or more epochs"
+        )
     plan: list[list[tuple[int, ...]]] = [[]]
     for row in rows:
         if sum(map(len, plan[-1])) >= batch_samples:
@@ -93,17 +96,19 @@ def plan_epochs(
 def split_step(
     lengths: Sequence[int], processes: int = 1, micro_tokens: int | None = None
 ) -> list[list[tuple[list[int], bool]]]:
-    """Deal the rows of one step: ``split[process][k]`` are the rows of a process's k-th forward pass, and whether they count.
+    """Deal the rows of a step: ``split[process][k]`` are the rows of a k-th pass, and whether they count.
 
-    Every process makes the same number of passes, because processes that share a model's parameters meet in each of them. The
-    rows of the k-th passes are of similar length, so no process waits long. Where there are fewer rows than passes, a pass
-    repeats the shortest row and does not count.
+    Every process makes the same number of passes, because processes that share a model's parameters meet in
+    each of them. The rows of the k-th passes are of similar length, so no process waits long. Where there are
+    fewer rows than passes, a pass repeats the shortest row and does not count.
 
     Args:
         lengths: tokens of each row.
-        micro_tokens: padded tokens of one pass at most, or those of the longest row; None: a process reads its share at once.
+        micro_tokens: padded tokens of one pass at most, or those of the longest row; None: a process reads
+            its share at once.
     """
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)  # stable, so rows that are sorted already keep their places
+    # Stable, so rows that are sorted already keep their places.
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
     longest = lengths[order[-1]]
     low, high = 1, max(longest, micro_tokens or len(lengths) * longest)
     places = -(-len(_fill(order, lengths, high)) // processes) * processes
@@ -119,7 +124,7 @@ def split_step(
 
 
 def _fill(order: Sequence[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Rows in ascending length, as many together as ``capacity`` padded tokens allow; a longer row stands alone."""
+    """Rows in ascending length, as many together as ``capacity`` padded tokens allow, at least one."""
     groups: list[list[int]] = []
     for row in order:
         if groups and (len(groups[-1]) + 1) * lengths[row] <= capacity:
@@ -143,7 +148,9 @@ def _first_fit(order: Sequence[int], lengths: Sequence[int], window: int) -> lis
     return [tuple(pack) for pack in packs]
 
 
-def _sorted_batches(rows: list[tuple[int, ...]], lengths: Sequence[int], batch_tokens: int) -> list[list[tuple[int, ...]]]:
+def _sorted_batches(
+    rows: list[tuple[int, ...]], lengths: Sequence[int], batch_tokens: int
+) -> list[list[tuple[int, ...]]]:
     """Rows of similar length together, batches of nearly equal tokens, none of them a small rest."""
     rows = sorted(rows, key=lambda row: sum(lengths[i] for i in row))  # stable: equal lengths stay shuffled
     sizes = np.array([sum(lengths[i] for i in row) for row in rows], dtype=np.float64)

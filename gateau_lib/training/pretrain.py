@@ -1,8 +1,9 @@
-"""Pretrain a homologous pair from scratch in minutes: rows of planted text, weights on what can be predicted, growing windows.
+"""Pretrain a homologous pair from scratch in minutes.
 
-The short model sees windows up to ``short_window``; the long model starts from its weights, with the RoPE base raised, and goes
-on with longer windows of the same text. What makes half a million parameters recall: values of several tokens, copy practice with
-random period, most loss weight on tokens that the text so far determines, and windows that grow.
+The short model sees windows up to ``short_window``; the long model starts from its weights, with the RoPE
+base raised, and goes on with longer windows of the same text. What makes half a million parameters recall:
+values of several tokens, copy practice with random period, most loss weight on tokens that the text so far
+determines, and windows that grow.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from gateau_lib.models.loading import SHIPPED, load_tokenizer
 from gateau_lib.models.rope import with_rope_theta
 from gateau_lib.models.sizes import Size, Work
 from gateau_lib.models.tiny import build_llama
+from gateau_lib.sources import hub
 from gateau_lib.study.devices import device
 from gateau_lib.study.profiles import Profile, Stage
 from gateau_lib.study.progress import track
@@ -30,15 +33,37 @@ from gateau_lib.training.pretrain_rows import BACKGROUND_SAMPLE, BACKGROUND_WEIG
 
 LEARNING_RATE = 3e-3  # peak
 TRAINED_ON = 0.4  # share of the tokens that have a loss
-SINGLE = 19.5 / 312  # speed of an A100 in single precision, in which this trains, over bfloat16's (its data sheet)
+# Speed of an A100 in single precision, in which this trains, over bfloat16's (its data sheet).
+SINGLE = 19.5 / 312
 
 
+@dataclass(frozen=True)
+class PairRecipe:
+    """What a pair that is trained from scratch becomes: fields of `profiles.Profile`, with their units."""
+
+    short_window: int
+    long_window: int
+    long_rope_factor: float
+    hidden_size: int
+    layers: int
+    heads: int
+    rope_theta: float
+    short_stages: tuple[Stage, ...]
+    long_stages: tuple[Stage, ...]
+    question_share: float
+
+    @classmethod
+    def of(cls, profile: Profile) -> PairRecipe:
+        """The recipe of a profile."""
+        return cls(**{each.name: getattr(profile, each.name) for each in fields(cls)})
 
 
 def _logits(model: PreTrainedModel, ids: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Logits that predict ``ids[:, 1:][where]``, shape ``(where.sum(), vocabulary)``; no others are computed."""
+    """Logits that predict ``ids[:, 1:][where]``, ``(where.sum(), vocabulary)``; no others are computed."""
     inputs = ids[:, :-1]
-    hidden = model.model(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False).last_hidden_state
+    hidden = model.model(
+        input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False
+    ).last_hidden_state
     return model.lm_head(hidden[where])
 
 
@@ -51,14 +76,23 @@ def weighted_loss(
         total: sum of the weights to divide by, where the rows are a part of a step; None: that of these rows.
     """
     where = weights[:, 1:] > 0
-    nll = torch.nn.functional.cross_entropy(_logits(model, ids, where).float(), ids[:, 1:][where], reduction="none")
+    nll = torch.nn.functional.cross_entropy(
+        _logits(model, ids, where).float(), ids[:, 1:][where], reduction="none"
+    )
     weight = weights[:, 1:][where]
     return (nll * weight).sum() / (weight.sum() if total is None else total)
 
 
-def backward(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor, micro_tokens: int = 0) -> torch.Tensor:
-    """Add the gradients of `weighted_loss` over all rows, and return it; rows of ``micro_tokens`` at a time are read (0: all)."""
-    rows = max(1, micro_tokens // (ids.shape[1] - 1)) if micro_tokens else len(ids)
+def backward(
+    model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor, micro_tokens: int = 0
+) -> torch.Tensor:
+    """Add the gradients of `weighted_loss` over all rows, and return it.
+
+    Args:
+        micro_tokens: tokens of the rows that are read at a time; 0: all.
+    """
+    window = ids.shape[1] - 1
+    rows = max(1, micro_tokens // window) if micro_tokens else len(ids)
     if rows >= len(ids):
         loss = weighted_loss(model, ids, weights)
         loss.backward()
@@ -79,7 +113,7 @@ def recall_accuracy(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Te
 
 
 def _learning_rate(step: int, total: int, peak: float, warmup: int = 30) -> float:
-    """Linear warm-up, the peak, and a linear fall to a tenth of it over the last third: the long windows come late."""
+    """Linear warm-up, the peak, and a linear fall to a tenth over the last third: long windows come late."""
     return peak * min(1.0, (step + 1) / warmup, 0.1 + 2.7 * (total - step) / total)
 
 
@@ -101,7 +135,8 @@ def train(
     Args:
         stages: ``(window in tokens, steps, tokens a step)``, in order.
         far: of `RowMaker`.
-        micro_tokens: tokens of one forward pass, so that a step of many tokens fits into memory; 0: the whole step.
+        micro_tokens: tokens of one forward pass, so that a step of many tokens fits into memory; 0: the whole
+            step.
         at_stage_end: called with the stage number and the model, for checkpoints.
 
     Returns:
@@ -109,7 +144,9 @@ def train(
     """
     rows = RowMaker(tokenizer, seed, question_share, far)
     where = model.device
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
     total = sum(steps for _, steps, _ in stages)
     log: list[dict[str, float]] = []
     step, seen, start = 0, 0, time.perf_counter()
@@ -125,17 +162,9 @@ def train(
             optimizer.step()
             step, seen = step + 1, seen + ids[:, 1:].numel()
             if step % log_every == 0 or step == total:
-                recall = recall_accuracy(model, ids[:2], weights[:2])
-                log.append(
-                    {
-                        "step": step,
-                        "window": window,
-                        "loss": loss.item(),
-                        "recall": recall,
-                        "tokens": seen,
-                        "seconds": time.perf_counter() - start,
-                    }
-                )
+                row = {"step": step, "window": window, "loss": loss.item()}
+                row["recall"] = recall_accuracy(model, ids[:2], weights[:2])
+                log.append(row | {"tokens": seen, "seconds": time.perf_counter() - start})
         at_stage_end(stage, model)
     model.eval()
     return log
@@ -144,52 +173,52 @@ def train(
 def build_pair(
     out: Path,
     tokenizer: Any,
-    *,
+    recipe: PairRecipe,
     seed: int,
-    short_window: int,
-    long_window: int,
-    long_rope_factor: float,
-    hidden_size: int,
-    layers: int,
-    heads: int,
-    rope_theta: float,
-    short_stages: tuple[Stage, ...],
-    long_stages: tuple[Stage, ...],
-    question_share: float,
+    *,
     micro_tokens: int = 0,
     to: torch.device | None = None,
 ) -> None:
-    """Train the pair and leave ``out/short``, ``out/long``, checkpoints ``out/long_stage<N>`` and ``out/training.json``.
+    """Train the pair and leave ``out/short``, ``out/long``, ``out/long_stage<N>`` and ``out/training.json``.
 
-    The arguments are fields of `gateau_lib.study.profiles.Profile`, with their units. Every folder is loadable by ``from_pretrained``.
+    Every folder of a model or a checkpoint is loadable by ``from_pretrained``.
+
+    Args:
+        micro_tokens: of `train`.
+        to: device; None: `devices.device`.
     """
-
     out.mkdir(exist_ok=True)
 
     def save(model: PreTrainedModel, name: str) -> None:
         model.save_pretrained(out / name)
         tokenizer.save_pretrained(out / name)
 
-    settings = {"seed": seed, "question_share": question_share}
-    passes = {"micro_tokens": micro_tokens}  # how it is computed, not what
-    shape = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "window": short_window, "rope_theta": rope_theta}
+    shape = {name: getattr(recipe, name) for name in ("hidden_size", "layers", "heads", "rope_theta")}
+    shape["window"] = recipe.short_window
+    how = {
+        "question_share": recipe.question_share,
+        "learning_rate": LEARNING_RATE,
+        "micro_tokens": micro_tokens,
+    }
     short = build_llama(len(tokenizer), seed=seed, **shape).to(to or device())
     torch.manual_seed(seed)
-    short_log = train(short, tokenizer, short_stages, learning_rate=LEARNING_RATE, **settings, **passes)
+    short_log = train(short, tokenizer, recipe.short_stages, seed=seed, **how)
     save(short, "short")
     # The long model must own its weights: training it would change the short one's through shared tensors.
-    long = with_rope_theta(copy.deepcopy(short), rope_theta * long_rope_factor, long_window)
+    theta = recipe.rope_theta * recipe.long_rope_factor
+    long = with_rope_theta(copy.deepcopy(short), theta, recipe.long_window)
     long_log = train(
         long,
         tokenizer,
-        long_stages,
-        learning_rate=LEARNING_RATE,
+        recipe.long_stages,
+        seed=seed + 1,
         far=True,
         at_stage_end=lambda stage, model: save(model, f"long_stage{stage}"),
-        **(settings | {"seed": seed + 1} | passes),
+        **how,
     )
     save(long, "long")
-    training = {"settings": settings | shape, "short": short_log, "long": long_log}
+    settings = {"seed": seed, "question_share": recipe.question_share, **shape}
+    training = {"settings": settings, "short": short_log, "long": long_log}
     (out / "training.json").write_text(json.dumps(training, indent=1))
 
 
@@ -203,47 +232,46 @@ def cost(profile: Profile, short: Size, long: Size) -> list[Work]:
         reads = [(steps * tokens / window, window) for window, steps, tokens in stages]
         operations = 3 * sum(rows * size.flops(window, round(TRAINED_ON * window)) for rows, window in reads)
         steps = sum(steps for _, steps, _ in stages)
-        found.append(Work("02", f"pretrain the {name} model", tokens, operations, steps, speed=SINGLE, alone=True))
+        what = f"pretrain the {name} model"
+        found.append(Work("02", what, tokens, operations, steps, speed=SINGLE, alone=True))
     return found
 
 
-# Fields of a profile that decide what a pair built from scratch becomes.
-_FIELDS = ("short_window", "long_window", "long_rope_factor", "hidden_size", "layers", "heads", "rope_theta", "short_stages")
-_FIELDS += ("long_stages", "question_share")
-
-
 def pair(study: Study, corpus: Path) -> Path:
-    """The study's homologous pair: a folder with ``short`` and ``long``, and ``training.json`` where something was trained.
+    """The study's homologous pair: a folder with ``short``, ``long`` and, if it trained, ``training.json``.
 
-    ``scratch`` trains the pair; ``shipped`` copies the pair of this repository and still trains the few steps the profile asks
-    for, so that the training code runs; anything else is a hub id or folder, whose files are linked.
+    ``scratch`` trains the pair; ``shipped`` copies the pair of this repository and still trains the few steps
+    the profile asks for, so that the training code runs; anything else is a hub id or folder, whose files are
+    linked.
     """
     profile = study.profile
-    settings = {name: getattr(profile, name) for name in _FIELDS}
+    recipe = PairRecipe.of(profile)
+    names = {"short": profile.short_model, "long": profile.long_model}
+    made_of: dict[str, Any] = {"corpus": corpus, "seed": study.seed, "names": names, **asdict(recipe)}
+    if profile.short_model == "scratch":
 
-    def build(out: Path) -> None:
-        tokenizer = load_tokenizer(corpus / "tokenizer")
-        if profile.short_model == "scratch":
-            build_pair(out, tokenizer, seed=study.seed, micro_tokens=profile.micro_tokens, **settings)
-        elif profile.short_model == "shipped":
-            build_pair(out / "practice", tokenizer, seed=study.seed, **settings)
+        def build(out: Path) -> None:
+            tokenizer = load_tokenizer(corpus / "tokenizer")
+            build_pair(out, tokenizer, recipe, study.seed, micro_tokens=profile.micro_tokens)
+
+    elif profile.short_model == "shipped":
+        made_of["shipped"] = SHIPPED
+
+        def build(out: Path) -> None:
+            tokenizer = load_tokenizer(corpus / "tokenizer")
+            build_pair(out / "practice", tokenizer, recipe, study.seed)
             (out / "practice" / "training.json").rename(out / "training.json")
-            for name in ("short", "long"):
+            for name in names:
                 shutil.copytree(SHIPPED / name, out / name)
-        else:
-            for name, source in sources.items():
+
+    else:
+        made_of["revisions"] = [hub.identity(study, source) for source in names.values()]
+
+        def build(out: Path) -> None:
+            for name, source in names.items():
                 (out / name).mkdir()
-                for file in hub.model(study, source).iterdir():  # linked, since a copy would take the models' room twice
+                for file in hub.model(study, source).iterdir():
+                    # Linked, since a copy would take the models' room twice.
                     (out / name / file.name).symlink_to(file.resolve())
 
-    names = {"short_model": profile.short_model, "long_model": profile.long_model}
-    if profile.short_model == "scratch":
-        made_of: dict[str, Any] = {}
-    elif profile.short_model == "shipped":
-        made_of = {"shipped": SHIPPED}
-    else:
-        from gateau_lib.sources import hub
-
-        sources = {"short": profile.short_model, "long": profile.long_model}
-        made_of = {"revisions": [hub.identity(study, source) for source in sources.values()]}
-    return artefact(study, "pair", build, code=[pair], corpus=corpus, seed=study.seed, **settings, **names, **made_of)
+    return artefact(study, "pair", build, code=[pair], **made_of)

@@ -16,15 +16,17 @@ BACKGROUND_WEIGHT = 0.05  # mean loss weight of a token that nothing before it d
 BACKGROUND_SAMPLE = 0.2  # share of those tokens that get a loss at all: output logits are 40 % of a step
 
 NEAR_COPY_SHARE, FAR_COPY_SHARE = 0.25, 0.15  # rows that are copy practice, see RowMaker.copying
-FAR_COPY_WEIGHT = 0.3  # loss weight of a word copied from far: at 1.0 these rows would outweigh all recalls of the documents
+# Loss weight of a word copied from far: at 1.0 these rows would outweigh all recalls of the documents.
+FAR_COPY_WEIGHT = 0.3
 NEAR_RATES = 0.40, 0.45  # chances that a sentence tells a fact, or recalls one
-FAR_RATES = 0.40, 0.20  # recalling less than is told lets facts grow old: at the near rates half of them are 80 tokens away
+# Recalling less than is told lets facts grow old: at the near rates half of them are 80 tokens away.
+FAR_RATES = 0.40, 0.20
 RECALLED_ONCE = 0.75  # chance that a fact is not recalled again
 REAL_SHARE = 0.10  # rows whose filler is real documentation
 
 
 class RowMaker:
-    """Endless rows of planted text as token ids with loss weights; one generator state, so that a seed fixes every row.
+    """Endless rows of planted text as token ids with loss weights; a seed fixes every row.
 
     ``far``: rows for a model that can copy already and has to learn it over long distances, see `copying`.
     """
@@ -32,7 +34,8 @@ class RowMaker:
     def __init__(self, tokenizer: Any, seed: int, question_share: float, far: bool = False):
         self.rng = np.random.default_rng(seed)
         self.far = far
-        self.end: Piece = (tokenizer.eos_token, True)  # an answer ends its text: fine-tuning is too short to teach that
+        # An answer ends its text: fine-tuning is too short to teach that.
+        self.end: Piece = (tokenizer.eos_token, True)
         self.tokenizer = tokenizer
         self.question_share = question_share
         self._ids = cache(lambda text: tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
@@ -41,7 +44,7 @@ class RowMaker:
         ids: list[int] = []
         weights: list[float] = []
         for text, predictable in pieces:
-            # Word by word, so that the cache stays as small as the vocabulary; splitting at spaces is what the tokenizer does.
+            # Word by word, so that the cache stays as small as the vocabulary: tokens end at spaces.
             words = text.split(" ")
             for i, word in enumerate(words):
                 tokens = self._ids(" " + word if i else word) if word else ()
@@ -54,13 +57,17 @@ class RowMaker:
         rng = self.rng
         place = int(rng.random() * len(known))
         facts = known[place]
-        # Mostly a fact is recalled once: else the nearest mention is a restatement, and nothing far away is ever needed.
+        # Mostly a fact is recalled once: else the nearest mention restates it, and nothing far is needed.
         others = known[:place] + known[place + 1 :]
         if others and rng.random() < RECALLED_ONCE:
             known[:] = others
         if rng.random() >= self.question_share:
             fact = facts[int(rng.random() * len(facts))]
-            return [(f" Again, the {fact.attribute} of {fact.key} is", False), (f" {fact.answer}", True), (".", False)]
+            return [
+                (f" Again, the {fact.attribute} of {fact.key} is", False),
+                (f" {fact.answer}", True),
+                (".", False),
+            ]
         shape = rng.random()
         if shape < 0.15:
             asked, answer, _ = world.chatter(rng)
@@ -99,13 +106,16 @@ class RowMaker:
         return ids[: window + 1], weights[: window + 1]
 
     def copying(self, window: int) -> tuple[list[int], list[float]]:
-        """Words repeated with a random period: a fixed one would be learned as a trick of position, not of content.
+        """Words repeated with a random period: a fixed one would be learned by position, not by content.
 
-        Near: at most 30 words, all different, from which copying is learned at all. Far: periods of up to half the window,
-        whose words occur more than once, so that only a match of several words tells where to go on.
+        Near: at most 30 words, all different, from which copying is learned at all. Far: periods of up to
+        half the window, whose words occur more than once, so that only a match of several words tells where
+        to go on.
         """
         rng = self.rng
-        period = int(np.exp(rng.uniform(np.log(2), np.log(window / 2)))) if self.far else int(rng.integers(2, 31))
+        period = (
+            int(np.exp(rng.uniform(np.log(2), np.log(window / 2)))) if self.far else int(rng.integers(2, 31))
+        )
         lead = [world.pick(rng, world.VALUES) for _ in range(int(rng.integers(0, 8)))]
         if self.far:
             block = [world.pick(rng, world.VALUES) for _ in range(period)]
@@ -122,7 +132,8 @@ class RowMaker:
         """Rows of one step.
 
         Returns:
-            ids ``(rows, window + 1)`` int64 and weights of the same shape, float32; ``rows * window`` is about ``tokens``.
+            ids ``(rows, window + 1)`` int64 and weights of the same shape, float32; ``rows * window`` is
+            about ``tokens``.
         """
         copies = FAR_COPY_SHARE if self.far else NEAR_COPY_SHARE
         rows = [

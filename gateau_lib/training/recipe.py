@@ -3,53 +3,84 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from gateau_lib.methods.skipalign import STRATEGIES
 from gateau_lib.study.errors import TrainingError
+from gateau_lib.study.store import UNKEYED, keyed_fields
 
-# How a run is computed, not what: another number of processes or another size of the passes gives the same losses up to the
-# order of summation. These fields name no artefact and no checkpoint, so what was computed stays when they change.
-HOW = ("name", "processes", "micro_tokens", "gradient_checkpointing", "save_steps")
+
+def _how(default: Any) -> Any:
+    """A field that names no artefact and no checkpoint, so what was computed stays when it changes.
+
+    Another number of processes or another size of the passes gives the same losses up to the order of
+    summation.
+    """
+    return field(default=default, metadata=UNKEYED)
+
+
+@dataclass(frozen=True)
+class ByTokens:
+    """A run of so many training tokens, prompts included; it ends with the sample that comes closest."""
+
+    tokens: int
+    batch_tokens: int  # of an optimizer step
+
+
+@dataclass(frozen=True)
+class ByEpochs:
+    """A run of so many passes over the samples."""
+
+    epochs: float
+    batch_samples: int  # of an optimizer step (GATEAU: 96)
 
 
 @dataclass(frozen=True)
 class FineTune:
-    """One fine-tuning run. ``samples`` are used whole; of ``pool`` the samples with the ids ``selected``.
+    """One fine-tuning run. ``samples`` are used whole; of ``pool`` the samples with the ids ``selected``."""
 
-    How long it is: either ``tokens`` and ``batch_tokens``, or ``epochs`` and ``batch_samples``.
-    """
-
-    name: str
+    name: str = field(metadata=UNKEYED)
     base: Path | str  # model folder or hub id
     samples: tuple[Path, ...]  # LongAlign JSONL or Parquet
     window: int  # tokens, longest sample and target of skipped positions
     learning_rate: float  # peak; cosine with 3 % warm-up
     seed: int
-    tokens: int | None = None  # training tokens, prompts included; the run ends with the sample that comes closest
-    batch_tokens: int | None = None  # tokens an optimizer step
-    epochs: float | None = None  # passes over the samples
-    batch_samples: int | None = None  # samples an optimizer step (GATEAU: 96)
+    length: ByTokens | ByEpochs
     pool: Path | None = None
     selected: tuple[str, ...] = ()
     strategy: str = "normal"  # one of skipalign.STRATEGIES
     skip_share: float = 1.0  # share of samples whose positions are skipped; the rest keep 0, 1, 2, ...
     jumps: int = 2  # see skipalign.skip_positions
-    reach: str = "uniform"  # see skipalign.skip_positions
-    document_turn: bool = False  # see skipalign.sample_turns
-    packed_isolated: bool = True  # see skipalign.pack_rows; positions of an open pack run on
+    reach: Literal["uniform", "full"] = "uniform"  # see skipalign.skip_positions
+    packed_isolated: bool = True  # see input_rows.pack_rows; positions of an open pack run on
     rope_theta: float | None = None  # RoPE base to train with; None: the base model's
-    template: str | None = None  # chat template (Jinja) put on the tokenizer and around each sample; None: the plain prompt
-    loss: str = "token"  # mean over response tokens of a step, or "sample": each sample counts once (LongAlign)
-    dtype: str = "float32"  # "bfloat16": autocast over float32 weights, saved in bfloat16
-    tuning: str = "full"  # or "lora": adapters of all linear layers beside a frozen base in ``dtype``
+    # Chat template (Jinja) put on the tokenizer and around each sample; None: the plain prompt.
+    template: str | None = None
+    # Mean over the response tokens of a step, or over its samples, so that each counts once (LongAlign).
+    loss: Literal["token", "sample"] = "token"
+    # "bfloat16": autocast over float32 weights, saved in bfloat16.
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    tuning: Literal["full", "lora"] = (
+        "full"  # "lora": adapters of all linear layers beside a base in ``dtype``
+    )
     lora_rank: int = 16  # alpha is twice the rank
-    processes: int = 1  # that train the model together; 0: one a visible GPU
-    sharding: str = "ddp"  # how they share it: "ddp", each holds all; "fsdp", each holds a part; "deepspeed", ZeRO-3
-    micro_tokens: int | None = None  # padded tokens of one forward pass of a process; None: its share of the step at once
-    gradient_checkpointing: bool = False
-    save_steps: int | None = None  # optimizer steps between checkpoints; None: see trainer.save_steps_of
+    # How processes share the model: "ddp", each holds all; "fsdp", each holds a part; "deepspeed", ZeRO-3.
+    sharding: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
+
+    # What tables call the run.
+    experiment: str = _how("")
+    method: str = _how("")
+    pool_seed: int = _how(0)  # number of the candidate pool, the seed of metrics rows
+
+    # How the run is computed.
+    processes: int = _how(1)  # that train the model together; 0: one a visible GPU
+    # Padded tokens of one forward pass of a process; None: its share of the step at once.
+    micro_tokens: int | None = _how(None)
+    gradient_checkpointing: bool = _how(False)
+    # Optimizer steps between checkpoints; None: see trainer.save_steps_of.
+    save_steps: int | None = _how(None)
 
 
 def check(job: FineTune) -> None:
@@ -58,21 +89,22 @@ def check(job: FineTune) -> None:
     Raises:
         TrainingError: names the run, the fields and what they may be.
     """
-    allowed = {
-        "strategy": STRATEGIES,
-        "loss": ("token", "sample"),
-        "dtype": ("float32", "bfloat16"),
-        "tuning": ("full", "lora"),
-        "sharding": ("ddp", "fsdp", "deepspeed"),
-    }
-    for field, values in allowed.items():
-        if getattr(job, field) not in values:
-            raise TrainingError(f"{job.name}: {field} {getattr(job, field)!r}; choose one of {', '.join(values)}")
-    by_tokens, by_epochs = (job.tokens, job.batch_tokens), (job.epochs, job.batch_samples)
-    if (None in by_tokens) == (None in by_epochs) or any(by_tokens) and any(by_epochs):
-        raise TrainingError(f"{job.name}: give either tokens and batch_tokens, or epochs and batch_samples")
+    hints = get_type_hints(FineTune)
+    allowed = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
+    for name, values in {"strategy": STRATEGIES, **allowed}.items():
+        if getattr(job, name) not in values:
+            choices = ", ".join(values)
+            raise TrainingError(f"{job.name}: {name} {getattr(job, name)!r}; choose one of {choices}")
     if job.tuning == "lora" and job.sharding != "ddp":
-        raise TrainingError(f"{job.name}: adapters are trained whole on each GPU; with tuning 'lora' give sharding 'ddp'")
+        raise TrainingError(
+            f"{job.name}: adapters are trained whole on each GPU; with tuning 'lora' give sharding 'ddp'"
+        )
+
+
+def content(job: FineTune) -> dict[str, Any]:
+    """What the run trains and on what, not how that is computed, as plain values and paths."""
+    fields = asdict(job)
+    return {name: fields[name] for name in keyed_fields(job)}
 
 
 def to_json(job: FineTune) -> str:
@@ -83,14 +115,11 @@ def to_json(job: FineTune) -> str:
 def from_json(text: str) -> FineTune:
     """The job that `to_json` wrote."""
     record = json.loads(text)
-    paths = {"samples": tuple(map(Path, record["samples"])), "pool": record["pool"] and Path(record["pool"])}
-    return FineTune(**record | paths | {"selected": tuple(record["selected"])})
-# GATEAU and LongAlign, pre_tokenize.py of both: "[INST]" + user + "[/INST]" + answer, rounds parted by a blank line, after the
-# start token.
-INST = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] == 'user' %}"
-    "{% if not loop.first %}{{ '\\n\\n' }}{% endif %}{{ '[INST]' + message['content'] + '[/INST]' }}"
-    "{% elif message['role'] == 'assistant' %}{{ message['content'] }}"
-    "{% else %}{{ raise_exception('this template has no place for the role ' + message['role']) }}{% endif %}{% endfor %}"
-)
+    by = ByTokens if "tokens" in record["length"] else ByEpochs
+    parts = {
+        "samples": tuple(map(Path, record["samples"])),
+        "pool": record["pool"] and Path(record["pool"]),
+        "selected": tuple(record["selected"]),
+        "length": by(**record["length"]),
+    }
+    return FineTune(**record | parts)

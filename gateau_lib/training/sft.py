@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: a job (`recipe`) in, a model folder out; loss on responses only, one device or many, exact resume.
+"""Supervised fine-tuning: a job (`recipe`) in, a model folder out; loss on responses only, exact resume.
 
 All steps of a run follow from its job and its data, so a resumed run sees the same ones.
 """
@@ -9,9 +9,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,54 +19,47 @@ import torch
 from torch import distributed
 from transformers.trainer_utils import get_last_checkpoint
 
-from gateau_lib.data.samples import Encoded, encode, encode_asked
+from gateau_lib.data.samples import encode, encode_asked
 from gateau_lib.models import adapters, loading, rope
 from gateau_lib.study.code_hash import digest
 from gateau_lib.training.minibatches import Batches, compact, training_samples
-from gateau_lib.training.recipe import HOW, FineTune
-from gateau_lib.training.trainer import ResponseTrainer, make_trainer, save_steps_of, world
-from gateau_lib.training.trainer import response_loss as response_loss  # part of this module's interface
+from gateau_lib.training.recipe import FineTune, content
+from gateau_lib.training.trainer import ResponseTrainer, make_trainer, processes_and_rank, save_steps_of
 
 LOG = "log.json"
 # What full determinism sets in the environment (transformers.trainer_utils.enable_full_determinism).
-SWITCHES = ("CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC", "ASCEND_LAUNCH_BLOCKING")
+SWITCHES = (
+    "CUDA_LAUNCH_BLOCKING",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "FLASH_ATTENTION_DETERMINISTIC",
+    "ASCEND_LAUNCH_BLOCKING",
+)
 SWITCHES += ("HCCL_DETERMINISTIC",)
 
 
-
-def training_batches(job: FineTune, encoded: Sequence[Encoded], ending: Sequence[int]) -> Batches:
-    """The rows of all steps of a run in order, positions drawn.
-
-    Args:
-        ending: ids after each response, trained on as well (end-of-text).
-
-    Raises:
-        TrainingError: a job that contradicts itself (`recipe.check`), or nothing to train on.
-    """
-    return Batches(job, encoded, ending)
-
-
 def steps_of(job: FineTune, tokenizer: Any) -> Batches:
-    """`training_batches` of a job's own data; its template, if any, is put on the tokenizer."""
+    """The rows of all steps of a job; its template, if any, is put on the tokenizer."""
     if job.template is not None:
         tokenizer.chat_template = job.template
     ending = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     room = job.window - len(ending)
     read = encode_asked if job.template is not None else encode
     encoded = [compact(read(sample, tokenizer, room)) for sample in training_samples(job)]
-    return training_batches(job, encoded, ending)
+    return Batches(job, encoded, ending)
 
 
 def identity(job: FineTune, steps: Batches) -> str:
     """The run's name, "-" and 12 hex digits of what it trains and on what, not of how that is computed."""
-    content = {key: value for key, value in asdict(job).items() if key not in HOW}
-    return f"{job.name}-{digest(json.dumps([content, steps.digest()], default=str))[:12]}"
+    return f"{job.name}-{digest(json.dumps([content(job), steps.digest()], default=str))[:12]}"
 
 
 @contextmanager
 def _restored_determinism() -> Iterator[None]:
-    """Undo full determinism after a run: it is a switch of the whole process, and scoring does not want it."""
-    before, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    """Undo full determinism after a run: it is a switch of the whole process, and scoring needs none."""
+    before, warn = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     switches = {name: os.environ.get(name) for name in SWITCHES}
     try:
@@ -82,21 +74,23 @@ def _restored_determinism() -> Iterator[None]:
 
 
 def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
-    """Train one job in this process, or this process's part of it, and save model, tokenizer and ``log.json`` in ``output``.
+    """Train a job, or this process's part of it, and save model, tokenizer and ``log.json`` in ``output``.
 
-    Checkpoints, if it makes any (`trainer.save_steps_of`), lie beside ``output`` under the run's `identity`; a run that was
-    killed goes on from the last one and ends with the same weights (bitwise on CPU with one or two processes). They are removed
-    at the end. With adapters, ``output`` holds them and the model's configuration, and `loading.load` puts both together.
+    Checkpoints, if it makes any (`trainer.save_steps_of`), lie beside ``output`` under the run's `identity`;
+    a run that was killed goes on from the last one and ends with the same weights (bitwise on CPU with one or
+    two processes). They are removed at the end. With adapters, ``output`` holds them and the model's
+    configuration, and `loading.load` puts both together.
 
     Returns:
-        the log: ``identity``, ``losses`` (nats, one an optimizer step), ``tokens`` used, ``response_tokens``, ``padded`` (tokens
-        forwarded, padding included), ``samples`` seen, ``distinct`` ones, ``epochs``, ``steps``, ``max_position``, ``seconds``.
+        the log: ``identity``, ``losses`` (nats, one an optimizer step), ``tokens`` used, ``response_tokens``,
+        ``padded`` (tokens forwarded, padding included), ``samples`` seen, ``distinct`` ones, ``epochs``,
+        ``steps``, ``max_position``, ``seconds``.
 
     Raises:
         TrainingError: the loss is not finite; names run and step.
     """
     started = time.monotonic()
-    processes, rank = world()
+    processes, rank = processes_and_rank()
     with _restored_determinism():
         model, tokenizer = _model(job)
         steps = steps_of(job, tokenizer)
@@ -115,7 +109,7 @@ def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
 
 
 def _model(job: FineTune) -> tuple[torch.nn.Module, Any]:
-    """The base of a job at the RoPE base and window to train at, with adapters if asked for, and its tokenizer."""
+    """The base of a job at the RoPE base and window to train at, with adapters if asked for; tokenizer."""
     lora = job.tuning == "lora"
     # Where a model is to be sharded, a device may not hold the whole of it: its parts go there one by one.
     to = torch.device("cpu") if job.sharding != "ddp" else None
@@ -130,11 +124,11 @@ def _save(job: FineTune, trainer: ResponseTrainer, output: Path) -> None:
     """Write the model as safetensors; all processes take part in gathering it, the first one writes."""
     model = getattr(trainer.model, "module", trainer.model)
     state = None
-    if job.sharding == "deepspeed":
+    if job.sharding == "deepspeed":  # never run here
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     elif job.sharding == "fsdp":
         state = gathered(model)
-    if world()[1] > 0:
+    if processes_and_rank()[1] > 0:
         return
     if job.tuning == "lora":
         model.save_pretrained(output, save_embedding_layers=False)
@@ -143,7 +137,9 @@ def _save(job: FineTune, trainer: ResponseTrainer, output: Path) -> None:
     dtype = getattr(torch, job.dtype)
     if state is not None or dtype != torch.float32:
         once = dict([*model.named_parameters(), *model.named_buffers()])  # tied weights under one name only
-        state = {name: tensor.to(dtype) for name, tensor in (state or model.state_dict()).items() if name in once}
+        state = {
+            name: tensor.to(dtype) for name, tensor in (state or model.state_dict()).items() if name in once
+        }
         model.config.dtype = dtype
     model.save_pretrained(output, state_dict=state)
 
@@ -171,14 +167,14 @@ def _checkpoints(job: FineTune, steps: Batches, output: Path) -> Iterator[Path]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
-    if world()[1] == 0:
+    if processes_and_rank()[1] == 0:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _last_checkpoint(folder: Path) -> str | None:
     """The last whole checkpoint; one that a kill cut short is removed (`Trainer` writes its state last)."""
     found = None
-    while world()[1] == 0 and (found := get_last_checkpoint(str(folder))):
+    while processes_and_rank()[1] == 0 and (found := get_last_checkpoint(str(folder))):
         try:
             json.loads((Path(found) / "trainer_state.json").read_text(encoding="utf-8"))
             break
@@ -186,14 +182,6 @@ def _last_checkpoint(folder: Path) -> str | None:
             shutil.rmtree(found)
     _meet()
     return get_last_checkpoint(str(folder))
-
-
-
-
-
-
-
-
 
 
 def training_log(folder: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The transformers `Trainer` of a fine-tuning run: the loss of a step from response logits only, read in parts.
+"""The transformers `Trainer` of a fine-tuning run: the loss of a step from response logits, read in parts.
 
-An optimizer step is one planned batch (`recipe`), whatever reads it: each process reads its part of it in one or more forward
-passes, and every part of the loss is divided by the terms of the whole step. So one process and many, and passes of any size,
-give the same loss curve up to the order of summation.
+An optimizer step is one planned batch (`minibatches`), whatever reads it: each process reads its part of it
+in one or more forward passes, and every part of the loss is divided by the terms of the whole step. So one
+process and many, and passes of any size, give the same loss curve up to the order of summation.
 """
 
 from __future__ import annotations
@@ -24,34 +24,37 @@ from gateau_lib.models.output_head import nll_at
 from gateau_lib.study import devices
 from gateau_lib.study.errors import TrainingError
 from gateau_lib.study.progress import track
+from gateau_lib.training import reports
 from gateau_lib.training.input_rows import IGNORED, Row, collate
 from gateau_lib.training.minibatches import deal, terms
 from gateau_lib.training.recipe import FineTune
 
-# Names that transformers changes between the versions supported here, and peft and its own Trainer still call.
+# Names that transformers changes between the versions supported here; peft and its own Trainer call them.
 warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
 
 SAVE_STEPS = 100  # as in GATEAU's train/scripts
 LARGE_STEPS = 20  # of large models: a step takes minutes
-DEEPSPEED = Path(__file__).parent / "deepspeed_zero3.json"  # the settings of LongAlign's ds_config/stage3.json
+# LongAlign's ds_config/stage3.json; never run here.
+DEEPSPEED = Path(__file__).parent / "deepspeed_zero3.json"
 
 
-def world() -> tuple[int, int]:
-    """Number of processes that train together, and which of them this is; (1, 0) outside of `torch.distributed.run`."""
+def processes_and_rank() -> tuple[int, int]:
+    """Number of processes that train together, and which of them this is; (1, 0) outside of torchrun."""
     return int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
 
 
 def response_loss(
     model: torch.nn.Module, batch: dict[str, torch.Tensor], loss: str = "token", over: int | None = None
 ) -> torch.Tensor:
-    """Mean NLL of the labelled tokens of a batch, nats; logits are computed at those tokens only, in parts if they are many.
+    """Mean NLL of the labelled tokens of a batch, nats; logits are computed at those tokens only.
 
     Args:
         model: also wrapped for several processes, or with adapters.
-        batch: from `skipalign.collate`.
-        loss: ``token``, every labelled token counts the same; ``sample``, every sample does: 1/M sum_i L_i/N_i over the
-            M samples of the batch (LongAlign's loss weighting).
-        over: what to divide by where the batch is a part of a step, see `minibatches.terms`; None: the batch's own terms.
+        batch: from `input_rows.collate`.
+        loss: ``token``, every labelled token counts the same; ``sample``, every sample does: 1/M sum_i
+            L_i/N_i over the M samples of the batch (LongAlign's loss weighting).
+        over: what to divide by where the batch is a part of a step, see `minibatches.terms`; None: the
+            batch's own terms.
     """
     labels = batch["labels"]
     inputs = {key: value for key, value in batch.items() if key != "labels"}
@@ -68,7 +71,7 @@ def response_loss(
 
 
 class Parts(torch.utils.data.Dataset):
-    """What each process reads in each step: item ``step * processes + process``, which is how accelerate deals them."""
+    """What each process reads in each step: item ``step * processes + process``, as accelerate deals them."""
 
     def __init__(self, job: FineTune, steps: Sequence[list[Row]], pad: int, processes: int) -> None:
         self.job, self.steps, self.pad, self.processes = job, steps, pad, processes
@@ -77,13 +80,17 @@ class Parts(torch.utils.data.Dataset):
         return len(self.steps) * self.processes
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        """``passes``: a batch (`skipalign.collate`) for each forward pass; ``weights``: a factor each; ``terms`` of the step."""
+        """``passes``: batches of `input_rows.collate`; ``weights``: a factor each; the step's ``terms``."""
         step, process = divmod(item, self.processes)
         rows = self.steps[step]
         passes, counted = zip(*deal(self.job, rows, self.processes, process), strict=True)
         # Gradients and logged losses are averaged over the processes, so each gives its part that many times.
         weights = [float(self.processes * counts) for counts in counted]
-        return {"passes": [collate(p, self.pad) for p in passes], "weights": weights, "terms": terms(rows, self.job.loss)}
+        return {
+            "passes": [collate(p, self.pad) for p in passes],
+            "weights": weights,
+            "terms": terms(rows, self.job.loss),
+        }
 
 
 class ResponseTrainer(Trainer):
@@ -96,14 +103,14 @@ class ResponseTrainer(Trainer):
         self.add_callback(Watch(job.name))
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *_: Any) -> torch.Tensor:
-        """Forward and backward passes of one step; the loss of this process's part, nats, times the number of processes."""
+        """Passes of one step; returns the loss of this process's part, nats, times the processes."""
         model.train()
         inputs = self._prepare_inputs(inputs)
         total = torch.zeros((), device=self.args.device)
         for at, (batch, weight) in enumerate(zip(inputs["passes"], inputs["weights"], strict=True), 1):
             last = at == len(inputs["passes"])
             self.accelerator.gradient_state._set_sync_gradients(last)  # DeepSpeed steps where this is true
-            # Sharded gradients are reduced after each pass: kept whole until the last, they would be as large as the model.
+            # Sharded gradients are reduced after each pass: kept whole, they would be as large as the model.
             wait = not last and self.job.sharding == "ddp"
             with self.accelerator.no_sync(model) if wait else nullcontext():
                 with self.compute_loss_context_manager():
@@ -125,37 +132,56 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         """Start counting the steps that are left; a worker among several does not report, its pool does."""
-        if state.is_world_process_zero and multiprocessing.parent_process() is None:
-            left = range(state.global_step, state.max_steps)
-            self.steps = track(left, f"{self.name}: steps", len(left))
-            next(self.steps, None)
+        if not state.is_world_process_zero or multiprocessing.parent_process() is not None:
+            return
+        left = range(state.global_step, state.max_steps)
+        told = reports.launched()  # to the process that launched this one, which shows it
+        self.steps = reports.counted(left, self.name) if told else track(left, f"{self.name}: steps")
+        next(self.steps, None)
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         """One step further."""
         next(self.steps, None)
 
-    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: Any,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
         """Raise at a loss that is not finite; it is the mean over all processes, so all of them raise."""
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
-            raise TrainingError(f"{self.name}: the loss is {loss} at step {state.global_step}; lower learning_rate")
+            raise TrainingError(
+                f"{self.name}: the loss is {loss} at step {state.global_step}; lower learning_rate"
+            )
 
 
-def make_trainer(job: FineTune, model: torch.nn.Module, steps: Sequence[list[Row]], folder: Path) -> ResponseTrainer:
+def make_trainer(
+    job: FineTune, model: torch.nn.Module, steps: Sequence[list[Row]], folder: Path
+) -> ResponseTrainer:
     """The `Trainer` of a job over its steps; checkpoints, if asked for, go below ``folder``.
 
     Raises:
         TrainingError: one process that sees several GPUs; `launch.fine_tune` shows it one.
     """
-    processes, _ = world()
+    processes, _ = processes_and_rank()
     if processes == 1 and devices.device().type == "cuda" and torch.cuda.device_count() > 1:
-        raise TrainingError(f"{torch.cuda.device_count()} GPUs are visible and a run uses one: set CUDA_VISIBLE_DEVICES to one")
+        visible = f"{torch.cuda.device_count()} GPUs are visible and a run uses one"
+        raise TrainingError(f"{visible}: set CUDA_VISIBLE_DEVICES to one")
     if job.gradient_checkpointing:  # the Trainer's argument for it changes its name between versions
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    pad = max(0, model.config.pad_token_id or 0)  # masked and never a label, so any id will do; -1 stands for none
+    # Masked and never a label, so any id will do; -1 stands for none.
+    pad = max(0, model.config.pad_token_id or 0)
     data = Parts(job, steps, pad, processes)
     return ResponseTrainer(
-        job, model=model, args=_arguments(job, len(steps), folder), train_dataset=data, data_collator=lambda items: items[0]
+        job,
+        model=model,
+        args=_arguments(job, len(steps), folder),
+        train_dataset=data,
+        data_collator=lambda items: items[0],
     )
 
 
@@ -167,9 +193,11 @@ def _arguments(job: FineTune, steps: int, folder: Path) -> TrainingArguments:
         # Each process writes its part of a checkpoint; the final model is gathered by `sft`.
         shared = {"fsdp": True, "fsdp_config": {"fsdp_version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
         shared["fsdp_config"] |= {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True}
-    elif job.sharding == "deepspeed":
+    elif job.sharding == "deepspeed":  # never run here: it needs GPUs and a package that the lock leaves out
         if not find_spec("deepspeed"):
-            raise TrainingError(f"{job.name}: deepspeed is not installed; pip install deepspeed, or give sharding 'fsdp'")
+            raise TrainingError(
+                f"{job.name}: deepspeed is not installed; pip install deepspeed, or give sharding 'fsdp'"
+            )
         shared = {"deepspeed": str(DEEPSPEED)}
     return TrainingArguments(
         output_dir=str(folder),
@@ -203,8 +231,8 @@ def _arguments(job: FineTune, steps: int, folder: Path) -> TrainingArguments:
 def save_steps_of(job: FineTune, steps: int) -> int | None:
     """Steps between the checkpoints of a run of so many steps; None: no checkpoints.
 
-    If the job does not say: those of large models (adapters, gradient checkpointing, sharding) at each quarter, 20 to 100 steps
-    apart; others every 100 steps, in runs more than twice as long.
+    If the job does not say: those of large models (adapters, gradient checkpointing, sharding) at each
+    quarter, 20 to 100 steps apart; others every 100 steps, in runs more than twice as long.
     """
     if job.save_steps:
         return job.save_steps

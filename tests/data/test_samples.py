@@ -255,8 +255,7 @@ def test_bytes_that_are_not_utf8_are_named_and_a_byte_order_mark_is_not_text(tmp
 @pytest.mark.parametrize("context", ["Mira went home. Her code is amber.", ""])
 def test_a_sample_is_trained_on_as_a_model_is_asked(prefixing, tokenizer, context):
     """Also with a tokenizer that puts a mark before every text it is given, which parts of a prompt must not get."""
-    from gateau_lib.models.prompts import prompt_ids
-    from gateau_lib.training.recipe import INST
+    from gateau_lib.models.prompts import INST, prompt_ids
 
     for each in (prefixing, tokenizer):
         asking = copy.deepcopy(each)

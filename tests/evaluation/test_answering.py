@@ -14,13 +14,13 @@ from reference.generation import greedy_reference
 from tiny import random_llama
 from transformers import GenerationConfig
 
+from gateau_lib.data.samples import Sample, encode_asked
 from gateau_lib.evaluation import answering
 from gateau_lib.evaluation.answering import answer
 from gateau_lib.evaluation.benchmark_item import Item, middle
 from gateau_lib.models import generate
-from gateau_lib.models.prompts import prompt_ids
+from gateau_lib.models.prompts import INST, prompt_ids
 from gateau_lib.study.errors import DataError
-from gateau_lib.training.recipe import INST
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"
@@ -79,6 +79,16 @@ def test_a_model_is_asked_as_it_was_trained(tokenizer):
     for said in ([], ["1."], ["1.", "2 is it"]):
         arguments = (("One?", "Two?\nYes", "Three?"), said, True)
         assert prompt_ids(templated, *arguments) == prompt_ids(tokenizer, *arguments)
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "prefixing"])
+def test_a_base_model_is_asked_as_its_tuned_ones_are_trained(name, request):
+    """Training's rows and the prompt of a model without a template hold the same tokens, also where every text gets a mark."""
+    base = request.getfixturevalue(name)
+    trained = copy.deepcopy(base)
+    trained.chat_template = INST
+    sample = Sample("s", "Mira went home.", "Where is she?", "At home.")
+    assert encode_asked(sample, trained).prompt == prompt_ids(base, ["Mira went home.\n\nWhere is she?"], [], chat=True)
 
 
 @given(st.lists(st.integers(0, 9), max_size=12), st.integers(2, 12))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gateau_lib import run, study
-from gateau_lib.evaluation import haystack, suite
+from gateau_lib.evaluation import haystack
 from gateau_lib.experiments import footprint, machine_check, pages, plan, setting_sources, workload
 from gateau_lib.models import adapters, sizes
 from gateau_lib.models.tiny import build_llama
@@ -115,7 +115,7 @@ def test_hours_of_the_published_training_agree_with_what_its_authors_report():
 
 def test_needle_items_are_as_many_as_the_benchmark_makes(tokenizer):
     profile = resolve("paper", eval_lengths=(400,))
-    made = haystack.items(["The sun rose over the hills. A dog barked. " * 9], tokenizer, (400,), suite.DEPTHS, seed=0)
+    made = haystack.items(["The sun rose over the hills. A dog barked. " * 9], tokenizer, (400,), haystack.DEPTHS, seed=0)
     ((count, length, _),) = workload.asked(profile, "needle")
     assert (count, length) == (len(made), 400)
 

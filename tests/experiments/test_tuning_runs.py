@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import families
 import numpy as np
@@ -57,11 +58,12 @@ def test_the_stretched_base_is_the_one_hmg_reads_with(study, tmp_path, family):
 def test_selection_jobs_are_one_a_selector_and_pool_at_one_budget(study, inputs):
     jobs = tuning_runs.selection_jobs(study, *inputs)
     assert len(jobs) == 2 * (len(tuning_runs.SELECTORS) + 2) == len({job.name for job in jobs})
-    equal = [job for job in jobs if tuning_runs.EQUAL_EPOCHS not in job.name]
-    assert {job.tokens for job in equal} == {3000} and {job.seed for job in jobs} == {100, 101}
+    assert {job.name for job in jobs} == set(tuning_runs.run_names(study.profile, "selection"))
+    equal = [job for job in jobs if job.method != tuning_runs.EQUAL_EPOCHS]
+    assert {job.length.tokens for job in equal} == {3000} and {job.seed for job in jobs} == {100, 101}
     by_name = {job.name: job for job in jobs}
     longer, full, gateau = (by_name[f"sft-{name}-1"] for name in (tuning_runs.EQUAL_EPOCHS, "full", "gateau"))
-    epochs = [job.tokens / sum(tuning_runs.sample_lengths(job)) for job in (longer, gateau)]
+    epochs = [job.length.tokens / sum(tuning_runs.sample_lengths(job)) for job in (longer, gateau)]
     assert np.isclose(*epochs, rtol=1e-3) and longer.selected == full.selected and len(gateau.selected) == 4
     assert by_name["sft-short_only-0"].pool is None
 
@@ -74,8 +76,10 @@ def test_a_missing_selection_names_the_file_and_the_notebook(study, inputs):
 
 def test_skip_jobs_differ_in_strategy_only(study, inputs):
     jobs = tuning_runs.skip_jobs(study, *inputs)
-    assert [job.name.split("-")[1] for job in jobs[:6]] == list(tuning_runs.STRATEGIES)
-    assert len({replace(job, name="", strategy="normal", packed_isolated=True) for job in jobs[:6]}) == 1
+    assert [job.name for job in jobs] == tuning_runs.run_names(study.profile, "skipping")
+    assert [job.method for job in jobs[:6]] == list(tuning_runs.STRATEGIES)
+    alike = {"name": "", "method": "", "strategy": "normal", "packed_isolated": True}
+    assert len({replace(job, **alike) for job in jobs[:6]}) == 1
     short = LlamaConfig.from_pretrained(inputs[1] / "short")
     times, d = study.profile.long_window / short.max_position_embeddings, short.head_dim
     assert jobs[0].rope_theta == pytest.approx(short.rope_parameters["rope_theta"] * times ** (d / (d - 2)))
@@ -113,7 +117,10 @@ def rows(method, seeds, **columns):
 
 
 def test_untrained_models_count_for_every_seed():
-    table = outcomes.by_run(pd.concat([rows("base", [None], x=1), rows("length_matched", [0, 2], x=2)]), pool_seeds=3)
+    models = [outcomes.untrained("base", Path())]
+    models += [outcomes.Model(f"sft-length_matched-{n}", Path(), "length_matched", n) for n in (0, 2)]
+    found = pd.concat([rows("base", [None], x=1), rows("length_matched", [0, 2], x=2)])
+    table = outcomes.by_method(found, models, pool_seeds=3)
     assert table[["method", "seed"]].to_records(index=False).tolist() == [
         ("base", 0), ("base", 1), ("base", 2), ("length_matched", 0), ("length_matched", 2)
     ]  # fmt: skip
@@ -172,9 +179,10 @@ def test_figures_draw():
 
 def test_perplexities_read_every_model_at_every_length(study, saved_pair, monkeypatch):
     study = open_study("smoke", 1, workers=0, eval_lengths=(96, 192), eval_items=4)
-    monkeypatch.setattr(outcomes.corpus, "documents", lambda *_: [("d", "a" * 400), ("e", "b" * 400)])
+    monkeypatch.setattr(outcomes.passages, "documents", lambda *_: [("d", "a" * 400), ("e", "b" * 400)])
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(saved_pair[0])
-    table = outcomes.perplexities(study, {"base": saved_pair[1], "skip-pose-0": saved_pair[0]}, tokenizer)
+    models = [outcomes.untrained("base", saved_pair[1]), outcomes.Model("skip-pose-0", saved_pair[0], "pose", 0)]
+    table = outcomes.perplexities(study, models, tokenizer)
     assert len(table) == 2 * 2 * (study.profile.pool_seeds + 1) and torch.isfinite(torch.tensor(table["nll"].to_numpy())).all()

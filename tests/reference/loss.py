@@ -10,13 +10,12 @@ from gateau_lib.models import loading
 from gateau_lib.training import minibatches
 from gateau_lib.training.input_rows import IGNORED, Row
 from gateau_lib.training.recipe import FineTune
-from gateau_lib.training.sft import training_batches
 
 
 def encoded_batches(job: FineTune) -> list[list[Row]]:
     tokenizer = loading.load(job.base)[1]
     encoded = [encode(s, tokenizer, job.window - 1) for s in minibatches.training_samples(job)]
-    return training_batches(job, encoded, [tokenizer.eos_token_id])
+    return minibatches.Batches(job, encoded, [tokenizer.eos_token_id])
 
 
 def reference_loss(model: LlamaForCausalLM, rows: list[Row], by_sample: bool = False) -> torch.Tensor:

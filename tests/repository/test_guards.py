@@ -1,4 +1,4 @@
-"""Rules that need no kernel: what sources and executed notebooks must look like, and what may not be in the repository."""
+"""Rules that need no kernel: the form of sources and executed notebooks, and what may not be in git."""
 
 from __future__ import annotations
 
@@ -17,26 +17,44 @@ from gateau_lib.study.store import Study
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-EXERCISES = sorted(p for folder in ("exercises", "solutions") for p in (ROOT / "notebooks" / folder).glob("*.ipynb"))
+EXERCISES = sorted(
+    p for folder in ("exercises", "solutions") for p in (ROOT / "notebooks" / folder).glob("*.ipynb")
+)
 RESULTS = ROOT / "results" / "cpu"
 CHECK = "# NBVAL_CHECK_OUTPUT"
 DECIMAL = re.compile(r"(?<![\w.:/§])\d+\.\d+(?![\w/]|\.\d)")  # not part of a version or a path
-NAMED_NUMBER = r"(§|Sections?|Eqs?\.|Equations?|Figures?|Tables?|Appendix|Python|Llama|arXiv)[ :~-]*\(?\d+\.\d+\)?"
+NAMED_NUMBER = (
+    r"(§|Sections?|Eqs?\.|Equations?|Figures?|Tables?|Appendix|Python|Llama|arXiv)[ :~-]*\(?\d+\.\d+\)?"
+)
 CODE_LINES, FUNCTION_LINES, CELLS = 15, 8, range(20, 36)
 
 source = pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
 any_source = pytest.mark.parametrize("path", SOURCES + EXERCISES, ids=lambda p: p.stem)
-executed = pytest.mark.skipif(not (RESULTS / "notebooks").exists(), reason="no results/cpu/notebooks: make cpu")
+executed = pytest.mark.skipif(
+    not (RESULTS / "notebooks").exists(), reason="no results/cpu/notebooks: make cpu"
+)
 
 
 def code(path: Path) -> list[tuple[int, str]]:
     """Numbers (from 1) and texts of the code cells of a source."""
-    return [(i, notebooks.source(c)) for i, c in enumerate(notebooks.read(path)["cells"], 1) if c["cell_type"] == "code"]
+    return [
+        (i, notebooks.source(c))
+        for i, c in enumerate(notebooks.read(path)["cells"], 1)
+        if c["cell_type"] == "code"
+    ]
 
 
 def prose(text: str) -> str:
     """Markdown without code, formulas, addresses and named numbers such as "Section 3.2"."""
-    for unread in (r"```.*?```", r"`[^`]*`", r"\$\$.*?\$\$", r"\$[^$\n]*\$", r"\]\([^)]*\)", r"https?://\S+", NAMED_NUMBER):
+    for unread in (
+        r"```.*?```",
+        r"`[^`]*`",
+        r"\$\$.*?\$\$",
+        r"\$[^$\n]*\$",
+        r"\]\([^)]*\)",
+        r"https?://\S+",
+        NAMED_NUMBER,
+    ):
         text = re.sub(unread, " ", text, flags=re.S)
     return text
 
@@ -53,7 +71,9 @@ def test_source_has_no_outputs_and_no_traces(path):
     for cell in notebook["cells"]:
         assert cell.get("id"), "a cell without an id gets a random one whenever it is saved"
         if cell["cell_type"] == "code":
-            assert not cell["outputs"] and cell["execution_count"] is None, f"clear the outputs: {notebooks.source(cell)[:60]}"
+            assert not cell["outputs"] and cell["execution_count"] is None, (
+                f"clear the outputs: {notebooks.source(cell)[:60]}"
+            )
         assert not set(cell["metadata"]) - {"tags"}
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
     assert "widgets" not in notebook["metadata"] and "papermill" not in notebook["metadata"]
@@ -62,11 +82,17 @@ def test_source_has_no_outputs_and_no_traces(path):
 @any_source
 def test_code_cells_and_functions_are_short(path):
     for number, text in code(path):
-        assert len(text.strip().splitlines()) <= CODE_LINES, f"cell {number} is longer than {CODE_LINES} lines"
-        for node in ast.walk(ast.parse(notebooks.code({"cells": [{"cell_type": "code", "source": text}]}, path.name))):
+        assert len(text.strip().splitlines()) <= CODE_LINES, (
+            f"cell {number} is longer than {CODE_LINES} lines"
+        )
+        for node in ast.walk(
+            ast.parse(notebooks.code({"cells": [{"cell_type": "code", "source": text}]}, path.name))
+        ):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or 0) - node.lineno + 1
-                assert length <= FUNCTION_LINES, f"cell {number}: {node.name} has {length} lines; move it to the library"
+                assert length <= FUNCTION_LINES, (
+                    f"cell {number}: {node.name} has {length} lines; move it to the library"
+                )
 
 
 @source
@@ -77,7 +103,9 @@ def test_source_has_the_usual_shape(path):
     assert [notebooks.tags(c) for c in cells].count(["parameters"]) == 1
     assert {"profile": "str", "seed": "int"}.items() <= inspect(path).items()
     assert any(text.startswith(CHECK) for _, text in code(path)), "no checked cell"
-    assert all(text.startswith(CHECK) for _, text in code(path) if CHECK in text), "the mark must be the cell's first line"
+    assert all(text.startswith(CHECK) for _, text in code(path) if CHECK in text), (
+        "the mark must be the cell's first line"
+    )
 
 
 @any_source
@@ -103,7 +131,7 @@ def test_the_rule_about_decimals_itself(text, found):
     assert DECIMAL.findall(prose(text)) == found
 
 
-# Executed copies ---------------------------------------------------------------------------------------------------------
+# Executed copies --------------------------------------------------------------------------------------------
 
 
 @executed
@@ -130,9 +158,13 @@ def test_checked_cells_check_something(path):
     checked = [c for c in notebooks.code_cells(done) if notebooks.source(c).startswith(CHECK)]
     assert checked
     for cell in checked:
-        text = "".join("".join(o.get("text", o.get("data", {}).get("text/plain", ""))) for o in cell["outputs"])
+        text = "".join(
+            "".join(o.get("text", o.get("data", {}).get("text/plain", ""))) for o in cell["outputs"]
+        )
         assert text.strip(), f"nothing to compare: {notebooks.source(cell)[:80]}"
-        assert not DECIMAL.findall(text), f"a measured number would differ elsewhere: {DECIMAL.findall(text)[:3]}"
+        assert not DECIMAL.findall(text), (
+            f"a measured number would differ elsewhere: {DECIMAL.findall(text)[:3]}"
+        )
 
 
 @executed
@@ -149,7 +181,7 @@ def test_every_claim_is_used_where_its_evidence_is():
         assert claim.id in copies["08_findings"], f"{claim.id} is not shown in 08_findings"
 
 
-# The repository ----------------------------------------------------------------------------------------------------------
+# The repository ---------------------------------------------------------------------------------------------
 
 
 def tracked() -> list[tuple[str, str]]:
@@ -176,12 +208,12 @@ def test_no_home_paths_and_nothing_unfinished():
 def test_repository_stays_small():
     names = [name for name, _ in tracked()]
     assert not [n for n in names if "/cache/" in n or n.endswith((".pyc", ".failed.ipynb"))]
-    total = sum((ROOT / n).stat().st_size for n in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
-                if (ROOT / n).is_file())  # fmt: skip
+    listed = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
+    total = sum((ROOT / name).stat().st_size for name in listed if (ROOT / name).is_file())
     assert total < 30 * 2**20
 
 
-# Code of a model's own ---------------------------------------------------------------------------------------------------
+# Code of a model's own --------------------------------------------------------------------------------------
 
 LOADERS = ("from_pretrained", "from_config")
 
@@ -189,16 +221,20 @@ LOADERS = ("from_pretrained", "from_config")
 def may_run_code(text: str) -> list[int]:
     """Lines that load something by name without saying that code found there is not to be run.
 
-    Without a word transformers asks on the terminal, where ``yes |`` may answer. peft's loader takes no such argument and runs
-    nothing (`gateau_lib.models.adapters`).
+    Without a word transformers asks on the terminal, where ``yes |`` may answer. peft's loader takes no such
+    argument and runs nothing (`gateau_lib.models.adapters`).
     """
     nodes, safe = list(ast.walk(ast.parse(text))), set()
     for node in nodes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LOADERS:
-            refuses = any(k.arg == "trust_remote_code" and ast.unparse(k.value) == "False" for k in node.keywords)
+            refuses = any(
+                k.arg == "trust_remote_code" and ast.unparse(k.value) == "False" for k in node.keywords
+            )
             if refuses or ast.unparse(node.func.value).endswith("PeftModel"):
                 safe.add(id(node.func))
-    return [n.lineno for n in nodes if isinstance(n, ast.Attribute) and n.attr in LOADERS and id(n) not in safe]
+    return [
+        n.lineno for n in nodes if isinstance(n, ast.Attribute) and n.attr in LOADERS and id(n) not in safe
+    ]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +242,11 @@ def may_run_code(text: str) -> list[int]:
     [
         ("AutoTokenizer.from_pretrained(x)", [1]),
         ("AutoModel.from_pretrained(\n    x,\n    trust_remote_code=False,\n)", []),
-        ("AutoModel.from_pretrained(x, trust_remote_code=True)\nAutoConfig.from_pretrained(x, trust_remote_code=trust)", [1, 2]),
+        (
+            "AutoModel.from_pretrained(x, trust_remote_code=True)\n"
+            "AutoConfig.from_pretrained(x, trust_remote_code=trust)",
+            [1, 2],
+        ),
         ("AutoModel.from_config(config)", [1]),
         ("for load in (AutoConfig.from_pretrained, AutoTokenizer.from_pretrained):\n    load(x)", [1, 1]),
         ("peft().PeftModel.from_pretrained(base, x)", []),
@@ -221,4 +261,5 @@ def test_nothing_is_loaded_without_refusing_its_code():
         lines = may_run_code(path.read_text(encoding="utf-8"))
         assert not lines, f"{path.name}, lines {lines}: use models.load, load_tokenizer or load_config"
     for path in SOURCES + EXERCISES:
-        assert not may_run_code(notebooks.code(notebooks.read(path), path.name)), f"{path.name}: load by gateau_lib.models.loading"
+        code_of_it = notebooks.code(notebooks.read(path), path.name)
+        assert not may_run_code(code_of_it), f"{path.name}: load by gateau_lib.models.loading"

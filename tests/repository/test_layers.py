@@ -6,6 +6,7 @@ import-linter checks the same direction in `make lint`; here it is read from the
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -134,7 +135,7 @@ def test_own_modules_are_imported_at_the_top():
 
 
 def own_test(module: str) -> bool:
-    """Whether a module has a file of tests of its name, in its room's folder; a command's may lie anywhere."""
+    """Whether a file of tests has the module's name, in its room's folder; a command's may lie anywhere."""
     room, _, name = module.rpartition(".")
     return bool(list((TESTS / room).rglob(f"test_{name}.py")))
 
@@ -196,6 +197,15 @@ def test_tests_import_no_tests():
             asked += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             found += [f"{path.name} imports {name}" for name in asked if name.rpartition(".")[2] in names]
     assert found == []
+
+
+def test_slow_tests_exist():
+    """Else a test that got another name would be in the fast loop again."""
+    listed = re.findall(r"^\w+", (TESTS / "slow.txt").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    there = {path.stem for path in TESTS.rglob("test_*.py")}
+    for path in TESTS.rglob("test_*.py"):
+        there |= {node.name for node in tree(path).body if isinstance(node, ast.FunctionDef)}
+    assert listed and sorted(set(listed) - there) == []
 
 
 @pytest.mark.parametrize("module", ["select", "study"])

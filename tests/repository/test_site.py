@@ -1,4 +1,4 @@
-"""The site as a reader sees it: a page made here, built by sphinx; the formulas of the notebooks fit its column."""
+"""The site as a reader sees it: a page made here, built by sphinx; formulas of notebooks fit its column."""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ from gateau_lib.study import notebooks
 pytest.importorskip("myst_nb")
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-TITLE, FORMULA = "01 · Title of a chapter", "$$\n\\begin{aligned}\na_i &= b_i \\\\\nc &= \\sum_i a_i\n\\end{aligned}\n$$"
+TITLE, FORMULA = (
+    "01 · Title of a chapter",
+    "$$\n\\begin{aligned}\na_i &= b_i \\\\\nc &= \\sum_i a_i\n\\end{aligned}\n$$",
+)
 
 
 def page(text: str) -> nbformat.NotebookNode:
     """An executed notebook with a formula, and the text as the Markdown output of its one cell."""
-    output = nbformat.v4.new_output("display_data", {"text/markdown": text, "text/plain": "<Markdown object>"})
+    output = nbformat.v4.new_output(
+        "display_data", {"text/markdown": text, "text/plain": "<Markdown object>"}
+    )
     cell = nbformat.v4.new_code_cell("Markdown(table)", execution_count=1, outputs=[output])
     prose = nbformat.v4.new_markdown_cell(f"# {TITLE}\n\n{FORMULA}")
     spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -44,7 +49,17 @@ def html(tmp_path_factory) -> str:
     nbformat.write(page(f"{table}\n- **one** of a list\n- another\n"), executed / "01_title.ipynb")
     shutil.copytree(ROOT / "docs", place / "docs", ignore=shutil.ignore_patterns("_build", "notebooks"))
     environment = os.environ | {"GATEAU_RESULTS": str(place / "results"), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", str(place / "docs"), str(place / "html")]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-W",
+        "-b",
+        "html",
+        str(place / "docs"),
+        str(place / "html"),
+    ]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return (place / "html" / "notebooks" / "01_title.html").read_text(encoding="utf-8")

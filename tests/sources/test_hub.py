@@ -24,7 +24,7 @@ from gateau_lib.evaluation import haystack, judging, longbench
 from gateau_lib.experiments import rehearsal
 from gateau_lib.models import loading, rope
 from gateau_lib.models.pair import check_homologous
-from gateau_lib.sources import hub
+from gateau_lib.sources import hub, published
 from gateau_lib.sources.hub import HubError
 from gateau_lib.study import errors, registry
 from gateau_lib.study.code_hash import path_hash
@@ -136,18 +136,18 @@ def test_a_rehearsal_reads_nothing_else_and_is_made_once(tmp_path, monkeypatch):
 
 def test_samples_of_both_kinds_with_their_cards(filled, study):
     tokenizer = loading.load_tokenizer(loading.SHIPPED / "short")
-    folder = hub.long_samples(study)
+    folder = published.long_samples(study)
     samples, card = read_samples(folder / "samples.jsonl"), json.loads((folder / "card.json").read_text())
     assert len(samples) == card["kept"] == rehearsal.LONG and card["read"] == rehearsal.LONG + 3
     assert len(card["dropped"]) == 3 and set(card["dropped"].values()) == {1} and card["cut to first exchange"] == 0
     entry = registry.data_sets()["longalign-10k"]
     assert (card["repo"], card["revision"], card["licence"]) == (entry.repo, entry.revision, entry.licence)
-    published = filled / f"datasets--THUDM--LongAlign-10k/snapshots/{entry.revision}/long.jsonl"
-    assert card["sha256"] == {"long.jsonl": path_hash(published)}
+    original = filled / f"datasets--THUDM--LongAlign-10k/snapshots/{entry.revision}/long.jsonl"
+    assert card["sha256"] == {"long.jsonl": path_hash(original)}
     lengths = [len(tokenizer(s.context)["input_ids"]) for s in samples]
     assert min(lengths) > 256 and max(lengths) < 1024 and all(s.instruction and s.response for s in samples)
 
-    folder = hub.short_samples(study)
+    folder = published.short_samples(study)
     samples, card = read_samples(folder / "samples.jsonl"), json.loads((folder / "card.json").read_text())
     assert len(samples) == rehearsal.SHORT and sum(card["dropped"].values()) == 4 and len(card["sha256"]) == 2
     assert card["cut to first exchange"] == sum(n % 3 > 0 for n in range(rehearsal.SHORT))
@@ -155,13 +155,13 @@ def test_samples_of_both_kinds_with_their_cards(filled, study):
 
 
 def test_conversion_is_made_once_and_again_for_other_files(filled, study, tmp_path, monkeypatch):
-    first = hub.long_samples(study)
+    first = published.long_samples(study)
     made = path_hash(first)
-    assert hub.long_samples(study) == first and path_hash(first) == made  # it holds the time at which it was made
+    assert published.long_samples(study) == first and path_hash(first) == made  # it holds the time at which it was made
     monkeypatch.setenv("GATEAU_DATA", str(tmp_path / "own"))
     (tmp_path / "own" / "longalign-10k").mkdir(parents=True)
     shutil.copy(first / "samples.jsonl", tmp_path / "own" / "longalign-10k" / "long.jsonl")
-    assert hub.long_samples(study) != first
+    assert published.long_samples(study) != first
 
 
 def test_benchmarks_are_read_by_their_modules(filled, study):
@@ -302,14 +302,14 @@ def test_a_commit_that_is_gone_is_told(server, study):
 def test_no_network_is_one_line(server, study):
     server.shutdown()
     server.server_close()
-    said = refused(hub.short_samples, study)
+    said = refused(published.short_samples, study)
     assert "not in the cache, or not whole, and the hub does not answer" in said
     assert "hf download anon8231489123/ShareGPT_Vicuna_unfiltered --repo-type dataset, its cache is" in said
     assert "put the files into $GATEAU_DATA/sharegpt/" in said
 
 
 def test_offline_a_pinned_data_set_is_named_with_its_commit(cache, study):
-    said, commit = refused(hub.long_samples, study), registry.data_sets()["longalign-10k"].revision
+    said, commit = refused(published.long_samples, study), registry.data_sets()["longalign-10k"].revision
     assert f"hf download THUDM/LongAlign-10k --revision {commit} --repo-type dataset" in said
 
 
@@ -387,8 +387,8 @@ def test_every_data_set_is_read_from_a_folder(own, study, fabricated, flat):
             target = own / entry.name / (path.name if flat else path.relative_to(snapshot))
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-    assert len(read_samples(hub.long_samples(study) / "samples.jsonl")) == rehearsal.LONG
-    card = json.loads((hub.short_samples(study) / "card.json").read_text())
+    assert len(read_samples(published.long_samples(study) / "samples.jsonl")) == rehearsal.LONG
+    card = json.loads((published.short_samples(study) / "card.json").read_text())
     assert card["kept"] == rehearsal.SHORT and card["revision"] is None and card["folder"] == "$GATEAU_DATA/sharegpt"
     assert len(longbench.items(longbench.longbench(study))) == len(longbench.TASKS) * rehearsal.PER_TASK
     assert len(judging.items(judging.questions(study, "longbench-chat"), "longbench-chat")) == rehearsal.QUESTIONS
@@ -410,7 +410,7 @@ def test_other_files_that_are_known_are_read_too(own, study):
 
 def test_a_folder_without_the_files_names_them(own, study):
     (own / "longalign-10k").mkdir(parents=True)
-    said = refused(hub.long_samples, study)
+    said = refused(published.long_samples, study)
     assert "longalign-10k holds none of long.jsonl, *.jsonl; put the files of THUDM/LongAlign-10k there" in said
 
 
@@ -418,12 +418,12 @@ def test_files_without_a_usable_record_are_an_error(own, study):
     (own / "longalign-10k").mkdir(parents=True)
     (own / "longalign-10k" / "long.jsonl").write_text('{"id": "a"}\n')
     with pytest.raises(DataError, match="none of 1 records can be used.*no usable 'messages'"):
-        hub.long_samples(study)
+        published.long_samples(study)
 
 
 def test_a_data_set_of_another_kind_is_refused(cache, study):
     study = replace(study, profile=replace(study.profile, long_data="sharegpt"))
-    assert "'sharegpt' is no long data set of the registry; it has longalign-10k" in refused(hub.long_samples, study)
+    assert "'sharegpt' is no long data set of the registry; it has longalign-10k" in refused(published.long_samples, study)
 
 
 def test_a_model_may_be_a_folder(cache, study):

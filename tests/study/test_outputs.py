@@ -143,7 +143,7 @@ def run_of_saved(saved_pair, tmp_path) -> Path:
     """A training run as JSON, of a copy of the long model."""
     shutil.copytree(saved_pair[1], tmp_path / "base")
     data = write_samples([Sample("a", "A key lies under the mill.", "Where is it?", "Under the mill.")], tmp_path / "d.jsonl")
-    job = recipe.FineTune("run", tmp_path / "base", (data,), 256, 1e-3, seed=0, epochs=1, batch_samples=1)
+    job = recipe.FineTune("run", tmp_path / "base", (data,), 256, 1e-3, seed=0, length=recipe.ByEpochs(1, 1))
     (tmp_path / "job.json").write_text(recipe.to_json(job))
     (tmp_path / "link").symlink_to("base")
     return tmp_path / "job.json"

@@ -14,7 +14,6 @@ import torch
 from tiny import eager
 from transformers import LlamaForCausalLM
 
-from gateau_lib.data import corpus
 from gateau_lib.data.tokenizer import build_tokenizer
 from gateau_lib.experiments import study_corpus
 from gateau_lib.models.loading import load
@@ -232,7 +231,7 @@ def test_learning_rate_warms_up_and_falls_to_a_tenth():
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pair") / "pair"
-    pretrain.build_pair(out, WORDS, seed=0, to=CPU, **PAIR)
+    pretrain.build_pair(out, WORDS, pretrain.PairRecipe(**PAIR), 0, to=CPU)
     return out
 
 
@@ -250,7 +249,8 @@ def test_pair_loads_and_differs_as_it_should(built):
 
 
 def test_training_the_long_model_leaves_the_short_one_alone(built, tmp_path):
-    pretrain.build_pair(tmp_path / "pair", WORDS, seed=0, to=CPU, **(PAIR | {"long_stages": ()}))
+    recipe = pretrain.PairRecipe(**(PAIR | {"long_stages": ()}))
+    pretrain.build_pair(tmp_path / "pair", WORDS, recipe, 0, to=CPU)
     alone, short = load(tmp_path / "pair" / "short", to=CPU)[0], load(built / "short", to=CPU)[0]
     assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), short.parameters(), strict=True))
     # With no steps of its own, the long model is the short one under another base.
@@ -279,7 +279,7 @@ def test_scratch_pair_is_trained_once(small_study, monkeypatch):
 
 
 def test_shipped_pair_is_copied_and_still_practises(small_study, monkeypatch, built):
-    for module in (corpus, pretrain):
+    for module in (study_corpus, pretrain):
         monkeypatch.setattr(module, "SHIPPED", built)
     study = small_study()
     folder = pretrain.pair(study, study_corpus.prepared(study))

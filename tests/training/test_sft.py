@@ -18,7 +18,7 @@ from tiny_data import sample
 
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.models import loading, rope
-from gateau_lib.study.errors import DataError, TrainingError
+from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import JobError
@@ -27,7 +27,7 @@ from gateau_lib.training import trainer as trainer_module
 from gateau_lib.training.fine_tuning import fine_tune_all
 from gateau_lib.training.input_rows import IGNORED, collate
 from gateau_lib.training.packing import plan_batches
-from gateau_lib.training.recipe import FineTune
+from gateau_lib.training.recipe import ByTokens, FineTune
 from gateau_lib.training.sft import fine_tune, training_log
 from gateau_lib.training.trainer import make_trainer, response_loss
 
@@ -49,7 +49,7 @@ def determinism() -> Iterator[None]:
 
 @pytest.fixture
 def job(saved_pair: tuple[Path, Path], data: tuple[Path, Path]) -> FineTune:
-    sizes = {"tokens": 2500, "batch_tokens": 300, "window": 256, "learning_rate": 1e-3, "seed": 0}
+    sizes = {"length": ByTokens(2500, 300), "window": 256, "learning_rate": 1e-3, "seed": 0}
     return FineTune("run", saved_pair[1], (data[0],), **sizes)
 
 
@@ -143,7 +143,7 @@ def test_batches_hold_similar_lengths():
 
 
 def test_run_lowers_the_loss_and_leaves_a_loadable_model(job, data, tmp_path):
-    mixed = dataclasses.replace(job, pool=data[1], selected=("long3", "long1"), tokens=9000, rope_theta=5e4, learning_rate=3e-3)
+    mixed = dataclasses.replace(job, pool=data[1], selected=("long3", "long1"), length=ByTokens(9000, 300), rope_theta=5e4, learning_rate=3e-3)
     log = fine_tune(mixed, tmp_path / "out")
     assert sum(log["losses"][-5:]) < 0.8 * sum(log["losses"][:5])
     assert log["distinct"] == 14 and log["steps"] == len(log["losses"]) and abs(log["tokens"] - 9000) < 200
@@ -194,7 +194,7 @@ def test_killed_and_resumed_equals_uninterrupted(job, tmp_path, monkeypatch):
 
 
 def test_seeds_differ_and_repeat(job, tmp_path):
-    runs = [dataclasses.replace(job, seed=seed, tokens=900) for seed in (0, 0, 1)]
+    runs = [dataclasses.replace(job, seed=seed, length=ByTokens(900, 300)) for seed in (0, 0, 1)]
     a, b, c = (fine_tune(run, tmp_path / str(i))["losses"] for i, run in enumerate(runs))
     assert a == b != c
 
@@ -205,15 +205,15 @@ def test_bad_jobs_are_named(job, data, tmp_path):
     with pytest.raises(DataError, match="'run' has no samples"):
         fine_tune(dataclasses.replace(job, samples=()), tmp_path / "b")
     with pytest.raises(ValueError, match="raise the budget"):
-        fine_tune(dataclasses.replace(job, tokens=3), tmp_path / "c")
-    with pytest.raises(TrainingError, match="run: the loss is nan at step"):
+        fine_tune(dataclasses.replace(job, length=ByTokens(3, 300)), tmp_path / "c")
+    with pytest.raises(ValueError, match="run: the loss is nan at step"):
         fine_tune(dataclasses.replace(job, learning_rate=1e30), tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
 
 def test_all_runs_are_cached_and_processes_equal_the_notebook(job, tmp_path):
     """Two processes, then none: same bytes; nothing is trained twice; a failing run is named."""
-    jobs = [dataclasses.replace(job, name=f"run-{s}", strategy=s, tokens=700) for s in ("normal", "pose")]
+    jobs = [dataclasses.replace(job, name=f"run-{s}", strategy=s, length=ByTokens(700, 300)) for s in ("normal", "pose")]
     study = Study(resolve("smoke"), 0, tmp_path / "a")
     folders = fine_tune_all(study, jobs, workers=2)
     stamps = [(f / "model.safetensors").stat().st_mtime_ns for f in folders]
@@ -225,6 +225,6 @@ def test_all_runs_are_cached_and_processes_equal_the_notebook(job, tmp_path):
         assert all(torch.equal(weights(one)[k], weights(other)[k]) for k in weights(one))
         assert json.loads((one / "log.json").read_text())["losses"] == training_log(other)["losses"]
     with pytest.raises(JobError, match="run-bad: .*raise the budget"):
-        fine_tune_all(study, [dataclasses.replace(job, name="run-bad", tokens=3)], workers=0)
+        fine_tune_all(study, [dataclasses.replace(job, name="run-bad", length=ByTokens(3, 300))], workers=0)
     with pytest.raises(ValueError, match="the same name"):
         fine_tune_all(study, [job, job], workers=0)

@@ -24,16 +24,15 @@ from tiny_data import sample
 
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import encode
-from gateau_lib.models import adapters, loading, output_head, rope
-from gateau_lib.study import devices, errors, workers
-from gateau_lib.study.errors import TrainingError
+from gateau_lib.models import adapters, loading, output_head, prompts, rope
+from gateau_lib.study import devices, errors, progress, workers
+from gateau_lib.study.command import messages_shown
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study
-from gateau_lib.training import fine_tuning, launch, minibatches, recipe, sft, trainer
-from gateau_lib.training import recipe as recipe_module
+from gateau_lib.training import failures, fine_tuning, launch, minibatches, recipe, reports, sft, trainer
 from gateau_lib.training.input_rows import IGNORED, collate, pack_rows
 from gateau_lib.training.packing import plan_epochs, split_step
-from gateau_lib.training.recipe import FineTune
+from gateau_lib.training.recipe import ByEpochs, ByTokens, FineTune
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +41,7 @@ ROOT = Path(__file__).parents[2]
 def job(saved_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> FineTune:
     """18 samples of 40 to 250 tokens, about seven steps."""
     samples = write_samples([sample(i, i) for i in range(18)], tmp_path_factory.mktemp("data") / "samples.jsonl")
-    sizes = {"tokens": 3000, "batch_tokens": 400, "window": 256, "learning_rate": 1e-3, "seed": 0}
+    sizes = {"length": ByTokens(3000, 400), "window": 256, "learning_rate": 1e-3, "seed": 0}
     return FineTune("run", saved_pair[1], (samples,), **sizes)
 
 
@@ -102,7 +101,7 @@ def test_neighbours_in_a_step_are_of_similar_length_and_steps_are_not():
 
 
 def test_published_way_in_a_run(job, tmp_path):
-    log = sft.fine_tune(dataclasses.replace(job, tokens=None, batch_tokens=None, epochs=2.0, batch_samples=6), tmp_path / "a")
+    log = sft.fine_tune(dataclasses.replace(job, length=ByEpochs(2.0, 6)), tmp_path / "a")
     assert (log["steps"], log["samples"], log["distinct"], log["epochs"]) == (6, 36, 18, 2.0)
 
 
@@ -177,7 +176,7 @@ HOW_RUN = [{}, {"dtype": "bfloat16"}, {"tuning": "lora", "dtype": "bfloat16"}, {
 
 @pytest.mark.parametrize("change", HOW_RUN)
 def test_runs_with_the_head_in_parts_have_the_same_loss_curve(job, tmp_path, monkeypatch, change):
-    run = dataclasses.replace(job, tokens=1200, **change)
+    run = dataclasses.replace(job, length=ByTokens(1200, 400), **change)
     whole = sft.fine_tune(run, tmp_path / "whole")
     monkeypatch.setattr(output_head, "MANY", 0)
     monkeypatch.setattr(output_head, "PART", 7)
@@ -196,7 +195,7 @@ def explicit(job: FineTune) -> float:
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_skipped_positions_reach_the_model_in_every_pass(job, tmp_path, tuning):
-    skipped = dataclasses.replace(skipping(job), tuning=tuning, micro_tokens=256, tokens=400)
+    skipped = dataclasses.replace(skipping(job), tuning=tuning, micro_tokens=256, length=ByTokens(400, 400))
     log = sft.fine_tune(skipped, tmp_path / "out")
     assert log["max_position"] == 511
     assert log["losses"][0] == pytest.approx(explicit(skipped), rel=1e-5)
@@ -229,7 +228,7 @@ def test_a_frozen_base_stays_in_its_dtype_and_adapters_do_not(job):
 
 
 def test_adapters_without_peft_or_base_say_so(job, tmp_path, monkeypatch):
-    sft.fine_tune(dataclasses.replace(job, tuning="lora", tokens=400), tmp_path / "out")
+    sft.fine_tune(dataclasses.replace(job, tuning="lora", length=ByTokens(400, 400)), tmp_path / "out")
     config = json.loads((tmp_path / "out" / adapters.CONFIG).read_text())
     (tmp_path / "out" / adapters.CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": "/gone"}))
     with pytest.raises(errors.ModelError, match="/gone: no config.json there"):
@@ -240,13 +239,13 @@ def test_adapters_without_peft_or_base_say_so(job, tmp_path, monkeypatch):
 
 
 def test_weights_are_saved_in_the_dtype_they_were_trained_in(job, tmp_path):
-    sft.fine_tune(dataclasses.replace(job, dtype="bfloat16", tokens=800), tmp_path / "out")
+    sft.fine_tune(dataclasses.replace(job, dtype="bfloat16", length=ByTokens(800, 400)), tmp_path / "out")
     assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
     assert next(loading.load(tmp_path / "out")[0].parameters()).dtype == torch.float32
 
 
 def test_the_published_template_is_trained_with_and_saved(job, tmp_path):
-    log = sft.fine_tune(dataclasses.replace(job, template=recipe_module.INST, tokens=800), tmp_path / "out")
+    log = sft.fine_tune(dataclasses.replace(job, template=prompts.INST, length=ByTokens(800, 400)), tmp_path / "out")
     assert log["tokens"] > 0
     tokenizer = loading.load_tokenizer(tmp_path / "out")
     turns = [{"role": role, "content": text} for role, text in [("user", "a"), ("assistant", "b"), ("user", "c")]]
@@ -264,9 +263,6 @@ def test_the_published_template_is_trained_with_and_saved(job, tmp_path):
 
 def test_contradicting_jobs_are_refused(job):
     for change, message in [
-        ({"epochs": 1.0, "batch_samples": 4}, "either tokens and batch_tokens, or epochs and batch_samples"),
-        ({"tokens": None, "batch_tokens": None}, "either tokens and batch_tokens"),
-        ({"tokens": None, "epochs": 1.0}, "either tokens and batch_tokens"),
         ({"tuning": "qlora"}, "tuning 'qlora'; choose one of full, lora"),
         ({"tuning": "lora", "sharding": "fsdp"}, "give sharding 'ddp'"),
         ({"sharding": "fsdp"}, "needs GPUs"),
@@ -276,15 +272,16 @@ def test_contradicting_jobs_are_refused(job):
 
 
 def test_a_job_survives_its_file(job):
-    full = dataclasses.replace(job, pool=Path("pool.jsonl"), selected=("a", "b"), template=recipe_module.INST)
-    read = recipe.from_json(recipe.to_json(full))
-    assert dataclasses.replace(read, base=Path(read.base)) == full
+    full = dataclasses.replace(job, pool=Path("pool.jsonl"), selected=("a", "b"), template=prompts.INST)
+    for each in (full, dataclasses.replace(full, length=ByEpochs(2.0, 96))):
+        read = recipe.from_json(recipe.to_json(each))
+        assert dataclasses.replace(read, base=Path(read.base)) == each
 
 
 def test_how_a_run_is_computed_is_not_part_of_its_name(job, tmp_path):
     study = Study(resolve("smoke"), 0, tmp_path)
-    (first,) = fine_tuning.fine_tune_all(study, [dataclasses.replace(job, tokens=400)], workers=0)
-    again = dataclasses.replace(job, tokens=400, micro_tokens=100, processes=0, gradient_checkpointing=True, save_steps=2)
+    (first,) = fine_tuning.fine_tune_all(study, [dataclasses.replace(job, length=ByTokens(400, 400))], workers=0)
+    again = dataclasses.replace(job, length=ByTokens(400, 400), micro_tokens=100, processes=0, gradient_checkpointing=True, save_steps=2)
     assert fine_tuning.fine_tune_all(study, [again]) == [first]
 
 
@@ -309,15 +306,15 @@ def test_sharding_and_deepspeed_reach_the_trainers_arguments(job, tmp_path):
 def test_failures_say_how_to_go_on(job, tmp_path, monkeypatch, error, message):
     """Here in this process; what other processes report takes the same way (next tests)."""
     monkeypatch.setattr(sft, "fine_tune", lambda *_: (_ for _ in ()).throw(error))
-    with pytest.raises(TrainingError, match=f"run: {message}.*it begins again, no checkpoint was written"):
+    with pytest.raises(failures.TrainingError, match=f"run: {message}.*it begins again, no checkpoint was written"):
         launch.fine_tune(job, tmp_path / "out")
     for name in ("run-0123456789ab.checkpoints", "run-2-0123456789ab.checkpoints"):
         state = tmp_path / name / "checkpoint-3" / "trainer_state.json"
         state.parent.mkdir(parents=True)
         state.write_text("{}")
-    with pytest.raises(TrainingError, match="it goes on from the last checkpoint"):
+    with pytest.raises(failures.TrainingError, match="it goes on from the last checkpoint"):
         launch.fine_tune(job, tmp_path / "out")
-    with pytest.raises(TrainingError, match="it begins again"):
+    with pytest.raises(failures.TrainingError, match="it begins again"):
         launch.fine_tune(job, tmp_path / "elsewhere" / "out")
 
 
@@ -339,7 +336,7 @@ def test_a_checkpoint_is_found_though_the_next_try_writes_none(job, tmp_path, mo
         return step(self, *args)
 
     monkeypatch.setattr(trainer.ResponseTrainer, "training_step", failing)
-    with pytest.raises(TrainingError, match="goes on from the last checkpoint"):
+    with pytest.raises(failures.TrainingError, match="goes on from the last checkpoint"):
         launch.fine_tune(dataclasses.replace(job, save_steps=3), tmp_path / "out")
     log = launch.fine_tune(job, tmp_path / "out")
     assert len(calls) == 6 + log["steps"] - 3 and not list(tmp_path.glob("*.checkpoints"))
@@ -357,7 +354,7 @@ def test_after_out_of_memory_smaller_passes_go_on_from_the_checkpoint(job, tmp_p
         return step(self, *args)
 
     monkeypatch.setattr(trainer.ResponseTrainer, "training_step", failing)
-    with pytest.raises(TrainingError, match="lower micro_tokens.*goes on from the last checkpoint"):
+    with pytest.raises(failures.TrainingError, match="lower micro_tokens.*goes on from the last checkpoint"):
         launch.fine_tune(saving, tmp_path / "out")
     log = launch.fine_tune(dataclasses.replace(saving, micro_tokens=256, gradient_checkpointing=True), tmp_path / "out")
     assert len(calls) == 6 + whole["steps"] - 3 and close(log["losses"], whole["losses"])
@@ -378,17 +375,17 @@ def jobs_for_two(job: FineTune) -> dict[str, FineTune]:
         "lora-parts": {"tuning": "lora", "micro_tokens": 256},
         "fsdp-parts": {"sharding": "fsdp", "micro_tokens": 256, "gradient_checkpointing": True},
         "lora-killed": {"tuning": "lora", "save_steps": 2},
-        "long": dataclasses.asdict(long_run(job)) | {"save_steps": None},
+        "long": {each.name: getattr(long_run(job), each.name) for each in dataclasses.fields(job)} | {"save_steps": None},
     }
     jobs = {name: dataclasses.replace(job, **change | {"name": name}) for name, change in changes.items()}
-    jobs["skipping"] = dataclasses.replace(skipping(job), tokens=800)
+    jobs["skipping"] = dataclasses.replace(skipping(job), length=ByTokens(800, 400))
     jobs["fsdp-skipping"] = dataclasses.replace(jobs["skipping"], name="fsdp-skipping", sharding="fsdp")
     return jobs
 
 
 def long_run(job: FineTune) -> FineTune:
     """Long enough to be killed on the way."""
-    return dataclasses.replace(job, name="long", tokens=16_000, save_steps=5, processes=2)
+    return dataclasses.replace(job, name="long", length=ByTokens(16_000, 400), save_steps=5, processes=2)
 
 
 @pytest.fixture(scope="module")
@@ -463,7 +460,7 @@ def test_killed_launcher_killed_rank_then_done(job, two, tmp_path, capfd):
     folder = tmp_path / "runs"
     folder.mkdir()
     (tmp_path / "job.json").write_text(recipe.to_json(long_run(job)))
-    program = "import sys; from pathlib import Path; from gateau_lib import launch, recipe; "
+    program = "import sys; from pathlib import Path; from gateau_lib.training import launch, recipe; "
     program += "launch.fine_tune(recipe.from_json(Path(sys.argv[1]).read_text()), Path(sys.argv[2]) / 'out')"
     command = [sys.executable, "-c", program, str(tmp_path / "job.json"), str(folder)]
     launcher = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)})
@@ -481,7 +478,7 @@ def test_killed_launcher_killed_rank_then_done(job, two, tmp_path, capfd):
 
     killer = threading.Thread(target=kill_second)
     killer.start()
-    with pytest.raises(TrainingError, match="long: process 1 was killed.*goes on from the last checkpoint"):
+    with pytest.raises(failures.TrainingError, match="long: process 1 was killed.*goes on from the last checkpoint"):
         launch.fine_tune(long_run(job), folder / "out")
     killer.join()
     assert not ranks(folder) and checkpoints(folder)
@@ -493,9 +490,36 @@ def test_killed_launcher_killed_rank_then_done(job, two, tmp_path, capfd):
 
 
 def test_a_failure_in_another_process_is_reported_in_one_line(job, tmp_path):
-    with pytest.raises(TrainingError, match=r"^run: the loss is (nan|inf) at step \d+; lower learning_rate$"):
+    with pytest.raises(failures.TrainingError, match=r"^run: the loss is (nan|inf) at step \d+; lower learning_rate$"):
         launch._run([(dataclasses.replace(job, learning_rate=1e30), tmp_path / "out")], 1, tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_launched_runs_show_their_progress(job, tmp_path, monkeypatch, capsys):
+    """Steps of every run, and how many runs are done, from what the first process reports."""
+    monkeypatch.setattr(progress, "QUIET_SECONDS", -1.0)
+    monkeypatch.setenv("GATEAU_PROGRESS_SECONDS", "0")
+    work = [(dataclasses.replace(job, name=name, length=ByTokens(800, 400)), tmp_path / name) for name in ("a", "b")]
+    with messages_shown():
+        launch._run(work, 1, tmp_path)
+    said = capsys.readouterr().err
+    for name in ("a", "b"):
+        steps = sft.training_log(tmp_path / name)["steps"]
+        assert f"{name}: steps: 1/{steps}, " in said and f"{name}: steps: {steps} done" in said
+    assert said.index("a: steps") < said.index("fine-tuning: 1/2, ") < said.index("b: steps") < said.index("fine-tuning: 2 done")
+
+
+def test_a_record_that_is_half_written_is_read_when_it_is_whole(tmp_path):
+    path = tmp_path / reports.STEPS
+    program = "import sys, time; out = open(sys.argv[1], 'a', buffering=1)\n"
+    program += "for part in ('{\"run\": ', '\"a\"}\\n{\"run\"', ': \"b\"}\\n'): out.write(part); out.flush(); time.sleep(0.7)"
+    with subprocess.Popen([sys.executable, "-c", program, str(path)]) as run:
+        assert [record["run"] for record in launch._steps(run, path)] == ["a", "b"]
+
+
+def test_what_fails_before_a_run_begins_is_told_by_its_last_words(job, tmp_path):
+    with pytest.raises(RuntimeError, match="run: the processes failed before a run began; .*is the model that run run begins with"):
+        launch._run([(job, Path(job.base))], 1, tmp_path)
 
 
 def test_only_responses_are_trained_on_in_every_pass(job):
@@ -509,7 +533,7 @@ def test_runs_in_turn_are_those_of_their_own_launches_and_stay_when_a_later_one_
     study = Study(resolve("smoke"), 0, tmp_path)
     good = dataclasses.replace(job, name="ddp", processes=2)
     bad = dataclasses.replace(good, name="bad", learning_rate=1e30)
-    with pytest.raises(TrainingError, match="bad: the loss is"):
+    with pytest.raises(failures.TrainingError, match="bad: the loss is"):
         fine_tuning.fine_tune_all(study, [good, bad])
     first = fine_tuning.build(good).place(study)
     stamp = (first / sft.LOG).stat().st_mtime_ns
@@ -559,7 +583,7 @@ def test_determinism_ends_with_the_run(job, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "0")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     before = dict(os.environ)
-    sft.fine_tune(dataclasses.replace(job, tokens=400), tmp_path / "out")
+    sft.fine_tune(dataclasses.replace(job, length=ByTokens(400, 400)), tmp_path / "out")
     assert {name: os.environ.get(name) for name in sft.SWITCHES} == {name: before.get(name) for name in sft.SWITCHES}
 
 
@@ -567,7 +591,7 @@ def test_what_lies_unused_on_a_gpu_is_given_back_before_processes_start(job, tmp
     given = []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(1))
-    with pytest.raises(TrainingError, match="the loss is"):
+    with pytest.raises(failures.TrainingError, match="the loss is"):
         launch._run([(dataclasses.replace(job, learning_rate=1e30), tmp_path / "out")], 1, tmp_path)
     assert workers.run_jobs(abs, {"a": (-1,)}, 1, "test") == [1] and len(given) == 2
 

@@ -20,7 +20,6 @@ from torch.distributed.tensor import DTensor
 
 from gateau_lib.models import output_head
 from gateau_lib.training import recipe, sft
-from gateau_lib.training import trainer as trainer_module
 from gateau_lib.training.trainer import ResponseTrainer, make_trainer
 
 
@@ -57,7 +56,7 @@ os.environ["ACCELERATE_USE_CPU"] = "true"
 torch.set_num_threads(1)
 gathered, step = sft.gathered, ResponseTrainer.training_step
 whole = output_head.MANY, output_head.PART
-trainer_module.make_trainer, sft.gathered = sharding, gathered_halves
+sft.make_trainer, sft.gathered = sharding, gathered_halves
 for text in json.loads(Path(sys.argv[1]).read_text()):
     job = recipe.from_json(text)
     output_head.MANY, output_head.PART = (0, 7) if job.name.endswith("-parts") else whole
