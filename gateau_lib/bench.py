@@ -30,8 +30,8 @@ from gateau_lib.scoring.speed import (
     compare_prolong,
     random_pair,
 )
-from gateau_lib.study import devices, errors, manifest
-from gateau_lib.study.errors import ScoreError
+from gateau_lib.study import devices, manifest
+from gateau_lib.study.command import command
 from gateau_lib.study.store import results_root, versions
 from gateau_lib.study.whole_files import atomic_write
 
@@ -42,24 +42,21 @@ def machine_name(device: torch.device) -> str:
     return f"{name}-{torch.cuda.get_device_name(device).replace(' ', '_')}" if device.type == "cuda" else name
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 bad input (one line on stderr)."""
+@command()
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, print the tables and write them to a file of this machine's."""
     line = argparse.ArgumentParser(prog="python -m gateau_lib.bench", description=__doc__.split("\n")[0])
     line.add_argument("--short", help="short-window model (without --short and --long: random weights, the cpu profile's sizes)")
     line.add_argument("--long", help="long-window model of the same family")
     line.add_argument("--samples", type=int, default=8, help="samples of the comparison of procedures (default: 8)")
-    given = line.parse_args(arguments)
+    given = line.parse_args(words)
     device = devices.device()
     begin = time.perf_counter()
-    try:
-        named = given.short or given.long
-        pair = load_pair(given.short, given.long, ("hmg",), "float32", device) if named else random_pair(device)
-        window = min(pair.long.config.max_position_embeddings, 65_536) // SEGMENT * SEGMENT
-        rows = compare_memory(given.long) + compare_passes(pair) + compare_prolong(pair)
-        rows += compare_procedures(pair, max(1, given.samples), window, SEGMENT)
-    except (ScoreError, errors.ModelError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    named = given.short or given.long
+    pair = load_pair(given.short, given.long, ("hmg",), "float32", device) if named else random_pair(device)
+    window = min(pair.long.config.max_position_embeddings, 65_536) // SEGMENT * SEGMENT
+    rows = compare_memory(given.long) + compare_passes(pair) + compare_prolong(pair)
+    rows += compare_procedures(pair, max(1, given.samples), window, SEGMENT)
     fidelity = adaptive_fidelity()
     name = machine_name(device)
     about = {"machine": name, "date": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions()}
@@ -68,7 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = atomic_write(results_root() / "bench" / f"{name}.json", json.dumps(about, indent=1) + "\n")
     print(*(frame.to_string(index=False) for frame in speed_goals.readable(about)), sep="\n\n")
     print(f"{time.perf_counter() - begin:.0f} s, written: {path}")
-    return 0
 
 
 if __name__ == "__main__":

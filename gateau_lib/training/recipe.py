@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from gateau_lib.methods.skipalign import STRATEGIES
+from gateau_lib.study.errors import TrainingError
 from gateau_lib.study.store import UNKEYED, keyed_fields
 
 
@@ -86,16 +87,16 @@ def check(job: FineTune) -> None:
     """Refuse a job that contradicts itself.
 
     Raises:
-        ValueError: names the run, the fields and what they may be.
+        TrainingError: names the run, the fields and what they may be.
     """
     hints = get_type_hints(FineTune)
     allowed = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
     for name, values in {"strategy": STRATEGIES, **allowed}.items():
         if getattr(job, name) not in values:
             choices = ", ".join(values)
-            raise ValueError(f"{job.name}: {name} {getattr(job, name)!r}; choose one of {choices}")
+            raise TrainingError(f"{job.name}: {name} {getattr(job, name)!r}; choose one of {choices}")
     if job.tuning == "lora" and job.sharding != "ddp":
-        raise ValueError(
+        raise TrainingError(
             f"{job.name}: adapters are trained whole on each GPU; with tuning 'lora' give sharding 'ddp'"
         )
 

@@ -87,7 +87,7 @@ def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
         ``steps``, ``max_position``, ``seconds``.
 
     Raises:
-        RuntimeError: the loss is not finite; names run and step.
+        TrainingError: the loss is not finite; names run and step.
     """
     started = time.monotonic()
     processes, rank = processes_and_rank()
