@@ -13,8 +13,7 @@ from pathlib import Path
 from gateau_lib.methods import model_passes
 from gateau_lib.scoring import settings
 from gateau_lib.scoring.data_set import run
-from gateau_lib.study import errors
-from gateau_lib.study.errors import DataError, ScoreError
+from gateau_lib.study.command import command
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -26,8 +25,10 @@ def parser() -> argparse.ArgumentParser:
     line.add_argument("--short", help="short-window model: folder or hub id (without --short and --long: the shipped tiny pair)")
     line.add_argument("--long", help="long-window model of the same family: folder or hub id")
     line.add_argument("--out", type=Path, help="scores.parquet; finished shards lie in OUT.parts, a manifest beside it")
-    line.add_argument("--methods", default="hmg,cam", help=f"comma-separated, of {', '.join(settings.METHODS)} (default: hmg,cam)")
-    line.add_argument("--reading", choices=model_passes.READINGS, default="ntk", help="how the short model reads beyond its window")
+    known = ", ".join(settings.METHODS)
+    line.add_argument("--methods", default="hmg,cam", help=f"comma-separated, of {known} (default: hmg,cam)")
+    reads = "how the short model reads beyond its window"
+    line.add_argument("--reading", choices=model_passes.READINGS, default="ntk", help=reads)
     line.add_argument("--segment-length", type=int, help="tokens a segment (default: 128, at most an eighth of the short window)")
     line.add_argument(
         "--max-length",
@@ -56,42 +57,10 @@ def parser() -> argparse.ArgumentParser:
     return line
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 bad input (one line on stderr), 130 stopped by the user."""
-    try:
-        print(run(parser().parse_args(arguments)))
-    except (DataError, errors.ModelError, ScoreError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        after = "finished shards are kept, mend it and give the same command"
-        print(f"error: {where}{error.strerror or error}; {after}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; finished shards are kept, give the same command to go on", file=sys.stderr)
-        return 130
-    return 0
+@command(kept="finished shards are kept")
+def main(words: Sequence[str] | None = None) -> None:
+    """Score the samples that the command line names."""
+    print(run(parser().parse_args(words)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from gateau_lib.methods import gateau
 from gateau_lib.scoring.choice import run
 from gateau_lib.scoring.score_table import NEEDS
-from gateau_lib.study.errors import DataError
+from gateau_lib.study.command import command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,43 +41,10 @@ def parser() -> argparse.ArgumentParser:
     return line
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 bad input (one line on stderr)."""
-    try:
-        print(run(parser().parse_args(arguments)))
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}; make room or give another --out", file=sys.stderr)
-        return 2
-    return 0
+@command()
+def main(words: Sequence[str] | None = None) -> None:
+    """Select as the command line says."""
+    print(run(parser().parse_args(words)))
 
 
 if __name__ == "__main__":

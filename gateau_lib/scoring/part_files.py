@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +26,7 @@ from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.store import versions
 from gateau_lib.study.whole_files import atomic_write
 
-
+log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Job:
     """A scoring run as a worker sees it, its models apart: where the data and the parts lie, and what decides the rows."""
@@ -71,7 +71,7 @@ def read_part(path: Path, rows: int) -> Part | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        print(f"{path}: damaged ({error}); this shard is scored again", file=sys.stderr)
+        log.warning("%s: damaged (%s); this shard is scored again", path, error)
         return None
     return part
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gateau_lib.study.code_hash import digest
+from gateau_lib.study.errors import UserError
 
 Notebook = dict[str, Any]
 Cell = dict[str, Any]
@@ -19,7 +20,7 @@ INJECTED = "injected-parameters"  # papermill's tag on the cell that sets this r
 NEXT_CELL = "\n__next_cell__\n"
 
 
-class NotebookError(ValueError):
+class NotebookError(UserError):
     """A notebook that cannot be used as it is; the message names the file, the cell and the fix."""
 
 
