@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gateau_lib import run, study
+from gateau_lib import run
 from gateau_lib.evaluation import haystack
 from gateau_lib.experiments import footprint, machine_check, pages, plan, setting_sources, workload
 from gateau_lib.models import adapters, sizes
@@ -467,17 +467,6 @@ def test_plan_only_prints(machine, capsys, tmp_path):
     said = capsys.readouterr().out
     assert said.startswith("plan of profile gpu") and "  missing  no NVIDIA GPU" in said
     assert not list((tmp_path / "results" / "gpu" / "cache").iterdir())
-
-
-def test_only_visible_gpus_count(monkeypatch):
-    rows = "0, GPU-aa, 81559\n1, GPU-bb, 24564\n"
-    monkeypatch.setattr(study.manifest, "gpu", lambda: "a card")
-    monkeypatch.setattr(plan.subprocess, "run", lambda *_, **__: type("Done", (), {"stdout": rows}))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert machine_check.gpu_memory() == [81559 * 2**20, 24564 * 2**20]
-    for visible, left in (("1", 1), ("GPU-aa", 1), ("", 0)):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        assert len(machine_check.gpu_memory()) == left
 
 
 def test_results_that_are_there_need_no_more_room(machine, tmp_path):
