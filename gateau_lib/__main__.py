@@ -26,7 +26,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Give a command its words; alone, list the commands."""
     name, *rest = (sys.argv[1:] if words is None else words) or ["--help"]
     if name in COMMANDS:
-        return importlib.import_module(f"gateau_lib.{COMMANDS[name][0]}").main(rest)
+        status: int = importlib.import_module(f"gateau_lib.{COMMANDS[name][0]}").main(rest)
+        return status
     if name not in ("-h", "--help"):
         raise UserError(f"no command {name!r}: choose one of {', '.join(COMMANDS)}")
     print("gateau COMMAND --help tells what a command takes.\n")

@@ -25,12 +25,20 @@ def parser() -> argparse.ArgumentParser:
     line.add_argument("profile", help=f"{', '.join(PROFILES)}, gpu+PAIR, {REHEARSED}gpu or {REHEARSED}paper")
     line.add_argument("--seed", type=int, default=0)
     line.add_argument("--notebook", metavar="NN", help="only this notebook and what it reads")
-    line.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the notebooks")
+    line.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the notebooks"
+    )
     does = line.add_mutually_exclusive_group()
     does.add_argument("--status", action="store_true", help="say what is stale and why; run nothing")
-    does.add_argument("--plan", action="store_true", help="print models, data, tokens, cost and what is missing; run nothing")
+    does.add_argument(
+        "--plan",
+        action="store_true",
+        help="print models, data, tokens, cost and what is missing; run nothing",
+    )
     does.add_argument("--keys", action="store_true", help="print the content keys of the code; run nothing")
-    does.add_argument("--verify", action="store_true", help="compare the results with the manifest's checksums")
+    does.add_argument(
+        "--verify", action="store_true", help="compare the results with the manifest's checksums"
+    )
     return line
 
 
@@ -81,7 +89,9 @@ def prepare(study: Study, whole: bool) -> None:
         *text, lacks = plan(study, whole)
         say("\n".join(text))
         if lacks:
-            raise RunError(f"profile {study.profile.name} cannot run here: {lacks} things are missing, listed above", 2)
+            raise RunError(
+                f"profile {study.profile.name} cannot run here: {lacks} things are missing, listed above", 2
+            )
 
 
 def run(study: Study, todo: Sequence[Step]) -> None:
@@ -90,7 +100,9 @@ def run(study: Study, todo: Sequence[Step]) -> None:
     with only_run(study):
         ran = bring_up_to_date(todo)
     spent = time.monotonic() - start
-    say(f"{study.profile.name}: {ran} of {len(todo)} notebooks ran in {spent:.1f} s; see {study.root}/notebooks")
+    say(
+        f"{study.profile.name}: {ran} of {len(todo)} notebooks ran in {spent:.1f} s; see {study.root}/notebooks"
+    )
 
 
 def plan(study: Study, whole: bool) -> tuple[str, str, int]:

@@ -51,7 +51,8 @@ def source(cell: Cell) -> str:
 
 def tags(cell: Cell) -> list[str]:
     """A cell's tags."""
-    return cell.get("metadata", {}).get("tags", [])
+    found: list[str] = cell.get("metadata", {}).get("tags", [])
+    return found
 
 
 def code_cells(notebook: Notebook) -> list[Cell]:
@@ -91,7 +92,8 @@ def clean(executed: Notebook, original: Notebook, hide: Sequence[tuple[str, str]
         hide: (text, replacement) pairs for machine-specific paths in outputs.
     """
     kept = {c["id"]: c for c in original["cells"] if "id" in c}
-    cells, tables = [], {}
+    cells: list[Cell] = []
+    tables: dict[str, str] = {}  # new names of styled tables
     for number, cell in enumerate(c for c in executed["cells"] if "papermill-error-cell-tag" not in tags(c)):
         cell = dict(cell)
         if INJECTED in tags(cell):

@@ -148,8 +148,8 @@ def _where(before: dict[str, str], now: dict[str, str]) -> list[str]:
     left = [name for name in sorted(old) if name not in new and old[name] not in contents]
     gone = {name.split(".")[-1]: name for name in left}
     contents = set(old.values())
-    for name in (each for each in new if each not in old and new[each] not in contents):
-        found.append(f"{name} {'changed' if gone.pop(name.split('.')[-1], None) else 'is new'}")
+    came = [name for name in new if name not in old and new[name] not in contents]
+    found += [f"{name} {'changed' if gone.pop(name.split('.')[-1], None) else 'is new'}" for name in came]
     found += [f"{name} is no longer used" for name in gone.values()]
     return sorted(found) or ["names in the code stand for other definitions"]
 

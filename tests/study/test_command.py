@@ -61,7 +61,9 @@ def test_a_command_that_keeps_nothing_does_not_say_so(capsys):
     assert ends(None) == 0 and capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("error", [ValueError("operands could not be broadcast"), KeyError("id"), RuntimeError("bug")])
+@pytest.mark.parametrize(
+    "error", [ValueError("operands could not be broadcast"), KeyError("id"), RuntimeError("bug")]
+)
 def test_a_fault_of_the_program_keeps_its_traceback(error):
     """Also a ValueError, which many of the user's slips are, too."""
     with pytest.raises(type(error)):

@@ -128,7 +128,7 @@ def test_saved_copy_is_clean(done, capsys):
     text = (root(done) / "notebooks" / "01_one.ipynb").read_text()
     copy = json.loads(text)
     nbformat.validate(nbformat.from_dict(copy))
-    for private in (str(done.parent), os.path.expanduser("~") + "/", "papermill", "stderr\"", "duration", "gateau-"):
+    for private in (str(done.parent), f"{Path.home()}/", "papermill", "stderr\"", "duration", "gateau-"):
         assert private not in text, private
     printed = "".join(copy["cells"][-1]["outputs"][0]["text"])
     assert printed == "<object object at 0x0> results/smoke\n"
@@ -190,7 +190,10 @@ def test_a_moved_library_function_makes_nothing_stale(done, capsys, monkeypatch,
     package = library_of(tmp_path, monkeypatch)
     text = (package / "study" / "evidence.py").read_text()
     start, end = text.index("def write_table("), text.index("def write_ids(")
-    imports = "from pathlib import Path\nimport pandas as pd\nfrom gateau_lib.study.evidence import _evidence\nfrom gateau_lib.study.store import Study\nfrom gateau_lib.study.whole_files import atomic_write"
+    ours = ["evidence import _evidence", "store import Study", "whole_files import atomic_write"]
+    imports = "\n".join(
+        ["from pathlib import Path", "import pandas as pd", *(f"from gateau_lib.study.{each}" for each in ours)]
+    )
     moved = imports + "\n" + text[start:end]
     (package / "room").mkdir()
     (package / "room" / "evidence.py").write_text(moved)

@@ -75,7 +75,8 @@ def test_git_ignores_the_folders_of_other_seeds_and_sizes():
         pytest.skip("not a git checkout")
     names = ["cpu-seed50", "cpu-custom-0a1b2c", "cpu-seed50-custom-0a1b2c", "gpu+PAIR-seed1", "cpu", "gpu+PAIR", "paper"]
     asked = [f"results/{name}/metrics/01_new.json" for name in names]
-    done = subprocess.run(["git", "check-ignore", *asked], cwd=code_hash.PACKAGE.parent, capture_output=True, text=True, check=False)
+    command = ["git", "check-ignore", *asked]
+    done = subprocess.run(command, cwd=code_hash.PACKAGE.parent, capture_output=True, text=True, check=False)
     assert done.stdout.split() == asked[:4]
 
 
@@ -187,7 +188,7 @@ def test_atomic_write_replaces(tmp_path_factory, one, two):
     path = tmp_path_factory.mktemp("w") / "deep" / "file"
     assert whole_files.atomic_write(path, one).read_bytes() == one
     assert whole_files.atomic_write(path, two).read_bytes() == two
-    assert os.listdir(path.parent) == ["file"]
+    assert [each.name for each in path.parent.iterdir()] == ["file"]
 
 
 # Progress ----------------------------------------------------------------------------------------------------------------
