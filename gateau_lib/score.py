@@ -15,8 +15,7 @@ from typing import get_args
 from gateau_lib.methods import SCORED
 from gateau_lib.methods.base import READINGS
 from gateau_lib.scoring import data_set, pass_costs, settings
-from gateau_lib.study import errors
-from gateau_lib.study.errors import DataError, ScoreError
+from gateau_lib.study.command import command
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -95,7 +94,7 @@ def run(words: argparse.Namespace) -> str:
     """Do what the command line asks; returns the text to print.
 
     Raises:
-        DataError, ModelError, ScoreError: input, models or options that cannot be used.
+        UserError: input, models or options that cannot be used.
     """
     start, given = time.monotonic(), vars(words)
     records, methods = given.pop("plan"), given.pop("methods").split(",")
@@ -105,22 +104,10 @@ def run(words: argparse.Namespace) -> str:
     return data_set.summary_text(asked, data_set.score(asked), time.monotonic() - start)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 bad input (one line on stderr), 130 stopped by the user."""
-    try:
-        print(run(parser().parse_args(arguments)))
-    except (DataError, errors.ModelError, ScoreError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        after = "finished shards are kept, mend it and give the same command"
-        print(f"error: {where}{error.strerror or error}; {after}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; finished shards are kept, give the same command to go on", file=sys.stderr)
-        return 130
-    return 0
+@command(kept="finished shards are kept")
+def main(words: Sequence[str] | None = None) -> None:
+    """Score the samples that the command line names."""
+    print(run(parser().parse_args(words)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from gateau_lib.methods import METHODS, gateau
 from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring.choice import Selection, run
-from gateau_lib.study.errors import DataError
+from gateau_lib.study.command import command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,17 +69,10 @@ def selection_of(words: argparse.Namespace) -> Selection:
     return Selection(**given | {"quota": tuple(words.quota)}, ranking=ranking)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 bad input (one line on stderr)."""
-    try:
-        print(run(selection_of(parser().parse_args(arguments))))
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}; make room or give another --out", file=sys.stderr)
-        return 2
-    return 0
+@command()
+def main(words: Sequence[str] | None = None) -> None:
+    """Select as the command line says."""
+    print(run(selection_of(parser().parse_args(words))))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-"""Items of a benchmark and a model's answers to them: greedy, batched by length, each kept on disk as soon as it is written.
+"""Models' answers to the items of a benchmark: greedy, batched by length, each kept on disk as soon as it is written.
 
-Finished answers lie in part files that are only ever added to. A record is known by the content that decides it (model, prompt,
-lengths, code), so a killed run goes on where it stopped and ends with the same table, and another model never meets old answers.
-Several processes may share a folder: each answers a part of the items, and a last call with all of them reads what is there.
+Finished answers lie in part files that are only ever added to. A record is known by the content that decides
+it (model, prompt, lengths, code), so a killed run goes on where it stopped and ends with the same table, and
+another model never meets old answers. Several processes may share a folder: each answers a part of the items,
+and a last call with all of them reads what is there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +20,74 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from gateau_lib.evaluation.benchmark_item import Item, middle
+from gateau_lib.evaluation.benchmark_item import Answers, Item, middle
+from gateau_lib.models import loading
 from gateau_lib.models.generate import continue_greedily, end_tokens
 from gateau_lib.models.memory import is_out_of_memory
 from gateau_lib.models.nll import BATCH_TOKENS, run_batches
 from gateau_lib.models.pair import fingerprint
 from gateau_lib.models.prompts import prompt_ids, text_ids
 from gateau_lib.models.rope import rope_edge
-from gateau_lib.study.code_hash import source_hash
+from gateau_lib.study.code_hash import digest, source_hash
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.progress import track
-from gateau_lib.study.store import versions
+from gateau_lib.study.store import UNKEYED, Study, versions
 from gateau_lib.study.whole_files import atomic_write
+from gateau_lib.study.workers import Build, at_once, build_all
 
+log = logging.getLogger(__name__)
+
+TABLE = "answers.parquet"
 COLUMNS = ["id", "task", "answers", "prompt_tokens", "cut_tokens", "error"]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Items to be answered; in a key their digest stands for them, since they can be hundreds of megabytes."""
+
+    items: Sequence[Item] = field(metadata=UNKEYED)
+    digest: str
+
+
+def answers_of_runs(
+    study: Study, benchmark: str, items: Sequence[Item], folders: Mapping[str, Path]
+) -> dict[str, Answers]:
+    """Every run's answers to the items, generated once; a killed run goes on at the next item.
+
+    Args:
+        folders: run name -> folder of its model.
+
+    Raises:
+        JobError: a run whose model cannot be loaded or asked, by name.
+    """
+    profile, questions = study.profile, Questions(items, digest(repr(items)))
+    how = {"room": profile.benchmark_window, "chat": profile.template != "plain", "dtype": profile.dtype}
+    builds = {}
+    for run, folder in folders.items():
+        key = digest(repr((folder.name, questions.digest, how)))[:12]
+        work = study.cache / "answers" / f"{benchmark}-{key}"
+        inputs = {"model_dir": folder, "questions": questions, "work": work, **how}
+        builds[f"{benchmark} of {run}"] = Build(f"answers-{benchmark}", write_answers, inputs)
+    made = build_all(study, builds, at_once(profile), benchmark)
+    return {run: Answers(pd.read_parquet(at / TABLE), at) for run, at in zip(folders, made, strict=True)}
+
+
+def write_answers(
+    model_dir: Path, questions: Questions, work: Path, room: int, chat: bool, dtype: str, out: Path
+) -> None:
+    """Generate a model's answers in ``work``, where they survive a kill, and leave the table in ``out``.
+
+    Args:
+        room: tokens of every prompt at most, whatever its answer takes.
+    """
+    model, tokenizer = loading.load(model_dir, dtype)
+    tables, items = [], questions.items
+    for size in sorted({item.max_new_tokens for item in items}):
+        part = [item for item in items if item.max_new_tokens == size]
+        tables.append(answer(model, tokenizer, part, work, window=room + size, chat=chat))
+    places = {item.id: place for place, item in enumerate(items)}
+    table = pd.concat(tables).sort_values("id", key=lambda ids: ids.map(places), ignore_index=True)
+    table.to_parquet(out / TABLE)
 
 
 def answer(
@@ -50,23 +106,19 @@ def answer(
         out: folder of the part files, made if need be.
         window: tokens of prompt and answer together; a longer prompt loses its middle (see `middle`).
         chat: prompts as in a conversation (see `prompt_ids`).
-        batch_tokens: padded tokens of a batch, answers included. A batch that does not fit into memory is halved.
+        batch_tokens: padded tokens of a batch, answers included. A batch that does not fit into memory is
+            halved.
 
     Returns:
-        One row an item, in order: ``id``; ``task``; ``answers``, one raw text a turn; ``prompt_tokens`` and ``cut_tokens``, read
-        and cut, of the last turn (which holds the turns before it); ``error``, None or why there is no answer: an item that
-        does not fit into memory alone has none, and is tried again by the next call.
+        One row an item, in order: ``id``; ``task``; ``answers``, one raw text a turn; ``prompt_tokens`` and
+        ``cut_tokens``, read and cut, of the last turn (which holds the turns before it); ``error``, None or
+        why there is no answer: an item that does not fit into memory alone has none, and is tried again by
+        the next call.
 
     Raises:
         DataError: an id twice, or a window that leaves no room for a prompt.
     """
-    seen: set[str] = set()
-    for item in items:
-        if item.id in seen:
-            raise DataError(f"item {item.id!r} is given twice; ids must be unique")
-        seen.add(item.id)
-        if window - item.max_new_tokens < 2:
-            raise DataError(f"item {item.id!r}: {item.max_new_tokens} new tokens leave no room in a window of {window}")
+    _check(items, window)
     done, keys = _read(out), _keys(model, tokenizer, items, window, chat)
     ticks = iter(track(items, f"answers, {out.name}"))
     # Apart by how much is written, so that nobody waits for the longest answer of another task.
@@ -77,20 +129,35 @@ def answer(
             missing = [chosen[i] for i in group if keys[chosen[i].id] not in done]
             if missing:
                 records = _records(model, tokenizer, missing, window, chat)
-                for item, record in zip(missing, records, strict=True):
-                    done[keys[item.id]] = record
-                _write(out, {keys[item.id]: done[keys[item.id]] for item in missing if not done[keys[item.id]]["error"]})
+                fresh = {keys[item.id]: record for item, record in zip(missing, records, strict=True)}
+                done.update(fresh)
+                _write(out, {key: record for key, record in fresh.items() if not record["error"]})
             for _ in group:
                 next(ticks, None)
             return [None] * len(group)
 
-        run_batches([_length(item, tokenizer, window, chat) for item in chosen], batch_tokens, run, rope_edge(model))
+        lengths = [_length(item, tokenizer, window, chat) for item in chosen]
+        run_batches(lengths, batch_tokens, run, rope_edge(model))
     next(ticks, None)
     rows = [{"id": item.id, "task": item.task} | done[keys[item.id]] for item in items]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _records(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], window: int, chat: bool) -> list[dict[str, Any]]:
+def _check(items: Sequence[Item], window: int) -> None:
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise DataError(f"item {item.id!r} is given twice; ids must be unique")
+        seen.add(item.id)
+        if window - item.max_new_tokens < 2:
+            raise DataError(
+                f"item {item.id!r}: {item.max_new_tokens} new tokens leave no room in a window of {window}"
+            )
+
+
+def _records(
+    model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], window: int, chat: bool
+) -> list[dict[str, Any]]:
     """`_converse`, but a single item that does not fit into memory becomes a record that says so."""
     try:
         return _converse(model, tokenizer, items, window, chat)
@@ -99,42 +166,50 @@ def _records(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], wind
             raise
     length = _length(items[0], tokenizer, window, chat)
     why = f"{length} tokens do not fit into memory even alone; lower the window, or take bfloat16 or a larger device"
-    print(f"item {items[0].id!r}: {why}", file=sys.stderr)
+    log.warning("item %r: %s", items[0].id, why)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return [{"answers": [], "prompt_tokens": length - items[0].max_new_tokens, "cut_tokens": 0, "error": why}]
 
 
-def _converse(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], window: int, chat: bool) -> list[dict[str, Any]]:
+def _converse(
+    model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], window: int, chat: bool
+) -> list[dict[str, Any]]:
     """All turns of items that are asked together, each turn a batch."""
     room, ends = window - items[0].max_new_tokens, end_tokens(model, tokenizer)
     answers: list[list[str]] = [[] for _ in items]
-    lengths: list[int] = []
     for _ in items[0].turns:
-        prompts = [prompt_ids(tokenizer, item.turns, said, chat) for item, said in zip(items, answers, strict=True)]
-        lengths = [len(prompt) for prompt in prompts]
-        prompts = [middle(prompt, room) for prompt in prompts]
-        written = continue_greedily(model, prompts, items[0].max_new_tokens, ends, tokenizer.pad_token_id)
+        prompts = [
+            prompt_ids(tokenizer, item.turns, said, chat) for item, said in zip(items, answers, strict=True)
+        ]
+        read = [middle(prompt, room) for prompt in prompts]
+        written = continue_greedily(model, read, items[0].max_new_tokens, ends, tokenizer.pad_token_id)
         for said, new in zip(answers, written, strict=True):
             said.append(tokenizer.decode(new, skip_special_tokens=True))
-    read = [len(prompt) for prompt in prompts]
     return [
-        {"answers": said, "prompt_tokens": n, "cut_tokens": length - n, "error": None}
-        for said, n, length in zip(answers, read, lengths, strict=True)
+        {"answers": said, "prompt_tokens": len(kept), "cut_tokens": len(prompt) - len(kept), "error": None}
+        for said, kept, prompt in zip(answers, read, prompts, strict=True)
     ]
 
 
 def _length(item: Item, tokenizer: Any, window: int, chat: bool) -> int:
     """Tokens of an item when its last answer is written, at most: what batches are planned with."""
     later = sum(len(text_ids(tokenizer, turn)) for turn in item.turns[1:])
-    return min(window, len(prompt_ids(tokenizer, item.turns, [], chat)) + later + item.max_new_tokens * len(item.turns))
+    return min(
+        window,
+        len(prompt_ids(tokenizer, item.turns, [], chat)) + later + item.max_new_tokens * len(item.turns),
+    )
 
 
-def _keys(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], window: int, chat: bool) -> dict[str, str]:
+def _keys(
+    model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], window: int, chat: bool
+) -> dict[str, str]:
     """For each item's id the name of its record: a hash of all that decides the answer."""
     made_by = [fingerprint(model, tokenizer), source_hash([answer]), versions(), window, chat]
     common = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
-    contents = {item.id: json.dumps([common, item.id, item.task, item.turns, item.max_new_tokens]) for item in items}
+    contents = {
+        item.id: json.dumps([common, item.id, item.task, item.turns, item.max_new_tokens]) for item in items
+    }
     return {name: hashlib.sha256(text.encode()).hexdigest()[:20] for name, text in contents.items()}
 
 
@@ -146,7 +221,7 @@ def _read(out: Path) -> dict[str, dict[str, Any]]:
             records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
             found |= {record.pop("key"): record for record in records}
         except (ValueError, KeyError, AttributeError) as error:
-            print(f"{path}: damaged ({error}); its items are answered again", file=sys.stderr)
+            log.warning("%s: damaged (%s); its items are answered again", path, error)
     return found
 
 
@@ -154,5 +229,7 @@ def _write(out: Path, records: dict[str, dict[str, Any]]) -> None:
     """A part file with these records, named by what they are."""
     if records:
         name = hashlib.sha256("".join(records).encode()).hexdigest()[:20]
-        lines = [json.dumps({"key": key} | record, ensure_ascii=False) + "\n" for key, record in records.items()]
+        lines = [
+            json.dumps({"key": key} | record, ensure_ascii=False) + "\n" for key, record in records.items()
+        ]
         atomic_write(out / f"{name}.jsonl", "".join(lines))

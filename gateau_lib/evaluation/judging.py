@@ -1,39 +1,43 @@
-"""LongBench-Chat and MT-Bench: answers rated by a judge, with the official prompts (``judging.yml``) and the official reading.
+"""LongBench-Chat and MT-Bench: answers rated by a judge, with the official prompts (``judging.yml``) and reading.
 
-The judge is any model of `gateau_lib.sources.chat`. It rates from 1 to 10; scores are ratings times 10, as in GATEAU's tables. Without a
-judge the benchmark is not run: nothing here gives an answer the score 0. Prompts, parameters, seed and raw ratings stay in the
-transcript of the folder ``out``.
+The judge is any model of `gateau_lib.sources.chat`. It rates from 1 to 10; scores are ratings times 10, as in
+GATEAU's tables. Without a judge the benchmark is not run: nothing here gives an answer the score 0. Prompts,
+parameters, seed and raw ratings stay in the transcript of the folder ``out``.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import yaml
 
-from gateau_lib.evaluation.benchmark_item import Item
-from gateau_lib.sources import conversion
+from gateau_lib.evaluation.benchmark_item import Benchmark, Item, answers_of, first_of_each_task, fixed_size
+from gateau_lib.sources import conversion, published
 from gateau_lib.sources.chat import Reply, Request, open_model, said
-from gateau_lib.sources.hub import _found, _write_card
 from gateau_lib.sources.transcript import TRANSCRIPT, ask
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.store import Study, artefact
 
-BENCHMARKS = ("longbench-chat", "mt-bench")
+log = logging.getLogger(__name__)
+
+Name = Literal["longbench-chat", "mt-bench"]
 NEW_TOKENS = 1024  # of an answer: LongBench-Chat's eval.py; FastChat's usual --max-new-token
 JUDGE_TOKENS = 2048  # FastChat's common.py, run_judge_single
 WITH_REFERENCE = ("math", "reasoning", "coding")  # FastChat's common.py, NEED_REF_CATS
 EXAMPLES = 3  # rated answers that LongBench-Chat's prompt shows before the one in question
+BESIDE = {
+    "longbench-chat": "few_shots.json",
+    "mt-bench": "reference_answer/gpt-4.jsonl",
+}  # the questions' file
 COLUMNS = ["id", "task", "score", "ratings", "raw", "why"]
 
 
@@ -43,54 +47,37 @@ def prompts() -> dict[str, Any]:
     return yaml.safe_load(Path(__file__).with_name("judging.yml").read_text(encoding="utf-8"))
 
 
-def items(path: Path, benchmark: str) -> list[Item]:
+def items(path: Path, benchmark: Name) -> list[Item]:
     """The questions of a benchmark, from its published file: JSONL, or a JSON list.
 
-    LongBench-Chat: ``test_cases.json`` of THUDM/LongAlign (``idx, prompt, query, answer``), with ``few_shots.json`` beside it, or
-    each question's three rated answers in its own field ``few_shots``. MT-Bench: ``question.jsonl`` of lm-sys/FastChat
-    (``question_id, category, turns, reference``), with ``reference_answer/gpt-4.jsonl`` beside it if there is one: its answers
-    stand before the questions' own.
+    LongBench-Chat: ``test_cases.json`` of THUDM/LongAlign (``idx, prompt, query, answer``), with
+    ``few_shots.json`` beside it, or each question's three rated answers in its own field ``few_shots``.
+    MT-Bench: ``question.jsonl`` of lm-sys/FastChat (``question_id, category, turns, reference``), with
+    ``reference_answer/gpt-4.jsonl`` beside it if there is one: its answers stand before the questions' own.
 
     Returns:
-        Items with the task ``longbench-chat``, or MT-Bench's category. ``extra`` is what the judge sees besides the answer.
+        Items with the task ``longbench-chat``, or MT-Bench's category. ``extra`` is what the judge sees
+        besides the answer.
 
     Raises:
         DataError: a file or field that is missing, or an id twice.
     """
-    if benchmark not in BENCHMARKS:
-        raise DataError(f"{benchmark}: no such benchmark; choose from {', '.join(BENCHMARKS)}")
-    path = Path(path)
-    beside = path.parent / ("few_shots.json" if benchmark == "longbench-chat" else "reference_answer/gpt-4.jsonl")
-    more = [record for _, record in _records(beside)] if beside.is_file() else []
-    make = _longbench_chat if benchmark == "longbench-chat" else _mt_bench
-    found, seen = [], set()
-    for where, record in _records(path):
+    beside = path.parent / BESIDE[benchmark]
+    more = [record for _, record in conversion.rows(beside)] if beside.is_file() else []
+    make = {"longbench-chat": _longbench_chat, "mt-bench": _mt_bench}[benchmark]
+    found: dict[str, Item] = {}
+    for where, record in conversion.rows(path):
         try:
-            found.append(make(record, more))
+            item = make(record, more)
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             lacks = f"lacks {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(f"{where}: not a question of {benchmark} as published ({lacks})") from None
         except ValueError as error:
             raise DataError(f"{where}: {error}") from None
-        if found[-1].id in seen:
-            raise DataError(f"{where}: question {found[-1].id} is there twice")
-        seen.add(found[-1].id)
-    return found
-
-
-def _records(path: Path) -> list[tuple[str, Any]]:
-    """Records of a JSONL file or a JSON list, with their places."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-    try:
-        if text.lstrip().startswith("["):
-            return [(f"{path}, record {i}", record) for i, record in enumerate(json.loads(text), 1)]
-        lines = enumerate(text.split("\n"), 1)
-        return [(f"{path}, line {i}", json.loads(line)) for i, line in lines if line.strip()]
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from None
+        if item.id in found:
+            raise DataError(f"{where}: question {item.id} is there twice")
+        found[item.id] = item
+    return list(found.values())
 
 
 def _longbench_chat(record: dict[str, Any], more: Sequence[Any]) -> Item:
@@ -126,19 +113,21 @@ def _mt_bench(record: dict[str, Any], more: Sequence[Any]) -> Item:
 def judge_requests(item: Item, answers: Sequence[str]) -> list[Request]:
     """What the judge is asked about an item's answers: one request a turn (at most two, as MT-Bench has).
 
-    LongBench-Chat's judge sees question, reference and three rated answers, never the document; the answer without its line
-    breaks, as eval.py stores it. MT-Bench's second request shows both turns. References are shown in math, reasoning and coding.
+    LongBench-Chat's judge sees question, reference and three rated answers, never the document; the answer
+    without its line breaks, as eval.py stores it. MT-Bench's second request shows both turns. References are
+    shown in math, reasoning and coding.
 
     Raises:
         DataError: not as many answers as turns.
     """
     if len(answers) != len(item.turns):
-        raise DataError(f"item {item.id!r}: {len(answers)} answers to {len(item.turns)} turns; answer all items first")
+        counts = f"{len(answers)} answers to {len(item.turns)} turns"
+        raise DataError(f"item {item.id!r}: {counts}; answer all items first")
     if item.extra["benchmark"] == "longbench-chat":
         kit = prompts()["longbench-chat"]
         shots = [value for shot in item.extra["few_shots"] for value in (shot["answer"], shot["score"])]
-        text = kit["prompt"].format(item.extra["query"], item.references[0], *shots, answers[0].strip().replace("\n", " "))
-        return [_request(kit, text)]
+        answer = answers[0].strip().replace("\n", " ")
+        return [_request(kit, kit["prompt"].format(item.extra["query"], item.references[0], *shots, answer))]
     base = "single-math-v1" if _wants_reference(item) and item.references else "single-v1"
     fields = {f"question_{i}": turn for i, turn in enumerate(item.turns, 1)}
     fields |= {f"answer_{i}": answer.strip() for i, answer in enumerate(answers, 1)}
@@ -149,59 +138,72 @@ def judge_requests(item: Item, answers: Sequence[str]) -> list[Request]:
 
 
 def _request(kit: dict[str, str], text: str) -> Request:
-    return Request(({"role": "system", "content": kit["system"]}, {"role": "user", "content": text}), JUDGE_TOKENS)
+    return Request(
+        ({"role": "system", "content": kit["system"]}, {"role": "user", "content": text}), JUDGE_TOKENS
+    )
 
 
 def _wants_reference(item: Item) -> bool:
     return item.extra["benchmark"] == "mt-bench" and item.task in WITH_REFERENCE
 
 
-def rating(benchmark: str, text: str) -> float | None:
+def rating(benchmark: Name, text: str) -> float | None:
     """The rating in a judge's answer, 1 to 10, or None.
 
-    LongBench-Chat: the first number of the last ``[[...]]`` (eval.py). MT-Bench: the first ``[[number]]``, else the first
-    ``[number]`` (common.py).
+    LongBench-Chat: the first number of the last ``[[...]]`` (eval.py). MT-Bench: the first ``[[number]]``,
+    else the first ``[number]`` (common.py).
     """
     if benchmark == "longbench-chat":
         marked = re.findall(r"\[\[([^\]]+)\]\]", text)
-        found = re.search(r"\d+\.\d+|\d+", marked[-1], re.ASCII) if marked else None
+        found = re.search(r"(\d+\.\d+|\d+)", marked[-1], re.ASCII) if marked else None
     else:
-        found = re.search(r"\[\[(\d+\.?\d*)\]\]", text, re.ASCII) or re.search(r"\[(\d+\.?\d*)\]", text, re.ASCII)
-    value = float(found.group(found.lastindex or 0)) if found else math.nan
+        one, two = r"\[(\d+\.?\d*)\]", r"\[\[(\d+\.?\d*)\]\]"
+        found = re.search(two, text, re.ASCII) or re.search(one, text, re.ASCII)
+    value = float(found.group(1)) if found else math.nan
     return value if 1 <= value <= 10 else None
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame, judge: str, out: Path) -> pd.DataFrame:
     """Ratings of the answers to one benchmark's items.
 
-    A judge whose rating cannot be read is asked once more, with another seed and at temperature 1 (at 0 it would repeat itself).
+    A judge whose rating cannot be read is asked once more, with another seed and at temperature 1 (at 0 it
+    would repeat itself).
 
     Args:
-        answers: rows ``id, answers`` (one text a turn; none if the item was not answered), as `answering.answer` gives.
+        answers: rows ``id, answers`` (one text a turn; none if the item was not answered), of
+            `answering.answer`.
         judge: the model, in the spelling of `chat.open_model`.
         out: folder of the transcript; what it holds is not asked again.
 
     Returns:
-        One row an item, in order: ``id``; ``task``; ``score``, the mean rating of its turns times 10, NaN if one is missing;
-        ``ratings`` and ``raw``, the judge's last words, one a turn; ``why``, None or why there is no score.
+        One row an item, in order: ``id``; ``task``; ``score``, the mean rating of its turns times 10, NaN if
+        one is missing; ``ratings`` and ``raw``, the judge's last words, one a turn; ``why``, None or why
+        there is no score.
 
     Raises:
         DataError: an item without a row in ``answers``. ChatError: no judge, or it cannot be asked any more.
     """
     model = open_model(judge)
-    given = dict(zip(answers["id"].astype(str), answers["answers"], strict=True))
-    if lacking := [item.id for item in items if item.id not in given]:
-        raise DataError(f"item {lacking[0]!r} has no row in the answers; answer all items first")
-    asked = [(item, request) for item in items if len(given[item.id]) for request in judge_requests(item, given[item.id])]
+    given = answers_of(items, answers)
+    asked = [
+        (item, request)
+        for item in items
+        if len(given[item.id])
+        for request in judge_requests(item, given[item.id])
+    ]
     replies = ask(model, [request for _, request in asked], out, "judge", len(asked))
-    again = [n for n, reply in enumerate(replies) if reply.finish != "refused" and _read(asked[n][0], reply) is None]
+    again = [
+        n
+        for n, reply in enumerate(replies)
+        if reply.finish != "refused" and _read(asked[n][0], reply) is None
+    ]
     second = [replace(asked[n][1], seed=1, temperature=1.0) for n in again]
     for n, reply in zip(again, ask(model, second, out, "judge, once more", len(second)), strict=True):
         replies[n] = reply
-    said_of: dict[str, list[Reply]] = {item.id: [] for item in items}
+    of_item: dict[str, list[Reply]] = {item.id: [] for item in items}
     for (item, _), reply in zip(asked, replies, strict=True):
-        said_of[item.id].append(reply)
-    frame = pd.DataFrame([_row(item, said_of[item.id]) for item in items], columns=COLUMNS)
+        of_item[item.id].append(reply)
+    frame = pd.DataFrame([_row(item, of_item[item.id]) for item in items], columns=COLUMNS)
     _tell(items, frame, out)
     return frame
 
@@ -212,35 +214,68 @@ def _read(item: Item, reply: Reply) -> float | None:
 
 def _row(item: Item, replies: Sequence[Reply]) -> dict[str, Any]:
     ratings = [_read(item, reply) for reply in replies]
-    whys = [reply.error or "rating not read" for reply, read in zip(replies, ratings, strict=True) if read is None]
-    why = None if replies and not whys else whys[0] if whys else "no answer"
+    whys = [
+        reply.error or "rating not read" for reply, read in zip(replies, ratings, strict=True) if read is None
+    ]
+    if not replies:
+        whys = ["no answer"]
     values = [math.nan if read is None else read for read in ratings]
-    mean = math.nan if why else 10 * sum(values) / len(values)
-    raw = [reply.text for reply in replies]
-    return {"id": item.id, "task": item.task, "score": mean, "ratings": values, "raw": raw, "why": why}
+    return {
+        "id": item.id,
+        "task": item.task,
+        "score": math.nan if whys else 10 * sum(values) / len(values),
+        "ratings": values,
+        "raw": [reply.text for reply in replies],
+        "why": whys[0] if whys else None,
+    }
 
 
 def _tell(items: Sequence[Item], frame: pd.DataFrame, out: Path) -> None:
     """Say what is missing: items without a score, and references that the official prompt would show."""
-    if frame["why"].notna().any():
-        counts = ", ".join(f"{why}: {n}" for why, n in Counter(frame["why"].dropna()).most_common())
-        lost = f"{frame['why'].notna().sum()} of {len(frame)} items have no score"
-        print(f"{lost} ({counts}); see {out / TRANSCRIPT}", file=sys.stderr)
+    whys = Counter(frame["why"].dropna())
+    if whys:
+        counts = ", ".join(f"{why}: {n}" for why, n in whys.most_common())
+        lost = f"{whys.total()} of {len(frame)} items have no score ({counts})"
+        log.warning("%s; see %s", lost, out / TRANSCRIPT)
     if bare := [item.id for item in items if _wants_reference(item) and not item.references]:
         which = f"{len(bare)} questions without reference answers (the first: {bare[0]}) were judged with the general prompt"
-        print(f"{which}; put FastChat's reference_answer/gpt-4.jsonl beside question.jsonl", file=sys.stderr)
+        log.warning("%s; put FastChat's reference_answer/gpt-4.jsonl beside question.jsonl", which)
 
 
-def questions(study: Study, benchmark: str) -> Path:
-    """The file of a judged benchmark's questions, "longbench-chat" or "mt-bench", as `gateau_lib.evaluation.judging` reads it."""
-    files, about = _found(study, benchmark)
-    if benchmark == "longbench-chat":
-        return next(path for path in files if path.name == "test_cases.json")
-    if own := [path for path in files if path.name == "question.jsonl"]:
+def questions(study: Study, benchmark: Name) -> Path:
+    """The file of a benchmark's questions, as `items` reads it; MT-Bench's may be a table that is written as JSONL."""
+    files, about = published.files_of(study, benchmark)
+    if own := [path for path in files if path.name in ("test_cases.json", "question.jsonl")]:
         return own[0]
 
     def build(out: Path) -> None:
         count = conversion.questions(files[0], out / "question.jsonl")
-        _write_card(out, about | {"kept": count})
+        published.write_card(out, about | {"kept": count})
 
     return artefact(study, benchmark, build, code=[conversion.questions], about=about) / "question.jsonl"
+
+
+def _of_study(study: Study, tokenizer: Any, benchmark: Name) -> list[Item]:
+    return first_of_each_task(items(questions(study, benchmark), benchmark), study.profile.benchmark_items)
+
+
+LONGBENCH_CHAT = Benchmark(
+    name="longbench-chat",
+    title="LongBench-Chat",
+    source="Bai et al. 2024 (LongAlign), github.com/THUDM/LongAlign LongBench_Chat",
+    items=partial(_of_study, benchmark="longbench-chat"),
+    score=score,
+    cost=fixed_size(items=50, prompt=40_000, answer=512),
+    data="longbench-chat",
+    judged=True,
+)
+MT_BENCH = Benchmark(
+    name="mt-bench",
+    title="MT-Bench",
+    source="Zheng et al. 2023, github.com/lm-sys/FastChat fastchat/llm_judge",
+    items=partial(_of_study, benchmark="mt-bench"),
+    score=score,
+    cost=fixed_size(items=80, prompt=800, answer=1_000),
+    data="mt-bench",
+    judged=True,
+)

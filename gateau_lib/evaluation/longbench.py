@@ -1,23 +1,28 @@
-"""LongBench's twelve tasks of GATEAU's tables: items from the published files, scores as published, means of tasks."""
+"""LongBench's twelve tasks of GATEAU's tables: items from the published files, scores as published."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
 
 from gateau_lib.data.longalign import read_records
-from gateau_lib.evaluation.benchmark_item import Item, scored
+from gateau_lib.evaluation.benchmark_item import Benchmark, Item, first_of_each_task, fixed_size, scored
 from gateau_lib.evaluation.text_metrics import METRICS, best
-from gateau_lib.sources import conversion
-from gateau_lib.sources.hub import _found, _write_card
+from gateau_lib.sources import conversion, published
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.store import Study, artefact
 
-FIELDS = ("_id", "input", "context", "answers")  # of a published record; length, language and others are beside them
+FIELDS = (
+    "_id",
+    "input",
+    "context",
+    "answers",
+)  # of a published record; length, language and others are beside them
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,15 @@ def _tasks() -> dict[str, Task]:
     return {name: Task(**fields) for name, fields in content["tasks"].items()}
 
 
+def _by_group(tasks: dict[str, Task]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name, task in tasks.items():
+        groups.setdefault(task.group, []).append(name)
+    return groups
+
+
 TASKS = _tasks()  # in the order of GATEAU's tables
-GROUPS = {group: [name for name, task in TASKS.items() if task.group == group] for group in {t.group: 0 for t in TASKS.values()}}
+GROUPS = _by_group(TASKS)
 
 
 def items(folder: Path) -> list[Item]:
@@ -49,30 +61,33 @@ def items(folder: Path) -> list[Item]:
     Raises:
         DataError: a file that is missing, or a record that is not as published; the place is named.
     """
-    found = []
-    for name, task in TASKS.items():
-        for where, record in read_records(folder / f"{name}.jsonl"):
-            lacking = [field for field in FIELDS if field not in record] if isinstance(record, dict) else list(FIELDS)
-            if lacking or not isinstance(record["answers"], list) or not record["answers"]:
-                raise DataError(
-                    f"{where}: not a LongBench record (needs {', '.join(FIELDS)}, with answers); fetch the file again"
-                )
-            found.append(
-                Item(
-                    id=f"{name}/{record['_id']}",
-                    task=name,
-                    turns=(task.template.format(context=record["context"], input=record["input"]),),
-                    references=tuple(record["answers"]),
-                    max_new_tokens=task.max_new_tokens,
-                    language=task.language,
-                    extra={"length": record.get("length")},
-                )
-            )
-    return found
+    return [
+        _item(where, record, name, task)
+        for name, task in TASKS.items()
+        for where, record in read_records(folder / f"{name}.jsonl")
+    ]
+
+
+def _item(where: str, record: Any, name: str, task: Task) -> Item:
+    whole = isinstance(record, dict) and all(field in record for field in FIELDS)
+    if not (whole and isinstance(record["answers"], list) and record["answers"]):
+        needs = f"needs {', '.join(FIELDS)}, with answers"
+        raise DataError(f"{where}: not a LongBench record ({needs}); fetch the file again")
+    return Item(
+        id=f"{name}/{record['_id']}",
+        task=name,
+        turns=(task.template.format(context=record["context"], input=record["input"]),),
+        references=tuple(record["answers"]),
+        max_new_tokens=task.max_new_tokens,
+        language=task.language,
+        extra={"length": record.get("length")},
+    )
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
     """Every item's score: the task's measure against the reference that fits best.
+
+    White space around an answer is not counted (GATEAU train/LongBench/eval.py).
 
     Returns:
         ``id, task, score``, 0 to 100; missing where there is no answer (see `answering.answer`).
@@ -80,16 +95,31 @@ def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
     Raises:
         DataError: an item that ``answers`` does not know.
     """
-    return scored(items, answers, lambda item, said: best(METRICS[TASKS[item.task].metric], said[-1], item.references))
+
+    def measure(item: Item, said: Sequence[str]) -> float:
+        return best(METRICS[TASKS[item.task].metric], said[-1].strip(), item.references)
+
+    return scored(items, answers, measure)
 
 
 def longbench(study: Study) -> Path:
-    """A folder with LongBench's records as published, one ``<task>.jsonl`` for each task of `gateau_lib.evaluation.longbench`."""
-
-    files, about = _found(study, "longbench")
+    """A folder with LongBench's records as published, one ``<task>.jsonl`` a task."""
+    files, about = published.files_of(study, "longbench")
 
     def build(out: Path) -> None:
         counts = conversion.unpack(files, list(TASKS), out)
-        _write_card(out, about | {"kept": sum(counts.values()), "tasks": counts})
+        published.write_card(out, about | {"kept": sum(counts.values()), "tasks": counts})
 
     return artefact(study, "longbench", build, code=[conversion.unpack], tasks=list(TASKS), about=about)
+
+
+BENCHMARK = Benchmark(
+    name="longbench",
+    title="LongBench",
+    source="Bai et al. 2024, github.com/THUDM/LongBench; the tasks of GATEAU's tables",
+    items=lambda study, _: first_of_each_task(items(longbench(study)), study.profile.benchmark_items),
+    score=score,
+    cost=fixed_size(items=12 * 200, prompt=12_000, answer=150, tasks=12),
+    data="longbench",
+    packages=("rouge", "jieba"),
+)

@@ -22,9 +22,7 @@ from transformers import PreTrainedModel
 
 from gateau_lib.data.longalign import read_samples
 from gateau_lib.data.samples import Encoded, Sample, encode
-from gateau_lib.evaluation.answers import answer_tokens, judge
-from gateau_lib.evaluation.answers import exact_match as exact_match  # part of this module's interface
-from gateau_lib.evaluation.answers import token_f1 as token_f1
+from gateau_lib.evaluation.answers import answer_tokens, matches
 from gateau_lib.models import loading
 from gateau_lib.models.generate import continue_greedily
 from gateau_lib.models.nll import BATCH_TOKENS, continuation_nll, padded, plan_batches, target_places
@@ -134,8 +132,8 @@ def evaluate_samples(
         longest = max(len(e.response) for e in encoded) + len(ending)
         texts = dict(zip(todo, generate(model, tokenizer, [encoded[i] for i in todo], longest, batch_tokens), strict=True))
         frame["text"] = [texts.get(i, sample.response) for i, sample in enumerate(samples)]
-        judged = [judge(text, sample) for text, sample in zip(frame["text"], samples, strict=True)]
-        frame["exact_match"], frame["f1"] = [match for match, _ in judged], [f1 for _, f1 in judged]
+        found = [matches(text, sample) for text, sample in zip(frame["text"], samples, strict=True)]
+        frame["exact_match"], frame["f1"] = [match for match, _ in found], [f1 for _, f1 in found]
     return frame
 
 

@@ -1,8 +1,9 @@
 """Tasks in RULER's manner at any length: one of several keys, a chain of variables, the commonest words of a list.
 
-The tasks, their sizes and the score follow RULER (Hsieh et al. 2024, github.com/NVIDIA/RULER, Apache-2.0: multi-key needles,
-variable tracking, common words extraction); text and prompts are our own, without RULER's worked example and without the words it
-puts into the model's mouth, so the numbers are not those of its table.
+The tasks, their sizes and the score follow RULER (Hsieh et al. 2024, github.com/NVIDIA/RULER, Apache-2.0:
+multi-key needles, variable tracking, common words extraction); text and prompts are our own, without RULER's
+worked example and without the words it puts into the model's mouth, so the numbers are not those of its
+table.
 """
 
 from __future__ import annotations
@@ -14,14 +15,25 @@ import numpy as np
 import pandas as pd
 
 from gateau_lib.data import world
-from gateau_lib.evaluation.benchmark_item import Item, scored
-from gateau_lib.evaluation.fit_length import fill
+from gateau_lib.evaluation.benchmark_item import (
+    Asked,
+    Benchmark,
+    Item,
+    prompt_lengths,
+    scored,
+    tasks_by_length,
+)
+from gateau_lib.evaluation.fit_length import longest_prompt
 from gateau_lib.models.prompts import SEPARATOR
+from gateau_lib.study.profiles import Profile
+from gateau_lib.study.store import Study
 
 KEYS = 4  # access numbers in a text, one of them asked for
 HOPS = 4  # assignments after the first
+ANSWER = 64  # tokens of an answer, assumed mean
 _SPARE = 64  # words beyond one a token, for a first trial
-# From this length on: common words, how often each of them comes, how often any other (below 1,024 tokens ours, not RULER's).
+# From this length on: common words, how often each of them comes, how often any other (below 1,024 tokens
+# ours, not RULER's).
 SIZES = {4096: (10, 30, 3), 1024: (10, 6, 1), 0: (4, 3, 1)}
 
 Build = Callable[[int], str]
@@ -43,8 +55,10 @@ def items(tokenizer: Any, length: int, seed: int, count: int) -> list[Item]:
             rng = np.random.default_rng([seed, length, list(TASKS).index(task), n])
             name = f"{task}-{length}-{seed}-{n}"
             build, references, new = make(rng, length)
-            units, tokens = fill(build, tokenizer, length, name)
-            found.append(Item(name, task, (build(units),), references, new, extra={"length": length, "tokens": tokens}))
+            units, tokens = longest_prompt(build, tokenizer, length, name)
+            found.append(
+                Item(name, task, (build(units),), references, new, extra={"length": length, "tokens": tokens})
+            )
     return found
 
 
@@ -68,9 +82,15 @@ def _multi_key(rng: np.random.Generator, length: int) -> Made:
     words = [world.VALUES[i] for i in rng.choice(len(world.VALUES), 2 * KEYS, replace=False)]
     keys = [f"{a} {b}" for a, b in zip(words[::2], words[1::2], strict=True)]
     numbers = [str(n) for n in rng.choice(9_000_000, KEYS, replace=False) + 1_000_000]
-    hide = _hide([f"The number of {key} is {number}." for key, number in zip(keys, numbers, strict=True)], rng)
+    hide = _hide(
+        [f"The number of {key} is {number}." for key, number in zip(keys, numbers, strict=True)], rng
+    )
     asked = int(rng.integers(KEYS))
-    return lambda units: f"{hide(units)}{SEPARATOR}What is the number of {keys[asked]}?", (numbers[asked],), 128
+    return (
+        lambda units: f"{hide(units)}{SEPARATOR}What is the number of {keys[asked]}?",
+        (numbers[asked],),
+        128,
+    )
 
 
 def _variables(rng: np.random.Generator, length: int) -> Made:
@@ -91,7 +111,9 @@ def _common_words(rng: np.random.Generator, length: int) -> Made:
     words, order = _words(rng, length), int(rng.integers(2**32))
 
     def build(units: int) -> str:
-        entries = [word for word in words[:common] for _ in range(often)] + [words[common + i // seldom] for i in range(units)]
+        entries = [word for word in words[:common] for _ in range(often)] + [
+            words[common + i // seldom] for i in range(units)
+        ]
         entries = np.random.default_rng(order).permutation(entries)
         listed = " ".join(f"{place}. {entry}" for place, entry in enumerate(entries, 1))
         return f"{listed}{SEPARATOR}List the {common} words that come most often."
@@ -121,3 +143,30 @@ def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
         return 100 * float(np.mean([reference.lower() in said[-1].lower() for reference in item.references]))
 
     return scored(items, answers, share)
+
+
+def _count(profile: Profile) -> int:
+    """Items of a task and length."""
+    return profile.benchmark_items or profile.eval_items
+
+
+def _of_study(study: Study, tokenizer: Any) -> list[Item]:
+    count = _count(study.profile)
+    found = [item for n in prompt_lengths(study.profile) for item in items(tokenizer, n, study.seed, count)]
+    return tasks_by_length(found)
+
+
+def _cost(profile: Profile) -> list[Asked]:
+    lengths = [min(length, profile.benchmark_window) for length in profile.eval_lengths]
+    return [Asked(len(TASKS) * _count(profile), length, ANSWER) for length in lengths]
+
+
+BENCHMARK = Benchmark(
+    name="ruler",
+    title="RULER",
+    source="after Hsieh et al. 2024, github.com/NVIDIA/RULER; text and prompts are ours",
+    items=_of_study,
+    score=score,
+    cost=_cost,
+    read_whole=True,
+)

@@ -6,28 +6,42 @@ Without the package, or without a task's data, nothing was run, and that is what
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
+import torch
 
+from gateau_lib.evaluation.benchmark_item import Answers, Asked, Benchmark, Item, NotInstalled
 from gateau_lib.models import loading
 from gateau_lib.study.code_hash import digest, path_hash
 from gateau_lib.study.errors import reason
+from gateau_lib.study.progress import track
+from gateau_lib.study.store import Study
 from gateau_lib.study.whole_files import atomic_write
 
-TASKS = ("arc_easy", "arc_challenge", "hellaswag", "piqa", "winogrande")  # as the harness calls them, no examples before
+TASKS = (
+    "arc_easy",
+    "arc_challenge",
+    "hellaswag",
+    "piqa",
+    "winogrande",
+)  # as the harness calls them, no examples before
 METRICS = ("acc_norm", "acc", "exact_match")  # of a task, the first that it has
-
-
-class NotInstalled(RuntimeError):
-    """The harness, or the data of a task, is not there; the message says how to get it."""
+COLUMNS = ["id", "task", "score"]
 
 
 def run(
-    model_dir: Path | str, tasks: Sequence[str | dict[str, Any]], out: Path, *, dtype: str = "float32", limit: int | None = None
+    model_dir: Path | str,
+    tasks: Sequence[str | dict[str, Any]],
+    out: Path,
+    *,
+    dtype: str = "float32",
+    limit: int | None = None,
 ) -> pd.DataFrame:
     """A saved model on short tasks; a task whose scores lie in ``out`` is not run again.
 
@@ -43,13 +57,15 @@ def run(
         NotInstalled: no harness, or no data for a task. Scores of the tasks before it are kept.
     """
     try:
-        from lm_eval import simple_evaluate
+        from lm_eval import simple_evaluate  # optional, and slow
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
     except ImportError:
-        raise NotInstalled("short tasks are run by lm-evaluation-harness, which is not installed: pip install lm-eval") from None
+        how = "which is not installed: pip install lm-eval"
+        raise NotInstalled(f"short tasks are run by lm-evaluation-harness, {how}") from None
     model, manager, frames = None, TaskManager(), []
-    made_by = [path_hash(Path(model_dir)) if Path(model_dir).exists() else str(model_dir), dtype, limit, version("lm_eval")]
+    weights = path_hash(Path(model_dir)) if Path(model_dir).exists() else str(model_dir)
+    made_by = [weights, dtype, limit, version("lm_eval")]
     for task in tasks:
         name = task if isinstance(task, str) else task["task"]
         path = out / f"{name}-{digest(json.dumps([made_by, task], sort_keys=True))[:12]}.json"
@@ -59,9 +75,10 @@ def run(
                 loaded, tokenizer = loading.load(model_dir, dtype)
                 size = "auto" if loaded.device.type == "cuda" else 8
                 model = HFLM(pretrained=loaded, tokenizer=tokenizer, batch_size=size)
-            found = simple_evaluate(model=model, tasks=[task], task_manager=manager, limit=limit, bootstrap_iters=0)
+            how = {"task_manager": manager, "limit": limit, "bootstrap_iters": 0}
+            found = simple_evaluate(model=model, tasks=[task], **how)
             atomic_write(path, json.dumps(_scores(found["samples"])))
-        frames.append(pd.DataFrame(json.loads(path.read_text(encoding="utf-8")), columns=["id", "task", "score"]))
+        frames.append(pd.DataFrame(json.loads(path.read_text(encoding="utf-8")), columns=COLUMNS))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -70,7 +87,8 @@ def _fetch(manager: Any, task: str | dict[str, Any], name: str) -> None:
     try:
         manager.load([task])
     except Exception as error:  # whatever the hub, the network or a file's reader raise
-        how = f"run `lm-eval run --model dummy --tasks {name} --limit 1` where there is a network, and take its HF_HOME along"
+        command = f"lm-eval run --model dummy --tasks {name} --limit 1"
+        how = f"run `{command}` where there is a network, and take its HF_HOME along"
         raise NotInstalled(f"short task {name}: its data cannot be read ({reason(error)}); {how}") from error
 
 
@@ -80,7 +98,61 @@ def _scores(samples: dict[str, list[dict[str, Any]]]) -> list[list[Any]]:
     for task, each in samples.items():
         metric = next((name for name in METRICS if each and name in each[0]), None)
         if metric is None:
-            raise ValueError(f"short task {task}: no score of {', '.join(METRICS)} among its results; choose another task")
-        seen = {sample["doc_id"]: 100 * float(sample[metric]) for sample in each}  # one row a filter, if there are several
+            known = ", ".join(METRICS)
+            raise ValueError(f"short task {task}: no score of {known} among its results; choose another task")
+        # One row a filter, if there are several.
+        seen = {sample["doc_id"]: 100 * float(sample[metric]) for sample in each}
         rows += [[f"{task}/{place}", task, score] for place, score in sorted(seen.items())]
     return rows
+
+
+@contextmanager
+def merged_model(folder: Path) -> Iterator[Path]:
+    """A folder that others than this library can load: the model's own, or for adapters a copy with both put together."""
+    if not (folder / "adapter_config.json").exists():
+        yield folder
+        return
+    with TemporaryDirectory(prefix="gateau-merged-") as merged:
+        model, tokenizer = loading.load(folder, "bfloat16", torch.device("cpu"))
+        model.save_pretrained(merged)
+        tokenizer.save_pretrained(merged)
+        del model
+        yield Path(merged)
+
+
+def items(study: Study, tokenizer: Any) -> list[Item]:
+    """One item a task: the harness makes the questions itself."""
+    return [Item(task, task, ()) for task in TASKS]
+
+
+def answers(study: Study, items: Sequence[Item], folders: Mapping[str, Path]) -> dict[str, Answers]:
+    """What the harness says of every run, by run name: rows ``id, task, score``.
+
+    Raises:
+        NotInstalled: see `run`.
+    """
+    found, tasks = {}, [item.task for item in items]
+    how = {"dtype": study.profile.dtype, "limit": study.profile.benchmark_items or None}
+    for name, folder in track(folders.items(), "short tasks", total=len(folders)):
+        with merged_model(folder) as model_dir:
+            found[name] = Answers(run(model_dir, tasks, study.cache / "short-tasks" / name, **how))
+    return found
+
+
+def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
+    """``id, task, score``: the harness's own, 0 to 100."""
+    return answers[COLUMNS]
+
+
+BENCHMARK = Benchmark(
+    name="short-tasks",
+    title="Short tasks",
+    source="lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness",
+    items=items,
+    score=score,
+    cost=lambda profile: [
+        Asked(60_000, 100, 0)
+    ],  # sequences that the harness reads, and their tokens; assumed
+    packages=("lm-eval",),
+    answers=answers,
+)

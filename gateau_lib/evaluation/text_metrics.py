@@ -1,8 +1,8 @@
 """LongBench's measures of a written answer, English and Chinese: F1 of words, ROUGE-L; 0 to 100.
 
-They give what LongBench's metrics.py gives (github.com/THUDM/LongBench, MIT licence), except that a long sentence is compared in
-full. The published code recurses once a word, Python stops it at 1,000, and that error counts as 0; a Chinese summary is one
-sentence, for it has no ASCII full stop.
+They give what LongBench's metrics.py gives (github.com/THUDM/LongBench, MIT licence), except that a long
+sentence is compared in full. The published code recurses once a word, Python stops it at 1,000, and that
+error counts as 0; a Chinese summary is one sentence, for it has no ASCII full stop.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from importlib import import_module
 from types import ModuleType
 
 from gateau_lib.evaluation.answers import bag_f1, normalize
+from gateau_lib.evaluation.benchmark_item import NotInstalled
 
 # As published: opening angle brackets are not among them.
 CHINESE_PUNCTUATION = "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛"
@@ -31,12 +32,14 @@ def _module(name: str) -> ModuleType:
     """A package that only these measures need.
 
     Raises:
-        ImportError: not installed.
+        NotInstalled: the message says how to get it.
     """
     try:
         module = import_module(name)
     except ImportError:
-        raise ImportError(f"LongBench is scored with the package {name}; install it: pip install {name}") from None
+        raise NotInstalled(
+            f"LongBench is scored with the package {name}; install it: pip install {name}"
+        ) from None
     if name == "jieba":
         module.setLogLevel("WARNING")  # else it reports on stderr where its dictionary lies
     return module
@@ -54,7 +57,9 @@ def f1_en(prediction: str, reference: str) -> float:
 
 def f1_zh(prediction: str, reference: str) -> float:
     """F1 of jieba's words as bags, lower case, without punctuation and space; what is nothing then is no word."""
-    return _f1(*([bare for word in chinese_words(text) if (bare := _bare(word))] for text in (prediction, reference)))
+    return _f1(
+        *([bare for word in chinese_words(text) if (bare := _bare(word))] for text in (prediction, reference))
+    )
 
 
 def _bare(word: str) -> str:
@@ -68,14 +73,15 @@ def _f1(given: Sequence[str], wanted: Sequence[str]) -> float:
 def rouge_en(prediction: str, reference: str) -> float:
     """ROUGE-L F of the package `rouge`: of two texts' sets of words, how much is in the longest common subsequences.
 
-    Sentences end at full stops and nowhere else; each of the reference is compared with each of the prediction, and a word that
-    is in any of the subsequences counts once.
+    Sentences end at full stops and nowhere else; each of the reference is compared with each of the
+    prediction, and a word that is in any of the subsequences counts once. White space after the last full
+    stop counts as one more word.
     """
-    prediction, reference = prediction.strip(), reference.strip()
-    if not all(text.replace(".", "").strip() for text in (prediction, reference)):
-        return 0.0
     with _deep(len(prediction) + len(reference)):
-        scores = _module("rouge").Rouge(metrics=["rouge-l"]).get_scores(prediction, reference)
+        try:
+            scores = _module("rouge").Rouge(metrics=["rouge-l"]).get_scores(prediction, reference)
+        except ValueError:  # no sentence in one of them
+            return 0.0
     return 100 * scores[0]["rouge-l"]["f"]
 
 

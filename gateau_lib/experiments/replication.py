@@ -33,7 +33,7 @@ from gateau_lib.models.prompts import INST
 from gateau_lib.models.sizes import Work
 from gateau_lib.scoring import data_set
 from gateau_lib.scoring.settings import Engine, resolve
-from gateau_lib.sources import hub
+from gateau_lib.sources import hub, published
 from gateau_lib.study import devices
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import Profile
@@ -86,12 +86,12 @@ def _own_setting(profile: Profile, short: int) -> str:
 
 def long_file(study: Study) -> Path:
     """The long samples of the published part, as LongAlign JSONL: the first ``long_samples`` of a seeded order."""
-    return _drawn(study, hub.long_samples(study), "long", study.profile.long_samples) / "samples.jsonl"
+    return _drawn(study, published.long_samples(study), "long", study.profile.long_samples) / "samples.jsonl"
 
 
 def short_file(study: Study, count: int) -> Path:
     """``count`` short samples, drawn in one seeded order, so that the smaller set is part of the larger one."""
-    return _drawn(study, hub.short_samples(study), "short", count) / "samples.jsonl"
+    return _drawn(study, published.short_samples(study), "short", count) / "samples.jsonl"
 
 
 def _drawn(study: Study, folder: Path, name: str, count: int) -> Path:
@@ -120,8 +120,8 @@ def _drawn(study: Study, folder: Path, name: str, count: int) -> Path:
 def shortfalls(study: Study) -> list[tuple[str, str]]:
     """Where the data sets hold fewer usable samples than the profile asks for: ``(what, why)``."""
     found = []
-    asked = [("long", hub.long_samples(study), study.profile.long_samples)]
-    asked += [("short", hub.short_samples(study), count) for count in study.profile.short_samples]
+    asked = [("long", published.long_samples(study), study.profile.long_samples)]
+    asked += [("short", published.short_samples(study), count) for count in study.profile.short_samples]
     for name, folder, count in asked:
         drawn = json.loads((_drawn(study, folder, name, count) / "drawn.json").read_text(encoding="utf-8"))
         if drawn["drawn"] < count:
@@ -256,12 +256,13 @@ def cost(profile: Profile) -> list[Work]:
     tokens, operations, steps = (sum(getattr(one, name) for one in each) for name in ("tokens", "operations", "steps"))
     found.append(Work("09", f"fine-tune {len(tuned)} models", tokens, operations, steps))
     models = len(tuned) + 1  # and the one that is not tuned
-    for name in profile.benchmarks:
-        asked = suite.asked(profile, name)
+    for benchmark in suite.chosen(profile):
+        asked = benchmark.cost(profile)
         tokens = models * sum(count * prompt for count, prompt, _ in asked)
         operations = models * sum(count * long.flops(prompt, 1) for count, prompt, _ in asked)
         written = models * sum(count * answer for count, _, answer in asked)
-        found.append(Work("09", name, tokens, operations, written=written, alone=name == "short-tasks"))
+        alone = benchmark.answers is not None  # asked here, run by run
+        found.append(Work("09", benchmark.name, tokens, operations, written=written, alone=alone))
     return found
 
 
@@ -279,7 +280,7 @@ def run_cost(profile: Profile, short: float, long: float) -> Work:
 
 def card(study: Study) -> pd.DataFrame:
     """The data card: source, revision, licence, what became of every record; a row a fact, a column a data set."""
-    folders = (hub.long_samples(study), hub.short_samples(study))
+    folders = (published.long_samples(study), published.short_samples(study))
     cards = [json.loads((folder / "card.json").read_text(encoding="utf-8")) for folder in folders]
     facts = [name for name in dict.fromkeys([*cards[0], *cards[1]]) if name != "name"]
     return pd.DataFrame([{"fact": f} | {c["name"]: _said(c.get(f)) for c in cards} for f in facts])

@@ -29,7 +29,7 @@ from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.store import versions
 from gateau_lib.study.whole_files import atomic_write
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def read_part(path: Path, rows: int) -> Part | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        LOG.warning("%s: damaged (%s); this shard is scored again", path, error)
+        log.warning("%s: damaged (%s); this shard is scored again", path, error)
         return None
     return part
 

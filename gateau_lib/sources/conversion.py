@@ -1,48 +1,48 @@
 """Published files turned into what the study reads: samples, questions, plain texts.
 
-A record that cannot be used is dropped, and the reason counted; a file that cannot be read at all is an error, since it is most
-likely a download that broke off.
+A record that cannot be used is dropped, and the reason counted; a file that cannot be read at all is an
+error, since it is most likely a download that broke off.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from gateau_lib.data.longalign import from_record, read_records, to_record
+from gateau_lib.data.longalign import RecordError, from_record, read_records, to_record
 from gateau_lib.data.samples import Sample, turns_of
 from gateau_lib.study.errors import DataError
 
 KEPT = ("language",)  # fields of a record that stay with its sample
-ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "system": "system",
-}  # as open-instruct reads
+# As open-instruct reads.
+ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "system": "system"}
 
 
 class Unusable(ValueError):
-    """A record that is no sample; the message is the reason it is counted under."""
+    """A record that is no sample; ``reason`` is what it is counted under."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
-def convert(files: Sequence[Path], kind: str, name: str, out: Path) -> dict[str, Any]:
+def convert(files: Sequence[Path], kind: Literal["long", "short"], name: str, out: Path) -> dict[str, Any]:
     """Write the samples of ``files`` to ``out`` as LongAlign JSONL, in their order.
 
     Args:
-        kind: "long" (LongAlign's records) or "short" (ShareGPT's conversations). Of both, the first question and answer of a
-            conversation are taken.
-        name: of the data set; every sample's ``source``, and the beginning of the id of a record that has none.
+        kind: "long" (LongAlign's records) or "short" (ShareGPT's conversations). Of both, the first question
+            and answer of a conversation are taken.
+        name: of the data set; every sample's ``source``, and the beginning of the id of a record that has
+            none.
 
     Returns:
-        ``read``, ``kept``, ``cut to first exchange`` (kept without later turns) and ``dropped``: number of records by reason.
+        ``read``, ``kept``, ``cut to first exchange`` (kept without later turns) and ``dropped``: number of
+        records by reason.
 
     Raises:
         DataError: a file that cannot be read; the place is named.
@@ -63,9 +63,14 @@ def convert(files: Sequence[Path], kind: str, name: str, out: Path) -> dict[str,
                     lines.write(json.dumps(_encodable(to_record(sample) | kept), ensure_ascii=False) + "\n")
                     seen.add(sample.id)
                     cut += more > 0
-                except Unusable as reason:
-                    dropped[str(reason)] += 1
-    return {"read": read, "kept": len(seen), "cut to first exchange": cut, "dropped": dict(sorted(dropped.items()))}
+                except Unusable as unusable:
+                    dropped[unusable.reason] += 1
+    return {
+        "read": read,
+        "kept": len(seen),
+        "cut to first exchange": cut,
+        "dropped": dict(sorted(dropped.items())),
+    }
 
 
 def _encodable(record: dict[str, Any]) -> dict[str, Any]:
@@ -88,8 +93,8 @@ def long_sample(record: Any, identifier: str, source: str) -> tuple[Sample, int]
             record["messages"] = [{"role": role, "content": text} for role, text in turns[:2]]
     try:
         return from_record(record, "record"), more
-    except DataError as error:  # the reason without what differs from record to record, and without the remedy
-        raise Unusable(re.split(r"[;,]", str(error).removeprefix("record: "))[0]) from None
+    except RecordError as error:
+        raise Unusable(error.fault) from None
 
 
 def short_sample(record: Any, identifier: str, source: str) -> tuple[Sample, int]:
@@ -98,8 +103,9 @@ def short_sample(record: Any, identifier: str, source: str) -> tuple[Sample, int
     The conversation is ShareGPT's (``conversations``: from, value), or stands in ``messages``.
 
     Raises:
-        Unusable: no turns, a turn that is neither the user's nor the assistant's (open-instruct drops such conversations, and
-            LongAlign followed it), a first turn that is not the user's, no answer to it or an empty one.
+        Unusable: no turns, a turn that is neither the user's nor the assistant's (open-instruct drops such
+            conversations, and LongAlign followed it), a first turn that is not the user's, no answer to it or
+            an empty one.
     """
     turns = _turns(record)
     if not turns:
@@ -125,7 +131,9 @@ def _turns(record: Any) -> list[tuple[str, str]]:
         raise Unusable("not a JSON object")
     role, text = ("from", "value") if "conversations" in record else ("role", "content")
     turns = record.get("conversations", record.get("messages"))
-    usable = isinstance(turns, list) and all(isinstance(t, dict) and isinstance(t.get(text), str) for t in turns)
+    usable = isinstance(turns, list) and all(
+        isinstance(t, dict) and isinstance(t.get(text), str) for t in turns
+    )
     if not usable:
         raise Unusable("no usable turns")
     return [(ROLES.get(str(turn.get(role)), str(turn.get(role))), turn[text]) for turn in turns]
@@ -146,10 +154,14 @@ def rows(path: Path) -> Iterator[tuple[str, Any]]:
     else:
         try:
             content = json.loads(path.read_text(encoding="utf-8-sig"))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not valid JSON ({error}); fetch the file again") from None
         if not isinstance(content, list):
-            raise DataError(f"{path}: expected a list of records, got {type(content).__name__}; fetch the file again")
+            raise DataError(
+                f"{path}: expected a list of records, got {type(content).__name__}; fetch the file again"
+            )
         yield from ((f"{path}, record {n}", record) for n, record in enumerate(content, 1))
 
 
@@ -187,7 +199,9 @@ def _content(files: Sequence[Path], name: str) -> bytes:
 def questions(table: Path, out: Path) -> int:
     """MT-Bench's table as FastChat's ``question.jsonl``; the number of questions."""
     records = [record for _, record in rows(table)]
-    out.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    out.write_text(
+        "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8"
+    )
     return len(records)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import json
 import random
 import re
@@ -23,6 +21,7 @@ from gateau_lib.models.prompts import SEPARATOR
 from gateau_lib.sources.chat import Chat, Endpoint, Reply, Request, open_model, said
 from gateau_lib.sources.documents import Document, documents, files, is_about, is_copy, language, plain
 from gateau_lib.sources.transcript import TRANSCRIPT, ask
+from gateau_lib.study.code_hash import path_hash
 from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.outputs import check_out
 from gateau_lib.study.whole_files import atomic_write
@@ -30,6 +29,31 @@ from gateau_lib.study.whole_files import atomic_write
 KINDS = ("general", "summary", "reasoning", "extraction")  # LongAlign, appendix A
 REJECTED = "rejected.jsonl"
 NUMBERED = re.compile(r"^[\s*#>-]*(?:Q|Question|问题)?\s*\d{1,2}\s*[:：.．)）、]\s*(.*)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be made, of what, and by which model."""
+
+    documents: Path  # folder or file
+    model: str  # as `chat.open_model` takes it
+    out: Path  # JSONL of samples; its transcript, rejections and manifest lie beside it
+    per_document: int = 1
+    limit: int | None = None  # documents, the first ones
+    max_length: int | None = None  # characters of a sample
+    max_new_tokens: int = 1024  # of an answer
+    parallel: int | None = None  # requests at once to an endpoint
+    seed: int = 0
+
+    @property
+    def parts(self) -> Path:
+        """Folder of transcript and rejections."""
+        return self.out.with_name(self.out.name + ".parts")
+
+    @property
+    def manifest(self) -> Path:
+        """What the samples were made with."""
+        return self.out.with_suffix(".manifest.json")
 
 
 @dataclass
@@ -67,7 +91,9 @@ def proposal_request(document: Document, task: Task, seed: int, max_tokens: int)
     """Ask for questions of the task's kind."""
     kit = prompts()
     words = kit[language(document.text)]
-    text = words["propose"].format(document=document.text, count=kit["questions"], kind=words["kinds"][task.kind])
+    text = words["propose"].format(
+        document=document.text, count=kit["questions"], kind=words["kinds"][task.kind]
+    )
     return Request(({"role": "user", "content": text},), max_tokens, kit["temperature"], seed)
 
 
@@ -75,12 +101,18 @@ def answer_request(document: Document, task: Task, seed: int, max_tokens: int) -
     """Ask the drawn question, the user turn as it will stand in the sample."""
     system = prompts()[language(document.text)]["answer"]
     user = document.text + SEPARATOR + task.question
-    return Request(({"role": "system", "content": system}, {"role": "user", "content": user}), max_tokens, 0.0, seed)
+    return Request(
+        ({"role": "system", "content": system}, {"role": "user", "content": user}), max_tokens, 0.0, seed
+    )
 
 
 def read_questions(reply: Reply) -> list[str]:
     """The questions of a numbered list, without repetitions; the last one of a reply that was cut is left out."""
-    found = [match.group(1).strip().strip("*").strip() for line in said(reply).splitlines() if (match := NUMBERED.match(line))]
+    found = [
+        match.group(1).strip().strip("*").strip()
+        for line in said(reply).splitlines()
+        if (match := NUMBERED.match(line))
+    ]
     if reply.finish == "length":
         found = found[:-1]
     return list(dict.fromkeys(question for question in found if re.search(r"\w\w", question)))
@@ -121,95 +153,104 @@ def settle(task: Task, document: Document, reply: Reply, max_length: int | None)
         task.fault = "not about the document"
 
 
-def make(given: argparse.Namespace, model: Chat) -> list[Task]:
+def make(order: Order, model: Chat) -> list[Task]:
     """All tasks, asked and settled; progress with the estimated time goes to stderr."""
     made, taken = [], {}
-    for document in documents(given.documents, given.limit):
-        made += tasks(document, given.per_document, given.seed, given.max_length)
+    for document in documents(order.documents, order.limit):
+        made += tasks(document, order.per_document, order.seed, order.max_length)
         taken[document.id] = set()
     stage = [task for task in made if not task.fault]
-    for task, reply in zip(stage, _ask(given, model, proposal_request, stage, "questions"), strict=True):
-        draw(task, reply, given.seed, taken[task.document])
+    for _, task, reply in _ask(order, model, proposal_request, stage, "questions"):
+        draw(task, reply, order.seed, taken[task.document])
     stage = [task for task in stage if not task.fault]
-    replies = _ask(given, model, answer_request, stage, "answers")
-    for (document, task), reply in zip(_with_documents(given, stage), replies, strict=True):
-        settle(task, document, reply, given.max_length)
+    for document, task, reply in _ask(order, model, answer_request, stage, "answers"):
+        settle(task, document, reply, order.max_length)
     return made
 
 
-def _ask(given: argparse.Namespace, model: Chat, request: Callable[..., Request], stage: list[Task], label: str) -> list[Reply]:
-    pairs = _with_documents(given, stage)
-    requests = (request(document, task, given.seed, given.max_new_tokens) for document, task in pairs)
-    return ask(model, requests, _parts(given), label, len(stage))
+def _ask(
+    order: Order, model: Chat, request: Callable[..., Request], stage: list[Task], label: str
+) -> Iterator[tuple[Document, Task, Reply]]:
+    """Each task with its document and what the model replied."""
+    pairs = _with_documents(order, stage)
+    requests = (request(document, task, order.seed, order.max_new_tokens) for document, task in pairs)
+    replies = ask(model, requests, order.parts, label, len(stage))
+    for (document, task), reply in zip(_with_documents(order, stage), replies, strict=True):
+        yield document, task, reply
 
 
-def _with_documents(given: argparse.Namespace, chosen: Sequence[Task]) -> Iterator[tuple[Document, Task]]:
+def _with_documents(order: Order, chosen: Sequence[Task]) -> Iterator[tuple[Document, Task]]:
     """The tasks with their documents, which are read again: all texts at once may not fit into memory."""
-    of: dict[str, list[Task]] = {}
+    of_document: dict[str, list[Task]] = {}
     for task in chosen:
-        of.setdefault(task.document, []).append(task)
-    for document in documents(given.documents, given.limit):
-        yield from ((document, task) for task in of.get(document.id, []))
+        of_document.setdefault(task.document, []).append(task)
+    for document in documents(order.documents, order.limit):
+        yield from ((document, task) for task in of_document.get(document.id, []))
 
 
-def _parts(given: argparse.Namespace) -> Path:
-    return given.out.with_name(given.out.name + ".parts")
-
-
-def _manifest(given: argparse.Namespace) -> Path:
-    return given.out.with_suffix(".manifest.json")
-
-
-def check(given: argparse.Namespace) -> None:
-    """Raise ScoreError or DataError for options that cannot be meant, before anything is read or asked."""
-    for name in ("per_document", "limit", "max_length", "max_new_tokens", "parallel"):
-        if (value := getattr(given, name)) is not None and value < 1:
-            raise ScoreError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    if given.out.suffix != ".jsonl":
-        raise ScoreError(f"--out {given.out}: give a name that ends in .jsonl")
-    # The file itself, not what a link of that name leads to, is what a run writes.
-    if given.documents.resolve() in (given.out.parent.resolve() / given.out.name).parents:
-        raise ScoreError(f"--out {given.out} lies among the documents; put it into another folder")
-    check_out(given.out, files(given.documents), [_manifest(given)], _parts(given))
-
-
-def run(given: argparse.Namespace) -> str:
-    """Do what the command line asks; returns the text to print.
+def check(order: Order) -> None:
+    """Refuse options that cannot be meant, before anything is read or asked.
 
     Raises:
-        ChatError, DataError, ModelError, ScoreError: model, documents or options that cannot be used, or no sample was kept.
+        ScoreError, DataError: name the option or the place.
+    """
+    for name in ("per_document", "limit", "max_length", "max_new_tokens", "parallel"):
+        if (value := getattr(order, name)) is not None and value < 1:
+            raise ScoreError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if order.out.suffix != ".jsonl":
+        raise ScoreError(f"--out {order.out}: give a name that ends in .jsonl")
+    # The file itself, not what a link of that name leads to, is what a run writes.
+    if order.documents.resolve() in (order.out.parent.resolve() / order.out.name).parents:
+        raise ScoreError(f"--out {order.out} lies among the documents; put it into another folder")
+    check_out(order.out, files(order.documents), [order.manifest], order.parts)
+
+
+def run(order: Order) -> str:
+    """Make the samples; returns the text to print.
+
+    Raises:
+        ChatError, DataError, ModelError, ScoreError: model, documents or options that cannot be used, or no
+            sample was kept.
     """
     start = time.monotonic()
-    check(given)
-    model = open_model(given.model)
-    if given.parallel is not None:
+    check(order)
+    model = open_model(order.model)
+    if order.parallel is not None:
         if not isinstance(model, Endpoint):
             raise ScoreError("--parallel is for an endpoint; a local model answers one request at a time")
-        model = replace(model, parallel=given.parallel)
-    made = make(given, model)
+        model = replace(model, parallel=order.parallel)
+    made = make(order, model)
     kept, lost = [task for task in made if not task.fault], [task for task in made if task.fault]
-    rejected = _parts(given) / REJECTED
-    atomic_write(rejected, "".join(json.dumps({"id": t.id} | asdict(t), ensure_ascii=False) + "\n" for t in lost))
+    rejected = order.parts / REJECTED
+    lines = [json.dumps({"id": task.id} | asdict(task), ensure_ascii=False) + "\n" for task in lost]
+    atomic_write(rejected, "".join(lines))
     reasons = dict(Counter(task.fault for task in lost).most_common())
     counts = ", ".join(f"{reason}: {n}" for reason, n in reasons.items())
     why = f"{len(lost)} rejected ({counts}), see {rejected}" if lost else "none rejected"
     if not kept:
-        raise ScoreError(f"{given.out}: not written, no sample was kept; {why} and {TRANSCRIPT} beside it")
-    write_samples((_sample(document, task) for document, task in _with_documents(given, kept)), given.out)
+        raise ScoreError(f"{order.out}: not written, no sample was kept; {why} and {TRANSCRIPT} beside it")
+    write_samples((_sample(document, task) for document, task in _with_documents(order, kept)), order.out)
     accounts = {
         "documents": len({task.document for task in made}),
         "asked": len(made),
         "kept": dict(sorted(Counter(task.kind for task in kept).items())),
         "rejected": reasons,
     }
-    options = {name: getattr(given, name) for name in ("seed", "per_document", "limit", "max_length", "max_new_tokens")}
-    with given.out.open("rb") as written:
-        digest = hashlib.file_digest(written, "sha256").hexdigest()
-    facts = {"model": model.identity, "prompts": prompts(), **options, **accounts, "sha256": {given.out.name: digest}}
-    atomic_write(_manifest(given), json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    _write_manifest(order, model, accounts)
     kinds = ", ".join(f"{kind} {n}" for kind, n in accounts["kept"].items())
     seconds = time.monotonic() - start
-    return f"{given.out}: {len(kept)} samples ({kinds}) on {accounts['documents']} documents; {why}; {seconds:.0f} s"
+    what = f"{len(kept)} samples ({kinds}) on {accounts['documents']} documents"
+    return f"{order.out}: {what}; {why}; {seconds:.0f} s"
+
+
+def _write_manifest(order: Order, model: Chat, accounts: dict[str, Any]) -> None:
+    options = {
+        name: getattr(order, name)
+        for name in ("seed", "per_document", "limit", "max_length", "max_new_tokens")
+    }
+    facts = {"model": model.identity, "prompts": prompts(), **options, **accounts}
+    facts["sha256"] = {order.out.name: path_hash(order.out)}
+    atomic_write(order.manifest, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
 def _sample(document: Document, task: Task) -> Sample:

@@ -156,16 +156,16 @@ def test_what_is_answered_is_not_asked_again(llama, tokenizer, tmp_path, monkeyp
     assert together["answers"].tolist() == answer(llama, tokenizer, items, tmp_path / "new", **options)["answers"].tolist()
 
 
-def test_a_damaged_part_is_answered_again(llama, tokenizer, tmp_path, capsys):
+def test_a_damaged_part_is_answered_again(llama, tokenizer, tmp_path, caplog):
     options = {"window": 128, "chat": False}
     whole = answer(llama, tokenizer, many(), tmp_path, **options)
     path = sorted(tmp_path.iterdir())[0]
     path.write_bytes(path.read_bytes()[:-9])
     pd.testing.assert_frame_equal(answer(llama, tokenizer, many(), tmp_path, **options), whole)
-    assert f"{path}: damaged" in capsys.readouterr().err
+    assert f"{path}: damaged" in caplog.text
 
 
-def test_out_of_memory_halves_batches_and_loses_only_what_does_not_fit_alone(llama, tokenizer, tmp_path, small_memory, capsys):
+def test_out_of_memory_halves_batches_and_loses_only_what_does_not_fit_alone(llama, tokenizer, tmp_path, small_memory, caplog):
     items, options = many(), {"window": 128, "chat": False, "batch_tokens": 10_000}
     items.insert(2, Item("huge", "one", (words(30, 3),), max_new_tokens=5))
     whole = answer(llama, tokenizer, items, tmp_path / "whole", **options)
@@ -174,7 +174,7 @@ def test_out_of_memory_halves_batches_and_loses_only_what_does_not_fit_alone(lla
         assert refused
     failed = found["error"].notna()
     assert found.loc[failed, "id"].tolist() == ["huge"] and found.loc[failed, "answers"].tolist() == [[]]
-    assert "item 'huge'" in capsys.readouterr().err and "do not fit into memory even alone" in found.loc[failed, "error"].item()
+    assert "item 'huge'" in caplog.text and "do not fit into memory even alone" in found.loc[failed, "error"].item()
     assert found.loc[~failed, "answers"].tolist() == whole.loc[~failed, "answers"].tolist()
     # With memory enough, the next call answers the one that is missing.
     pd.testing.assert_frame_equal(answer(llama, tokenizer, items, tmp_path / "small", **options), whole)

@@ -10,7 +10,7 @@ from tiny import other_tokenizers
 from gateau_lib.data.tokenizer import real_paragraphs
 from gateau_lib.evaluation import haystack
 from gateau_lib.evaluation.answering import answer
-from gateau_lib.evaluation.fit_length import fill
+from gateau_lib.evaluation.fit_length import longest_prompt
 from gateau_lib.evaluation.haystack import TOLERANCE, cells, items, score
 from gateau_lib.models import loading
 from gateau_lib.models.prompts import prompt_ids
@@ -106,4 +106,4 @@ def test_filling_ends_where_one_unit_more_is_too_much(tokenizer, unit, length):
     expected = 0
     while len(prompt_ids(tokenizer, (build(expected + 1),), [], True)) <= length:
         expected += 1
-    assert fill(build, tokenizer, length, "x") == (expected, len(prompt_ids(tokenizer, (build(expected),), [], True)))
+    assert longest_prompt(build, tokenizer, length, "x") == (expected, len(prompt_ids(tokenizer, (build(expected),), [], True)))

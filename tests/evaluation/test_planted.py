@@ -19,7 +19,14 @@ from tiny import eager
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import Encoded, Sample, encode
 from gateau_lib.evaluation import planted
-from gateau_lib.evaluation.answers import answer_parts, answer_tokens, exact_match, judge, normalize, token_f1
+from gateau_lib.evaluation.answers import (
+    answer_parts,
+    answer_tokens,
+    exact_match,
+    matches,
+    normalize,
+    token_f1,
+)
 from gateau_lib.evaluation.haystack import needle_cells, needle_map, realised_depth
 from gateau_lib.evaluation.planted import (
     evaluate_all,
@@ -119,9 +126,9 @@ def test_exact_match_wants_the_words_together_and_in_order():
 
 
 def test_frame_words_earn_nothing():
-    assert judge(TWO_HOPS.response, TWO_HOPS) == (True, 1.0)
-    assert judge("The keeper of Ashby is Mira. The code of Mira is red owl.", TWO_HOPS) == (False, 0.0)
-    match, f1 = judge("The code of Mira is amber owl.", TWO_HOPS)
+    assert matches(TWO_HOPS.response, TWO_HOPS) == (True, 1.0)
+    assert matches("The keeper of Ashby is Mira. The code of Mira is red owl.", TWO_HOPS) == (False, 0.0)
+    match, f1 = matches("The code of Mira is amber owl.", TWO_HOPS)
     assert not match and f1 == pytest.approx(0.5)
 
 

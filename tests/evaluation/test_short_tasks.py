@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from gateau_lib.evaluation import short_tasks
+from gateau_lib.evaluation.benchmark_item import Item, NotInstalled
 from gateau_lib.models import loading
 from gateau_lib.models.nll import continuation_nll
+from gateau_lib.study.profiles import resolve
+from gateau_lib.study.store import Study
 
 QUESTIONS = [("One and one", ["two", "nine"], 0), ("A cat is", ["stone", "an animal"], 1), ("Up or", ["down", "blue"], 1)]
 
@@ -36,7 +41,7 @@ def task(tmp_path: Path) -> dict:
 
 def test_without_the_harness_it_is_said_how_to_get_it(saved_pair, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(short_tasks.NotInstalled, match="not installed: pip install lm-eval"):
+    with pytest.raises(NotInstalled, match="not installed: pip install lm-eval"):
         short_tasks.run(saved_pair[0], short_tasks.TASKS, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -70,6 +75,22 @@ def test_with_the_harness_scores_are_those_of_our_own_losses(saved_pair, task, t
 def test_data_out_of_reach_is_not_run(saved_pair, task, tmp_path):
     pytest.importorskip("lm_eval")
     lost = task | {"task": "lost", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "none.jsonl")}}}
-    with pytest.raises(short_tasks.NotInstalled, match="short task lost: its data cannot be read"):
+    with pytest.raises(NotInstalled, match="short task lost: its data cannot be read"):
         short_tasks.run(saved_pair[0], [task, lost], tmp_path / "out")
     assert len(list((tmp_path / "out").iterdir())) == 1  # the task before it is kept
+
+
+def test_every_run_is_scored_by_the_harness(saved_pair, tmp_path, monkeypatch):
+    asked = []
+
+    def run(model_dir, tasks, out, **how):
+        asked.append((Path(model_dir), tasks, out.name, how["limit"]))
+        return pd.DataFrame([("a/0", "a", 50.0)], columns=short_tasks.COLUMNS)
+
+    monkeypatch.setattr(short_tasks, "run", run)
+    study = Study(replace(resolve("rehearse-paper"), benchmark_items=3), 0, tmp_path)
+    items = [Item(task, task, ()) for task in ("a", "b")]
+    found = short_tasks.answers(study, items, {"full": saved_pair[1]})
+    assert asked == [(saved_pair[1], ["a", "b"], "full", 3)]
+    assert short_tasks.score(items, found["full"].table)["score"].tolist() == [50.0]
+    assert [item.task for item in short_tasks.items(study, None)] == list(short_tasks.TASKS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,8 +10,7 @@ import pytest
 from scipy import stats
 from scoring_command import write_data
 
-from gateau_lib import evaluation, sources
-from gateau_lib.evaluation import benchmark_item, suite
+from gateau_lib.evaluation import longbench, suite
 from gateau_lib.experiments import findings, replication, replication_tables
 from gateau_lib.methods import gateau, hmg
 from gateau_lib.models.loading import SHIPPED
@@ -131,8 +129,8 @@ def test_longbench_counts_in_its_groups_and_by_task():
     table = replication_tables.measured(rows_of(values, "longbench"), [full]).set_index("table")["measured"]
     assert table["LongBench multi-document QA"] == (15 + 40) / 2 and table["LongBench summarisation"] == 5
     assert table["LongBench musique"] == 40 and "LongBench single-document QA" not in table
-    assert {f"LongBench {group}" for group in evaluation.longbench.GROUPS} <= set(findings.reported()["table"])
-    assert {f"LongBench {t}" for group in evaluation.longbench.GROUPS.values() for t in group} <= set(findings.reported()["table"])
+    assert {f"LongBench {group}" for group in longbench.GROUPS} <= set(findings.reported()["table"])
+    assert {f"LongBench {t}" for group in longbench.GROUPS.values() for t in group} <= set(findings.reported()["table"])
 
 
 def test_no_number_is_lost_beside_the_reported_ones():
@@ -192,44 +190,3 @@ def test_measured_numbers_of_every_recorded_profile_are_shown_and_no_rehearsal_s
         )
     assert set(replication_tables.last_measured()["setting"]) == {"real-world", "2,000 short, 1,000 long"}
     assert not replication_tables.last_measured().duplicated().any()
-
-
-def test_nothing_hidden_in_a_prompt_is_cut_away(monkeypatch, tmp_path, tokenizer):
-    """The longest evaluation length of the paper profile is above what a prompt may have."""
-    study = Study(replace(resolve("rehearse-paper"), eval_lengths=(512, 1024), benchmark_window=1000), 0, tmp_path)
-    monkeypatch.setattr(sources.hub, "haystack", lambda study: ["A quiet town lay by the river. " * 50])
-    found = suite.items(study, "needle", tokenizer)
-    assert max(item.extra["tokens"] for item in found) <= 1000
-    assert {item.task for item in found} == {"needle, 512 tokens", "needle, 1,000 tokens"}
-    paper = resolve("paper")
-    assert max(paper.eval_lengths) > paper.benchmark_window  # or this test is about nothing
-
-
-def test_a_broken_file_stops_the_others_only_after_they_are_done(monkeypatch, tmp_path):
-    study = Study(replace(resolve("paper"), benchmarks=("longbench", "ruler")), 0, tmp_path)
-    done = []
-
-    def answered(study, benchmark, folders):
-        if benchmark == "longbench":
-            raise DataError("data.zip: broken archive; fetch it again")
-        done.append(benchmark)
-        return suite.Answered([], {}, {})
-
-    monkeypatch.setattr(suite, "_answered", answered)
-    monkeypatch.setattr(suite, "_scored", lambda *_: pd.DataFrame())
-    with pytest.raises(DataError, match="broken archive"):
-        suite.judged(study, {}, judge="")
-    assert done == ["ruler"]
-
-
-def test_a_benchmark_without_a_judge_is_not_run_and_never_zero(tmp_path):
-    study = Study(replace(resolve("paper"), benchmarks=("longbench-chat", "mt-bench")), 0, tmp_path)
-    rows, lacking = suite.judged(study, {"full--100": tmp_path}, judge="")
-    assert rows.empty and [each.benchmark for each in lacking] == ["longbench-chat", "mt-bench"]
-    assert all("judge" in each.why for each in lacking)
-
-
-def test_few_items_are_the_first_of_each_task():
-    items = [benchmark_item.Item(f"{t}{i}", t, ("q",)) for t in "ab" for i in range(3)]
-    assert [item.id for item in suite._few(items, 2)] == ["a0", "a1", "b0", "b1"]
-    assert suite._few(items, None) == items

@@ -13,7 +13,7 @@ from score_rows import N, make_rows, messages, write
 
 from gateau_lib import select
 from gateau_lib.methods.base import RankOptions
-from gateau_lib.scoring import choice, report, score_table
+from gateau_lib.scoring import choice, score_table
 from gateau_lib.scoring.score_table import LENGTHS, Table, usable
 
 
@@ -283,11 +283,6 @@ def test_segments_of_other_data_are_refused(tmp_path, capsys):
     assert select.main([str(scores), "--data", str(data), "--out", str(tmp_path / "o.jsonl")]) == 2
     assert "the score table's segments are not those of its context; score this data again" in capsys.readouterr().err
     assert not (tmp_path / "o.jsonl").exists()
-
-
-def test_a_long_list_is_cut_and_says_so():
-    listed = report._list(("id", "reason"), [(f"r{i}", "why & how") for i in range(report.LISTED + 3)])
-    assert listed.count("why &amp; how") == report.LISTED and "and 3 more" in listed
 
 
 def test_surrogates_in_ids_and_segments_of_unknown_rows(tmp_path):

@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gateau_lib import score
 from gateau_lib.data import longalign, samples, sharded
-from gateau_lib.experiments import pages
 from gateau_lib.methods import SCORED, model_passes, reader
 from gateau_lib.models import loading, pair, rope
 from gateau_lib.models import sizes as sizes_module
@@ -272,11 +271,6 @@ def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
     assert score.main([str(data), *names, "--max-length", str(2 * window)]) == 0
     row = pq.read_table(out).to_pylist()[0]
     assert row["n_context"] > window and row["n_dropped"] == 0 and row["error"] is None
-    sample = samples.encode(sharded.read_items(data)[0].sample, both.tokenizer, 2 * window)
+    sample = samples.encode(sharded.read(data, *sharded.index(data, 1024))[0].sample, both.tokenizer, 2 * window)
     stretched = rope.extend_window(both.long, 2 * window)
     assert row["nll_long"] == pytest.approx(model_passes.response_nll(stretched, [sample])[0], rel=1e-5)
-
-
-def test_the_page_on_clusters_says_what_the_plan_says():
-    page = pages.CLUSTER.read_text(encoding="utf-8")
-    assert f"\n{pages.example()}\n".join(pages.MARKS) in page, "run make readme"

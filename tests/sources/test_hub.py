@@ -21,10 +21,10 @@ from servers import hub_server
 
 from gateau_lib.data.longalign import read_samples
 from gateau_lib.evaluation import haystack, judging, longbench
-from gateau_lib.experiments import rehearsal
+from gateau_lib.experiments import rehearsal, rehearsal_data
 from gateau_lib.models import loading, rope
 from gateau_lib.models.pair import check_homologous
-from gateau_lib.sources import hub
+from gateau_lib.sources import hub, published
 from gateau_lib.sources.hub import HubError
 from gateau_lib.study import errors, registry
 from gateau_lib.study.code_hash import path_hash
@@ -108,7 +108,7 @@ def test_plain_hub_ids_load_from_the_cache(filled):
 
 def test_a_hub_id_that_asks_for_code_of_its_own_is_refused(filled, study):
     config = hub.snapshot(study, LLAMA.long.repo) / "config.json"
-    own = {"auto_map": {"AutoModelForCausalLM": "own_code.OwnForCausalLM"}}
+    own = {"auto_map": {"AutoModelForCausalLM": "own_code.OwnForCausalLM"}, "model_type": "own"}
     config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | own), encoding="utf-8")
     for read in (loading.load, loading.load_tokenizer, loading.load_config):
         with pytest.raises(errors.ModelError, match=f"^{LLAMA.long.repo}: auto_map in its config.json asks for code of its own"):
@@ -136,37 +136,37 @@ def test_a_rehearsal_reads_nothing_else_and_is_made_once(tmp_path, monkeypatch):
 
 def test_samples_of_both_kinds_with_their_cards(filled, study):
     tokenizer = loading.load_tokenizer(loading.SHIPPED / "short")
-    folder = hub.long_samples(study)
+    folder = published.long_samples(study)
     samples, card = read_samples(folder / "samples.jsonl"), json.loads((folder / "card.json").read_text())
-    assert len(samples) == card["kept"] == rehearsal.LONG and card["read"] == rehearsal.LONG + 3
+    assert len(samples) == card["kept"] == rehearsal_data.LONG and card["read"] == rehearsal_data.LONG + 3
     assert len(card["dropped"]) == 3 and set(card["dropped"].values()) == {1} and card["cut to first exchange"] == 0
     entry = registry.data_sets()["longalign-10k"]
     assert (card["repo"], card["revision"], card["licence"]) == (entry.repo, entry.revision, entry.licence)
-    published = filled / f"datasets--THUDM--LongAlign-10k/snapshots/{entry.revision}/long.jsonl"
-    assert card["sha256"] == {"long.jsonl": path_hash(published)}
+    original = filled / f"datasets--THUDM--LongAlign-10k/snapshots/{entry.revision}/long.jsonl"
+    assert card["sha256"] == {"long.jsonl": path_hash(original)}
     lengths = [len(tokenizer(s.context)["input_ids"]) for s in samples]
     assert min(lengths) > 256 and max(lengths) < 1024 and all(s.instruction and s.response for s in samples)
 
-    folder = hub.short_samples(study)
+    folder = published.short_samples(study)
     samples, card = read_samples(folder / "samples.jsonl"), json.loads((folder / "card.json").read_text())
-    assert len(samples) == rehearsal.SHORT and sum(card["dropped"].values()) == 4 and len(card["sha256"]) == 2
-    assert card["cut to first exchange"] == sum(n % 3 > 0 for n in range(rehearsal.SHORT))
+    assert len(samples) == rehearsal_data.SHORT and sum(card["dropped"].values()) == 4 and len(card["sha256"]) == 2
+    assert card["cut to first exchange"] == sum(n % 3 > 0 for n in range(rehearsal_data.SHORT))
     assert max(len(tokenizer(s.instruction + s.response)["input_ids"]) for s in samples) < 256
 
 
 def test_conversion_is_made_once_and_again_for_other_files(filled, study, tmp_path, monkeypatch):
-    first = hub.long_samples(study)
+    first = published.long_samples(study)
     made = path_hash(first)
-    assert hub.long_samples(study) == first and path_hash(first) == made  # it holds the time at which it was made
+    assert published.long_samples(study) == first and path_hash(first) == made  # it holds the time at which it was made
     monkeypatch.setenv("GATEAU_DATA", str(tmp_path / "own"))
     (tmp_path / "own" / "longalign-10k").mkdir(parents=True)
     shutil.copy(first / "samples.jsonl", tmp_path / "own" / "longalign-10k" / "long.jsonl")
-    assert hub.long_samples(study) != first
+    assert published.long_samples(study) != first
 
 
 def test_benchmarks_are_read_by_their_modules(filled, study):
     items = longbench.items(longbench.longbench(study))
-    assert {item.task for item in items} == set(longbench.TASKS) and len(items) == len(longbench.TASKS) * rehearsal.PER_TASK
+    assert {item.task for item in items} == set(longbench.TASKS) and len(items) == len(longbench.TASKS) * rehearsal_data.PER_TASK
     chinese = [item for item in items if item.language == "zh"]
     assert len({item.task for item in chinese}) == 3 and all("一" <= item.references[0][0] <= "鿿" for item in chinese)
     assert all(item.references[0] in item.turns[0] for item in items if item.task == "qasper")
@@ -175,7 +175,7 @@ def test_benchmarks_are_read_by_their_modules(filled, study):
     assert min(lengths) < study.profile.benchmark_window < max(lengths)  # some are cut, some are not
     for benchmark in ("longbench-chat", "mt-bench"):
         asked = judging.items(judging.questions(study, benchmark), benchmark)
-        assert len(asked) == rehearsal.QUESTIONS
+        assert len(asked) == rehearsal_data.QUESTIONS
         assert all(len(item.turns) == (1 if benchmark == "longbench-chat" else 2) for item in asked)
     assert len(haystack.haystack(study)) == 4
 
@@ -259,7 +259,7 @@ def test_of_a_data_set_its_files_are_fetched(server, study, fabricated):
     source = fabricated / "datasets--lighteval--mt-bench" / "snapshots"
     files = {"data/train-0.parquet": next(source.rglob("*.parquet")).read_bytes(), "README.md": b"words"}
     commit = server.add("datasets/lighteval/mt-bench", files)
-    assert len(judging.items(judging.questions(study, "mt-bench"), "mt-bench")) == rehearsal.QUESTIONS
+    assert len(judging.items(judging.questions(study, "mt-bench"), "mt-bench")) == rehearsal_data.QUESTIONS
     assert hub.revisions(study) == {"datasets/lighteval/mt-bench": commit}
     assert not any(path.endswith("README.md") for path in server.asked)
 
@@ -302,14 +302,14 @@ def test_a_commit_that_is_gone_is_told(server, study):
 def test_no_network_is_one_line(server, study):
     server.shutdown()
     server.server_close()
-    said = refused(hub.short_samples, study)
+    said = refused(published.short_samples, study)
     assert "not in the cache, or not whole, and the hub does not answer" in said
     assert "hf download anon8231489123/ShareGPT_Vicuna_unfiltered --repo-type dataset, its cache is" in said
     assert "put the files into $GATEAU_DATA/sharegpt/" in said
 
 
 def test_offline_a_pinned_data_set_is_named_with_its_commit(cache, study):
-    said, commit = refused(hub.long_samples, study), registry.data_sets()["longalign-10k"].revision
+    said, commit = refused(published.long_samples, study), registry.data_sets()["longalign-10k"].revision
     assert f"hf download THUDM/LongAlign-10k --revision {commit} --repo-type dataset" in said
 
 
@@ -387,12 +387,12 @@ def test_every_data_set_is_read_from_a_folder(own, study, fabricated, flat):
             target = own / entry.name / (path.name if flat else path.relative_to(snapshot))
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-    assert len(read_samples(hub.long_samples(study) / "samples.jsonl")) == rehearsal.LONG
-    card = json.loads((hub.short_samples(study) / "card.json").read_text())
-    assert card["kept"] == rehearsal.SHORT and card["revision"] is None and card["folder"] == "$GATEAU_DATA/sharegpt"
-    assert len(longbench.items(longbench.longbench(study))) == len(longbench.TASKS) * rehearsal.PER_TASK
-    assert len(judging.items(judging.questions(study, "longbench-chat"), "longbench-chat")) == rehearsal.QUESTIONS
-    assert len(judging.items(judging.questions(study, "mt-bench"), "mt-bench")) == rehearsal.QUESTIONS
+    assert len(read_samples(published.long_samples(study) / "samples.jsonl")) == rehearsal_data.LONG
+    card = json.loads((published.short_samples(study) / "card.json").read_text())
+    assert card["kept"] == rehearsal_data.SHORT and card["revision"] is None and card["folder"] == "$GATEAU_DATA/sharegpt"
+    assert len(longbench.items(longbench.longbench(study))) == len(longbench.TASKS) * rehearsal_data.PER_TASK
+    assert len(judging.items(judging.questions(study, "longbench-chat"), "longbench-chat")) == rehearsal_data.QUESTIONS
+    assert len(judging.items(judging.questions(study, "mt-bench"), "mt-bench")) == rehearsal_data.QUESTIONS
     assert len(haystack.haystack(study)) == 4
     assert hub.revisions(study) == {}
 
@@ -410,7 +410,7 @@ def test_other_files_that_are_known_are_read_too(own, study):
 
 def test_a_folder_without_the_files_names_them(own, study):
     (own / "longalign-10k").mkdir(parents=True)
-    said = refused(hub.long_samples, study)
+    said = refused(published.long_samples, study)
     assert "longalign-10k holds none of long.jsonl, *.jsonl; put the files of THUDM/LongAlign-10k there" in said
 
 
@@ -418,12 +418,12 @@ def test_files_without_a_usable_record_are_an_error(own, study):
     (own / "longalign-10k").mkdir(parents=True)
     (own / "longalign-10k" / "long.jsonl").write_text('{"id": "a"}\n')
     with pytest.raises(DataError, match="none of 1 records can be used.*no usable 'messages'"):
-        hub.long_samples(study)
+        published.long_samples(study)
 
 
 def test_a_data_set_of_another_kind_is_refused(cache, study):
     study = replace(study, profile=replace(study.profile, long_data="sharegpt"))
-    assert "'sharegpt' is no long data set of the registry; it has longalign-10k" in refused(hub.long_samples, study)
+    assert "'sharegpt' is no long data set of the registry; it has longalign-10k" in refused(published.long_samples, study)
 
 
 def test_a_model_may_be_a_folder(cache, study):
