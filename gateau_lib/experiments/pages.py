@@ -183,7 +183,7 @@ def example() -> str:
     size, n = of_config(LlamaConfig()), 256
     wholes = np.exp(np.linspace(np.log(8192), np.log(65536), n)).astype(int)
     samples = [Lengths(1, int(whole) - 1 - 64 - 256, 64, 256) for whole in wholes]
-    usual = settings.Options(
+    usual = base.Options(
         methods=("hmg", "cam"), reading="ntk", segment_length=128, max_length=65536, short_window=4096
     )
     rows = {
