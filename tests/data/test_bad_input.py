@@ -108,11 +108,8 @@ def test_a_conversation_is_never_scored_as_its_first_exchange(tmp_path, saved_pa
     assert "4 rows, 2 with an error" in capsys.readouterr().out
     rows = {row["id"]: row for row in pq.read_table(out).to_pylist()}
     fix = "one user turn and one answer are read; split the conversation or keep the exchange you mean"
-    assert (
-        rows["talk"]["error"] == f"line 2: 4 turns; {fix}"
-        and rows["followed"]["error"] == f"line 3: 3 turns; {fix}"
-    )
-    assert all(rows["talk"][column] is None for column in (*score_table.SCORES, *score_table.COUNTS))
+    assert rows["talk"]["error"] == f"line 2: 4 turns; {fix}" and rows["followed"]["error"] == f"line 3: 3 turns; {fix}"
+    assert all(rows["talk"][column] is None for column in (*score_table.SCORES, *score_table.LENGTHS))
     assert rows["plain"]["hmg"] is not None and rows["system"]["hmg"] == rows["plain"]["hmg"]
     assert (
         select.main([str(out), "--data", str(data), "--out", str(tmp_path / "sel.jsonl"), "--fraction", "1"])
@@ -178,7 +175,7 @@ def test_models_of_two_families_are_refused(tmp_path, saved_pair, capsys):
 
 
 def rows(**change):
-    empty = dict.fromkeys(score_table.COLUMNS) | dict.fromkeys(score_table.COUNTS, 9)
+    empty = dict.fromkeys(score_table.COLUMNS) | dict.fromkeys(score_table.LENGTHS, 9)
     made = [empty | {"id": f"r{i}", "nll_long": 1.0 + i} for i in range(4)]
     made[2] |= change
     return made

@@ -15,11 +15,12 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gateau_lib.data import sharded
 from gateau_lib.data.samples import Sample
-from gateau_lib.methods import model_passes, released
+from gateau_lib.methods import METHODS, SCORED, model_passes, released
+from gateau_lib.methods.base import Options
 from gateau_lib.methods.model_passes import response_nll
 from gateau_lib.models import attention
 from gateau_lib.models.pair import Pair
-from gateau_lib.scoring import scorer, settings
+from gateau_lib.scoring import scorer
 from gateau_lib.study.errors import ModelError
 
 SEGMENT = 16
@@ -125,15 +126,15 @@ def sparse(kind: str) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("kind", ["deepseek_v32", "glm_moe_dsa"])
-@pytest.mark.parametrize("method", settings.METHODS)
+@pytest.mark.parametrize("method", SCORED)
 def test_a_choice_of_keys_is_refused(kind, method, tokenizer):
     """Every method reads the model by the registered attention, which would compute all keys and say nothing."""
     item = sharded.Item(
         "a", Sample("a", "A key lies under the mill. " * 3, "Where is it?", "Under the mill.")
     )
-    options = settings.Options((method,), "truncate", SEGMENT, 200, 200, prolong_pairs=3)
+    options = Options((method,), "truncate", SEGMENT, 200, 200, prolong_pairs=3)
     with pytest.raises(ModelError, match="attention with indices is not read here") as error:
-        scorer.score_items([item], Pair(sparse(kind), sparse(kind), tokenizer), options)
+        scorer.score_items([item], Pair(sparse(kind), sparse(kind), tokenizer), options, [METHODS[method]])
     assert "\n" not in str(error.value)
 
 
