@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import sys
 
-from gateau_lib.experiments.claims import LedgerError
 from gateau_lib.experiments.pages import PROFILE, PageError, fill, generated
 from gateau_lib.study.code_hash import PACKAGE
+from gateau_lib.study.command import command
 from gateau_lib.study.store import results_root
 from gateau_lib.study.whole_files import atomic_write
 
 
-def main() -> int:
-    """Exit status: 0 done, 1 nothing to write from."""
+@command()
+def main() -> None:
+    """Write what has changed."""
     root = PACKAGE.parent
-    try:
-        made = generated(results_root() / PROFILE, root / "notebooks")
-        texts = {page: fill(root / page, parts) for page, parts in made.items()}
-    except (PageError, LedgerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if not (root / "README.md").exists():
+        raise PageError(f"{root}: no README.md there; the pages are the repository's, clone it and give the command there")
+    made = generated(results_root() / PROFILE, root / "notebooks")
+    texts = {page: fill(root / page, parts) for page, parts in made.items()}
     for page, text in texts.items():
         same = text == (root / page).read_text(encoding="utf-8")
         if not same:
             atomic_write(root / page, text)
         print(f"{page}: {'as it was' if same else 'written'}")
-    return 0
 
 
 if __name__ == "__main__":

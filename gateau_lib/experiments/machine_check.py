@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -15,7 +14,8 @@ from huggingface_hub import HfApi
 
 from gateau_lib.experiments import footprint
 from gateau_lib.sources import hub
-from gateau_lib.study import manifest, registry
+from gateau_lib.study import registry
+from gateau_lib.study.devices import gpu_memory
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, results_root
 
@@ -106,24 +106,6 @@ def _existing(folder: Path) -> Path:
 def _used(folder: Path) -> int:
     """Bytes that are there already, of a run that goes on."""
     return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())
-
-
-def gpu_memory() -> list[int]:
-    """Bytes, as the driver tells, of each NVIDIA GPU that ``CUDA_VISIBLE_DEVICES`` leaves visible."""
-    if not manifest.gpu():
-        return []
-    query = ["nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
-    done = subprocess.run(query, capture_output=True, text=True, check=True)
-    rows = [
-        [word.strip() for word in line.split(",")]
-        for line in done.stdout.splitlines()
-        if line.count(",") == 2
-    ]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    wanted = None if visible is None else [word.strip() for word in visible.split(",")]
-    return [
-        int(size) * 2**20 for index, uuid, size in rows if wanted is None or index in wanted or uuid in wanted
-    ]
 
 
 def host_memory() -> int:

@@ -24,6 +24,7 @@ from gateau_lib.models.sizes import of_config
 from gateau_lib.scoring import settings
 from gateau_lib.scoring.pass_costs import CARD, Lengths, totals
 from gateau_lib.study import manifest, notebooks, registry
+from gateau_lib.study.errors import UserError
 from gateau_lib.study.evidence import read_metrics
 from gateau_lib.study.profiles import PROFILES, Profile, resolve
 from gateau_lib.study.store import Study
@@ -37,7 +38,7 @@ PURPOSE = {
 }
 
 
-class PageError(ValueError):
+class PageError(UserError):
     """Parts that cannot be written; the message says what is missing and the fix."""
 
 

@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM
 
 from gateau_lib.models import loading
 from gateau_lib.study import registry
-from gateau_lib.study.errors import ModelError
+from gateau_lib.study.errors import ModelError, UserError
 
 
-class UnknownSize(ValueError):
+class UnknownSize(UserError):
     """A model of which nothing can be read here; the message says what to do."""
 
 

@@ -108,7 +108,7 @@ def test_plain_hub_ids_load_from_the_cache(filled):
 
 def test_a_hub_id_that_asks_for_code_of_its_own_is_refused(filled, study):
     config = hub.snapshot(study, LLAMA.long.repo) / "config.json"
-    own = {"auto_map": {"AutoModelForCausalLM": "own_code.OwnForCausalLM"}}
+    own = {"auto_map": {"AutoModelForCausalLM": "own_code.OwnForCausalLM"}, "model_type": "own"}
     config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | own), encoding="utf-8")
     for read in (loading.load, loading.load_tokenizer, loading.load_config):
         with pytest.raises(errors.ModelError, match=f"^{LLAMA.long.repo}: auto_map in its config.json asks for code of its own"):
