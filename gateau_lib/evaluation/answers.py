@@ -104,7 +104,7 @@ def bag_f1(given: Counter[str], wanted: Counter[str]) -> float:
 
 
 def matches(text: str, sample: Sample) -> tuple[bool, float]:
-    """Exact match and F1 of a text written for a sample: its answer against the text; F1 without the frame."""
+    """Exact match and F1 of a text for a sample: its answer against the text; F1 without the frame."""
     parts = answer_parts(sample)
     frame, place = "", 0
     for begin, end in parts:
