@@ -58,12 +58,6 @@ def model(request: pytest.FixtureRequest) -> LlamaForCausalLM:
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(scope="session", params=["llama", "llama_gqa"])
-def model(request: pytest.FixtureRequest) -> LlamaForCausalLM:
-    """Each of the two models in turn."""
-    return request.getfixturevalue(request.param)
-
-
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """A fast tokenizer, one token a byte."""

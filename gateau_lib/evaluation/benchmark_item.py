@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from gateau_lib.study.errors import DataError
+from gateau_lib.study.errors import DataError, UserError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study
 
 
-class NotInstalled(ImportError):
+class NotInstalled(UserError):
     """A package (or its data) that a benchmark needs is not there; the message says how to get it."""
 
 

@@ -210,7 +210,7 @@ def needle_cells(
         length, depth = min(lengths, key=lambda n: abs(n - tokens)), min(depths, key=lambda d: abs(d - at))
         if abs(tokens - length) > tolerance * length or abs(at - depth) > tolerance:
             raise DataError(
-                f"sample {sample.id!r}: {tokens} tokens, the needle at depth {at:.3f}, is in no cell of lengths "
+                f"sample {sample.id!r}: {tokens} tokens, needle at depth {at:.3f} lies in no cell of lengths "
                 f"{list(lengths)} and depths {list(depths)} (tolerance {tolerance}); make the item again"
             )
         rows.append(

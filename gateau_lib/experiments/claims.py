@@ -1,32 +1,39 @@
-"""The claims ledger: every sentence of the findings is a claim in ``claims.yml``, and its verdict is computed here.
+"""The claims ledger: every sentence of the findings is a claim in ``claims.yml`` and gets its verdict here.
 
-A verdict compares metrics rows, paired by seed, through a 95 % t-interval of the mean difference over at least three seeds.
-The rules stand at the head of the ledger; nothing but the ledger and the metrics enters a verdict. Every comparison is made in
-fractions, because a float difference can miss a margin that it equals.
+A verdict compares metrics rows, paired by seed, through a 95 % t-interval of the mean difference over three
+seeds or more. The rules stand at the head of the ledger; only the ledger and the metrics enter a verdict. All
+comparisons are made in fractions, because a float difference can miss a margin that it equals.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from statistics import mean
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import yaml
 
-from gateau_lib.study.intervals import SEEDS, Interval, _mean, exact
-from gateau_lib.study.profiles import named
+from gateau_lib.study.errors import UserError
+from gateau_lib.study.intervals import SEEDS, Interval, exact
+from gateau_lib.study.profiles import PROFILES, named
+
+Relation = Literal["above", "below", "not_below", "within"]
+Outcome = Literal["holds", "fails", "inconclusive", "not testable here"]
 
 LEDGER = Path(__file__).with_name("claims.yml")
-RELATIONS = ("above", "below", "not_below", "within")
+RELATIONS: tuple[Relation, ...] = get_args(Relation)
 TOLERANCES = ("not_below", "within")  # relations whose margin is a tolerance
-VERDICTS = ("holds", "fails", "inconclusive", "not testable here")
+VERDICTS: tuple[Outcome, ...] = get_args(Outcome)
+REHEARSALS = "rehearsals"  # of every profile, where the ledger names profiles
 CEILING = 1  # no measure of the ledger exceeds it: shares right, areas, precisions, correlations
 
 
-class LedgerError(ValueError):
-    """A claim that cannot be read, or metrics that contradict each other; the message names the claim and the fix."""
+class LedgerError(UserError):
+    """A claim that cannot be read, or metrics that contradict each other; the message names claim and fix."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +54,27 @@ class Claim:
     paper: str
     source: str
     evidence: str
-    profiles: tuple[str, ...]
     value: Selector
-    relation: str
+    relation: Relation
     against: Selector | float
     margin: float
-    effect: tuple[Selector, Selector | float] | float | None = None
+    effect: tuple[Selector, Selector | float] | float | None
+    not_testable: Mapping[str, str]  # profile, or `REHEARSALS`, -> why
+
+    def untestable_on(self, profile: str) -> str:
+        """Why the claim cannot be tested on a profile; empty where it can."""
+        scale = named(profile)
+        return self.not_testable.get(REHEARSALS if scale.rehearsed else scale.base, "")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim's outcome; ``difference`` = value - against, mean over seeds, with its 95 % interval, in the metric's unit."""
+    """A claim's outcome; ``difference`` = value - against, mean over seeds with its 95 % interval."""
 
     id: str
     paper: str
     statement: str
-    verdict: str
+    verdict: Outcome
     value: float = float("nan")
     against: float = float("nan")
     difference: float = float("nan")
@@ -73,49 +85,64 @@ class Verdict:
     evidence: str = ""
 
 
-def _other(base: Selector, given: Any, claim_id: str) -> Selector | float:
+def _other(base: Selector, given: Any) -> Selector | float:
     """``against`` as written: a number, or the fields in which it differs from ``base``."""
     if isinstance(given, int | float) and not isinstance(given, bool):
         return float(given)
     if not isinstance(given, dict) or not given or set(given) - {"metric", "method", "condition"}:
-        raise LedgerError(f"claim {claim_id!r}: against must be a number or some of metric, method, condition; got {given!r}")
-    return Selector(**{**asdict(base), **given})
+        raise LedgerError(f"against must be a number or some of metric, method, condition; got {given!r}")
+    return replace(base, **given)
 
 
-def _effect(base: Selector, given: Any, claim_id: str) -> tuple[Selector, Selector | float] | float | None:
+def _effect(base: Selector, given: Any) -> tuple[Selector, Selector | float] | float | None:
     if given is None or isinstance(given, int | float):
         return given
     if not isinstance(given, dict) or "against" not in given:
-        raise LedgerError(f"claim {claim_id!r}: effect must be a number or a selector with 'against'; got {given!r}")
-    fields = {k: v for k, v in given.items() if k != "against"}
-    first = Selector(**{**asdict(base), **fields})
-    return first, _other(first, given["against"], claim_id)
+        raise LedgerError(f"effect must be a number or a selector with 'against'; got {given!r}")
+    first = replace(base, **{k: v for k, v in given.items() if k != "against"})
+    return first, _other(first, given["against"])
 
 
-def parse_claim(entry: dict[str, Any]) -> Claim:
+def parse_claim(entry: dict[str, Any], not_testable: Mapping[str, str] | None = None) -> Claim:
     """One entry of the ledger, checked.
 
+    Args:
+        not_testable: profiles on which no claim is testable -> why; the claim's own are added.
+
     Raises:
-        LedgerError: a missing or unknown field, relation or profile list, or a tolerance without an effect above twice its size.
+        LedgerError: a missing or unknown field, relation or profile; a tolerance of half its effect or more.
     """
-    name = str(entry.get("id", "?"))
     try:
         base = Selector(**entry["value"])
-        against, effect = _other(base, entry["against"], name), _effect(base, entry.get("effect"), name)
-        rest = {k: v for k, v in entry.items() if k not in ("value", "against", "effect", "profiles", "margin")}
-        profiles, margin = tuple(entry["profiles"]), float(entry["margin"])
-        claim = Claim(**rest, profiles=profiles, value=base, against=against, margin=margin, effect=effect)
-    except (KeyError, TypeError) as error:
-        raise LedgerError(f"claim {name!r}: missing, mistyped or unknown field ({error})") from None
-    if claim.relation not in RELATIONS:
-        raise LedgerError(f"claim {name!r}: unknown relation {claim.relation!r}; choose one of {', '.join(RELATIONS)}")
-    if not claim.margin > 0:
-        raise LedgerError(f"claim {name!r}: margin must be positive, got {claim.margin}")
-    if (claim.relation in TOLERANCES) != (claim.effect is not None):
-        raise LedgerError(f"claim {name!r}: relations {', '.join(TOLERANCES)} need an effect, and only they take one")
-    if isinstance(claim.effect, int | float) and claim.margin >= abs(claim.effect) / 2:
-        raise LedgerError(f"claim {name!r}: tolerance {claim.margin} is not below half the effect {claim.effect}")
+        parsed = {
+            "value": base,
+            "against": _other(base, entry["against"]),
+            "margin": float(entry["margin"]),
+            "effect": _effect(base, entry.get("effect")),
+            "not_testable": {**(not_testable or {}), **entry.get("not_testable", {})},
+        }
+        claim = Claim(**{**entry, **parsed})
+        _check(claim)
+    except (KeyError, TypeError, LedgerError) as error:
+        what = error if isinstance(error, LedgerError) else f"missing, mistyped or unknown field ({error})"
+        raise LedgerError(f"claim {str(entry.get('id', '?'))!r}: {what}") from None
     return claim
+
+
+def _check(claim: Claim) -> None:
+    """Raise LedgerError for a claim that contradicts itself."""
+    if claim.relation not in RELATIONS:
+        raise LedgerError(f"unknown relation {claim.relation!r}; choose one of {', '.join(RELATIONS)}")
+    if not claim.margin > 0:
+        raise LedgerError(f"margin must be positive, got {claim.margin}")
+    if (claim.relation in TOLERANCES) != (claim.effect is not None):
+        raise LedgerError(f"relations {', '.join(TOLERANCES)} need an effect, and only they take one")
+    if isinstance(claim.effect, int | float) and claim.margin >= abs(claim.effect) / 2:
+        raise LedgerError(f"tolerance {claim.margin} is not below half the effect {claim.effect}")
+    known = (*PROFILES, REHEARSALS)
+    for profile, why in claim.not_testable.items():
+        if profile not in known or not why:
+            raise LedgerError(f"not_testable, {profile!r}: name one of {', '.join(known)}, and say why")
 
 
 def load_claims(path: str | Path = LEDGER) -> list[Claim]:
@@ -124,14 +151,13 @@ def load_claims(path: str | Path = LEDGER) -> list[Claim]:
     Raises:
         LedgerError: see `parse_claim`; a duplicate id.
     """
-    claims = [parse_claim(entry) for entry in yaml.safe_load(Path(path).read_text(encoding="utf-8"))["claims"]]
+    ledger = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    claims = [parse_claim(entry, ledger["not_testable"]) for entry in ledger["claims"]]
     names = [c.id for c in claims]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise LedgerError(f"{path}: claim id {twice[0]!r} stands twice; ids must be unique")
     return claims
-
-
 
 
 def by_seed(metrics: pd.DataFrame, which: Selector) -> pd.Series:
@@ -155,13 +181,9 @@ def by_seed(metrics: pd.DataFrame, which: Selector) -> pd.Series:
     return rows.set_index("seed")["value"].astype(float).sort_index()
 
 
-
-
-
-
-
-
-def _paired(metrics: pd.DataFrame, first: Selector, second: Selector | float) -> list[tuple[Fraction, Fraction]]:
+def _paired(
+    metrics: pd.DataFrame, first: Selector, second: Selector | float
+) -> list[tuple[Fraction, Fraction]]:
     """Pairs ``(value, against)`` of the seeds that both have."""
     value = by_seed(metrics, first)
     other = pd.Series(second, index=value.index) if isinstance(second, float) else by_seed(metrics, second)
@@ -169,16 +191,16 @@ def _paired(metrics: pd.DataFrame, first: Selector, second: Selector | float) ->
     return [(exact(v), exact(a)) for v, a in pairs.itertuples(index=False)]
 
 
-
-
-def _decide(relation: str, margin: Fraction, difference: Interval) -> str:
-    if relation == "below":
-        relation, difference = "above", -difference
-    holds, fails = {
-        "above": (difference.above(0) and difference.mean >= margin, difference.below(margin)),
-        "not_below": (difference.above(-margin), difference.below(-margin)),
-        "within": (difference.above(-margin) and difference.below(margin), difference.below(-margin) or difference.above(margin)),
-    }[relation]
+def _decide(relation: Relation, margin: Fraction, difference: Interval) -> Outcome:
+    if relation == "within":
+        holds = difference.above(-margin) and difference.below(margin)
+        fails = difference.below(-margin) or difference.above(margin)
+    elif relation == "not_below":
+        holds, fails = difference.above(-margin), difference.below(-margin)
+    else:
+        gain = difference if relation == "above" else -difference
+        holds = gain.above(0) and gain.mean >= margin
+        fails = gain.below(margin)
     return "holds" if holds else "fails" if fails else "inconclusive"
 
 
@@ -186,34 +208,44 @@ def verdict(claim: Claim, metrics: pd.DataFrame, profile: str) -> Verdict:
     """The verdict of one claim on metrics rows ``metric, method, condition, seed, value`` of one profile.
 
     Returns:
-        ``holds``, ``fails``, ``inconclusive``, or ``not testable here``: another profile's claim, rows missing, too few
-        seeds, or a reference so near to the greatest possible value that nothing can pass it by the margin.
+        ``holds``, ``fails``, ``inconclusive``, or ``not testable here``: the ledger excludes the profile, or
+        seeds are too few, or the reference is so near to 1 that nothing passes it by the margin.
     """
-    about = {"id": claim.id, "paper": claim.paper, "statement": claim.statement, "evidence": claim.evidence}
-    scale = named(profile)
-    if scale.rehearsed or scale.base not in claim.profiles:  # gpu+PAIR is the gpu profile with other models
-        return Verdict(**about, verdict="not testable here", reason=f"for profiles {', '.join(claim.profiles)}")
-    pairs, margin = _paired(metrics, claim.value, claim.against), exact(claim.margin)
+    about: dict[str, Any] = {name: getattr(claim, name) for name in ("id", "paper", "statement", "evidence")}
+    if why := claim.untestable_on(profile):
+        return Verdict(**about, verdict="not testable here", reason=why)
+    pairs = _paired(metrics, claim.value, claim.against)
+    about["seeds"] = len(pairs)
     if len(pairs) < SEEDS:
         what = f"{claim.value.metric}/{claim.value.method}/{claim.value.condition}"
-        return Verdict(**about, verdict="not testable here", seeds=len(pairs), reason=f"{what}: {len(pairs)} of {SEEDS} seeds")
+        return Verdict(**about, verdict="not testable here", reason=f"{what}: {len(pairs)} of {SEEDS} seeds")
     difference = Interval.of([value - against for value, against in pairs])
-    outcome, reason = _decide(claim.relation, margin, difference), ""
-    if isinstance(claim.effect, tuple):
-        effect = abs(_mean([value - against for value, against in _paired(metrics, *claim.effect)] or [Fraction(0)]))
-        if margin >= effect / 2:
-            outcome, reason = "inconclusive", f"tolerance {claim.margin:g} is not below half the effect {float(effect):.3f}"
-    value, against = (_mean(side) for side in zip(*pairs, strict=True))
+    value, against = (mean(side) for side in zip(*pairs, strict=True))
+    outcome, reason = _outcome(claim, metrics, difference, against)
+    about |= zip(("difference", "low", "high"), difference.floats(), strict=True)
+    return Verdict(**about, verdict=outcome, value=float(value), against=float(against), reason=reason)
+
+
+def _outcome(
+    claim: Claim, metrics: pd.DataFrame, difference: Interval, against: Fraction
+) -> tuple[Outcome, str]:
+    """The verdict of a claim whose seeds are there, and why it is none where that is so."""
+    margin = exact(claim.margin)
     if claim.relation == "above" and isinstance(claim.against, Selector) and against + margin > CEILING:
-        outcome = "not testable here"
-        reason = f"ceiling: the other side is at {float(against):.3f}, nearer to 1 than the margin of {claim.margin:g}"
-    mean, low, high = difference.floats()
-    numbers = {"value": float(value), "against": float(against), "difference": mean, "low": low, "high": high}
-    return Verdict(**about, verdict=outcome, reason=reason, **numbers, seeds=len(pairs))
+        ceiling = f"ceiling: the other side is at {float(against):.3f}"
+        return "not testable here", f"{ceiling}, nearer to 1 than the margin of {claim.margin:g}"
+    if isinstance(claim.effect, tuple):
+        effect = abs(mean([v - a for v, a in _paired(metrics, *claim.effect)] or [Fraction(0)]))
+        if margin >= effect / 2:
+            tolerance = f"tolerance {claim.margin:g} is not below half the effect"
+            return "inconclusive", f"{tolerance} {float(effect):.3f}"
+    return _decide(claim.relation, margin, difference), ""
 
 
-def verdicts(metrics: pd.DataFrame, profile: str, evidence: str | None = None, path: str | Path = LEDGER) -> pd.DataFrame:
-    """One row a claim with the fields of `Verdict`, in the ledger's order; only one notebook's claims if ``evidence`` is given.
+def verdicts(
+    metrics: pd.DataFrame, profile: str, evidence: str | None = None, path: str | Path = LEDGER
+) -> pd.DataFrame:
+    """One row a claim with the fields of `Verdict`, in the ledger's order; ``evidence``: only a notebook's.
 
     Raises:
         LedgerError: ``evidence`` names no claim.
@@ -221,5 +253,6 @@ def verdicts(metrics: pd.DataFrame, profile: str, evidence: str | None = None, p
     ledger = load_claims(path)
     chosen = [c for c in ledger if evidence is None or c.evidence == evidence]
     if not chosen:
-        raise LedgerError(f"no claim has evidence {evidence!r}; the ledger names {sorted({c.evidence for c in ledger})}")
+        known = sorted({c.evidence for c in ledger})
+        raise LedgerError(f"no claim has evidence {evidence!r}; the ledger names {known}")
     return pd.DataFrame([asdict(verdict(claim, metrics, profile)) for claim in chosen])

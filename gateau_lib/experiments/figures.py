@@ -1,12 +1,12 @@
 """One function a figure: a tidy table in, a matplotlib figure out, in one colour-blind-safe style.
 
-Figures are built without pyplot, so nothing depends on a display or on what was drawn before. `show` saves one and displays it.
+Here are those of pools and of scores; `training_figures` has those of training and of trained models.
+Figures are built without pyplot, so nothing depends on a display or on what was drawn before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,31 +16,32 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from gateau_lib.study.intervals import SEEDS, t_interval
-from gateau_lib.study.style import BLACK, BLUE, CYCLE, GREY, MARKERS, MUTED, ORANGE, RED, label, look, styled
-from gateau_lib.study.style import save as save  # part of this module's interface
-from gateau_lib.study.style import show as show
-from gateau_lib.study.style import text_table as text_table
-
-HEADLINE_SELECTORS = ["hmg_minmax_ntk", "hmg_log_truncate", "contrast_log", "cam_default", "cam_softmax_attention"]
-HEADLINE_SELECTORS += ["gateau_rank", "prolong", "ifd", "perplexity_guidance", "longest"]
-HEADLINE_STRATEGIES = ["theta_a_stretched", "normal", "packed", "pose", "skip_outer", "skip_all"]
+from gateau_lib.study.style import BLACK, BLUE, CYCLE, GREY, MARKERS, MUTED, ORANGE, RED, label, styled
 
 
-def _blank(width: float, height: float, columns: int = 1, **kwargs: Any) -> tuple[Figure, Any]:
+def blank(width: float, height: float, columns: int = 1, **kwargs: Any) -> tuple[Figure, Any]:
+    """An empty figure, inches, and its axes."""
     fig = Figure(figsize=(width, height), layout="constrained")
     return fig, fig.subplots(1, columns, **kwargs)
 
 
-def _order(values: pd.Series) -> list[str]:
+def in_order(values: pd.Series) -> list[str]:
+    """The different values in the order of their first rows."""
     return list(dict.fromkeys(values))
 
 
-def _says_empty(axis: Axes, rows: pd.DataFrame) -> bool:
+def says_empty(axis: Axes, rows: pd.DataFrame) -> bool:
     """Whether there is nothing to draw; the axes then say so."""
     if rows.empty:
         axis.set(xticks=[], yticks=[])
-        axis.annotate("no rows at this scale", (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color=GREY)
+        middle = {"xycoords": "axes fraction", "ha": "center", "va": "center"}
+        axis.annotate("no rows at this scale", (0.5, 0.5), color=GREY, **middle)
     return rows.empty
+
+
+def words(name: str) -> str:
+    """A kind or a condition as a reader sees it."""
+    return name.replace("_", " ")
 
 
 @styled
@@ -48,81 +49,37 @@ def corpus(samples: pd.DataFrame, short_window: int) -> Figure:
     """Lengths by kind, and how far the evidence lies from the response (01).
 
     Args:
-        samples: columns ``kind``, ``tokens`` and ``distance`` (tokens from the evidence to the response; NaN without evidence).
+        samples: columns ``kind``, ``tokens`` and ``distance``: tokens from the evidence to the response, NaN
+            without evidence.
     """
-    kinds = _order(samples["kind"])
-    fig, (left, right) = _blank(9, 0.32 * len(kinds) + 1.4, 2, sharey=True)
+    kinds = in_order(samples["kind"])
+    fig, (left, right) = blank(9, 0.32 * len(kinds) + 1.4, 2, sharey=True)
     for axis, column in ((left, "tokens"), (right, "distance")):
-        groups = [samples.loc[samples["kind"] == kind, column].dropna().to_numpy() for kind in kinds]
-        for y, values in enumerate(groups):
+        for y, kind in enumerate(kinds):
+            values = samples.loc[samples["kind"] == kind, column].dropna().to_numpy()
             axis.scatter(values, np.full(len(values), y), s=14, color=MUTED[y % 9], alpha=0.6, linewidths=0)
-            if len(values):
-                axis.plot([np.median(values)] * 2, [y - 0.3, y + 0.3], color=BLACK)
+            _draw_median(axis, values, y, 0.3)
     counts = samples["kind"].value_counts()
-    left.set_yticks(range(len(kinds)), [f"{kind.replace('_', ' ')} ({counts[kind]})" for kind in kinds])
+    left.set_yticks(range(len(kinds)), [f"{words(kind)} ({counts[kind]})" for kind in kinds])
     left.invert_yaxis()
     left.set(xlabel="length, tokens", title="Lengths")
     right.axvline(short_window, color=RED, linestyle="--")
-    right.set(xlabel="evidence to end of response, tokens", title="Distance (dashed: short window)", xlim=(0, None))
+    right.set(xlabel="evidence to end of response, tokens", xlim=(0, None))
+    right.set_title("Distance (dashed: short window)")
     return fig
 
 
-@styled
-def loss_curves(log: pd.DataFrame) -> Figure:
-    """Training loss of each model, columns ``model, step, loss`` in nats per token (02, 06)."""
-    fig, axis = _blank(6, 3)
-    for i, model in enumerate(_order(log["model"])):
-        rows = log[log["model"] == model]
-        axis.plot(rows["step"], rows["loss"], color=look(model, i)["color"], label=label(model))
-    axis.set(xlabel="optimizer step", ylabel="loss, nats per token", ylim=(0, None))
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend()
-    return fig
-
-
-@styled
-def by_length(rows: pd.DataFrame, windows: Mapping[str, int], xlabel: str = "context length, tokens") -> Figure:
-    """Answer tokens right by a number of tokens, one line a method, bars = 95 % interval over seeds (02, 07, 08).
-
-    Args:
-        rows: metrics rows whose ``condition`` is a number of tokens; the axis is logarithmic if they double.
-        windows: lengths to mark with a dashed line, by their label.
-    """
-    fig, axis = _blank(6.5, 3.4)
-    _draw_by_length(axis, rows, xlabel)
-    for name, length in windows.items() if len(rows) else ():
-        axis.axvline(length, color=GREY, linestyle="--", linewidth=1)
-        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
-        axis.annotate(name, (length, 1), (0, 2), **place, fontsize=7, color="#555555")
-    return fig
-
-
-def _draw_by_length(axis: Axes, rows: pd.DataFrame, xlabel: str = "context length, tokens") -> None:
-    if _says_empty(axis, rows):
-        return
-    data = rows.assign(length=rows["condition"].astype(int))
-    methods, lengths = _order(data["method"]), sorted(data["length"].unique())
-    doubled = all(b >= 2 * a for a, b in pairwise(lengths))
-    for i, method in enumerate(methods):
-        groups = data[data["method"] == method].groupby("length")["value"]
-        means = groups.mean()
-        shift = 0.04 * (i - (len(methods) - 1) / 2)  # side by side, so that intervals do not hide each other
-        x = means.index * 2**shift if doubled else means.index + shift * lengths[0]
-        axis.plot(x, means, label=label(method), markersize=5, **look(method, i))
-        if groups.count().min() >= SEEDS:
-            low, high = np.array([t_interval(values)[1:] for _, values in groups]).T
-            axis.vlines(x, low.clip(0), high.clip(max=1), color=look(method, i)["color"], alpha=0.6, linewidth=1)
-    if doubled:
-        axis.set_xscale("log", base=2)
-    axis.set_xticks(lengths, [f"{length:,}" for length in lengths])
-    axis.minorticks_off()
-    axis.set(xlabel=xlabel, ylabel="answer tokens right", ylim=(0, 1.04))
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+def _draw_median(axis: Axes, values: np.ndarray, y: int, half: float) -> None:
+    if len(values):
+        axis.plot([np.median(values)] * 2, [y - half, y + half], color=BLACK)
 
 
 @styled
 def scores_by_kind(
-    scores: pd.DataFrame, found: Sequence[str], xlabel: str = "score", wanted: str = "evidence beyond the short window"
+    scores: pd.DataFrame,
+    found: Sequence[str],
+    xlabel: str = "score",
+    wanted: str = "evidence beyond the short window",
 ) -> Figure:
     """Every sample's score by kind, one panel a method (03, 04, 05).
 
@@ -131,25 +88,24 @@ def scores_by_kind(
         found: the kinds a selector ought to put on top; drawn in red.
         xlabel: quantity and unit. wanted: what the legend calls the kinds found.
     """
-    columns = 3
-    methods, kinds = _order(scores["method"]), _order(scores["kind"])
-    lines = -(-len(methods) // columns)
-    columns = min(columns, len(methods))
+    methods, kinds = in_order(scores["method"]), in_order(scores["kind"])
+    columns = min(3, len(methods))
+    lines = -(-len(methods) // 3)
     fig = Figure(figsize=(3.1 * columns + 0.8, (0.24 * len(kinds) + 0.9) * lines), layout="constrained")
     axes = np.atleast_1d(fig.subplots(lines, columns, sharey=True)).ravel()
     for axis, method in zip(axes, methods, strict=False):
+        rows = scores[scores["method"] == method]
         for y, kind in enumerate(kinds):
-            values = scores.loc[(scores["method"] == method) & (scores["kind"] == kind), "value"].to_numpy()
+            values = rows.loc[rows["kind"] == kind, "value"].to_numpy()
             # Spread the points by their rank so that equal scores stay visible, without a random generator.
             offsets = ((np.arange(len(values)) * 0.618) % 1 - 0.5) * 0.5
             colour = RED if kind in found else BLUE
             axis.scatter(values, y + offsets, s=9, color=colour, alpha=0.55, linewidths=0)
-            if len(values):
-                axis.plot([np.median(values)] * 2, [y - 0.38, y + 0.38], color=BLACK)
+            _draw_median(axis, values, y, 0.38)
         axis.set_title(label(method))
         axis.locator_params(axis="x", nbins=6)
     fig.supxlabel(xlabel, fontsize=9)
-    axes[0].set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
+    axes[0].set_yticks(range(len(kinds)), [words(kind) for kind in kinds])
     axes[0].invert_yaxis()
     for axis in axes[len(methods) :]:
         axis.set_visible(False)
@@ -160,32 +116,36 @@ def scores_by_kind(
 
 @styled
 def dots(rows: pd.DataFrame, xlabel: str = "AUC", chance: float | None = 0.5) -> Figure:
-    """One line a method, best first: seeds as small dots, mean, 95 % interval; one colour a condition (03, 04, 05, 07)."""
-    fig, axis = _blank(6.5, (0.25 + 0.05 * rows["condition"].nunique()) * rows["method"].nunique() + 1.1)
-    _draw_dots(axis, rows, xlabel, chance)
+    """One line a method, best first: dots for seeds, mean, 95 % interval, a colour a condition (03 to 08)."""
+    height = (0.25 + 0.05 * rows["condition"].nunique()) * rows["method"].nunique() + 1.1
+    fig, axis = blank(6.5, height)
+    draw_dots(axis, rows, xlabel, chance)
     return fig
 
 
-def _draw_dots(axis: Axes, rows: pd.DataFrame, xlabel: str, chance: float | None) -> None:
-    if _says_empty(axis, rows):
+def draw_dots(axis: Axes, rows: pd.DataFrame, xlabel: str, chance: float | None) -> None:
+    """`dots` on given axes."""
+    if says_empty(axis, rows):
         return
-    conditions = _order(rows["condition"])
+    conditions = in_order(rows["condition"])
     first = rows[rows["condition"] == conditions[0]].groupby("method")["value"].mean()
     methods = sorted(rows["method"].unique(), key=lambda m: (-first.get(m, -np.inf), m))
     for y in range(1, len(methods), 2):  # bands show which marks belong to a name
         axis.axhspan(y - 0.5, y + 0.5, color="#F3F3F3", linewidth=0, zorder=0)
     for c, condition in enumerate(conditions):
         colour, shift = CYCLE[c % 8], (c - (len(conditions) - 1) / 2) * 0.27
+        part = rows[rows["condition"] == condition]
         for y, method in enumerate(methods):
-            values = rows.loc[(rows["method"] == method) & (rows["condition"] == condition), "value"].to_numpy()
+            values = part.loc[part["method"] == method, "value"].to_numpy()
             if not len(values):
                 continue
             at = y + shift
             axis.scatter(values, [at] * len(values), s=10, color=colour, alpha=0.4, linewidths=0)
             if len(values) >= SEEDS:
                 axis.plot(t_interval(values)[1:], [at, at], color=colour, linewidth=1.2)
-            name = condition.replace("_", " ") if y == 0 or c and method == methods[0] else None
-            axis.plot(values.mean(), at, MARKERS[c % 8], color=colour, markersize=5.5, label=name, linestyle="none")
+            name = words(condition) if y == 0 or c and method == methods[0] else None
+            mean = {"color": colour, "markersize": 5.5, "linestyle": "none"}
+            axis.plot(values.mean(), at, MARKERS[c % 8], label=name, **mean)
     axis.set_yticks(range(len(methods)), [label(m) for m in methods])
     axis.set_ylim(len(methods) - 0.5, -0.5)
     axis.set(xlabel=xlabel)
@@ -207,11 +167,13 @@ def importance_and_attention(segments: pd.DataFrame, evidence: Sequence[int], ti
         segments: columns ``segment, importance, attention``, both shares that sum to one.
         evidence: numbers of the segments that hold the evidence.
     """
-    fig, axis = _blank(7, 2.6)
+    fig, axis = blank(7, 2.6)
     for number in evidence:
         axis.axvspan(number - 0.5, number + 0.5, color=ORANGE, alpha=0.25, linewidth=0)
-    axis.bar(segments["segment"] - 0.2, segments["importance"], 0.4, color=BLUE, label="importance (response given this segment)")
-    axis.bar(segments["segment"] + 0.2, segments["attention"], 0.4, color=RED, label="attention from the response")
+    place = segments["segment"]
+    names = "importance (response given this segment)", "attention from the response"
+    axis.bar(place - 0.2, segments["importance"], 0.4, color=BLUE, label=names[0])
+    axis.bar(place + 0.2, segments["attention"], 0.4, color=RED, label=names[1])
     axis.set(xlabel="segment of the context", ylabel="share")
     axis.xaxis.get_major_locator().set_params(integer=True)
     fig.suptitle(title, x=0.01, ha="left", fontsize=10)
@@ -221,18 +183,23 @@ def importance_and_attention(segments: pd.DataFrame, evidence: Sequence[int], ti
 
 @styled
 def pair_matrix(terms: pd.DataFrame, threshold: float, kind: str) -> Figure:
-    """ProLong's dependency strength of every sampled pair: row c_i read after column c_j; columns ``i, j, strength`` (05)."""
+    """ProLong's dependency strength of every sampled pair: row c_i read after column c_j (05).
+
+    Args:
+        terms: columns ``i, j, strength``.
+    """
     size = int(terms["i"].max()) + 1
     grid = np.full((size, size), np.nan)
     grid[terms["i"], terms["j"]] = terms["strength"]
-    fig, axis = _blank(4.8, 4)
+    fig, axis = blank(4.8, 4)
     image = axis.imshow(grid, cmap="PuOr_r", vmin=-1, vmax=1, interpolation="nearest")
     strong = terms[terms["strength"] > threshold]
     axis.scatter(strong["j"], strong["i"], s=8, facecolors="none", edgecolors=BLACK, linewidths=0.6)
     axis.set(xlabel="earlier segment j", ylabel="segment i", title=f"Pairs of segments, {kind} document")
     axis.locator_params(integer=True)
     axis.grid(False)
-    fig.colorbar(image, ax=axis, shrink=0.85, extend="min", label=f"dependency strength (circles: above {threshold:g})")
+    name = f"dependency strength (circles: above {threshold:g})"
+    fig.colorbar(image, ax=axis, shrink=0.85, extend="min", label=name)
     return fig
 
 
@@ -240,11 +207,10 @@ def pair_matrix(terms: pd.DataFrame, threshold: float, kind: str) -> Figure:
 def correlation(matrix: pd.DataFrame, title: str = "Spearman correlation of the scores") -> Figure:
     """Square table of correlations, or of shares if none is negative, as a heat map with its numbers (05)."""
     size = len(matrix)
-    fig, axis = _blank(0.55 * size + 2.6, 0.45 * size + 1.6)
+    fig, axis = blank(0.55 * size + 2.6, 0.45 * size + 1.6)
     scale = {"cmap": "PuOr_r", "vmin": -1} if (matrix < 0).any(axis=None) else {"cmap": "Oranges", "vmin": 0}
     image = axis.imshow(matrix.to_numpy(), vmax=1, **scale)
-    for (y, x), value in np.ndenumerate(matrix.to_numpy()):
-        axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if abs(value) > 0.65 else BLACK)
+    write_numbers(axis, matrix, lambda value: "white" if abs(value) > 0.65 else BLACK)
     axis.set_xticks(range(size), [label(c) for c in matrix.columns], rotation=40, ha="right")
     axis.set_yticks(range(size), [label(c) for c in matrix.index])
     axis.set_title(title)
@@ -253,15 +219,22 @@ def correlation(matrix: pd.DataFrame, title: str = "Spearman correlation of the 
     return fig
 
 
+def write_numbers(axis: Axes, table: pd.DataFrame, colour: Callable[[float], str]) -> None:
+    """The numbers of a table into the cells of its image."""
+    for (y, x), value in np.ndenumerate(table.to_numpy()):
+        axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour(value))
+
+
 @styled
 def composition(counts: pd.DataFrame) -> Figure:
     """What kinds each selection holds, as stacked bars; columns ``selection, kind, count`` (05)."""
     table = counts.pivot_table(index="selection", columns="kind", values="count", aggfunc="sum", fill_value=0)
-    table = table.loc[_order(counts["selection"]), _order(counts["kind"])]
-    fig, axis = _blank(7.5, max(0.34 * len(table) + 1.2, 0.2 * len(table.columns) + 0.5))
+    table = table.loc[in_order(counts["selection"]), in_order(counts["kind"])]
+    fig, axis = blank(7.5, max(0.34 * len(table) + 1.2, 0.2 * len(table.columns) + 0.5))
     left = np.zeros(len(table))
     for i, kind in enumerate(table.columns):
-        axis.barh(range(len(table)), table[kind], left=left, color=MUTED[i % 9], edgecolor="white", label=kind.replace("_", " "))
+        part = {"color": MUTED[i % 9], "edgecolor": "white", "label": words(kind)}
+        axis.barh(range(len(table)), table[kind], left=left, **part)
         left += table[kind].to_numpy()
     axis.set_yticks(range(len(table)), [label(s) for s in table.index])
     axis.invert_yaxis()
@@ -272,18 +245,12 @@ def composition(counts: pd.DataFrame) -> Figure:
 
 @styled
 def cost(rows: pd.DataFrame) -> Figure:
-    """What scoring costs: over the released procedures, by length, and in memory (05); the rows of `speed_goals.read`."""
-    fig = Figure(figsize=(10.5, 2.9))  # laid out by hand: with three columns the solver's last bits, and so the bytes, vary
+    """What scoring costs: over the released procedures, by length, in memory (05); of `speed_goals.read`."""
+    # Laid out by hand: with three columns the solver's last bits, and so the bytes, vary.
+    fig = Figure(figsize=(10.5, 2.9))
     left, middle, right = fig.subplots(1, 3)
     fig.subplots_adjust(left=0.15, right=0.98, bottom=0.18, top=0.87, wspace=0.65)
-    table = rows[rows["section"].isin(["HMG + CAM", "ProLong"])].set_index(["section", "what"])[["seconds", "padded"]]
-    share = table / table.xs("released", level="what").reindex(table.index.get_level_values("section")).to_numpy()
-    share = share.drop("released", level="what")
-    for n, (column, name) in enumerate({"seconds": "seconds", "padded": "tokens, with padding"}.items()):
-        left.barh(np.arange(len(share)) + 0.38 * (n - 0.5), share[column], 0.36, color=CYCLE[n], label=name)
-    left.axvline(1, color=GREY, linestyle="--", linewidth=1)
-    left.set_yticks(range(len(share)), [f"{section}, {what}" for section, what in share.index])
-    left.set(xlabel="share of the released procedure", xlim=(0, 1.05))
+    _draw_shares(left, rows[rows["section"].isin(["HMG + CAM", "ProLong"])])
     passes, peaks = rows[rows["section"] == "passes"], rows[rows["section"] == "memory"]
     for n, (what, group) in enumerate(passes.groupby("what", sort=False)):
         middle.plot(group["length"], group["seconds"], label=what, color=CYCLE[n], marker=MARKERS[n])
@@ -300,28 +267,25 @@ def cost(rows: pd.DataFrame) -> Figure:
     return fig
 
 
-@styled
-def headline(metrics: pd.DataFrame) -> Figure:
-    """The study in one picture: how well each selector finds far evidence, and SkipAlign by length (README)."""
-    auc = metrics[(metrics["metric"] == "auc") & (metrics["condition"] == "independent")]
-    skip = metrics[(metrics["metric"] == "long_accuracy") & metrics["condition"].astype(str).str.isdigit()]
-    fig, (left, right) = _blank(10, 4, 2)
-    _draw_dots(left, auc[auc["method"].isin(HEADLINE_SELECTORS)], "AUC for samples that need far evidence", 0.5)
-    left.set_title("Who finds the samples with far evidence?")
-    rank = {m: i for i, m in enumerate(HEADLINE_STRATEGIES)}
-    shown = skip[skip["method"].isin(rank)].sort_values("method", key=lambda m: m.map(rank), kind="stable")
-    _draw_by_length(right, shown)
-    if len(shown):
-        right.legend(loc="lower left")  # beside the axes there is no room; recall of short contexts stays above it
-    right.set_title("Short samples only: what extends the window?")
-    return fig
+def _draw_shares(axis: Axes, rows: pd.DataFrame) -> None:
+    """Seconds and tokens of each procedure as parts of the released one's."""
+    table = rows.set_index(["section", "what"])[["seconds", "padded"]]
+    released = table.xs("released", level="what")
+    share = table / released.reindex(table.index.get_level_values("section")).to_numpy()
+    share = share.drop("released", level="what")
+    for n, (column, name) in enumerate({"seconds": "seconds", "padded": "tokens, with padding"}.items()):
+        axis.barh(np.arange(len(share)) + 0.38 * (n - 0.5), share[column], 0.36, color=CYCLE[n], label=name)
+    axis.axvline(1, color=GREY, linestyle="--", linewidth=1)
+    axis.set_yticks(range(len(share)), [f"{section}, {what}" for section, what in share.index])
+    axis.set(xlabel="share of the released procedure", xlim=(0, 1.05))
 
 
 def verdict_table(verdicts: pd.DataFrame) -> str:
     """Markdown table of verdicts (`claims.verdicts`): claim, verdict, difference with its 95 % interval."""
     lines = ["| claim | of | verdict | difference [95 %] | seeds |", "|---|---|---|---|---|"]
     for row in verdicts.itertuples():
-        interval = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
-        difference = "; ".join([interval] * bool(np.isfinite(row.difference)) + [row.reason] * bool(row.reason))
+        tested = np.isfinite(row.difference)
+        parts = [f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" if tested else "", row.reason]
+        difference = "; ".join(filter(None, parts))
         lines.append(f"| {row.statement} | {row.paper} | **{row.verdict}** | {difference} | {row.seeds} |")
     return "\n".join(lines) + "\n"

@@ -28,7 +28,7 @@ from gateau_lib.models.memory import is_out_of_memory
 from gateau_lib.models.pair import fingerprint
 from gateau_lib.models.prompts import SEPARATOR, has_template, plain_ids, templated, text_ids
 from gateau_lib.study import devices
-from gateau_lib.study.errors import DataError
+from gateau_lib.study.errors import DataError, UserError
 
 KEY = "GATEAU_CHAT_KEY"  # environment variable; what it holds is sent to the endpoint and nowhere else
 PARALLEL = 4  # requests under way at once
@@ -36,7 +36,7 @@ SECONDS = 600.0  # a long document may take minutes to read
 LONGEST_PAUSE = 300.0  # that a server may ask for
 
 
-class ChatError(ValueError):
+class ChatError(UserError):
     """A model that cannot be asked (any more); the message says why and how to go on."""
 
 

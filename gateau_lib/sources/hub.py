@@ -21,7 +21,7 @@ from huggingface_hub import constants, errors
 
 from gateau_lib.study import registry
 from gateau_lib.study.code_hash import path_hash
-from gateau_lib.study.errors import reason
+from gateau_lib.study.errors import UserError, reason
 from gateau_lib.study.registry import DataEntry, ModelEntry
 from gateau_lib.study.store import PINS, Study
 from gateau_lib.study.whole_files import atomic_write
@@ -31,7 +31,7 @@ Kind = Literal["model", "dataset"]
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt")
 
 
-class HubError(ValueError):
+class HubError(UserError):
     """Something that cannot be had; the message is one line: what to fetch, how, where else it may lie."""
 
 

@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from gateau_lib.study.errors import UserError
+
 CHANGES_NO_RESULT = True  # it says what a result is called, not what it is
 MARKED = "CHANGES_NO_RESULT"
 WHOLE, ON_IMPORT, FILE = "*", "", "<file>"
@@ -128,12 +130,12 @@ def tree(text: str, path: PurePosixPath | str, package: str) -> ast.Module:
     """The syntax tree of a text that lies at ``path`` below the package's folder, with imports by full names.
 
     Raises:
-        ValueError: it is no Python.
+        UserError: it is no Python.
     """
     try:
         parsed = ast.parse(text)
     except SyntaxError as error:
-        raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from None
+        raise UserError(f"{path}, line {error.lineno}: {error.msg}") from None
     folders = [package, *PurePosixPath(path).parent.parts]
     for item in ast.walk(parsed):
         if isinstance(item, ast.ImportFrom) and item.level:

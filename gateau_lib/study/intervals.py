@@ -30,7 +30,8 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple
 def exact(value: float) -> Fraction:
     """The number that a float records: the ratio or the decimal near it, else its shortest text."""
     ratio = Fraction(value).limit_denominator(COUNTS)
-    return ratio if abs(ratio - Fraction(value)) <= ROUNDING * Fraction(math.ulp(value)) else Fraction(repr(float(value)))
+    unit = Fraction(math.ulp(max(abs(value), abs(float(ratio)))))  # below a power of two a float's own is half
+    return ratio if abs(ratio - Fraction(value)) <= ROUNDING * unit else Fraction(repr(float(value)))
 
 
 @dataclass(frozen=True)

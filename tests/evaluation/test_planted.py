@@ -19,7 +19,14 @@ from tiny import eager
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import Encoded, Sample, encode
 from gateau_lib.evaluation import planted
-from gateau_lib.evaluation.answers import answer_parts, answer_tokens, exact_match, matches, normalize, token_f1
+from gateau_lib.evaluation.answers import (
+    answer_parts,
+    answer_tokens,
+    exact_match,
+    matches,
+    normalize,
+    token_f1,
+)
 from gateau_lib.evaluation.haystack import needle_cells, needle_map, realised_depth
 from gateau_lib.evaluation.planted import (
     evaluate_all,

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gateau_lib.experiments import claims, figures
+from gateau_lib.experiments import claims, figures, findings, training_figures
 from gateau_lib.study import store, style
 from gateau_lib.study.style import svg
 
@@ -47,12 +47,13 @@ COST = pd.DataFrame(
     + [{"section": "passes", "what": w, "length": n, "seconds": n / 1e4} for w in ("plain pass", "other") for n in (1024, 2048)]
     + [{"section": "memory", "what": w, "length": 8192, "peak_mib": 10.0} for w in ("plain pass", "other")]
 )
-STRATEGY = metric_rows("long_accuracy", figures.HEADLINE_STRATEGIES, ["256", "2048"])
-AUC = metric_rows("auc", figures.HEADLINE_SELECTORS, ["independent", "confounded"])
+STRATEGY = metric_rows("long_accuracy", findings.HEADLINE_STRATEGIES, ["256", "2048"])
+AUC = metric_rows("auc", findings.HEADLINE_SELECTORS, ["independent", "confounded"])
+LOSSES = pd.DataFrame({"model": ["theta_a"] * 3, "step": [1, 2, 3], "loss": [3, 2, 1]})
 CASES = {
     "corpus": (lambda: figures.corpus(samples(), 256), "multi hop (5)"),
-    "loss": (lambda: figures.loss_curves(pd.DataFrame({"model": ["theta_a"] * 3, "step": [1, 2, 3], "loss": [3, 2, 1]})), "nats"),
-    "by_length": (lambda: figures.by_length(STRATEGY, {"short window": 256}), "Skip-All"),
+    "loss": (lambda: training_figures.loss_curves(LOSSES), "nats"),
+    "by_length": (lambda: training_figures.by_length(STRATEGY, {"short window": 256}), "Skip-All"),
     "scores": (lambda: figures.scores_by_kind(SCORES, ["far"]), "HMG as published"),
     "dots": (lambda: figures.dots(AUC), "confounded"),
     "importance": (lambda: figures.importance_and_attention(SEGMENTS, [3]), "attention from the response"),
@@ -60,7 +61,7 @@ CASES = {
     "correlation": (lambda: figures.correlation(SCORES.pivot_table(index="kind", columns="method").T.corr()), "Spearman"),
     "composition": (lambda: figures.composition(COUNTS), "near duplicate"),
     "cost": (lambda: figures.cost(COST), "share of the released procedure"),
-    "headline": (lambda: figures.headline(pd.concat([AUC, STRATEGY])), "Who finds the samples"),
+    "headline": (lambda: findings.headline(pd.concat([AUC, STRATEGY])), "Who finds the samples"),
 }
 
 
@@ -80,7 +81,7 @@ def test_same_bytes_in_another_process(tmp_path, monkeypatch):
     path = style.save(study, figures.composition(COUNTS), "05_selections")
     assert path == tmp_path / "smoke" / "figures" / "05_selections.svg"
     code = (
-        "import pandas as pd; from gateau_lib import figures; from gateau_lib.study.style import svg;"
+        "import pandas as pd; from gateau_lib.experiments import figures; from gateau_lib.study.style import svg;"
         f"print(svg(figures.composition(pd.DataFrame({COUNTS.to_dict('list')}))), end='')"
     )
     again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -94,7 +95,7 @@ def test_verdict_table_lists_every_claim():
 
 
 def test_figures_of_metrics_say_when_there_is_nothing_to_draw():
-    for draw in (figures.dots, lambda rows: figures.by_length(rows, {"short window": 256}), figures.headline):
+    for draw in (figures.dots, lambda rows: training_figures.by_length(rows, {"short window": 256}), findings.headline):
         assert "no rows at this scale" in svg(draw(AUC.iloc[:0]))
 
 
@@ -112,12 +113,12 @@ def test_shares_close_to_one_are_drawn_large_and_rankings_from_zero_to_one():
 
 def test_evenly_spaced_lengths_have_a_linear_axis_and_doubling_ones_a_logarithmic_one():
     for lengths, scale in ((["256", "512", "1024"], "log"), (["256", "512", "768"], "linear")):
-        assert figures.by_length(metric_rows("a", ["normal", "pose"], lengths), {}).axes[0].get_xscale() == scale
+        assert training_figures.by_length(metric_rows("a", ["normal", "pose"], lengths), {}).axes[0].get_xscale() == scale
 
 
 def test_a_strategy_looks_the_same_in_every_figure():
     sets = (["pose"], ["normal", "pose"])
-    alone, together = (figures.by_length(STRATEGY[STRATEGY["method"].isin(shown)], {}) for shown in sets)
+    alone, together = (training_figures.by_length(STRATEGY[STRATEGY["method"].isin(shown)], {}) for shown in sets)
     assert alone.axes[0].lines[0].get_color() == together.axes[0].lines[1].get_color()
 
 

@@ -38,7 +38,7 @@ def test_reported_numbers_are_complete_and_plausible():
 
 
 def test_comparisons_and_questions_name_claims_of_the_ledger():
-    names, content = {claim.id for claim in LEDGER}, findings._file()
+    names, content = {claim.id for claim in LEDGER}, findings.read_reported()
     assert {place["claim"] for place in content["comparisons"]} <= names
     assert {name for question in content["reviewers"] for name in question["claims"]} <= names
     assert {question["answered"] for question in content["reviewers"]} <= {"yes", "partly", "no"}

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from servers.chat_server import serve
 
 from gateau_lib import score
+from gateau_lib import synthesis as command
 from gateau_lib.data.longalign import read_records, read_samples
 from gateau_lib.models.loading import SHIPPED
-from gateau_lib import synthesis as command
 from gateau_lib.sources import chat, synthesis, transcript
 from gateau_lib.sources.chat import Reply
 from gateau_lib.sources.documents import documents, is_about, is_copy, language
