@@ -54,13 +54,19 @@ class Benchmark:
     name: str  # in profiles and tables
     title: str  # for a reader
     source: str  # paper and code it follows
-    items: Callable[[Study, Any], list[Item]]  # at the profile's size, for a tokenizer; the same for every run
-    score: Callable[..., pd.DataFrame]  # (items, answers table), with a judge also (judge, folder): id, task, score
+    items: Callable[
+        [Study, Any], list[Item]
+    ]  # at the profile's size, for a tokenizer; the same for every run
+    score: Callable[
+        ..., pd.DataFrame
+    ]  # (items, answers table), with a judge also (judge, folder): id, task, score
     cost: Callable[[Profile], list[Asked]]
     data: str = ""  # the data set of the registry that it reads
     packages: tuple[str, ...] = ()  # that it needs beside the library's, as pip knows them
     judged: bool = False  # whether a judge rates the answers
-    read_whole: bool = False  # whether what is asked for may stand anywhere in the prompt, so that no part may be cut
+    read_whole: bool = (
+        False  # whether what is asked for may stand anywhere in the prompt, so that no part may be cut
+    )
     # How runs (name -> folder of the model) come to their answers; None: the model writes them (`answering`).
     answers: Callable[[Study, Sequence[Item], Mapping[str, Path]], dict[str, Answers]] | None = None
 
@@ -68,8 +74,8 @@ class Benchmark:
 def middle(ids: list[int], room: int) -> list[int]:
     """At most ``room`` of the ids: the first half and the last half of them, as LongBench cuts (pred.py: both halves equal).
 
-    The cut is in token ids, wrapping included, so that nothing is read that the window cannot hold; LongBench decodes
-    the halves and tokenizes them again, which can make other tokens at the seam.
+    The cut is in token ids, wrapping included, so that nothing is read that the window cannot hold; LongBench
+    decodes the halves and tokenizes them again, which can make other tokens at the seam.
     """
     half = room // 2
     return ids if len(ids) <= room else ids[:half] + ids[len(ids) - half :]
@@ -122,7 +128,10 @@ def scored(
         DataError: an item that was not asked.
     """
     said = answers_of(items, answers)
-    rows = [(item.id, item.task, measure(item, said[item.id]) if len(said[item.id]) else float("nan")) for item in items]
+    rows = [
+        (item.id, item.task, measure(item, said[item.id]) if len(said[item.id]) else float("nan"))
+        for item in items
+    ]
     return pd.DataFrame(rows, columns=["id", "task", "score"])
 
 

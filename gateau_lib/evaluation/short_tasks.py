@@ -24,7 +24,13 @@ from gateau_lib.study.progress import track
 from gateau_lib.study.store import Study
 from gateau_lib.study.whole_files import atomic_write
 
-TASKS = ("arc_easy", "arc_challenge", "hellaswag", "piqa", "winogrande")  # as the harness calls them, no examples before
+TASKS = (
+    "arc_easy",
+    "arc_challenge",
+    "hellaswag",
+    "piqa",
+    "winogrande",
+)  # as the harness calls them, no examples before
 METRICS = ("acc_norm", "acc", "exact_match")  # of a task, the first that it has
 COLUMNS = ["id", "task", "score"]
 
@@ -144,7 +150,9 @@ BENCHMARK = Benchmark(
     source="lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness",
     items=items,
     score=score,
-    cost=lambda profile: [Asked(60_000, 100, 0)],  # sequences that the harness reads, and their tokens; assumed
+    cost=lambda profile: [
+        Asked(60_000, 100, 0)
+    ],  # sequences that the harness reads, and their tokens; assumed
     packages=("lm-eval",),
     answers=answers,
 )

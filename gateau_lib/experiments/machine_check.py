@@ -26,7 +26,7 @@ def missing(profile: Profile, whole: bool = True) -> list[str]:
     """What this machine lacks for the profile; empty for a profile that needs no GPU.
 
     Args:
-        whole: all of the profile is to run; a part of it (one notebook, some runs) takes less disk: that is not counted.
+        whole: all of the profile is to run; of a part (one notebook, some runs) the disk is not counted.
 
     Raises:
         UnknownSize: a model of which nothing can be read here.
@@ -51,7 +51,9 @@ def _devices(profile: Profile) -> list[str]:
         return ["no NVIDIA GPU is visible (use a machine with one, or make cpu, or REHEARSE=1)"]
     lacks = []
     if "+cpu" in version("torch"):
-        lacks.append("torch is the CPU build (rm -r .venv, then make env TORCH_INDEX=<an index with CUDA wheels>)")
+        lacks.append(
+            "torch is the CPU build (rm -r .venv, then make env TORCH_INDEX=<an index with CUDA wheels>)"
+        )
     if profile.processes > len(have):
         lacks.append(f"{profile.processes} processes train together, {len(have)} GPU(s) here (use more GPUs)")
     for stage, need in footprint.memory(profile, len(have)).items():
@@ -59,7 +61,9 @@ def _devices(profile: Profile) -> list[str]:
             continue
         shared = stage == "training" and profile.sharding != "ddp"
         helps = "larger or more GPUs" if shared else "a GPU with more memory"
-        lacks.append(f"{stage} takes {need / GB:,.0f} GB of each GPU, {min(have) / GB:,.0f} GB here (use {helps})")
+        lacks.append(
+            f"{stage} takes {need / GB:,.0f} GB of each GPU, {min(have) / GB:,.0f} GB here (use {helps})"
+        )
     return lacks
 
 
@@ -79,7 +83,9 @@ def _disk(profile: Profile) -> list[str]:
     """Room for results and downloads; both together where they lie on one disk."""
     results, cache = _existing(results_root()), _existing(hub.cache())
     there = {results: footprint.disk(profile).results - _used(results_root() / profile.name)}
-    downloads = sum(each for name, each in footprint.downloads(profile).items() if not _present(profile, name)[1])
+    downloads = sum(
+        each for name, each in footprint.downloads(profile).items() if not _present(profile, name)[1]
+    )
     if results.stat().st_dev == cache.stat().st_dev:
         there[results] += downloads
     else:

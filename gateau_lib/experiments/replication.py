@@ -27,10 +27,14 @@ from gateau_lib.experiments import workload
 from gateau_lib.experiments.findings import SETTINGS
 from gateau_lib.experiments.tuning_runs import scale
 from gateau_lib.methods import baselines, gateau, hmg, selection
+from gateau_lib.methods.base import Reading
 from gateau_lib.models import loading
 from gateau_lib.models.prompts import INST
 from gateau_lib.models.sizes import Work
+from gateau_lib.scoring import data_set
+from gateau_lib.scoring.settings import Engine, resolve
 from gateau_lib.sources import hub, published
+from gateau_lib.study import devices
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, artefact
@@ -140,34 +144,32 @@ def scored(study: Study, pair: Path) -> pd.DataFrame:
     )
 
 
-def _score(study: Study, pair: Path, methods: str, reading: str) -> pd.DataFrame:
+def _score(study: Study, pair: Path, methods: str, reading: Reading) -> pd.DataFrame:
     """One table of the scoring engine. Its parts lie in the cache, so that a killed run goes on where it was."""
     profile, data = study.profile, long_file(study)
-    given = {"short": pair / "short", "long": pair / "long", "methods": methods, "reading": reading, "dtype": profile.dtype}
-    given |= {"segment-length": profile.segment_length, "max-length": profile.max_length}
+    used = {
+        "short": str(pair / "short"),
+        "long": str(pair / "long"),
+        "methods": methods,
+        "reading": reading,
+        "dtype": profile.dtype,
+        "segment_length": profile.segment_length,
+        "max_length": profile.max_length,
+    }
 
     def build(out: Path) -> None:
-        from gateau_lib import score
-        from gateau_lib.scoring import data_set
-
         work = study.cache / "scoring" / f"{reading}.parquet"
         work.parent.mkdir(exist_ok=True)
-        words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-        data_set.run(score.parser().parse_args([str(data), *words, "--out", str(work), *_engine()]))
+        data_set.score(resolve(data, work, **used | {"methods": methods.split(",")}, engine=_engine()))
         shutil.copy(work, out / "scores.parquet")
 
-    inputs = {name.replace("-", "_"): value for name, value in given.items()}
-    folder = artefact(study, f"published-scores-{reading}", build, code=[_score], data=data, **inputs)
+    folder = artefact(study, f"published-scores-{reading}", build, code=[_score], data=data, **used)
     return pd.read_parquet(folder / "scores.parquet")
 
 
-def _engine() -> list[str]:
+def _engine() -> Engine:
     """A worker on every GPU if there are several and Ray is installed."""
-    from importlib.util import find_spec
-
-    import torch
-
-    return ["--engine", "ray"] if torch.cuda.device_count() > 1 and find_spec("ray") else []
+    return "ray" if devices.gpus() > 1 and find_spec("ray") else "local"
 
 
 def selected(run: Run, table: pd.DataFrame, seed: int) -> list[str]:
@@ -193,7 +195,11 @@ def selected(run: Run, table: pd.DataFrame, seed: int) -> list[str]:
     assert run.share is not None  # every other row is a choice
     if run.row == "Random":
         return baselines.random_subset(ids, selection.size(len(ids), run.share), seed)
-    return selection.top_fraction(ids, _wanted(run, pool), run.share)
+    chosen = selection.top_fraction(ids, _wanted(run, pool), run.share)
+    if run.row == "Cherry":  # fewer than the share, where so many are
+        never = set(pool["id"][baselines.mismatched(pool["ifd"])])
+        chosen = [name for name in chosen if name not in never]
+    return chosen
 
 
 def _wanted(run: Run, pool: pd.DataFrame) -> np.ndarray:
@@ -206,9 +212,8 @@ def _wanted(run: Run, pool: pd.DataFrame) -> np.ndarray:
         hmp = softmax(np.exp(short) - np.exp(long))
     if run.row == "Perplexity Guidance":
         return long
-    if run.row == "Cherry":  # it drops samples above 1
-        ifd = pool["ifd"].to_numpy(dtype=float)
-        return np.where(ifd > 1, 0.0, ifd)
+    if run.row == "Cherry":
+        return baselines.difficulty_ranking(pool["ifd"])
     if run.row in ("HMG only", "CAM only"):
         return hmp if run.row == "HMG only" else cam
     return gateau.combine(hmp, cam, "rank" if run.row == "GATEAU by ranks" else "as_released", run.alpha)

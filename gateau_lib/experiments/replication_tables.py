@@ -93,7 +93,7 @@ def last_measured() -> pd.DataFrame:
 
     Each profile's settings have names of their own (`replication.runs`), so rows of several do not meet.
     """
-    empty = pd.DataFrame(columns=MEASURED).astype({name: float for name in MEASURED[3:]})
+    empty = pd.DataFrame(columns=MEASURED).astype(dict.fromkeys(MEASURED[3:], float))
     paths = [folder / "tables" / "09_measured.csv" for folder in profile_folders()]
     found = [pd.read_csv(path) for path in paths if path.exists()]
     return pd.concat(found, ignore_index=True) if found else empty

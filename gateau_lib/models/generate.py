@@ -10,7 +10,11 @@ from transformers import GenerationConfig, PreTrainedModel
 
 
 def continue_greedily(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, ends: Sequence[int], pad: int | None = None
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    ends: Sequence[int],
+    pad: int | None = None,
 ) -> list[list[int]]:
     """One batch of prompts, padded on the left: the new token ids of each, up to (without) the first of ``ends``."""
     return _continue(model, prompts, ends, pad, do_sample=False, max_new_tokens=max_new_tokens)
@@ -35,17 +39,24 @@ def continue_by_chance(
 
 @torch.inference_mode()
 def _continue(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], ends: Sequence[int], pad: int | None, **how: float
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    ends: Sequence[int],
+    pad: int | None,
+    **how: float,
 ) -> list[list[int]]:
     pad = pad if pad is not None else ends[0] if ends else 0
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + [*p] for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     asked = GenerationConfig(eos_token_id=list(ends) or None, pad_token_id=pad, use_cache=True, **how)
-    # What a configuration leaves open is taken from the model's own: a hub model's may sample or punish repetition.
+    # What a configuration leaves open is taken from the model's own: a hub model's may sample or punish
+    # repetition.
     own, model.generation_config = model.generation_config, GenerationConfig()
     try:
-        written = model.generate(input_ids=ids, attention_mask=mask, generation_config=asked)[:, width:].tolist()
+        written = model.generate(input_ids=ids, attention_mask=mask, generation_config=asked)[
+            :, width:
+        ].tolist()
     finally:
         model.generation_config = own
     return [new[: next((i for i, token in enumerate(new) if token in ends), len(new))] for new in written]

@@ -1,11 +1,14 @@
-"""How fast scoring is: the library against the released procedures and against plain passes, in the same run."""
+"""How fast scoring is: the library against the released procedures and plain passes, in the same run."""
 
 from __future__ import annotations
 
+import os
+import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -13,66 +16,70 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from gateau_lib.data import corpus
 from gateau_lib.data.samples import Encoded, encode
 from gateau_lib.methods import cam, cam_adaptive, model_passes, pair_passes, released, released_prolong
 from gateau_lib.methods.model_passes import response_nll
-from gateau_lib.models import memory, rope, tiny
+from gateau_lib.models import loading, memory, rope, tiny
 from gateau_lib.models.pair import Pair, load_pair
-from gateau_lib.study import devices, profiles
+from gateau_lib.scoring import speed_goals
+from gateau_lib.study import devices, manifest, profiles
 from gateau_lib.study.errors import ScoreError
+from gateau_lib.study.store import versions
+
+Row = dict[str, Any]
 
 WINDOW, SEGMENT = 8192, 128  # tokens
-INSTRUCTION, RESPONSE = 40, 176  # tokens of the made-up samples: medians of long instruction data of several domains
+LONGEST_WINDOW = 65_536  # tokens of a named model's window that are used
+INSTRUCTION, RESPONSE = 40, 176  # tokens of random samples: medians of long instruction data
 PASS_LENGTHS, PASS_RESPONSE = (1024, 2048, 4096, 8192, 16384), 200
 MEMORY_LENGTH = 8192
 PAIRS = 5_000  # ProLong, in the paper
 
 
-def random_pair(device: torch.device) -> Pair:
-    """The cpu profile's sizes with random weights and a window of `WINDOW`: speed does not depend on what a model knows."""
-    p = profiles.CPU
-    sizes = {"hidden_size": p.hidden_size, "layers": p.layers, "heads": p.heads, "window": p.short_window}
-    short = tiny.build_llama(2048, **sizes, rope_theta=p.rope_theta, seed=0).to(device).eval()
-    return Pair(short, rope.with_rope_theta(short, p.rope_theta * p.long_rope_factor, WINDOW), None)
+def measure(short: str | None, long: str | None, samples: int) -> dict[str, Any]:
+    """Everything that the benchmark measures, on two named models or a pair of random weights.
 
+    Returns:
+        ``machine, date, versions, model, commit, dirty``; ``rows`` of `measurement`; ``fidelity`` of
+        `adaptive_fidelity`; ``goals`` of `speed_goals.reached`.
 
-def made_up(pair: Pair, lengths: Sequence[int], response: int = RESPONSE, seed: int = 0) -> list[Encoded]:
-    """Samples of random tokens with the given whole lengths; instruction and response take at most three eighths of them."""
-    rng, size = np.random.default_rng(seed), pair.long.config.vocab_size
-    samples = []
-    for i, length in enumerate(lengths):
-        x, y = min(INSTRUCTION, length // 8), min(response, length // 4)
-        parts = [rng.integers(3, size, n).tolist() for n in (length - x - y - 1, x, y)]
-        samples.append(Encoded(f"b{i}", [1], *parts))
-    return samples
-
-
-def log_uniform(n: int, window: int) -> list[int]:
-    """The middles of ``n`` equal parts of the log-uniform distribution from an eighth of the window to all of it."""
-    return [int(window / 8 * 8 ** ((i + 0.5) / n)) for i in range(n)]
-
-
-def as_released(pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter) -> np.ndarray:
-    """HMG and CAM by the released procedures; the gap between the models' losses, (n,).
-
-    The short model is stretched, which costs nothing, so that the losses can be compared.
+    Raises:
+        ScoreError: models that do not fit together, or procedures that disagree.
+        ModelError: no model there.
     """
-    on = replace(released.Defects(), raw_short_reader=False)
-    short, long = released.released_hmg(pair, samples, window, defects=on, count=count)
-    released.released_cam(pair, samples, window, segment, count=count)
-    return short - long
+    device = devices.device()
+    named = bool(short or long)
+    pair = load_pair(short, long, ("hmg",), "float32", device) if named else random_pair(device)
+    window = min(pair.long.config.max_position_embeddings, LONGEST_WINDOW) // SEGMENT * SEGMENT
+    rows = compare_memory(long)
+    rows += compare_passes(pair)
+    rows += compare_prolong(pair)
+    rows += compare_procedures(pair, samples, window, SEGMENT)
+    fidelity = adaptive_fidelity()
+    parameters = sum(p.numel() for p in pair.long.parameters())
+    return {
+        "machine": machine_name(device),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "model": {"parameters": parameters, "window": window, "named": named},
+        **manifest.commit(),
+        "rows": rows,
+        "fidelity": fidelity,
+        "goals": speed_goals.reached(rows, fidelity),
+    }
 
 
-def by_library(
-    pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter, *, estimated: bool = False
-) -> np.ndarray:
-    """HMG and CAM by the library, with exact or with adaptive importance; the gap, (n,)."""
-    passes = model_passes.long_pass(pair.long, samples, segment, count=count)
-    if estimated:
-        cam_adaptive.adaptive_importance(pair.long, samples, passes, segment, count=count)
-    else:
-        model_passes.segment_importance(pair.long, samples, segment, count=count)
-    return model_passes.short_reader_nll(pair.short, samples, "ntk", target=window, count=count) - [p.nll for p in passes]
+def machine_name(device: torch.device) -> str:
+    """Architecture and size of the machine, no host name: the file may be published."""
+    name = f"{platform.machine()}-{os.cpu_count()}cpu-{torch.get_num_threads()}threads"
+    return f"{name}-{torch.cuda.get_device_name(device).replace(' ', '_')}" if device.type == "cuda" else name
+
+
+def measurement(section: str, what: str, seconds: float | None, count: Mapping[str, int], **more: Any) -> Row:
+    """One row: seconds, tokens with and without padding, forward passes, and what else the section has."""
+    counted = {key: count.get(key) for key in ("tokens", "padded", "forwards")}
+    return {"section": section, "what": what, "seconds": seconds, **counted, **more}
 
 
 def _timed(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]:
@@ -86,37 +93,91 @@ def _timed(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def _row(section: str, what: str, seconds: float | None, count: Mapping[str, int], **more: Any) -> dict[str, Any]:
-    counted = {key: count.get(key) for key in ("tokens", "padded", "forwards")}
-    return {"section": section, "what": what, "seconds": seconds, **counted, **more}
+def random_pair(device: torch.device) -> Pair:
+    """The cpu profile's sizes with random weights: speed does not depend on what a model knows."""
+    p = profiles.CPU
+    sizes = {"hidden_size": p.hidden_size, "layers": p.layers, "heads": p.heads, "window": p.short_window}
+    short = tiny.build_llama(2048, **sizes, rope_theta=p.rope_theta, seed=0).to(device).eval()
+    long = rope.with_rope_theta(short, p.rope_theta * p.long_rope_factor, WINDOW)
+    tokenizer = loading.load_tokenizer(loading.SHIPPED / "long")  # only its padding token is used
+    return Pair(short, long, tokenizer)
 
 
-def compare_procedures(pair: Pair, n: int, window: int, segment: int, repeats: int = 2) -> list[dict[str, Any]]:
-    """Best seconds and tokens of HMG and CAM over ``n`` samples, lengths log-uniform from an eighth of the window to all of it.
+def random_samples(pair: Pair, lengths: Sequence[int], response: int = RESPONSE) -> list[Encoded]:
+    """Samples of random tokens with the given lengths, three eighths at most instruction and response."""
+    rng, size = np.random.default_rng(0), pair.long.config.vocab_size
+    samples = []
+    for i, length in enumerate(lengths):
+        x, y = min(INSTRUCTION, length // 8), min(response, length // 4)
+        parts = [rng.integers(3, size, n).tolist() for n in (length - x - y - 1, x, y)]
+        samples.append(Encoded(f"b{i}", [1], *parts))
+    return samples
+
+
+def log_uniform(n: int, window: int) -> list[int]:
+    """The middles of ``n`` equal parts of the log-uniform distribution from an eighth of the window to it."""
+    return [int(window / 8 * 8 ** ((i + 0.5) / n)) for i in range(n)]
+
+
+def score_as_released(
+    pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter
+) -> np.ndarray:
+    """HMG and CAM by the released procedures; the gap between the models' losses, (n,).
+
+    The short model is stretched, which costs nothing, so that the losses can be compared.
+    """
+    on = replace(released.Defects(), raw_short_reader=False)
+    short, long = released.released_hmg(pair, samples, window, defects=on, count=count)
+    released.released_cam(pair, samples, window, segment, count=count)
+    return short - long
+
+
+def score_by_library(
+    pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter, adaptive: bool = False
+) -> np.ndarray:
+    """HMG and CAM by the library, with exact or with adaptive importance; the gap, (n,)."""
+    passes = model_passes.long_pass(pair.long, samples, segment, count=count)
+    if adaptive:
+        cam_adaptive.adaptive_importance(pair.long, samples, passes, segment, count=count)
+    else:
+        model_passes.segment_importance(pair.long, samples, segment, count=count)
+    short = model_passes.short_reader_nll(pair.short, samples, "ntk", target=window, count=count)
+    return short - [p.nll for p in passes]
+
+
+def compare_procedures(pair: Pair, n: int, window: int, segment: int, repeats: int = 2) -> list[Row]:
+    """Best seconds and tokens of HMG and CAM over ``n`` samples of log-uniform lengths (`log_uniform`).
 
     Raises:
         ScoreError: the procedures disagree about a loss.
     """
-    samples = made_up(pair, log_uniform(n, window))
-    work = {"exact": by_library, "adaptive": partial(by_library, estimated=True), "released": as_released}
-    rows: dict[str, dict[str, Any]] = {}
-    gaps: dict[str, np.ndarray] = {}
-    for procedure in work.values():
+    samples = random_samples(pair, log_uniform(n, window))
+    procedures = {
+        "exact": score_by_library,
+        "adaptive": partial(score_by_library, adaptive=True),
+        "released": score_as_released,
+    }
+    for procedure in procedures.values():
         procedure(pair, samples[:1], window, segment, Counter())  # first calls of a kernel are slow
-    for name, procedure in list(work.items()) * repeats:
+    rows: dict[str, Row] = {}
+    gaps: dict[str, np.ndarray] = {}
+    for name, procedure in list(procedures.items()) * repeats:
         count: Counter = Counter()
         run = partial(procedure, pair, samples, window, segment, count)
         seconds, gaps[name] = _timed(pair.long.device, run)
-        rows[name] = _row("HMG + CAM", name, min(seconds, rows[name]["seconds"] if name in rows else seconds), count, samples=n)
+        best = min(seconds, rows[name]["seconds"]) if name in rows else seconds
+        rows[name] = measurement("HMG + CAM", name, best, count, samples=n)
     rows["exact"]["fewest_tokens"] = cam_adaptive.minimum_tokens(samples, segment)
+    tolerance = 1e-3 if pair.long.dtype == torch.float32 else 0.1
     for name in ("exact", "adaptive"):
-        if not np.allclose(gaps[name], gaps["released"], atol=1e-3 if pair.long.dtype == torch.float32 else 0.1):
-            worst = np.abs(gaps[name] - gaps["released"]).max()
-            raise ScoreError(f"{name} and released procedure differ by {worst:.2g} nats; this is a defect, report it")
+        worst = np.abs(gaps[name] - gaps["released"]).max()
+        if not np.allclose(gaps[name], gaps["released"], atol=tolerance):
+            what = f"{name} and released procedure differ by {worst:.2g} nats"
+            raise ScoreError(f"{what}; this is a defect, report it")
     return list(rows.values())
 
 
-def compare_prolong(pair: Pair, pairs: int = PAIRS, segment: int = SEGMENT) -> list[dict[str, Any]]:
+def compare_prolong(pair: Pair, pairs: int = PAIRS, segment: int = SEGMENT) -> list[Row]:
     """Seconds and tokens of ProLong on one document that has just more than ``pairs`` pairs of segments.
 
     Raises:
@@ -125,52 +186,55 @@ def compare_prolong(pair: Pair, pairs: int = PAIRS, segment: int = SEGMENT) -> l
     n = next(n for n in range(2, pairs + 2) if n * (n - 1) // 2 >= pairs)
     document = np.random.default_rng(0).integers(3, pair.long.config.vocab_size, n * segment).tolist()
     shape = {"segment_length": segment, "pairs": pairs, "window_segments": max(n, 256)}
-    work = {
-        "exact": lambda c: pair_passes.score_documents(pair.long, [document], **shape, count=c)["lds"].to_numpy(),
-        "released": lambda c: released_prolong.released_prolong(pair.long, [document], **shape, count=c),
-    }
+    procedures = {"exact": pair_passes.score_documents, "released": released_prolong.released_prolong}
     rows, scores = [], []
-    for name, run in work.items():
+    for name, procedure in procedures.items():
         count: Counter = Counter()
-        seconds, score = _timed(pair.long.device, partial(run, count))
-        rows.append(_row("ProLong", name, seconds, count, samples=1, pairs=pairs))
-        scores.append(score)
+        run = partial(procedure, pair.long, [document], **shape, count=count)
+        seconds, found = _timed(pair.long.device, run)
+        rows.append(measurement("ProLong", name, seconds, count, samples=1, pairs=pairs))
+        scores.append(found["lds"].to_numpy() if name == "exact" else found)
     if not np.allclose(*scores, rtol=1e-3 if pair.long.dtype == torch.float32 else 0.1):
-        raise ScoreError(f"ProLong's scores differ: {scores[0][0]:.6g} and {scores[1][0]:.6g}; this is a defect, report it")
+        both = f"{scores[0][0]:.6g} and {scores[1][0]:.6g}"
+        raise ScoreError(f"ProLong's scores differ: {both}; this is a defect, report it")
     return rows
 
 
-def compare_passes(pair: Pair, lengths: Sequence[int] = PASS_LENGTHS, response: int = PASS_RESPONSE) -> list[dict[str, Any]]:
-    """Seconds of a plain SDPA pass (loss of the response) and of CAM's pass (attention too) by length; each the best of several.
+def compare_passes(
+    pair: Pair, lengths: Sequence[int] = PASS_LENGTHS, response: int = PASS_RESPONSE
+) -> list[Row]:
+    """Best seconds of a plain SDPA pass (loss of the response) and of CAM's (attention, too) by length.
 
     The two take turns, so that what else the machine does meets both.
     """
     rows = []
     for length in lengths:
-        samples = made_up(pair, [length], response)
-        work = {
-            "plain pass": lambda c, s=samples: response_nll(pair.long, s, count=c),
-            "pass with attention": lambda c, s=samples: model_passes.long_pass(pair.long, s, SEGMENT, count=c),
+        samples = random_samples(pair, [length], response)
+        passes = {
+            "plain pass": partial(response_nll, pair.long, samples),
+            "pass with attention": partial(model_passes.long_pass, pair.long, samples, SEGMENT),
         }
-        found: dict[str, list[float]] = {name: [] for name in work}
+        found: dict[str, list[float]] = {name: [] for name in passes}
         for _ in range(max(3, min(15, 2**16 // length))):
-            for name, run in work.items():
+            for name, run in passes.items():
                 count: Counter = Counter()
-                found[name].append(_timed(pair.long.device, partial(run, count))[0])
-        rows += [_row("passes", name, min(times[1:]), count, samples=1, length=length) for name, times in found.items()]
+                found[name].append(_timed(pair.long.device, partial(run, count=count))[0])
+        for name, seconds in found.items():
+            rows.append(measurement("passes", name, min(seconds[1:]), count, samples=1, length=length))
     return rows
 
 
 def prepare_pass(kind: str, length: int, long: str | None) -> tuple[memory.Work, memory.Work]:
     """A short pass and one of ``length`` tokens, for `memory.peak`."""
-    pair = random_pair(devices.device()) if long is None else load_pair(long, long, ("cam",), "float32", devices.device())
+    device = devices.device()
+    pair = random_pair(device) if long is None else load_pair(long, long, False, "float32", device)
     passes: dict[str, Callable[[Sequence[Encoded]], Any]] = {
-        "plain pass": lambda samples: response_nll(pair.long, samples),
+        "plain pass": partial(response_nll, pair.long),
         "pass with attention": lambda samples: model_passes.long_pass(pair.long, samples, SEGMENT),
-        "attention matrices": lambda samples: _eager(pair, samples),
+        "attention matrices": partial(_eager, pair),
     }
-    short, whole = (made_up(pair, [n], PASS_RESPONSE) for n in (512, length))
-    return lambda: passes[kind](short), lambda: passes[kind](whole)
+    short, whole = (random_samples(pair, [n], PASS_RESPONSE) for n in (512, length))
+    return partial(passes[kind], short), partial(passes[kind], whole)
 
 
 @torch.inference_mode()
@@ -180,37 +244,42 @@ def _eager(pair: Pair, samples: Sequence[Encoded]) -> None:
     pair.long(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, output_attentions=True)
 
 
-def compare_memory(long: str | None, length: int = MEMORY_LENGTH) -> list[dict[str, Any]]:
-    """Peak memory that one pass needs beyond the model and a pass of 512 tokens, each measured in a process of its own."""
-    kinds = ("plain pass", "pass with attention", "attention matrices")
-    mib = {kind: round(memory.peak(prepare_pass, kind, length, long) / 2**20, 1) for kind in kinds}
-    return [_row("memory", kind, None, {}, samples=1, length=length, peak_mib=peak) for kind, peak in mib.items()]
+def compare_memory(long: str | None, length: int = MEMORY_LENGTH) -> list[Row]:
+    """Peak memory of one pass beyond the model and a pass of 512 tokens, each in a process of its own."""
+    rows = []
+    for kind in ("plain pass", "pass with attention", "attention matrices"):
+        peak = round(memory.peak(prepare_pass, kind, length, long) / 2**20, 1)
+        rows.append(measurement("memory", kind, None, {}, samples=1, length=length, peak_mib=peak))
+    return rows
 
 
 def adaptive_fidelity(per_kind: int | None = None) -> dict[str, Any]:
-    """What the adaptive estimate does to the shipped pair's ranking of a planted pool (`cam_adaptive.fidelity`), with its tokens."""
-    from gateau_lib.data import corpus
-
+    """What the adaptive estimate does to the shipped pair's ranking of a planted pool, and tokens read."""
     profile = replace(profiles.CPU, pool_per_kind=per_kind or profiles.CPU.pool_per_kind)
-    pair = load_pair(None, None, ("cam",), "float32", devices.device())
+    pair = load_pair(None, None, False, "float32", devices.device())
     pool = corpus.candidate_pool(profile, pair.tokenizer, "independent", 0)
     samples = [encode(sample, pair.tokenizer, profile.max_length) for sample in pool]
-    size = profile.segment_length
+    size, exact, adaptive = profile.segment_length, Counter(), Counter()
     passes = model_passes.long_pass(pair.long, samples, size)
-    counts = {"exact": Counter(), "adaptive": Counter()}
-    nlls = [
-        model_passes.segment_importance(pair.long, samples, size, count=counts["exact"]),
-        cam_adaptive.adaptive_importance(pair.long, samples, passes, size, count=counts["adaptive"]),
-    ]
-    scores = [[cam.contextual_awareness(n, p.attention) for n, p in zip(nll, passes, strict=True)] for nll in nlls]
-    tokens = {f"importance_tokens_{name}": counted["tokens"] for name, counted in counts.items()}
-    return {"samples": len(samples), **fidelity(*scores), **tokens}
+
+    def score(importance: Sequence[np.ndarray]) -> list[float]:
+        pairs = zip(importance, passes, strict=True)
+        return [cam.contextual_awareness(nll, read.attention) for nll, read in pairs]
+
+    like = fidelity(
+        score(model_passes.segment_importance(pair.long, samples, size, count=exact)),
+        score(cam_adaptive.adaptive_importance(pair.long, samples, passes, size, count=adaptive)),
+    )
+    tokens = {"importance_tokens_exact": exact["tokens"], "importance_tokens_adaptive": adaptive["tokens"]}
+    return {"samples": len(samples), **like, **tokens}
+
+
 def fidelity(exact: Sequence[float], adaptive: Sequence[float], fraction: float = 0.1) -> dict[str, float]:
-    """How like the exact ranking of a pool the adaptive one is, both given as contextual awareness scores, high = select.
+    """How like the exact ranking of a pool the adaptive one is, both contextual awareness, high = select.
 
     Returns:
-        ``rank_correlation`` (Spearman), ``top_overlap`` (share of the exact top ``fraction`` that the adaptive top has, too),
-        ``largest_error`` (of a score).
+        ``rank_correlation`` (Spearman), ``top_overlap`` (share of the exact top ``fraction`` that is in the
+        adaptive one's), ``largest_error`` (of a score).
     """
     a, b = np.asarray(exact, dtype=float), np.asarray(adaptive, dtype=float)
     k = max(1, round(fraction * a.size))

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from gateau_lib.study.store import results_root
+from gateau_lib.study.whole_files import atomic_write
 
 GOALS = {  # what is measured -> (bound, whether it is the least or the most)
     "exact: times faster than released": (3.0, "least"),
@@ -26,41 +27,52 @@ GOALS = {  # what is measured -> (bound, whether it is the least or the most)
 
 def reached(rows: Sequence[Mapping[str, Any]], fidelity: Mapping[str, float]) -> list[dict[str, Any]]:
     """Each of `GOALS` with the measured ``value``, its ``bound`` and whether it is ``met``."""
-    of = {(row["section"], row["what"], row.get("length")): row for row in rows}
+    measured = {(row["section"], row["what"], row.get("length")): row for row in rows}
 
-    def ratio(section: str, above: str, below: str, column: str = "seconds", length: int | None = None) -> float:
-        return of[section, above, length][column] / of[section, below, length][column]
+    def ratio(
+        section: str, above: str, below: str, column: str = "seconds", length: int | None = None
+    ) -> float:
+        return measured[section, above, length][column] / measured[section, below, length][column]
 
-    lengths = sorted(row["length"] for row in rows if row["section"] == "passes" and row["what"] == "plain pass")
-    overhead = {n: ratio("passes", "pass with attention", "plain pass", length=n) for n in lengths}
+    lengths = sorted({row["length"] for row in rows if row["section"] == "passes"})
+    overhead = [ratio("passes", "pass with attention", "plain pass", length=n) for n in lengths]
     memory = next(row["length"] for row in rows if row["section"] == "memory")
+    exact = measured["HMG + CAM", "exact", None]
     values = [
         ratio("HMG + CAM", "released", "exact"),
-        of["HMG + CAM", "exact", None]["tokens"] / of["HMG + CAM", "exact", None]["fewest_tokens"],
+        exact["tokens"] / exact["fewest_tokens"],
         ratio("HMG + CAM", "released", "adaptive"),
         fidelity["rank_correlation"],
         fidelity["top_overlap"],
         ratio("ProLong", "released", "exact"),
-        overhead.get(8192, overhead[lengths[-1]]),
-        overhead[lengths[-1]] / overhead[lengths[0]],
+        overhead[lengths.index(8192) if 8192 in lengths else -1],
+        overhead[-1] / overhead[0],
         ratio("memory", "pass with attention", "attention matrices", "peak_mib", memory),
     ]
-    met = [v >= bound if side == "least" else v <= bound for v, (bound, side) in zip(values, GOALS.values(), strict=True)]
-    return [
-        {"goal": goal, "value": value, "bound": bound, "side": side, "met": reached}
-        for (goal, (bound, side)), value, reached in zip(GOALS.items(), values, met, strict=True)
-    ]
+    found = []
+    for (goal, (bound, side)), value in zip(GOALS.items(), values, strict=True):
+        met = value >= bound if side == "least" else value <= bound
+        found.append({"goal": goal, "value": value, "bound": bound, "side": side, "met": met})
+    return found
+
+
+def write(about: Mapping[str, Any]) -> Path:
+    """Leave what `speed.measure` found in ``results/bench``, one file a machine."""
+    path = results_root() / "bench" / f"{about['machine']}.json"
+    return atomic_write(path, json.dumps(about, indent=1) + "\n")
 
 
 def read(folder: Path | None = None) -> dict[str, Any] | None:
     """The newest measurement in ``results/bench``; None if there is none."""
     files = (folder or results_root() / "bench").glob("*.json")
-    return max((json.loads(file.read_text(encoding="utf-8")) for file in files), key=lambda about: about["date"], default=None)
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return max(found, key=lambda about: about["date"], default=None)
 
 
 def readable(about: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measurements and goals as tables of text."""
-    forms = {"seconds": "{:,.3f}", "forwards": "{:,.0f}", "tokens": "{:,.0f}", "padded": "{:,.0f}", "peak_mib": "{:,.1f}"}
+    count = "{:,.0f}"
+    forms = {"seconds": "{:,.3f}", "forwards": count, "tokens": count, "padded": count, "peak_mib": "{:,.1f}"}
     rows = pd.DataFrame(about["rows"])
     lengths = rows["length"].map(lambda n: "" if pd.isna(n) else f", {n:,.0f} tokens")
     shown = pd.DataFrame({"measured": rows["section"] + ", " + rows["what"] + lengths})

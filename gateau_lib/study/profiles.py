@@ -1,8 +1,8 @@
 """One dial for the whole study: ``smoke``, ``cpu``, ``gpu`` and ``paper``.
 
-Notebooks read the profile; nothing else holds sizes. Two variants have names of their own: ``gpu+PAIR`` takes a
-pair of the registry in place of one trained from scratch, and ``rehearse-PROFILE`` runs every stage of a large
-profile on fabricated tiny models and data, on any machine, in minutes.
+Notebooks read the profile; nothing else holds sizes. Two variants have names of their own: ``gpu+PAIR`` takes
+a pair of the registry in place of one trained from scratch, and ``rehearse-PROFILE`` runs every stage of a
+large profile on fabricated tiny models and data, on any machine, in minutes.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ PROFILES: dict[str, Profile] = {p.name: p for p in (SMOKE, CPU, GPU, PAPER)}
 
 
 def named(name: str) -> Profile:
-    """The profile of that name; also ``gpu+PAIR``, ``rehearse-gpu``, ``rehearse-gpu+PAIR``, ``rehearse-paper``.
+    """The profile of that name: one of `PROFILES`, ``gpu+PAIR``, ``rehearse-gpu[+PAIR]``, ``rehearse-paper``.
 
     Raises:
         ProfileError: no such profile or pair; the message lists those there are.

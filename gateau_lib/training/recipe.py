@@ -62,9 +62,8 @@ class FineTune:
     loss: Literal["token", "sample"] = "token"
     # "bfloat16": autocast over float32 weights, saved in bfloat16.
     dtype: Literal["float32", "bfloat16"] = "float32"
-    tuning: Literal["full", "lora"] = (
-        "full"  # "lora": adapters of all linear layers beside a base in ``dtype``
-    )
+    # "lora": adapters of all linear layers beside a base in ``dtype``.
+    tuning: Literal["full", "lora"] = "full"
     lora_rank: int = 16  # alpha is twice the rank
     # How processes share the model: "ddp", each holds all; "fsdp", each holds a part; "deepspeed", ZeRO-3.
     sharding: Literal["ddp", "fsdp", "deepspeed"] = "ddp"

@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gateau_lib.data import sharded
-from gateau_lib.data.samples import Sample
-from gateau_lib.methods import model_passes, released
+from gateau_lib.data.samples import Sample, encode
+from gateau_lib.methods import METHODS, SCORED, model_passes, released
+from gateau_lib.methods.base import Options
 from gateau_lib.methods.longattn import long_attention
 from gateau_lib.methods.model_passes import response_nll
 from gateau_lib.models import attention
@@ -25,12 +26,10 @@ from gateau_lib.models.loading import load
 from gateau_lib.models.nll import continuation_nll, plan_batches
 from gateau_lib.models.pair import Pair
 from gateau_lib.models.rope import extend_window, rope_edge, rope_theta, window, with_rope_theta
-from gateau_lib.scoring import scorer, settings
+from gateau_lib.scoring import scorer
 from gateau_lib.study.errors import ModelError
 
 SEGMENT = 16
-
-
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -40,7 +39,9 @@ def family(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 @pytest.mark.parametrize("batch_tokens", [1, 16384])  # alone without padding; padded together
 def test_long_pass_is_exact(family, encoded, batch_tokens):
-    for sample, got in zip(encoded, model_passes.long_pass(family, encoded, SEGMENT, batch_tokens=batch_tokens), strict=True):
+    for sample, got in zip(
+        encoded, model_passes.long_pass(family, encoded, SEGMENT, batch_tokens=batch_tokens), strict=True
+    ):
         want = slow_attention(family, sample, SEGMENT)
         assert got.attention.shape == want.shape
         np.testing.assert_allclose(got.mass, want * got.keys, atol=1e-6)
@@ -93,7 +94,9 @@ def test_window_is_stretched_in_every_family(name, encoded):
     same, far = with_rope_theta(model, rope_theta(model)), extend_window(model, 1024)
     assert window(far) == 1024 and extend_window(model, 256) is model
     assert not any(t.is_meta for t in (*far.parameters(), *far.buffers()))
-    assert all(a.data_ptr() == b.data_ptr() for a, b in zip(model.parameters(), far.parameters(), strict=True))
+    assert all(
+        a.data_ptr() == b.data_ptr() for a, b in zip(model.parameters(), far.parameters(), strict=True)
+    )
     np.testing.assert_allclose(response_nll(same, encoded[:3]), response_nll(model, encoded[:3]), rtol=1e-6)
     assert not np.allclose(response_nll(far, encoded[:3]), response_nll(model, encoded[:3]), rtol=1e-4)
     rotated = 4 if name == "phi" else 8
@@ -104,7 +107,8 @@ def test_window_is_stretched_in_every_family(name, encoded):
     assert (new / old)[-1].item() == pytest.approx(1 / 4, rel=1e-4) and (new / old)[0].item() == 1.0
     if name == "gemma3":
         assert torch.equal(
-            far.get_decoder().rotary_emb.sliding_attention_inv_freq, model.model.rotary_emb.sliding_attention_inv_freq
+            far.get_decoder().rotary_emb.sliding_attention_inv_freq,
+            model.model.rotary_emb.sliding_attention_inv_freq,
         )
 
 
@@ -118,7 +122,9 @@ def test_long_rope_never_mixes_both_sides_of_its_edge(encoded):
     assert sorted(map(sorted, groups)) == [[0, 1, 2], [3, 4, 5]]
     want = [slow_nll(model, s.prompt, s.response).mean() for s in around]
     np.testing.assert_allclose(response_nll(model, around), want, rtol=1e-5)
-    np.testing.assert_allclose([p.nll for p in model_passes.long_pass(model, around, SEGMENT)], want, rtol=1e-5)
+    np.testing.assert_allclose(
+        [p.nll for p in model_passes.long_pass(model, around, SEGMENT)], want, rtol=1e-5
+    )
 
 
 def test_dynamic_rope_is_refused(encoded):
@@ -171,22 +177,48 @@ def test_a_family_that_mixes_other_layers_in_is_refused():
     from transformers import Lfm2Config, Lfm2ForCausalLM
 
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = Lfm2Config(vocab_size=VOCABULARY, num_key_value_heads=2, layer_types=["conv", "full_attention"], **sizes)
+    config = Lfm2Config(
+        vocab_size=VOCABULARY, num_key_value_heads=2, layer_types=["conv", "full_attention"], **sizes
+    )
     with pytest.raises(ModelError, match="1 of 2 layers have softmax attention"):
-        model_passes.long_pass(Lfm2ForCausalLM(config).eval(), [random_encoded("a", 20, 5, 4, seed=1)], SEGMENT)
+        model_passes.long_pass(
+            Lfm2ForCausalLM(config).eval(), [random_encoded("a", 20, 5, 4, seed=1)], SEGMENT
+        )
 
 
 def test_attention_sinks_are_refused():
     from transformers import GptOssConfig, GptOssForCausalLM
 
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "head_dim": 8}
-    config = GptOssConfig(vocab_size=VOCABULARY, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1, **sizes)
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "head_dim": 8,
+    }
+    config = GptOssConfig(
+        vocab_size=VOCABULARY, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1, **sizes
+    )
     with pytest.raises(ModelError, match="s_aux"):
-        model_passes.long_pass(GptOssForCausalLM(config).eval(), [random_encoded("a", 20, 5, 4, seed=1)], SEGMENT)
+        model_passes.long_pass(
+            GptOssForCausalLM(config).eval(), [random_encoded("a", 20, 5, 4, seed=1)], SEGMENT
+        )
 
 
-SPARSE = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 16}
-SPARSE |= {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+SPARSE = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "moe_intermediate_size": 16,
+}
+SPARSE |= {
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+}
 SPARSE |= {"index_topk": 16, "index_n_heads": 2, "index_head_dim": 16}  # a token sees 16 tokens at most
 
 
@@ -195,28 +227,29 @@ def sparse(kind: str) -> PreTrainedModel:
     """A model that chooses for each token which keys it sees, and masks the others for eager and sdpa attention only."""
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     tokens = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    config = CONFIG_MAPPING[kind](**sizes, **tokens, **SPARSE, num_key_value_heads=4, max_position_embeddings=256)
+    config = CONFIG_MAPPING[kind](
+        **sizes, **tokens, **SPARSE, num_key_value_heads=4, max_position_embeddings=256
+    )
     torch.manual_seed(7)
     return AutoModelForCausalLM.from_config(config).eval()
 
 
 @pytest.mark.parametrize("kind", ["deepseek_v32", "glm_moe_dsa"])
-@pytest.mark.parametrize("method", settings.METHODS)
+@pytest.mark.parametrize("method", SCORED)
 def test_a_choice_of_keys_is_refused(kind, method, tokenizer):
     """Every method reads the model by the registered attention, which would compute all keys and say nothing."""
     item = sharded.Item("a", Sample("a", "A key lies under the mill. " * 3, "Where is it?", "Under the mill."))
-    options = settings.Options((method,), "truncate", SEGMENT, 200, 200, prolong_pairs=3)
+    options = Options((method,), "truncate", SEGMENT, 200, 200, prolong_pairs=3)
     with pytest.raises(ModelError, match="attention with indices is not read here") as error:
-        scorer.score_items([item], Pair(sparse(kind), sparse(kind), tokenizer), options)
+        scorer.score_items([item], Pair(sparse(kind), sparse(kind), tokenizer), options, [METHODS[method]])
     assert "\n" not in str(error.value)
 
 
 def test_the_released_code_refuses_a_choice_of_keys_too(tokenizer):
-    item = sharded.Item("a", Sample("a", "A key lies under the mill. " * 3, "Where is it?", "Under the mill."))
-    options = settings.Options(("cam",), "truncate", SEGMENT, 192, 192, as_released=True)
+    sample = Sample("a", "A key lies under the mill. " * 3, "Where is it?", "Under the mill.")
     model = sparse("deepseek_v32")
     with pytest.raises(ModelError, match="attention with indices is not read here"):
-        scorer.score_items([item], Pair(model, model, tokenizer), options)
+        released.released_cam(Pair(model, model, tokenizer), [encode(sample, tokenizer, None)], 192, SEGMENT)
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -235,8 +268,18 @@ def test_a_keyword_that_is_not_known_is_refused(function, name):
 
 def test_keywords_that_change_nothing_are_let_through():
     query, key, value = torch.randn(3, 1, 4, 10, 8).unbind()
-    more = {"dropout": 0.0, "is_causal": True, "sliding_window": 24, "position_ids": torch.arange(10)[None], "use_cache": False}
-    more |= {"cache_position": torch.arange(10), "num_items_in_batch": torch.tensor(3), "output_attentions": False}
+    more = {
+        "dropout": 0.0,
+        "is_causal": True,
+        "sliding_window": 24,
+        "position_ids": torch.arange(10)[None],
+        "use_cache": False,
+    }
+    more |= {
+        "cache_position": torch.arange(10),
+        "num_items_in_batch": torch.tensor(3),
+        "output_attentions": False,
+    }
     plain = attention._attention(torch.nn.Module(), query, key, value, None)[0]
     assert torch.equal(attention._attention(torch.nn.Module(), query, key, value, None, **more)[0], plain)
 
@@ -254,7 +297,12 @@ def test_patterns_other_than_a_window_keep_the_librarys_mask():
     """Chunked attention also has a local size; a row after a chunk's border sees itself only."""
     from transformers.masking_utils import chunked_causal_mask_function, sliding_window_causal_mask_function
 
-    common = {"batch_size": 1, "q_length": 40, "kv_length": 40, "attention_mask": torch.ones(1, 40, dtype=torch.bool)}
+    common = {
+        "batch_size": 1,
+        "q_length": 40,
+        "kv_length": 40,
+        "attention_mask": torch.ones(1, 40, dtype=torch.bool),
+    }
     window_function = sliding_window_causal_mask_function(16)
     assert attention._mask(mask_function=window_function, local_size=16, **common) == attention.Window(16)
     chunked = chunked_causal_mask_function(16, torch.zeros(1, dtype=torch.long))

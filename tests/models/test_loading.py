@@ -87,7 +87,9 @@ def test_twin_equals_a_model_built_with_that_base(llama):
     """The base really reaches the rotary embedding; editing ``config`` after construction would do nothing."""
     reference = built(50_000.0)
     reference.load_state_dict(llama.state_dict())
-    torch.testing.assert_close(logits(with_rope_theta(llama, 50_000.0)), logits(eager(reference)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        logits(with_rope_theta(llama, 50_000.0)), logits(eager(reference)), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_base_survives_saving(llama, saved_pair):
@@ -151,14 +153,18 @@ def test_load_gives_model_in_eval_mode_and_tokenizer(saved_pair):
 
 @pytest.mark.parametrize("name", ["./gone", "/no/such/folder", "gone", "a/b/c"])
 def test_missing_folder_is_one_line(name):
-    with pytest.raises(ModelError, match="no config.json there; give a folder with a saved model or a hub id") as error:
+    with pytest.raises(
+        ModelError, match="no config.json there; give a folder with a saved model or a hub id"
+    ) as error:
         load(name)
     assert "\n" not in str(error.value)
 
 
 def test_unreachable_hub_is_one_line(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="nobody/nothing: cannot load .* download it first, or give a local folder") as error:
+    with pytest.raises(
+        ModelError, match="nobody/nothing: cannot load .* download it first, or give a local folder"
+    ) as error:
         load("nobody/nothing")
     assert "\n" not in str(error.value)
 
@@ -200,14 +206,20 @@ ASKING = {  # folders that only their own code can read, by file
     "a tokenizer, its model of a known type": {
         "tokenizer_config.json": {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": OWN_TOKENIZER}}
     },
-    "a tokenizer, in the old form": {"tokenizer_config.json": {"tokenizer_class": "Own", "auto_map": OWN_TOKENIZER}},
-    "a tokenizer without a class": {"tokenizer_config.json": {"tokenizer_class": None, "auto_map": OWN_TOKENIZER}},
+    "a tokenizer, in the old form": {
+        "tokenizer_config.json": {"tokenizer_class": "Own", "auto_map": OWN_TOKENIZER}
+    },
+    "a tokenizer without a class": {
+        "tokenizer_config.json": {"tokenizer_class": None, "auto_map": OWN_TOKENIZER}
+    },
 }
 NAMING = {  # folders that name code and can be read without it
     "a model": {"config.json": {"auto_map": OWN_MODEL}},
     "a tokenizer": {"tokenizer_config.json": {"auto_map": {"AutoTokenizer": OWN_TOKENIZER}}},
     "a tokenizer, in the old form": {"tokenizer_config.json": {"auto_map": OWN_TOKENIZER}},
-    "code for what is not used here": {"config.json": {"auto_map": {"AutoModelForTokenClassification": "own_code.Own"}}},
+    "code for what is not used here": {
+        "config.json": {"auto_map": {"AutoModelForTokenClassification": "own_code.Own"}}
+    },
 }
 TURNS = [{"role": "user", "content": "A key.\n\nWhere?"}, {"role": "assistant", "content": "Here."}]
 RECORD = {"id": "a", "messages": TURNS}
@@ -231,19 +243,25 @@ def asking(request, saved_pair, tmp_path, monkeypatch) -> Path:
     return with_code(saved_pair[1], tmp_path, ASKING[request.param], monkeypatch)
 
 
-def with_code(model: Path, tmp_path: Path, files: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Path:
+def with_code(
+    model: Path, tmp_path: Path, files: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> Path:
     folder = tmp_path / "own"
     shutil.copytree(model, folder)
     for file, settings in files.items():
         changed(folder, file, **settings)
-    (folder / "own_code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass OwnConfig: pass\n")
+    (folder / "own_code.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass OwnConfig: pass\n"
+    )
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 20))
     return folder
 
 
 @pytest.mark.parametrize("reader", READERS)
 def test_code_in_a_folder_is_refused_and_never_run(asking, reader, capsys):
-    with pytest.raises(ValueError, match=r"auto_map in its (tokenizer_)?config.json asks for code of its own") as error:
+    with pytest.raises(
+        ValueError, match=r"auto_map in its (tokenizer_)?config.json asks for code of its own"
+    ) as error:
         READERS[reader](asking)
     assert isinstance(error.value, ModelError | sizes.UnknownSize) and "\n" not in str(error.value)
     assert capsys.readouterr().out == "" and not (asking.parent / "ran").exists()
@@ -268,7 +286,11 @@ def test_a_command_with_such_a_folder_ends_in_one_line(asking, how, saved_pair, 
     pair = ["--short", str(saved_pair[0]), "--long", str(asking)]
     assert score.main([str(data), *pair, "--out", str(tmp_path / "s.parquet"), "--device", "cpu", *how]) == 2
     said = capsys.readouterr()
-    assert said.out == "" and said.err.count("\n") == 1 and "asks for code of its own, which is never run" in said.err
+    assert (
+        said.out == ""
+        and said.err.count("\n") == 1
+        and "asks for code of its own, which is never run" in said.err
+    )
     assert not (tmp_path / "ran").exists()
 
 
@@ -291,7 +313,9 @@ def test_a_folder_of_a_tokenizer_alone_is_enough_for_it(tokenizer, tmp_path):
 # Weights that are not those of the configuration -------------------------------------------------------------------------
 
 Weights = dict[str, torch.Tensor]
-SPOILT: dict[str, tuple[dict[str, Any], Callable[[Weights], Weights], str]] = {  # settings, weights, what is said
+SPOILT: dict[
+    str, tuple[dict[str, Any], Callable[[Weights], Weights], str]
+] = {  # settings, weights, what is said
     "a layer is missing": (
         {},
         lambda weights: {name: w for name, w in weights.items() if ".layers.1." not in name},
@@ -309,7 +333,11 @@ SPOILT: dict[str, tuple[dict[str, Any], Callable[[Weights], Weights], str]] = { 
         dict,
         r"of another size model\.layers\.0\.mlp\.down_proj\.weight \(32 x 96, not 32 x 64\)",
     ),
-    "an output head that is not tied": ({"tie_word_embeddings": False}, dict, r"weights missing for lm_head\.weight;"),
+    "an output head that is not tied": (
+        {"tie_word_embeddings": False},
+        dict,
+        r"weights missing for lm_head\.weight;",
+    ),
 }
 
 
@@ -319,7 +347,9 @@ def rewrite(path: Path, change: Callable[[Weights], Weights]) -> None:
 
 
 @pytest.mark.parametrize("how", SPOILT)
-def test_weights_that_are_not_those_of_the_model_are_refused(how, saved_pair, tmp_path, capsys, caplog, monkeypatch):
+def test_weights_that_are_not_those_of_the_model_are_refused(
+    how, saved_pair, tmp_path, capsys, caplog, monkeypatch
+):
     """Nothing is scored with weights that transformers makes up, and its own table is not printed beside the reason."""
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)  # to caplog
     settings, change, said = SPOILT[how]
@@ -381,9 +411,14 @@ def test_adapters_are_merged_into_their_base(adapted, llama):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda weights: {n: w for n, w in weights.items() if "layers.1" not in n}, r"nothing for \S+layers\.1\.\S+ and 13 more"),
         (
-            lambda weights: weights | {n.replace("layers.1", "layers.2"): w.clone() for n, w in weights.items()},
+            lambda weights: {n: w for n, w in weights.items() if "layers.1" not in n},
+            r"nothing for \S+layers\.1\.\S+ and 13 more",
+        ),
+        (
+            lambda weights: (
+                weights | {n.replace("layers.1", "layers.2"): w.clone() for n, w in weights.items()}
+            ),
             r"no place for \S+layers\.2",
         ),
         (lambda weights: {n: w[:, :1].clone() for n, w in weights.items()}, "size mismatch"),
@@ -409,7 +444,10 @@ def test_a_file_of_adapters_that_is_cut_short_is_one_line(adapted):
 def test_adapters_of_a_base_with_missing_weights_are_refused(adapted, saved_pair, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(saved_pair[0], base)
-    rewrite(base / "model.safetensors", lambda weights: {name: w for name, w in weights.items() if ".layers.1." not in name})
+    rewrite(
+        base / "model.safetensors",
+        lambda weights: {name: w for name, w in weights.items() if ".layers.1." not in name},
+    )
     changed(adapted, adapters.CONFIG, base_model_name_or_path=str(base))
     with pytest.raises(ModelError, match=r"base: weights missing for model\.layers\.1\."):
         load(adapted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,17 +21,18 @@ FIDELITY = {"rank_correlation": 0.99, "top_overlap": 0.95}
 
 
 @pytest.fixture(scope="module")
-def pair():
+def pair(tokenizer):
     short = random_llama()
-    return Pair(short, with_rope_theta(short, 20_000.0, window=512), None)
+    return Pair(short, with_rope_theta(short, 20_000.0, window=512), tokenizer)
 
 
 @pytest.fixture(scope="module")
 def rows(pair):
     found = speed.compare_procedures(pair, 2, 1024, 16, repeats=1) + speed.compare_prolong(pair, 10, 16)
     peaks = {"plain pass": 2.0, "pass with attention": 3.0, "attention matrices": 60.0}
-    memories = [speed._row("memory", kind, None, {}, length=256, peak_mib=peak) for kind, peak in peaks.items()]
-    return found + speed.compare_passes(pair, (256, 384), 8) + memories
+    for kind, peak in peaks.items():
+        found.append(speed.measurement("memory", kind, None, {}, length=256, peak_mib=peak))
+    return found + speed.compare_passes(pair, (256, 384), 8)
 
 
 def test_the_library_reads_less_and_hardly_more_than_exactness_needs(rows):
@@ -44,15 +46,15 @@ def test_the_library_reads_less_and_hardly_more_than_exactness_needs(rows):
 
 def test_lengths_are_log_uniform():
     lengths = np.array(speed.log_uniform(400, 8192))
-    assert 1024 <= lengths.min() and lengths.max() <= 8192
+    assert lengths.min() >= 1024 and lengths.max() <= 8192
     assert np.median(np.log2(lengths)) == pytest.approx(11.5, abs=0.02)
 
 
 def test_a_disagreement_is_an_error(pair, monkeypatch):
-    monkeypatch.setattr(speed, "as_released", lambda pair, samples, *rest: np.full(len(samples), 1e3))
+    monkeypatch.setattr(speed, "score_as_released", lambda pair, samples, *rest: np.full(len(samples), 1e3))
     with pytest.raises(ScoreError, match="procedure differ by"):
         speed.compare_procedures(pair, 1, 1024, 16, repeats=1)
-    monkeypatch.setattr(methods.released, "released_prolong", lambda *args, **kwargs: np.array([1e3]))
+    monkeypatch.setattr(methods.released_prolong, "released_prolong", lambda *args, **kwargs: np.array([1e3]))
     with pytest.raises(ScoreError, match="ProLong's scores differ"):
         speed.compare_prolong(pair, 10, 16)
 
@@ -62,11 +64,15 @@ def test_goals_are_judged_and_read_again(rows, tmp_path):
     assert [goal["goal"] for goal in goals] == list(speed_goals.GOALS)
     by_name = {goal["goal"]: goal for goal in goals}
     assert by_name["attention in the pass: memory over attention matrices"] == {
-        "goal": "attention in the pass: memory over attention matrices", "value": 0.05, "bound": 0.1, "side": "most", "met": True,
-    }  # fmt: skip
+        "goal": "attention in the pass: memory over attention matrices",
+        "value": 0.05,
+        "bound": 0.1,
+        "side": "most",
+        "met": True,
+    }
     assert by_name["adaptive: overlap of the top tenth"]["met"]
-    missed = [goal["goal"] for goal in speed_goals.reached(rows, FIDELITY | {"top_overlap": 0.5}) if not goal["met"]]
-    assert "adaptive: overlap of the top tenth" in missed
+    low = speed_goals.reached(rows, FIDELITY | {"top_overlap": 0.5})
+    assert "adaptive: overlap of the top tenth" in [goal["goal"] for goal in low if not goal["met"]]
     assert speed_goals.read(tmp_path) is None
     for date in ("2026-01-01", "2026-02-01"):
         about = {"machine": "m", "date": date, "rows": rows, "goals": goals}
@@ -85,6 +91,25 @@ def test_adaptive_fidelity_is_of_planted_samples():
     assert found["importance_tokens_adaptive"] < found["importance_tokens_exact"]
 
 
+def test_the_measurement_of_a_whole_run_is_written_and_read(monkeypatch, capsys, tmp_path):
+    """The command, with sizes of a test."""
+    monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path))
+    monkeypatch.setattr(speed, "WINDOW", 512)
+    for name, small in {"compare_passes": {"lengths": (256, 384)}, "compare_prolong": {"pairs": 10}}.items():
+        monkeypatch.setattr(speed, name, partial(getattr(speed, name), **small))
+    monkeypatch.setattr(memory, "peak", lambda prepare, kind, length, long: 2**20)
+    monkeypatch.setattr(speed, "adaptive_fidelity", lambda: FIDELITY | {"samples": 9})
+    assert bench.main(["--samples", "1"]) == 0
+    (path,) = (tmp_path / "bench").glob("*.json")
+    about = json.loads(path.read_text(encoding="utf-8"))
+    keys = ["machine", "date", "versions", "model", "commit", "dirty", "rows", "fidelity", "goals"]
+    assert list(about) == keys and about == speed_goals.read()
+    assert about["model"]["window"] == 512 and not about["model"]["named"]
+    assert {row["section"] for row in about["rows"]} == {"memory", "passes", "ProLong", "HMG + CAM"}
+    said = capsys.readouterr().out
+    assert f"written: {path}" in said and "memory, attention matrices, 8,192 tokens" in said
+
+
 def prepare(mib):
     return lambda: None, lambda: torch.zeros(mib, 2**18).add_(1).sum()
 
@@ -97,4 +122,4 @@ def test_peak_memory_is_of_the_work_alone():
 
 def test_machine_has_no_host_name(monkeypatch):
     monkeypatch.setattr("platform.node", lambda: "secret")
-    assert "secret" not in bench.machine_name(torch.device("cpu"))
+    assert "secret" not in speed.machine_name(torch.device("cpu"))
