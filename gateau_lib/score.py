@@ -1,6 +1,7 @@
-"""Score the long samples of a data set: ``python -m gateau_lib.score DATA.jsonl --short M --long M --out scores.parquet``.
+"""Score the long samples of a data set: ``python -m gateau_lib.score DATA.jsonl --out scores.parquet``.
 
-Writes one row a sample in input order. A killed run goes on at the next shard when the same command is given again.
+Writes one row a sample in input order. A killed run goes on at the next shard when the same command is given
+again.
 """
 
 from __future__ import annotations

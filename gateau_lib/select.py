@@ -1,7 +1,8 @@
-"""Select long samples by their scores: ``python -m gateau_lib.select scores.parquet --data DATA.jsonl --out selected.jsonl``.
+"""Select by scores: ``python -m gateau_lib.select scores.parquet --data DATA.jsonl --out selected.jsonl``.
 
-Scores and data are joined by id. Statements about the whole pool (min-max, softmax, ranks) are made here, over the usable rows.
-Then near-identical contexts are dropped if asked for, and the best of what is left are taken, within quotas if there are any.
+Scores and data are joined by id. Statements about the whole pool (min-max, softmax, ranks) are made here,
+over the usable rows. Then near-identical contexts are dropped if asked for, and the best of what is left are
+taken, within quotas if there are any.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
         "--dedup",
         type=float,
         metavar="J",
-        help="of contexts whose word 5-shingles have a Jaccard index of J or more keep the best-scored, for example 0.8",
+        help="of contexts whose word 5-shingles have a Jaccard index of J or more keep the best-scored, "
+        "for example 0.8",
     )
     line.add_argument("--seed", type=int, default=0, help="of --score random")
     return line

@@ -1,7 +1,8 @@
 """Every score of the candidate pools, computed once and kept: what the HMG, CAM and ProLong notebooks read.
 
-`homologous`, `awareness` and `dependencies` say how a table is built; it has one row a sample in pool order. Pool-level steps
-(min-max, softmax, ranks) are left to `gateau_lib.experiments.ranking`, because they depend on which samples are in the pool.
+`homologous`, `awareness` and `dependencies` say how a table is built; it has one row a sample in pool order.
+Pool-level steps (min-max, softmax, ranks) are left to `gateau_lib.experiments.ranking`, because they depend
+on which samples are in the pool.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ def homologous(study: Study, pair: Path, samples: Path) -> Build:
     """NLLs of the responses of a pool, in nats per response token, for HMG and its single-model relatives.
 
     Returns:
-        How to build columns ``id``, ``n_tokens``; ``nll_long`` (theta_B, whole sample), ``nll_long_truncate`` (theta_B, the last
-        tokens that the short window holds), ``nll_short_<reading>`` (theta_A), ``nll_alone`` (theta_B, no prompt).
+        How to build columns ``id``, ``n_tokens``; ``nll_long`` (theta_B, whole sample), ``nll_long_truncate``
+        (theta_B, the last tokens that the short window holds), ``nll_short_<reading>`` (theta_A),
+        ``nll_alone`` (theta_B, no prompt).
     """
     profile = study.profile
     used = {"max_length": profile.max_length, "window": profile.short_window, "dtype": profile.dtype}
@@ -47,10 +49,11 @@ def awareness(study: Study, pair: Path, samples: Path) -> Build:
     """CAM of a pool in its normalisations, with the two vectors it compares.
 
     Returns:
-        How to build columns ``id``; one a key of `pool_tables.CAM_VARIANTS`; ``importance_range`` (largest minus smallest segment NLL);
-        ``top_segment_match`` (1 if the most attended segment is the most important one); ``segment_nll`` (segments,);
-        ``attention`` (layers * segments,), layer after layer, the attention a key of the segment gets (see `layered`);
-        ``evidence`` (numbers of the segments that hold planted evidence).
+        How to build columns ``id``; one a key of `pool_tables.CAM_VARIANTS`; ``importance_range`` (largest
+        minus smallest segment NLL); ``top_segment_match`` (1 if the most attended segment is the most
+        important one); ``segment_nll`` (segments,); ``attention`` (layers * segments,), layer after layer,
+        the attention a key of the segment gets (see `layered`); ``evidence`` (numbers of the segments that
+        hold planted evidence).
     """
     profile = study.profile
     used = {
@@ -72,10 +75,12 @@ def dependencies(study: Study, pair: Path, texts: Path, *, documents: bool = Fal
     """ProLong's long-dependency scores, with theta_B as the scorer.
 
     Args:
-        texts: a pool (the score is of context, instruction and response as one document) or, with ``documents``, plain documents.
+        texts: a pool (the score is of context, instruction and response as one document) or, with
+            ``documents``, plain documents.
 
     Returns:
-        How to build columns ``id``, ``prolong``, ``prolong_no_specificity`` (every specificity at 1), ``pairs``, ``segments``.
+        How to build columns ``id``, ``prolong``, ``prolong_no_specificity`` (every specificity at 1),
+        ``pairs``, ``segments``.
     """
     profile = study.profile
     used = {
@@ -124,11 +129,13 @@ def scored(study: Study, pair: Path, data: Path, pools: Sequence[str], parts: Se
 
     Args:
         pair: of `pretrain.pair`. data: of `corpus.prepared`.
-        parts: keys of `PARTS`; missing tables are built by `workers.at_once` processes, or here if there is little text.
+        parts: keys of `PARTS`; missing tables are built by `workers.at_once` processes, or here if there is
+            little text.
 
     Returns:
-        One row a sample: ``pool``, ``seed`` (the pool's number), ``id``, ``kind``, ``needs_far`` (the label to be found), then
-        the columns of the parts. ``attrs["count"]`` has ``tokens``, ``padded`` and ``forwards`` of the model for each part.
+        One row a sample: ``pool``, ``seed`` (the pool's number), ``id``, ``kind``, ``needs_far`` (the label
+        to be found), then the columns of the parts. ``attrs["count"]`` has ``tokens``, ``padded`` and
+        ``forwards`` of the model for each part.
     """
     draws = [
         (pool, n, data / "pools" / f"{pool}-{n}.jsonl")

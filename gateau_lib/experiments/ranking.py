@@ -1,6 +1,8 @@
-"""From the scores of a pool to rankings, selections and the rows that the claims are judged by (notebooks 03, 04 and 05).
+"""From the scores of a pool to rankings, selections and the rows that the claims are judged by (notebooks 03,
+04 and 05).
 
-A *pool table* is what `pool.scored` returns for one pool and seed; a *method* is a column that is high for what it would select.
+A *pool table* is what `pool.scored` returns for one pool and seed; a *method* is a column that is high for
+what it would select.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ MORE = {"hmp": "HMP", "prolong_no_specificity": "ProLong without specificity"}
 name_in_figures()
 labels.add(GUIDANCE | COMBINATIONS | AWARENESS | MORE)
 
-# The registered methods that pool tables hold by columns of other names or make by themselves: name -> column.
+# The registered methods that pool tables hold, some by columns of other names: name -> column.
 COLUMN_OF = {
     "gateau": "gateau_rank",
     "hmg": "hmg_minmax_ntk",
@@ -70,7 +72,8 @@ def guidance(table: pd.DataFrame) -> pd.DataFrame:
     """A pool table with the methods of `GUIDANCE`, from its NLLs.
 
     ``hmg_minmax_<reading>``: the min-max perplexity gap d_k (GATEAU; the softmax after it changes no rank);
-    ``hmg_log_<reading>``: the gap in nats; ``contrast_log``: the gap of the long model to itself cut to the short window;
+    ``hmg_log_<reading>``: the gap in nats; ``contrast_log``: the gap of the long model to itself cut to the
+    short window;
     ``perplexity_guidance``: the long model's NLL.
     """
     long = table["nll_long"]
@@ -150,7 +153,8 @@ def precision_rows(
 def correlation_rows(
     table: pd.DataFrame, methods: Sequence[str], other: str, condition: str = ""
 ) -> list[dict[str, Any]]:
-    """Metrics rows ``rank_correlation`` of each method with the column ``other``; the condition is ``condition`` or the pool."""
+    """Metrics rows ``rank_correlation`` of each method with the column ``other``; the condition is
+    ``condition`` or the pool."""
     rows = _rows(table, methods, "rank_correlation", lambda part, m: rank_correlation(part[m], part[other]))
     return [row | {"condition": condition or row["condition"]} for row in rows]
 
@@ -178,7 +182,8 @@ def mean_table(rows: Sequence[dict[str, Any]], columns: str = "condition") -> pd
 
 
 def within_lengths(table: pd.DataFrame, method: str, bins: int = 3) -> float:
-    """AUC among samples of like length: the mean over equal parts of the pool by ``n_tokens``, weighted by pairs."""
+    """AUC among samples of like length: the mean over equal parts of the pool by ``n_tokens``, weighted by
+    pairs."""
     part = pd.qcut(table["n_tokens"].rank(method="first"), bins, labels=False)
     found, weights = [], []
     for _, rows in table.groupby(part):
@@ -196,7 +201,8 @@ def mean_correlation(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFram
 
 
 def selections(table: pd.DataFrame, fraction: float, seed: int) -> dict[str, list[str]]:
-    """What every selector takes from one pool, best first: ids by the selector's name, as notebook 06 trains on them.
+    """What every selector takes from one pool, best first: ids by the selector's name, as notebook 06 trains
+    on them.
 
     Args:
         table: a pool table with `guidance`, CAM, ProLong and `combined`.
@@ -229,7 +235,8 @@ def twins(ids: Sequence[str]) -> int:
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's correlation of two scores over a pool: the audit of how much a part decides the combined ranking.
+    """Spearman's correlation of two scores over a pool: the audit of how much a part decides the combined
+    ranking.
 
     Raises:
         ValueError: NaN, or a constant score (its ranks are undefined).
@@ -254,7 +261,8 @@ def _labelled(labels: Sequence[bool], scores: Sequence[float]) -> tuple[np.ndarr
 
 
 def auc(labels: Sequence[bool], scores: Sequence[float]) -> float:
-    """Chance that a labelled sample scores above an unlabelled one, ties half: the area under the ROC curve."""
+    """Chance that a labelled sample scores above an unlabelled one, ties half: the area under the ROC
+    curve."""
     truth, values = _labelled(labels, scores)
     if truth.all() or not truth.any():
         raise ValueError("AUC needs samples with and without the label; check the pool's kinds")
@@ -262,7 +270,8 @@ def auc(labels: Sequence[bool], scores: Sequence[float]) -> float:
 
 
 def precision_at(labels: Sequence[bool], scores: Sequence[float], fraction: float) -> float:
-    """Share of labelled samples in the top ``fraction``; samples tied at the edge count by their expected share."""
+    """Share of labelled samples in the top ``fraction``; samples tied at the edge count by their expected
+    share."""
     truth, values = _labelled(labels, scores)
     k = size(values.size, fraction)
     edge = np.sort(values)[-k]

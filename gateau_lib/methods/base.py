@@ -1,4 +1,5 @@
-"""What a selection method is to this library: one entry that scoring, selecting, the plan and the figures read.
+"""What a selection method is to this library: one entry that scoring, selecting, the plan and the figures
+read.
 
 Nothing here needs torch, so that formulas can be read, ranked by and tested without a model.
 """
@@ -76,7 +77,8 @@ def nobody(row: Mapping[str, Any]) -> str | None:
 class Method:
     """One selector, from what it reads to how it is drawn.
 
-    A method without ``fill`` asks the models nothing of its own: it ranks by what others leave, or by lengths.
+    A method without ``fill`` asks the models nothing of its own: it ranks by what others leave, or by
+    lengths.
     """
 
     name: str  # as --methods and --score take it

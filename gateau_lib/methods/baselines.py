@@ -2,17 +2,19 @@
 
 With the long model B, context c, instruction x, response y:
 
-    IFD        = NLL_B(y | c, x) / NLL_B(y)                   above 1: the prompt makes the response less likely
-    contrast   = NLL_B(y | last tokens of the short window) − NLL_B(y | c, x)         HMG's gap without a second model
-    perplexity = NLL_B(y | c, x)                              Perplexity Guidance
+    IFD        = NLL_B(y | c, x) / NLL_B(y)           above 1: the prompt makes the response less likely
+    contrast   = NLL_B(y | the short window's) − NLL_B(y | c, x)    HMG's gap without a second model
+    perplexity = NLL_B(y | c, x)                      Perplexity Guidance
     longattn   = strength − N · variance / 2 of far attention, see `longattn`
     longest    = tokens;   random = a seeded order
 
-Sources: IFD: Cherry, arXiv 2308.12032, released code ``cherry_seletion/data_by_IFD.py``. LongAttn: arXiv 2502.16860.
-Perplexity Guidance: a baseline of GATEAU's tables, arXiv 2410.15633; no code of it is public. The others are this study's.
+Sources: IFD: Cherry, arXiv 2308.12032, released code ``cherry_seletion/data_by_IFD.py``. LongAttn: arXiv
+2502.16860. Perplexity Guidance: a baseline of GATEAU's tables, arXiv 2410.15633; no code of it is public. The
+others are this study's.
 
-Open points: Cherry picks a seed set by clustering and trains a first model on it before IFD is taken; here the long model
-at hand is the reader. The length-matched random subset is no method of the registry: it needs another selection to match.
+Open points: Cherry picks a seed set by clustering and trains a first model on it before IFD is taken; here
+the long model at hand is the reader. The length-matched random subset is no method of the registry: it needs
+another selection to match.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def random_subset(ids: Sequence[str], k: int, seed: int) -> list[str]:
 def length_matched_random(
     ids: Sequence[str], lengths: Sequence[float], chosen: Sequence[str], seed: int
 ) -> list[str]:
-    """A random subset of the whole pool with as many samples from each tenth of the pool's lengths as ``chosen`` has.
+    """A random subset of the whole pool with as many samples from each tenth of the pool's lengths as
+    ``chosen`` has.
 
     The control for "it only picked long samples". Drawn from all samples, the chosen ones included.
     """
@@ -68,7 +71,8 @@ def longest(ids: Sequence[str], lengths: Sequence[float], k: int) -> list[str]:
 
 
 def instruction_following_difficulty(nll_given: Sequence[float], nll_alone: Sequence[float]) -> np.ndarray:
-    """IFD, the response's loss given its prompt over its loss alone, (n,); see `mismatched` for those above 1.
+    """IFD, the response's loss given its prompt over its loss alone, (n,); see `mismatched` for those above
+    1.
 
     Raises:
         ValueError: NaN, unequal lengths, a loss alone of 0.
@@ -85,12 +89,14 @@ def instruction_following_difficulty(nll_given: Sequence[float], nll_alone: Sequ
 
 
 def mismatched(ifd: Sequence[float]) -> np.ndarray:
-    """Samples whose prompt makes the response less likely, IFD above 1, (n,) of bool: Cherry never selects them."""
+    """Samples whose prompt makes the response less likely, IFD above 1, (n,) of bool: Cherry never selects
+    them."""
     return np.asarray(ifd, dtype=float) > 1
 
 
 def difficulty_ranking(ifd: Sequence[float]) -> np.ndarray:
-    """IFD as a ranking of a whole pool, (n,), high = select: where `mismatched` samples must stand somewhere, it is last."""
+    """IFD as a ranking of a whole pool, (n,), high = select: where `mismatched` samples must stand
+    somewhere, it is last."""
     return np.where(mismatched(ifd), 0.0, np.asarray(ifd, dtype=float))
 
 

@@ -1,16 +1,19 @@
-"""Contextual awareness measurement: does a model attend to the segments that make the response likely? (GATEAU)
+"""Contextual awareness (GATEAU): does a model attend to the segments that make the response likely?
 
-Two vectors over the segments s_i of a context c. *Importance*: how likely the response y is given one segment and the
-instruction x alone. *Attention*: how much the response tokens look at the segment when the model reads the whole sample.
+Two vectors over the segments s_i of a context c. *Importance*: how likely the response y is given one segment
+and the instruction x alone. *Attention*: how much the response tokens look at the segment when the model
+reads the whole sample.
 
     a_i = softmax_i(−NLL(y | s_i, x))
-    b_i = Ā_i / Σ_j Ā_j          Ā_i: weight from response tokens to a key of s_i, mean over heads, tokens, keys, layers
-    CAM = 1 − (a · b) / (‖a‖ ‖b‖)                             high = misaligned = select
+    b_i = Ā_i / Σ_j Ā_j       Ā_i: weight from the response to a key of s_i, mean over heads, tokens, layers
+    CAM = 1 − (a · b) / (‖a‖ ‖b‖)                     high = misaligned = select
 
-Source: GATEAU, contextual awareness measurement, arXiv 2410.15633; released code ``select/cam``, segments of 128 tokens.
+Source: GATEAU, contextual awareness measurement, arXiv 2410.15633; released code ``select/cam``, segments of
+128 tokens.
 
-Open points: the cosine, its normalisation and its sign are in no commit of the released code. The defaults here are this
-study's, fixed before any result; the other choices are arguments of `contextual_awareness`, compared in notebook 04.
+Open points: the cosine, its normalisation and its sign are in no commit of the released code. The defaults
+here are this study's, fixed before any result; the other choices are arguments of `contextual_awareness`,
+compared in notebook 04.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ Sign = Literal["misaligned", "aligned"]
 IMPORTANCES: tuple[Importance, ...] = get_args(Importance)
 ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 SIGNS: tuple[Sign, ...] = get_args(Sign)
-# Per segment: loss given it alone, share of the response's attention, characters of the context at its borders.
+# Per segment: loss given it alone, share of attention, characters of the context at its borders.
 DETAILS: dict[str, Kind] = {
     "cam_mode": "text",
     "segment_nll": "numbers",
@@ -58,8 +61,8 @@ def importance_vector(segment_nll: np.ndarray, importance: Importance = "softmax
 def attention_vector(attention_layers: np.ndarray, attention: Attention = "sum") -> np.ndarray:
     """One weight a segment from attention (layers, segments).
 
-    ``sum``: mean over layers, normalised to sum one; ``softmax``: the softmax of those shares, nearly uniform by
-    construction.
+    ``sum``: mean over layers, normalised to sum one; ``softmax``: the softmax of those shares, nearly uniform
+    by construction.
     """
     mean = np.asarray(attention_layers, dtype=float).mean(axis=0)
     total = mean.sum()
@@ -82,7 +85,8 @@ def contextual_awareness(
 ) -> float:
     """How little (``misaligned``: 1 - cosine) or how much (``aligned``: cosine) attention follows importance.
 
-    The cosine's sign and normalisation are in no commit of the released code; the defaults are this study's, high = select.
+    The cosine's sign and normalisation are in no commit of the released code; the defaults are this study's,
+    high = select.
 
     Args:
         segment_nll: (segments,), from `model_passes.segment_importance`.

@@ -2,10 +2,11 @@
 
     score_k = α · HMP_k + (1 − α) · CAM_k                     high = select
 
-Source: GATEAU, arXiv 2410.15633; released code ``select/rank.py``; α = 0.8 with 100k short samples, 0.7 with 10k.
+Source: GATEAU, arXiv 2410.15633; released code ``select/rank.py``; α = 0.8 with 100k short samples, 0.7 with
+10k.
 
-Open points: HMP is a softmax over the pool, of the size 1/n; CAM is a cosine. Added as released, CAM decides alone
-(notebook 05), so the same sum is kept in three scales and ``rank`` is the default.
+Open points: HMP is a softmax over the pool, of the size 1/n; CAM is a cosine. Added as released, CAM decides
+alone (notebook 05), so the same sum is kept in three scales and ``rank`` is the default.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ def combine(
     Args:
         hmp: HMP over the pool, from `hmg.homologous_models_perplexity` (sums to one).
         cam: contextual awareness scores that grow with misalignment, from `cam.contextual_awareness`.
-        variant: ``as_released``: the two as they are, where HMP is of the size 1/n and so weighs next to nothing;
-            ``softmax_both``: CAM softmaxed over the pool as HMP is;
-            ``rank``: both turned into pool ranks in (0, 1], ties shared.
+        variant: ``as_released``: the two as they are, where HMP is of the size 1/n and so weighs next to
+            nothing; ``softmax_both``: CAM softmaxed over the pool as HMP is; ``rank``: both turned into pool
+            ranks in (0, 1], ties shared.
         alpha: weight of HMP; GATEAU 0.8 with 100k short samples, 0.7 with 10k.
 
     Raises:
-        ValueError: NaN, unequal lengths, unknown variant, alpha outside [0, 1], or an HMP that is no softmax where that
-            matters.
+        ValueError: NaN, unequal lengths, unknown variant, alpha outside [0, 1], or an HMP that is no softmax
+            where that matters.
     """
     h, c = numbers(hmp, "hmp"), numbers(cam, "cam")
     if h.shape != c.shape:

@@ -1,18 +1,21 @@
 """Homologous models' guidance: how much easier the response is for the long-window model (GATEAU).
 
-Two models of one ancestry read the same sample. What the long one predicts and the short one does not needs the long
-context. With context c, instruction x, response y, short model A, long model B and a pool of samples k:
+Two models of one ancestry read the same sample. What the long one predicts and the short one does not needs
+the long context. With context c, instruction x, response y, short model A, long model B and a pool of samples
+k:
 
     NLL_θ  = −1/|y| · Σ_t log P_θ(y_t | c, x, y_<t)           PPL_θ = exp NLL_θ
     d_k    = minmax_k(PPL_A,k) − minmax_k(PPL_B,k)            each model's PPL moved to [0, 1] over the pool
     HMP_k  = softmax_k(d_k)                                   high = select
 
-Source: GATEAU, homologous models' guidance, arXiv 2410.15633; released code ``select/hmg`` and ``select/rank.py``.
-Per sample only the two NLLs are stored; the min-max and the softmax need the whole candidate pool.
+Source: GATEAU, homologous models' guidance, arXiv 2410.15633; released code ``select/hmg`` and
+``select/rank.py``. Per sample only the two NLLs are stored; the min-max and the softmax need the whole
+candidate pool.
 
-Open points: the short model must read beyond its window. GATEAU extends it (its ablation without is worse); how much
-depends on the reading, so three are kept apart (``ntk``, ``truncate``, ``raw``). The released code stretches nothing, see
-`released.Defects`. The score table's column ``hmg`` is NLL_A − NLL_B, which needs no pool; it is shown, not ranked by.
+Open points: the short model must read beyond its window. GATEAU extends it (its ablation without is worse);
+how much depends on the reading, so three are kept apart (``ntk``, ``truncate``, ``raw``). The released code
+stretches nothing, see `released.Defects`. The score table's column ``hmg`` is NLL_A − NLL_B, which needs no
+pool; it is shown, not ranked by.
 """
 
 from __future__ import annotations
@@ -58,7 +61,8 @@ def pool_gap(
 
 
 def homologous_models_perplexity(nll_short: Sequence[float], nll_long: Sequence[float]) -> np.ndarray:
-    """HMP: softmax over the pool of the min-max gap (GATEAU), (n,), sum one; largest over smallest is at most e squared."""
+    """HMP: softmax over the pool of the min-max gap (GATEAU), (n,), sum one; largest over smallest is at
+    most e squared."""
     return softmax(pool_gap(nll_short, nll_long))
 
 

@@ -1,22 +1,23 @@
 """ProLong: long-dependency scores from the perplexity of a segment after another segment (Chen et al.).
 
-A document is cut into segments of 128 tokens; for sampled pairs i > j the score asks how much segment c_j helps to
-predict segment c_i (strength), how far apart the two are (distance), and whether c_j helps more than other segments do
-(specificity):
+A document is cut into segments of 128 tokens; for sampled pairs i > j the score asks how much segment c_j
+helps to predict segment c_i (strength), how far apart the two are (distance), and whether c_j helps more than
+other segments do (specificity):
 
     DST_ij = (PPL(c_i) − PPL(c_i | c_j)) / PPL(c_i)
     DDI_ij = (i − j) / (N_max − 1)                            N_max: segments that the window holds
     DSP_i  = 1 − H(softmax_j(PPL(c_i) − PPL(c_i | c_j))) / log m        over the m sampled j of row i
     LDS    = Σ over pairs with DST_ij > 1/10 of (DST_ij + DDI_ij) · DSP_i         high = select
 
-Source: ProLong, arXiv 2405.17915; released code ``prolong/run.py``. A segment's first token is not scored, as there.
+Source: ProLong, arXiv 2405.17915; released code ``prolong/run.py``. A segment's first token is not scored, as
+there.
 
-Open points: the paper samples 5,000 pairs a document, the released scripts 500; a document with fewer pairs uses all it
-has here, and gets zero there. The sum grows with the number of pairs, and so with length.
+Open points: the paper samples 5,000 pairs a document, the released scripts 500; a document with fewer pairs
+uses all it has here, and gets zero there. The sum grows with the number of pairs, and so with length.
 
-A segment is encoded once: that pass gives its loss alone, and its keys and values are what every later segment of its pairs
-reads as prefix. T pairs of N segments of L tokens so cost (N + T) L tokens, where reading each pair from its first token
-costs (N + 2 T) L (`pair_passes`).
+A segment is encoded once: that pass gives its loss alone, and its keys and values are what every later
+segment of its pairs reads as prefix. T pairs of N segments of L tokens so cost (N + T) L tokens, where
+reading each pair from its first token costs (N + 2 T) L (`pair_passes`).
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ THRESHOLD = 0.1  # pairs of less strength do not count (ProLong, prolong/run.py)
 def document_segments(
     token_ids: Sequence[int], segment_length: int, window_segments: int, seed: int = 0
 ) -> list[list[int]]:
-    """Whole segments of a document; a short last one is dropped, and more than the window holds are subsampled in order."""
+    """Whole segments of a document; a short last one is dropped, and more than the window holds are
+    subsampled in order."""
     if segment_length < 2 or window_segments < 2:
         raise ValueError(
             f"segment_length {segment_length} and window_segments {window_segments} must both be at least 2"
@@ -51,10 +53,11 @@ def document_segments(
 
 
 def sample_pairs(n_segments: int, pairs: int, seed: int) -> np.ndarray:
-    """Ordered pairs i > j of segments, (T, 2), drawn without replacement; all of them when there are no more than ``pairs``.
+    """Ordered pairs i > j of segments, (T, 2), drawn without replacement; all of them when there are no more
+    than ``pairs``.
 
-    Sorted by i, then j. The draw depends on the number of segments and the seed only, so a document's score does not depend on
-    its place in a shard.
+    Sorted by i, then j. The draw depends on the number of segments and the seed only, so a document's score
+    does not depend on its place in a shard.
     """
     if pairs < 1:
         raise ValueError(f"pairs must be at least 1, got {pairs}")
@@ -74,9 +77,9 @@ def dependency_terms(
         n_max: segments of the scorer's window; a pair that far apart has distance 1.
 
     Returns:
-        Columns ``i, j``; ``strength`` = (PPL(c_i) - PPL(c_i|c_j)) / PPL(c_i), at most 1, negative if c_j harms; ``distance`` in
-        [0, 1]; ``specificity`` in [0, 1], one minus the normalised entropy of the help over the sampled j of row i, 1 where
-        only one j was sampled. Rows in the order of ``pairs``.
+        Columns ``i, j``; ``strength`` = (PPL(c_i) - PPL(c_i|c_j)) / PPL(c_i), at most 1, negative if c_j
+        harms; ``distance`` in [0, 1]; ``specificity`` in [0, 1], one minus the normalised entropy of the help
+        over the sampled j of row i, 1 where only one j was sampled. Rows in the order of ``pairs``.
     """
     if n_max < 2:
         raise ValueError(f"n_max must be at least 2 segments, got {n_max}")
@@ -101,7 +104,8 @@ def long_dependency_score(
 ) -> float:
     """LDS: the sum of (strength + distance) x specificity over pairs of more strength than the threshold.
 
-    It grows with the number of pairs, so compare documents of like length, or report length-matched results beside it.
+    It grows with the number of pairs, so compare documents of like length, or report length-matched results
+    beside it.
     """
     strong = terms[terms["strength"] > threshold]
     weight = strong["specificity"] if specificity else 1.0
@@ -109,7 +113,8 @@ def long_dependency_score(
 
 
 def _fill(reader: Readings) -> Mapping[str, Sequence[Any]]:
-    """LDS of context, instruction and response as one document; a text of fewer than two segments has none."""
+    """LDS of context, instruction and response as one document; a text of fewer than two segments has
+    none."""
     scored = reader.dependencies
     return {"prolong": [lds if n else None for lds, n in zip(scored["lds"], scored["pairs"], strict=True)]}
 

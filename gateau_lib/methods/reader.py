@@ -1,7 +1,8 @@
 """Some samples read by both models: what the methods ask of them, each pass done at most once, whoever asks.
 
-A pass stands here with what it costs, so that the plan needs no second list. Several methods share the long model's
-pass over whole samples; where one of them wants its attention, the others take their losses from that pass, too.
+A pass stands here with what it costs, so that the plan needs no second list. Several methods share the long
+model's pass over whole samples; where one of them wants its attention, the others take their losses from that
+pass, too.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ CostOf = Callable[[Lengths, "Size", "Size", Options], Cost]  # of one sample, fo
 
 
 class Pass(cached_property):
-    """A property of `Reader` that asks a model, remembered; with its name among the counts and what it costs."""
+    """A property of `Reader` that asks a model, remembered; with its name among the counts and what it
+    costs."""
 
     def __init__(self, read: Callable[[Reader], Any], counted: str, cost: CostOf, needs_short: bool) -> None:
         super().__init__(read)
@@ -90,7 +92,7 @@ def named_passes(names: Collection[str]) -> list[Pass]:
     return list(reversed(found.values()))
 
 
-# What a pass costs -------------------------------------------------------------------------------------------------
+# What a pass costs
 
 
 def _whole_cost(sample: Lengths, short: Size, long: Size, options: Options) -> Cost:
@@ -135,7 +137,8 @@ def _pairs_cost(sample: Lengths, short: Size, long: Size, options: Options) -> C
 
 
 def _far_cost(sample: Lengths, short: Size, long: Size, options: Options) -> Cost:
-    """One layer; the tokens are counted as a whole pass, though it ends at the first layer that sees the whole text."""
+    """One layer; the tokens are counted as a whole pass, though it ends at the first layer that sees the
+    whole text."""
     return sample.whole, long.flops(sample.whole, 0) / long.layers
 
 
@@ -143,14 +146,14 @@ def _window_segments(options: Options) -> int:
     return max(2, options.max_length // options.segment_length)
 
 
-# The passes --------------------------------------------------------------------------------------------------------
+# The passes
 
 
 def extended(pair: Pair, options: Options, passes: Collection[str]) -> Pair:
     """The models as a `Reader` takes them: stretched to the run's length by one fixed NTK base each.
 
-    The long model is stretched where ``max_length`` lies beyond its window, the short one for the reading ``ntk``
-    (GATEAU's extended window), so that no sample's score depends on its company.
+    The long model is stretched where ``max_length`` lies beyond its window, the short one for the reading
+    ``ntk`` (GATEAU's extended window), so that no sample's score depends on its company.
 
     Args:
         passes: names of those that will be asked for.
@@ -214,7 +217,8 @@ class Reader:
 
     @reads("contrast", _cut_cost, needs_short=True)
     def nll_cut(self) -> np.ndarray:
-        """Mean response NLL of the long model on the last tokens that the short window holds, (n,) nats per token."""
+        """Mean response NLL of the long model on the last tokens that the short window holds, (n,) nats
+        per token."""
         window, count = self.options.short_window, self.count("contrast")
         return short_reader_nll(self.pair.long, self.encoded, "truncate", window=window, count=count)
 
@@ -242,7 +246,8 @@ class Reader:
 
     @reads("prolong", _pairs_cost)
     def dependencies(self) -> pd.DataFrame:
-        """ProLong's scores of the samples as plain documents, a row each, see `pair_passes.score_documents`."""
+        """ProLong's scores of the samples as plain documents, a row each, see
+        `pair_passes.score_documents`."""
         return score_documents(
             self.pair.long,
             [

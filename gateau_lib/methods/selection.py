@@ -1,6 +1,7 @@
 """From one score a sample to a selection: the top of a pool, within quotas if there are any.
 
-Every function here works on the whole pool, refuses NaN by name, and does not depend on the order of the pool.
+Every function here works on the whole pool, refuses NaN by name, and does not depend on the order of the
+pool.
 """
 
 from __future__ import annotations

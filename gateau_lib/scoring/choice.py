@@ -101,7 +101,8 @@ def rank(pool: pd.DataFrame, score: str, options: RankOptions) -> pd.DataFrame:
 
 
 def add_twins(ranked: pd.DataFrame, contexts: Sequence[str], threshold: float | None) -> pd.DataFrame:
-    """The ranking with the columns ``twin``, the better sample of nearly the same context or None, and ``similarity``."""
+    """The ranking with the columns ``twin``, the better sample of nearly the same context or None, and
+    ``similarity``."""
     found = {} if threshold is None else dedup.near_identical(ranked["id"].tolist(), contexts, threshold)
     twins = [found.get(name, (None, None)) for name in ranked["id"]]
     return ranked.assign(

@@ -1,7 +1,9 @@
-"""The shards of a run on a Ray cluster: one worker a GPU or per some cores, each calling what a local run calls.
+"""The shards of a run on a Ray cluster: one worker a GPU or per some cores, each calling what a local run
+calls.
 
-A worker loads the models once and then scores shard after shard. Data and output lie on a file system that all machines see; only
-the number of a shard travels. Ray starts a worker that died again and gives it its shard again.
+A worker loads the models once and then scores shard after shard. Data and output lie on a file system that
+all machines see; only the number of a shard travels. Ray starts a worker that died again and gives it its
+shard again.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ RETRIES = 3  # times that a worker may die before the run gives up
 
 
 class Scorer:
-    """One worker; the models are loaded by its first call, so that what is wrong with them comes back as that call's error."""
+    """One worker; the models are loaded by its first call, so that what is wrong with them comes back as
+    that call's error."""
 
     def __init__(self, run: ScoringRun) -> None:
         self.run = run
@@ -54,7 +57,8 @@ class Scorer:
 
 
 def score(run: ScoringRun, all_shards: Sequence[Shard]) -> part_files.Job:
-    """Every shard finished on the cluster that ``RAY_ADDRESS`` names, one that runs on this machine, or a new local one.
+    """Every shard finished on the cluster that ``RAY_ADDRESS`` names, one that runs on this machine, or a new
+    local one.
 
     Raises:
         ScoreError: Ray is missing, the cluster is too small for the workers asked for, or workers keep dying.
@@ -134,7 +138,7 @@ def _layout(
     def places(threads: int) -> int:
         return sum(cores // threads for cores in cpus)
 
-    # A worker stays on one machine, so what counts is how many fit there: Ray would wait for ever for a place for the others.
+    # A worker stays on one machine, so what counts is how many fit there: for the others Ray would wait for ever.
     threads = run.threads or max(
         (n for n in range(1, max(cpus, default=1) + 1) if places(n) >= workers), default=1
     )

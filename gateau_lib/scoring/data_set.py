@@ -1,4 +1,5 @@
-"""A whole data set scored, in six stations: run, index, models, shards, table, manifest; none is visited twice."""
+"""A whole data set scored, in six stations: run, index, models, shards, table, manifest; none is visited
+twice."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from gateau_lib.study.whole_files import atomic_write
 
 
 def score(run: ScoringRun) -> Summary:
-    """Leave the table and the manifest of a run (from `settings.resolve`), reusing the shards that are finished.
+    """Leave the table and the manifest of a run (from `settings.resolve`), reusing the shards that are
+    finished.
 
     Raises:
         DataError, ModelError, ScoreError: input, models or files that cannot be used.

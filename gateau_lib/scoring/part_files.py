@@ -1,8 +1,8 @@
 """Shards scored once each: part files that are right or absent, and the manifest of what they took.
 
-A part file is named by the content of everything that decides its rows: the records, the models' weights, the options, the
-library's code and the versions below it. A restarted run ends with the same bytes, and a changed option never meets old parts.
-Whoever scores a shard, in this process or on another machine, calls `finish`.
+A part file is named by the content of everything that decides its rows: the records, the models' weights, the
+options, the library's code and the versions below it. A restarted run ends with the same bytes, and a changed
+option never meets old parts. Whoever scores a shard, in this process or on another machine, calls `finish`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A scoring run as a worker sees it, its models apart: where the data and the parts lie, and what decides the rows."""
+    """A scoring run as a worker sees it, its models apart: where the data and the parts lie, and what
+    decides the rows."""
 
     data: Path
     folder: Path  # of the parts
@@ -50,7 +51,8 @@ class Job:
 
 
 def makers(pair: Pair, methods: Sequence[Method]) -> dict[str, Any]:
-    """What decides a row beside data and options: the models (see `pair.identity`), the code, the versions below it.
+    """What decides a row beside data and options: the models (see `pair.identity`), the code, the versions
+    below it.
 
     Of the methods only those that are asked for count: a new one, or an edit of another, makes no part stale.
     """
@@ -125,7 +127,8 @@ def total(counts: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, in
 def manifest(
     job: Job, shards: Sequence[Shard], done: Sequence[Part], about: dict[str, Any], table: Path
 ) -> dict[str, Any]:
-    """What made a table: content of data, models, options and code, and the tokens and seconds that each shard took."""
+    """What made a table: content of data, models, options and code, and the tokens and seconds that each
+    shard took."""
     with table.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     listed = [

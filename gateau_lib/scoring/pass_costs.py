@@ -1,7 +1,8 @@
-"""What a scoring run will cost, before anything runs: tokens, floating-point operations and GPU-hours of every pass.
+"""What a scoring run will cost, before anything runs: tokens, floating-point operations and GPU-hours of
+every pass.
 
-Lengths come from records spread over the data, shapes from the models' configurations; no weights are read. What a pass
-costs stands beside the pass, in `gateau_lib.methods.reader`.
+Lengths come from records spread over the data, shapes from the models' configurations; no weights are read.
+What a pass costs stands beside the pass, in `gateau_lib.methods.reader`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def passes(sample: Lengths, short: Size, long: Size, options: Options) -> dict[s
 def totals(
     samples: Sequence[Lengths], times: float, short: Size, long: Size, options: Options
 ) -> list[dict[str, Any]]:
-    """One row a pass, and their sum: ``tokens, flops, gpu_hours``, ``times`` as many as the given samples have."""
+    """One row a pass, and their sum: ``tokens, flops, gpu_hours``, ``times`` as many as the given samples
+    have."""
     sums: dict[str, np.ndarray] = {}
     for sample in samples:
         for name, cost in passes(sample, short, long, options).items():

@@ -1,7 +1,8 @@
 """The score table: its columns, writing it, and reading it back with the rows that a method can rank.
 
-A row a record, in input order. The columns are those of every registered method; one that was not asked for is empty.
-What the table says about itself rides along as metadata under ``gateau``, with the number of its format.
+A row a record, in input order. The columns are those of every registered method; one that was not asked for
+is empty. What the table says about itself rides along as metadata under ``gateau``, with the number of its
+format.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ KINDS = {"text": pa.string(), "numbers": pa.list_(pa.float64()), "integers": pa.
 
 @dataclass(frozen=True)
 class Part:
-    """What scoring one shard gave: its rows, the tokens of each pass (see `reader.Reader`), and what it took."""
+    """What scoring one shard gave: its rows, the tokens of each pass (see `reader.Reader`), and what it
+    took."""
 
     rows: list[dict[str, Any]]
     counts: dict[str, dict[str, int]]
@@ -52,7 +54,8 @@ class Part:
 
 @dataclass
 class Summary:
-    """What is worth knowing of a table that was written: rows of each kind, and the parts without their rows."""
+    """What is worth knowing of a table that was written: rows of each kind, and the parts without their
+    rows."""
 
     rows: int = 0
     errors: int = 0
@@ -74,7 +77,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Segments:
-    """What scoring left of one sample's segments: loss of the response given each alone, share of attention, borders."""
+    """What scoring left of one sample's segments: loss of the response given each alone, share of
+    attention, borders."""
 
     nll: list[float]  # (segments,) nats a token
     attention: list[float]  # (segments,) share of the response's attention, averaged over layers
@@ -83,7 +87,8 @@ class Segments:
 
 @dataclass(frozen=True)
 class Table:
-    """A score table: a dict a row without the columns `SEGMENTS`, and what the table says of the models that scored."""
+    """A score table: a dict a row without the columns `SEGMENTS`, and what the table says of the models
+    that scored."""
 
     path: Path
     rows: list[dict[str, Any]]
@@ -175,7 +180,8 @@ def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter]:
     """Rows that a method can rank, and how many are left out for which reason.
 
     Raises:
-        DataError: the table does not hold what the method needs, mixes ways of finding CAM, or nothing is left.
+        DataError: the table does not hold what the method needs, mixes ways of finding CAM, or nothing is
+            left.
     """
     method, path, why = METHODS[name], table.path, Counter()
     for column in method.needs:

@@ -1,7 +1,8 @@
-"""One record in, one row out: every method's score of a few samples, each model reading each of them as seldom as possible.
+"""One record in, one row out: every method's score of a few samples, each model reading each of them as
+seldom as possible.
 
-A sample that cannot be scored is a row that says why and never touches the others. Ranks and other statements about the
-whole pool are left to the selection.
+A sample that cannot be scored is a row that says why and never touches the others. Ranks and other statements
+about the whole pool are left to the selection.
 """
 
 from __future__ import annotations
@@ -44,10 +45,11 @@ def score_items(
     methods: Sequence[Method],
     counts: dict[str, Counter] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows with ``id``, ``error``, `score_table.LENGTHS` and the columns of the methods, one an item in its order.
+    """Rows with ``id``, ``error``, `score_table.LENGTHS` and the columns of the methods, one an item in its
+    order.
 
-    A value is None where nothing was computed. A sample whose loss is not finite, or that does not fit into memory
-    alone, is an error row and does not touch the others.
+    A value is None where nothing was computed. A sample whose loss is not finite, or that does not fit into
+    memory alone, is an error row and does not touch the others.
 
     Args:
         pair: the models, from `reader.extended`.

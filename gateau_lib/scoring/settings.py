@@ -1,4 +1,5 @@
-"""A scoring run with everything decided: data, models, options, where it runs. The command's words end here."""
+"""A scoring run with everything decided: data, models, options, where it runs. The command's words end
+here."""
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ def resolve(
     threads: int | None = None,
     only_plan: bool = False,
 ) -> ScoringRun:
-    """The run that these words ask for; lengths that are not given come from the models' windows, see `lengths`.
+    """The run that these words ask for; lengths that are not given come from the models' windows, see
+    `lengths`.
 
     Reads the models' configurations, no weights.
 
@@ -164,9 +166,9 @@ def lengths(
 ) -> tuple[int, int, int]:
     """Tokens of a segment, of a sample at most, and of the short window.
 
-    A segment has 128 tokens, at most an eighth of the short window; a sample at most the long window, or twice that
-    for the shipped pair: its window is short for real text, and stretched it still holds long instructions and
-    responses whole.
+    A segment has 128 tokens, at most an eighth of the short window; a sample at most the long window, or
+    twice that for the shipped pair: its window is short for real text, and stretched it still holds long
+    instructions and responses whole.
     """
     if shipped:  # lengths must not depend on whether a method reads with its short model
         short = str(loading.SHIPPED / "short")

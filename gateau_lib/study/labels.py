@@ -1,7 +1,7 @@
 """What readers see in place of the short names of methods, models and scores.
 
-A registered method brings its title and its look (`gateau_lib.methods`), a variant's label stands in the module that
-makes the variant; the names here belong to neither.
+A registered method brings its title and its look (`gateau_lib.methods`), a variant's label stands in the
+module that makes the variant; the names here belong to neither.
 """
 
 from __future__ import annotations

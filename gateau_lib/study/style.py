@@ -1,4 +1,5 @@
-"""The house style of the figures: colours that a colour-blind reader can tell apart, names of methods, byte-stable SVG.
+"""The house style of the figures: colours that a colour-blind reader can tell apart, names of methods,
+byte-stable SVG.
 
 Text stays text in the SVG, the hash salt is fixed and there is no date: the same numbers give the same bytes.
 """

@@ -236,7 +236,7 @@ def test_full_disk_is_one_line_and_can_be_mended(data, saved_pair, tmp_path, mon
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b.replace(b"0", b"1"), lambda b: b"\xff"])
-def test_a_damaged_part_is_scored_again(data, saved_pair, tmp_path, whole, scored, caplog, damage):
+def test_a_damaged_part_is_scored_again(data, saved_pair, tmp_path, whole, scored, capsys, damage):
     out = tmp_path / "damaged.parquet"
     assert score.main(command(data, saved_pair, out)) == 0
     for part in (tmp_path / "damaged.parquet.parts").glob("*.json"):
@@ -244,7 +244,7 @@ def test_a_damaged_part_is_scored_again(data, saved_pair, tmp_path, whole, score
             part.write_bytes(damage(part.read_bytes()))
     out.unlink()
     assert score.main(command(data, saved_pair, out)) == 0 and out.read_bytes() == whole
-    assert scored() == ["s0", "s3", "s6", "s3"] and "damaged" in caplog.text
+    assert scored() == ["s0", "s3", "s6", "s3"] and "damaged" in capsys.readouterr().err
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_a_sample_that_does_not_is_marked(data, saved_pair, tmp_path, monkeypatch):
