@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import pandas as pd
 
-if TYPE_CHECKING:
-    from gateau_lib.methods.reader import Reader
+from gateau_lib.data.samples import Encoded, Sample
 
 Reading = Literal["ntk", "truncate", "raw"]  # how the short model reads beyond its window
 READINGS: tuple[Reading, ...] = get_args(Reading)
@@ -38,6 +37,25 @@ class Options:
     def cam_mode(self) -> str:
         """How segment importance is found."""
         return "adaptive" if self.adaptive else "exact"
+
+
+class Readings(Protocol):
+    """What both models said of a shard; `reader.Reader` has it, each pass with its cost beside it."""
+
+    samples: Sequence[Sample]
+    encoded: Sequence[Encoded]
+    options: Options
+    nll_long: np.ndarray  # (n,) mean NLL of the response, nats per token, as the three below
+    nll_short: np.ndarray
+    nll_cut: np.ndarray  # by the long model, on what the short window holds
+    nll_alone: np.ndarray  # by the long model, without the prompt
+    long_pass: Sequence[Any]  # a `model_passes.LongPass` a sample
+    segment_nll: Sequence[np.ndarray]  # (segments,) a sample
+    far_attention: np.ndarray  # (n,)
+    dependencies: pd.DataFrame  # a row a sample
+
+    def segment_chars(self) -> list[list[int]]:
+        """Where each sample's segments begin and end, as characters of its context."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +88,7 @@ class Method:
     needs: tuple[
         str, ...
     ] = ()  # columns of the score table that ``rank`` reads; a row without one is left out
-    fill: Callable[[Reader], Mapping[str, Sequence[Any]]] | None = (
+    fill: Callable[[Readings], Mapping[str, Sequence[Any]]] | None = (
         None  # a shard -> its columns, a value a sample
     )
     passes: tuple[str, ...] = ()  # what ``fill`` reads of the `Reader`, which tells what it costs

@@ -18,17 +18,14 @@ at hand is the reader. The length-matched random subset is no method of the regi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from gateau_lib.methods.base import Method, RankOptions
+from gateau_lib.methods.base import Method, RankOptions, Readings
 from gateau_lib.methods.hmg import pool_gap
 from gateau_lib.methods.selection import numbers, unique
-
-if TYPE_CHECKING:
-    from gateau_lib.methods.reader import Reader
 
 
 def random_subset(ids: Sequence[str], k: int, seed: int) -> list[str]:
@@ -97,7 +94,7 @@ def difficulty_ranking(ifd: Sequence[float]) -> np.ndarray:
     return np.where(mismatched(ifd), 0.0, np.asarray(ifd, dtype=float))
 
 
-def _ifd_fill(reader: Reader) -> Mapping[str, Sequence[Any]]:
+def _ifd_fill(reader: Readings) -> Mapping[str, Sequence[Any]]:
     return {
         "ifd": [
             instruction_following_difficulty([given], [alone])[0] if alone > 0 else None
@@ -115,7 +112,7 @@ def _ifd_unfit(row: Mapping[str, Any]) -> str | None:
     return "ifd above 1" if mismatched([row["ifd"]])[0] else None
 
 
-def _contrast_fill(reader: Reader) -> Mapping[str, Sequence[Any]]:
+def _contrast_fill(reader: Readings) -> Mapping[str, Sequence[Any]]:
     return {"contrast": pool_gap(reader.nll_cut, reader.nll_long, scale="log"), "nll_long": reader.nll_long}
 
 
@@ -123,7 +120,7 @@ def _contrast_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
     return pool["contrast"].to_numpy(dtype=float)
 
 
-def _perplexity_fill(reader: Reader) -> Mapping[str, Sequence[Any]]:
+def _perplexity_fill(reader: Readings) -> Mapping[str, Sequence[Any]]:
     return {"nll_long": reader.nll_long}
 
 
@@ -131,7 +128,7 @@ def _perplexity_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
     return pool["nll_long"].to_numpy(dtype=float)
 
 
-def _longattn_fill(reader: Reader) -> Mapping[str, Sequence[Any]]:
+def _longattn_fill(reader: Readings) -> Mapping[str, Sequence[Any]]:
     return {"longattn": reader.far_attention}
 
 

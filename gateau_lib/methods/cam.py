@@ -16,16 +16,13 @@ study's, fixed before any result; the other choices are arguments of `contextual
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from gateau_lib.methods.base import Kind, Method, RankOptions
-
-if TYPE_CHECKING:
-    from gateau_lib.methods.reader import Reader
+from gateau_lib.methods.base import Kind, Method, RankOptions, Readings
 
 Importance = Literal["softmax_nll", "softmax_ppl", "ppl"]
 Attention = Literal["sum", "softmax"]
@@ -112,7 +109,7 @@ def contextual_awareness(
     return 1.0 - cosine if sign == "misaligned" else cosine
 
 
-def _fill(reader: Reader) -> Mapping[str, Sequence[Any]]:
+def _fill(reader: Readings) -> Mapping[str, Sequence[Any]]:
     """CAM, and what it is made of; a sample without context has none of it."""
     columns: dict[str, list[Any]] = {name: [] for name in ("nll_long", "cam", *DETAILS)}
     for read, nll, chars in zip(reader.long_pass, reader.segment_nll, reader.segment_chars(), strict=True):

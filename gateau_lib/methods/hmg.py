@@ -18,16 +18,13 @@ depends on the reading, so three are kept apart (``ntk``, ``truncate``, ``raw``)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from gateau_lib.methods.base import Method, RankOptions
-
-if TYPE_CHECKING:
-    from gateau_lib.methods.reader import Reader
+from gateau_lib.methods.base import Method, RankOptions, Readings
 
 Scale = Literal["minmax_ppl", "log"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -79,7 +76,7 @@ def _finite_pair(nll_short: Sequence[float], nll_long: Sequence[float]) -> tuple
     return short, long
 
 
-def _fill(reader: Reader) -> Mapping[str, Sequence[Any]]:
+def _fill(reader: Readings) -> Mapping[str, Sequence[Any]]:
     short, long = reader.nll_short, reader.nll_long
     return {"nll_short": short, "nll_long": long, "hmg": pool_gap(short, long, scale="log")}
 

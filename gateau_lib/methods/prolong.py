@@ -22,7 +22,7 @@ costs (N + 2 T) L (`pair_passes`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,10 +30,7 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from gateau_lib.data.samples import segments
-from gateau_lib.methods.base import Method, RankOptions
-
-if TYPE_CHECKING:
-    from gateau_lib.methods.reader import Reader
+from gateau_lib.methods.base import Method, RankOptions, Readings
 
 THRESHOLD = 0.1  # pairs of less strength do not count (ProLong, prolong/run.py)
 
@@ -111,7 +108,7 @@ def long_dependency_score(
     return float(((strong["strength"] + strong["distance"]) * weight).sum())
 
 
-def _fill(reader: Reader) -> Mapping[str, Sequence[Any]]:
+def _fill(reader: Readings) -> Mapping[str, Sequence[Any]]:
     """LDS of context, instruction and response as one document; a text of fewer than two segments has none."""
     scored = reader.dependencies
     return {"prolong": [lds if n else None for lds, n in zip(scored["lds"], scored["pairs"], strict=True)]}

@@ -15,11 +15,11 @@ from score_rows import make_rows
 
 from gateau_lib.experiments import pool_tables, ranking
 from gateau_lib.methods import METHODS, SCORED, baselines, scored_with
-from gateau_lib.methods.base import RankOptions
-from gateau_lib.methods.reader import named_passes
+from gateau_lib.methods.base import RankOptions, Readings
+from gateau_lib.methods.reader import Pass, Reader, named_passes
 from gateau_lib.scoring import score_table
 from gateau_lib.scoring.settings import needs_short
-from gateau_lib.study import style
+from gateau_lib.study import labels, style
 from gateau_lib.study.code_hash import PACKAGE, source_hash
 from gateau_lib.training import fine_tuning
 
@@ -45,7 +45,13 @@ def test_a_method_says_what_it_reads_and_leaves(method):
     assert style.label(method.name) == method.title
 
 
+def test_readings_are_those_of_a_reader():
+    passes = {name for name, each in vars(Reader).items() if isinstance(each, Pass)}
+    assert set(Readings.__annotations__) == passes | {"samples", "encoded", "options"}
+
+
 def test_looks_can_be_told_apart():
+    assert set(labels.LOOKS) == set(METHODS)
     assert len({method.look for method in METHODS.values()}) == len(METHODS)
 
 
