@@ -250,7 +250,7 @@ def cost(profile: Profile) -> list[Work]:
         *workload.scoring(profile, samples, profile.long_samples, "hmg cam ifd").values(),
         *workload.scoring(profile, samples, profile.long_samples, "hmg", "raw").values(),
     ]
-    found = [Work("09", "score the long samples", *sum(both), alone=not find_spec("ray"))]
+    found = [workload.reading("09", "score the long samples", both, alone=not find_spec("ray"))]
     shares = [float(run.row == "Full") if run.share is None else run.share for run in tuned]
     each = [run_cost(profile, r.short, n * profile.long_samples) for r, n in zip(tuned, shares, strict=True)]
     tokens, operations, steps = (sum(getattr(one, name) for one in each) for name in ("tokens", "operations", "steps"))
