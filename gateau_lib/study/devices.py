@@ -30,7 +30,7 @@ def gpus() -> int:
 class Gpu(NamedTuple):
     """An NVIDIA GPU as its driver tells."""
 
-    index: str
+    number: str
     uuid: str
     name: str
     memory: int  # bytes
@@ -45,7 +45,7 @@ def driver_gpus() -> list[Gpu]:
     if done.returncode:  # a driver that does not work
         return []
     rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines()]
-    return [Gpu(index, uuid, name, int(size) * 2**20) for index, uuid, name, size in rows]
+    return [Gpu(number, uuid, name, int(size) * 2**20) for number, uuid, name, size in rows]
 
 
 def gpu_name() -> str:
@@ -58,7 +58,7 @@ def gpu_memory() -> list[int]:
     names = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = None if names is None else [word.strip() for word in names.split(",")]
     return [
-        gpu.memory for gpu in driver_gpus() if visible is None or gpu.index in visible or gpu.uuid in visible
+        gpu.memory for gpu in driver_gpus() if visible is None or gpu.number in visible or gpu.uuid in visible
     ]
 
 

@@ -26,7 +26,7 @@ CYCLE = [BLUE, RED, GREEN, ORANGE, "#CC79A7", SKY, BLACK, "#999999"]
 MUTED = ["#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499"]
 MARKERS = "osD^vP*X"
 GREY = "#8A8A8A"
-STYLE = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 9,
@@ -71,9 +71,9 @@ def text_table(frame: pd.DataFrame) -> Any:
     from IPython.display import Markdown
 
     rows = [[str(value).replace("|", "\\|") for value in row] for row in frame.itertuples(index=False)]
-    return Markdown(
-        "\n".join("| " + " | ".join(row) + " |" for row in [list(frame), ["---"] * len(frame.columns), *rows])
-    )
+    head = [[str(name) for name in frame], ["---"] * len(frame.columns)]
+    text = "\n".join("| " + " | ".join(row) + " |" for row in head + rows)
+    return Markdown(text)  # type: ignore[no-untyped-call]
 
 
 def save(study: Study, fig: Figure, name: str) -> Path:
@@ -85,7 +85,7 @@ def show(study: Study, fig: Figure, name: str) -> Any:
     """Save a figure and return it for a notebook to display."""
     from IPython.display import SVG
 
-    return SVG(filename=str(save(study, fig, name)))
+    return SVG(filename=str(save(study, fig, name)))  # type: ignore[no-untyped-call]
 
 
 def svg(fig: Figure) -> str:
