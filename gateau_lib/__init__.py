@@ -98,7 +98,8 @@ methods/                the papers, one file a method: formula, source, open poi
     released_prolong    ProLong's public code as it was released
 
 sources/                what others have: models and data of the hub, documents, models that answer
-    hub                 models and data by name: cache, hub, or folders
+    hub                 repositories of models and data by name: the cache, or the hub
+    published           published data sets, from the hub or from folders of one's own
     conversion          published files turned into samples, questions and texts
     documents           documents of a folder
     synthesis           long instruction samples that a model writes
