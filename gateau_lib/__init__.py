@@ -33,12 +33,13 @@ experiments/            what the notebooks call: the study's own pools, runs, ta
     figures             one function a figure, of pools and scores
     training_figures    figures of training batches and of several models
     plan                what a profile will cost, before anything runs
-    workload            tokens, operations and steps of each part of the study
+    workload            what costs are counted with: sizes of the pair, lengths of samples, operations
     footprint           memory and disk that a profile takes
     machine_check       what a run needs and this machine lacks
     setting_sources     the published source of every setting, or what was assumed
     pages               what is written into README.md and docs
-    rehearsal           fabricated models and data in the places of the published ones
+    rehearsal           a hub's cache with fabricated models and data in the places of the published ones
+    rehearsal_data      its data sets, in the forms of the published ones
 
 scoring/                a user's data set: scored in shards, ranked, selected, reported
     settings            what decides a score, beside data and models
@@ -130,6 +131,7 @@ models/                 token ids in, numbers out: loading, RoPE, attention, los
 
 study/                  the ground: profiles, artefacts and their keys, workers, the runner; no torch
     profiles            one dial for the whole study: smoke, cpu, gpu, paper
+    profile_fields      what a profile fixes, each size with its unit and source
     registry            models and data sets known by name
     store               artefacts by the key of their content
     evidence            the small files that git keeps: metrics, tables, ids, figures

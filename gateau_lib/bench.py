@@ -14,8 +14,7 @@ import time
 from collections.abc import Sequence
 
 from gateau_lib.scoring import speed, speed_goals
-from gateau_lib.study import errors
-from gateau_lib.study.errors import ScoreError
+from gateau_lib.study.command import command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,19 +27,15 @@ def parser() -> argparse.ArgumentParser:
     return line
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 bad input (one line on stderr)."""
-    given = parser().parse_args(arguments)
+@command()
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, print the tables and write them to a file of this machine's."""
+    given = parser().parse_args(words)
     begin = time.perf_counter()
-    try:
-        about = speed.measure(given.short, given.long, max(1, given.samples))
-    except (ScoreError, errors.ModelError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    about = speed.measure(given.short, given.long, max(1, given.samples))
     path = speed_goals.write(about)
     print(*(frame.to_string(index=False) for frame in speed_goals.readable(about)), sep="\n\n")
     print(f"{time.perf_counter() - begin:.0f} s, written: {path}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from gateau_lib.experiments import rehearsal, replication, replication_rows, study_corpus, tuning_runs
 from gateau_lib.models.loading import load_tokenizer
+from gateau_lib.study.command import command
+from gateau_lib.study.errors import UserError
 from gateau_lib.study.store import Study, open_study
 from gateau_lib.study.whole_files import atomic_write
 from gateau_lib.training import fine_tuning, pretrain, sft
@@ -24,7 +26,7 @@ def find_run(study: Study, name: str) -> FineTune:
     """The run of that name among those of notebooks 06 and 09; the scores it needs are computed, if need be.
 
     Raises:
-        ValueError: no such run.
+        UserError: no such run.
     """
     published = {run.name: run for run in replication_rows.runs(study.profile) if run.row != replication_rows.UNTUNED}
     known = [*published]
@@ -32,7 +34,7 @@ def find_run(study: Study, name: str) -> FineTune:
         known += tuning_runs.run_names(study.profile, experiment)
     if name not in known:
         choices = ", ".join(known)
-        raise ValueError(f"no run {name!r} in profile {study.profile.name}: choose one of {choices}")
+        raise UserError(f"no run {name!r} in profile {study.profile.name}: choose one of {choices}")
     data = study_corpus.prepared(study)
     pair = pretrain.pair(study, data)
     if name in published:
@@ -48,19 +50,20 @@ def adopt(study: Study, job: FineTune, trained: Path) -> Path:
     """The artefact of a run, with the model of a folder in it.
 
     Raises:
-        ValueError: training has not ended there, or it was another run: other settings, or other data.
+        UserError: training has not ended there, or it was another run: other settings, or other data.
     """
     if not (trained / sft.LOG).is_file():
-        raise ValueError(f"{trained}: holds no {sft.LOG}, so training has not ended there; start it again")
+        raise UserError(f"{trained}: holds no {sft.LOG}, so training has not ended there; start it again")
     wanted = sft.identity(job, sft.steps_of(job, load_tokenizer(job.base)))
     found = sft.training_log(trained).get("identity", "unknown")
     if found.rpartition("-")[2] != wanted.rpartition("-")[2]:  # what follows the name
-        raise ValueError(f"{trained}: holds run {found}, not {wanted}; train the run that --write gives now")
+        raise UserError(f"{trained}: holds run {found}, not {wanted}; train the run that --write gives now")
     return fine_tuning.build(job).folder(study, lambda out: shutil.copytree(trained, out, dirs_exist_ok=True))
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 no such run or no model."""
+@command()
+def main(words: Sequence[str] | None = None) -> None:
+    """Write a run for another machine, or take its model into the study, as the command line says."""
     parser = argparse.ArgumentParser(prog="python -m gateau_lib.jobs", description=__doc__.splitlines()[0])
     parser.add_argument("profile")
     parser.add_argument("run", help="name of the run, as notebook 06 or 09 shows it")
@@ -71,20 +74,14 @@ def main(words: Sequence[str] | None = None) -> int:
         "--trained", type=Path, metavar="FOLDER", help="take the model that was trained there into the study"
     )
     options = parser.parse_args(words)
-    try:
-        if options.write and options.write.is_dir():  # finding a run may take hours
-            raise ValueError(f"--write {options.write}: this is a folder; give the name of a file")
-        study = open_study(options.profile, options.seed)
-        if study.profile.rehearsed:
-            rehearsal.enter(study.cache / "hub")
-        job = find_run(study, options.run)
-        path = options.write
-        done = atomic_write(path, to_json(job)) if path else adopt(study, job, options.trained)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(done)
-    return 0
+    if options.write and options.write.is_dir():  # finding a run may take hours
+        raise UserError(f"--write {options.write}: this is a folder; give the name of a file")
+    study = open_study(options.profile, options.seed)
+    if study.profile.rehearsed:
+        rehearsal.enter(study.cache / "hub")
+    job = find_run(study, options.run)
+    path = options.write
+    print(atomic_write(path, to_json(job)) if path else adopt(study, job, options.trained))
 
 
 if __name__ == "__main__":

@@ -1,42 +1,29 @@
-"""Write the generated parts of README.md, docs/cluster.md and docs/scale.md: ``python -m gateau_lib.pages``."""
+"""Write the generated parts of README.md, docs/cluster.md and docs/scale.md again."""
 
 from __future__ import annotations
 
 import sys
 
-from gateau_lib.experiments.claims import LedgerError
-from gateau_lib.experiments.pages import (
-    CLUSTER,
-    MARKS,
-    PROFILE,
-    README,
-    SCALE,
-    ReadmeError,
-    example,
-    fill,
-    filled,
-    parts,
-)
+from gateau_lib.experiments.pages import PROFILE, PageError, fill, generated
 from gateau_lib.study.code_hash import PACKAGE
+from gateau_lib.study.command import command
 from gateau_lib.study.store import results_root
 from gateau_lib.study.whole_files import atomic_write
 
 
-def main() -> int:
-    """Exit status: 0 done, 1 nothing to write from."""
-    try:
-        old = README.read_text(encoding="utf-8")
-        new = fill(old, parts(results_root() / PROFILE, PACKAGE.parent / "notebooks"))
-    except (ReadmeError, LedgerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if new != old:
-        atomic_write(README, new)
-    print(f"README.md: {'as it was' if new == old else 'written'}")
-    head, _, rest = CLUSTER.read_text(encoding="utf-8").partition(MARKS[0])
-    atomic_write(CLUSTER, f"{head}{MARKS[0]}\n{example()}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
-    atomic_write(SCALE, filled(SCALE.read_text(encoding="utf-8")))
-    return 0
+@command()
+def main() -> None:
+    """Write what has changed."""
+    root = PACKAGE.parent
+    if not (root / "README.md").exists():
+        raise PageError(f"{root}: no README.md there; the pages are the repository's, clone it and give the command there")
+    made = generated(results_root() / PROFILE, root / "notebooks")
+    texts = {page: fill(root / page, parts) for page, parts in made.items()}
+    for page, text in texts.items():
+        same = text == (root / page).read_text(encoding="utf-8")
+        if not same:
+            atomic_write(root / page, text)
+        print(f"{page}: {'as it was' if same else 'written'}")
 
 
 if __name__ == "__main__":

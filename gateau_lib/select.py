@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateau_lib.methods import gateau
-from gateau_lib.scoring.choice import run
-from gateau_lib.scoring.score_table import NEEDS
-from gateau_lib.study.errors import DataError
+from gateau_lib.methods import METHODS, gateau
+from gateau_lib.methods.base import RankOptions
+from gateau_lib.scoring.choice import Selection, run
+from gateau_lib.study.command import command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,15 +22,32 @@ def parser() -> argparse.ArgumentParser:
     line = argparse.ArgumentParser(prog="python -m gateau_lib.select", description=__doc__.split("\n")[0])
     line.add_argument("scores", type=Path, help="scores.parquet, written by python -m gateau_lib.score")
     line.add_argument("--data", type=Path, required=True, help="the data that was scored")
-    line.add_argument("--out", type=Path, required=True, help="selected.jsonl; a report is written next to it")
-    line.add_argument("--score", choices=list(NEEDS), default="gateau")
-    line.add_argument("--combine", choices=gateau.VARIANTS, default="rank", help="how gateau adds HMP and CAM (default: rank)")
+    line.add_argument(
+        "--out", type=Path, required=True, help="selected.jsonl; a report is written next to it"
+    )
+    line.add_argument("--score", choices=list(METHODS), default="gateau")
+    line.add_argument(
+        "--combine",
+        choices=gateau.VARIANTS,
+        default="rank",
+        help="how gateau adds HMP and CAM (default: rank)",
+    )
     line.add_argument("--alpha", type=float, default=0.8, help="weight of HMP against CAM (default: 0.8)")
     many = line.add_mutually_exclusive_group()
-    many.add_argument("--fraction", type=float, default=0.1, help="share of the usable samples (default: 0.1)")
+    many.add_argument(
+        "--fraction", type=float, default=0.1, help="share of the usable samples (default: 0.1)"
+    )
     many.add_argument("--top", type=int, help="number of samples")
-    line.add_argument("--per-source", action="store_true", help="take that share, or that number, of every source by itself")
-    line.add_argument("--quota", action="append", default=[], metavar="SOURCE=N", help="at most N of this source; repeatable")
+    line.add_argument(
+        "--per-source", action="store_true", help="take that share, or that number, of every source by itself"
+    )
+    line.add_argument(
+        "--quota",
+        action="append",
+        default=[],
+        metavar="SOURCE=N",
+        help="at most N of this source; repeatable",
+    )
     line.add_argument(
         "--dedup",
         type=float,
@@ -41,43 +58,21 @@ def parser() -> argparse.ArgumentParser:
     return line
 
 
+def selection_of(words: argparse.Namespace) -> Selection:
+    """What the command line asks for.
+
+    Raises:
+        DataError: words that make no sense by themselves.
+    """
+    given = vars(words)
+    ranking = RankOptions(given.pop("combine"), given.pop("alpha"), given.pop("seed"))
+    return Selection(**given | {"quota": tuple(words.quota)}, ranking=ranking)
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 bad input (one line on stderr)."""
-    try:
-        print(run(parser().parse_args(arguments)))
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}; make room or give another --out", file=sys.stderr)
-        return 2
-    return 0
+@command()
+def main(words: Sequence[str] | None = None) -> None:
+    """Select as the command line says."""
+    print(run(selection_of(parser().parse_args(words))))
 
 
 if __name__ == "__main__":

@@ -12,11 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateau_lib.sources.chat import ChatError
 from gateau_lib.sources.documents import SUFFIXES
 from gateau_lib.sources.synthesis import Order, run
-from gateau_lib.study import errors
-from gateau_lib.study.errors import DataError, ScoreError
+from gateau_lib.study.command import command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,21 +32,10 @@ def parser() -> argparse.ArgumentParser:
     return line
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 bad input or a model that cannot be asked (one line on stderr), 130 stopped by the user."""
-    try:
-        print(run(Order(**vars(parser().parse_args(arguments)))))
-    except (ChatError, DataError, errors.ModelError, ScoreError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}; answers are kept, mend it and give the same command", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; answers are kept, give the same command to go on", file=sys.stderr)
-        return 130
-    return 0
+@command(kept="answers are kept")
+def main(words: Sequence[str] | None = None) -> None:
+    """Make the samples that the command line asks for."""
+    print(run(Order(**vars(parser().parse_args(words)))))
 
 
 if __name__ == "__main__":

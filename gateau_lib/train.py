@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +19,8 @@ from torch import distributed
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from gateau_lib.study import devices
+from gateau_lib.study.command import command
+from gateau_lib.study.errors import TrainingError, reason
 from gateau_lib.study.outputs import same_file
 from gateau_lib.training import failures, recipe, reports, sft
 
@@ -29,20 +32,27 @@ def _end_with_launcher() -> None:
     os._exit(1)
 
 
+def _job(path: Path) -> recipe.FineTune:
+    """The run that a file describes."""
+    try:
+        return recipe.from_json(path.read_text(encoding="utf-8"))
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        what = f"no run as gateau_lib.jobs --write gives it ({reason(error)})"
+        raise TrainingError(f"{path}: {what}") from error
+
+
+@command(kept="checkpoints are kept")
 @record
-def main(arguments: list[str] | None = None) -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Train this process's part of each job."""
     parser = argparse.ArgumentParser(prog="python -m gateau_lib.train", description=__doc__.splitlines()[0])
     parser.add_argument(
         "work", type=Path, nargs="+", metavar="JOB.json OUT", help="a run as JSON, a folder for its model"
     )
-    places = parser.parse_args(arguments).work
+    places = parser.parse_args(words).work
     if len(places) % 2:
         parser.error(f"{places[-1]} has no folder for its model; give JOB.json OUT, once or several times")
-    work = [
-        (recipe.from_json(job.read_text(encoding="utf-8")), out)
-        for job, out in zip(places[::2], places[1::2], strict=True)
-    ]
+    work = [(_job(path), out) for path, out in zip(places[::2], places[1::2], strict=True)]
     for job, out in work:
         if same_file(out, Path(job.base)):
             parser.error(f"{out}: is the model that run {job.name} begins with; give another folder")

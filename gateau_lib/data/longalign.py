@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from gateau_lib.data.samples import Sample, turns_of
 from gateau_lib.models.prompts import SEPARATOR
-from gateau_lib.study.errors import DataError
+from gateau_lib.study.errors import DataError, reason
 
 
 class RecordError(DataError):
@@ -22,23 +23,23 @@ class RecordError(DataError):
 
 
 def to_record(sample: Sample) -> dict[str, Any]:
-    """A LongAlign record: ``messages`` with the document and the question in the user turn; planted labels ride along."""
+    """A LongAlign record: the document and the question are the user turn; planted labels ride along."""
     user = sample.context + SEPARATOR + sample.instruction if sample.context else sample.instruction
     record: dict[str, Any] = {
         "id": sample.id,
         "length": len(user) + len(sample.response),
         "messages": [{"role": "user", "content": user}, {"role": "assistant", "content": sample.response}],
     }
-    extra = {k: v for k, v in asdict(sample).items() if k in ("kind", "evidence", "answer", "source", "instruction") and v}
-    return record | extra
+    extra = ("instruction", "kind", "evidence", "answer", "source")
+    return record | {name: value for name, value in asdict(sample).items() if name in extra and value}
 
 
 def from_record(record: Any, where: str) -> Sample:
     """The sample of one LongAlign record.
 
-    The context and the instruction are the record's ``context`` and ``instruction`` fields if it has both; if it has only
-    ``instruction`` and the user turn ends with it, the rest is the context; else the instruction is the last
-    blank-line-separated paragraph of the user turn.
+    The context and the instruction are the record's ``context`` and ``instruction`` fields if it has both; if
+    it has only ``instruction`` and the user turn ends with it, the rest is the context; else the instruction
+    is the last blank-line-separated paragraph of the user turn.
 
     Args:
         where: file and line, for the error message.
@@ -84,11 +85,101 @@ def from_record(record: Any, where: str) -> Sample:
 
 
 def _spans(value: Any) -> tuple[tuple[int, int], ...]:
-    """Evidence spans of a planted record; a user's own field of that name, of any other form, is not ours to read."""
+    """Evidence spans of a planted record; a user's own field of that name, of another form, is not read."""
     pairs = value if isinstance(value, list) else []
     if all(isinstance(p, list) and len(p) == 2 and all(isinstance(n, int) for n in p) for p in pairs):
         return tuple((a, b) for a, b in pairs)
     return ()
+
+
+def check_file(path: Path) -> None:
+    """Raise DataError unless the path is a file of a kind that can be read."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; DATA is a JSONL or Parquet file of LongAlign records")
+    if path.suffix not in (".jsonl", ".json", ".parquet"):
+        raise DataError(f"{path}: unknown suffix {path.suffix!r}; use .jsonl or .parquet")
+    if path.suffix == ".parquet":
+        import pyarrow as pa  # slow to load
+        import pyarrow.parquet as pq
+
+        try:
+            pq.read_metadata(path)
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{path}: not a Parquet file ({reason(error)})") from None
+
+
+def unit_of(path: Path) -> str:
+    """What a place in the file is called."""
+    return "row" if path.suffix == ".parquet" else "line"
+
+
+@dataclass(frozen=True)
+class RawRecord:
+    """One record of a file; ``begin`` and ``end`` are bytes of a JSONL file, rows of a Parquet file."""
+
+    number: int  # of its line or row, counted from 1
+    begin: int
+    end: int
+    text: bytes
+
+
+def raw_records(path: Path, begin: int = 0, end: int | None = None, line: int = 1) -> Iterator[RawRecord]:
+    """The records between two places of a file; blank lines are none.
+
+    Args:
+        line: number of the line that begins at ``begin``.
+    """
+    if path.suffix == ".parquet":
+        for row, record in _parquet_rows(path, begin, end):
+            yield RawRecord(row + 1, row, row + 1, json.dumps(record, default=str).encode())
+        return
+    with path.open("rb") as file:
+        file.seek(begin)
+        for number, text in enumerate(file, line):
+            if end is not None and begin >= end:
+                return
+            if text.strip(b"\xef\xbb\xbf \t\r\n"):  # more than a byte order mark and white space
+                yield RawRecord(number, begin, begin + len(text), text)
+            begin += len(text)
+
+
+def _parquet_rows(path: Path, begin: int, end: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows [begin, end) with their numbers, counted from 0; a row group is in memory at a time."""
+    import pyarrow.parquet as pq  # slow to load
+
+    about, first = pq.read_metadata(path), 0
+    end = about.num_rows if end is None else end
+    for group in range(about.num_row_groups):
+        last = first + about.row_group(group).num_rows
+        if first < end and begin < last:
+            at = max(begin, first)
+            rows = _row_group(path, path.stat().st_mtime_ns, group).slice(at - first, min(end, last) - at)
+            for batch in rows.to_batches(max_chunksize=64):
+                yield from enumerate(batch.to_pylist(), at)
+                at += len(batch)
+        first = last
+
+
+@lru_cache(maxsize=2)  # neighbouring shards lie in one row group
+def _row_group(path: Path, changed: int, group: int) -> Any:
+    import pyarrow.parquet as pq  # slow to load
+
+    return pq.ParquetFile(path).read_row_group(group)
+
+
+def parse(path: Path, raw: RawRecord) -> Any:
+    """What a record's bytes say.
+
+    Raises:
+        DataError: no UTF-8, or no JSON.
+    """
+    where = f"{path}, {unit_of(path)} {raw.number}"
+    try:
+        return json.loads(raw.text.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise DataError(f"{where}: not UTF-8; save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
 
 
 def read_records(path: str | Path) -> list[tuple[str, Any]]:
@@ -98,25 +189,8 @@ def read_records(path: str | Path) -> list[tuple[str, Any]]:
         DataError: missing or empty file, unknown suffix, malformed line (its number).
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; DATA is a JSONL or Parquet file of LongAlign records")
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        rows = [(f"{path}, row {i}", row) for i, row in enumerate(pq.read_table(path).to_pylist(), 1)]
-    elif path.suffix in (".jsonl", ".json"):
-        rows = []
-        with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-            for number, line in enumerate(lines, 1):
-                if any("\udc80" <= character <= "\udcff" for character in line):
-                    raise DataError(f"{path}, line {number}: not UTF-8; save the file as UTF-8")
-                if line.strip():
-                    try:
-                        rows.append((f"{path}, line {number}", json.loads(line)))
-                    except json.JSONDecodeError as error:
-                        raise DataError(f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})") from None
-    else:
-        raise DataError(f"{path}: unknown suffix {path.suffix!r}; use .jsonl or .parquet")
+    check_file(path)
+    rows = [(f"{path}, {unit_of(path)} {raw.number}", parse(path, raw)) for raw in raw_records(path)]
     if not rows:
         raise DataError(f"{path}: holds no records")
     return rows
@@ -132,7 +206,8 @@ def read_samples(path: str | Path) -> list[Sample]:
     for where, record in read_records(path):
         sample = from_record(record, where)
         if sample.id in seen:
-            raise DataError(f"{where}: id {sample.id!r} was already used at {seen[sample.id]}; ids must be unique")
+            first = seen[sample.id]
+            raise DataError(f"{where}: id {sample.id!r} was already used at {first}; ids must be unique")
         seen[sample.id] = where
         samples.append(sample)
     return samples

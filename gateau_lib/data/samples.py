@@ -1,14 +1,15 @@
 """The one `Sample` type, LongAlign records read and written, and samples turned into token ids.
 
-A sample is a long context *c*, an instruction *x* and a response *y* (GATEAU, section 3.1). The text a model reads is
-``c + "\\n\\n" + x + "\\n\\n" + y``: the plain prompt of the papers. The three parts are tokenized one by one, so that the same
-tokens stand for *x* and *y* whether they follow the whole context, one segment of it, or nothing.
+A sample is a long context *c*, an instruction *x* and a response *y* (GATEAU, section 3.1). The text a model
+reads is ``c + "\\n\\n" + x + "\\n\\n" + y``: the plain prompt of the papers. The three parts are tokenized
+one by one, so that the same tokens stand for *x* and *y* whether they follow the whole context, one segment
+of it, or nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,14 @@ from gateau_lib.study.errors import DataError
 
 @dataclass(frozen=True)
 class Sample:
-    """One long instruction sample; ``evidence`` are character spans ``[start, end)`` of ``context``, known for planted data."""
+    """One long instruction sample."""
 
     id: str
     context: str
     instruction: str
     response: str
     kind: str = ""
-    evidence: tuple[tuple[int, int], ...] = ()
+    evidence: tuple[tuple[int, int], ...] = ()  # character spans [start, end) of the context (planted data)
     answer: str = ""  # the part of the response that only the evidence can tell (planted data)
     source: str = ""
 
@@ -40,7 +41,7 @@ class Encoded:
     context: list[int]
     instruction: list[int]  # with the separators around it
     response: list[int]  # without an end-of-text token
-    dropped: int = field(default=0)  # context tokens cut on the left to fit max_length
+    dropped: int = 0  # context tokens cut on the left to fit max_length
 
     @property
     def prompt(self) -> list[int]:
@@ -58,26 +59,31 @@ def encode(sample: Sample, tokenizer: Any, max_length: int | None = None, chat: 
 
     Args:
         max_length: tokens of the whole sample at most; None for no limit (GATEAU cuts at 64,000).
-        chat: put the tokenizer's chat template around it: what the template writes before the user's text is ``start``, what it
-            writes after it ends ``instruction``; the response stays last, without the template's end of turn.
+        chat: put the tokenizer's chat template around it: what the template writes before the user's text is
+            ``start``, what it writes after it ends ``instruction``; the response stays last, without the
+            template's end of turn.
 
     Raises:
-        DataError: empty response, instruction and response alone exceed ``max_length``, or a template that cannot be used.
+        DataError: empty response, instruction and response alone exceed ``max_length``, or a template that
+            cannot be used.
     """
     lead = SEPARATOR if sample.context else ""
     if chat:
         before, after = _template(sample, tokenizer, sample.context + lead + sample.instruction)
         start = _ids(before, tokenizer)
     else:
-        start, after = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else [], SEPARATOR
-    context, instruction = _ids(sample.context, tokenizer), _ids(lead + sample.instruction + after, tokenizer)
+        after = SEPARATOR
+        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    context = _ids(sample.context, tokenizer)
+    instruction = _ids(lead + sample.instruction + after, tokenizer)
     return _fit(sample, start, context, instruction, _ids(sample.response, tokenizer), max_length)
 
 
 def encode_asked(sample: Sample, tokenizer: Any, max_length: int | None = None) -> Encoded:
-    """The sample as a model is asked in a conversation: the templated prompt tokenized as one text, so that training fits asking.
+    """The sample as a model is asked in a conversation: the templated prompt tokenized as one text.
 
-    `encode` tokenizes the parts one by one, which scoring needs; some tokenizers (Llama-2's) then put a mark before each part.
+    So training fits asking. `encode` tokenizes the parts one by one, which scoring needs; some tokenizers
+    (Llama-2's) then put a mark before each part.
 
     Raises:
         DataError: as `encode`.
@@ -89,7 +95,7 @@ def encode_asked(sample: Sample, tokenizer: Any, max_length: int | None = None) 
 
 
 def split_tokens(tokenizer: Any, *parts: str) -> list[list[int]]:
-    """Ids of the parts of one text, tokenized as a whole; a token belongs to the part that its last character is in."""
+    """Ids of the parts of one text, tokenized as a whole; a token belongs where its last character is."""
     read = tokenizer("".join(parts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ends = np.cumsum([len(part) for part in parts])
     ids: list[list[int]] = [[] for _ in parts]
@@ -99,11 +105,17 @@ def split_tokens(tokenizer: Any, *parts: str) -> list[list[int]]:
 
 
 def _fit(
-    sample: Sample, start: list[int], context: list[int], instruction: list[int], response: list[int], max_length: int | None
+    sample: Sample,
+    start: list[int],
+    context: list[int],
+    instruction: list[int],
+    response: list[int],
+    max_length: int | None,
 ) -> Encoded:
     """The parts as they fit into ``max_length`` tokens, the context cut on the left."""
     if not response:
-        raise DataError(f"sample {sample.id!r}: the response is empty; give it an assistant message with text")
+        fix = "give it an assistant message with text"
+        raise DataError(f"sample {sample.id!r}: the response is empty; {fix}")
     dropped = 0
     if max_length is not None:
         room = max_length - len(start) - len(instruction) - len(response)
@@ -124,40 +136,48 @@ def _ids(text: str, tokenizer: Any) -> list[int]:
 def _template(sample: Sample, tokenizer: Any, user: str) -> tuple[str, str]:
     """What the tokenizer's chat template writes before and after a user turn that asks for an answer."""
     if not has_template(tokenizer):
-        raise DataError(f"sample {sample.id!r}: the model's tokenizer has no chat template; leave out --chat-template")
+        raise DataError(
+            f"sample {sample.id!r}: the model's tokenizer has no chat template; leave out --chat-template"
+        )
     what = {"whose": f"sample {sample.id!r}", "remedy": "leave out --chat-template"}
 
     def written(text: str) -> str:
         return templated(tokenizer, [{"role": "user", "content": text}], **what)
 
     marker = "\ue000user\ue001"  # private-use characters: in no template's own words
-    parts = written(marker).split(marker)
-    # Many templates strip the turn; white space at its ends then stays here, so that places in the text are the sample's own.
-    if len(parts) != 2 or written(user) not in (parts[0] + user + parts[1], parts[0] + user.strip() + parts[1]):
+    around = written(marker).split(marker)
+    # Many templates strip the turn; white space at its ends then stays here, so that places in the text are
+    # the sample's own.
+    if len(around) != 2 or written(user) not in (user.join(around), user.strip().join(around)):
         raise DataError(
-            f"sample {sample.id!r}: the chat template rewrites the user's text, so context and instruction cannot be "
-            "found in it; leave out --chat-template"
+            f"sample {sample.id!r}: the chat template rewrites the user's text, so context and instruction "
+            "cannot be found in it; leave out --chat-template"
         )
-    return parts[0], parts[1]
+    return around[0], around[1]
 
 
 def context_offsets(sample: Sample, tokenizer: Any, encoded: Encoded, segment_length: int) -> list[int]:
-    """Borders of the kept context's segments as character positions in ``sample.context``, one more than there are segments.
+    """Borders of the kept context's segments as character positions in ``sample.context``.
 
-    Segment i is ``context[offsets[i]:offsets[i + 1]]``; the first border is above 0 where context was cut on the left. A sample
-    without kept context has one border, its end.
+    There is one border more than there are segments: segment i is ``context[offsets[i]:offsets[i + 1]]``. The
+    first border is above 0 where context was cut on the left; a sample without kept context has one border,
+    its end.
     """
     if not encoded.context:
         return [len(sample.context)]
-    read = tokenizer(sample.context, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    begins = [begin for begin, _ in read["offset_mapping"]][encoded.dropped :]
+    begins = [begin for begin, _ in _offsets(sample.context, tokenizer)][encoded.dropped :]
     return [*begins[::segment_length], len(sample.context)]
 
 
+def _offsets(text: str, tokenizer: Any) -> list[tuple[int, int]]:
+    """Where each token of a text stands in it, ``(begin, end)`` in characters."""
+    read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return read["offset_mapping"]
+
+
 def evidence_tokens(sample: Sample, tokenizer: Any) -> list[tuple[int, int]]:
-    """Evidence spans in context tokens, ``[start, end)``, from the tokenizer's offsets (before any truncation)."""
-    offsets = tokenizer(sample.context, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
-    spans = []
+    """Evidence spans in context tokens, ``[start, end)``, before any truncation."""
+    spans, offsets = [], _offsets(sample.context, tokenizer)
     for begin, end in sample.evidence:
         inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > begin]
         if not inside:
@@ -166,24 +186,14 @@ def evidence_tokens(sample: Sample, tokenizer: Any) -> list[tuple[int, int]]:
     return spans
 
 
-
-
-
-
 def turns_of(record: dict[str, Any]) -> list[tuple[Any, str]] | None:
-    """Roles and texts of a record's ``messages`` without system turns; None if they are no list of turns with text."""
+    """Roles and texts of a record's ``messages`` without system turns; None if they hold no such turns."""
     messages = record.get("messages")
-    if not (isinstance(messages, list) and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages)):
+    if not isinstance(messages, list):
+        return None
+    if not all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages):
         return None
     return [(m.get("role"), m["content"]) for m in messages if m.get("role") != "system"]
-
-
-
-
-
-
-
-
 
 
 def segments(tokens: Sequence[int], length: int) -> list[list[int]]:

@@ -1,9 +1,9 @@
-"""Models' answers to the items of a benchmark: greedy, batched by length, each kept on disk as soon as it is written.
+"""Models' answers to benchmark items: greedy, batched by length, each kept on disk as soon as it is written.
 
-Finished answers lie in part files that are only ever added to. A record is known by the content that decides it (model,
-prompt, lengths, code), so a killed run goes on where it stopped and ends with the same table, and another model never
-meets old answers. Several processes may share a folder: each answers a part of the items, and a last call with all of
-them reads what is there.
+Finished answers lie in part files that are only ever added to. A record is known by the content that decides
+it (model, prompt, lengths, code), so a killed run goes on where it stopped and ends with the same table, and
+another model never meets old answers. Several processes may share a folder: each answers a part of the items,
+and a last call with all of them reads what is there.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ COLUMNS = ["id", "task", "answers", "prompt_tokens", "cut_tokens", "error"]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A benchmark's items; in a key their digest stands for them, since they can be hundreds of megabytes."""
+class Questions:
+    """Items to answer; in a key their digest stands for them, for they can be hundreds of megabytes."""
 
     items: Sequence[Item] = field(metadata=UNKEYED)
     digest: str
@@ -60,26 +60,31 @@ def answers_of_runs(
     Raises:
         JobError: a run whose model cannot be loaded or asked, by name.
     """
-    profile = study.profile
-    content = digest(repr(items))
+    profile, questions = study.profile, Questions(items, digest(repr(items)))
     how = {"room": profile.benchmark_window, "chat": profile.template != "plain", "dtype": profile.dtype}
     builds = {}
     for run, folder in folders.items():
-        work = study.cache / "answers" / f"{benchmark}-{digest(repr((folder.name, content, how)))[:12]}"
-        inputs = {"model_dir": folder, "asked": Asked(items, content), "work": work, "how": how}
+        key = digest(repr((folder.name, questions.digest, how)))[:12]
+        work = study.cache / "answers" / f"{benchmark}-{key}"
+        inputs = {"model_dir": folder, "questions": questions, "work": work, **how}
         builds[f"{benchmark} of {run}"] = Build(f"answers-{benchmark}", write_answers, inputs)
     made = build_all(study, builds, at_once(profile), benchmark)
-    return {run: Answers(pd.read_parquet(made_at / TABLE), made_at) for run, made_at in zip(folders, made, strict=True)}
+    return {run: Answers(pd.read_parquet(at / TABLE), at) for run, at in zip(folders, made, strict=True)}
 
 
-def write_answers(model_dir: Path, asked: Asked, work: Path, how: dict[str, Any], out: Path) -> None:
-    """Generate a model's answers in ``work``, where they survive a kill, and leave the table in ``out``."""
-    items = asked.items
-    model, tokenizer = loading.load(model_dir, how["dtype"])
-    tables = []
-    for size in sorted({item.max_new_tokens for item in items}):  # every prompt has the same room, whatever its answer takes
+def write_answers(
+    model_dir: Path, questions: Questions, work: Path, room: int, chat: bool, dtype: str, out: Path
+) -> None:
+    """Generate a model's answers in ``work``, where they survive a kill, and leave the table in ``out``.
+
+    Args:
+        room: tokens of every prompt at most, whatever its answer takes.
+    """
+    model, tokenizer = loading.load(model_dir, dtype)
+    tables, items = [], questions.items
+    for size in sorted({item.max_new_tokens for item in items}):
         part = [item for item in items if item.max_new_tokens == size]
-        tables.append(answer(model, tokenizer, part, work, window=how["room"] + size, chat=how["chat"]))
+        tables.append(answer(model, tokenizer, part, work, window=room + size, chat=chat))
     places = {item.id: place for place, item in enumerate(items)}
     table = pd.concat(tables).sort_values("id", key=lambda ids: ids.map(places), ignore_index=True)
     table.to_parquet(out / TABLE)
@@ -101,12 +106,14 @@ def answer(
         out: folder of the part files, made if need be.
         window: tokens of prompt and answer together; a longer prompt loses its middle (see `middle`).
         chat: prompts as in a conversation (see `prompt_ids`).
-        batch_tokens: padded tokens of a batch, answers included. A batch that does not fit into memory is halved.
+        batch_tokens: padded tokens of a batch, answers included. A batch that does not fit into memory is
+            halved.
 
     Returns:
         One row an item, in order: ``id``; ``task``; ``answers``, one raw text a turn; ``prompt_tokens`` and
-        ``cut_tokens``, read and cut, of the last turn (which holds the turns before it); ``error``, None or why there
-        is no answer: an item that does not fit into memory alone has none, and is tried again by the next call.
+        ``cut_tokens``, read and cut, of the last turn (which holds the turns before it); ``error``, None or
+        why there is no answer: an item that does not fit into memory alone has none, and is tried again by
+        the next call.
 
     Raises:
         DataError: an id twice, or a window that leaves no room for a prompt.
@@ -143,10 +150,14 @@ def _check(items: Sequence[Item], window: int) -> None:
             raise DataError(f"item {item.id!r} is given twice; ids must be unique")
         seen.add(item.id)
         if window - item.max_new_tokens < 2:
-            raise DataError(f"item {item.id!r}: {item.max_new_tokens} new tokens leave no room in a window of {window}")
+            raise DataError(
+                f"item {item.id!r}: {item.max_new_tokens} new tokens leave no room in a window of {window}"
+            )
 
 
-def _records(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], window: int, chat: bool) -> list[dict[str, Any]]:
+def _records(
+    model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], window: int, chat: bool
+) -> list[dict[str, Any]]:
     """`_converse`, but a single item that does not fit into memory becomes a record that says so."""
     try:
         return _converse(model, tokenizer, items, window, chat)
@@ -154,7 +165,8 @@ def _records(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], wind
         if len(items) > 1 or not is_out_of_memory(error):
             raise
     length = _length(items[0], tokenizer, window, chat)
-    why = f"{length} tokens do not fit into memory even alone; lower the window, or take bfloat16 or a larger device"
+    fix = "lower the window, or take bfloat16 or a larger device"
+    why = f"{length} tokens do not fit into memory even alone; {fix}"
     log.warning("item %r: %s", items[0].id, why)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -168,7 +180,9 @@ def _converse(
     room, ends = window - items[0].max_new_tokens, end_tokens(model, tokenizer)
     answers: list[list[str]] = [[] for _ in items]
     for _ in items[0].turns:
-        prompts = [prompt_ids(tokenizer, item.turns, said, chat) for item, said in zip(items, answers, strict=True)]
+        prompts = [
+            prompt_ids(tokenizer, item.turns, said, chat) for item, said in zip(items, answers, strict=True)
+        ]
         read = [middle(prompt, room) for prompt in prompts]
         written = continue_greedily(model, read, items[0].max_new_tokens, ends, tokenizer.pad_token_id)
         for said, new in zip(answers, written, strict=True):
@@ -182,14 +196,21 @@ def _converse(
 def _length(item: Item, tokenizer: Any, window: int, chat: bool) -> int:
     """Tokens of an item when its last answer is written, at most: what batches are planned with."""
     later = sum(len(text_ids(tokenizer, turn)) for turn in item.turns[1:])
-    return min(window, len(prompt_ids(tokenizer, item.turns, [], chat)) + later + item.max_new_tokens * len(item.turns))
+    return min(
+        window,
+        len(prompt_ids(tokenizer, item.turns, [], chat)) + later + item.max_new_tokens * len(item.turns),
+    )
 
 
-def _keys(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], window: int, chat: bool) -> dict[str, str]:
+def _keys(
+    model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], window: int, chat: bool
+) -> dict[str, str]:
     """For each item's id the name of its record: a hash of all that decides the answer."""
     made_by = [fingerprint(model, tokenizer), source_hash([answer]), versions(), window, chat]
     common = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
-    contents = {item.id: json.dumps([common, item.id, item.task, item.turns, item.max_new_tokens]) for item in items}
+    contents = {
+        item.id: json.dumps([common, item.id, item.task, item.turns, item.max_new_tokens]) for item in items
+    }
     return {name: hashlib.sha256(text.encode()).hexdigest()[:20] for name, text in contents.items()}
 
 
@@ -209,5 +230,7 @@ def _write(out: Path, records: dict[str, dict[str, Any]]) -> None:
     """A part file with these records, named by what they are."""
     if records:
         name = hashlib.sha256("".join(records).encode()).hexdigest()[:20]
-        lines = [json.dumps({"key": key} | record, ensure_ascii=False) + "\n" for key, record in records.items()]
+        lines = [
+            json.dumps({"key": key} | record, ensure_ascii=False) + "\n" for key, record in records.items()
+        ]
         atomic_write(out / f"{name}.jsonl", "".join(lines))

@@ -1,7 +1,7 @@
 """What counts in a response: where its answer stands, and whether a generated text holds it.
 
-A sample's *answer* is the part of its response that only the evidence can tell; the words around it are its frame. Text is
-normalised as in SQuAD: lower case; punctuation, articles and extra space removed.
+A sample's *answer* is the part of its response that only the evidence can tell; the words around it are its
+frame. Text is normalised as in SQuAD: lower case; punctuation, articles and extra space removed.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ def normalize(text: str) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    """As `normalize`, but punctuation parts words: a text that goes on right after its answer still holds it."""
+    """As `normalize`, but punctuation parts words: text that goes on after its answer still holds it."""
     return normalize(re.sub(rf"[{re.escape(string.punctuation)}]", " ", text))
 
 
 def answer_parts(sample: Sample) -> list[tuple[int, int]]:
     """Where the answer stands in the response: character spans ``[start, end)``, in order.
 
-    One span if the response holds the answer as it is (its last occurrence) or the sample has no answer (the whole response).
-    Otherwise the answer's words must follow one another in the response, and words with only space between them are one span.
+    One span if the response holds the answer as it is (its last occurrence) or the sample has no answer (the
+    whole response). Otherwise the answer's words must follow one another in the response, and words with only
+    space between them are one span.
 
     Raises:
         DataError: a word of the answer is not in the response.
@@ -45,9 +46,13 @@ def answer_parts(sample: Sample) -> list[tuple[int, int]]:
     spans: list[tuple[int, int]] = []
     place = 0
     for word in answer.split():
-        found = re.compile(rf"(?<!\w){re.escape(word.strip(string.punctuation))}(?!\w)").search(response, place)
+        found = re.compile(rf"(?<!\w){re.escape(word.strip(string.punctuation))}(?!\w)").search(
+            response, place
+        )
         if found is None:
-            raise DataError(f"sample {sample.id!r}: the answer's {word!r} is not in the response; quote the response in 'answer'")
+            raise DataError(
+                f"sample {sample.id!r}: the answer's {word!r} is not in the response; quote it in 'answer'"
+            )
         joined = spans and not response[spans[-1][1] : found.start()].strip()
         spans[-1:] = [(spans[-1][0], found.end())] if joined else [*spans[-1:], found.span()]
         place = found.end()
@@ -56,9 +61,14 @@ def answer_parts(sample: Sample) -> list[tuple[int, int]]:
 
 def answer_tokens(sample: Sample, tokenizer: Any) -> np.ndarray:
     """Indices of the response's tokens that overlap its answer, from the tokenizer's offsets."""
-    offsets = tokenizer(sample.response, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    offsets = tokenizer(
+        sample.response, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )["offset_mapping"]
     parts = answer_parts(sample)
-    return np.array([i for i, (a, b) in enumerate(offsets) if any(a < end and b > begin for begin, end in parts)], dtype=np.int64)
+    return np.array(
+        [i for i, (a, b) in enumerate(offsets) if any(a < end and b > begin for begin, end in parts)],
+        dtype=np.int64,
+    )
 
 
 def exact_match(prediction: str, parts: Sequence[str]) -> bool:
@@ -87,14 +97,14 @@ def token_f1(prediction: str, reference: str, frame: str = "") -> float:
 
 
 def bag_f1(given: Counter[str], wanted: Counter[str]) -> float:
-    """Harmonic mean of precision and recall of two bags of words; if either is empty, 1 when both are and else 0."""
+    """F1 of two bags of words; if either is empty, 1 when both are and else 0."""
     if not given or not wanted:
         return float(given == wanted)
     return 2 * (given & wanted).total() / (given.total() + wanted.total())
 
 
 def matches(text: str, sample: Sample) -> tuple[bool, float]:
-    """Exact match and F1 of a text generated for a sample: its answer against the text, the frame taken out for F1."""
+    """Exact match and F1 of a text for a sample: its answer against the text; F1 without the frame."""
     parts = answer_parts(sample)
     frame, place = "", 0
     for begin, end in parts:

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from gateau_lib.study.errors import DataError
+from gateau_lib.study.errors import DataError, UserError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study
 
 
-class NotInstalled(ImportError):
-    """A package, or data of a package, that a benchmark needs is not there; the message says how to get it."""
+class NotInstalled(UserError):
+    """A package (or its data) that a benchmark needs is not there; the message says how to get it."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +54,28 @@ class Benchmark:
     name: str  # in profiles and tables
     title: str  # for a reader
     source: str  # paper and code it follows
-    items: Callable[[Study, Any], list[Item]]  # at the profile's size, for a tokenizer; the same for every run
-    score: Callable[..., pd.DataFrame]  # (items, answers table), with a judge also (judge, folder): id, task, score
+    items: Callable[
+        [Study, Any], list[Item]
+    ]  # at the profile's size, for a tokenizer; the same for every run
+    score: Callable[
+        ..., pd.DataFrame
+    ]  # (items, answers table), with a judge also (judge, folder): id, task, score
     cost: Callable[[Profile], list[Asked]]
     data: str = ""  # the data set of the registry that it reads
     packages: tuple[str, ...] = ()  # that it needs beside the library's, as pip knows them
     judged: bool = False  # whether a judge rates the answers
-    read_whole: bool = False  # whether what is asked for may stand anywhere in the prompt, so that no part may be cut
+    read_whole: bool = (
+        False  # whether what is asked for may stand anywhere in the prompt, so that no part may be cut
+    )
     # How runs (name -> folder of the model) come to their answers; None: the model writes them (`answering`).
     answers: Callable[[Study, Sequence[Item], Mapping[str, Path]], dict[str, Answers]] | None = None
 
 
 def middle(ids: list[int], room: int) -> list[int]:
-    """At most ``room`` of the ids: the first half and the last half of them, as LongBench cuts (pred.py: both halves equal).
+    """At most ``room`` of the ids: the first and the last half of them, as LongBench cuts (pred.py).
 
-    The cut is in token ids, wrapping included, so that nothing is read that the window cannot hold; LongBench decodes
-    the halves and tokenizes them again, which can make other tokens at the seam.
+    The cut is in token ids, wrapping included, so that nothing is read that the window cannot hold; LongBench
+    decodes the halves and tokenizes them again, which can make other tokens at the seam.
     """
     half = room // 2
     return ids if len(ids) <= room else ids[:half] + ids[len(ids) - half :]
@@ -87,7 +93,7 @@ def first_of_each_task(items: Sequence[Item], count: int | None) -> list[Item]:
 
 
 def prompt_lengths(profile: Profile) -> list[int]:
-    """Tokens of the prompts that are made to length: what is hidden in a longer one would be cut out of its middle."""
+    """Tokens of prompts that are made to length: what a longer one hides would be cut out of its middle."""
     return sorted({min(length, profile.benchmark_window) for length in profile.eval_lengths})
 
 
@@ -97,7 +103,7 @@ def tasks_by_length(items: Sequence[Item]) -> list[Item]:
 
 
 def fixed_size(items: int, prompt: int, answer: int, tasks: int = 1) -> Callable[[Profile], list[Asked]]:
-    """The cost of a published benchmark: its items, and assumed mean tokens of a prompt before it is cut and of an answer."""
+    """The cost of a published benchmark: items, assumed mean tokens of an uncut prompt and an answer."""
 
     def cost(profile: Profile) -> list[Asked]:
         few, window = profile.benchmark_items, profile.benchmark_window
@@ -122,7 +128,10 @@ def scored(
         DataError: an item that was not asked.
     """
     said = answers_of(items, answers)
-    rows = [(item.id, item.task, measure(item, said[item.id]) if len(said[item.id]) else float("nan")) for item in items]
+    rows = [
+        (item.id, item.task, measure(item, said[item.id]) if len(said[item.id]) else float("nan"))
+        for item in items
+    ]
     return pd.DataFrame(rows, columns=["id", "task", "score"])
 
 

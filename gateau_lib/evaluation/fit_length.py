@@ -20,7 +20,8 @@ def longest_prompt(build: Callable[[int], str], tokenizer: Any, length: int, nam
     """How many units of filling make the longest text whose prompt has at most ``length`` tokens.
 
     Args:
-        build: the text with that many units of filling (sentences, words, tokens); more units never make it much shorter.
+        build: the text with that many units of filling (sentences, words, tokens); more units never make it
+            much shorter.
         name: for the error message.
 
     Returns:
@@ -36,7 +37,9 @@ def longest_prompt(build: Callable[[int], str], tokenizer: Any, length: int, nam
     wrapping = 0
     bare = prompt_tokens(build(0), tokenizer)
     if bare > length:
-        raise DataError(f"{name}: {bare} tokens without any filling, more than the wanted {length}; ask for a longer one")
+        raise DataError(
+            f"{name}: {bare} tokens without any filling, more than the wanted {length}; ask for a longer one"
+        )
     wrapping = bare - count(0)
     low, at_low, high = 0, bare, _TRIAL
     while (at_high := count(high)) <= length:
@@ -46,8 +49,12 @@ def longest_prompt(build: Callable[[int], str], tokenizer: Any, length: int, nam
         between = low + int((length - at_low) / _slope(0, high - low, at_high - at_low))
         between = min(max(between, low + 1), high - 1)
         at = count(between)
-        low, at_low, high, at_high = (between, at, high, at_high) if at <= length else (low, at_low, between, at)
-    while (tokens := prompt_tokens(build(low), tokenizer)) > length:  # a wrapping that takes more around another text
+        low, at_low, high, at_high = (
+            (between, at, high, at_high) if at <= length else (low, at_low, between, at)
+        )
+    while (
+        tokens := prompt_tokens(build(low), tokenizer)
+    ) > length:  # a wrapping that takes more around another text
         low -= 1
     return low, tokens
 

@@ -1,8 +1,9 @@
-"""A fact hidden in real text: the needle test, with length and depth counted in the tokens that the model reads.
+"""A fact hidden in real text: the needle test, with length and depth in the tokens that the model reads.
 
-A needle stands between two sentences of the haystack. The text before it and after it is cut, at words, to as many tokens as the
-depth asks for, so every tokenizer gets the depth that is named. (GATEAU's released test looks for a full stop by a token id of
-another tokenizer, finds none, and puts every needle at the first character.)
+A needle stands between two sentences of the haystack. The text before it and after it is cut, at words, to as
+many tokens as the depth asks for, so every tokenizer gets the depth that is named. (GATEAU's released test
+looks for a full stop by a token id of another tokenizer, finds none, and puts every needle at the first
+character.)
 """
 
 from __future__ import annotations
@@ -38,10 +39,15 @@ TASK = "needle"
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 REPEATS = 3  # items of a length and depth, each with another needle in another place of the haystack
 MAX_NEW_TOKENS = 64
-TOLERANCE = 32  # tokens that length and depth may be off, or 2 % of the length if that is more: where words end
+TOLERANCE = (
+    32  # tokens that length and depth may be off, or 2 % of the length if that is more: where words end
+)
 _WORD = 24  # characters at most that a cut moves to spare a word
-# White space after the end of a sentence, with what begins another; the place after a Chinese full stop; an empty line.
-_BORDER = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[A-Z\d])|(?<=[。！？])[”’」』]*\s*(?=.)|\n\s*\n", re.DOTALL)
+# White space after the end of a sentence, with what begins another; the place after a Chinese full stop; an
+# empty line.
+_BORDER = re.compile(
+    r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[A-Z\d])|(?<=[。！？])[”’」』]*\s*(?=.)|\n\s*\n", re.DOTALL
+)
 
 
 def items(
@@ -60,11 +66,13 @@ def items(
         depths: tokens before the needle over all that are not it, 0 to 1.
 
     Returns:
-        ``repeats`` items for each; ``extra`` holds ``length`` and ``depth`` as asked for, ``tokens`` and ``realised_depth`` as
-        they are, ``needle``, and ``copies`` of the haystack (above 1 where it is too short).
+        ``repeats`` items for each; ``extra`` holds ``length`` and ``depth`` as asked for, ``tokens`` and
+        ``realised_depth`` as they are, ``needle``, and ``copies`` of the haystack (above 1 where it is too
+        short).
 
     Raises:
-        DataError: texts without two sentences, or a length that is too short; an item that is not as long or as deep as asked.
+        DataError: texts without two sentences, or a length that is too short; an item that is not as long or
+            as deep as asked.
     """
     stack = SEPARATOR.join(text.strip() for text in texts) + SEPARATOR
     borders = [found.end() for found in _BORDER.finditer(stack)]
@@ -81,7 +89,9 @@ def items(
     return found
 
 
-def _item(name: str, stack: str, at: int, fact: world.Fact, tokenizer: Any, length: int, depth: float) -> Item:
+def _item(
+    name: str, stack: str, at: int, fact: world.Fact, tokenizer: Any, length: int, depth: float
+) -> Item:
     left = _Side(stack, at, tokenizer, round(depth * length), before=True)
     right = _Side(stack, at, tokenizer, length - round(depth * length), before=False)
     question = world.question([fact])[0]
@@ -92,13 +102,17 @@ def _item(name: str, stack: str, at: int, fact: world.Fact, tokenizer: Any, leng
         lead = before if not before or before[-1].isspace() else before + " "
         return f"{lead}{fact.sentence} {after}".rstrip(), len(lead)
 
-    tokens, read = longest_prompt(lambda tokens: context(tokens)[0] + SEPARATOR + question, tokenizer, length, name)
+    tokens, read = longest_prompt(
+        lambda tokens: context(tokens)[0] + SEPARATOR + question, tokenizer, length, name
+    )
     text, begin = context(tokens)
     sample = Sample(name, text, question, fact.sentence, evidence=((begin, begin + len(fact.sentence)),))
     realised = realised_depth(sample, tokenizer)
     allowed = max(TOLERANCE, length // 50)
     if length - read > allowed or abs(realised - depth) * read > allowed:
-        raise DataError(f"{name}: {read} tokens with the needle at depth {realised:.3f}; give a haystack with shorter words")
+        raise DataError(
+            f"{name}: {read} tokens, the needle at depth {realised:.3f}; give a haystack with shorter words"
+        )
     copies = -(-(len(text) - len(fact.sentence)) // len(stack))
     extra = {"length": length, "depth": depth, "tokens": read, "realised_depth": realised}
     extra |= {"needle": fact.sentence, "copies": copies}
@@ -113,7 +127,9 @@ class _Side:
         while len(self.offsets) <= tokens:  # more characters, until there are more than enough tokens
             laps = size // len(stack) + 1
             end = at + laps * len(stack)
-            self.text = (stack * (laps + 1))[end - size : end] if before else (stack * (laps + 1))[at : at + size]
+            self.text = (
+                (stack * (laps + 1))[end - size : end] if before else (stack * (laps + 1))[at : at + size]
+            )
             read = tokenizer(self.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             self.offsets, size = read["offset_mapping"], 2 * size
 
@@ -135,8 +151,15 @@ def _inside_word(text: str, at: int) -> bool:
 
 def cells(items: Sequence[Item]) -> pd.DataFrame:
     """The items' cells of the needle map: ``id, length, depth, realised_length, realised_depth``."""
-    keys = {"length": "length", "depth": "depth", "realised_length": "tokens", "realised_depth": "realised_depth"}
-    return pd.DataFrame([{"id": item.id} | {name: item.extra[key] for name, key in keys.items()} for item in items])
+    keys = {
+        "length": "length",
+        "depth": "depth",
+        "realised_length": "tokens",
+        "realised_depth": "realised_depth",
+    }
+    return pd.DataFrame(
+        [{"id": item.id} | {name: item.extra[key] for name, key in keys.items()} for item in items]
+    )
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
@@ -149,7 +172,7 @@ def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def realised_depth(sample: Sample, tokenizer: Any) -> float:
-    """Where a needle lies in its context: tokens before it over tokens that are not it, 0 at the start and 1 at the end.
+    """Where a needle lies in its context: tokens before it over tokens that are not it, 0 to 1.
 
     Raises:
         DataError: not exactly one evidence span.
@@ -163,7 +186,11 @@ def realised_depth(sample: Sample, tokenizer: Any) -> float:
 
 
 def needle_cells(
-    samples: Sequence[Sample], tokenizer: Any, lengths: Sequence[int], depths: Sequence[float], tolerance: float = 0.08
+    samples: Sequence[Sample],
+    tokenizer: Any,
+    lengths: Sequence[int],
+    depths: Sequence[float],
+    tolerance: float = 0.08,
 ) -> pd.DataFrame:
     """The cell of the needle map each item lies in, measured in tokens, not taken from how it was made.
 
@@ -183,19 +210,31 @@ def needle_cells(
         length, depth = min(lengths, key=lambda n: abs(n - tokens)), min(depths, key=lambda d: abs(d - at))
         if abs(tokens - length) > tolerance * length or abs(at - depth) > tolerance:
             raise DataError(
-                f"sample {sample.id!r}: {tokens} tokens with the needle at depth {at:.3f} lies in no cell of lengths "
+                f"sample {sample.id!r}: {tokens} tokens, needle at depth {at:.3f} lies in no cell of lengths "
                 f"{list(lengths)} and depths {list(depths)} (tolerance {tolerance}); make the item again"
             )
-        rows.append({"id": sample.id, "length": length, "depth": depth, "realised_length": tokens, "realised_depth": at})
+        rows.append(
+            {
+                "id": sample.id,
+                "length": length,
+                "depth": depth,
+                "realised_length": tokens,
+                "realised_depth": at,
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def needle_map(rows: pd.DataFrame, cells: pd.DataFrame, measure: str = "token_accuracy") -> pd.DataFrame:
-    """Mean of a measure by depth (rows) and length (columns), from `evaluate_model`'s rows and `needle_cells`."""
+    """Mean of a measure by depth (rows) and length (columns), from rows of `evaluate_model` and cells."""
     joined = cells.merge(rows, on="id", how="left", validate="one_to_one")
     if joined[measure].isna().any():
-        raise DataError(f"item {joined.loc[joined[measure].isna(), 'id'].iloc[0]!r} of the needle map was not evaluated")
-    return joined.assign(value=joined[measure].astype(float)).pivot_table(index="depth", columns="length", values="value")
+        raise DataError(
+            f"item {joined.loc[joined[measure].isna(), 'id'].iloc[0]!r} of the needle map was not evaluated"
+        )
+    return joined.assign(value=joined[measure].astype(float)).pivot_table(
+        index="depth", columns="length", values="value"
+    )
 
 
 def haystack(study: Study) -> list[str]:
@@ -204,7 +243,9 @@ def haystack(study: Study) -> list[str]:
 
 
 def _of_study(study: Study, tokenizer: Any) -> list[Item]:
-    return tasks_by_length(items(haystack(study), tokenizer, prompt_lengths(study.profile), DEPTHS, study.seed))
+    return tasks_by_length(
+        items(haystack(study), tokenizer, prompt_lengths(study.profile), DEPTHS, study.seed)
+    )
 
 
 def _cost(profile: Profile) -> list[Asked]:
@@ -215,7 +256,7 @@ def _cost(profile: Profile) -> list[Asked]:
 BENCHMARK = Benchmark(
     name="needle",
     title="Needle",
-    source="Kamradt 2023, github.com/gkamradt/LLMTest_NeedleInAHaystack; GATEAU train/Needle_test; places counted in tokens",
+    source="Kamradt 2023, github.com/gkamradt/LLMTest_NeedleInAHaystack; GATEAU; places counted in tokens",
     items=_of_study,
     score=score,
     cost=_cost,

@@ -1,8 +1,8 @@
-"""LongBench-Chat and MT-Bench: answers rated by a judge, with the official prompts (``judging.yml``) and reading.
+"""LongBench-Chat and MT-Bench: answers rated by a judge, by the official prompts (``judging.yml``).
 
-The judge is any model of `gateau_lib.sources.chat`. It rates from 1 to 10; scores are ratings times 10, as in GATEAU's
-tables. Without a judge the benchmark is not run: nothing here gives an answer the score 0. Prompts, parameters, seed and
-raw ratings stay in the transcript of the folder ``out``.
+The judge is any model of `gateau_lib.sources.chat`. It rates from 1 to 10; scores are ratings times 10, as in
+GATEAU's tables. Without a judge the benchmark is not run: nothing here gives an answer the score 0. Prompts,
+parameters, seed and raw ratings stay in the transcript of the folder ``out``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ NEW_TOKENS = 1024  # of an answer: LongBench-Chat's eval.py; FastChat's usual --
 JUDGE_TOKENS = 2048  # FastChat's common.py, run_judge_single
 WITH_REFERENCE = ("math", "reasoning", "coding")  # FastChat's common.py, NEED_REF_CATS
 EXAMPLES = 3  # rated answers that LongBench-Chat's prompt shows before the one in question
-BESIDE = {"longbench-chat": "few_shots.json", "mt-bench": "reference_answer/gpt-4.jsonl"}  # the questions' file
+BESIDE = {
+    "longbench-chat": "few_shots.json",
+    "mt-bench": "reference_answer/gpt-4.jsonl",
+}  # the questions' file
 COLUMNS = ["id", "task", "score", "ratings", "raw", "why"]
 
 
@@ -47,13 +50,14 @@ def prompts() -> dict[str, Any]:
 def items(path: Path, benchmark: Name) -> list[Item]:
     """The questions of a benchmark, from its published file: JSONL, or a JSON list.
 
-    LongBench-Chat: ``test_cases.json`` of THUDM/LongAlign (``idx, prompt, query, answer``), with ``few_shots.json``
-    beside it, or each question's three rated answers in its own field ``few_shots``. MT-Bench: ``question.jsonl`` of
-    lm-sys/FastChat (``question_id, category, turns, reference``), with ``reference_answer/gpt-4.jsonl`` beside it if
-    there is one: its answers stand before the questions' own.
+    LongBench-Chat: ``test_cases.json`` of THUDM/LongAlign (``idx, prompt, query, answer``), with
+    ``few_shots.json`` beside it, or each question's three rated answers in its own field ``few_shots``.
+    MT-Bench: ``question.jsonl`` of lm-sys/FastChat (``question_id, category, turns, reference``), with
+    ``reference_answer/gpt-4.jsonl`` beside it if there is one: its answers stand before the questions' own.
 
     Returns:
-        Items with the task ``longbench-chat``, or MT-Bench's category. ``extra`` is what the judge sees besides the answer.
+        Items with the task ``longbench-chat``, or MT-Bench's category. ``extra`` is what the judge sees
+        besides the answer.
 
     Raises:
         DataError: a file or field that is missing, or an id twice.
@@ -109,9 +113,9 @@ def _mt_bench(record: dict[str, Any], more: Sequence[Any]) -> Item:
 def judge_requests(item: Item, answers: Sequence[str]) -> list[Request]:
     """What the judge is asked about an item's answers: one request a turn (at most two, as MT-Bench has).
 
-    LongBench-Chat's judge sees question, reference and three rated answers, never the document; the answer without its
-    line breaks, as eval.py stores it. MT-Bench's second request shows both turns. References are shown in math,
-    reasoning and coding.
+    LongBench-Chat's judge sees question, reference and three rated answers, never the document; the answer
+    without its line breaks, as eval.py stores it. MT-Bench's second request shows both turns. References are
+    shown in math, reasoning and coding.
 
     Raises:
         DataError: not as many answers as turns.
@@ -134,7 +138,9 @@ def judge_requests(item: Item, answers: Sequence[str]) -> list[Request]:
 
 
 def _request(kit: dict[str, str], text: str) -> Request:
-    return Request(({"role": "system", "content": kit["system"]}, {"role": "user", "content": text}), JUDGE_TOKENS)
+    return Request(
+        ({"role": "system", "content": kit["system"]}, {"role": "user", "content": text}), JUDGE_TOKENS
+    )
 
 
 def _wants_reference(item: Item) -> bool:
@@ -144,8 +150,8 @@ def _wants_reference(item: Item) -> bool:
 def rating(benchmark: Name, text: str) -> float | None:
     """The rating in a judge's answer, 1 to 10, or None.
 
-    LongBench-Chat: the first number of the last ``[[...]]`` (eval.py). MT-Bench: the first ``[[number]]``, else the first
-    ``[number]`` (common.py).
+    LongBench-Chat: the first number of the last ``[[...]]`` (eval.py). MT-Bench: the first ``[[number]]``,
+    else the first ``[number]`` (common.py).
     """
     if benchmark == "longbench-chat":
         marked = re.findall(r"\[\[([^\]]+)\]\]", text)
@@ -160,26 +166,37 @@ def rating(benchmark: Name, text: str) -> float | None:
 def score(items: Sequence[Item], answers: pd.DataFrame, judge: str, out: Path) -> pd.DataFrame:
     """Ratings of the answers to one benchmark's items.
 
-    A judge whose rating cannot be read is asked once more, with another seed and at temperature 1 (at 0 it would repeat
-    itself).
+    A judge whose rating cannot be read is asked once more, with another seed and at temperature 1 (at 0 it
+    would repeat itself).
 
     Args:
-        answers: rows ``id, answers`` (one text a turn; none if the item was not answered), of `answering.answer`.
+        answers: rows ``id, answers`` (one text a turn; none if the item was not answered), of
+            `answering.answer`.
         judge: the model, in the spelling of `chat.open_model`.
         out: folder of the transcript; what it holds is not asked again.
 
     Returns:
-        One row an item, in order: ``id``; ``task``; ``score``, the mean rating of its turns times 10, NaN if one is
-        missing; ``ratings`` and ``raw``, the judge's last words, one a turn; ``why``, None or why there is no score.
+        One row an item, in order: ``id``; ``task``; ``score``, the mean rating of its turns times 10, NaN if
+        one is missing; ``ratings`` and ``raw``, the judge's last words, one a turn; ``why``, None or why
+        there is no score.
 
     Raises:
         DataError: an item without a row in ``answers``. ChatError: no judge, or it cannot be asked any more.
     """
     model = open_model(judge)
     given = answers_of(items, answers)
-    asked = [(item, request) for item in items if len(given[item.id]) for request in judge_requests(item, given[item.id])]
+    asked = [
+        (item, request)
+        for item in items
+        if len(given[item.id])
+        for request in judge_requests(item, given[item.id])
+    ]
     replies = ask(model, [request for _, request in asked], out, "judge", len(asked))
-    again = [n for n, reply in enumerate(replies) if reply.finish != "refused" and _read(asked[n][0], reply) is None]
+    again = [
+        n
+        for n, reply in enumerate(replies)
+        if reply.finish != "refused" and _read(asked[n][0], reply) is None
+    ]
     second = [replace(asked[n][1], seed=1, temperature=1.0) for n in again]
     for n, reply in zip(again, ask(model, second, out, "judge, once more", len(second)), strict=True):
         replies[n] = reply
@@ -197,7 +214,9 @@ def _read(item: Item, reply: Reply) -> float | None:
 
 def _row(item: Item, replies: Sequence[Reply]) -> dict[str, Any]:
     ratings = [_read(item, reply) for reply in replies]
-    whys = [reply.error or "rating not read" for reply, read in zip(replies, ratings, strict=True) if read is None]
+    whys = [
+        reply.error or "rating not read" for reply, read in zip(replies, ratings, strict=True) if read is None
+    ]
     if not replies:
         whys = ["no answer"]
     values = [math.nan if read is None else read for read in ratings]
@@ -219,12 +238,13 @@ def _tell(items: Sequence[Item], frame: pd.DataFrame, out: Path) -> None:
         lost = f"{whys.total()} of {len(frame)} items have no score ({counts})"
         log.warning("%s; see %s", lost, out / TRANSCRIPT)
     if bare := [item.id for item in items if _wants_reference(item) and not item.references]:
-        which = f"{len(bare)} questions without reference answers (the first: {bare[0]}) were judged with the general prompt"
-        log.warning("%s; put FastChat's reference_answer/gpt-4.jsonl beside question.jsonl", which)
+        which = f"{len(bare)} questions without reference answers (the first: {bare[0]})"
+        fix = "put FastChat's reference_answer/gpt-4.jsonl beside question.jsonl"
+        log.warning("%s were judged with the general prompt; %s", which, fix)
 
 
 def questions(study: Study, benchmark: Name) -> Path:
-    """The file of a benchmark's questions, as `items` reads it; MT-Bench's may be a table that is written as JSONL."""
+    """The file of a benchmark's questions, as `items` reads it; MT-Bench's table is made JSONL first."""
     files, about = published.files_of(study, benchmark)
     if own := [path for path in files if path.name in ("test_cases.json", "question.jsonl")]:
         return own[0]

@@ -17,7 +17,12 @@ from gateau_lib.sources import conversion, published
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.store import Study, artefact
 
-FIELDS = ("_id", "input", "context", "answers")  # of a published record; length, language and others are beside them
+FIELDS = (
+    "_id",
+    "input",
+    "context",
+    "answers",
+)  # of a published record; length, language and others are beside them
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""Tasks in RULER's manner at any length: one of several keys, a chain of variables, the commonest words of a list.
+"""Tasks in RULER's manner at any length: one of several keys, a chain of variables, commonest words.
 
-The tasks, their sizes and the score follow RULER (Hsieh et al. 2024, github.com/NVIDIA/RULER, Apache-2.0: multi-key needles,
-variable tracking, common words extraction); text and prompts are our own, without RULER's worked example and without the words it
-puts into the model's mouth, so the numbers are not those of its table.
+The tasks, their sizes and the score follow RULER (Hsieh et al. 2024, github.com/NVIDIA/RULER, Apache-2.0:
+multi-key needles, variable tracking, common words extraction); text and prompts are our own, without RULER's
+worked example and without the words it puts into the model's mouth, so the numbers are not those of its
+table.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ KEYS = 4  # access numbers in a text, one of them asked for
 HOPS = 4  # assignments after the first
 ANSWER = 64  # tokens of an answer, assumed mean
 _SPARE = 64  # words beyond one a token, for a first trial
-# From this length on: common words, how often each of them comes, how often any other (below 1,024 tokens ours, not RULER's).
+# From this length on: common words, how often each of them comes, how often any other (below 1,024 tokens
+# ours, not RULER's).
 SIZES = {4096: (10, 30, 3), 1024: (10, 6, 1), 0: (4, 3, 1)}
 
 Build = Callable[[int], str]
@@ -39,7 +41,7 @@ Made = tuple[Build, tuple[str, ...], int]  # the prompt by units of filling, the
 
 
 def items(tokenizer: Any, length: int, seed: int, count: int) -> list[Item]:
-    """``count`` items of each task, as long as possible in at most ``length`` tokens of prompt (see `fit_length.prompt_tokens`).
+    """``count`` items of each task, as long as at most ``length`` tokens of prompt allow (`fit_length`).
 
     Returns:
         Items with ``extra``: ``length`` as asked for, ``tokens`` as it is.
@@ -54,7 +56,9 @@ def items(tokenizer: Any, length: int, seed: int, count: int) -> list[Item]:
             name = f"{task}-{length}-{seed}-{n}"
             build, references, new = make(rng, length)
             units, tokens = longest_prompt(build, tokenizer, length, name)
-            found.append(Item(name, task, (build(units),), references, new, extra={"length": length, "tokens": tokens}))
+            found.append(
+                Item(name, task, (build(units),), references, new, extra={"length": length, "tokens": tokens})
+            )
     return found
 
 
@@ -78,9 +82,15 @@ def _multi_key(rng: np.random.Generator, length: int) -> Made:
     words = [world.VALUES[i] for i in rng.choice(len(world.VALUES), 2 * KEYS, replace=False)]
     keys = [f"{a} {b}" for a, b in zip(words[::2], words[1::2], strict=True)]
     numbers = [str(n) for n in rng.choice(9_000_000, KEYS, replace=False) + 1_000_000]
-    hide = _hide([f"The number of {key} is {number}." for key, number in zip(keys, numbers, strict=True)], rng)
+    hide = _hide(
+        [f"The number of {key} is {number}." for key, number in zip(keys, numbers, strict=True)], rng
+    )
     asked = int(rng.integers(KEYS))
-    return lambda units: f"{hide(units)}{SEPARATOR}What is the number of {keys[asked]}?", (numbers[asked],), 128
+    return (
+        lambda units: f"{hide(units)}{SEPARATOR}What is the number of {keys[asked]}?",
+        (numbers[asked],),
+        128,
+    )
 
 
 def _variables(rng: np.random.Generator, length: int) -> Made:
@@ -101,7 +111,9 @@ def _common_words(rng: np.random.Generator, length: int) -> Made:
     words, order = _words(rng, length), int(rng.integers(2**32))
 
     def build(units: int) -> str:
-        entries = [word for word in words[:common] for _ in range(often)] + [words[common + i // seldom] for i in range(units)]
+        entries = [word for word in words[:common] for _ in range(often)] + [
+            words[common + i // seldom] for i in range(units)
+        ]
         entries = np.random.default_rng(order).permutation(entries)
         listed = " ".join(f"{place}. {entry}" for place, entry in enumerate(entries, 1))
         return f"{listed}{SEPARATOR}List the {common} words that come most often."
@@ -125,7 +137,7 @@ TASKS: dict[str, Callable[[np.random.Generator, int], Made]] = {
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
-    """``id, task, score``: the share of the references that are in the answer, whatever their case, 0 to 100 (RULER)."""
+    """``id, task, score``: the share of the references that are in the answer, 0 to 100; case is ignored."""
 
     def share(item: Item, said: Sequence[str]) -> float:
         return 100 * float(np.mean([reference.lower() in said[-1].lower() for reference in item.references]))

@@ -1,4 +1,4 @@
-"""Short tasks, to see what long training costs: run by lm-evaluation-harness (an optional extra), item by item.
+"""Short tasks, to see what long training costs: run by lm-evaluation-harness (an optional extra).
 
 Without the package, or without a task's data, nothing was run, and that is what is said: no score is made up.
 """
@@ -24,7 +24,13 @@ from gateau_lib.study.progress import track
 from gateau_lib.study.store import Study
 from gateau_lib.study.whole_files import atomic_write
 
-TASKS = ("arc_easy", "arc_challenge", "hellaswag", "piqa", "winogrande")  # as the harness calls them, no examples before
+TASKS = (
+    "arc_easy",
+    "arc_challenge",
+    "hellaswag",
+    "piqa",
+    "winogrande",
+)  # as the harness calls them, no examples before
 METRICS = ("acc_norm", "acc", "exact_match")  # of a task, the first that it has
 COLUMNS = ["id", "task", "score"]
 
@@ -102,7 +108,7 @@ def _scores(samples: dict[str, list[dict[str, Any]]]) -> list[list[Any]]:
 
 @contextmanager
 def merged_model(folder: Path) -> Iterator[Path]:
-    """A folder that others than this library can load: the model's own, or for adapters a copy with both put together."""
+    """A folder that others than this library can load: its own, or one with the adapters merged into it."""
     if not (folder / "adapter_config.json").exists():
         yield folder
         return
@@ -144,7 +150,9 @@ BENCHMARK = Benchmark(
     source="lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness",
     items=items,
     score=score,
-    cost=lambda profile: [Asked(60_000, 100, 0)],  # sequences that the harness reads, and their tokens; assumed
+    cost=lambda profile: [
+        Asked(60_000, 100, 0)
+    ],  # sequences that the harness reads, and their tokens; assumed
     packages=("lm-eval",),
     answers=answers,
 )

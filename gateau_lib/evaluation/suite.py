@@ -1,7 +1,7 @@
 """The benchmarks of the published part (notebook 09): every run's answers and scores.
 
-A benchmark that has no number (no judge, an extra that is not installed, data that is not there, an error) is *not run*,
-with the reason. It never counts as 0.
+A benchmark that has no number (no judge, an extra that is not installed, data that is not there, an error) is
+*not run*, with the reason. It never counts as 0.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def scores(study: Study, folders: Mapping[str, Path], judge: str) -> tuple[pd.Da
         judge: of `chat`, an endpoint ``http://host/v1#model`` or a local model; "" if there is none.
 
     Returns:
-        Rows ``run, benchmark, task, id, score`` (0 to 100; missing where there is no answer, or a judge's could not be
-        read), and what was not run, every reason of it. See `check_finished`.
+        Rows ``run, benchmark, task, id, score`` (0 to 100; missing where there is no answer, or a judge's
+        could not be read), and what was not run, every reason of it. See `check_finished`.
 
     Raises:
         DataError: a benchmark that is not in `BENCHMARKS`.
@@ -72,9 +72,13 @@ def scores(study: Study, folders: Mapping[str, Path], judge: str) -> tuple[pd.Da
     answered: list[Answered] = []
     frames: list[pd.DataFrame] = []
     lacking: list[NotRun] = []
-    for benchmark in chosen(study.profile):  # all answers first, so that a judge on this machine has its memory to itself
+    for benchmark in chosen(
+        study.profile
+    ):  # all answers first, so that a judge on this machine has its memory to itself
         if benchmark.judged and not judge:
-            lacking.append(NotRun(benchmark.name, "no judge was named (SET='judge=http://host:8000/v1#model')"))
+            lacking.append(
+                NotRun(benchmark.name, "no judge was named (SET='judge=http://host:8000/v1#model')")
+            )
             continue
         with _noting(benchmark, lacking):
             answered.append(_answered(study, benchmark, folders))
@@ -97,13 +101,15 @@ def chosen(profile: Profile) -> list[Benchmark]:
 
 
 def check_finished(lacking: Sequence[NotRun]) -> None:
-    """Refuse to call a study finished that an error stopped; what was done is kept, and the next run asks nothing again.
+    """Refuse to call a study finished that an error stopped; what was done is kept for the next run.
 
     Raises:
         DataError: names every benchmark that was stopped, and why.
     """
     if stopped := [f"{each.benchmark}: {each.why}" for each in lacking if each.stopped]:
-        raise DataError(f"{len(stopped)} benchmarks were stopped by an error, the others are done; {'; '.join(stopped)}")
+        raise DataError(
+            f"{len(stopped)} benchmarks were stopped by an error, the others are done; {'; '.join(stopped)}"
+        )
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """LongBench's measures of a written answer, English and Chinese: F1 of words, ROUGE-L; 0 to 100.
 
-They give what LongBench's metrics.py gives (github.com/THUDM/LongBench, MIT licence), except that a long sentence is compared in
-full. The published code recurses once a word, Python stops it at 1,000, and that error counts as 0; a Chinese summary is one
-sentence, for it has no ASCII full stop.
+They give what LongBench's metrics.py gives (github.com/THUDM/LongBench, MIT licence), except that a long
+sentence is compared in full. The published code recurses once a word, Python stops it at 1,000, and that
+error counts as 0; a Chinese summary is one sentence, for it has no ASCII full stop.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def _module(name: str) -> ModuleType:
     try:
         module = import_module(name)
     except ImportError:
-        raise NotInstalled(f"LongBench is scored with the package {name}; install it: pip install {name}") from None
+        raise NotInstalled(
+            f"LongBench is scored with the package {name}; install it: pip install {name}"
+        ) from None
     if name == "jieba":
         module.setLogLevel("WARNING")  # else it reports on stderr where its dictionary lies
     return module
@@ -54,8 +56,10 @@ def f1_en(prediction: str, reference: str) -> float:
 
 
 def f1_zh(prediction: str, reference: str) -> float:
-    """F1 of jieba's words as bags, lower case, without punctuation and space; what is nothing then is no word."""
-    return _f1(*([bare for word in chinese_words(text) if (bare := _bare(word))] for text in (prediction, reference)))
+    """F1 of jieba's words as bags, lower case, without punctuation and space."""
+    return _f1(
+        *([bare for word in chinese_words(text) if (bare := _bare(word))] for text in (prediction, reference))
+    )
 
 
 def _bare(word: str) -> str:
@@ -67,10 +71,11 @@ def _f1(given: Sequence[str], wanted: Sequence[str]) -> float:
 
 
 def rouge_en(prediction: str, reference: str) -> float:
-    """ROUGE-L F of the package `rouge`: of two texts' sets of words, how much is in the longest common subsequences.
+    """ROUGE-L F of the package `rouge`: how much of two texts' words is in the longest common subsequences.
 
-    Sentences end at full stops and nowhere else; each of the reference is compared with each of the prediction, and a
-    word that is in any of the subsequences counts once. White space after the last full stop counts as one more word.
+    Sentences end at full stops and nowhere else; each of the reference is compared with each of the
+    prediction, and a word that is in any of the subsequences counts once. White space after the last full
+    stop counts as one more word.
     """
     with _deep(len(prediction) + len(reference)):
         try:

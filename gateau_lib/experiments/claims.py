@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 import yaml
 
+from gateau_lib.study.errors import UserError
 from gateau_lib.study.intervals import SEEDS, Interval, exact
 from gateau_lib.study.profiles import PROFILES, named
 
@@ -31,7 +32,7 @@ REHEARSALS = "rehearsals"  # of every profile, where the ledger names profiles
 CEILING = 1  # no measure of the ledger exceeds it: shares right, areas, precisions, correlations
 
 
-class LedgerError(ValueError):
+class LedgerError(UserError):
     """A claim that cannot be read, or metrics that contradict each other; the message names claim and fix."""
 
 

@@ -1,8 +1,8 @@
 """How much room a profile takes: memory of one device at each stage, memory of the host, disk.
 
-Weights are exact; what passes leave behind is an estimate, checked on a trained model in the tests. Sharing by `fsdp`
-or `deepspeed` divides weights, gradients and optimizer states by the processes; nothing divides what one process
-computes, and the two models that score lie on one device together.
+Weights are exact; what passes leave behind is an estimate, checked on a trained model in the tests. Sharing
+by `fsdp` or `deepspeed` divides weights, gradients and optimizer states by the processes; nothing divides
+what one process computes, and the two models that score lie on one device together.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def _number(profile: Profile) -> int:
 
 
 def processes(profile: Profile, cards: int) -> int:
-    """Processes that train one model together on a machine with so many GPUs (none: the published set-up's)."""
+    """Processes that train one model together on a machine with so many GPUs (none: the published one)."""
     return profile.processes or cards or PUBLISHED_CARDS
 
 
 def memory(profile: Profile, cards: int = 0) -> dict[str, float]:
-    """Bytes of one device at the peak of each stage: ``pretraining`` (if any), ``scoring``, ``training``, ``evaluation``."""
+    """Bytes of one device at the peak of each stage: ``pretraining`` (if any), ``scoring`` and so on."""
     short, long = workload.pair(profile)
     wide = _number(profile)
     read = max(profile.max_length, profile.long_window, BATCH_TOKENS)
@@ -63,10 +63,11 @@ def training(profile: Profile, cards: int = 0) -> float:
     long, many, wide = workload.pair(profile)[1], processes(profile, cards), _number(profile)
     shared = many if profile.sharding != "ddp" else 1
     if profile.tuning == "lora":
-        states = wide * long.parameters + 18 * adapters(long)
+        states: float = wide * long.parameters + 18 * adapters(long)
     else:
-        # Weight, gradient and two moments in single precision; beside them what autocast makes of the weights, a copy
-        # of the gradients where processes average them, or a few layers gathered from all processes.
+        # Weight, gradient and two moments in single precision; beside them what autocast makes of the
+        # weights, a copy of the gradients where processes average them, or a few layers gathered from all
+        # processes.
         states = 16 * long.parameters / shared
         if shared > 1:
             states += 3 * 4 * long.linear / long.layers + 2 * 4 * long.head
@@ -81,7 +82,7 @@ def training(profile: Profile, cards: int = 0) -> float:
 
 
 def _training_passes(profile: Profile, many: int) -> list[tuple[float, float]]:
-    """Tokens of a pass of one process, and how many of them are trained on: of short samples, of the longest one."""
+    """Tokens of a pass of one process, and how many are trained on: of short samples, of the longest one."""
     step = profile.micro_tokens or profile.sft_batch_tokens / many
     near = workload.short_tokens(profile)
     passes = [(max(step, near), max(step, near) * workload.RESPONSE / near)]
@@ -96,10 +97,11 @@ def _training_passes(profile: Profile, many: int) -> list[tuple[float, float]]:
 
 
 def _kept(size: Size, tokens: float, wide: int, whole: bool, fine: int = 4) -> float:
-    """Bytes that the backward pass needs: all layers, or with gradient checkpoints one layer and the inputs of all.
+    """Bytes that the backward pass needs: all layers, or with gradient checkpoints one and the inputs of all.
 
     Args:
-        wide: bytes of a number in products. fine: of what layers give each other; norms keep single precision anyway.
+        wide: bytes of a number in products; norms keep single precision. fine: of what layers give each
+        other.
     """
     norms = 4 * size.hidden  # numbers a token: what comes into a layer's two norms, and it normalised
     # Inputs of products and of the activation, attention's parts.
@@ -110,7 +112,7 @@ def _kept(size: Size, tokens: float, wide: int, whole: bool, fine: int = 4) -> f
 
 
 def _passing(size: Size, wide: int) -> float:
-    """Bytes a token that a pass without gradients holds at a time: one layer's, its norm in single precision."""
+    """Bytes a token that a pass without gradients holds at a time: one layer's, single precision in norms."""
     return 8 * size.hidden + (4 * size.hidden + 3 * size.mlp) * wide
 
 
@@ -145,7 +147,7 @@ def disk(profile: Profile) -> Disk:
 
 
 def downloads(profile: Profile) -> dict[str, float]:
-    """Bytes of each model in the hub's cache, two a parameter where unknown; pickled weights again, converted."""
+    """Bytes of each model in the hub's cache, two a parameter where unknown; pickled weights count twice."""
     names = (profile.short_model, profile.long_model) if profile.from_hub else ()
     found = {}
     for name, size in zip(names, workload.pair(profile), strict=False):

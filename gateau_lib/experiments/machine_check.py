@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -15,7 +14,8 @@ from huggingface_hub import HfApi
 
 from gateau_lib.experiments import footprint
 from gateau_lib.sources import hub
-from gateau_lib.study import manifest, registry
+from gateau_lib.study import registry
+from gateau_lib.study.devices import gpu_memory
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, results_root
 
@@ -26,7 +26,7 @@ def missing(profile: Profile, whole: bool = True) -> list[str]:
     """What this machine lacks for the profile; empty for a profile that needs no GPU.
 
     Args:
-        whole: all of the profile is to run; a part of it (one notebook, some runs) takes less disk: that is not counted.
+        whole: all of the profile is to run; of a part (one notebook, some runs) the disk is not counted.
 
     Raises:
         UnknownSize: a model of which nothing can be read here.
@@ -51,7 +51,9 @@ def _devices(profile: Profile) -> list[str]:
         return ["no NVIDIA GPU is visible (use a machine with one, or make cpu, or REHEARSE=1)"]
     lacks = []
     if "+cpu" in version("torch"):
-        lacks.append("torch is the CPU build (rm -r .venv, then make env TORCH_INDEX=<an index with CUDA wheels>)")
+        lacks.append(
+            "torch is the CPU build (rm -r .venv, then make env TORCH_INDEX=<an index with CUDA wheels>)"
+        )
     if profile.processes > len(have):
         lacks.append(f"{profile.processes} processes train together, {len(have)} GPU(s) here (use more GPUs)")
     for stage, need in footprint.memory(profile, len(have)).items():
@@ -59,7 +61,9 @@ def _devices(profile: Profile) -> list[str]:
             continue
         shared = stage == "training" and profile.sharding != "ddp"
         helps = "larger or more GPUs" if shared else "a GPU with more memory"
-        lacks.append(f"{stage} takes {need / GB:,.0f} GB of each GPU, {min(have) / GB:,.0f} GB here (use {helps})")
+        lacks.append(
+            f"{stage} takes {need / GB:,.0f} GB of each GPU, {min(have) / GB:,.0f} GB here (use {helps})"
+        )
     return lacks
 
 
@@ -79,7 +83,9 @@ def _disk(profile: Profile) -> list[str]:
     """Room for results and downloads; both together where they lie on one disk."""
     results, cache = _existing(results_root()), _existing(hub.cache())
     there = {results: footprint.disk(profile).results - _used(results_root() / profile.name)}
-    downloads = sum(each for name, each in footprint.downloads(profile).items() if not _present(profile, name)[1])
+    downloads = sum(
+        each for name, each in footprint.downloads(profile).items() if not _present(profile, name)[1]
+    )
     if results.stat().st_dev == cache.stat().st_dev:
         there[results] += downloads
     else:
@@ -102,18 +108,6 @@ def _used(folder: Path) -> int:
     return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())
 
 
-def gpu_memory() -> list[int]:
-    """Memory in bytes, as the driver tells, of each NVIDIA GPU that ``CUDA_VISIBLE_DEVICES`` leaves visible."""
-    if not manifest.gpu():
-        return []
-    query = ["nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
-    done = subprocess.run(query, capture_output=True, text=True, check=True)
-    rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines() if line.count(",") == 2]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    wanted = None if visible is None else [word.strip() for word in visible.split(",")]
-    return [int(size) * 2**20 for index, uuid, size in rows if wanted is None or index in wanted or uuid in wanted]
-
-
 def host_memory() -> int:
     """Bytes of memory that are free."""
     return psutil.virtual_memory().available
@@ -124,7 +118,7 @@ def free_disk(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _present(profile: Profile, repo: str, kind: str = "model") -> tuple[str | None, list[Path]]:
+def _present(profile: Profile, repo: str, kind: hub.Kind = "model") -> tuple[str | None, list[Path]]:
     """The commit that must be used, None if any will do, and the folders here that hold it."""
     if kind == "model" and (folder := Path(repo).expanduser()).is_dir():
         return None, [folder]
@@ -161,7 +155,7 @@ def _at(revision: str | None) -> str:
     return f" at commit {revision[:7]}" if revision else ""
 
 
-def answers(name: str, kind: str = "model") -> bool:
+def answers(name: str, kind: hub.Kind = "model") -> bool:
     """Whether the hub answers for a repository, and lets us read it."""
     try:
         HfApi().auth_check(name, repo_type=kind)

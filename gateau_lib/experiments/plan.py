@@ -1,8 +1,8 @@
 """What a profile will cost, before anything is downloaded or computed.
 
-Estimates: each part of the study says in its `cost` what it reads and trains, `footprint` counts room; what they were
-checked against stands in docs/scale.md. Hours are those of an A100 or A800 of 80 GB at the utilisation that
-`pass_costs` assumes; a small model reaches less of it.
+Estimates: each part of the study says in its `cost` what it reads and trains, `footprint` counts room; what
+they were checked against stands in docs/scale.md. Hours are those of an A100 or A800 of 80 GB at the
+utilisation that `pass_costs` assumes; a small model reaches less of it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,16 @@ from importlib.util import find_spec
 from gateau_lib.data.corpus import KINDS
 from gateau_lib.evaluation import suite
 from gateau_lib.evaluation.benchmark_item import Benchmark
-from gateau_lib.experiments import footprint, outcomes, pool, replication, tuning_runs, workload
-from gateau_lib.experiments.machine_check import GB, data_missing, gpu_memory
+from gateau_lib.experiments import (
+    footprint,
+    machine_check,
+    outcomes,
+    pool,
+    replication,
+    tuning_runs,
+    workload,
+)
+from gateau_lib.experiments.machine_check import GB
 from gateau_lib.models.sizes import Size, Work
 from gateau_lib.scoring.pass_costs import PEAK, UTILISATION
 from gateau_lib.study.profiles import Profile
@@ -45,7 +53,9 @@ def work(profile: Profile) -> list[Work]:
 
 def hours(part: Work, model: Size) -> float:
     """Hours of one A100; answers are written one by one."""
-    seconds = part.operations / (PEAK * UTILISATION * part.speed) + part.written * 2 * model.parameters / BANDWIDTH
+    seconds = (
+        part.operations / (PEAK * UTILISATION * part.speed) + part.written * 2 * model.parameters / BANDWIDTH
+    )
     return seconds / 3600
 
 
@@ -56,7 +66,7 @@ def describe(profile: Profile) -> str:
         UnknownSize: a model of which nothing can be read here.
     """
     short, long = workload.pair(profile)
-    parts, cards = work(profile), len(gpu_memory())
+    parts, cards = work(profile), len(machine_check.gpu_memory())
     spent = [hours(part, long) for part in parts]
     many = cards or footprint.processes(profile, cards)
     elapsed = sum(each if part.alone else each / many for part, each in zip(parts, spent, strict=True))
@@ -64,19 +74,22 @@ def describe(profile: Profile) -> str:
     tokens, steps = sum(part.tokens for part in parts), sum(part.steps for part in parts)
     stages = [f"{name} {need / GB:,.1f} GB" for name, need in footprint.memory(profile, cards).items()]
     room = footprint.disk(profile)
+    first = f"{profile.short_model} ({profile.short_window:,} tokens, {_short(short.parameters)} parameters)"
+    second = f"{profile.long_model} ({profile.long_window:,} tokens, {_short(long.parameters)})"
     notebooks = len({part.notebook for part in parts})
     lines = [
         f"plan of profile {profile.name} (estimates; hours of one A100)",
-        f"  models   {profile.short_model} ({profile.short_window:,} tokens, {_short(short.parameters)} parameters) and "
-        f"{profile.long_model} ({profile.long_window:,} tokens, {_short(long.parameters)}), scored in {profile.dtype}",
+        f"  models   {first} and {second}, scored in {profile.dtype}",
         f"  data     {_data(profile)}",
         f"  training {_training(profile, cards)}",
         *(_line(part, each) for part, each in zip(parts, spent, strict=True)),
         f"  in all   {notebooks} notebooks that use models, {len(parts)} parts, {steps:,} optimizer steps, "
         f"{_short(tokens)} tokens, {sum(part.operations for part in parts):.1e} operations",
         f"  time     {sum(spent):,.1f} GPU-hours; {elapsed:,.1f} hours on {where}",
-        f"  memory   of a GPU: {', '.join(stages)}; of the host, to load: {footprint.host(profile, cards) / GB:,.1f} GB",
-        f"  disk     results {room.results / GB:,.0f} GB (tuned models, checkpoints), the hub's cache {room.hub / GB:,.0f} GB",
+        f"  memory   of a GPU: {', '.join(stages)}; "
+        f"of the host, to load: {footprint.host(profile, cards) / GB:,.1f} GB",
+        f"  disk     results {room.results / GB:,.0f} GB (tuned models, checkpoints), "
+        f"the hub's cache {room.hub / GB:,.0f} GB",
     ]
     return "\n".join([*lines, *(f"  note     {note}" for note in notes(profile))])
 
@@ -106,16 +119,15 @@ def _training(profile: Profile, cards: int) -> str:
 
 
 def notes(profile: Profile) -> list[str]:
-    """What takes longer than it must, and what will be reported as not run: benchmarks without data, judge or program."""
+    """What takes longer than it must, and what will be reported as not run: no data, no judge, no program."""
     if not profile.needs_gpu:
         return []
-    found, cards = [], len(gpu_memory())
+    found, cards = [], len(machine_check.gpu_memory())
     if profile.long_data and cards > 1 and not find_spec("ray"):
         one = f"one of the {cards} GPUs: Ray is not installed (pip install ray)"
         found.append(f"the published long samples are scored on {one}")
-    for benchmark in suite.chosen(profile):
-        if why := _without(profile, benchmark):
-            found.append(f"{benchmark.name} will be reported as not run: {why}")
+    lacking = {each.name: _without(profile, each) for each in suite.chosen(profile)}
+    found += [f"{name} will be reported as not run: {why}" for name, why in lacking.items() if why]
     if judged := [benchmark.name for benchmark in suite.chosen(profile) if benchmark.judged]:
         found.append(f"{' and '.join(judged)} need a judge: SET='judge=http://host:8000/v1#model'")
     return found
@@ -125,7 +137,7 @@ def _without(profile: Profile, benchmark: Benchmark) -> str:
     absent = [name for name in benchmark.packages if not find_spec(name.replace("-", "_"))]
     if absent:
         return f"{absent[0]} is not installed (pip install {absent[0]})"
-    return data_missing(profile, benchmark.data) if benchmark.data else ""
+    return machine_check.data_missing(profile, benchmark.data) if benchmark.data else ""
 
 
 def _short(number: float) -> str:

@@ -20,17 +20,21 @@ from gateau_lib.data.longalign import read_samples
 from gateau_lib.data.passages import DOCUMENT_KINDS
 from gateau_lib.data.samples import Encoded, Sample, encode, evidence_tokens
 from gateau_lib.experiments import workload
+from gateau_lib.experiments.ranking import COLUMN_OF, OTHERS
+from gateau_lib.methods import METHODS
+from gateau_lib.methods.base import READINGS, Options
 from gateau_lib.methods.cam import contextual_awareness
 from gateau_lib.methods.model_passes import (
-    READINGS,
     long_pass,
     response_nll,
     segment_importance,
     short_reader_nll,
 )
 from gateau_lib.methods.pair_passes import score_documents
+from gateau_lib.methods.reader import Reader, extended
 from gateau_lib.models import loading
 from gateau_lib.models.nll import continuation_nll
+from gateau_lib.models.pair import Pair
 from gateau_lib.models.sizes import Work
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study
@@ -84,11 +88,17 @@ def awareness(study: Study, pair: Path, samples: Path) -> Build:
         ``evidence`` (numbers of the segments that hold planted evidence).
     """
     profile = study.profile
-    used = {"max_length": profile.max_length, "segment_length": profile.segment_length, "dtype": profile.dtype}
+    used = {
+        "max_length": profile.max_length,
+        "segment_length": profile.segment_length,
+        "dtype": profile.dtype,
+    }
     return _build(f"awareness-{samples.stem}", write_awareness, pair=pair, samples=samples, **used)
 
 
-def write_awareness(pair: Path, samples: Path, max_length: int, segment_length: int, dtype: str, out: Path) -> None:
+def write_awareness(
+    pair: Path, samples: Path, max_length: int, segment_length: int, dtype: str, out: Path
+) -> None:
     """Compute the table of `awareness` and leave it in the folder ``out``."""
     count: Counter = Counter()
     long, tokenizer = loading.load(pair / "long", dtype)
@@ -99,7 +109,9 @@ def write_awareness(pair: Path, samples: Path, max_length: int, segment_length: 
     rows = []
     for sample, part, one, nll in zip(drawn, encoded, passes, importance, strict=True):
         most = one.attention.mean(axis=0).argmax()
-        scores = {name: contextual_awareness(nll, one.attention, **switch) for name, switch in CAM_VARIANTS.items()}
+        scores = {
+            name: contextual_awareness(nll, one.attention, **switch) for name, switch in CAM_VARIANTS.items()
+        }
         extra = {"importance_range": float(np.ptp(nll)), "top_segment_match": float(nll.argmin() == most)}
         vectors = {"segment_nll": nll, "attention": one.attention.ravel()}
         evidence = evidence_segments(sample, part, tokenizer, segment_length)
@@ -167,14 +179,70 @@ def write_dependencies(
         ids, tokens = [e.id for e in encoded], [e.context + e.instruction + e.response for e in encoded]
     shape = {"segment_length": segment_length, "pairs": pairs, "window_segments": window // segment_length}
     scores = score_documents(long, tokens, **shape, seed=seed, count=count)
-    table = pd.DataFrame({"id": ids, "prolong": scores["lds"], "prolong_no_specificity": scores["lds_no_specificity"]})
+    table = pd.DataFrame(
+        {"id": ids, "prolong": scores["lds"], "prolong_no_specificity": scores["lds_no_specificity"]}
+    )
     _save(out, table.assign(pairs=scores["pairs"], segments=scores["segments"]), count)
+
+
+def others(study: Study, pair: Path, samples: Path) -> Build:
+    """What the registered methods read that no other part holds, one table for all of `ranking.OTHERS`.
+
+    Returns:
+        How to build columns ``id`` and those that the methods leave in a score table.
+    """
+    profile, methods = study.profile, [METHODS[name] for name in OTHERS if METHODS[name].fill]
+    known = {column for name in COLUMN_OF for column in METHODS[name].columns}  # the other parts hold these
+    used = {
+        "methods": [method.name for method in methods],
+        "columns": sorted({column for method in methods for column in method.columns} - known),
+        "max_length": profile.max_length,
+        "segment_length": profile.segment_length,
+        "window": profile.short_window,
+        "pairs": profile.prolong_pairs,
+        "dtype": profile.dtype,
+        "seed": study.seed,
+    }
+    return _build(f"others-{samples.stem}", write_others, pair=pair, samples=samples, **used)
+
+
+def write_others(
+    pair: Path,
+    samples: Path,
+    methods: Sequence[str],
+    columns: Sequence[str],
+    max_length: int,
+    segment_length: int,
+    window: int,
+    pairs: int,
+    dtype: str,
+    seed: int,
+    out: Path,
+) -> None:
+    """Compute the table of `others` and leave it in the folder ``out``."""
+    counts: dict[str, Counter] = {}
+    asked = [METHODS[name] for name in methods]
+    passes = {name for method in asked for name in method.passes}
+    options = Options(
+        tuple(methods), "ntk", segment_length, max_length, window, prolong_pairs=pairs, seed=seed
+    )
+    long, tokenizer = loading.load(pair / "long", dtype)
+    short, _ = loading.load(pair / "short", dtype)
+    drawn = read_samples(samples)
+    encoded = _encoded(drawn, tokenizer, max_length)
+    reader = Reader(
+        drawn, encoded, extended(Pair(short, long, tokenizer), options, passes), options, passes, counts
+    )
+    filled = {name: values for method in asked for name, values in method.fill(reader).items()}
+    table = pd.DataFrame({"id": [sample.id for sample in drawn]} | {name: filled[name] for name in columns})
+    _save(out, table, sum(counts.values(), Counter()))
 
 
 PARTS: dict[str, Callable[[Study, Path, Path], Build]] = {
     "homologous": homologous,
     "awareness": awareness,
     "dependencies": dependencies,
+    "others": others,
 }
 
 
@@ -189,14 +257,24 @@ def scored(study: Study, pair: Path, data: Path, pools: Sequence[str], parts: Se
         One row a sample: ``pool``, ``seed`` (the pool's number), ``id``, ``kind``, ``needs_far`` (the label to be found), then
         the columns of the parts. ``attrs["count"]`` has ``tokens``, ``padded`` and ``forwards`` of the model for each part.
     """
-    draws = [(pool, n, data / "pools" / f"{pool}-{n}.jsonl") for pool in pools for n in range(study.profile.pool_seeds)]
-    builds = {f"{part} of {path.stem}": PARTS[part](study, pair, path) for _, _, path in draws for part in parts}
+    draws = [
+        (pool, n, data / "pools" / f"{pool}-{n}.jsonl")
+        for pool in pools
+        for n in range(study.profile.pool_seeds)
+    ]
+    builds = {
+        f"{part} of {path.stem}": PARTS[part](study, pair, path) for _, _, path in draws for part in parts
+    }
     folders = iter(build_all(study, builds, _workers(study, [path for *_, path in draws]), "scoring"))
     count = {part: Counter() for part in parts}
     frames = []
     for pool, n, path in draws:
         drawn = read_samples(path)
-        labels = {"id": [s.id for s in drawn], "kind": [s.kind for s in drawn], "needs_far": [needs_far(s) for s in drawn]}
+        labels = {
+            "id": [s.id for s in drawn],
+            "kind": [s.kind for s in drawn],
+            "needs_far": [needs_far(s) for s in drawn],
+        }
         table = pd.DataFrame({"pool": pool, "seed": n, **labels})
         for part in parts:
             found = read_table(next(folders))
@@ -271,6 +349,8 @@ def _build(name: str, write: Callable[..., None], **inputs: Any) -> Build:
 def _save(out: Path, table: pd.DataFrame, count: Counter) -> None:
     missing = table.select_dtypes("number").isna().any(axis="columns")
     if missing.any():
-        raise ValueError(f"{table['id'][missing.idxmax()]}: a score is missing (too short for it?); a pool must be scored whole")
+        raise ValueError(
+            f"{table['id'][missing.idxmax()]}: a score is missing (too short for it?); a pool must be scored whole"
+        )
     table.to_parquet(out / "scores.parquet")
     (out / "count.json").write_text(json.dumps(dict(count)) + "\n", encoding="utf-8")

@@ -13,14 +13,57 @@ import pandas as pd
 from scipy.stats import rankdata, spearmanr
 from sklearn.metrics import roc_auc_score
 
-from gateau_lib.methods import baselines, gateau, selection
+from gateau_lib.methods import METHODS, baselines, gateau, name_in_figures, selection
+from gateau_lib.methods.base import READINGS, RankOptions
 from gateau_lib.methods.hmg import homologous_models_perplexity, pool_gap
-from gateau_lib.methods.model_passes import READINGS
-from gateau_lib.methods.selection import _numbers, size
+from gateau_lib.methods.selection import numbers, size
+from gateau_lib.study import labels
 
 FRACTIONS = (0.1, 0.3, 0.5)  # GATEAU selects 10, 30 and 50 %
-GUIDANCE = (*(f"hmg_minmax_{r}" for r in READINGS), *(f"hmg_log_{r}" for r in READINGS), "contrast_log", "perplexity_guidance")
-COMBINATIONS = {f"gateau_{variant}": variant for variant in gateau.VARIANTS}
+GUIDANCE = {
+    "hmg_minmax_ntk": "HMG as published",
+    "hmg_minmax_truncate": "HMG, truncated reader",
+    "hmg_minmax_raw": "HMG, raw reader",
+    "hmg_log_ntk": "HMG, log gap, extended reader",
+    "hmg_log_truncate": "HMG, log gap, truncated reader",
+    "hmg_log_raw": "HMG, log gap, raw reader",
+    "contrast_log": METHODS["contrast"].title,
+    "perplexity_guidance": METHODS["perplexity"].title,
+}
+COMBINATIONS = {
+    "gateau_rank": "GATEAU (ranks)",
+    "gateau_softmax_both": "GATEAU (both softmax)",
+    "gateau_as_released": "GATEAU (as released)",
+}
+AWARENESS = {
+    "cam_default": METHODS["cam"].title,
+    "cam_softmax_attention": "CAM, softmax attention",
+    "cam_aligned": "CAM, opposite sign",
+    "cam_ppl": "CAM, importance from PPL",
+    "cam_uniform_attention": "CAM, attention made uniform",
+    "cam_shuffled_attention": "CAM, attention shuffled",
+    "top_segment_match": "most attended = most important",
+    "importance_range": "importance range, no attention",
+}
+MORE = {"hmp": "HMP", "prolong_no_specificity": "ProLong without specificity"}
+name_in_figures()
+labels.add(GUIDANCE | COMBINATIONS | AWARENESS | MORE)
+
+# The registered methods that pool tables hold by columns of other names or make by themselves: name -> column.
+COLUMN_OF = {
+    "gateau": "gateau_rank",
+    "hmg": "hmg_minmax_ntk",
+    "cam": "cam_default",
+    "prolong": "prolong",
+    "ifd": "ifd",
+    "contrast": "contrast_log",
+    "perplexity": "perplexity_guidance",
+    "longest": "longest",
+    "random": "random",
+}
+OTHERS = tuple(
+    name for name in METHODS if name not in COLUMN_OF
+)  # scored by `pool.others`, columns of their own name
 
 
 def guidance(table: pd.DataFrame) -> pd.DataFrame:
@@ -39,16 +82,43 @@ def guidance(table: pd.DataFrame) -> pd.DataFrame:
 def combined(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """A pool table with HMP, GATEAU's three combinations and the baselines that notebook 05 adds.
 
-    ``hmp``: with the short model's window extended, as published; ``ifd``: response loss given its prompt over its loss alone,
-    samples above 1 below all others, since Cherry drops them; ``longest``: tokens.
+    ``hmp``: with the short model's window extended, as published; ``ifd``: see
+    `baselines.difficulty_ranking`; ``longest``: tokens.
 
     Args:
         alpha: weight of HMP against CAM.
     """
     hmp = homologous_models_perplexity(table["nll_short_ntk"], table["nll_long"])
-    mixed = {name: gateau.combine(hmp, table["cam_default"], variant, alpha) for name, variant in COMBINATIONS.items()}
+    mixed = {f"gateau_{v}": gateau.combine(hmp, table["cam_default"], v, alpha) for v in gateau.VARIANTS}
     ifd = baselines.instruction_following_difficulty(table["nll_long"], table["nll_alone"])
-    return table.assign(hmp=hmp, **mixed, ifd=np.where(ifd > 1, 0.0, ifd), longest=table["n_tokens"].astype(float))
+    longest = table["n_tokens"].astype(float)
+    return table.assign(hmp=hmp, **mixed, ifd=baselines.difficulty_ranking(ifd), longest=longest)
+
+
+def score_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """A pool table with the column names of a score table, which registered methods rank by."""
+    names = {"nll_short_ntk": "nll_short", "cam_default": "cam", "n_tokens": "tokens"}
+    ifd = baselines.instruction_following_difficulty(table["nll_long"], table["nll_alone"])
+    gaps = {
+        "hmg": table["nll_short_ntk"] - table["nll_long"],
+        "contrast": table["nll_long_truncate"] - table["nll_long"],
+    }
+    return table.rename(columns=names).assign(ifd=ifd, **gaps)
+
+
+def others(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """A pool table with a column for each of `OTHERS`; who may not be selected stands last.
+
+    Args:
+        table: with all parts of `pool.PARTS`.
+        alpha: weight of HMP against CAM.
+    """
+    scores = score_columns(table)
+    columns = {}
+    for name in OTHERS:
+        fit = [METHODS[name].unfit(row) is None for row in scores.to_dict("records")]
+        columns[name] = np.where(fit, METHODS[name].rank(scores, RankOptions(alpha=alpha)), -np.inf)
+    return table.assign(**columns)
 
 
 def by_pool(table: pd.DataFrame, function: Any, *arguments: Any) -> pd.DataFrame:
@@ -64,16 +134,22 @@ def auc_rows(table: pd.DataFrame, methods: Sequence[str], label: str = "needs_fa
     return _rows(table, methods, "auc", lambda part, m: auc(part[label], part[m]))
 
 
-def precision_rows(table: pd.DataFrame, methods: Sequence[str], fractions: Sequence[float] = FRACTIONS) -> list[dict[str, Any]]:
+def precision_rows(
+    table: pd.DataFrame, methods: Sequence[str], fractions: Sequence[float] = FRACTIONS
+) -> list[dict[str, Any]]:
     """Metrics rows ``precision_at_10`` and so on: the share of wanted samples in a method's top fraction."""
     rows = []
     for fraction in fractions:
         name = f"precision_at_{round(100 * fraction)}"
-        rows += _rows(table, methods, name, lambda part, m, f=fraction: precision_at(part["needs_far"], part[m], f))
+        rows += _rows(
+            table, methods, name, lambda part, m, f=fraction: precision_at(part["needs_far"], part[m], f)
+        )
     return rows
 
 
-def correlation_rows(table: pd.DataFrame, methods: Sequence[str], other: str, condition: str = "") -> list[dict[str, Any]]:
+def correlation_rows(
+    table: pd.DataFrame, methods: Sequence[str], other: str, condition: str = ""
+) -> list[dict[str, Any]]:
     """Metrics rows ``rank_correlation`` of each method with the column ``other``; the condition is ``condition`` or the pool."""
     rows = _rows(table, methods, "rank_correlation", lambda part, m: rank_correlation(part[m], part[other]))
     return [row | {"condition": condition or row["condition"]} for row in rows]
@@ -81,7 +157,14 @@ def correlation_rows(table: pd.DataFrame, methods: Sequence[str], other: str, co
 
 def _rows(table: pd.DataFrame, methods: Sequence[str], metric: str, measure: Any) -> list[dict[str, Any]]:
     return [
-        {"metric": metric, "method": m, "condition": pool, "seed": seed, "value": measure(part, m), "n": len(part)}
+        {
+            "metric": metric,
+            "method": m,
+            "condition": pool,
+            "seed": seed,
+            "value": measure(part, m),
+            "n": len(part),
+        }
         for (pool, seed), part in table.groupby(["pool", "seed"], sort=False)
         for m in methods
     ]
@@ -140,7 +223,9 @@ def overlaps(chosen: dict[str, Sequence[str]]) -> pd.DataFrame:
 
 def twins(ids: Sequence[str]) -> int:
     """Planted near duplicates that were selected together with the sample they copy."""
-    return sum("-near_duplicate-" in each and each.replace("-near_duplicate-", "-far-") in set(ids) for each in ids)
+    return sum(
+        "-near_duplicate-" in each and each.replace("-near_duplicate-", "-far-") in set(ids) for each in ids
+    )
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
@@ -149,7 +234,7 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     Raises:
         ValueError: NaN, or a constant score (its ranks are undefined).
     """
-    x, y = _numbers(a, "first score"), _numbers(b, "second score")
+    x, y = numbers(a, "first score"), numbers(b, "second score")
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ValueError("a constant score has no rank correlation; check that the pool was scored")
     return float(spearmanr(x, y).statistic)
@@ -162,7 +247,7 @@ def overlap(a: Sequence[str], b: Sequence[str]) -> float:
 
 
 def _labelled(labels: Sequence[bool], scores: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    values, truth = _numbers(scores, "scores"), np.asarray(labels, dtype=bool)
+    values, truth = numbers(scores, "scores"), np.asarray(labels, dtype=bool)
     if truth.shape != values.shape:
         raise ValueError(f"{truth.size} labels for {values.size} scores")
     return truth, values

@@ -1,7 +1,7 @@
 """GATEAU's own experiment (notebook 09): LongAlign-10k scored and selected from, models tuned with ShareGPT.
 
-All runs of `replication_rows` start from the long model and share one scored pool, `evaluation.suite` judges the
-tuned models.
+All runs of `replication_rows` start from the long model and share one scored pool. `evaluation.suite` judges
+the models.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ from gateau_lib.evaluation import suite
 from gateau_lib.experiments import workload
 from gateau_lib.experiments.replication_rows import FULL, UNTUNED, Run, runs
 from gateau_lib.experiments.tuning_runs import scale
+from gateau_lib.methods.base import Reading
 from gateau_lib.models import loading
 from gateau_lib.models.prompts import INST
 from gateau_lib.models.sizes import Work
+from gateau_lib.scoring import data_set
+from gateau_lib.scoring.settings import Engine, resolve
 from gateau_lib.sources import hub, published
+from gateau_lib.study import devices
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, artefact
@@ -99,34 +103,32 @@ def scored(study: Study, pair: Path) -> pd.DataFrame:
     return table.assign(nll_short_raw=table["id"].map(raw["nll_short"]), error=errors)
 
 
-def _score(study: Study, pair: Path, methods: str, reading: str) -> pd.DataFrame:
-    """One table of the scoring engine. Its parts lie in the cache, so that a killed run goes on where it was."""
+def _score(study: Study, pair: Path, methods: str, reading: Reading) -> pd.DataFrame:
+    """One score table. Its parts lie in the cache, so that a killed run goes on where it was."""
     profile, data = study.profile, long_file(study)
-    given = {"short": pair / "short", "long": pair / "long", "methods": methods, "reading": reading, "dtype": profile.dtype}
-    given |= {"segment-length": profile.segment_length, "max-length": profile.max_length}
+    used = {
+        "short": str(pair / "short"),
+        "long": str(pair / "long"),
+        "methods": methods,
+        "reading": reading,
+        "dtype": profile.dtype,
+        "segment_length": profile.segment_length,
+        "max_length": profile.max_length,
+    }
 
     def build(out: Path) -> None:
-        from gateau_lib import score
-        from gateau_lib.scoring import data_set
-
         work = study.cache / "scoring" / f"{reading}.parquet"
         work.parent.mkdir(exist_ok=True)
-        words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-        data_set.run(score.parser().parse_args([str(data), *words, "--out", str(work), *_engine()]))
+        data_set.score(resolve(data, work, **used | {"methods": methods.split(",")}, engine=_engine()))
         shutil.copy(work, out / "scores.parquet")
 
-    inputs = {name.replace("-", "_"): value for name, value in given.items()}
-    folder = artefact(study, f"published-scores-{reading}", build, code=[_score], data=data, **inputs)
+    folder = artefact(study, f"published-scores-{reading}", build, code=[_score], data=data, **used)
     return pd.read_parquet(folder / "scores.parquet")
 
 
-def _engine() -> list[str]:
+def _engine() -> Engine:
     """A worker on every GPU if there are several and Ray is installed."""
-    from importlib.util import find_spec
-
-    import torch
-
-    return ["--engine", "ray"] if torch.cuda.device_count() > 1 and find_spec("ray") else []
+    return "ray" if devices.gpus() > 1 and find_spec("ray") else "local"
 
 
 def training_job(study: Study, pair: Path, run: Run, chosen: Sequence[str]) -> FineTune:

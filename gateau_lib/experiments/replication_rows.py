@@ -45,12 +45,6 @@ def _hmp_without_norm(pool: pd.DataFrame) -> np.ndarray:
     return softmax(np.exp(_numbers(pool, "nll_short")) - np.exp(_numbers(pool, "nll_long")))
 
 
-def _ifd(pool: pd.DataFrame) -> np.ndarray:
-    """Cherry drops samples above 1: they come last."""
-    ifd = _numbers(pool, "ifd")
-    return np.where(ifd > 1, 0.0, ifd)
-
-
 def _combined(guidance: Callable[[pd.DataFrame], np.ndarray], variant: str = "as_released") -> Value:
     """GATEAU's sum of a guidance and CAM."""
     return lambda pool, alpha: gateau.combine(guidance(pool), _numbers(pool, "cam"), variant, alpha)
@@ -60,7 +54,7 @@ def _combined(guidance: Callable[[pd.DataFrame], np.ndarray], variant: str = "as
 # CAM, with our sign and normalisation of CAM; "by ranks" is ours. The papers have no random choice.
 CHOOSERS: dict[str, Value | None] = {  # at every share
     PERPLEXITY: lambda pool, alpha: _numbers(pool, "nll_long"),
-    CHERRY: lambda pool, alpha: _ifd(pool),
+    CHERRY: lambda pool, alpha: baselines.difficulty_ranking(pool["ifd"]),
     GATEAU: _combined(_hmp),
     RANDOM: None,
 }
@@ -123,4 +117,8 @@ def selected(run: Run, table: pd.DataFrame, seed: int) -> list[str]:
     value = {**CHOOSERS, **ABLATIONS}[run.row]
     if value is None:
         return baselines.random_subset(ids, selection.size(len(ids), run.share), seed)
-    return selection.top_fraction(ids, value(pool, run.alpha), run.share)
+    chosen = selection.top_fraction(ids, value(pool, run.alpha), run.share)
+    if run.row == CHERRY:  # fewer than the share, where so many are
+        never = set(pool["id"][baselines.mismatched(pool["ifd"])])
+        chosen = [name for name in chosen if name not in never]
+    return chosen

@@ -1,67 +1,39 @@
-"""The paper profile and what code fixes beside it, setting by setting, with the published source of each or what was assumed.
-
-Run as a program, it writes the tables of docs/scale.md again. Sources are paths in the authors' repositories: S1s-Z/GATEAU,
-THUDM/LongAlign, October2001/ProLong.
-"""
+"""Every setting of the paper profile and of the code beside it, with its source or what was assumed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from gateau_lib.study.profiles import resolve
-
-# Arguments of transformers' Trainer that `gateau_lib.training.trainer` fixes, and where they are published.
-TRAINER = {
-    "optim": "GATEAU train/main.py: adamw_torch, the same updates",
-    "adam_beta1": "GATEAU train/scripts",
-    "adam_beta2": "GATEAU train/scripts",
-    "weight_decay": "GATEAU train/scripts",
-    "lr_scheduler_type": "GATEAU train/scripts",
-    "warmup_steps": "GATEAU train/scripts: warmup_ratio 0.03; shown for 100 steps",
-    "max_grad_norm": "LongAlign ds_config/stage3.json: auto, which is the Trainer's 1.0",
-}
-
-# What no single value in the code says.
-ALSO = [
-    ("order of samples", "sorted, groups of {group} shuffled, each epoch anew", "LongAlign sort_and_group.py: once for all"),
-    ("short samples", "first question and answer of a conversation", "GATEAU train/pre_tokenize.py: whole conversations"),
-    ("loss of a step", "mean over samples of the mean over a sample's tokens", "GATEAU train/scripts: one sample at a time"),
-    ("what has a loss", "answers and the end-of-text token", "GATEAU train/pre_tokenize.py"),
-    ("short model beyond its window", "ntk, one fixed base for all samples", "GATEAU select/hmg: NTK; its rule was not found"),
-    ("scoring prompt", "context, instruction, response, blank lines between", "GATEAU select: '### Input:' and so on; assumed"),
-    ("CAM: cosine's sign, normalisation", "1 - cos(softmax(-NLL), shares of attention)", "in no commit of the code; assumed"),
-    ("combination", "alpha x HMP + (1 - alpha) x CAM", "GATEAU select/rank.py"),
-    ("seed", "0", "not stated; assumed"),
-    ("decoding", "greedy", "GATEAU train/LongBench/eval.py: one beam, no sampling asked for"),
-    ("LongBench's score", "F1 and ROUGE-L of the benchmark", "GATEAU's tables; it also rates with GPT-4"),
-    ("judge", "what the user names", "GATEAU train/LongBench_Chat/eval.py: gpt-4, version not stated"),
-]
+from gateau_lib.training import trainer
+from gateau_lib.training.packing import GROUP
+from gateau_lib.training.recipe import ByEpochs, FineTune
 
 
 def rows() -> list[tuple[str, str, str]]:
     """``(setting, value, source)``: every field of the paper profile, then what the code fixes."""
-    profile = resolve("paper")
-    found = [(f"`{name}`", _text(value), source) for name, value, _, source in profile.describe() if name != "name"]
+    fixed = yaml.safe_load(Path(__file__).with_name("setting_sources.yml").read_text(encoding="utf-8"))
     arguments = trainer_arguments()
-    found += [(f"`{name}` (Trainer)", _text(getattr(arguments, name)), source) for name, source in TRAINER.items()]
-    from gateau_lib.training.packing import GROUP
-
-    return found + [(what, value.format(group=GROUP), source) for what, value, source in ALSO]
+    settings = [(f"`{name}`", _text(value), source) for name, value, _, source in resolve("paper").describe()]
+    for name, source in fixed["trainer"].items():
+        settings.append((f"`{name}` (Trainer)", _text(getattr(arguments, name)), source))
+    for what, value, source in fixed["also"]:
+        settings.append((what, value.format(group=GROUP), source))
+    return settings
 
 
 def trainer_arguments() -> Any:
-    """The arguments with which a run of the published part of 100 steps is trained, but for how it is shared among GPUs."""
-    from gateau_lib.training import trainer
-    from gateau_lib.training.recipe import ByEpochs, FineTune
-
+    """The arguments of a published run of 100 steps, but for how it is shared among GPUs."""
     profile = resolve("paper")
     job = FineTune(
-        "audit",
-        profile.long_model,
-        (),
-        profile.long_window,
-        profile.sft_learning_rate,
+        name="audit",
+        base=profile.long_model,
+        samples=(),
+        window=profile.long_window,
+        learning_rate=profile.sft_learning_rate,
         seed=0,
         length=ByEpochs(profile.epochs, profile.batch_samples),
     )
@@ -74,9 +46,3 @@ def _text(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return getattr(value, "value", None) or str(value)
-
-
-
-
-
-

@@ -7,19 +7,18 @@ from typing import Any
 
 from gateau_lib.data.corpus import write_corpus
 from gateau_lib.data.tokenizer import build_tokenizer
+from gateau_lib.models import loading
 from gateau_lib.models.loading import SHIPPED
+from gateau_lib.sources import hub
 from gateau_lib.study.store import Study, artefact
 
 
 def load_tokenizer(study: Study) -> Any:
-    """The study's tokenizer: built from scratch, the shipped one, or that of the short model on the hub or in a folder."""
+    """The study's tokenizer: built from scratch, the shipped one, or that of the given short model."""
     name = study.profile.short_model
     if name == "scratch":
         return build_tokenizer()
-    from gateau_lib.models import loading
-    from gateau_lib.sources import hub
-
-    return loading.load_tokenizer(loading.SHIPPED / "short" if name == "shipped" else hub.model(study, name))
+    return loading.load_tokenizer(SHIPPED / "short" if name == "shipped" else hub.model(study, name))
 
 
 # Fields of a profile that decide what the corpus holds; others may change without making it anew.
@@ -41,8 +40,6 @@ def prepared(study: Study) -> Path:
     if study.profile.short_model == "shipped":
         inputs["shipped"] = SHIPPED
     elif study.profile.short_model != "scratch":
-        from gateau_lib.sources import hub
-
         inputs["revision"] = hub.identity(study, study.profile.short_model)
 
     def build(out: Path) -> None:

@@ -122,41 +122,30 @@ def selection_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
         pool, budget = data / "pools" / f"independent-{n}.jsonl", study.profile.sft_tokens
         shared = {"experiment": "selection", "n": n, "base": pair / "long"}
         jobs.append(_job(study, data, method="short_only", tokens=budget, **shared))
+        shared["pool"] = pool
         by_selector = {}
         for selector in SELECTORS:
             ids = selected_ids(study, selector, n)
-            by_selector[selector] = _job(
-                study, data, method=selector, tokens=budget, pool=pool, selected=ids, **shared
-            )
+            by_selector[selector] = _job(study, data, method=selector, tokens=budget, selected=ids, **shared)
         full, gateau = by_selector["full"], by_selector["gateau"]
         longer = round(budget * sum(sample_lengths(full)) / sum(sample_lengths(gateau)))
-        again = _job(
-            study, data, method=EQUAL_EPOCHS, tokens=longer, pool=pool, selected=full.selected, **shared
-        )
+        again = _job(study, data, method=EQUAL_EPOCHS, tokens=longer, selected=full.selected, **shared)
         jobs += [*by_selector.values(), again]
     return jobs
 
 
 def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     """Fine-tuning of the stretched short model on short instructions, equal tokens and samples."""
-    tokens, theta = study.profile.skip_steps * study.profile.sft_batch_tokens, _stretched_theta(study, pair)
-    # Packed: plain causal attention over the whole row. Kept apart, it would only be Normal in other batches.
-    return [
-        _job(
-            study,
-            data,
-            "skipping",
-            s,
-            n,
-            pair / "short",
-            tokens,
-            strategy=s,
-            rope_theta=theta,
-            packed_isolated=s != "packed",
-        )
-        for n in range(study.profile.pool_seeds)
-        for s in STRATEGIES
-    ]
+    shared = {"experiment": "skipping", "base": pair / "short", "rope_theta": _stretched_theta(study, pair)}
+    shared["tokens"] = study.profile.skip_steps * study.profile.sft_batch_tokens
+    jobs = []
+    for n in range(study.profile.pool_seeds):
+        for strategy in STRATEGIES:
+            # Packed: plain causal attention over the whole row. Kept apart, it would only be Normal in other
+            # batches.
+            own = {"strategy": strategy, "packed_isolated": strategy != "packed"}
+            jobs.append(_job(study, data, method=strategy, n=n, **own, **shared))
+    return jobs
 
 
 def cost(profile: Profile) -> list[Work]:
@@ -165,9 +154,8 @@ def cost(profile: Profile) -> list[Work]:
     samples = workload.planted(profile)
     short = profile.short_pool * workload.short_tokens(profile)
     pool = profile.pool_per_kind * len(KINDS) * workload.mean_tokens(samples)
-    longer = (short + pool) / (
-        short + profile.fraction * pool
-    )  # the whole pool for as many epochs as a selection
+    # The whole pool for as many epochs as a selection.
+    longer = (short + pool) / (short + profile.fraction * pool)
     tuned = pools * profile.sft_tokens * (len(SELECTION_RUNS) - 1 + longer)
     skipped = pools * len(STRATEGIES) * profile.skip_steps * profile.sft_batch_tokens
     near = round(workload.short_tokens(profile))

@@ -1,13 +1,14 @@
 """What the costs of all parts are counted with: sizes of the pair, lengths of samples, operations of a pass.
 
-What a part of the study costs stands beside the part, in a function `cost`; `plan` sums them. Not counted: tokenizing,
-figures, and the few samples that show what the released code's defects change.
+What a part of the study costs stands beside the part, in a function `cost`; `plan` sums them. Not counted:
+tokenizing, figures, and the few samples that show what the released code's defects change.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -22,12 +23,13 @@ from gateau_lib.study.profiles import Profile
 
 INSTRUCTION, RESPONSE = 12, 10  # tokens of a planted sample's question and answer
 SHORT = (1 / 3 + 3 / 4) / 2  # of the short window, mean length of a planted short instruction
-# Lengths of public data, assumed where their source gives no mean. LongAlign (paper, 3.3): "8k to 64k", fairly even.
+# Lengths of public data, assumed where their source gives no mean. LongAlign (3.3): "8k to 64k", fairly even.
 LONG_TOKENS, LONG_RESPONSE = (8_192, 65_536), 256
 SHORT_TOKENS, SHORT_RESPONSE = 500, 300  # the first question of a conversation and its answer
 SPREAD = 16  # lengths that stand for those of a pool
 
 
+@cache
 def pair(profile: Profile) -> tuple[Size, Size]:
     """Sizes of the profile's short and long model; a rehearsal's are those of the shipped pair.
 
@@ -109,8 +111,8 @@ def forward(model: Size, samples: Sequence[Lengths], tokens: float) -> float:
 def passes_a_step(profile: Profile) -> int:
     """Forward passes that a training step costs.
 
-    Backward twice one (once if only adapters have gradients); one more where layers are computed anew instead of kept,
-    as in models from the hub.
+    Backward twice one (once if only adapters have gradients); one more where layers are computed anew instead
+    of kept, as in models from the hub.
     """
     return (3 if profile.tuning == "full" else 2) + profile.from_hub
 
@@ -121,7 +123,7 @@ def steps(profile: Profile, tokens: float) -> int:
 
 
 def recall(profile: Profile) -> Work:
-    """Notebook 02's test of the pair: the short model, as it is and stretched, and the long one restate facts."""
+    """Notebook 02's test of the pair: the short model, as it is and stretched, and the long one."""
     short, long = pair(profile)
     lengths = [*profile.eval_lengths, 2 * profile.long_window]
     items = SEEDS * profile.eval_items

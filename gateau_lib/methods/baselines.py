@@ -1,34 +1,60 @@
-"""Selectors that the papers compare with, and cheap ones they do not."""
+"""Selectors that the papers compare with, and cheap ones they do not.
+
+With the long model B, context c, instruction x, response y:
+
+    IFD        = NLL_B(y | c, x) / NLL_B(y)                   above 1: the prompt makes the response less likely
+    contrast   = NLL_B(y | last tokens of the short window) − NLL_B(y | c, x)         HMG's gap without a second model
+    perplexity = NLL_B(y | c, x)                              Perplexity Guidance
+    longattn   = strength − N · variance / 2 of far attention, see `longattn`
+    longest    = tokens;   random = a seeded order
+
+Sources: IFD: Cherry, arXiv 2308.12032, released code ``cherry_seletion/data_by_IFD.py``. LongAttn: arXiv 2502.16860.
+Perplexity Guidance: a baseline of GATEAU's tables, arXiv 2410.15633; no code of it is public. The others are this study's.
+
+Open points: Cherry picks a seed set by clustering and trains a first model on it before IFD is taken; here the long model
+at hand is the reader. The length-matched random subset is no method of the registry: it needs another selection to match.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from gateau_lib.methods.selection import _numbers, _unique
+from gateau_lib.methods.base import Method, RankOptions
+from gateau_lib.methods.hmg import pool_gap
+from gateau_lib.methods.selection import numbers, unique
+
+if TYPE_CHECKING:
+    from gateau_lib.methods.reader import Reader
 
 
 def random_subset(ids: Sequence[str], k: int, seed: int) -> list[str]:
     """``k`` ids drawn without replacement; the draw depends on the set of ids, not on their order."""
-    names = sorted(_unique(ids))
+    names = sorted(unique(ids))
     if not 0 <= k <= len(names):
         raise ValueError(f"cannot draw {k} samples from a pool of {len(names)}")
     return [names[i] for i in np.random.default_rng(seed).choice(len(names), k, replace=False)]
 
 
-def length_matched_random(ids: Sequence[str], lengths: Sequence[float], chosen: Sequence[str], seed: int) -> list[str]:
+def length_matched_random(
+    ids: Sequence[str], lengths: Sequence[float], chosen: Sequence[str], seed: int
+) -> list[str]:
     """A random subset of the whole pool with as many samples from each tenth of the pool's lengths as ``chosen`` has.
 
     The control for "it only picked long samples". Drawn from all samples, the chosen ones included.
     """
-    sizes = _numbers(lengths, "lengths", ids)
-    tenths = np.searchsorted(np.unique(np.quantile(sizes, np.arange(1, 10) / 10)), sizes)  # equal lengths share a bin
-    of = dict(zip(_unique(ids), tenths, strict=True))
+    sizes = numbers(lengths, "lengths", ids)
+    tenths = np.searchsorted(
+        np.unique(np.quantile(sizes, np.arange(1, 10) / 10)), sizes
+    )  # equal lengths share a bin
+    of = dict(zip(unique(ids), tenths, strict=True))
     unknown = [each for each in chosen if each not in of]
     if unknown:
         raise ValueError(f"chosen id {unknown[0]!r} is not in the pool")
-    _unique(chosen)
+    unique(chosen)
     drawn: list[str] = []
     for tenth in sorted(set(tenths)):
         members = [each for each in ids if of[each] == tenth]
@@ -38,18 +64,137 @@ def length_matched_random(ids: Sequence[str], lengths: Sequence[float], chosen: 
 
 def longest(ids: Sequence[str], lengths: Sequence[float], k: int) -> list[str]:
     """The ``k`` longest samples, longest first, ties broken by id."""
-    names, sizes = _unique(ids), _numbers(lengths, "lengths", ids)
+    names, sizes = unique(ids), numbers(lengths, "lengths", ids)
     if not 0 <= k <= len(names):
         raise ValueError(f"cannot take {k} samples from a pool of {len(names)}")
     return [names[i] for i in sorted(range(len(names)), key=lambda i: (-sizes[i], names[i]))[:k]]
 
 
 def instruction_following_difficulty(nll_given: Sequence[float], nll_alone: Sequence[float]) -> np.ndarray:
-    """IFD, the response's loss given its prompt over its loss alone, (n,); Cherry drops samples above 1 and takes the largest."""
-    given, alone = _numbers(nll_given, "nll_given"), _numbers(nll_alone, "nll_alone")
+    """IFD, the response's loss given its prompt over its loss alone, (n,); see `mismatched` for those above 1.
+
+    Raises:
+        ValueError: NaN, unequal lengths, a loss alone of 0.
+    """
+    given, alone = numbers(nll_given, "nll_given"), numbers(nll_alone, "nll_alone")
     if given.shape != alone.shape:
-        raise ValueError(f"nll_given has {given.size} samples and nll_alone {alone.size}; score the same pool with both")
+        raise ValueError(
+            f"nll_given has {given.size} samples and nll_alone {alone.size}; score the same pool with both"
+        )
     zero = np.flatnonzero(alone <= 0)
     if zero.size:
         raise ValueError(f"nll_alone of row {zero[0]} is {alone[zero[0]]}; a loss must be above 0")
     return given / alone
+
+
+def mismatched(ifd: Sequence[float]) -> np.ndarray:
+    """Samples whose prompt makes the response less likely, IFD above 1, (n,) of bool: Cherry never selects them."""
+    return np.asarray(ifd, dtype=float) > 1
+
+
+def difficulty_ranking(ifd: Sequence[float]) -> np.ndarray:
+    """IFD as a ranking of a whole pool, (n,), high = select: where `mismatched` samples must stand somewhere, it is last."""
+    return np.where(mismatched(ifd), 0.0, np.asarray(ifd, dtype=float))
+
+
+def _ifd_fill(reader: Reader) -> Mapping[str, Sequence[Any]]:
+    return {
+        "ifd": [
+            instruction_following_difficulty([given], [alone])[0] if alone > 0 else None
+            for given, alone in zip(reader.nll_long, reader.nll_alone, strict=True)
+        ],
+        "nll_long": reader.nll_long,
+    }
+
+
+def _ifd_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
+    return difficulty_ranking(pool["ifd"])
+
+
+def _ifd_unfit(row: Mapping[str, Any]) -> str | None:
+    return "ifd above 1" if mismatched([row["ifd"]])[0] else None
+
+
+def _contrast_fill(reader: Reader) -> Mapping[str, Sequence[Any]]:
+    return {"contrast": pool_gap(reader.nll_cut, reader.nll_long, scale="log"), "nll_long": reader.nll_long}
+
+
+def _contrast_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
+    return pool["contrast"].to_numpy(dtype=float)
+
+
+def _perplexity_fill(reader: Reader) -> Mapping[str, Sequence[Any]]:
+    return {"nll_long": reader.nll_long}
+
+
+def _perplexity_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
+    return pool["nll_long"].to_numpy(dtype=float)
+
+
+def _longattn_fill(reader: Reader) -> Mapping[str, Sequence[Any]]:
+    return {"longattn": reader.far_attention}
+
+
+def _longattn_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
+    return pool["longattn"].to_numpy(dtype=float)
+
+
+def _longest_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
+    return pool["tokens"].to_numpy(dtype=float)
+
+
+def _random_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
+    ids = pool["id"].tolist()
+    places = {name: place for place, name in enumerate(random_subset(ids, len(ids), options.seed))}
+    return np.array([1 - places[name] / len(ids) for name in ids])
+
+
+IFD = Method(
+    name="ifd",
+    title="IFD",
+    source="Cherry (arXiv 2308.12032); cherry_seletion/data_by_IFD.py",
+    rank=_ifd_rank,
+    needs=("ifd",),
+    fill=_ifd_fill,
+    passes=("nll_long", "nll_alone"),
+    columns=("ifd", "nll_long"),
+    unfit=_ifd_unfit,
+    look=("#CC79A7", "v"),
+)
+CONTRAST = Method(
+    name="contrast",
+    title="one-model contrast",
+    source="this study",
+    rank=_contrast_rank,
+    needs=("contrast",),
+    fill=_contrast_fill,
+    passes=("nll_long", "nll_cut"),
+    columns=("contrast", "nll_long"),
+    look=("#56B4E9", "P"),
+)
+PERPLEXITY = Method(
+    name="perplexity",
+    title="Perplexity Guidance",
+    source="a baseline of GATEAU's tables (arXiv 2410.15633), without public code",
+    rank=_perplexity_rank,
+    needs=("nll_long",),
+    fill=_perplexity_fill,
+    passes=("nll_long",),
+    columns=("nll_long",),
+    look=("#000000", "X"),
+)
+LONGATTN = Method(
+    name="longattn",
+    title="LongAttn",
+    source="LongAttn (arXiv 2502.16860); src/LongAttn.py",
+    rank=_longattn_rank,
+    needs=("longattn",),
+    fill=_longattn_fill,
+    passes=("far_attention",),
+    columns=("longattn",),
+    look=("#56B4E9", "*"),
+)
+LONGEST = Method(
+    name="longest", title="longest first", source="this study", rank=_longest_rank, look=("#999999", "P")
+)
+RANDOM = Method(name="random", title="random", source="this study", rank=_random_rank, look=("#8A8A8A", "o"))

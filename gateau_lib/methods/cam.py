@@ -1,29 +1,48 @@
-"""Contextual awareness measurement: does a model attend to the segments that make the response likely? (GATEAU, select/cam)
+"""Contextual awareness measurement: does a model attend to the segments that make the response likely? (GATEAU)
 
-Two vectors over the segments of a context. *Importance*: how likely the response is given one segment and the instruction
-alone. *Attention*: how much the response tokens look at the segment when the model reads the whole sample. The attention
-rows are taken beside the fast kernel in the pass that also gives the response's NLL, for response queries only.
+Two vectors over the segments s_i of a context c. *Importance*: how likely the response y is given one segment and the
+instruction x alone. *Attention*: how much the response tokens look at the segment when the model reads the whole sample.
+
+    a_i = softmax_i(−NLL(y | s_i, x))
+    b_i = Ā_i / Σ_j Ā_j          Ā_i: weight from response tokens to a key of s_i, mean over heads, tokens, keys, layers
+    CAM = 1 − (a · b) / (‖a‖ ‖b‖)                             high = misaligned = select
+
+Source: GATEAU, contextual awareness measurement, arXiv 2410.15633; released code ``select/cam``, segments of 128 tokens.
+
+Open points: the cosine, its normalisation and its sign are in no commit of the released code. The defaults here are this
+study's, fixed before any result; the other choices are arguments of `contextual_awareness`, compared in notebook 04.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
 import numpy as np
+import pandas as pd
 from scipy.special import softmax
 
-IMPORTANCES = ("softmax_nll", "softmax_ppl", "ppl")
-ATTENTIONS = ("sum", "softmax")
-SIGNS = ("misaligned", "aligned")
+from gateau_lib.methods.base import Kind, Method, RankOptions
+
+if TYPE_CHECKING:
+    from gateau_lib.methods.reader import Reader
+
+Importance = Literal["softmax_nll", "softmax_ppl", "ppl"]
+Attention = Literal["sum", "softmax"]
+Sign = Literal["misaligned", "aligned"]
+IMPORTANCES: tuple[Importance, ...] = get_args(Importance)
+ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
+SIGNS: tuple[Sign, ...] = get_args(Sign)
+# Per segment: loss given it alone, share of the response's attention, characters of the context at its borders.
+DETAILS: dict[str, Kind] = {
+    "cam_mode": "text",
+    "segment_nll": "numbers",
+    "segment_attention": "numbers",
+    "segment_chars": "integers",
+}
 
 
-
-
-
-
-
-
-
-
-def importance_vector(segment_nll: np.ndarray, importance: str = "softmax_nll") -> np.ndarray:
+def importance_vector(segment_nll: np.ndarray, importance: Importance = "softmax_nll") -> np.ndarray:
     """Segment NLL (segments,) as a weight a segment.
 
     ``softmax_nll``: softmax of -NLL, which is 1/PPL normalised to sum one; ``softmax_ppl``: softmax of -PPL;
@@ -39,10 +58,11 @@ def importance_vector(segment_nll: np.ndarray, importance: str = "softmax_nll") 
     raise ValueError(f"unknown importance {importance!r}: choose one of {', '.join(IMPORTANCES)}")
 
 
-def attention_vector(attention_layers: np.ndarray, attention: str = "sum") -> np.ndarray:
+def attention_vector(attention_layers: np.ndarray, attention: Attention = "sum") -> np.ndarray:
     """One weight a segment from attention (layers, segments).
 
-    ``sum``: mean over layers, normalised to sum one; ``softmax``: the softmax of those shares, nearly uniform by construction.
+    ``sum``: mean over layers, normalised to sum one; ``softmax``: the softmax of those shares, nearly uniform by
+    construction.
     """
     mean = np.asarray(attention_layers, dtype=float).mean(axis=0)
     total = mean.sum()
@@ -59,26 +79,30 @@ def contextual_awareness(
     segment_nll: np.ndarray,
     attention_layers: np.ndarray,
     *,
-    importance: str = "softmax_nll",
-    attention: str = "sum",
-    sign: str = "misaligned",
+    importance: Importance = "softmax_nll",
+    attention: Attention = "sum",
+    sign: Sign = "misaligned",
 ) -> float:
     """How little (``misaligned``: 1 - cosine) or how much (``aligned``: cosine) attention follows importance.
 
     The cosine's sign and normalisation are in no commit of the released code; the defaults are this study's, high = select.
 
     Args:
-        segment_nll: (segments,), from `segment_importance`.
-        attention_layers: (layers, segments), from `long_pass`.
+        segment_nll: (segments,), from `model_passes.segment_importance`.
+        attention_layers: (layers, segments), from `model_passes.long_pass`.
 
     Raises:
         ValueError: no segments, shapes that differ, NaN, or an unknown variant.
     """
     nll, layers = np.asarray(segment_nll, dtype=float), np.asarray(attention_layers, dtype=float)
     if nll.size == 0:
-        raise ValueError("no context segments: contextual awareness is defined for samples with a context only")
+        raise ValueError(
+            "no context segments: contextual awareness is defined for samples with a context only"
+        )
     if layers.ndim != 2 or layers.shape[1:] != nll.shape:
-        raise ValueError(f"attention has shape {layers.shape}, expected (layers, {nll.size}); use one segment length for both")
+        raise ValueError(
+            f"attention has shape {layers.shape}, expected (layers, {nll.size}); use one segment length for both"
+        )
     if not (np.isfinite(nll).all() and np.isfinite(layers).all()):
         raise ValueError("segment NLL and attention must be finite; score the sample again")
     if sign not in SIGNS:
@@ -86,3 +110,37 @@ def contextual_awareness(
     a, b = importance_vector(nll, importance), attention_vector(layers, attention)
     cosine = float(np.clip(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)), -1.0, 1.0))
     return 1.0 - cosine if sign == "misaligned" else cosine
+
+
+def _fill(reader: Reader) -> Mapping[str, Sequence[Any]]:
+    """CAM, and what it is made of; a sample without context has none of it."""
+    columns: dict[str, list[Any]] = {name: [] for name in ("nll_long", "cam", *DETAILS)}
+    for read, nll, chars in zip(reader.long_pass, reader.segment_nll, reader.segment_chars(), strict=True):
+        values: dict[str, Any] = {"nll_long": read.nll}
+        if len(nll):
+            values["cam"] = contextual_awareness(nll, read.attention)
+            values["cam_mode"] = reader.options.cam_mode
+            values["segment_nll"] = nll
+            values["segment_attention"] = read.mass.mean(0)
+            values["segment_chars"] = [int(place) for place in chars]
+        for name, column in columns.items():
+            column.append(values.get(name))
+    return columns
+
+
+def _rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
+    return pool["cam"].to_numpy(dtype=float)
+
+
+CAM = Method(
+    name="cam",
+    title="CAM",
+    source="GATEAU (arXiv 2410.15633), contextual awareness measurement; select/cam",
+    rank=_rank,
+    needs=("cam",),
+    fill=_fill,
+    passes=("long_pass", "segment_nll"),
+    columns=("nll_long", "cam"),
+    details=DETAILS,
+    look=("#009E73", "D"),
+)

@@ -1,32 +1,49 @@
-"""GATEAU's combination of HMP and CAM, in its three scales."""
+"""GATEAU's combination of homologous models' guidance and contextual awareness, in three scales.
+
+    score_k = α · HMP_k + (1 − α) · CAM_k                     high = select
+
+Source: GATEAU, arXiv 2410.15633; released code ``select/rank.py``; α = 0.8 with 100k short samples, 0.7 with 10k.
+
+Open points: HMP is a softmax over the pool, of the size 1/n; CAM is a cosine. Added as released, CAM decides alone
+(notebook 05), so the same sum is kept in three scales and ``rank`` is the default.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
+import pandas as pd
 from scipy.special import softmax
 from scipy.stats import rankdata
 
-from gateau_lib.methods.selection import _numbers
+from gateau_lib.methods.base import Method, RankOptions
+from gateau_lib.methods.hmg import homologous_models_perplexity
+from gateau_lib.methods.selection import numbers
 
-VARIANTS = ("rank", "softmax_both", "as_released")
+Variant = Literal["rank", "softmax_both", "as_released"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 
-def combine(hmp: Sequence[float], cam: Sequence[float], variant: str = "rank", alpha: float = 0.8) -> np.ndarray:
-    """GATEAU's final score, alpha x HMP + (1 - alpha) x CAM, (n,); high = select (GATEAU, select/rank.py).
+def combine(
+    hmp: Sequence[float], cam: Sequence[float], variant: Variant = "rank", alpha: float = 0.8
+) -> np.ndarray:
+    """GATEAU's final score, alpha x HMP + (1 - alpha) x CAM, (n,); high = select.
 
     Args:
         hmp: HMP over the pool, from `hmg.homologous_models_perplexity` (sums to one).
         cam: contextual awareness scores that grow with misalignment, from `cam.contextual_awareness`.
         variant: ``as_released``: the two as they are, where HMP is of the size 1/n and so weighs next to nothing;
-            ``softmax_both``: CAM softmaxed over the pool as HMP is; ``rank``: both turned into pool ranks in (0, 1], ties shared.
+            ``softmax_both``: CAM softmaxed over the pool as HMP is;
+            ``rank``: both turned into pool ranks in (0, 1], ties shared.
         alpha: weight of HMP; GATEAU 0.8 with 100k short samples, 0.7 with 10k.
 
     Raises:
-        ValueError: NaN, unequal lengths, unknown variant, alpha outside [0, 1], or an HMP that is no softmax where that matters.
+        ValueError: NaN, unequal lengths, unknown variant, alpha outside [0, 1], or an HMP that is no softmax where that
+            matters.
     """
-    h, c = _numbers(hmp, "hmp"), _numbers(cam, "cam")
+    h, c = numbers(hmp, "hmp"), numbers(cam, "cam")
     if h.shape != c.shape:
         raise ValueError(f"hmp has {h.size} samples and cam {c.size}; score the same pool with both")
     if not 0 <= alpha <= 1:
@@ -36,7 +53,24 @@ def combine(hmp: Sequence[float], cam: Sequence[float], variant: str = "rank", a
     elif variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}")
     elif not (np.isclose(h.sum(), 1) and (h >= 0).all()):
-        raise ValueError(f"hmp sums to {h.sum():.6g}, not 1; give hmg.homologous_models_perplexity of the whole pool")
+        raise ValueError(
+            f"hmp sums to {h.sum():.6g}, not 1; give hmg.homologous_models_perplexity of the whole pool"
+        )
     elif variant == "softmax_both":
         c = softmax(c)
     return alpha * h + (1 - alpha) * c
+
+
+def _rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
+    hmp = homologous_models_perplexity(pool["nll_short"].to_numpy(), pool["nll_long"].to_numpy())
+    return combine(hmp, pool["cam"].to_numpy(), options.combine, options.alpha)
+
+
+GATEAU = Method(
+    name="gateau",
+    title="GATEAU",
+    source="GATEAU (arXiv 2410.15633); select/rank.py",
+    rank=_rank,
+    needs=("nll_short", "nll_long", "cam"),
+    look=("#0072B2", "o"),
+)

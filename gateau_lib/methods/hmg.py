@@ -1,31 +1,36 @@
-"""Homologous models' guidance: how much easier the response is for the long-window model (GATEAU, select/hmg and rank.py).
+"""Homologous models' guidance: how much easier the response is for the long-window model (GATEAU).
 
 Two models of one ancestry read the same sample. What the long one predicts and the short one does not needs the long
-context. Per sample only the two NLLs are stored; the min-max and the softmax need the whole candidate pool.
+context. With context c, instruction x, response y, short model A, long model B and a pool of samples k:
+
+    NLL_θ  = −1/|y| · Σ_t log P_θ(y_t | c, x, y_<t)           PPL_θ = exp NLL_θ
+    d_k    = minmax_k(PPL_A,k) − minmax_k(PPL_B,k)            each model's PPL moved to [0, 1] over the pool
+    HMP_k  = softmax_k(d_k)                                   high = select
+
+Source: GATEAU, homologous models' guidance, arXiv 2410.15633; released code ``select/hmg`` and ``select/rank.py``.
+Per sample only the two NLLs are stored; the min-max and the softmax need the whole candidate pool.
+
+Open points: the short model must read beyond its window. GATEAU extends it (its ablation without is worse); how much
+depends on the reading, so three are kept apart (``ntk``, ``truncate``, ``raw``). The released code stretches nothing, see
+`released.Defects`. The score table's column ``hmg`` is NLL_A − NLL_B, which needs no pool; it is shown, not ranked by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
 from scipy.special import softmax
 
-SCALES = ("minmax_ppl", "log")
+from gateau_lib.methods.base import Method, RankOptions
 
+if TYPE_CHECKING:
+    from gateau_lib.methods.reader import Reader
 
-
-
-
-
-def _finite_pair(nll_short: Sequence[float], nll_long: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    short, long = np.asarray(nll_short, dtype=float), np.asarray(nll_long, dtype=float)
-    if short.shape != long.shape or short.ndim != 1 or short.size == 0:
-        raise ValueError(f"nll_short {short.shape} and nll_long {long.shape} must be equally long lists of at least one sample")
-    bad = np.flatnonzero(~(np.isfinite(short) & np.isfinite(long)))
-    if bad.size:
-        raise ValueError(f"NLL of row {bad[0]} is not finite; leave samples without both scores out of the pool")
-    return short, long
+Scale = Literal["minmax_ppl", "log"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
 
 
 def min_max(values: np.ndarray) -> np.ndarray:
@@ -35,7 +40,9 @@ def min_max(values: np.ndarray) -> np.ndarray:
     return (values - values.min()) / spread if spread > 0 else np.zeros_like(values)
 
 
-def pool_gap(nll_short: Sequence[float], nll_long: Sequence[float], *, scale: str = "minmax_ppl") -> np.ndarray:
+def pool_gap(
+    nll_short: Sequence[float], nll_long: Sequence[float], *, scale: Scale = "minmax_ppl"
+) -> np.ndarray:
     """The gap d_k between the two models over a pool, (n,); high = needs the long window.
 
     ``minmax_ppl``: perplexities min-maxed over the pool for each model, then subtracted (GATEAU), in [-1, 1];
@@ -56,3 +63,39 @@ def pool_gap(nll_short: Sequence[float], nll_long: Sequence[float], *, scale: st
 def homologous_models_perplexity(nll_short: Sequence[float], nll_long: Sequence[float]) -> np.ndarray:
     """HMP: softmax over the pool of the min-max gap (GATEAU), (n,), sum one; largest over smallest is at most e squared."""
     return softmax(pool_gap(nll_short, nll_long))
+
+
+def _finite_pair(nll_short: Sequence[float], nll_long: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    short, long = np.asarray(nll_short, dtype=float), np.asarray(nll_long, dtype=float)
+    if short.shape != long.shape or short.ndim != 1 or short.size == 0:
+        raise ValueError(
+            f"nll_short {short.shape} and nll_long {long.shape} must be equally long lists of at least one sample"
+        )
+    bad = np.flatnonzero(~(np.isfinite(short) & np.isfinite(long)))
+    if bad.size:
+        raise ValueError(
+            f"NLL of row {bad[0]} is not finite; leave samples without both scores out of the pool"
+        )
+    return short, long
+
+
+def _fill(reader: Reader) -> Mapping[str, Sequence[Any]]:
+    short, long = reader.nll_short, reader.nll_long
+    return {"nll_short": short, "nll_long": long, "hmg": pool_gap(short, long, scale="log")}
+
+
+def _rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
+    return homologous_models_perplexity(pool["nll_short"].to_numpy(), pool["nll_long"].to_numpy())
+
+
+HMG = Method(
+    name="hmg",
+    title="HMG",
+    source="GATEAU (arXiv 2410.15633), homologous models' guidance; select/hmg and select/rank.py",
+    rank=_rank,
+    needs=("nll_short", "nll_long"),
+    fill=_fill,
+    passes=("nll_short", "nll_long"),
+    columns=("nll_short", "nll_long", "hmg"),
+    look=("#D55E00", "s"),
+)

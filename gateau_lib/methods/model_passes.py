@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from gateau_lib.data.samples import Encoded, segments
+from gateau_lib.methods.base import READINGS, Reading
 from gateau_lib.models import rope
 from gateau_lib.models.attention import Layer, check_layers
 from gateau_lib.models.nll import (
@@ -23,9 +23,6 @@ from gateau_lib.models.nll import (
     naming,
     run_batches,
 )
-
-Reading = Literal["ntk", "truncate", "raw"]
-READINGS: tuple[Reading, ...] = get_args(Reading)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,28 @@
-"""ProLong: long-dependency scores from the perplexity of a segment after another segment (Chen et al., prolong/run.py).
+"""ProLong: long-dependency scores from the perplexity of a segment after another segment (Chen et al.).
 
-A document is cut into segments; for sampled pairs i > j the score asks how much segment j helps to predict segment i
-(strength), how far apart the two are (distance), and whether j helps more than other segments do (specificity).
+A document is cut into segments of 128 tokens; for sampled pairs i > j the score asks how much segment c_j helps to
+predict segment c_i (strength), how far apart the two are (distance), and whether c_j helps more than other segments do
+(specificity):
+
+    DST_ij = (PPL(c_i) − PPL(c_i | c_j)) / PPL(c_i)
+    DDI_ij = (i − j) / (N_max − 1)                            N_max: segments that the window holds
+    DSP_i  = 1 − H(softmax_j(PPL(c_i) − PPL(c_i | c_j))) / log m        over the m sampled j of row i
+    LDS    = Σ over pairs with DST_ij > 1/10 of (DST_ij + DDI_ij) · DSP_i         high = select
+
+Source: ProLong, arXiv 2405.17915; released code ``prolong/run.py``. A segment's first token is not scored, as there.
+
+Open points: the paper samples 5,000 pairs a document, the released scripts 500; a document with fewer pairs uses all it
+has here, and gets zero there. The sum grows with the number of pairs, and so with length.
 
 A segment is encoded once: that pass gives its loss alone, and its keys and values are what every later segment of its pairs
-reads as prefix. T pairs of N segments of L tokens so cost (N + T) L tokens, where reading each pair from its first token costs
-(N + 2 T) L.
+reads as prefix. T pairs of N segments of L tokens so cost (N + T) L tokens, where reading each pair from its first token
+costs (N + 2 T) L (`pair_passes`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,14 +30,22 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from gateau_lib.data.samples import segments
+from gateau_lib.methods.base import Method, RankOptions
+
+if TYPE_CHECKING:
+    from gateau_lib.methods.reader import Reader
 
 THRESHOLD = 0.1  # pairs of less strength do not count (ProLong, prolong/run.py)
 
 
-def document_segments(token_ids: Sequence[int], segment_length: int, window_segments: int, seed: int = 0) -> list[list[int]]:
+def document_segments(
+    token_ids: Sequence[int], segment_length: int, window_segments: int, seed: int = 0
+) -> list[list[int]]:
     """Whole segments of a document; a short last one is dropped, and more than the window holds are subsampled in order."""
     if segment_length < 2 or window_segments < 2:
-        raise ValueError(f"segment_length {segment_length} and window_segments {window_segments} must both be at least 2")
+        raise ValueError(
+            f"segment_length {segment_length} and window_segments {window_segments} must both be at least 2"
+        )
     whole = [s for s in segments(token_ids, segment_length) if len(s) == segment_length]
     if len(whole) <= window_segments:
         return whole
@@ -47,11 +67,9 @@ def sample_pairs(n_segments: int, pairs: int, seed: int) -> np.ndarray:
     return every[np.sort(np.random.default_rng(seed).choice(len(every), pairs, replace=False))]
 
 
-
-
-
-
-def dependency_terms(alone: Mapping[int, float], given: Sequence[float], pairs: np.ndarray, n_max: int) -> pd.DataFrame:
+def dependency_terms(
+    alone: Mapping[int, float], given: Sequence[float], pairs: np.ndarray, n_max: int
+) -> pd.DataFrame:
     """Strength, distance and specificity of every pair (ProLong's DST, DDI and DSP).
 
     Args:
@@ -81,7 +99,9 @@ def _peakedness(help_in_ppl: pd.Series) -> float:
     return 1.0 if m == 1 else float(np.clip(1 - entropy(softmax(help_in_ppl.to_numpy())) / np.log(m), 0, 1))
 
 
-def long_dependency_score(terms: pd.DataFrame, threshold: float = THRESHOLD, *, specificity: bool = True) -> float:
+def long_dependency_score(
+    terms: pd.DataFrame, threshold: float = THRESHOLD, *, specificity: bool = True
+) -> float:
     """LDS: the sum of (strength + distance) x specificity over pairs of more strength than the threshold.
 
     It grows with the number of pairs, so compare documents of like length, or report length-matched results beside it.
@@ -91,3 +111,24 @@ def long_dependency_score(terms: pd.DataFrame, threshold: float = THRESHOLD, *, 
     return float(((strong["strength"] + strong["distance"]) * weight).sum())
 
 
+def _fill(reader: Reader) -> Mapping[str, Sequence[Any]]:
+    """LDS of context, instruction and response as one document; a text of fewer than two segments has none."""
+    scored = reader.dependencies
+    return {"prolong": [lds if n else None for lds, n in zip(scored["lds"], scored["pairs"], strict=True)]}
+
+
+def _rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
+    return pool["prolong"].to_numpy(dtype=float)
+
+
+PROLONG = Method(
+    name="prolong",
+    title="ProLong",
+    source="ProLong (arXiv 2405.17915); prolong/run.py",
+    rank=_rank,
+    needs=("prolong",),
+    fill=_fill,
+    passes=("dependencies",),
+    columns=("prolong",),
+    look=("#E69F00", "^"),
+)

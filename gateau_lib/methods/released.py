@@ -44,7 +44,7 @@ class Defects:
     see_padding: bool = True
     """Padding is masked in the weights reported, not in the pass (select/cam, LlamaXFormersAttention)."""
     drop_first: bool = True
-    """No start token; instruction's and response's first token are dropped as if they were one (select/cam)."""
+    """No start token; the first tokens of both parts are dropped as if they were one (select/cam)."""
     cut_parts: bool = True
     """Instruction and response are cut to their first `CUT` tokens (select/cam, construct_data)."""
     all_tokens: bool = True

@@ -1,4 +1,4 @@
-"""From scores to selections: GATEAU's combinations, baselines, and how well a score finds labelled samples.
+"""From one score a sample to a selection: the top of a pool, within quotas if there are any.
 
 Every function here works on the whole pool, refuses NaN by name, and does not depend on the order of the pool.
 """
@@ -12,10 +12,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 
-def _numbers(values: Sequence[float], name: str, ids: Sequence[str] | None = None) -> np.ndarray:
+def numbers(values: Sequence[float], name: str, ids: Sequence[str] | None = None) -> np.ndarray:
+    """The values as an array (n,), none of them NaN.
+
+    Raises:
+        ValueError: naming ``name`` and the sample.
+    """
     array = np.asarray(values, dtype=float)
     if array.ndim != 1 or array.size == 0 or (ids is not None and array.size != len(ids)):
-        raise ValueError(f"{name} has shape {array.shape}; expected one number for each of at least one sample")
+        raise ValueError(
+            f"{name} has shape {array.shape}; expected one number for each of at least one sample"
+        )
     bad = np.flatnonzero(np.isnan(array))
     if bad.size:
         where = f"sample {ids[bad[0]]!r}" if ids is not None else f"row {bad[0]}"
@@ -23,7 +30,12 @@ def _numbers(values: Sequence[float], name: str, ids: Sequence[str] | None = Non
     return array
 
 
-def _unique(ids: Sequence[str]) -> list[str]:
+def unique(ids: Sequence[str]) -> list[str]:
+    """The ids, none of them twice.
+
+    Raises:
+        ValueError: naming the first that is.
+    """
     seen: set[str] = set()
     for each in ids:
         if each in seen:
@@ -39,19 +51,19 @@ def size(n: int, fraction: float) -> int:
     return math.ceil(round(fraction * n, 9))  # 0.07 * 100 is 7.000000000000001
 
 
-
-
-
-
 def top_fraction(ids: Sequence[str], scores: Sequence[float], fraction: float) -> list[str]:
     """Ids of the highest scores, best first, ties broken by id; the number of samples is rounded up."""
-    names, values = _unique(ids), _numbers(scores, "scores", ids)
+    names, values = unique(ids), numbers(scores, "scores", ids)
     ranked = sorted(range(len(names)), key=lambda i: (-values[i], names[i]))
     return [names[i] for i in ranked[: size(len(names), fraction)]]
 
 
-def within_quotas(ranking: Sequence[str], sources: Mapping[str, str], quotas: Mapping[str, int], k: int) -> list[str]:
-    """The first ``k`` ids of a ranking, passing over those whose source has given its quota; fewer if the quotas leave fewer.
+def within_quotas(
+    ranking: Sequence[str], sources: Mapping[str, str], quotas: Mapping[str, int], k: int
+) -> list[str]:
+    """The first ``k`` ids of a ranking, passing over those whose source has given its quota.
+
+    Fewer than ``k`` if the quotas leave fewer.
 
     Args:
         sources: id -> source.
@@ -59,25 +71,9 @@ def within_quotas(ranking: Sequence[str], sources: Mapping[str, str], quotas: Ma
     """
     taken: list[str] = []
     given: Counter[str] = Counter()
-    for name in _unique(ranking):
+    for name in unique(ranking):
         source = sources[name]
         if len(taken) < k and given[source] < quotas.get(source, math.inf):
             given[source] += 1
             taken.append(name)
     return taken
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

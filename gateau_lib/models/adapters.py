@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from gateau_lib.study.errors import UserError
+
 CONFIG = "adapter_config.json"
 
 
-class AdapterError(ValueError):
+class AdapterError(UserError):
     """Adapters that cannot be made or put on their base; the message says what to do."""
 
 

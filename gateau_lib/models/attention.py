@@ -215,9 +215,9 @@ def _mask(
     padding = kwargs.get("attention_mask")
     whole = q_length == kv_length and (padding is None or bool(padding.all()))
     causal = kwargs.get("allow_is_causal_skip", True)  # False: a family adds to the causal pattern
-    if local_size is not None and whole and causal:
-        if _slides(mask_function, local_size, q_length, kwargs.get("device", "cpu")):
-            return Window(local_size)
+    device = kwargs.get("device", "cpu")
+    if local_size and whole and causal and _slides(mask_function, local_size, q_length, device):
+        return Window(local_size)
     lengths = {"q_length": q_length, "kv_length": kv_length}
     return sdpa_mask(**lengths, mask_function=mask_function, local_size=local_size, **kwargs)
 

@@ -10,9 +10,13 @@ from transformers import GenerationConfig, PreTrainedModel
 
 
 def continue_greedily(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, ends: Sequence[int], pad: int | None = None
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    ends: Sequence[int],
+    pad: int | None = None,
 ) -> list[list[int]]:
-    """One batch of prompts, padded on the left: the new token ids of each, up to (without) the first of ``ends``."""
+    """Prompts, padded on the left as one batch: the new ids of each, up to (without) the first of ``ends``."""
     return _continue(model, prompts, ends, pad, do_sample=False, max_new_tokens=max_new_tokens)
 
 
@@ -25,7 +29,7 @@ def continue_by_chance(
     temperature: float,
     seed: int,
 ) -> list[int]:
-    """The new token ids of a prompt, each drawn from the model's whole distribution; the seed alone decides them."""
+    """The new token ids of a prompt, each drawn from the model's whole distribution; a seed decides."""
     device = model.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -35,24 +39,31 @@ def continue_by_chance(
 
 @torch.inference_mode()
 def _continue(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], ends: Sequence[int], pad: int | None, **how: float
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    ends: Sequence[int],
+    pad: int | None,
+    **how: float,
 ) -> list[list[int]]:
     pad = pad if pad is not None else ends[0] if ends else 0
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + [*p] for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     asked = GenerationConfig(eos_token_id=list(ends) or None, pad_token_id=pad, use_cache=True, **how)
-    # What a configuration leaves open is taken from the model's own: a hub model's may sample or punish repetition.
+    # What a configuration leaves open is taken from the model's own: a hub model's may sample or punish
+    # repetition.
     own, model.generation_config = model.generation_config, GenerationConfig()
     try:
-        written = model.generate(input_ids=ids, attention_mask=mask, generation_config=asked)[:, width:].tolist()
+        written = model.generate(input_ids=ids, attention_mask=mask, generation_config=asked)[
+            :, width:
+        ].tolist()
     finally:
         model.generation_config = own
     return [new[: next((i for i, token in enumerate(new) if token in ends), len(new))] for new in written]
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: the tokenizer's, and the model's own (a chat model has one that ends a turn)."""
+    """Tokens that end an answer: the tokenizer's, and the model's own (a chat model's ends a turn)."""
     own = model.generation_config.eos_token_id
     own = own if isinstance(own, list) else [own]
     return [token for token in dict.fromkeys([tokenizer.eos_token_id, *own]) if token is not None]

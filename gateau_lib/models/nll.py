@@ -22,6 +22,7 @@ from gateau_lib.models.attention import Tap, reading_rows
 from gateau_lib.models.memory import is_out_of_memory
 from gateau_lib.models.output_head import logits_at, token_nll
 from gateau_lib.models.rope import rope_edge
+from gateau_lib.study.errors import UserError
 
 BATCH_TOKENS = 16384  # padded tokens a forward pass, unless a single sequence is longer
 CPU_TOKENS = 4096  # the most on a processor: larger batches outgrow its caches and take a quarter longer
@@ -30,7 +31,7 @@ LEAST_FILLED = 0.75  # of a batch's row: past a quarter of padding, another forw
 Result = TypeVar("Result")
 
 
-class SequenceError(ValueError):
+class SequenceError(UserError):
     """A sequence that cannot be scored.
 
     ``index`` is its place in the call; ``sample`` (an id) and ``segment`` tell which text it is, where that

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,6 @@ from gateau_lib.models import loading
 from gateau_lib.study import devices
 from gateau_lib.study.errors import ScoreError, reason
 
-NEEDS_SHORT = {"hmg", "contrast"}
 PROBE = "Stones, 1024 rivers;\n\n\tnaïve café — 山 and {code_like: [1.5]}"
 
 
@@ -43,9 +41,8 @@ def choose_device(name: str | None) -> torch.device:
     return chosen
 
 
-def names(short: str | None, long: str | None, methods: Sequence[str]) -> tuple[str | None, str]:
-    """Where the two models lie; the shipped pair if neither is named, no short one when no method reads with
-    it.
+def names(short: str | None, long: str | None, with_short: bool) -> tuple[str | None, str]:
+    """Where the two models lie; the shipped pair if neither is named, no short one where none is needed.
 
     Raises:
         ScoreError: only one model named though both are needed.
@@ -54,24 +51,21 @@ def names(short: str | None, long: str | None, methods: Sequence[str]) -> tuple[
         short, long = str(loading.SHIPPED / "short"), str(loading.SHIPPED / "long")
     if long is None:
         raise ScoreError("--long is missing; name both models, or neither for the shipped tiny pair")
-    if not NEEDS_SHORT & set(methods):
+    if not with_short:
         return None, long
     if short is None:
-        raise ScoreError("--short is missing; hmg and contrast need it, or choose other --methods")
+        raise ScoreError("--short is missing; one of the methods needs it, or choose other --methods")
     return short, long
 
 
-def load_pair(
-    short: str | None, long: str | None, methods: Sequence[str], dtype: str, device: torch.device
-) -> Pair:
-    """The two models; the shipped pair if neither is named. A short model is only loaded when a method reads
-    with it.
+def load_pair(short: str | None, long: str | None, with_short: bool, dtype: str, device: torch.device) -> Pair:
+    """The two models; the shipped pair if neither is named. Without ``with_short`` the long one stands for both.
 
     Raises:
         ScoreError: only one model named though both are needed, or models that are not homologous.
         ModelError: no model there.
     """
-    short, long = names(short, long, methods)
+    short, long = names(short, long, with_short)
     long_model, tokenizer = loading.load(long, dtype, device)
     if short is None:
         return Pair(long_model, long_model, tokenizer)

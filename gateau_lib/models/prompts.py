@@ -8,8 +8,8 @@ from typing import Any
 from gateau_lib.study.errors import DataError, reason
 
 SEPARATOR = "\n\n"  # between the parts of a plain prompt
-# GATEAU and LongAlign, train/pre_tokenize.py of both: "[INST]" + user + "[/INST]" + answer, rounds parted by a
-# blank line, after the start token. Training and asking both take it from here.
+# GATEAU and LongAlign, train/pre_tokenize.py of both: "[INST]" + user + "[/INST]" + answer, rounds parted by
+# a blank line, after the start token. Training and asking both take it from here.
 INST = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'user' %}"
@@ -21,7 +21,12 @@ INST = (
 
 
 def templated(
-    tokenizer: Any, messages: Sequence[Mapping[str, str]], *, whose: str, remedy: str, template: str | None = None
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, str]],
+    *,
+    whose: str,
+    remedy: str,
+    template: str | None = None,
 ) -> str:
     """A conversation as a chat template writes it, its start token included, up to where the model speaks.
 

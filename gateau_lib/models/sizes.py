@@ -1,4 +1,4 @@
-"""What decides a model's cost, without its weights: from the registry, else from the model's configuration."""
+"""What decides a model's cost, without its weights: from the registry, else from its configuration."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM
 
 from gateau_lib.models import loading
 from gateau_lib.study import registry
-from gateau_lib.study.errors import ModelError
+from gateau_lib.study.errors import ModelError, UserError
 
 
-class UnknownSize(ValueError):
+class UnknownSize(UserError):
     """A model of which nothing can be read here; the message says what to do."""
 
 
@@ -50,10 +50,10 @@ class Size:
         return 2 * self.layers * self.kv_heads * self.head_dim
 
     def flops(self, tokens: int, scored: int, before: int = 0) -> float:
-        """One forward pass of a sequence whose first ``before`` tokens are cached; attention in full and causal.
+        """One forward pass of a sequence after ``before`` cached tokens; attention in full and causal.
 
-        Two operations a weight and token; for every query and key it sees, four a channel (query x key, weight x
-        value).
+        Two operations a weight and token; for every query and key it sees, four a channel (query x key,
+        weight x value).
         """
         seen = tokens * before + tokens * (tokens + 1) / 2
         return 2.0 * self.linear * tokens + 2.0 * self.head * scored + 4.0 * self.layers * self.width * seen
@@ -92,7 +92,9 @@ def llama(
     queries, keys = heads * head_dim, kv_heads * head_dim
     attention = 2 * hidden * (queries + keys) + biased * (queries + 2 * keys + hidden)
     linear = layers * (attention + 3 * hidden * mlp + 2 * hidden) + hidden
-    return Size(linear, vocabulary * hidden, tied, layers, hidden, mlp, heads, kv_heads, head_dim, vocabulary, window)
+    return Size(
+        linear, vocabulary * hidden, tied, layers, hidden, mlp, heads, kv_heads, head_dim, vocabulary, window
+    )
 
 
 def of_config(config: Any) -> Size:
@@ -133,4 +135,6 @@ def of(name: str) -> Size:
     except ModelError as error:
         raise UnknownSize(f"{name}: size unknown, no configuration to read ({error})") from None
     except AttributeError as error:
-        raise UnknownSize(f"{name}: size unknown, its configuration is not one of a decoder ({error})") from None
+        raise UnknownSize(
+            f"{name}: size unknown, its configuration is not one of a decoder ({error})"
+        ) from None

@@ -1,4 +1,4 @@
-"""Shards scored once each: part files that are right or absent, a lock on the output, and the table made of the parts.
+"""Shards scored once each: part files that are right or absent, and the manifest of what they took.
 
 A part file is named by the content of everything that decides its rows: the records, the models' weights, the options, the
 library's code and the versions below it. A restarted run ends with the same bytes, and a changed option never meets old parts.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,12 +19,17 @@ from typing import Any
 
 from gateau_lib.data import sharded
 from gateau_lib.data.sharded import Shard
+from gateau_lib.methods import METHODS
+from gateau_lib.methods.base import Method, Options
 from gateau_lib.models.pair import Pair, identity
-from gateau_lib.scoring import scorer, settings
+from gateau_lib.scoring import scorer
+from gateau_lib.scoring.score_table import Part
 from gateau_lib.study.code_hash import source_hash
 from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.store import versions
 from gateau_lib.study.whole_files import atomic_write
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Job:
 
     data: Path
     folder: Path  # of the parts
-    options: settings.Options
+    options: Options
     made_by: dict[str, Any]  # see `makers`
     size: int  # records a shard: how samples are batched moves the last bits of a loss
 
@@ -44,18 +49,13 @@ class Job:
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
 
 
-@dataclass(frozen=True)
-class Part:
-    """What scoring one shard gave: its rows, the tokens of each pass (see `scorer.score_items`), and what it took."""
+def makers(pair: Pair, methods: Sequence[Method]) -> dict[str, Any]:
+    """What decides a row beside data and options: the models (see `pair.identity`), the code, the versions below it.
 
-    rows: list[dict[str, Any]]
-    counts: dict[str, dict[str, int]]
-    seconds: float
-
-
-def makers(pair: Pair) -> dict[str, Any]:
-    """What decides a row beside data and options: the models (see `pair.identity`), the library's code, the versions below it."""
-    return identity(pair) | {"code": source_hash([scorer.score_items, sharded.read]), "versions": versions()}
+    Of the methods only those that are asked for count: a new one, or an edit of another, makes no part stale.
+    """
+    code = [scorer.score_items, sharded.read, *(method.fill for method in methods)]
+    return identity(pair) | {"code": source_hash(code), "versions": versions()}
 
 
 def read_part(path: Path, rows: int) -> Part | None:
@@ -71,7 +71,7 @@ def read_part(path: Path, rows: int) -> Part | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        print(f"{path}: damaged ({error}); this shard is scored again", file=sys.stderr)
+        log.warning("%s: damaged (%s); this shard is scored again", path, error)
         return None
     return part
 
@@ -87,10 +87,15 @@ def finish(job: Job, shard: Shard, pair: Pair) -> Part:
     if (done := read_part(path, shard.rows)) is not None:
         return done
     start, counts = monotonic(), {}
-    rows = scorer.score_items(sharded.read(job.data, shard), pair, job.options, counts)
+    methods = [METHODS[name] for name in job.options.methods]
+    rows = scorer.score_items(sharded.read(job.data, shard), pair, job.options, methods, counts)
     part = Part(rows, {name: dict(count) for name, count in counts.items()}, round(monotonic() - start, 3))
     body = json.dumps(rows, allow_nan=False)
-    about = {"sha256": hashlib.sha256(body.encode()).hexdigest(), "counts": part.counts, "seconds": part.seconds}
+    about = {
+        "sha256": hashlib.sha256(body.encode()).hexdigest(),
+        "counts": part.counts,
+        "seconds": part.seconds,
+    }
     atomic_write(path, json.dumps(about) + "\n" + body)
     return part
 
@@ -108,12 +113,6 @@ def parts(job: Job, shards: Sequence[Shard]) -> Iterator[Part]:
         yield part
 
 
-
-
-
-
-
-
 def total(counts: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
     """Tokens of each pass over many shards, the dearest first."""
     sums: dict[str, Counter] = {}
@@ -123,18 +122,30 @@ def total(counts: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, in
     return {name: dict(sums[name]) for name in sorted(sums, key=lambda name: -sums[name]["tokens"])}
 
 
-def manifest(job: Job, shards: Sequence[Shard], done: Sequence[Part], about: dict[str, Any], table: Path) -> dict[str, Any]:
+def manifest(
+    job: Job, shards: Sequence[Shard], done: Sequence[Part], about: dict[str, Any], table: Path
+) -> dict[str, Any]:
     """What made a table: content of data, models, options and code, and the tokens and seconds that each shard took."""
     with table.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    data = hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
     listed = [
-        {"part": job.part(shard).name, "rows": shard.rows, "sha256": shard.sha256, "seconds": part.seconds, "passes": part.counts}
+        {
+            "part": job.part(shard).name,
+            "rows": shard.rows,
+            "sha256": shard.sha256,
+            "seconds": part.seconds,
+            "passes": part.counts,
+        }
         for shard, part in zip(shards, done, strict=True)
     ]
     return {
         "table": {"sha256": sha256, "rows": sum(shard.rows for shard in shards)},
-        "data": {"name": job.data.name, "sha256_of_shards": data},
+        "data": {
+            "name": job.data.name,
+            "sha256_of_shards": hashlib.sha256(
+                "".join(shard.sha256 for shard in shards).encode()
+            ).hexdigest(),
+        },
         "options": about | {"shard_size": job.size},
         "made_by": job.made_by,
         "passes": total(part.counts for part in done),

@@ -1,4 +1,8 @@
-"""A score table read back: its rows, what it says of the models, single samples' segments, and the rows a score can rank."""
+"""The score table: its columns, writing it, and reading it back with the rows that a method can rank.
+
+A row a record, in input order. The columns are those of every registered method; one that was not asked for is empty.
+What the table says about itself rides along as metadata under ``gateau``, with the number of its format.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,76 +19,57 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gateau_lib.methods import METHODS, scored_with
 from gateau_lib.study.errors import DataError, reason
 
-LENGTHS = ("n_context", "n_instruction", "n_response", "n_dropped")
-SEGMENTS = ("segment_nll", "segment_attention", "segment_chars")  # only read for the samples that the report shows
-# The columns a score is made from, and the method of gateau_lib.score that fills them.
-NEEDS = {
-    "gateau": {"nll_short": "hmg", "nll_long": "hmg", "cam": "cam"},
-    "hmg": {"nll_short": "hmg", "nll_long": "hmg"},
-    "cam": {"cam": "cam"},
-    "prolong": {"prolong": "prolong"},
-    "perplexity": {"nll_long": "perplexity"},
-    "ifd": {"ifd": "ifd"},
-    "contrast": {"contrast": "contrast"},
-    "longattn": {"longattn": "longattn"},
-    "random": {},
-    "longest": {},
-}
+FORMAT = 1  # of the table; raised when a column changes its meaning
+LENGTHS = (
+    "n_context",
+    "n_instruction",
+    "n_response",
+    "n_dropped",
+)  # tokens read, and context tokens cut on the left
+SCORES = tuple(dict.fromkeys(column for method in METHODS.values() for column in method.columns))
+DETAILS = {column: kind for method in METHODS.values() for column, kind in method.details.items()}
+SEGMENTS = (
+    "segment_nll",
+    "segment_attention",
+    "segment_chars",
+)  # read only for the samples that the report shows
+COLUMNS = ("id", *LENGTHS, *SCORES, *DETAILS, "error")
+ROW_GROUP = 1024  # rows of the table written at a time, whatever the shards' size
+KINDS = {"text": pa.string(), "numbers": pa.list_(pa.float64()), "integers": pa.list_(pa.int64())}
 
 
-def read_scores(path: Path) -> Table:
-    """A score table.
+@dataclass(frozen=True)
+class Part:
+    """What scoring one shard gave: its rows, the tokens of each pass (see `reader.Reader`), and what it took."""
 
-    Raises:
-        DataError: no such file, not a score table, an id twice, a NaN or infinity.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; write it with python -m gateau_lib.score")
-    try:
-        schema = pq.read_schema(path)
-        rows = pq.read_table(path, columns=[name for name in schema.names if name not in SEGMENTS]).to_pylist()
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: not a Parquet file ({reason(error)})") from None
-    if not rows or not {"id", "error", *LENGTHS} <= rows[0].keys():
-        raise DataError(f"{path}: not a score table; write it with python -m gateau_lib.score")
-    for number, row in enumerate(rows, 1):
-        bad = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
-        if bad:
-            raise DataError(f"{path}, row {number}, id {row['id']!r}: {bad[0]} is {row[bad[0]]}; score this sample again")
-    twice = [name for name, n in Counter(row["id"] for row in rows if row["error"] is None).items() if n > 1]
-    if twice:
-        raise DataError(f"{path}: id {twice[0]!r} stands twice; ids must be unique")
-    return Table(path, rows, json.loads((schema.metadata or {}).get(b"gateau", b"{}")))
+    rows: list[dict[str, Any]]
+    counts: dict[str, dict[str, int]]
+    seconds: float
 
 
-def usable(table: Table, score: str) -> tuple[pd.DataFrame, Counter]:
-    """Rows that the score can rank, and how many are left out for which reason.
+@dataclass
+class Summary:
+    """What is worth knowing of a table that was written: rows of each kind, and the parts without their rows."""
 
-    Raises:
-        DataError: the table does not hold what the score needs, mixes ways of finding CAM, or nothing is left.
-    """
-    rows, path, why = table.rows, table.path, Counter()
-    kept = []
-    for column, method in NEEDS[score].items():
-        if all(row.get(column) is None for row in rows):
-            raise DataError(f"{path}: no {column} in it; score with --methods {method} among others, or choose another --score")
-    for row in rows:
-        if row["error"] is not None:
-            why["an error in scoring"] += 1
-        elif missing := [column for column in NEEDS[score] if row[column] is None]:
-            why[f"no {missing[0]}"] += 1
-        elif score == "ifd" and row["ifd"] > 1:  # Cherry: the instruction makes the response less likely, so they do not match
-            why["ifd above 1"] += 1
-        else:
-            kept.append(row)
-    modes = sorted({row["cam_mode"] for row in kept if row.get("cam_mode")}) if "cam" in NEEDS[score] else []
-    if len(modes) > 1:
-        raise DataError(f"{path}: CAM is {' in some rows and '.join(modes)} in others; score all the data in one way")
-    if not kept:
-        raise DataError(f"{path}: no usable row for --score {score} ({'; '.join(f'{n} with {k}' for k, n in why.items())})")
-    return pd.DataFrame(kept), why
+    rows: int = 0
+    errors: int = 0
+    cut: int = 0  # rows whose context was cut
+    lost: int = 0  # tokens that were cut
+    bare: int = 0  # scored rows without context
+    parts: list[Part] = field(default_factory=list)
+
+    def add(self, part: Part) -> None:
+        """Count a part."""
+        for row in part.rows:
+            self.rows += 1
+            self.errors += row["error"] is not None
+            self.cut += bool(row["n_dropped"])
+            self.lost += row["n_dropped"] or 0
+            self.bare += row["error"] is None and row["n_context"] == 0
+        self.parts.append(Part([], part.counts, part.seconds))
 
 
 @dataclass(frozen=True)
@@ -108,41 +93,113 @@ class Table:
         """The segments of some samples, without those of whom the table knows none."""
         if not set(SEGMENTS) <= set(pq.read_schema(self.path).names):
             return {}
-        wanted = pq.read_table(self.path, columns=["id", *SEGMENTS], filters=[("id", "in", list(ids))]).to_pylist()
-        return {row["id"]: Segments(*(row[name] for name in SEGMENTS)) for row in wanted if row["segment_nll"]}
+        wanted = pq.read_table(
+            self.path, columns=["id", *SEGMENTS], filters=[("id", "in", list(ids))]
+        ).to_pylist()
+        return {
+            row["id"]: Segments(*(row[name] for name in SEGMENTS)) for row in wanted if row["segment_nll"]
+        }
 
 
-COUNTS = ("n_context", "n_instruction", "n_response", "n_dropped")  # tokens read, and context tokens cut on the left
+def write_table(parts: Iterable[Part], about: dict[str, Any], path: Path) -> Summary:
+    """Write the rows of the parts as Parquet, whole or not at all; equal rows give equal bytes.
 
-SCORES = ("nll_short", "nll_long", "hmg", "cam", "prolong", "ifd", "contrast", "longattn")
-# Per segment: loss given it alone, share of the response's attention, characters of the context where segments begin and end.
-SEGMENTS = ("segment_nll", "segment_attention", "segment_chars")
-COLUMNS = ("id", *COUNTS, *SCORES, "cam_mode", *SEGMENTS, "error")
-ROW_GROUP = 1024  # rows of the table written at a time, whatever the shards' size
+    Args:
+        parts: in the order of the data; one is in memory at a time.
+        about: what the table says about itself.
+    """
+    schema = _schema(about)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    summary = Summary()
+    waiting: list[dict[str, Any]] = []
+    try:
+        with pq.ParquetWriter(unfinished, schema) as out:
+            for part in parts:
+                summary.add(part)
+                waiting += part.rows
+                while len(waiting) >= ROW_GROUP:
+                    out.write_table(pa.Table.from_pylist(waiting[:ROW_GROUP], schema))
+                    del waiting[:ROW_GROUP]
+            if waiting:
+                out.write_table(pa.Table.from_pylist(waiting, schema))
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return summary
 
 
 def _schema(about: dict[str, Any]) -> pa.Schema:
-    kinds = dict.fromkeys(("id", "error", "cam_mode"), pa.string()) | dict.fromkeys(COUNTS, pa.int64())
-    kinds |= dict.fromkeys(SEGMENTS, pa.list_(pa.float64())) | {"segment_chars": pa.list_(pa.int64())}
+    kinds = {"id": pa.string(), "error": pa.string()} | dict.fromkeys(LENGTHS, pa.int64())
+    kinds |= {column: KINDS[kind] for column, kind in DETAILS.items()}
     fields = [(name, kinds.get(name, pa.float64())) for name in COLUMNS]
-    return pa.schema(fields, {"gateau": json.dumps(about, sort_keys=True)})
+    return pa.schema(fields, {"gateau": json.dumps(about | {"format": FORMAT}, sort_keys=True)})
 
 
-def write_table(rows: Iterable[dict[str, Any]], about: dict[str, Any], path: Path) -> None:
-    """The rows as Parquet, whole or not at all; ``about`` rides along as metadata. Equal rows give equal bytes."""
-    schema = _schema(about)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    waiting: list[dict[str, Any]] = []
+def read_scores(path: Path) -> Table:
+    """A score table.
+
+    Raises:
+        DataError: no such file, not a score table, one of a newer library, an id twice, a NaN or infinity.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; write it with python -m gateau_lib.score")
     try:
-        with pq.ParquetWriter(part, schema) as out:
-            for row in rows:
-                waiting.append(row)
-                if len(waiting) == ROW_GROUP:
-                    out.write_table(pa.Table.from_pylist(waiting, schema))
-                    waiting.clear()
-            if waiting:
-                out.write_table(pa.Table.from_pylist(waiting, schema))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        schema = pq.read_schema(path)
+        rows = pq.read_table(
+            path, columns=[name for name in schema.names if name not in SEGMENTS]
+        ).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: not a Parquet file ({reason(error)})") from None
+    about = json.loads((schema.metadata or {}).get(b"gateau", b"{}"))
+    if about.get("format", FORMAT) > FORMAT:  # the first tables did not say
+        raise DataError(
+            f"{path}: a score table of format {about['format']}, and this library reads up to {FORMAT}; "
+            "update the library, or score the data again with this one"
+        )
+    if not rows or not {"id", "error", *LENGTHS} <= rows[0].keys():
+        raise DataError(f"{path}: not a score table; write it with python -m gateau_lib.score")
+    for number, row in enumerate(rows, 1):
+        bad = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
+        if bad:
+            raise DataError(
+                f"{path}, row {number}, id {row['id']!r}: {bad[0]} is {row[bad[0]]}; score this sample again"
+            )
+    twice = [name for name, n in Counter(row["id"] for row in rows if row["error"] is None).items() if n > 1]
+    if twice:
+        raise DataError(f"{path}: id {twice[0]!r} stands twice; ids must be unique")
+    return Table(path, rows, about)
+
+
+def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter]:
+    """Rows that a method can rank, and how many are left out for which reason.
+
+    Raises:
+        DataError: the table does not hold what the method needs, mixes ways of finding CAM, or nothing is left.
+    """
+    method, path, why = METHODS[name], table.path, Counter()
+    for column in method.needs:
+        if all(row.get(column) is None for row in table.rows):
+            ask = scored_with(method, column)
+            raise DataError(
+                f"{path}: no {column} in it; score with --methods {ask} among others, or choose another --score"
+            )
+    kept = []
+    for row in table.rows:
+        if row["error"] is not None:
+            why["an error in scoring"] += 1
+        elif missing := [column for column in method.needs if row[column] is None]:
+            why[f"no {missing[0]}"] += 1
+        elif cause := method.unfit(row):
+            why[cause] += 1
+        else:
+            kept.append(row)
+    modes = sorted({row["cam_mode"] for row in kept if row.get("cam_mode")}) if "cam" in method.needs else []
+    if len(modes) > 1:
+        raise DataError(
+            f"{path}: CAM is {' in some rows and '.join(modes)} in others; score all the data in one way"
+        )
+    if not kept:
+        counted = "; ".join(f"{n} with {cause}" for cause, n in why.items())
+        raise DataError(f"{path}: no usable row for --score {name} ({counted})")
+    return pd.DataFrame(kept), why

@@ -1,76 +1,180 @@
-"""What decides a score, beside data and models."""
+"""A scoring run with everything decided: data, models, options, where it runs. The command's words end here."""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
+from gateau_lib.methods import METHODS, SCORED
+from gateau_lib.methods.base import Method, Options, Reading
+from gateau_lib.methods.reader import named_passes
 from gateau_lib.models import loading
+from gateau_lib.models.pair import names
 from gateau_lib.study.errors import ScoreError
+from gateau_lib.study.outputs import check_out
 
-METHODS = ("hmg", "cam", "prolong", "ifd", "contrast", "perplexity", "longattn")
-AS_RELEASED = ("hmg", "cam", "prolong")  # the methods whose authors published code
-
-
-@dataclass(frozen=True)
-class Options:
-    """What decides a score, beside data and models; lengths in tokens."""
-
-    methods: tuple[str, ...]
-    reading: str  # how the short model reads beyond its window, see `model_passes.READINGS`
-    segment_length: int
-    max_length: int
-    short_window: int
-    prolong_pairs: int = 500  # the released scripts' value
-    seed: int = 0
-    chat: bool = False  # the tokenizer's chat template instead of the papers' plain prompt
-    adaptive: bool = False  # estimated segment importance, see `cam_adaptive.adaptive_importance`
-    as_released: bool = False  # the authors' public procedures with their defects, see `released`
-
-    @property
-    def cam_mode(self) -> str:
-        """How segment importance is found."""
-        return "as_released" if self.as_released else "adaptive" if self.adaptive else "exact"
 SEGMENT_LENGTH = 128  # GATEAU select/cam
 SHIPPED_STRETCH = 2  # times the long window
 
+Engine = Literal["local", "ray"]
 
-def methods_of(text: str) -> tuple[str, ...]:
-    """The methods asked for, in the library's order.
+
+@dataclass(frozen=True)
+class ScoringRun:
+    """What a scoring run is told, checked and complete; any worker can begin with it."""
+
+    data: Path
+    out: Path | None  # the table; None where only the cost is asked for
+    options: Options
+    short: str | None  # folder or hub id; None where no method reads with it
+    long: str
+    shipped: bool = False  # the shipped tiny pair
+    dtype: str = "float32"
+    device: str | None = None  # the best there is, on each worker
+    shard_size: int = 16  # records
+    engine: Engine = "local"
+    workers: int | None = None  # of a cluster
+    threads: int | None = None  # of a processor, a worker
+
+    @property
+    def parts(self) -> Path:
+        """The folder of finished shards."""
+        return self._out.with_name(self._out.name + ".parts")
+
+    @property
+    def manifest(self) -> Path:
+        """The file that says what made the table."""
+        return self._out.with_suffix(".manifest.json")
+
+    @property
+    def _out(self) -> Path:
+        assert self.out is not None  # see `resolve`
+        return self.out
+
+
+def resolve(
+    data: Path,
+    out: Path | None,
+    *,
+    methods: Sequence[str],
+    short: str | None = None,
+    long: str | None = None,
+    reading: Reading = "ntk",
+    segment_length: int | None = None,
+    max_length: int | None = None,
+    prolong_pairs: int = 500,
+    chat_template: bool = False,
+    adaptive: bool = False,
+    dtype: str = "float32",
+    device: str | None = None,
+    shard_size: int = 16,
+    engine: Engine = "local",
+    workers: int | None = None,
+    threads: int | None = None,
+    only_plan: bool = False,
+) -> ScoringRun:
+    """The run that these words ask for; lengths that are not given come from the models' windows, see `lengths`.
+
+    Reads the models' configurations, no weights.
+
+    Args:
+        only_plan: nothing will be written, so that ``out`` may be missing.
+
+    Raises:
+        ScoreError: words that cannot be meant.
+        DataError: an output that would write over the data.
+        ModelError: no model there.
+    """
+    counted = {
+        "segment-length": segment_length,
+        "max-length": max_length,
+        "shard-size": shard_size,
+        "prolong-pairs": prolong_pairs,
+        "workers": workers,
+        "threads": threads,
+    }
+    for name, value in counted.items():
+        if value is not None and value < 1:
+            raise ScoreError(f"--{name} must be at least 1, got {value}")
+    asked = asked_methods(methods)
+    if not only_plan and (out is None or out.suffix != ".parquet"):
+        raise ScoreError(f"--out {out or 'is missing'}: give a name that ends in .parquet")
+    if workers and engine == "local":
+        raise ScoreError("--workers is for --engine ray; a local run is one process with --threads threads")
+    if adaptive and "cam" not in [method.name for method in asked]:
+        raise ScoreError("--adaptive is about segment importance; ask for --methods cam among others")
+    short_name, long_name = names(short, long, needs_short(asked))
+    segment, longest, window = lengths(short_name, long_name, long is None, segment_length, max_length)
+    if segment < 2 and "prolong" in [method.name for method in asked]:
+        raise ScoreError(
+            "--segment-length must be at least 2 for prolong: a segment's first token has no loss"
+        )
+    options = Options(
+        methods=tuple(method.name for method in asked),
+        reading=reading,
+        segment_length=segment,
+        max_length=longest,
+        short_window=window,
+        prolong_pairs=prolong_pairs,
+        chat=chat_template,
+        adaptive=adaptive,
+    )
+    run = ScoringRun(
+        data=data,
+        out=out,
+        options=options,
+        short=short_name,
+        long=long_name,
+        shipped=short is None and long is None,
+        dtype=dtype,
+        device=device,
+        shard_size=shard_size,
+        engine=engine,
+        workers=workers,
+        threads=threads,
+    )
+    if not only_plan:
+        check_out(run.out, [data], [run.manifest], run.parts)
+    return run
+
+
+def asked_methods(names: Sequence[str]) -> list[Method]:
+    """The methods of these names, in the library's order.
 
     Raises:
         ScoreError: an unknown name, or none.
     """
-    asked = {name.strip() for name in text.split(",") if name.strip()}
-    if unknown := sorted(asked - set(METHODS)):
-        raise ScoreError(f"--methods: unknown method {unknown[0]!r}; choose from {', '.join(METHODS)}")
+    asked = {name.strip() for name in names if name.strip()}
+    if unknown := sorted(asked - set(SCORED)):
+        raise ScoreError(f"--methods: unknown method {unknown[0]!r}; choose from {', '.join(SCORED)}")
     if not asked:
-        raise ScoreError(f"--methods: none given; choose from {', '.join(METHODS)}")
-    return tuple(name for name in METHODS if name in asked)
+        raise ScoreError(f"--methods: none given; choose from {', '.join(SCORED)}")
+    return [METHODS[name] for name in SCORED if name in asked]
 
 
-def options_of(given: argparse.Namespace, short_window: int, long_window: int) -> Options:
-    """Lengths from the models' windows where the command line does not give them.
+def needs_short(methods: Sequence[Method]) -> bool:
+    """Whether one of the methods reads with the short model or needs its window."""
+    return any(each.needs_short for method in methods for each in named_passes(method.passes))
 
-    Raises:
-        ScoreError: segments too short for ProLong.
+
+def lengths(
+    short: str | None, long: str, shipped: bool, segment_length: int | None, max_length: int | None
+) -> tuple[int, int, int]:
+    """Tokens of a segment, of a sample at most, and of the short window.
+
+    A segment has 128 tokens, at most an eighth of the short window; a sample at most the long window, or twice that
+    for the shipped pair: its window is short for real text, and stretched it still holds long instructions and
+    responses whole.
     """
-    methods = methods_of(given.methods)
-    if given.long is None:  # the shipped pair; lengths must not depend on whether a method reads with its short model
-        short_window = loading.load_config(loading.SHIPPED / "short").max_position_embeddings
-    segment = given.segment_length if given.segment_length is not None else min(SEGMENT_LENGTH, max(1, short_window // 8))
-    # The shipped pair's window is short for real text: stretched, it still holds long instructions and responses whole.
-    usual = long_window * (SHIPPED_STRETCH if given.long is None else 1)
-    if segment < 2 and "prolong" in methods:
-        raise ScoreError("--segment-length must be at least 2 for prolong: a segment's first token has no loss")
-    return Options(
-        methods,
-        given.reading,
-        segment,
-        given.max_length or usual,
-        short_window,
-        prolong_pairs=given.prolong_pairs,
-        chat=given.chat_template,
-        adaptive=given.adaptive,
-        as_released=given.as_released,
-    )
+    if shipped:  # lengths must not depend on whether a method reads with its short model
+        short = str(loading.SHIPPED / "short")
+    long_window = _window(long)
+    short_window = _window(short) if short else long_window
+    segment = segment_length or min(SEGMENT_LENGTH, max(1, short_window // 8))
+    return segment, max_length or long_window * (SHIPPED_STRETCH if shipped else 1), short_window
+
+
+def _window(name: str) -> int:
+    return int(loading.load_config(name).get_text_config(decoder=True).max_position_embeddings)

@@ -50,7 +50,7 @@ def measure(short: str | None, long: str | None, samples: int) -> dict[str, Any]
     """
     device = devices.device()
     named = bool(short or long)
-    pair = load_pair(short, long, ("hmg",), "float32", device) if named else random_pair(device)
+    pair = load_pair(short, long, True, "float32", device) if named else random_pair(device)
     window = min(pair.long.config.max_position_embeddings, LONGEST_WINDOW) // SEGMENT * SEGMENT
     rows = compare_memory(long)
     rows += compare_passes(pair)
@@ -227,7 +227,7 @@ def compare_passes(
 def prepare_pass(kind: str, length: int, long: str | None) -> tuple[memory.Work, memory.Work]:
     """A short pass and one of ``length`` tokens, for `memory.peak`."""
     device = devices.device()
-    pair = random_pair(device) if long is None else load_pair(long, long, ("cam",), "float32", device)
+    pair = random_pair(device) if long is None else load_pair(long, long, False, "float32", device)
     passes: dict[str, Callable[[Sequence[Encoded]], Any]] = {
         "plain pass": partial(response_nll, pair.long),
         "pass with attention": lambda samples: model_passes.long_pass(pair.long, samples, SEGMENT),
@@ -256,7 +256,7 @@ def compare_memory(long: str | None, length: int = MEMORY_LENGTH) -> list[Row]:
 def adaptive_fidelity(per_kind: int | None = None) -> dict[str, Any]:
     """What the adaptive estimate does to the shipped pair's ranking of a planted pool, and tokens read."""
     profile = replace(profiles.CPU, pool_per_kind=per_kind or profiles.CPU.pool_per_kind)
-    pair = load_pair(None, None, ("cam",), "float32", devices.device())
+    pair = load_pair(None, None, False, "float32", devices.device())
     pool = corpus.candidate_pool(profile, pair.tokenizer, "independent", 0)
     samples = [encode(sample, pair.tokenizer, profile.max_length) for sample in pool]
     size, exact, adaptive = profile.segment_length, Counter(), Counter()

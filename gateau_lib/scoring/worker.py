@@ -1,23 +1,19 @@
-"""What a worker needs before it scores its first shard: models and parts."""
+"""What a worker needs before it scores its first shard: the models as they will read."""
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
-
 import torch
 
-from gateau_lib.models import rope
+from gateau_lib.methods.reader import extended
 from gateau_lib.models.pair import Pair, choose_device, load_pair
-from gateau_lib.scoring import settings
-from gateau_lib.scoring.settings import methods_of, options_of
+from gateau_lib.scoring.scorer import passes_of
+from gateau_lib.scoring.settings import ScoringRun, asked_methods, needs_short
 
 
-def prepare(given: argparse.Namespace) -> tuple[Pair, settings.Options]:
-    """The models as they will read, in this process, and the options with every length decided."""
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    pair = load_pair(given.short, given.long, methods_of(given.methods), given.dtype, choose_device(given.device))
-    options = options_of(given, rope.window(pair.short), rope.window(pair.long))
-    # Beyond its window the long model is read as the short one is: with one fixed NTK base for the whole run.
-    return replace(pair, long=rope.extend_window(pair.long, options.max_length)), options
+def prepare(run: ScoringRun) -> Pair:
+    """The models in this process, each stretched to the run's length once for all shards."""
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    asked = asked_methods(run.options.methods)
+    pair = load_pair(run.short, run.long, needs_short(asked), run.dtype, choose_device(run.device))
+    return extended(pair, run.options, passes_of(asked))

@@ -1,10 +1,11 @@
 """A model that answers messages: an OpenAI-compatible endpoint or a local model.
 
 One spelling chooses it: ``http://host:8000/v1#name`` is an endpoint (its key is read from the environment,
-``GATEAU_CHAT_KEY``), anything else a local folder or hub id. `gateau_lib.sources.transcript` asks it many things and keeps the answers.
+``GATEAU_CHAT_KEY``), anything else a local folder or hub id. `gateau_lib.sources.transcript` asks it many
+things and keeps the answers.
 
-The endpoint is spoken to with Python's own HTTP client: the hub's would send the user's hub token to any server, and refuses to
-speak to a server of one's own while ``HF_HUB_OFFLINE`` is set.
+The endpoint is spoken to with Python's own HTTP client: the hub's would send the user's hub token to any
+server, and refuses to speak to a server of one's own while ``HF_HUB_OFFLINE`` is set.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from gateau_lib.models.memory import is_out_of_memory
 from gateau_lib.models.pair import fingerprint
 from gateau_lib.models.prompts import SEPARATOR, has_template, plain_ids, templated, text_ids
 from gateau_lib.study import devices
-from gateau_lib.study.errors import DataError
+from gateau_lib.study.errors import DataError, UserError
 
 KEY = "GATEAU_CHAT_KEY"  # environment variable; what it holds is sent to the endpoint and nowhere else
 PARALLEL = 4  # requests under way at once
@@ -35,7 +36,7 @@ SECONDS = 600.0  # a long document may take minutes to read
 LONGEST_PAUSE = 300.0  # that a server may ask for
 
 
-class ChatError(ValueError):
+class ChatError(UserError):
     """A model that cannot be asked (any more); the message says why and how to go on."""
 
 
@@ -59,7 +60,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back. ``finish``: "stop", "length" (cut at ``max_tokens``), or "refused", and ``error`` then says why."""
+    """What came back. ``finish``: "stop", "length" (cut at ``max_tokens``) or "refused" (``error``: why)."""
 
     text: str
     finish: str = "stop"
@@ -76,19 +77,22 @@ class Endpoint:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What decides the answers. The address does not: a server that moved to another host goes on with its transcript."""
+        """What decides the answers. The address does not: a server that moved goes on with its transcript."""
         return {"model": self.name}
 
     def reply(self, request: Request) -> Reply:
         """One answer.
 
         Raises:
-            Busy: time-out, dropped connection, status 408, 429 or 5xx, or a body that is not a chat completion.
+            Busy: time-out, dropped connection, status 408, 429 or 5xx, or a body that is not a chat
+                completion.
             ChatError: no server of this kind, or it does not accept the key.
         """
         body = {"model": self.name, "messages": [dict(m) for m in request.messages], "stream": False}
         body |= {"max_tokens": request.max_tokens, "temperature": request.temperature, "seed": request.seed}
-        call = urllib.request.Request(self.url + "/chat/completions", json.dumps(body).encode(), method="POST")
+        call = urllib.request.Request(
+            self.url + "/chat/completions", json.dumps(body).encode(), method="POST"
+        )
         call.add_header("Content-Type", "application/json")
         if key := _key():
             call.add_unredirected_header("Authorization", f"Bearer {key}")
@@ -97,7 +101,10 @@ class Endpoint:
                 return _completion(answer.read())
         except urllib.error.HTTPError as error:
             return self._refused(error)
-        except (OSError, http.client.HTTPException) as error:  # time-outs and broken connections of every kind
+        except (
+            OSError,
+            http.client.HTTPException,
+        ) as error:  # time-outs and broken connections of every kind
             cause = getattr(error, "reason", error)
             raise Busy(_line(str(cause)) or type(error).__name__) from None
 
@@ -108,9 +115,11 @@ class Endpoint:
             said = ""
         why = f"status {error.code}: {said or error.reason}"
         if error.code in (401, 403):
-            raise ChatError(f"{self.url}: does not accept the key ({why}); put the right one into the environment as {KEY}")
+            raise ChatError(f"{self.url}: does not accept the key ({why}); put the right one into {KEY}")
         if error.code == 404 or error.code < 400:
-            raise ChatError(f"{self.url}: no model {self.name!r} there ({why}); give URL#name, the URL usually ends in /v1")
+            raise ChatError(
+                f"{self.url}: no model {self.name!r} there ({why}); give URL#name, URL usually ends in /v1"
+            )
         if error.code in (408, 429) or error.code >= 500:
             asked = error.headers.get("Retry-After", "")
             raise Busy(why, min(float(asked), LONGEST_PAUSE) if asked.isdigit() else 0.0)
@@ -145,12 +154,14 @@ class Local:
     def _write(self, prompt: list[int], request: Request) -> list[int]:
         ends = end_tokens(self.model, self.tokenizer)
         if request.temperature == 0:
-            return continue_greedily(self.model, [prompt], request.max_tokens, ends, self.tokenizer.pad_token_id)[0]
+            return continue_greedily(
+                self.model, [prompt], request.max_tokens, ends, self.tokenizer.pad_token_id
+            )[0]
         how = {"temperature": request.temperature, "seed": request.seed}
         return continue_by_chance(self.model, prompt, request.max_tokens, ends, **how)
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation: the tokenizer's chat template, else the texts, each followed by an empty line.
+        """Token ids of a conversation: in the tokenizer's chat template, else as in `prompts.plain_ids`.
 
         Raises:
             ChatError: the template fails, also with the system turn put before the question.
@@ -173,7 +184,7 @@ Chat = Endpoint | Local
 
 @lru_cache(maxsize=1)  # a judge marks several runs; a large model is loaded once
 def open_model(spec: str) -> Chat:
-    """The model of that spelling: ``http://host:8000/v1#name``, a folder, or a hub id (bfloat16 on a GPU, else float32).
+    """The model of that spelling: ``http://host:8000/v1#name``, a folder, or a hub id.
 
     Raises:
         ChatError: no name, or a key inside the address. ModelError: no model there.
@@ -184,7 +195,9 @@ def open_model(spec: str) -> Chat:
         url, _, name = spec.partition("#")
         parts = urlsplit(url)
         if parts.username or parts.password or parts.query:
-            raise ChatError(f"--model {name}: its address holds a key or a query; put the key into the environment as {KEY}")
+            raise ChatError(
+                f"--model {name}: its address holds a key or query; put the key into the environment as {KEY}"
+            )
         if not name or not parts.hostname:
             raise ChatError(f"{spec}: name the model after a #, for example http://host:8000/v1#name")
         return Endpoint(url.rstrip("/").removesuffix("/chat/completions"), name)
@@ -205,7 +218,9 @@ def _completion(body: bytes) -> Reply:
         text, finish = choice["message"].get("content") or "", choice.get("finish_reason") or "stop"
         if not (isinstance(text, str) and isinstance(finish, str)):
             raise TypeError
-        return Reply(_secret(text.encode("utf-8", "replace").decode()), finish)  # JSON may hold halves of surrogate pairs
+        return Reply(
+            _secret(text.encode("utf-8", "replace").decode()), finish
+        )  # JSON may hold halves of surrogate pairs
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         raise Busy(f"not a chat completion: {_line(_secret(body.decode('utf-8', 'replace')))!r}") from None
 
@@ -224,4 +239,3 @@ def _secret(text: str) -> str:
 
 def _line(text: str) -> str:
     return " ".join(text.split())[:200]
-

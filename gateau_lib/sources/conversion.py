@@ -1,7 +1,7 @@
 """Published files turned into what the study reads: samples, questions, plain texts.
 
-A record that cannot be used is dropped, and the reason counted; a file that cannot be read at all is an error, since it is most
-likely a download that broke off.
+A record that cannot be used is dropped, and the reason counted; a file that cannot be read at all is an
+error, since it is most likely a download that broke off.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ def convert(files: Sequence[Path], kind: Literal["long", "short"], name: str, ou
     """Write the samples of ``files`` to ``out`` as LongAlign JSONL, in their order.
 
     Args:
-        kind: "long" (LongAlign's records) or "short" (ShareGPT's conversations). Of both, the first question and answer of a
-            conversation are taken.
-        name: of the data set; every sample's ``source``, and the beginning of the id of a record that has none.
+        kind: "long" (LongAlign's records) or "short" (ShareGPT's conversations). Of both, the first question
+            and answer of a conversation are taken.
+        name: of the data set; every sample's ``source``, and the beginning of the id of a record that has
+            none.
 
     Returns:
-        ``read``, ``kept``, ``cut to first exchange`` (kept without later turns) and ``dropped``: number of records by reason.
+        ``read``, ``kept``, ``cut to first exchange`` (kept without later turns) and ``dropped``: number of
+        records by reason.
 
     Raises:
         DataError: a file that cannot be read; the place is named.
@@ -63,7 +65,12 @@ def convert(files: Sequence[Path], kind: Literal["long", "short"], name: str, ou
                     cut += more > 0
                 except Unusable as unusable:
                     dropped[unusable.reason] += 1
-    return {"read": read, "kept": len(seen), "cut to first exchange": cut, "dropped": dict(sorted(dropped.items()))}
+    return {
+        "read": read,
+        "kept": len(seen),
+        "cut to first exchange": cut,
+        "dropped": dict(sorted(dropped.items())),
+    }
 
 
 def _encodable(record: dict[str, Any]) -> dict[str, Any]:
@@ -96,8 +103,9 @@ def short_sample(record: Any, identifier: str, source: str) -> tuple[Sample, int
     The conversation is ShareGPT's (``conversations``: from, value), or stands in ``messages``.
 
     Raises:
-        Unusable: no turns, a turn that is neither the user's nor the assistant's (open-instruct drops such conversations, and
-            LongAlign followed it), a first turn that is not the user's, no answer to it or an empty one.
+        Unusable: no turns, a turn that is neither the user's nor the assistant's (open-instruct drops such
+            conversations, and LongAlign followed it), a first turn that is not the user's, no answer to it or
+            an empty one.
     """
     turns = _turns(record)
     if not turns:
@@ -123,7 +131,9 @@ def _turns(record: Any) -> list[tuple[str, str]]:
         raise Unusable("not a JSON object")
     role, text = ("from", "value") if "conversations" in record else ("role", "content")
     turns = record.get("conversations", record.get("messages"))
-    usable = isinstance(turns, list) and all(isinstance(t, dict) and isinstance(t.get(text), str) for t in turns)
+    usable = isinstance(turns, list) and all(
+        isinstance(t, dict) and isinstance(t.get(text), str) for t in turns
+    )
     if not usable:
         raise Unusable("no usable turns")
     return [(ROLES.get(str(turn.get(role)), str(turn.get(role))), turn[text]) for turn in turns]
@@ -149,12 +159,14 @@ def rows(path: Path) -> Iterator[tuple[str, Any]]:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not valid JSON ({error}); fetch the file again") from None
         if not isinstance(content, list):
-            raise DataError(f"{path}: expected a list of records, got {type(content).__name__}; fetch the file again")
+            raise DataError(
+                f"{path}: expected a list of records, got {type(content).__name__}; fetch the file again"
+            )
         yield from ((f"{path}, record {n}", record) for n, record in enumerate(content, 1))
 
 
 def unpack(files: Sequence[Path], names: Sequence[str], out: Path) -> dict[str, int]:
-    """Write each task's records to ``out/<task>.jsonl``, from LongBench's archive or from files of those names.
+    """Write each task's records to ``out/<task>.jsonl``, from LongBench's archive or files of those names.
 
     Returns:
         Records by task.
@@ -187,7 +199,9 @@ def _content(files: Sequence[Path], name: str) -> bytes:
 def questions(table: Path, out: Path) -> int:
     """MT-Bench's table as FastChat's ``question.jsonl``; the number of questions."""
     records = [record for _, record in rows(table)]
-    out.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    out.write_text(
+        "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8"
+    )
     return len(records)
 
 

@@ -13,7 +13,11 @@ from gateau_lib.study.errors import DataError
 
 SUFFIXES = (".txt", ".md", ".jsonl")
 ABOUT = 0.2  # share of a text's words that must stand in the document
-COPY_PIECE, COPY_LENGTH, COPIED = 40, 300, 0.8  # characters; a text as long as that, mostly of pieces of the document, is a copy
+COPY_PIECE, COPY_LENGTH, COPIED = (
+    40,
+    300,
+    0.8,
+)  # characters; a text as long as that, mostly of pieces of the document, is a copy
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,9 @@ def files(source: Path) -> list[Path]:
     """
     if not source.exists():
         raise DataError(f"{source}: no such folder; give one with {', '.join(SUFFIXES)} files")
-    paths = sorted(path for path in source.rglob("*") if path.suffix in SUFFIXES) if source.is_dir() else [source]
+    paths = (
+        sorted(path for path in source.rglob("*") if path.suffix in SUFFIXES) if source.is_dir() else [source]
+    )
     paths = [path for path in paths if path.is_file()]
     if not paths or paths[0].suffix not in SUFFIXES:
         raise DataError(f"{source}: holds no documents; they end in {', '.join(SUFFIXES)}")
@@ -46,7 +52,10 @@ def documents(source: Path, limit: int | None = None) -> Iterator[Document]:
     Raises:
         DataError: nothing there, or a JSONL file with a bad line.
     """
-    named = ((path, path.relative_to(source).as_posix() if source.is_dir() else path.name) for path in files(source))
+    named = (
+        (path, path.relative_to(source).as_posix() if source.is_dir() else path.name)
+        for path in files(source)
+    )
     yield from islice((document for path, name in named for document in _read(path, name)), limit)
 
 
@@ -81,7 +90,7 @@ def is_copy(answer: str, document: str) -> bool:
 
 
 def is_about(text: str, document: str) -> bool:
-    """Whether enough of the text's words (of four letters or more; pairs of Chinese characters) stand in the document."""
+    """Whether enough of the text's words (four letters or more; Chinese pairs) are in the document."""
     mine, theirs = _words(text), _words(document)
     return not mine or len(mine & theirs) >= ABOUT * len(mine)
 
@@ -89,7 +98,7 @@ def is_about(text: str, document: str) -> bool:
 def _words(text: str) -> set[str]:
     runs = re.findall("[\u4e00-\u9fff]+", text)
     pairs = {run[i : i + 2] for run in runs for i in range(max(1, len(run) - 1))}
-    return pairs | {word for word in re.findall(r"[^\W\d_\u4e00-\u9fff]{4,}", text.lower())}
+    return pairs | set(re.findall(r"[^\W\d_\u4e00-\u9fff]{4,}", text.lower()))
 
 
 def plain(text: str) -> str:

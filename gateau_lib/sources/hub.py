@@ -1,8 +1,9 @@
 """Repositories of models and data by name: from the hub's cache, or from the hub.
 
-What is used is pinned: the commit that a study first met stands in its revisions.json and is required from then on; a commit that
-the registry knows is required at once. Of a model's repository only safetensors, configuration and tokenizer are fetched. What
-the hub's client had fetched when something went wrong is kept, and the next run goes on from there.
+What is used is pinned: the commit that a study first met stands in its revisions.json and is required from
+then on; a commit that the registry knows is required at once. Of a model's repository only safetensors,
+configuration and tokenizer are fetched. What the hub's client had fetched when something went wrong is kept,
+and the next run goes on from there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from huggingface_hub import constants, errors
 
 from gateau_lib.study import registry
 from gateau_lib.study.code_hash import path_hash
-from gateau_lib.study.errors import reason
+from gateau_lib.study.errors import UserError, reason
 from gateau_lib.study.registry import DataEntry, ModelEntry
 from gateau_lib.study.store import PINS, Study
 from gateau_lib.study.whole_files import atomic_write
@@ -30,8 +31,8 @@ Kind = Literal["model", "dataset"]
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt")
 
 
-class HubError(ValueError):
-    """Something that cannot be had; the message is one line: what to fetch, how, and where it may lie instead."""
+class HubError(UserError):
+    """Something that cannot be had; the message is one line: what to fetch, how, where else it may lie."""
 
 
 def revisions(study: Study) -> dict[str, str]:
@@ -50,14 +51,17 @@ def model(study: Study, name: str) -> Path:
     if (folder / "config.json").is_file():
         return folder
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise HubError(f"{name}: no config.json there; give a folder with a saved model or a hub id owner/name")
+        raise HubError(
+            f"{name}: no config.json there; give a folder with a saved model or a hub id owner/name"
+        )
     return snapshot(study, name)
 
 
 def identity(study: Study, name: str) -> str:
     """What tells a model from another of the same name: a hub id's commit, or a hash of a local folder.
 
-    The hash is of its small files and of the sizes and times of the large ones, since hashing weights takes minutes.
+    The hash is of its small files and of the sizes and times of the large ones, since hashing weights takes
+    minutes.
     """
     folder = model(study, name)
     if folder.name in revisions(study).values():
@@ -69,10 +73,11 @@ def identity(study: Study, name: str) -> str:
 
 
 def snapshot(study: Study, repo: str, kind: Kind = "model") -> Path:
-    """The folder of a repository's snapshot in the hub's cache, at the pinned commit; fetched if it is not there.
+    """The folder of a repository's snapshot in the hub's cache, at the pinned commit; fetched if need be.
 
     Raises:
-        HubError: out of reach, gated, incomplete, without weights that can be loaded, or another commit than the pinned one.
+        HubError: out of reach, gated, incomplete, without weights that can be loaded, or another commit than
+            the pinned one.
     """
     folder = _fetched(study, repo, kind, _agreed(study, repo, kind))
     if fault := lacking(folder, repo, kind):
@@ -85,7 +90,7 @@ def snapshot(study: Study, repo: str, kind: Kind = "model") -> Path:
 
 
 def remedy(repo: str, kind: Kind = "model", revision: str | None = None) -> str:
-    """How to get a repository, as part of a sentence: the command, what may be needed for it, where else it may lie."""
+    """How to get a repository, as part of a sentence: the command, what it needs, where else it may lie."""
     entry = _entry(repo, kind)
     if isinstance(entry, DataEntry) and entry.host == "github":
         return f"fetch it from https://github.com/{repo} ({', '.join(entry.files)}) and {_own(entry)}"
@@ -93,7 +98,11 @@ def remedy(repo: str, kind: Kind = "model", revision: str | None = None) -> str:
     words += " --repo-type dataset" if kind == "dataset" else ""
     page = f"https://huggingface.co/{repo}"
     gate = f" (accept its licence on {page} first, then hf auth login)" if entry and entry.gated else ""
-    other = _own(entry) if isinstance(entry, DataEntry) else "give a folder that holds the model in place of its name"
+    other = (
+        _own(entry)
+        if isinstance(entry, DataEntry)
+        else "give a folder that holds the model in place of its name"
+    )
     return f"where there is a network: {words}{gate}, its cache is {cache()}; or {other}"
 
 
@@ -118,7 +127,7 @@ def _digest(path: Path, size: int, time: int) -> str:
     return path_hash(path)
 
 
-# The cache ---------------------------------------------------------------------------------------------------------
+# The cache -----------------------------------------------------------------------------------------------
 
 
 def cache() -> Path:
@@ -132,7 +141,7 @@ def snapshots(repo: str, kind: Kind = "model") -> Path:
 
 
 def required(study: Study, repo: str, kind: Kind = "model") -> str | None:
-    """The commit that must be used: what the study has pinned, else what the registry knows; None if any will do."""
+    """The commit that must be used: what the study has pinned, else the registry's; None if any will do."""
     entry = _entry(repo, kind)
     return revisions(study).get(f"{kind}s/{repo}") or (entry.revision if entry else None)
 
@@ -176,14 +185,16 @@ def lacking(folder: Path, repo: str, kind: Kind = "model") -> str:
 
 
 def conversion_command(folder: Path, repo: str) -> str:
-    """The command that writes a repository's ``pytorch_model.bin`` as safetensors into its snapshot; it reads tensors only."""
+    """The command that writes a repository's ``pytorch_model.bin`` as safetensors; it reads tensors only."""
     source = f"hf_hub_download('{repo}', 'pytorch_model.bin', revision='{folder.name}')"
     load = f"torch.load({source}, weights_only=True, mmap=True)"
-    imports = "import torch; from huggingface_hub import hf_hub_download; from safetensors.torch import save_file"
+    imports = (
+        "import torch; from huggingface_hub import hf_hub_download; from safetensors.torch import save_file"
+    )
     return f"python -c \"{imports}; save_file({load}, '{folder}/model.safetensors', {{'format': 'pt'}})\""
 
 
-# Fetching ----------------------------------------------------------------------------------------------------------
+# Fetching ------------------------------------------------------------------------------------------------
 
 
 def _fetched(study: Study, repo: str, kind: Kind, revision: str | None) -> Path:
@@ -227,4 +238,6 @@ def _fault(study: Study, repo: str, kind: Kind, revision: str | None, error: Exc
         more = "; to go on with another, delete the line there" if recorded else ""
         return f"{who} requires commit {revision}, the cache has {', '.join(others)}{more}"
     why = f"the hub does not answer ({reason(error)})"
-    return f"not in the cache, or not whole, and {'HF_HUB_OFFLINE is set' if constants.HF_HUB_OFFLINE else why}"
+    return (
+        f"not in the cache, or not whole, and {'HF_HUB_OFFLINE is set' if constants.HF_HUB_OFFLINE else why}"
+    )

@@ -19,8 +19,8 @@ CHANGES_NO_RESULT = True  # what is read enters keys by its content
 def long_samples(study: Study) -> Path:
     """A folder with the long data set's ``samples.jsonl`` (LongAlign records) and ``card.json``, made once.
 
-    The card: repository, revision, licence, SHA-256 of every file; records read, kept, cut to the first exchange of a
-    conversation, and dropped by reason.
+    The card: repository, revision, licence, SHA-256 of every file; records read, kept, cut to the first
+    exchange of a conversation, and dropped by reason.
 
     Raises:
         HubError: out of reach. DataError: files that cannot be read.

@@ -91,7 +91,9 @@ def proposal_request(document: Document, task: Task, seed: int, max_tokens: int)
     """Ask for questions of the task's kind."""
     kit = prompts()
     words = kit[language(document.text)]
-    text = words["propose"].format(document=document.text, count=kit["questions"], kind=words["kinds"][task.kind])
+    text = words["propose"].format(
+        document=document.text, count=kit["questions"], kind=words["kinds"][task.kind]
+    )
     return Request(({"role": "user", "content": text},), max_tokens, kit["temperature"], seed)
 
 
@@ -99,19 +101,25 @@ def answer_request(document: Document, task: Task, seed: int, max_tokens: int) -
     """Ask the drawn question, the user turn as it will stand in the sample."""
     system = prompts()[language(document.text)]["answer"]
     user = document.text + SEPARATOR + task.question
-    return Request(({"role": "system", "content": system}, {"role": "user", "content": user}), max_tokens, 0.0, seed)
+    return Request(
+        ({"role": "system", "content": system}, {"role": "user", "content": user}), max_tokens, 0.0, seed
+    )
 
 
 def read_questions(reply: Reply) -> list[str]:
-    """The questions of a numbered list, without repetitions; the last one of a reply that was cut is left out."""
-    found = [match.group(1).strip().strip("*").strip() for line in said(reply).splitlines() if (match := NUMBERED.match(line))]
+    """The questions of a numbered list, each once; the last one of a reply that was cut is left out."""
+    found = [
+        match.group(1).strip().strip("*").strip()
+        for line in said(reply).splitlines()
+        if (match := NUMBERED.match(line))
+    ]
     if reply.finish == "length":
         found = found[:-1]
     return list(dict.fromkeys(question for question in found if re.search(r"\w\w", question)))
 
 
 def draw(task: Task, reply: Reply, seed: int, taken: set[str]) -> None:
-    """Give the task one of the proposed questions that the document's other tasks do not ask, or its fault."""
+    """Give the task a proposed question that the document's other tasks do not ask, or its fault."""
     questions = read_questions(reply)
     free = [question for question in questions if plain(question) not in taken]
     if reply.finish == "refused":
@@ -201,8 +209,8 @@ def run(order: Order) -> str:
     """Make the samples; returns the text to print.
 
     Raises:
-        ChatError, DataError, ModelError, ScoreError: model, documents or options that cannot be used, or no sample was
-            kept.
+        ChatError, DataError, ModelError, ScoreError: model, documents or options that cannot be used, or no
+            sample was kept.
     """
     start = time.monotonic()
     check(order)
@@ -236,7 +244,10 @@ def run(order: Order) -> str:
 
 
 def _write_manifest(order: Order, model: Chat, accounts: dict[str, Any]) -> None:
-    options = {name: getattr(order, name) for name in ("seed", "per_document", "limit", "max_length", "max_new_tokens")}
+    options = {
+        name: getattr(order, name)
+        for name in ("seed", "per_document", "limit", "max_length", "max_new_tokens")
+    }
     facts = {"model": model.identity, "prompts": prompts(), **options, **accounts}
     facts["sha256"] = {order.out.name: path_hash(order.out)}
     atomic_write(order.manifest, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")

@@ -1,7 +1,7 @@
 """Many questions to a model, and the transcript of all that was asked and answered.
 
-Every answer is appended to ``transcript.jsonl`` the moment it is there, with the request, its parameters, seed and model. A
-killed run goes on with what is missing, and asks nothing twice.
+Every answer is appended to ``transcript.jsonl`` the moment it is there, with the request, its parameters,
+seed and model. A killed run goes on with what is missing, and asks nothing twice.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ PAUSES = (1.0, 4.0, 15.0, 60.0)  # seconds before another try
 REFUSALS = 32  # as many at the start, and no answer: the parameters are wrong, not the requests
 
 
-def ask(model: Chat, requests: Iterable[Request], folder: Path, label: str, total: int | None = None) -> list[Reply]:
+def ask(
+    model: Chat, requests: Iterable[Request], folder: Path, label: str, total: int | None = None
+) -> list[Reply]:
     """Answers to all requests, in their order; what the transcript in ``folder`` holds is not asked again.
 
-    A refused request does not end the run. It is asked again by the next call, perhaps of a server with a longer window.
+    A refused request does not end the run. It is asked again by the next call, perhaps of a server with a
+    longer window.
 
     Args:
         requests: may be a generator; only a few are held at a time.
@@ -47,7 +50,9 @@ def ask(model: Chat, requests: Iterable[Request], folder: Path, label: str, tota
         keys: list[str] = []
         talk, pool = _Talk(model, transcript), ThreadPoolExecutor(model.parallel)
         missing = _missing(model, requests, transcript, keys)
-        first = list(islice(missing, 1))  # what a resumed run has already is passed here, before the clock starts
+        first = list(
+            islice(missing, 1)
+        )  # what a resumed run has already is passed here, before the clock starts
         left = None if total is None else total - len(keys) + len(first)
         waiting: set[Future[None]] = set()
         try:
@@ -66,7 +71,9 @@ def ask(model: Chat, requests: Iterable[Request], folder: Path, label: str, tota
         return [transcript.answers.get(key) or talk.refused[key] for key in keys]
 
 
-def _missing(model: Chat, requests: Iterable[Request], transcript: _Transcript, keys: list[str]) -> Iterator[tuple[str, Request]]:
+def _missing(
+    model: Chat, requests: Iterable[Request], transcript: _Transcript, keys: list[str]
+) -> Iterator[tuple[str, Request]]:
     """Requests that have no answer yet, each once, with their keys; the keys of all are put into ``keys``."""
     seen = set()
     for request in requests:
@@ -103,7 +110,9 @@ class _Talk:
                 if pause is None:
                     kept = f"{len(self.transcript.answers)} answers are kept in {self.transcript.path}"
                     how = f"{kept}, see to the server and give the same command to go on"
-                    raise ChatError(f"{where}: no answer after {len(PAUSES) + 1} tries ({busy}); {how}") from None
+                    raise ChatError(
+                        f"{where}: no answer after {len(PAUSES) + 1} tries ({busy}); {how}"
+                    ) from None
                 pause = max(pause, busy.pause)
                 log.warning("%s: %s; again in %.0f s", where, busy, pause)
                 if self.ended.wait(pause):
@@ -114,11 +123,12 @@ class _Talk:
             return
         self.refused[key] = reply
         if not self.answered and len(self.refused) >= REFUSALS:
-            raise ChatError(f"{self.model.name} refused the first {REFUSALS} requests: {reply.error}; see {self.transcript.path}")
+            fault = f"refused the first {REFUSALS} requests: {reply.error}"
+            raise ChatError(f"{self.model.name} {fault}; see {self.transcript.path}")
 
 
 class _Transcript:
-    """An append-only JSONL file of requests and replies. A line that a killed run left torn is cut off and asked again."""
+    """An append-only JSONL file of requests and replies. A line that a kill left torn is asked again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -126,7 +136,7 @@ class _Transcript:
         self._turn = threading.Lock()
 
     def __enter__(self) -> _Transcript:
-        self._file = open(self.path, "ab+", buffering=0)
+        self._file = self.path.open("ab+", buffering=0)
         try:
             self._read()
         except BaseException:
@@ -150,7 +160,9 @@ class _Transcript:
                     if reply.finish != "refused":
                         self.answers[record["key"]] = reply
                 except (ValueError, KeyError, TypeError):
-                    raise ChatError(f"{self.path}, line {number}: damaged; delete that line, it will be asked again") from None
+                    raise ChatError(
+                        f"{self.path}, line {number}: damaged; delete that line, it will be asked again"
+                    ) from None
         self._file.truncate(end)
 
     def add(self, key: str, model: Chat, request: Request, reply: Reply, begin: float) -> None:
@@ -172,4 +184,6 @@ class _Transcript:
 
 
 def _key(model: Chat, request: Request) -> str:
-    return hashlib.sha256(json.dumps([model.identity, asdict(request)], sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([model.identity, asdict(request)], sort_keys=True).encode()).hexdigest()[
+        :32
+    ]

@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
+
+from gateau_lib.study.errors import UserError
 
 CHANGES_NO_RESULT = True  # it says what a result is called, not what it is
 MARKED = "CHANGES_NO_RESULT"
@@ -15,6 +17,7 @@ WHOLE, ON_IMPORT, FILE = "*", "", "<file>"
 
 # The shipped pair is an input of what is made from it; a study that trains its own must not depend on it.
 NOT_COUNTED = ("tiny_pair",)
+TYPES_ONLY = r"(typing\.)?TYPE_CHECKING"
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 DEFINING = FUNCTION | ast.ClassDef | ast.Assign | ast.AnnAssign | ast.AugAssign
 IMPORT = ast.Import | ast.ImportFrom
@@ -128,12 +131,12 @@ def tree(text: str, path: PurePosixPath | str, package: str) -> ast.Module:
     """The syntax tree of a text that lies at ``path`` below the package's folder, with imports by full names.
 
     Raises:
-        ValueError: it is no Python.
+        UserError: it is no Python.
     """
     try:
         parsed = ast.parse(text)
     except SyntaxError as error:
-        raise ValueError(f"{path}, line {error.lineno}: {error.msg}") from None
+        raise UserError(f"{path}, line {error.lineno}: {error.msg}") from None
     folders = [package, *PurePosixPath(path).parent.parts]
     for item in ast.walk(parsed):
         if isinstance(item, ast.ImportFrom) and item.level:
@@ -170,7 +173,8 @@ def parse(text: str, path: PurePosixPath, package: str) -> Module:
             found.main.append(statement)
         else:
             found.on_import.append(statement)
-    mark = ast.literal_eval(found.definitions[MARKED][0].value) if MARKED in found.definitions else False
+    marking = found.definitions[MARKED][0] if MARKED in found.definitions else None
+    mark = ast.literal_eval(marking.value) if isinstance(marking, ast.Assign) else False
     if not isinstance(mark, bool) and (wrong := sorted(set(mark) - set(found.definitions))):
         raise ValueError(f"{path}: {MARKED} names {wrong[0]!r}; name definitions of this module")
     return found._replace(no_result=mark)
@@ -179,7 +183,7 @@ def parse(text: str, path: PurePosixPath, package: str) -> Module:
 def binds(statement: IMPORT, alias: ast.alias, package: str) -> tuple[str, Node | None]:
     """The name that an import binds, and what of the package it stands for; None if it is from elsewhere."""
     plain = isinstance(statement, ast.Import)
-    head, _, rest = (alias.name if plain else statement.module or "").partition(".")
+    head, _, rest = (alias.name if isinstance(statement, ast.Import) else statement.module or "").partition(".")
     name = alias.asname or (head if plain else alias.name)
     if head != package:
         return name, None
@@ -224,7 +228,7 @@ def bound(body: Iterable[ast.AST], package: str, top: Names) -> dict[str, Node |
     return {name: target for name, target in found.items() if name not in outside} | of_module
 
 
-def stores(node: ast.AST) -> bool:
+def stores(node: ast.AST) -> TypeGuard[ast.Name]:
     """Whether a node is a name that is bound there, or deleted."""
     return isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
 
@@ -234,8 +238,7 @@ def _executed(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
     for statement in body:
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
             continue  # a docstring
-        test = ast.unparse(statement.test) if isinstance(statement, ast.If) else ""
-        if re.fullmatch(r"(typing\.)?TYPE_CHECKING", test):
+        if isinstance(statement, ast.If) and re.fullmatch(TYPES_ONLY, ast.unparse(statement.test)):
             yield from [*statement.body, *statement.orelse]
         else:
             yield statement

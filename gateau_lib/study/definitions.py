@@ -102,7 +102,8 @@ class Reader:
         if isinstance(node, list):
             return f"[{','.join(text for each in node if (text := self.write(each, names)))}]"
         if special := getattr(self, f"_{type(node).__name__}", None):
-            return special(node, names)
+            written: str = special(node, names)
+            return written
         return self._fields(node, names) if isinstance(node, ast.AST) else repr(node)
 
     def _fields(self, node: ast.AST, names: Names, /, **written: str) -> str:
@@ -194,7 +195,9 @@ class Reader:
         if isinstance(node, ast.Name):
             target = names.get(node.id)
             return self.library.find(target, self.through) if target else None
-        base = self.lead(node.value, names) if isinstance(node, ast.Attribute) else None
+        if not isinstance(node, ast.Attribute):
+            return None
+        base = self.lead(node.value, names)
         if base is None or base.name != WHOLE:
             return None
         return self.library.find(Node(base.module, node.attr), self.through)
@@ -202,12 +205,13 @@ class Reader:
     def _Constant(self, node: ast.Constant, names: Names) -> str:
         if not isinstance(node.value, str):
             return repr(node.value)
+        short = len(node.value) < PROSE
 
         def placeless(match: re.Match[str]) -> str:
             words = match[1].split(".")[1:]
             for end in range(len(words), 0, -1):
                 if (module := ".".join(words[:end])) in self.library.paths:
-                    starts = not self._told and len(node.value) < PROSE
+                    starts = not self._told and short
                     mark = self._mark(Node(module, WHOLE)) if starts else "<module>"
                     return ".".join([mark, *words[end:]])
             return match[0]

@@ -1,10 +1,12 @@
-"""Which devices this machine has. torch is loaded inside the functions: `study` itself never needs it."""
+"""Which devices this machine has; torch is loaded inside the functions that cannot do without it."""
 
 from __future__ import annotations
 
 import gc
 import os
-from typing import TYPE_CHECKING
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -25,10 +27,45 @@ def gpus() -> int:
     return 0 if chosen.type != "cuda" else 1 if chosen.index is not None else torch.cuda.device_count()
 
 
+class Gpu(NamedTuple):
+    """An NVIDIA GPU as its driver tells."""
+
+    number: str
+    uuid: str
+    name: str
+    memory: int  # bytes
+
+
+def driver_gpus() -> list[Gpu]:
+    """All NVIDIA GPUs of this machine, visible to this process or not, without torch, which takes seconds to load."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    query = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    if done.returncode:  # a driver that does not work
+        return []
+    rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines()]
+    return [Gpu(number, uuid, name, int(size) * 2**20) for number, uuid, name, size in rows]
+
+
+def gpu_name() -> str:
+    """Name of the first GPU, or ""."""
+    return next((gpu.name for gpu in driver_gpus()), "")
+
+
+def gpu_memory() -> list[int]:
+    """Memory in bytes of each GPU that ``CUDA_VISIBLE_DEVICES`` leaves visible."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = None if names is None else [word.strip() for word in names.split(",")]
+    return [
+        gpu.memory for gpu in driver_gpus() if visible is None or gpu.number in visible or gpu.uuid in visible
+    ]
+
+
 def release_gpu() -> None:
     """Give back the GPU memory that this process holds and does not use: those that it starts, or the next model, need it."""
     import torch
 
     gc.collect()
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()

@@ -1,18 +1,35 @@
-"""Errors of other libraries in words that fit into a message of one line."""
+"""Errors that are the user's to mend, and errors of other libraries in words that fit into a message of one line."""
 
 from __future__ import annotations
+
+
+class UserError(ValueError):
+    """What the user gave cannot be used; the message is one line that names the place and the fix.
+
+    Commands print it without a traceback and end with ``status`` (`command.command`). All that a user can do
+    wrong has a class below this one; any other exception is a fault of the program and keeps its traceback.
+    """
+
+    status = 2  # exit status
+
+
+class DataError(UserError):
+    """Input that cannot be used; the message names the file, the line or sample, and the fix."""
+
+
+class ModelError(UserError):
+    """A model that cannot be loaded; the message says what was looked for and what to do."""
+
+
+class ScoreError(UserError):
+    """Options, models or files of a scoring run that do not fit together; the message says which and what to do."""
+
+
+class TrainingError(UserError):
+    """A training run that cannot begin, or that failed; the message names the run and says how to go on."""
 
 
 def reason(error: BaseException) -> str:
     """The first line of the error's message, or the name of its type if it has none."""
     text = str(error).strip()
     return text.splitlines()[0].rstrip() if text else type(error).__name__
-
-
-class ModelError(ValueError):
-    """A model that cannot be loaded; the message says what was looked for and what to do."""
-class ScoreError(ValueError):
-    """Options, models or files of a scoring run that do not fit together; the message says which and what to do."""
-
-class DataError(ValueError):
-    """Input that cannot be used; the message names the file, the line or sample, and the fix."""

@@ -4,95 +4,90 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
+import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
-from gateau_lib.study import manifest, notebooks
+from gateau_lib.study import manifest, notebooks, record
 from gateau_lib.study.code_hash import PACKAGE
-from gateau_lib.study.staleness import RunError, Step, computing, finish, inspect, say
-from gateau_lib.study.store import Study, built, results_root
+from gateau_lib.study.progress import say
+from gateau_lib.study.staleness import RunError, Step, inspect
+from gateau_lib.study.store import Study, results_root
 from gateau_lib.study.whole_files import atomic_write
 
 KERNEL = "gateau"
 DEAD_KERNEL = 138  # exit status
+RUNNING, KERNEL_LOG = "running.ipynb", "kernel.log"  # in the folder of a run that goes on
 
 
-def execute(step: Step) -> None:
+def execute(step: Step, parts: dict[str, str]) -> None:
     """Run a notebook; its executed copy, stamp and manifest entry appear only if every cell ran.
+
+    Args:
+        parts: what `Step.parts` gives now.
 
     Raises:
         RunError: a cell raised (the copy is left as ``NN_name.failed.ipynb``) or the kernel died.
     """
+    inspect(step.path)
+    before, last = evidence(step), record.begin(step)
+    start, began = time.monotonic(), time.time()
+    with tempfile.TemporaryDirectory(prefix="gateau-") as scratch, PeakMemory() as memory:
+        artefacts = _run_cells(step, Path(scratch), memory)
+        executed = notebooks.clean(notebooks.read(Path(scratch) / RUNNING), notebooks.read(step.path), private_paths())
+    for name in (n for n, seen in evidence(step).items() if before.get(n) == seen):
+        (step.study.root / name).unlink()  # an earlier version of the notebook wrote it, this one did not
+    atomic_write(step.executed, notebooks.write_text(executed))
+    seconds = time.monotonic() - start
+    record.finish(step, parts, artefacts, record.entry(step, last, artefacts, began, seconds, memory.peak))
+    say(f"      done in {seconds:.0f} s, {memory.peak / 2**30:.1f} GB at most")
+
+
+def _run_cells(step: Step, scratch: Path, memory: PeakMemory) -> list[str]:
+    """Run a notebook's cells into a copy in ``scratch``; returns the names of the artefacts that they used."""
     from nbclient.exceptions import DeadKernelError
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
 
-    inspect(step.path)
-    parts, before, last = step.parts(), evidence(step), manifest.last_cost(step.study, step.name, step.parameters)
-    step.stamp.unlink(missing_ok=True)
-    manifest.update(step.study, step.name, None, computing())
-    start, began = time.monotonic(), time.time()
-    with tempfile.TemporaryDirectory(prefix="gateau-") as scratch, PeakMemory() as memory, Live() as live:
-        running, log = Path(scratch) / "running.ipynb", Path(scratch) / "artefacts"
-        log.touch()
+    running, log = scratch / RUNNING, scratch / "artefacts"
+    log.touch()
+    with Live() as live, kernel(scratch, log, live.watched), quiet_when_stopped():
         try:
-            with kernel(Path(scratch), log, live.watched):
-                execute_notebook(
-                    str(step.path), str(running), step.parameters, kernel_name=KERNEL, language="python",
-                    cwd=str(PACKAGE.parent), progress_bar=False, stderr_file=live,
-                )  # fmt: skip
+            execute_notebook(
+                str(step.path),
+                str(running),
+                step.parameters,
+                kernel_name=KERNEL,
+                language="python",
+                cwd=str(PACKAGE.parent),
+                progress_bar=False,
+                stderr_file=live,
+            )
         except PapermillExecutionError as error:
             live.close()
             why = f"{error.ename}: {error.evalue}".splitlines()[0]
             raise RunError(_left(step, running, why)) from None
         except DeadKernelError:
             live.close()
+            if said := (scratch / KERNEL_LOG).read_text(errors="replace").rstrip():
+                say(said)
             why = f"the kernel died, likely out of memory (it held {memory.peak / 2**30:.1f} GB); free some or lower the profile"
             raise RunError(_left(step, running, why), DEAD_KERNEL) from None
-        artefacts = list(dict.fromkeys(log.read_text().split()))
-        executed = notebooks.clean(notebooks.read(running), notebooks.read(step.path), private_paths())
-    for name in (n for n, seen in evidence(step).items() if before.get(n) == seen):
-        (step.study.root / name).unlink()  # an earlier version of the notebook wrote it, this one did not
-    atomic_write(step.executed, notebooks.write_text(executed))
-    seconds, reused = time.monotonic() - start, reused_seconds(step, artefacts, began)
-    cost = {"seconds": round(seconds + reused, 1), "peak_memory_mb": round(memory.peak / 2**20)}
-    if reused:
-        cost = {name: max(value, last.get(name, 0)) for name, value in cost.items()}
-    finish(step, parts, artefacts, {"parameters": step.parameters, "reused_seconds": round(reused, 1)} | cost)
-    say(f"      done in {seconds:.0f} s, {memory.peak / 2**30:.1f} GB at most")
+    return list(dict.fromkeys(log.read_text().split()))
 
 
 def evidence(step: Step) -> dict[str, tuple[int, int]]:
     """The notebook's files with what changes when a file is written again."""
     found = (p for folder in manifest.TRACKED for p in (step.study.root / folder).glob(f"{step.number}_*"))
     return {p.relative_to(step.study.root).as_posix(): (p.stat().st_mtime_ns, p.stat().st_ino) for p in found}
-
-
-def reused_seconds(step: Step, artefacts: Iterable[str], began: float) -> float:
-    """What building took, in wall-clock seconds, for artefacts that a run found ready and that no notebook before it uses.
-
-    Args:
-        artefacts: names of those the run used. began: of the run, in seconds since the epoch.
-    """
-    earlier = {name for before in step.upstream for name in before.last().get("artefacts", ())}
-    spans = [built(step.study.cache / name) for name in artefacts if name not in earlier]
-    return covered(span for span in spans if span[0] < began)
-
-
-def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """Time inside at least one span: what was built side by side, or one inside the other, counts once."""
-    total, until = 0.0, float("-inf")
-    for begin, end in sorted(spans):
-        total += max(0.0, end - max(begin, until))
-        until = max(until, end)
-    return total
 
 
 def _left(step: Step, running: Path, why: str) -> str:
@@ -117,6 +112,8 @@ def private_paths() -> list[tuple[str, str]]:
 def kernel(scratch: Path, log: Path, watched: bool) -> Iterator[None]:
     """Make a kernel of the running interpreter findable, whatever is installed on the machine, and set what notebooks see."""
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"]
+    # What the kernel itself says, not its cells, is for nobody who presses Ctrl-C; it is shown when the kernel dies.
+    command = ["/bin/sh", "-c", 'exec "$@" 2>>"$0"', str(scratch / KERNEL_LOG), *command]
     spec = {"argv": command, "display_name": KERNEL, "language": "python"}
     atomic_write(scratch / "kernels" / KERNEL / "kernel.json", json.dumps(spec))
     path = os.environ.get("PYTHONPATH")
@@ -142,6 +139,24 @@ def kernel(scratch: Path, log: Path, watched: bool) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def quiet_when_stopped() -> Iterator[None]:
+    """Keep Ctrl-C to the runner's own line: the client of the kernel would report at length that the kernel has ended."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for name in ("asyncio", "papermill"):
+            logging.getLogger(name).disabled = True
+        raise KeyboardInterrupt
+
+    if before is signal.default_int_handler:  # else somebody has decided what Ctrl-C does, nohup for one
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Live:
@@ -212,27 +227,17 @@ def bring_up_to_date(todo: Sequence[Step]) -> int:
     Raises:
         RunError: a notebook failed; those before it are done and stay.
     """
-
     ran = 0
     for place, step in enumerate(todo, 1):
-        if reasons := step.stale():
-            say(f"[{place}/{len(todo)}] {step.name}: {reasons[0]}{f' (and {len(reasons) - 1} more)' if reasons[1:] else ''}")
-            execute(step)
+        parts = step.parts()
+        if reasons := step.stale(parts):
+            more = f" (and {len(reasons) - 1} more)" if reasons[1:] else ""
+            say(f"[{place}/{len(todo)}] {step.name}: {reasons[0]}{more}")
+            execute(step, parts)
             ran += 1
         else:
-            refresh_prose(step)
+            record.refresh_prose(step)
     return ran
-
-
-def refresh_prose(step: Step) -> None:
-    """Bring the executed copy's text up to date when only prose or comments changed: no code ran differently."""
-    last, original = step.last(), notebooks.read(step.path)
-    if last["text"] != notebooks.text_hash(original):
-        copy = notebooks.with_outputs(original, notebooks.read(step.executed))
-        atomic_write(step.executed, notebooks.write_text(copy))
-        say(f"      {step.name}: text updated, nothing to compute")
-        entry = manifest.read(step.study)["notebooks"].get(step.name, {})
-        finish(step, last["parts"], last["artefacts"], entry)
 
 
 @contextmanager

@@ -83,7 +83,8 @@ def _parameters(ours: Library, node: Node) -> list[str]:
     """Names of a function's arguments or a data class's fields, in order."""
     definition = ours.module(node.module).definitions[node.name][0]
     if isinstance(definition, ast.ClassDef):
-        return [each.target.id for each in definition.body if isinstance(each, ast.AnnAssign)]
+        fields = [each.target for each in definition.body if isinstance(each, ast.AnnAssign)]
+        return [each.id for each in fields if isinstance(each, ast.Name)]
     if not isinstance(definition, ast.FunctionDef):
         return []
     arguments = definition.args

@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gateau_lib.study.code_hash import PACKAGE, path_hash
+from gateau_lib.study.devices import gpu_name
 from gateau_lib.study.store import Study
 from gateau_lib.study.whole_files import atomic_write
 
@@ -79,21 +79,12 @@ def machine() -> dict[str, Any]:
     import psutil
 
     return {
-        "device": os.environ.get("GATEAU_DEVICE") or (gpu() or "cpu"),
+        "device": os.environ.get("GATEAU_DEVICE") or (gpu_name() or "cpu"),
         "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
     }
-
-
-def gpu() -> str:
-    """Name of the first NVIDIA GPU, or ""; asks the driver, since importing torch takes seconds."""
-    if not shutil.which("nvidia-smi"):
-        return ""
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
-    return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout.strip() else ""
 
 
 def processor() -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gateau_lib.study.code_hash import digest
+from gateau_lib.study.errors import UserError
 
 Notebook = dict[str, Any]
 Cell = dict[str, Any]
@@ -19,7 +20,7 @@ INJECTED = "injected-parameters"  # papermill's tag on the cell that sets this r
 NEXT_CELL = "\n__next_cell__\n"
 
 
-class NotebookError(ValueError):
+class NotebookError(UserError):
     """A notebook that cannot be used as it is; the message names the file, the cell and the fix."""
 
 
@@ -50,7 +51,8 @@ def source(cell: Cell) -> str:
 
 def tags(cell: Cell) -> list[str]:
     """A cell's tags."""
-    return cell.get("metadata", {}).get("tags", [])
+    found: list[str] = cell.get("metadata", {}).get("tags", [])
+    return found
 
 
 def code_cells(notebook: Notebook) -> list[Cell]:
@@ -90,7 +92,8 @@ def clean(executed: Notebook, original: Notebook, hide: Sequence[tuple[str, str]
         hide: (text, replacement) pairs for machine-specific paths in outputs.
     """
     kept = {c["id"]: c for c in original["cells"] if "id" in c}
-    cells, tables = [], {}
+    cells: list[Cell] = []
+    tables: dict[str, str] = {}  # new names of styled tables
     for number, cell in enumerate(c for c in executed["cells"] if "papermill-error-cell-tag" not in tags(c)):
         cell = dict(cell)
         if INJECTED in tags(cell):

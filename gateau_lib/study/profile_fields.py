@@ -138,7 +138,7 @@ class Profile:
 
     @property
     def from_hub(self) -> bool:
-        """Whether its models are given (hub id or folder), neither trained from scratch nor the shipped pair."""
+        """Whether its models are given (hub id or folder), not trained from scratch, not the shipped pair."""
         return self.short_model not in ("scratch", "shipped")
 
     def describe(self) -> list[tuple[str, Any, str, str]]:

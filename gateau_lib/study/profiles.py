@@ -1,8 +1,8 @@
 """One dial for the whole study: ``smoke``, ``cpu``, ``gpu`` and ``paper``.
 
-Notebooks read the profile; nothing else holds sizes. Two variants have names of their own: ``gpu+PAIR`` takes a
-pair of the registry in place of one trained from scratch, and ``rehearse-PROFILE`` runs every stage of a large
-profile on fabricated tiny models and data, on any machine, in minutes.
+Notebooks read the profile; nothing else holds sizes. Two variants have names of their own: ``gpu+PAIR`` takes
+a pair of the registry in place of one trained from scratch, and ``rehearse-PROFILE`` runs every stage of a
+large profile on fabricated tiny models and data, on any machine, in minutes.
 """
 
 from __future__ import annotations
@@ -11,10 +11,16 @@ from dataclasses import replace
 from typing import Any
 
 from gateau_lib.study import registry
+from gateau_lib.study.errors import UserError
 from gateau_lib.study.profile_fields import REHEARSED, Profile, Stage
 
 CHANGES_NO_RESULT = True  # profiles enter every key by their values
-__all__ = ["PROFILES", "REHEARSED", "Profile", "Stage", "named", "resolve"]
+__all__ = ["PROFILES", "REHEARSED", "Profile", "ProfileError", "Stage", "named", "resolve"]
+
+
+class ProfileError(UserError):
+    """No such profile, pair or field, or a value that it does not take; the message lists what there is."""
+
 
 CPU = Profile(
     base="cpu",
@@ -159,17 +165,17 @@ PROFILES: dict[str, Profile] = {p.name: p for p in (SMOKE, CPU, GPU, PAPER)}
 
 
 def named(name: str) -> Profile:
-    """The profile of that name; also ``gpu+PAIR``, ``rehearse-gpu``, ``rehearse-gpu+PAIR``, ``rehearse-paper``.
+    """The profile of that name: one of `PROFILES`, ``gpu+PAIR``, ``rehearse-gpu[+PAIR]``, ``rehearse-paper``.
 
     Raises:
-        ValueError: no such profile or pair; the message lists those there are.
+        ProfileError: no such profile or pair; the message lists those there are.
     """
     base, plus, pair = name.removeprefix(REHEARSED).partition("+")
     if base not in PROFILES:
         variants = f"gpu+PAIR, {REHEARSED}gpu, {REHEARSED}paper"
-        raise ValueError(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}, {variants}")
+        raise ProfileError(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}, {variants}")
     if plus and base != "gpu":
-        raise ValueError(
+        raise ProfileError(
             f"only make gpu takes PAIR: make gpu PAIR={', '.join(registry.pairs())} (one of them)"
         )
     profile = _with_pair(PROFILES[base], pair) if plus else PROFILES[base]
@@ -183,7 +189,7 @@ def _with_pair(profile: Profile, name: str) -> Profile:
     """
     pairs = registry.pairs()
     if name not in pairs:
-        raise ValueError(f"unknown pair {name!r}: the registry has {', '.join(pairs)}")
+        raise ProfileError(f"unknown pair {name!r}: the registry has {', '.join(pairs)}")
     short, long = pairs[name].short, pairs[name].long
     window = min(long.window, profile.long_window)
     shortest, longest = profile.pool_tokens
@@ -230,7 +236,7 @@ def _rehearsal(profile: Profile) -> Profile:
     learnt something, so that is the shipped one.
     """
     if not profile.needs_gpu:
-        raise ValueError(f"profile {profile.name!r} needs no rehearsal: run it")
+        raise ProfileError(f"profile {profile.name!r} needs no rehearsal: run it")
     models = SMOKE if profile.short_stages else profile
     published = bool(profile.long_data)
     return replace(
@@ -266,16 +272,16 @@ def resolve(name: str, /, **overrides: Any) -> Profile:
     """The named profile with a few fields replaced.
 
     Raises:
-        ValueError: unknown profile or field, or a value of another type than the field's; the message lists
+        ProfileError: unknown profile or field, or a value of another type than the field's; the message lists
             what is allowed.
     """
     profile = named(name)
     values = {field: value for field, value, *_ in profile.describe()}
     for key, value in overrides.items():
         if key not in values:
-            raise ValueError(f"unknown profile field {key!r}: choose one of {', '.join(values)}")
+            raise ProfileError(f"unknown profile field {key!r}: choose one of {', '.join(values)}")
         want = type(values[key])
         if not isinstance(value, want) and not (want is float and isinstance(value, int)):
             given = f"{value!r} ({type(value).__name__})"
-            raise ValueError(f"profile field {key!r} takes {want.__name__}, got {given}")
+            raise ProfileError(f"profile field {key!r} takes {want.__name__}, got {given}")
     return replace(profile, **overrides)

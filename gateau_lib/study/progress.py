@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 CHANGES_NO_RESULT = True  # it tells a waiting person how far the work is
 
+log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 QUIET_SECONDS = 3.0  # work shorter than this says nothing
@@ -42,9 +44,9 @@ def _lines(iterable: Iterable[Item], label: str, total: int | None, pace: float)
         spent = time.monotonic() - start
         if spent > QUIET_SECONDS and (not said or spent - said > pace):
             said = spent
-            _say(f"{label}: {done}{f'/{total}' if total else ''}, {_clock(spent)} gone{_rest(done, total, spent)}")
+            say(f"{label}: {done}{f'/{total}' if total else ''}, {_clock(spent)} gone{_rest(done, total, spent)}")
     if said:
-        _say(f"{label}: {done} done in {_clock(time.monotonic() - start)}")
+        say(f"{label}: {done} done in {_clock(time.monotonic() - start)}")
 
 
 def _rest(done: int, total: int | None, spent: float) -> str:
@@ -56,5 +58,13 @@ def _clock(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def say(line: str) -> None:
+    """One line for the person who waits.
+
+    Through logging where that is set up, as every command does (`command.messages_shown`); else on standard error
+    itself, so that a notebook and the processes it starts need no set-up.
+    """
+    if log.hasHandlers():
+        log.info("%s", line)
+    else:
+        print(line, file=sys.stderr, flush=True)

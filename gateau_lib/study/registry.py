@@ -1,7 +1,7 @@
-"""Models and data sets that the study knows by name: homologous pairs, training data, benchmarks (registry.yml).
+"""Models and data sets that the study knows by name: pairs, training data, benchmarks (registry.yml).
 
-What a source says is recorded with that source; what none was read for is None. Whether two models really fit together is
-checked when they are loaded (`pair.check_homologous`).
+What a source says is recorded with that source; what none was read for is None. Whether two models really fit
+together is checked when they are loaded (`pair.check_homologous`).
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class DataEntry:
 
 @cache
 def _content() -> dict[str, Any]:
-    return yaml.safe_load(Path(__file__).with_name("registry.yml").read_text(encoding="utf-8"))
+    content: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("registry.yml").read_text(encoding="utf-8"))
+    return content
 
 
 @cache

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gateau_lib.study import manifest, notebooks
-from gateau_lib.study.code_hash import PACKAGE, combine, digest, path_hash, text_parts
+from gateau_lib.study import notebooks
+from gateau_lib.study.code_hash import PACKAGE, digest, path_hash, text_parts
+from gateau_lib.study.errors import UserError
 from gateau_lib.study.store import OTHER, Study, versions
-from gateau_lib.study.whole_files import atomic_write
 
 # Which notebooks' files and artefacts a notebook reads.
 UPSTREAM: dict[str, tuple[str, ...]] = {
@@ -40,8 +39,12 @@ CODE = "code"  # the part that stands for the notebook's code and all it uses of
 OWN, LIBRARY = "the notebook's code", "gateau_lib "  # parts that only tell where a change of it comes from
 
 
-class RunError(Exception):
-    """A run that cannot go on; the message is one line with the place and the fix."""
+class RunError(UserError):
+    """A run that cannot go on; the message is one line with the place and the fix.
+
+    Args:
+        status: exit status, 1 unless the command line or the machine is to blame.
+    """
 
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
@@ -105,8 +108,12 @@ class Step:
                 found[f"results/{path.relative_to(results).as_posix()}"] = path_hash(path)
         return found | computing()
 
-    def stale(self) -> list[str]:
-        """Why this notebook must run, one reason each; empty when what it left is still good."""
+    def stale(self, parts: dict[str, str]) -> list[str]:
+        """Why this notebook must run, one reason each; empty when what it left is still good.
+
+        Args:
+            parts: what `parts` gives now.
+        """
         last = self.last()
         if not last:
             return ["failed last time" if self.failed.exists() else "has not run here"]
@@ -117,7 +124,7 @@ class Step:
             file = self.study.root / name
             if not file.exists() or path_hash(file) != sha:
                 gone.append(f"{name} {'was changed' if file.exists() else 'is missing'}")
-        return differences(last["parts"], self.parts()) + gone
+        return differences(last["parts"], parts) + gone
 
 
 def computing() -> dict[str, str]:
@@ -127,7 +134,7 @@ def computing() -> dict[str, str]:
 
 def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """What changed between two sets of `Step.parts`, one reason each; a move or renaming of code is none."""
-    names = (name for name in sorted(before | now) if name != CODE and not _explains(name))
+    names = (name for name in sorted(before | now) if name != CODE and not explains(name))
     changed = [name for name in names if before.get(name) != now.get(name)]
     reasons = [_reason(name, before.get(name), now.get(name)) for name in changed]
     return reasons if before[CODE] == now[CODE] else _where(before, now) + reasons
@@ -135,19 +142,20 @@ def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
 
 def _where(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """Which definitions a change of the code comes from; a moved one is known by its content or its name."""
-    old, new = ({name: each for name, each in parts.items() if _explains(name)} for parts in (before, now))
+    old, new = ({name: each for name, each in parts.items() if explains(name)} for parts in (before, now))
     found = [f"{name} changed" for name in new if name in old and old[name] != new[name]]
     contents = set(new.values())
     left = [name for name in sorted(old) if name not in new and old[name] not in contents]
     gone = {name.split(".")[-1]: name for name in left}
     contents = set(old.values())
-    for name in (each for each in new if each not in old and new[each] not in contents):
-        found.append(f"{name} {'changed' if gone.pop(name.split('.')[-1], None) else 'is new'}")
+    came = [name for name in new if name not in old and new[name] not in contents]
+    found += [f"{name} {'changed' if gone.pop(name.split('.')[-1], None) else 'is new'}" for name in came]
     found += [f"{name} is no longer used" for name in gone.values()]
     return sorted(found) or ["names in the code stand for other definitions"]
 
 
-def _explains(part: str) -> bool:
+def explains(part: str) -> bool:
+    """Whether a part only tells where a change comes from, and is no part of the key."""
     return part == OWN or part.startswith(LIBRARY)
 
 
@@ -159,8 +167,19 @@ def _reason(name: str, before: str | None, now: str | None) -> str:
 
 
 def notebooks_folder() -> Path:
-    """Source notebooks: ``$GATEAU_NOTEBOOKS``, or ``notebooks`` in the repository."""
-    return Path(os.environ.get("GATEAU_NOTEBOOKS") or PACKAGE.parent / "notebooks")
+    """Source notebooks: ``$GATEAU_NOTEBOOKS``, or ``notebooks`` in the repository.
+
+    Raises:
+        RunError: there is no such folder.
+    """
+    folder = Path(os.environ.get("GATEAU_NOTEBOOKS") or PACKAGE.parent / "notebooks")
+    if not folder.is_dir():
+        raise RunError(
+            f"{folder}: no such folder; an installed library has no notebooks: clone the repository and run there, "
+            "or set GATEAU_NOTEBOOKS",
+            2,
+        )
+    return folder
 
 
 def steps(study: Study, settings: Sequence[str] = (), only: str | None = None) -> list[Step]:
@@ -237,7 +256,7 @@ def status(todo: Sequence[Step]) -> str:
     """A table: each notebook, whether it is fresh, and if not why."""
     lines, touched = [], set()
     for step in todo:
-        reasons = step.stale()
+        reasons = step.stale(step.parts())
         before = [s.name for s in step.upstream if s.name in touched]
         if reasons:
             more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
@@ -248,18 +267,3 @@ def status(todo: Sequence[Step]) -> str:
             touched.add(step.name)
         lines.append(f"{step.name:26} {state}")
     return "\n".join(lines)
-
-
-def finish(step: Step, parts: dict[str, str], artefacts: list[str], entry: dict[str, Any]) -> None:
-    """Record a good run: manifest first, stamp last, so that a crash between them only means another run."""
-    left = manifest.files(step.study, manifest.TRACKED, f"{step.number}_")
-    manifest.update(step.study, step.name, entry | {"files": left}, computing())
-    text = notebooks.text_hash(notebooks.read(step.path))
-    key = combine({name: each for name, each in parts.items() if not _explains(name)})
-    stamp = {"key": key, "parts": parts, "text": text, "files": left, "artefacts": artefacts}
-    atomic_write(step.stamp, json.dumps(stamp, indent=1) + "\n")
-
-
-def say(line: str) -> None:
-    """One line for the person who waits."""
-    print(line, file=sys.stderr, flush=True)

@@ -71,7 +71,7 @@ def open_study(profile: str, seed: int = 0, **overrides: Any) -> Study:
     without them: artefacts that do not depend on what was changed are found there.
 
     Raises:
-        ValueError: unknown profile or field, or a value of the wrong type.
+        ProfileError: unknown profile or field, or a value of the wrong type.
     """
     chosen, plain = resolve(profile, **overrides), asdict(named(profile))
     changed = {name: value for name, value in asdict(chosen).items() if value != plain[name]}
@@ -93,8 +93,12 @@ def profile_folders() -> list[Path]:
 
 
 def results_root() -> Path:
-    """The folder that holds one folder a profile."""
-    return Path(os.environ.get("GATEAU_RESULTS") or PACKAGE.parent / "results")
+    """The folder that holds one folder a profile: ``$GATEAU_RESULTS``, or ``results`` in the repository.
+
+    Where the library is installed without its repository, ``results`` in the current folder.
+    """
+    home = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").exists() else Path.cwd()
+    return Path(os.environ.get("GATEAU_RESULTS") or home / "results")
 
 
 def artefact(

@@ -15,6 +15,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from gateau_lib.study import labels
 from gateau_lib.study.evidence import figure_path
 from gateau_lib.study.store import Study
 from gateau_lib.study.whole_files import atomic_write
@@ -25,7 +26,7 @@ CYCLE = [BLUE, RED, GREEN, ORANGE, "#CC79A7", SKY, BLACK, "#999999"]
 MUTED = ["#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499"]
 MARKERS = "osD^vP*X"
 GREY = "#8A8A8A"
-STYLE = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 9,
@@ -44,66 +45,20 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gateau",
 }
-LABELS = {
-    "theta_a": "short model",
-    "theta_a_ntk": "short model, NTK-extended",
-    "theta_a_stretched": "stretched, not tuned",
-    "theta_b": "long model",
-    "base": "long model, not tuned",
-    "hmg_minmax_ntk": "HMG as published",
-    "hmg_minmax_truncate": "HMG, truncated reader",
-    "hmg_minmax_raw": "HMG, raw reader",
-    "hmg_log_ntk": "HMG, log gap, extended reader",
-    "hmg_log_truncate": "HMG, log gap, truncated reader",
-    "hmg_log_raw": "HMG, log gap, raw reader",
-    "hmp": "HMP",
-    "cam_default": "CAM",
-    "cam_softmax_attention": "CAM, softmax attention",
-    "cam_aligned": "CAM, opposite sign",
-    "cam_ppl": "CAM, importance from PPL",
-    "cam_uniform_attention": "CAM, attention made uniform",
-    "cam_shuffled_attention": "CAM, attention shuffled",
-    "top_segment_match": "most attended = most important",
-    "importance_range": "importance range, no attention",
-    "contrast_log": "one-model contrast",
-    "perplexity_guidance": "Perplexity Guidance",
-    "prolong": "ProLong",
-    "prolong_no_specificity": "ProLong without specificity",
-    "ifd": "IFD",
-    "longattn": "LongAttn",
-    "longest": "longest first",
-    "length_matched": "random, same lengths",
-    "full": "whole pool",
-    "full_epochs": "whole pool, equal epochs",
-    "short_only": "short samples only",
-    "n_tokens": "length",
-    "nll_long": "NLL, long model",
-    "gateau": "GATEAU",
-    "hmg": "HMG",
-    "cam": "CAM",
-    "perplexity": "Perplexity Guidance",
-    "gateau_rank": "GATEAU (ranks)",
-    "gateau_softmax_both": "GATEAU (both softmax)",
-    "gateau_as_released": "GATEAU (as released)",
-    "normal": "ordinary SFT",
-    "packed": "packed SFT",
-    "pose": "PoSE",
-    "skip_outer": "Skip-Outer",
-    "skip_inner": "Skip-Inner",
-    "skip_all": "Skip-All",
-    "randpos": "RandPos",
-}
 # Models that stand in several figures of lines look the same in all of them.
 LINES = ["theta_a_stretched", "normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all", "base"]
 
 
 def label(method: str) -> str:
     """The name a reader sees for a method of the metrics rows."""
-    return LABELS.get(method, method.replace("_", " "))
+    return labels.LABELS.get(method, method.replace("_", " "))
 
 
 def look(method: str, place: int) -> dict[str, str]:
     """Colour and marker of a method's line: its own if it has one, else those of its place in the figure."""
+    if method in labels.LOOKS:
+        colour, marker = labels.LOOKS[method]
+        return {"color": colour, "marker": marker}
     place = LINES.index(method) if method in LINES else place
     return {"color": CYCLE[place % 8], "marker": MARKERS[place % 8]}
 
@@ -116,7 +71,9 @@ def text_table(frame: pd.DataFrame) -> Any:
     from IPython.display import Markdown
 
     rows = [[str(value).replace("|", "\\|") for value in row] for row in frame.itertuples(index=False)]
-    return Markdown("\n".join("| " + " | ".join(row) + " |" for row in [list(frame), ["---"] * len(frame.columns), *rows]))
+    head = [[str(name) for name in frame], ["---"] * len(frame.columns)]
+    text = "\n".join("| " + " | ".join(row) + " |" for row in head + rows)
+    return Markdown(text)  # type: ignore[no-untyped-call]
 
 
 def save(study: Study, fig: Figure, name: str) -> Path:
@@ -128,7 +85,7 @@ def show(study: Study, fig: Figure, name: str) -> Any:
     """Save a figure and return it for a notebook to display."""
     from IPython.display import SVG
 
-    return SVG(filename=str(save(study, fig, name)))
+    return SVG(filename=str(save(study, fig, name)))  # type: ignore[no-untyped-call]
 
 
 def svg(fig: Figure) -> str:

@@ -7,12 +7,9 @@ import glob
 from pathlib import Path
 
 from gateau_lib.models.memory import is_out_of_memory
+from gateau_lib.study.errors import TrainingError
 from gateau_lib.training import reports
 from gateau_lib.training.recipe import FineTune
-
-
-class TrainingError(RuntimeError):
-    """A run that failed; the message says why and how to go on."""
 
 
 def next_try(job: FineTune, output: Path) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateau_lib.study import devices
+from gateau_lib.study.errors import TrainingError
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import Build, at_once, build_all
 from gateau_lib.training import launch
@@ -28,11 +29,11 @@ def fine_tune_all(study: Study, jobs: Sequence[FineTune], workers: int | None = 
             several processes each, and all runs where there is one GPU, go one after the other.
 
     Raises:
-        ValueError: two jobs with one name.
+        TrainingError: two jobs with one name.
         JobError: a run that failed, by name.
     """
     if len({job.name for job in jobs}) < len(jobs):
-        raise ValueError("two fine-tuning runs have the same name; give each its own")
+        raise TrainingError("two fine-tuning runs have the same name; give each its own")
     if devices.gpus() == 1 or any(job.processes != 1 for job in jobs):
         workers = 0
         _train_in_turn(study, jobs)

@@ -21,6 +21,7 @@ from typing import Any
 
 from gateau_lib.study import devices
 from gateau_lib.study.code_hash import PACKAGE
+from gateau_lib.study.errors import TrainingError
 from gateau_lib.study.progress import track
 from gateau_lib.training import failures, recipe, reports, sft
 from gateau_lib.training.recipe import FineTune
@@ -33,18 +34,18 @@ def processes(job: FineTune) -> int:
     """Processes that a job takes here: what it says, or one a GPU.
 
     Raises:
-        ValueError: more processes than GPUs, or a model to be sharded where there are none.
+        TrainingError: more processes than GPUs, or a model to be sharded where there are none.
     """
     gpus = devices.gpus()
     count = job.processes or max(1, gpus)
     if job.sharding != "ddp" and not gpus:
-        raise ValueError(f"{job.name}: sharding {job.sharding!r} needs GPUs; on a CPU give 'ddp'")
+        raise TrainingError(f"{job.name}: sharding {job.sharding!r} needs GPUs; on a CPU give 'ddp'")
     if gpus and job.processes > gpus:
         asked = f"{job.processes} processes, but {gpus} GPUs are visible"
-        raise ValueError(f"{job.name}: {asked}; a process takes one, 0 means all")
+        raise TrainingError(f"{job.name}: {asked}; a process takes one, 0 means all")
     if job.sharding != "ddp" and count == 1:
         needs = f"sharding {job.sharding!r} needs more than one process"
-        raise ValueError(f"{job.name}: {needs}; give sharding 'ddp', or more GPUs")
+        raise TrainingError(f"{job.name}: {needs}; give sharding 'ddp', or more GPUs")
     return count
 
 
@@ -152,14 +153,14 @@ def _failure(job: FineTune, out: Path, folder: Path) -> Exception:
     output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
     # torch tells the exit code of a process in its summary only.
     if lost := re.search(r"rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*-9\b", output):
-        return failures.TrainingError(
+        return TrainingError(
             f"{job.name}: process {lost[1]} was killed, most likely by the system for want of memory; "
             "free some, or lower micro_tokens or processes, then run the same again: "
             f"{failures.next_try(job, out)}"
         )
     if told := reports.read(folder / reports.FAILURES):
         first = told[0]  # when one process fails, others lose it
-        return (failures.TrainingError if first["known"] else RuntimeError)(first["text"])
+        return (TrainingError if first["known"] else RuntimeError)(first["text"])
     printed = [path.read_text(errors="replace") for path in sorted(folder.rglob("stderr.log"))]
     last = next((text.strip().splitlines()[-1] for text in [*printed, output] if text.strip()), "nothing")
     return RuntimeError(f"{job.name}: the processes failed before a run began; their last words: {last}")

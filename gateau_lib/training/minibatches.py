@@ -63,7 +63,7 @@ class Batches(Sequence[list[Row]]):
         ending: ids after each response, trained on as well (end-of-text).
 
     Raises:
-        ValueError: a job that contradicts itself (`recipe.check`), or nothing to train on.
+        TrainingError: a job that contradicts itself (`recipe.check`), or nothing to train on.
     """
 
     def __init__(self, job: FineTune, encoded: Sequence[Encoded], ending: Sequence[int]) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gateau_lib.study.errors import TrainingError
+
 GROUP = 8  # samples of similar length side by side, see plan_epochs
 
 
@@ -30,7 +32,7 @@ def plan_batches(
         pack_window: rows are samples packed up to this many tokens (first fit); None: a row is one sample.
 
     Raises:
-        ValueError: no samples, or a budget that not even one sample comes near.
+        TrainingError: no samples, or a budget that not even one sample comes near.
     """
     rng = np.random.default_rng(seed)
     used, plan = 0, []
@@ -48,7 +50,7 @@ def plan_batches(
             break
     if not plan:
         found = f"{len(lengths)} samples, budget {tokens} tokens"
-        raise ValueError(f"nothing to train on: {found}; raise the budget or give samples")
+        raise TrainingError(f"nothing to train on: {found}; raise the budget or give samples")
     return plan
 
 
@@ -66,7 +68,7 @@ def plan_epochs(
         pack_window: rows are packs of samples, as in `plan_batches`; a step ends with the pack that fills it.
 
     Raises:
-        ValueError: no samples, or less than one sample in all.
+        TrainingError: no samples, or less than one sample in all.
     """
     rng = np.random.default_rng(seed)
     total, rows = round(epochs * len(lengths)), []
@@ -80,7 +82,7 @@ def plan_epochs(
             groups = [[pack] for pack in _first_fit(epoch, lengths, pack_window)]
         rows += [row for i in rng.permutation(len(groups)) for row in groups[i]]
     if not rows:
-        raise ValueError(
+        raise TrainingError(
             f"nothing to train on: {len(lengths)} samples, {epochs} epochs; give samples or more epochs"
         )
     plan: list[list[tuple[int, ...]]] = [[]]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from gateau_lib.methods.skipalign import STRATEGIES
+from gateau_lib.study.errors import TrainingError
 from gateau_lib.study.store import UNKEYED, keyed_fields
 
 
@@ -61,9 +62,8 @@ class FineTune:
     loss: Literal["token", "sample"] = "token"
     # "bfloat16": autocast over float32 weights, saved in bfloat16.
     dtype: Literal["float32", "bfloat16"] = "float32"
-    tuning: Literal["full", "lora"] = (
-        "full"  # "lora": adapters of all linear layers beside a base in ``dtype``
-    )
+    # "lora": adapters of all linear layers beside a base in ``dtype``.
+    tuning: Literal["full", "lora"] = "full"
     lora_rank: int = 16  # alpha is twice the rank
     # How processes share the model: "ddp", each holds all; "fsdp", each holds a part; "deepspeed", ZeRO-3.
     sharding: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
@@ -86,16 +86,16 @@ def check(job: FineTune) -> None:
     """Refuse a job that contradicts itself.
 
     Raises:
-        ValueError: names the run, the fields and what they may be.
+        TrainingError: names the run, the fields and what they may be.
     """
     hints = get_type_hints(FineTune)
     allowed = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
     for name, values in {"strategy": STRATEGIES, **allowed}.items():
         if getattr(job, name) not in values:
             choices = ", ".join(values)
-            raise ValueError(f"{job.name}: {name} {getattr(job, name)!r}; choose one of {choices}")
+            raise TrainingError(f"{job.name}: {name} {getattr(job, name)!r}; choose one of {choices}")
     if job.tuning == "lora" and job.sharding != "ddp":
-        raise ValueError(
+        raise TrainingError(
             f"{job.name}: adapters are trained whole on each GPU; with tuning 'lora' give sharding 'ddp'"
         )
 

@@ -11,9 +11,8 @@ from typing import Any
 # Set by `launch` for its processes, whose standard input ends when it does: the folder of their reports.
 LAUNCHED = "GATEAU_LAUNCHED"
 STEPS = "steps.jsonl"  # of the first process: ``run``; in a run's first line also the number of its ``steps``
-FAILURES = (
-    "failures.jsonl"  # ``known`` (whether it is a `TrainingError`) and ``text``, the first failure first
-)
+# ``known`` (whether it is a `TrainingError`) and ``text``, the first failure first.
+FAILURES = "failures.jsonl"
 
 
 def launched() -> bool:

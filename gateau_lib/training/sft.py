@@ -56,10 +56,8 @@ def identity(job: FineTune, steps: Batches) -> str:
 @contextmanager
 def _restored_determinism() -> Iterator[None]:
     """Undo full determinism after a run: it is a switch of the whole process, and scoring needs none."""
-    before, warn = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    before = torch.are_deterministic_algorithms_enabled()
+    warn = torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     switches = {name: os.environ.get(name) for name in SWITCHES}
     try:
@@ -87,7 +85,7 @@ def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
         ``steps``, ``max_position``, ``seconds``.
 
     Raises:
-        RuntimeError: the loss is not finite; names run and step.
+        TrainingError: the loss is not finite; names run and step.
     """
     started = time.monotonic()
     processes, rank = processes_and_rank()

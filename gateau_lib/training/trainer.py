@@ -22,6 +22,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from gateau_lib.models.output_head import nll_at
 from gateau_lib.study import devices
+from gateau_lib.study.errors import TrainingError
 from gateau_lib.study.progress import track
 from gateau_lib.training import reports
 from gateau_lib.training.input_rows import IGNORED, Row, collate
@@ -153,7 +154,7 @@ class Watch(TrainerCallback):
         """Raise at a loss that is not finite; it is the mean over all processes, so all of them raise."""
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
-            raise RuntimeError(
+            raise TrainingError(
                 f"{self.name}: the loss is {loss} at step {state.global_step}; lower learning_rate"
             )
 
@@ -164,12 +165,12 @@ def make_trainer(
     """The `Trainer` of a job over its steps; checkpoints, if asked for, go below ``folder``.
 
     Raises:
-        ValueError: one process that sees several GPUs; `launch.fine_tune` shows it one.
+        TrainingError: one process that sees several GPUs; `launch.fine_tune` shows it one.
     """
     processes, _ = processes_and_rank()
     if processes == 1 and devices.device().type == "cuda" and torch.cuda.device_count() > 1:
         visible = f"{torch.cuda.device_count()} GPUs are visible and a run uses one"
-        raise ValueError(f"{visible}: set CUDA_VISIBLE_DEVICES to one")
+        raise TrainingError(f"{visible}: set CUDA_VISIBLE_DEVICES to one")
     if job.gradient_checkpointing:  # the Trainer's argument for it changes its name between versions
         model.gradient_checkpointing_enable({"use_reentrant": False})
     # Masked and never a label, so any id will do; -1 stands for none.
@@ -194,7 +195,7 @@ def _arguments(job: FineTune, steps: int, folder: Path) -> TrainingArguments:
         shared["fsdp_config"] |= {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True}
     elif job.sharding == "deepspeed":  # never run here: it needs GPUs and a package that the lock leaves out
         if not find_spec("deepspeed"):
-            raise ValueError(
+            raise TrainingError(
                 f"{job.name}: deepspeed is not installed; pip install deepspeed, or give sharding 'fsdp'"
             )
         shared = {"deepspeed": str(DEEPSPEED)}

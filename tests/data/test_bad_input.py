@@ -16,7 +16,10 @@ from gateau_lib.study import profiles
 
 
 def record(name, user="A key lies under the mill.\n\nWhere is it?", answer="Under the mill."):
-    return {"id": name, "messages": [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]}
+    return {
+        "id": name,
+        "messages": [{"role": "user", "content": user}, {"role": "assistant", "content": answer}],
+    }
 
 
 def write(path, records):
@@ -27,7 +30,9 @@ def write(path, records):
 
 def run_score(data, pair, out, *more):
     short, long = pair
-    return score.main([str(data), "--short", str(short), "--long", str(long), "--out", str(out), "--device", "cpu", *more])
+    return score.main(
+        [str(data), "--short", str(short), "--long", str(long), "--out", str(out), "--device", "cpu", *more]
+    )
 
 
 def one_line(capsys):
@@ -77,9 +82,15 @@ def test_bad_records_are_rows_with_a_reason(tmp_path, saved_pair):
             assert row["error"] is None and row["hmg"] is not None and row["cam"] is not None
         else:
             assert reason in row["error"] and all(row[column] is None for column in score_table.SCORES)
-    assert rows[7]["n_dropped"] > 0 and rows[7]["n_context"] + rows[7]["n_instruction"] + rows[7]["n_response"] == 1023
+    assert (
+        rows[7]["n_dropped"] > 0
+        and rows[7]["n_context"] + rows[7]["n_instruction"] + rows[7]["n_response"] == 1023
+    )
     # The selection takes what can be used and keeps the records as they were.
-    assert select.main([str(out), "--data", str(data), "--out", str(tmp_path / "sel.jsonl"), "--fraction", "1"]) == 0
+    assert (
+        select.main([str(out), "--data", str(data), "--out", str(tmp_path / "sel.jsonl"), "--fraction", "1"])
+        == 0
+    )
     chosen = [json.loads(line) for line in (tmp_path / "sel.jsonl").read_text().splitlines()]
     assert sorted(str(r["id"]) for r in chosen) == ["17", "good", "long-context"] and bad[9] in chosen
 
@@ -98,11 +109,17 @@ def test_a_conversation_is_never_scored_as_its_first_exchange(tmp_path, saved_pa
     rows = {row["id"]: row for row in pq.read_table(out).to_pylist()}
     fix = "one user turn and one answer are read; split the conversation or keep the exchange you mean"
     assert rows["talk"]["error"] == f"line 2: 4 turns; {fix}" and rows["followed"]["error"] == f"line 3: 3 turns; {fix}"
-    assert all(rows["talk"][column] is None for column in (*score_table.SCORES, *score_table.COUNTS))
+    assert all(rows["talk"][column] is None for column in (*score_table.SCORES, *score_table.LENGTHS))
     assert rows["plain"]["hmg"] is not None and rows["system"]["hmg"] == rows["plain"]["hmg"]
-    assert select.main([str(out), "--data", str(data), "--out", str(tmp_path / "sel.jsonl"), "--fraction", "1"]) == 0
+    assert (
+        select.main([str(out), "--data", str(data), "--out", str(tmp_path / "sel.jsonl"), "--fraction", "1"])
+        == 0
+    )
     assert "left out: 2 with an error in scoring" in capsys.readouterr().out
-    assert {json.loads(line)["id"] for line in (tmp_path / "sel.jsonl").read_text().splitlines()} == {"plain", "system"}
+    assert {json.loads(line)["id"] for line in (tmp_path / "sel.jsonl").read_text().splitlines()} == {
+        "plain",
+        "system",
+    }
     assert "2 of these not usable" in plan(data, saved_pair, capsys)
 
 
@@ -133,7 +150,11 @@ def test_bad_options_are_one_line(tmp_path, saved_pair, capsys, more, message):
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
-    [("none.jsonl", None, "no such file"), ("e.jsonl", "", "holds no records"), ("d.csv", "a,b", "unknown suffix '.csv'")],
+    [
+        ("none.jsonl", None, "no such file"),
+        ("e.jsonl", "", "holds no records"),
+        ("d.csv", "a,b", "unknown suffix '.csv'"),
+    ],
 )
 def test_bad_files_are_one_line(tmp_path, saved_pair, capsys, name, text, message):
     if text is not None:
@@ -154,7 +175,7 @@ def test_models_of_two_families_are_refused(tmp_path, saved_pair, capsys):
 
 
 def rows(**change):
-    empty = dict.fromkeys(score_table.COLUMNS) | dict.fromkeys(score_table.COUNTS, 9)
+    empty = dict.fromkeys(score_table.COLUMNS) | dict.fromkeys(score_table.LENGTHS, 9)
     made = [empty | {"id": f"r{i}", "nll_long": 1.0 + i} for i in range(4)]
     made[2] |= change
     return made
@@ -171,7 +192,12 @@ def rows(**change):
         (rows(), 4, ["--top", "9"], "only 4 samples are usable"),
         (rows(), 4, ["--fraction", "1.5"], "--fraction must lie in (0, 1]"),
         ([{"id": "r0", "x": 1}], 1, [], "not a score table"),
-        ([row | {"error": "bad"} for row in rows()], 4, [], "no usable row for --score perplexity (4 with an error in scoring)"),
+        (
+            [row | {"error": "bad"} for row in rows()],
+            4,
+            [],
+            "no usable row for --score perplexity (4 with an error in scoring)",
+        ),
     ],
 )
 def test_bad_score_tables_are_one_line(tmp_path, capsys, table, names, more, message):
@@ -186,7 +212,9 @@ def test_not_a_table_and_no_table(tmp_path, capsys):
     data = write(tmp_path / "d.jsonl", [record("a")])
     (tmp_path / "s.parquet").write_text("words")
     for name, message in (("s.parquet", "not a Parquet file"), ("t.parquet", "no such file")):
-        assert select.main([str(tmp_path / name), "--data", str(data), "--out", str(tmp_path / "o.jsonl")]) == 2
+        assert (
+            select.main([str(tmp_path / name), "--data", str(data), "--out", str(tmp_path / "o.jsonl")]) == 2
+        )
         assert message in one_line(capsys)
 
 

@@ -39,7 +39,10 @@ def make(kind: str, n: int, length: int = 700, **more) -> Sample:
 
 def distances(sample: Sample) -> list[int]:
     """Tokens from the start of each evidence to the end of the response: the text is cut there and counted."""
-    return [count(sample.context[begin:] + f"\n\n{sample.instruction}\n\n{sample.response}") for begin, _ in sample.evidence]
+    return [
+        count(sample.context[begin:] + f"\n\n{sample.instruction}\n\n{sample.response}")
+        for begin, _ in sample.evidence
+    ]
 
 
 def sentences(text: str) -> list[str]:
@@ -183,7 +186,9 @@ def test_the_longest_sample_of_every_profile_can_be_made(profile):
 
 def lengths_and_labels(pool: str) -> tuple[np.ndarray, np.ndarray]:
     drawn = [s for seed in range(2) for s in corpus.candidate_pool(SIZES, WORDS, pool, seed)]
-    return np.array([len(encode(s, WORDS).ids) for s in drawn]), np.array([corpus.needs_far(s) for s in drawn])
+    return np.array([len(encode(s, WORDS).ids) for s in drawn]), np.array(
+        [corpus.needs_far(s) for s in drawn]
+    )
 
 
 def test_lengths_tell_nothing_in_the_independent_pool_and_all_in_the_confounded_one():
@@ -202,7 +207,9 @@ def test_pools_hold_each_kind_equally_often_and_shuffled():
 
 def test_real_pool_has_documentation_around_planted_facts():
     drawn = corpus.candidate_pool(SIZES, WORDS, "real", 0)
-    assert Counter(s.kind for s in drawn) == dict.fromkeys(("far", "near", "corrupt", "context_free"), SIZES.pool_per_kind)
+    assert Counter(s.kind for s in drawn) == dict.fromkeys(
+        ("far", "near", "corrupt", "context_free"), SIZES.pool_per_kind
+    )
     paragraphs = real_paragraphs()
     for sample in drawn[:12]:
         assert sum(p in sample.context for p in paragraphs) >= 3
@@ -218,7 +225,12 @@ def test_seeds_fix_everything_and_differ():
 
 def test_short_instructions_fit_the_short_window():
     drawn = corpus.short_instructions(SIZES, WORDS, 0, count=60)
-    assert {s.kind for s in drawn} == {"short_single", "short_multi_hop", "short_aggregate", "short_context_free"}
+    assert {s.kind for s in drawn} == {
+        "short_single",
+        "short_multi_hop",
+        "short_aggregate",
+        "short_context_free",
+    }
     for sample in drawn:
         assert len(encode(sample, WORDS).ids) < WINDOW
         assert all(sample.context[begin:end] in sample.response for begin, end in sample.evidence)
@@ -268,7 +280,9 @@ def test_documents_are_of_their_kind(kind):
 
 def test_lengths_and_places_hold_for_a_tokenizer_that_marks_the_beginning_of_every_text(prefixing):
     sizes = replace(SIZES, short_window=1024, eval_lengths=(1024, 2048), eval_items=4, pool_per_kind=3)
-    assert prefixing.convert_ids_to_tokens(prefixing("The code", add_special_tokens=False)["input_ids"])[0].startswith("▁")
+    assert prefixing.convert_ids_to_tokens(prefixing("The code", add_special_tokens=False)["input_ids"])[
+        0
+    ].startswith("▁")
     for sample in corpus.candidate_pool(sizes, prefixing, "independent", 0):
         low, high = sizes.pool_tokens
         assert 0.95 * low <= len(encode(sample, prefixing).ids) <= 1.05 * high
@@ -298,8 +312,14 @@ def test_written_corpus_is_complete_unique_and_reproducible(written, tmp_path):
     drawn = [s for path in files for s in read_samples(path)]
     assert len({s.id for s in drawn}) == len(drawn)
     held_out = {s.context for path in (written / "eval").glob("*.jsonl") for s in read_samples(path)}
-    assert not held_out & {s.context for path in (written / "pools").glob("*.jsonl") for s in read_samples(path)}
-    names = [d["id"] for n in range(SIZES.pool_seeds) for d in corpus.read_documents(written / "documents" / f"{n}.jsonl")]
+    assert not held_out & {
+        s.context for path in (written / "pools").glob("*.jsonl") for s in read_samples(path)
+    }
+    names = [
+        d["id"]
+        for n in range(SIZES.pool_seeds)
+        for d in corpus.read_documents(written / "documents" / f"{n}.jsonl")
+    ]
     assert len(set(names)) == len(names) == SIZES.pool_seeds * len(passages.DOCUMENT_KINDS) * 2
 
     corpus.write_corpus(tmp_path, replace(SIZES, pool_per_kind=2, short_pool=6), 0, WORDS)
@@ -318,7 +338,9 @@ def test_longalign_records_survive_datasets(written, tmp_path):
 
 
 def test_a_record_is_longaligns_own_form(written):
-    record = json.loads((written / "pools" / "independent-0.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    record = json.loads(
+        (written / "pools" / "independent-0.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    )
     assert {"id", "length", "messages"} <= set(record)
     assert [m["role"] for m in record["messages"]] == ["user", "assistant"]
     user = record["messages"][0]["content"]

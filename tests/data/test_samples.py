@@ -13,13 +13,24 @@ from gateau_lib.data.longalign import from_record, read_records, read_samples, t
 from gateau_lib.data.samples import Sample, context_offsets, encode, encode_asked, evidence_tokens, segments
 from gateau_lib.study.errors import DataError
 
-SAMPLE = Sample("a", "One fact. The code is amber.\nMore.", "What is the code?", "It is amber.", "far", ((10, 28),), "amber", "t")
+SAMPLE = Sample(
+    "a",
+    "One fact. The code is amber.\nMore.",
+    "What is the code?",
+    "It is amber.",
+    "far",
+    ((10, 28),),
+    "amber",
+    "t",
+)
 MESSAGES = [{"role": "user", "content": "document\n\nquestion"}, {"role": "assistant", "content": "answer"}]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 WORDS = TEXT.filter(lambda t: "\n\n" not in t and t.strip() == t)
 
 
-@given(TEXT.filter(lambda t: t.strip()), st.one_of(st.just(""), WORDS), WORDS, TEXT.filter(lambda t: t.strip()))
+@given(
+    TEXT.filter(lambda t: t.strip()), st.one_of(st.just(""), WORDS), WORDS, TEXT.filter(lambda t: t.strip())
+)
 def test_record_and_back(name, context, instruction, response):
     sample = Sample(name, context, instruction, response)
     assert from_record(json.loads(json.dumps(to_record(sample))), "here") == sample
@@ -35,7 +46,11 @@ def test_labels_ride_along(tmp_path):
     [
         ({}, "document", "question"),
         ({"instruction": "question"}, "document", "question"),
-        ({"instruction": "another"}, "document", "question"),  # not what the user turn ends with: it is not trusted
+        (
+            {"instruction": "another"},
+            "document",
+            "question",
+        ),  # not what the user turn ends with: it is not trusted
         ({"context": "the text", "instruction": "the task"}, "the text", "the task"),
         ({"messages": [{"role": "system", "content": "be good"}, *MESSAGES]}, "document", "question"),
         ({"messages": [{"role": "user", "content": "only a question"}, MESSAGES[1]]}, "", "only a question"),
@@ -45,7 +60,12 @@ def test_labels_ride_along(tmp_path):
 )
 def test_where_context_and_instruction_come_from(more, context, instruction):
     sample = from_record({"id": 7, "messages": MESSAGES} | more, "here")
-    assert (sample.id, sample.context, sample.instruction, sample.response) == ("7", context, instruction, "answer")
+    assert (sample.id, sample.context, sample.instruction, sample.response) == (
+        "7",
+        context,
+        instruction,
+        "answer",
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,9 +79,18 @@ def test_where_context_and_instruction_come_from(more, context, instruction):
         ({"id": "a", "messages": MESSAGES[1:]}, "must begin with a user turn"),
         ({"id": "a", "messages": []}, "must begin with a user turn"),
         ({"id": "a", "messages": [MESSAGES[0], {"role": "assistant", "content": " \n"}]}, "empty response"),
-        ({"id": "a", "messages": MESSAGES * 2}, "4 turns; one user turn and one answer are read; split the conversation or keep"),
+        (
+            {"id": "a", "messages": MESSAGES * 2},
+            "4 turns; one user turn and one answer are read; split the conversation or keep",
+        ),
         ({"id": "a", "messages": [*MESSAGES, MESSAGES[0]]}, "3 turns; one user turn and one answer"),
-        ({"id": "a", "messages": [{"role": "system", "content": "s"}, *MESSAGES, {"role": "tool", "content": "t"}]}, "3 turns;"),
+        (
+            {
+                "id": "a",
+                "messages": [{"role": "system", "content": "s"}, *MESSAGES, {"role": "tool", "content": "t"}],
+            },
+            "3 turns;",
+        ),
         ({"id": "a", "context": "c", "instruction": "x", "messages": MESSAGES * 3}, "6 turns;"),
     ],
 )
@@ -109,7 +138,9 @@ def test_parts_are_tokenized_one_by_one(tokenizer):
     encoded = encode(SAMPLE, tokenizer)
     assert encoded.ids == encoded.start + encoded.context + encoded.instruction + encoded.response
     assert encoded.ids == encoded.prompt + encoded.response and encoded.start == [tokenizer.bos_token_id]
-    assert tokenizer.decode(encoded.ids[1:]) == f"{SAMPLE.context}\n\n{SAMPLE.instruction}\n\n{SAMPLE.response}"
+    assert (
+        tokenizer.decode(encoded.ids[1:]) == f"{SAMPLE.context}\n\n{SAMPLE.instruction}\n\n{SAMPLE.response}"
+    )
     assert tokenizer.decode(encoded.instruction) == f"\n\n{SAMPLE.instruction}\n\n"
     assert tokenizer.eos_token_id not in encoded.ids
 
@@ -166,7 +197,9 @@ def test_chat_template_stands_around_context_and_instruction(tokenizer, template
     turns = [{"role": "user", "content": user}]
     # The test's tokenizer has one token a byte, so here the parts are also the tokens of the whole text.
     assert encoded.prompt == chatty.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
-    assert tokenizer.decode(encoded.context) == context and tokenizer.decode(encoded.response) == sample.response
+    assert (
+        tokenizer.decode(encoded.context) == context and tokenizer.decode(encoded.response) == sample.response
+    )
     assert encoded.start[0] == tokenizer.bos_token_id and encoded.start.count(tokenizer.bos_token_id) == 1
 
 
@@ -174,7 +207,12 @@ def test_chat_template_cuts_the_context_only(tokenizer):
     chatty = with_template(tokenizer, CHATML)
     whole = encode(SAMPLE, chatty, chat=True)
     cut = encode(SAMPLE, chatty, len(whole.ids) - 5, chat=True)
-    assert (cut.start, cut.instruction, cut.response, cut.dropped) == (whole.start, whole.instruction, whole.response, 5)
+    assert (cut.start, cut.instruction, cut.response, cut.dropped) == (
+        whole.start,
+        whole.instruction,
+        whole.response,
+        5,
+    )
     assert cut.context == whole.context[5:]
 
 
@@ -191,7 +229,10 @@ def test_white_space_that_a_template_strips_stays_in_its_place(tokenizer):
         ("{{ messages[0]['content'] | upper }}", "rewrites the user's text"),
         ("{{ messages[0]['content'] }} again: {{ messages[0]['content'] }}", "rewrites the user's text"),
         ("no text at all", "rewrites the user's text"),
-        ("{{ raise_exception('only with a system turn') }}", r"the chat template fails \(only with a system turn\)"),
+        (
+            "{{ raise_exception('only with a system turn') }}",
+            r"the chat template fails \(only with a system turn\)",
+        ),
         ("{% for m in messages %}", "the chat template fails"),
     ],
 )
@@ -267,4 +308,8 @@ def test_a_sample_is_trained_on_as_a_model_is_asked(prefixing, tokenizer, contex
         assert asking.decode(encoded.response).strip() == "Amber."
         if context:
             cut = encode_asked(sample, asking, len(encoded.ids) - 3)
-            assert cut.context == encoded.context[3:] and cut.dropped == 3 and cut.instruction == encoded.instruction
+            assert (
+                cut.context == encoded.context[3:]
+                and cut.dropped == 3
+                and cut.instruction == encoded.instruction
+            )

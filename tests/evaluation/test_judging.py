@@ -249,9 +249,10 @@ def test_no_judge_is_an_error_and_not_a_score(questions, tmp_path):
     items = judging.items(questions, "mt-bench")
     with pytest.raises(chat.ChatError, match="no model is named"):
         judging.score(items, table({i.id: ["a", "b"] for i in items}), "", tmp_path / "out")
-    with serve(lambda body: "[[1]]") as server:
-        with pytest.raises(DataError, match="2 items have no row of answers, '81' the first"):
-            judging.score(items, table({"111": ["a", "b"]}), server.spec, tmp_path / "out")
+    with serve(lambda body: "[[1]]") as server, pytest.raises(
+        DataError, match="2 items have no row of answers, '81' the first"
+    ):
+        judging.score(items, table({"111": ["a", "b"]}), server.spec, tmp_path / "out")
 
 
 def test_a_judge_that_breaks_down_loses_nothing(questions, tmp_path):

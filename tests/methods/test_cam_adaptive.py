@@ -22,12 +22,19 @@ SEGMENT = 4
 @pytest.fixture(scope="module")
 def long_samples():
     """Contexts of 40, 23 and 30 segments, the last of them short; the second response has one token."""
-    return [random_encoded(f"s{i}", *shape, seed=i) for i, shape in enumerate([(160, 5, 4), (90, 3, 1), (118, 6, 8)])]
+    return [
+        random_encoded(f"s{i}", *shape, seed=i)
+        for i, shape in enumerate([(160, 5, 4), (90, 3, 1), (118, 6, 8)])
+    ]
 
 
 def scored(model, samples):
     passes = model_passes.long_pass(model, samples, SEGMENT)
-    return passes, model_passes.segment_importance(model, samples, SEGMENT), cam_adaptive.adaptive_importance(model, samples, passes, SEGMENT)
+    return (
+        passes,
+        model_passes.segment_importance(model, samples, SEGMENT),
+        cam_adaptive.adaptive_importance(model, samples, passes, SEGMENT),
+    )
 
 
 def test_segments_that_are_read_are_exact_and_the_others_lie_between_them(model, long_samples):
@@ -91,8 +98,12 @@ def test_passes_of_other_segments_are_refused(llama, long_samples):
 
 
 def test_shared_text_by_hand():
-    sample = replace(random_encoded("hand", 0, 1, 1, seed=0), context=[5, 6, 7, 8, 9, 9, 5, 9], response=[6, 7, 5])
-    shared = cam_adaptive.shared_text(sample, 2)  # segments 56 78 99 59; 5 in two of four, 6 and 7 in one each, no pair within one
+    sample = replace(
+        random_encoded("hand", 0, 1, 1, seed=0), context=[5, 6, 7, 8, 9, 9, 5, 9], response=[6, 7, 5]
+    )
+    shared = cam_adaptive.shared_text(
+        sample, 2
+    )  # segments 56 78 99 59; 5 in two of four, 6 and 7 in one each, no pair within one
     assert shared.tolist() == pytest.approx([np.log(4) + np.log(2), np.log(4), 0.0, np.log(2)])
 
 
@@ -108,7 +119,11 @@ def test_some_segments_are_read_and_the_most_attended_one_is_among_them(n, layer
 
 def test_fidelity_by_hand():
     exact = np.arange(20) / 20
-    assert speed.fidelity(exact, exact) == {"rank_correlation": pytest.approx(1.0), "top_overlap": 1.0, "largest_error": 0.0}
+    assert speed.fidelity(exact, exact) == {
+        "rank_correlation": pytest.approx(1.0),
+        "top_overlap": 1.0,
+        "largest_error": 0.0,
+    }
     swapped = exact.copy()
     swapped[[17, 18]] = swapped[[18, 17]]  # the second of the top two changes place with the third
     found = speed.fidelity(exact, swapped)

@@ -25,7 +25,9 @@ def test_matches_slow_reference(model, encoded, batch_tokens):
     np.testing.assert_allclose(strength, want[:, 0], atol=1e-6)
     np.testing.assert_allclose(variance, want[:, 1], rtol=1e-4, atol=1e-9)
     n = np.array([len(s.ids) for s in encoded])
-    np.testing.assert_allclose(long_attention_score(model, encoded), want[:, 0] - 0.5 * n * want[:, 1], atol=1e-5)
+    np.testing.assert_allclose(
+        long_attention_score(model, encoded), want[:, 0] - 0.5 * n * want[:, 1], atol=1e-5
+    )
 
 
 def test_rows_are_chunked_without_change(model, encoded, monkeypatch):
@@ -56,7 +58,10 @@ def test_the_pass_stops_at_the_layer_it_reads(llama, encoded, monkeypatch):
     before = llama.config._attn_implementation
     long_attention(llama, encoded[:2], batch_tokens=1, count=count)
     tokens = sum(len(s.ids) for s in encoded[:2])
-    assert count == {"tokens": tokens, "padded": tokens, "forwards": 2} and llama.config._attn_implementation == before
+    assert (
+        count == {"tokens": tokens, "padded": tokens, "forwards": 2}
+        and llama.config._attn_implementation == before
+    )
 
 
 def test_far_attention_by_hand():
@@ -69,12 +74,19 @@ def test_far_attention_by_hand():
     far = np.zeros((4, 4))
     for row in range(1, 4):
         far[row, :row] = 1 / (row + 1)
-    assert strength[0] == pytest.approx((1 / 2 + 2 / 3 + 3 / 4) / 4) and variance[0] == pytest.approx(far.var(ddof=1))
+    assert strength[0] == pytest.approx((1 / 2 + 2 / 3 + 3 / 4) / 4) and variance[0] == pytest.approx(
+        far.var(ddof=1)
+    )
 
 
 def test_a_chunked_layer_is_passed_over():
     """Llama 4: layers of chunks have no window, and in a short text no mask either, but only the fourth sees all."""
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "intermediate_size_mlp": 32, "num_attention_heads": 4}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "intermediate_size_mlp": 32,
+        "num_attention_heads": 4,
+    }
     sizes |= {"num_hidden_layers": 4, "num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 2}
     kinds = ["chunked_attention"] * 3 + ["full_attention"]
     config = Llama4TextConfig(
@@ -82,7 +94,9 @@ def test_a_chunked_layer_is_passed_over():
     )
     torch.manual_seed(3)
     model = Llama4ForCausalLM(config).eval()
-    samples = [random_encoded(f"n{n}", n - 10, 5, 4, seed=n) for n in (24, 90)]  # within one chunk, and over three
+    samples = [
+        random_encoded(f"n{n}", n - 10, 5, 4, seed=n) for n in (24, 90)
+    ]  # within one chunk, and over three
     found = np.array(long_attention(model, samples)).T
     want = [slow_long_attention(model, sample, layer=3) for sample in samples]
     np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-9)

@@ -37,20 +37,28 @@ def samples():
 
 
 def test_the_code_as_released_has_every_defect_and_none_has_none():
-    assert all(getattr(Defects(), name) for name in NAMES) and not any(getattr(Defects.none(), name) for name in NAMES)
+    assert all(getattr(Defects(), name) for name in NAMES) and not any(
+        getattr(Defects.none(), name) for name in NAMES
+    )
     assert Defects.only("see_padding").pad_context and not Defects.only("see_padding").all_tokens
 
 
 def test_without_defects_the_gap_is_the_library_s(pair, encoded):
     short, long = released.released_hmg(pair, encoded, WINDOW, defects=Defects.none())
     np.testing.assert_allclose(long, response_nll(pair.long, encoded), rtol=1e-5)
-    np.testing.assert_allclose(short, model_passes.short_reader_nll(pair.short, encoded, "ntk", target=WINDOW), rtol=1e-5)
+    np.testing.assert_allclose(
+        short, model_passes.short_reader_nll(pair.short, encoded, "ntk", target=WINDOW), rtol=1e-5
+    )
 
 
 def test_without_defects_the_vectors_are_the_library_s(pair, encoded):
     encoded = [sample for sample in encoded if sample.context]
     found = released.released_cam(pair, encoded, WINDOW, SEGMENT, defects=Defects.none())
-    library = zip(model_passes.segment_importance(pair.long, encoded, SEGMENT), model_passes.long_pass(pair.long, encoded, SEGMENT), strict=True)
+    library = zip(
+        model_passes.segment_importance(pair.long, encoded, SEGMENT),
+        model_passes.long_pass(pair.long, encoded, SEGMENT),
+        strict=True,
+    )
     for (nll, attention), (same_nll, one) in zip(found, library, strict=True):
         np.testing.assert_allclose(nll, same_nll, rtol=1e-5)
         np.testing.assert_allclose(attention, one.attention, atol=1e-6)
@@ -62,7 +70,9 @@ def test_without_defects_the_vectors_are_the_library_s(pair, encoded):
 def test_masked_padding_on_the_left_only_costs(pair, samples):
     count, padded = Counter(), Counter()
     plain = released.released_cam(pair, samples, WINDOW, SEGMENT, defects=Defects.none(), count=count)
-    found = released.released_cam(pair, samples, WINDOW, SEGMENT, defects=Defects.only("pad_context"), count=padded)
+    found = released.released_cam(
+        pair, samples, WINDOW, SEGMENT, defects=Defects.only("pad_context"), count=padded
+    )
     for (nll, attention), (whole_nll, whole_attention) in zip(plain, found, strict=True):
         assert len(whole_nll) == whole_attention.shape[1] == WINDOW // SEGMENT
         np.testing.assert_allclose(whole_nll[-len(nll) :], nll, rtol=1e-5)
@@ -72,7 +82,9 @@ def test_masked_padding_on_the_left_only_costs(pair, samples):
 
 
 def test_empty_segments_all_say_what_the_instruction_alone_says(pair, samples):
-    ((nll, _),) = released.released_cam(pair, samples[1:2], WINDOW, SEGMENT, defects=Defects.only("pad_context"))
+    ((nll, _),) = released.released_cam(
+        pair, samples[1:2], WINDOW, SEGMENT, defects=Defects.only("pad_context")
+    )
     empty = response_nll(pair.long, [replace(samples[1], context=[])])
     np.testing.assert_allclose(nll[: (WINDOW - 48) // SEGMENT], empty[0], rtol=1e-5)
 
@@ -113,7 +125,9 @@ def test_the_raw_short_reader_changes_the_short_model_only(pair, samples):
     fixed = released.released_hmg(stretched, samples, WINDOW, defects=Defects.none())
     assert np.abs(raw[0] - fixed[0]).min() > 1e-4
     np.testing.assert_allclose(raw[1], fixed[1])
-    np.testing.assert_allclose(raw[0], model_passes.short_reader_nll(stretched.short, samples, "raw"), rtol=1e-5)
+    np.testing.assert_allclose(
+        raw[0], model_passes.short_reader_nll(stretched.short, samples, "raw"), rtol=1e-5
+    )
 
 
 def test_dividing_by_all_tokens_shrinks_the_loss_by_a_known_factor(pair, samples):
@@ -132,7 +146,9 @@ def test_lost_tokens_are_as_if_they_had_never_been_there(pair, samples, name, mo
         "cut_parts": lambda s: replace(s, instruction=s.instruction[:3], response=s.response[:3]),
     }
     found = released.released_cam(pair, samples, WINDOW, SEGMENT, defects=Defects.only(name))
-    changed = released.released_cam(pair, [left[name](s) for s in samples], WINDOW, SEGMENT, defects=Defects.none())
+    changed = released.released_cam(
+        pair, [left[name](s) for s in samples], WINDOW, SEGMENT, defects=Defects.none()
+    )
     fixed = released.released_cam(pair, samples, WINDOW, SEGMENT, defects=Defects.none())
     for one, other in zip(found, changed, strict=True):
         for a, b in zip(one, other, strict=True):
@@ -157,16 +173,24 @@ def test_seen_padding_changes_the_attention_as_in_an_eager_pass(pair, samples, s
     first = pad + sample.start + sample.context if side == "left" else sample.start + sample.context + pad
     ids = torch.tensor([first + sample.instruction + sample.response])
     with torch.no_grad():
-        weights = eager(pair.long)(ids, attention_mask=torch.ones_like(ids), output_attentions=True).attentions
+        weights = eager(pair.long)(
+            ids, attention_mask=torch.ones_like(ids), output_attentions=True
+        ).attentions
     real = torch.ones(ids.shape[1])
     empty = 0 if side == "left" else 1 + len(sample.context)
     real[empty : empty + len(pad)] = 0
-    masked = torch.stack(weights)[:, 0] * real  # softmax over the keys that are left: the same weights, scaled up again
+    masked = (
+        torch.stack(weights)[:, 0] * real
+    )  # softmax over the keys that are left: the same weights, scaled up again
     rows = (masked / masked.sum(-1, keepdim=True))[:, :, -len(sample.response) :].mean((1, 2))
     begin = len(pad) if side == "left" else 0  # where the start token stands
-    want = torch.cat([rows[:, :begin], rows[:, begin + 1 : len(first)]], 1).unflatten(1, (-1, SEGMENT)).mean(-1)
+    want = (
+        torch.cat([rows[:, :begin], rows[:, begin + 1 : len(first)]], 1).unflatten(1, (-1, SEGMENT)).mean(-1)
+    )
     np.testing.assert_allclose(attention, want, atol=1e-6)
-    plain = released.released_cam(pair, [sample], WINDOW, SEGMENT, side=side, defects=Defects.only("pad_context"))
+    plain = released.released_cam(
+        pair, [sample], WINDOW, SEGMENT, side=side, defects=Defects.only("pad_context")
+    )
     np.testing.assert_array_equal(nll, plain[0][0])
     assert np.abs(attention - plain[0][1]).max() > 1e-4
 
@@ -192,7 +216,9 @@ def test_padding_on_the_right_moves_the_distances(pair, samples):
     ((nll, attention),) = released.released_cam(
         pair, samples[:1], WINDOW, SEGMENT, side="right", defects=Defects.only("pad_context")
     )
-    np.testing.assert_allclose(nll[:4], model_passes.segment_importance(pair.long, samples[:1], SEGMENT)[0], rtol=1e-5)
+    np.testing.assert_allclose(
+        nll[:4], model_passes.segment_importance(pair.long, samples[:1], SEGMENT)[0], rtol=1e-5
+    )
     assert np.abs(attention[:, :4] - library).max() > 1e-4
 
 
@@ -228,4 +254,6 @@ def test_prolong_turns_any_error_into_zero(pair, monkeypatch):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(released_prolong, "_perplexities", fails)
-    assert released_prolong.released_prolong(pair.long, [document(96)], segment_length=16, pairs=3, window_segments=8).tolist() == [0.0]
+    assert released_prolong.released_prolong(
+        pair.long, [document(96)], segment_length=16, pairs=3, window_segments=8
+    ).tolist() == [0.0]

@@ -26,9 +26,13 @@ def reference_losses(model: LlamaForCausalLM, row: Row) -> torch.Tensor:
     n = len(row.input_ids)
     mask = torch.full((n, n), float("-inf")).triu(1)[None, None]
     ids, positions = torch.tensor([row.input_ids]), torch.tensor([row.position_ids])
-    logits = eager(model)(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False).logits[0]
+    logits = eager(model)(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False).logits[
+        0
+    ]
     probabilities = torch.log_softmax(logits, -1)
-    return torch.stack([-probabilities[i - 1, label] for i, label in enumerate(row.labels) if label != IGNORED])
+    return torch.stack(
+        [-probabilities[i - 1, label] for i, label in enumerate(row.labels) if label != IGNORED]
+    )
 
 
 def losses(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -39,7 +43,13 @@ def losses(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Ten
     return torch.nn.functional.cross_entropy(logits[:, :-1][wanted], labels[:, 1:][wanted], reduction="none")
 
 
-@given(turns_lists, st.sampled_from(STRATEGIES), st.integers(0, 5), st.integers(0, 10**6), st.sampled_from(["uniform", "full"]))
+@given(
+    turns_lists,
+    st.sampled_from(STRATEGIES),
+    st.integers(0, 5),
+    st.integers(0, 10**6),
+    st.sampled_from(["uniform", "full"]),
+)
 def test_positions_increase_and_stay_below_the_target(turns, strategy, jumps, seed, reach):
     positions = skip_positions(turns, TARGET, strategy, rng(seed), jumps, reach=reach)
     assert positions.shape == (sum(turns),) and positions[0] >= 0 and positions[-1] < TARGET
@@ -53,7 +63,11 @@ def test_jumps_lie_where_the_strategy_says(turns, jumps, seed):
     starts = set(np.cumsum(turns)[:-1].tolist())
 
     def places(strategy: str) -> set[int]:
-        return set((np.flatnonzero(np.diff(skip_positions(turns, TARGET, strategy, rng(seed), jumps)) > 1) + 1).tolist())
+        return set(
+            (
+                np.flatnonzero(np.diff(skip_positions(turns, TARGET, strategy, rng(seed), jumps)) > 1) + 1
+            ).tolist()
+        )
 
     assert places("normal") == places("packed") == set()
     assert places("skip_outer") <= starts
@@ -86,7 +100,11 @@ def test_a_sample_that_does_not_fit_is_refused():
 
 def test_turns_cover_the_sample():
     sample, chat = random_encoded("a", 20, 5, 4, 0), random_encoded("b", 0, 5, 4, 0)
-    assert sample_turns(sample, [2]) == (26, 5) and sample_turns(sample, [2], document_turn=True) == (21, 5, 5)
+    assert sample_turns(sample, [2]) == (26, 5) and sample_turns(sample, [2], document_turn=True) == (
+        21,
+        5,
+        5,
+    )
     assert sample_turns(chat, document_turn=True) == (6, 4)
 
 
@@ -94,7 +112,9 @@ def skipped_rows() -> list[Row]:
     rows = []
     for i, strategy in enumerate(["skip_all", "skip_outer", "pose", "randpos"]):
         sample = random_encoded(strategy, 12 + 5 * i, 4, 3 + i, i)
-        rows.append(sample_row(sample, [2], skip_positions(sample_turns(sample, [2]), TARGET, strategy, rng(i))))
+        rows.append(
+            sample_row(sample, [2], skip_positions(sample_turns(sample, [2]), TARGET, strategy, rng(i)))
+        )
     return rows
 
 
@@ -132,7 +152,10 @@ def test_packed_samples_do_not_see_each_other(model, continuing):
 def test_an_open_pack_does_see_what_stands_before(llama):
     rows = plain_rows()
     pack = pack_rows(rows, continuing=True, isolated=False)
-    found, alone = losses(llama, collate([pack], 0)), torch.cat([reference_losses(llama, row) for row in rows])
+    found, alone = (
+        losses(llama, collate([pack], 0)),
+        torch.cat([reference_losses(llama, row) for row in rows]),
+    )
     torch.testing.assert_close(found, reference_losses(llama, pack), atol=1e-5, rtol=1e-5)
     first = sum(label != IGNORED for label in rows[0].labels)
     torch.testing.assert_close(found[:first], alone[:first], atol=1e-5, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Models load, are built and are stretched without hidden state: the traps of RoPE in transformers, closed one by one."""
+"""Models load whole or not at all, and code that a model brings along is never run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import VOCABULARY, eager, random_llama
+from tiny import logits
 from transformers import CLIPTextConfig, LlamaForCausalLM
 
 from gateau_lib import score
@@ -23,122 +23,8 @@ from gateau_lib.models import adapters, loading, sizes
 from gateau_lib.models import sizes as sizes_module
 from gateau_lib.models.loading import load
 from gateau_lib.models.pair import choose_device
-from gateau_lib.models.rope import extend_window, ntk_theta, rope_theta, with_rope_theta
-from gateau_lib.models.tiny import build_llama
 from gateau_lib.study.devices import device
 from gateau_lib.study.errors import ModelError, ScoreError
-
-IDS = torch.arange(3, 103).unsqueeze(0)  # (1, 100)
-
-
-@torch.inference_mode()
-def logits(model: LlamaForCausalLM, ids: torch.Tensor = IDS) -> torch.Tensor:
-    return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-
-
-def built(theta: float, seed: int = 0) -> LlamaForCausalLM:
-    sizes = {"hidden_size": 32, "layers": 2, "heads": 4, "window": 128}
-    return build_llama(VOCABULARY, **sizes, rope_theta=theta, seed=seed).eval()
-
-
-def test_build_is_seeded_and_of_the_asked_shape():
-    first, again, other = built(1000.0), built(1000.0), built(1000.0, seed=1)
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
-    assert not torch.equal(first.model.embed_tokens.weight, other.model.embed_tokens.weight)
-    assert first.config.intermediate_size == 96 and first.config.max_position_embeddings == 128
-    assert first.lm_head.weight is first.model.embed_tokens.weight
-    assert first.dtype == torch.float32
-
-
-def test_first_layer_begins_by_looking_back():
-    """Attention weights, not scores: head h puts most of its weight h tokens back, at any distance from the start."""
-    sizes = {"hidden_size": 128, "layers": 2, "heads": 4, "window": 256, "rope_theta": 1000.0}
-    model = build_llama(VOCABULARY, **sizes, seed=0).eval()
-    model.set_attn_implementation("eager")
-    with torch.inference_mode():
-        first = model(input_ids=IDS, output_attentions=True).attentions[0][0]  # (heads, queries, keys)
-    for weights, offset in zip(first, (1, 2, 3, 1), strict=True):
-        back = torch.arange(100) - weights.argmax(-1)
-        assert (back[offset:] == offset).float().mean() > 0.95
-        assert weights.diagonal(-offset).mean() > 0.4
-
-
-# Trap 4: RoPE variants ---------------------------------------------------------------------------------------------------
-
-
-def test_twin_shares_every_weight(llama):
-    twin = with_rope_theta(llama, 50_000.0, window=512)
-    mine, its = dict(llama.named_parameters()), dict(twin.named_parameters())
-    assert mine.keys() == its.keys()
-    assert all(mine[name].data_ptr() == its[name].data_ptr() for name in mine)
-    assert twin.lm_head.weight.data_ptr() == llama.lm_head.weight.data_ptr()
-    assert not any(p.is_meta for p in (*twin.parameters(), *twin.buffers()))
-    assert (twin.config.max_position_embeddings, llama.config.max_position_embeddings) == (512, 128)
-    assert twin.training == llama.training
-
-
-def test_twin_with_the_same_base_is_equal_and_with_another_it_is_not(llama):
-    assert torch.equal(logits(with_rope_theta(llama, rope_theta(llama))), logits(llama))
-    assert not torch.allclose(logits(with_rope_theta(llama, 50_000.0)), logits(llama), atol=1e-2)
-    assert rope_theta(llama) == 1000.0
-
-
-def test_twin_equals_a_model_built_with_that_base(llama):
-    """The base really reaches the rotary embedding; editing ``config`` after construction would do nothing."""
-    reference = built(50_000.0)
-    reference.load_state_dict(llama.state_dict())
-    torch.testing.assert_close(logits(with_rope_theta(llama, 50_000.0)), logits(eager(reference)), atol=1e-4, rtol=1e-4)
-
-
-def test_base_survives_saving(llama, saved_pair):
-    short, long = (load(folder)[0] for folder in saved_pair)
-    assert (rope_theta(short), rope_theta(long)) == (1000.0, 20_000.0)
-    assert long.config.max_position_embeddings == 1024
-    assert torch.equal(logits(short), logits(llama))
-    torch.testing.assert_close(logits(long), logits(with_rope_theta(llama, 20_000.0)))
-
-
-# Trap 5: no state --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kv_heads", [None, 2])
-def test_stretched_reading_has_no_memory(kv_heads):
-    model = random_llama(kv_heads)
-    stretched = extend_window(model, 512)
-    short_before, plain = logits(stretched, IDS[:, :50]), logits(model)
-    longer = torch.arange(400).remainder(VOCABULARY - 3).add(3).unsqueeze(0)
-    alone = logits(stretched, longer)
-    assert torch.equal(logits(stretched, IDS[:, :50]), short_before), "what was read before changes a sample"
-    assert torch.equal(logits(stretched, longer), alone)
-    batch = torch.cat([longer, torch.nn.functional.pad(IDS, (0, 300))])
-    torch.testing.assert_close(logits(stretched, batch)[0], alone[0], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(logits(stretched, batch)[1, :50], short_before[0], atol=1e-4, rtol=1e-4)
-    assert torch.equal(logits(model), plain), "the model itself was changed"
-
-
-def test_stretching_is_the_ntk_base(llama):
-    stretched = extend_window(llama, 1024)
-    head_dim = llama.config.hidden_size // llama.config.num_attention_heads
-    assert rope_theta(stretched) == pytest.approx(1000.0 * 8 ** (head_dim / (head_dim - 2)))
-    assert stretched.config.max_position_embeddings == 1024
-    assert extend_window(llama, 128) is llama and extend_window(llama, 64) is llama
-    # NTK-aware scaling: the slowest frequency is interpolated by the whole factor, the fastest is left alone.
-    slow, fast = (stretched.model.rotary_emb.inv_freq / llama.model.rotary_emb.inv_freq)[[-1, 0]]
-    assert slow.item() == pytest.approx(1 / 8, rel=1e-4) and fast.item() == 1.0
-    assert ntk_theta(1000.0, 1.0, head_dim) == 1000.0
-
-
-# Trap 6: precision -------------------------------------------------------------------------------------------------------
-
-
-def test_half_precision_keeps_positions_exact(saved_pair):
-    """Converting with ``.to(bfloat16)`` would round the frequencies; loading in that precision does not."""
-    full, half = load(saved_pair[0])[0], load(saved_pair[0], "bfloat16")[0]
-    assert (full.dtype, half.dtype) == (torch.float32, torch.bfloat16)
-    for model in (half, with_rope_theta(half, rope_theta(half))):
-        assert model.model.rotary_emb.inv_freq.dtype == torch.float32
-        assert torch.equal(model.model.rotary_emb.inv_freq, full.model.rotary_emb.inv_freq)
-
 
 # Loading -----------------------------------------------------------------------------------------------------------------
 
@@ -151,14 +37,18 @@ def test_load_gives_model_in_eval_mode_and_tokenizer(saved_pair):
 
 @pytest.mark.parametrize("name", ["./gone", "/no/such/folder", "gone", "a/b/c"])
 def test_missing_folder_is_one_line(name):
-    with pytest.raises(ModelError, match="no config.json there; give a folder with a saved model or a hub id") as error:
+    with pytest.raises(
+        ModelError, match="no config.json there; give a folder with a saved model or a hub id"
+    ) as error:
         load(name)
     assert "\n" not in str(error.value)
 
 
 def test_unreachable_hub_is_one_line(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="nobody/nothing: cannot load .* download it first, or give a local folder") as error:
+    with pytest.raises(
+        ModelError, match="nobody/nothing: cannot load .* download it first, or give a local folder"
+    ) as error:
         load("nobody/nothing")
     assert "\n" not in str(error.value)
 
@@ -200,14 +90,20 @@ ASKING = {  # folders that only their own code can read, by file
     "a tokenizer, its model of a known type": {
         "tokenizer_config.json": {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": OWN_TOKENIZER}}
     },
-    "a tokenizer, in the old form": {"tokenizer_config.json": {"tokenizer_class": "Own", "auto_map": OWN_TOKENIZER}},
-    "a tokenizer without a class": {"tokenizer_config.json": {"tokenizer_class": None, "auto_map": OWN_TOKENIZER}},
+    "a tokenizer, in the old form": {
+        "tokenizer_config.json": {"tokenizer_class": "Own", "auto_map": OWN_TOKENIZER}
+    },
+    "a tokenizer without a class": {
+        "tokenizer_config.json": {"tokenizer_class": None, "auto_map": OWN_TOKENIZER}
+    },
 }
 NAMING = {  # folders that name code and can be read without it
     "a model": {"config.json": {"auto_map": OWN_MODEL}},
     "a tokenizer": {"tokenizer_config.json": {"auto_map": {"AutoTokenizer": OWN_TOKENIZER}}},
     "a tokenizer, in the old form": {"tokenizer_config.json": {"auto_map": OWN_TOKENIZER}},
-    "code for what is not used here": {"config.json": {"auto_map": {"AutoModelForTokenClassification": "own_code.Own"}}},
+    "code for what is not used here": {
+        "config.json": {"auto_map": {"AutoModelForTokenClassification": "own_code.Own"}}
+    },
 }
 TURNS = [{"role": "user", "content": "A key.\n\nWhere?"}, {"role": "assistant", "content": "Here."}]
 RECORD = {"id": "a", "messages": TURNS}
@@ -231,19 +127,25 @@ def asking(request, saved_pair, tmp_path, monkeypatch) -> Path:
     return with_code(saved_pair[1], tmp_path, ASKING[request.param], monkeypatch)
 
 
-def with_code(model: Path, tmp_path: Path, files: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Path:
+def with_code(
+    model: Path, tmp_path: Path, files: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> Path:
     folder = tmp_path / "own"
     shutil.copytree(model, folder)
     for file, settings in files.items():
         changed(folder, file, **settings)
-    (folder / "own_code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass OwnConfig: pass\n")
+    (folder / "own_code.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass OwnConfig: pass\n"
+    )
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 20))
     return folder
 
 
 @pytest.mark.parametrize("reader", READERS)
 def test_code_in_a_folder_is_refused_and_never_run(asking, reader, capsys):
-    with pytest.raises(ValueError, match=r"auto_map in its (tokenizer_)?config.json asks for code of its own") as error:
+    with pytest.raises(
+        ValueError, match=r"auto_map in its (tokenizer_)?config.json asks for code of its own"
+    ) as error:
         READERS[reader](asking)
     assert isinstance(error.value, ModelError | sizes.UnknownSize) and "\n" not in str(error.value)
     assert capsys.readouterr().out == "" and not (asking.parent / "ran").exists()
@@ -268,7 +170,11 @@ def test_a_command_with_such_a_folder_ends_in_one_line(asking, how, saved_pair, 
     pair = ["--short", str(saved_pair[0]), "--long", str(asking)]
     assert score.main([str(data), *pair, "--out", str(tmp_path / "s.parquet"), "--device", "cpu", *how]) == 2
     said = capsys.readouterr()
-    assert said.out == "" and said.err.count("\n") == 1 and "asks for code of its own, which is never run" in said.err
+    assert (
+        said.out == ""
+        and said.err.count("\n") == 1
+        and "asks for code of its own, which is never run" in said.err
+    )
     assert not (tmp_path / "ran").exists()
 
 
@@ -291,7 +197,9 @@ def test_a_folder_of_a_tokenizer_alone_is_enough_for_it(tokenizer, tmp_path):
 # Weights that are not those of the configuration -------------------------------------------------------------------------
 
 Weights = dict[str, torch.Tensor]
-SPOILT: dict[str, tuple[dict[str, Any], Callable[[Weights], Weights], str]] = {  # settings, weights, what is said
+SPOILT: dict[
+    str, tuple[dict[str, Any], Callable[[Weights], Weights], str]
+] = {  # settings, weights, what is said
     "a layer is missing": (
         {},
         lambda weights: {name: w for name, w in weights.items() if ".layers.1." not in name},
@@ -309,7 +217,11 @@ SPOILT: dict[str, tuple[dict[str, Any], Callable[[Weights], Weights], str]] = { 
         dict,
         r"of another size model\.layers\.0\.mlp\.down_proj\.weight \(32 x 96, not 32 x 64\)",
     ),
-    "an output head that is not tied": ({"tie_word_embeddings": False}, dict, r"weights missing for lm_head\.weight;"),
+    "an output head that is not tied": (
+        {"tie_word_embeddings": False},
+        dict,
+        r"weights missing for lm_head\.weight;",
+    ),
 }
 
 
@@ -319,7 +231,9 @@ def rewrite(path: Path, change: Callable[[Weights], Weights]) -> None:
 
 
 @pytest.mark.parametrize("how", SPOILT)
-def test_weights_that_are_not_those_of_the_model_are_refused(how, saved_pair, tmp_path, capsys, caplog, monkeypatch):
+def test_weights_that_are_not_those_of_the_model_are_refused(
+    how, saved_pair, tmp_path, capsys, caplog, monkeypatch
+):
     """Nothing is scored with weights that transformers makes up, and its own table is not printed beside the reason."""
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)  # to caplog
     settings, change, said = SPOILT[how]
@@ -381,9 +295,14 @@ def test_adapters_are_merged_into_their_base(adapted, llama):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda weights: {n: w for n, w in weights.items() if "layers.1" not in n}, r"nothing for \S+layers\.1\.\S+ and 13 more"),
         (
-            lambda weights: weights | {n.replace("layers.1", "layers.2"): w.clone() for n, w in weights.items()},
+            lambda weights: {n: w for n, w in weights.items() if "layers.1" not in n},
+            r"nothing for \S+layers\.1\.\S+ and 13 more",
+        ),
+        (
+            lambda weights: (
+                weights | {n.replace("layers.1", "layers.2"): w.clone() for n, w in weights.items()}
+            ),
             r"no place for \S+layers\.2",
         ),
         (lambda weights: {n: w[:, :1].clone() for n, w in weights.items()}, "size mismatch"),
@@ -409,7 +328,10 @@ def test_a_file_of_adapters_that_is_cut_short_is_one_line(adapted):
 def test_adapters_of_a_base_with_missing_weights_are_refused(adapted, saved_pair, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(saved_pair[0], base)
-    rewrite(base / "model.safetensors", lambda weights: {name: w for name, w in weights.items() if ".layers.1." not in name})
+    rewrite(
+        base / "model.safetensors",
+        lambda weights: {name: w for name, w in weights.items() if ".layers.1." not in name},
+    )
     changed(adapted, adapters.CONFIG, base_model_name_or_path=str(base))
     with pytest.raises(ModelError, match=r"base: weights missing for model\.layers\.1\."):
         load(adapted)

@@ -19,7 +19,9 @@ from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory, continuation_nll, 
 
 @pytest.mark.parametrize("batch_tokens", [1, 200, 16384])  # alone; a few together; everything padded together
 def test_matches_slow_reference(model, encoded, batch_tokens):
-    got = continuation_nll(model, [s.prompt for s in encoded], [s.response for s in encoded], batch_tokens=batch_tokens)
+    got = continuation_nll(
+        model, [s.prompt for s in encoded], [s.response for s in encoded], batch_tokens=batch_tokens
+    )
     for sample, losses in zip(encoded, got, strict=True):
         assert losses.dtype == np.float64 and losses.shape == (len(sample.response),)
         np.testing.assert_allclose(losses, slow_nll(model, sample.prompt, sample.response), rtol=1e-5)
@@ -38,7 +40,11 @@ def test_start_token_alone_is_a_prefix(llama):
 def test_counts_real_and_padded_tokens(llama):
     count = Counter()
     continuation_nll(llama, [[1] * 10, [1] * 8, [1] * 2], [[4, 5], [4, 5], [4]], count=count)
-    assert count == {"tokens": 25, "padded": 27, "forwards": 2}  # 12 and 10 together; 3 is too short to ride with them
+    assert count == {
+        "tokens": 25,
+        "padded": 27,
+        "forwards": 2,
+    }  # 12 and 10 together; 3 is too short to ride with them
 
 
 def test_bfloat16_model_gets_an_fp32_softmax(encoded):
@@ -71,7 +77,9 @@ def test_bad_input_is_named(llama, encoded):
 
 def test_non_finite_loss_names_the_sample(encoded):
     broken = random_llama()
-    broken.lm_head.weight = torch.nn.Parameter(broken.lm_head.weight.clone())  # untied: only readers of the token break
+    broken.lm_head.weight = torch.nn.Parameter(
+        broken.lm_head.weight.clone()
+    )  # untied: only readers of the token break
     with torch.no_grad():
         broken.model.embed_tokens.weight[encoded[3].context[0]] = float("nan")
     clean = [s for s in encoded if encoded[3].context[0] not in s.ids]
@@ -88,7 +96,9 @@ def test_mask_and_positions_are_always_given(llama, encoded, monkeypatch):
     forward = llama.forward
     monkeypatch.setattr(llama, "forward", lambda **kwargs: seen.append(kwargs) or forward(**kwargs))
     response_nll(llama, encoded)
-    assert seen and all((k["attention_mask"] == 1).all() and k["attention_mask"].shape == k["input_ids"].shape for k in seen)
+    assert seen and all(
+        (k["attention_mask"] == 1).all() and k["attention_mask"].shape == k["input_ids"].shape for k in seen
+    )
     assert all((k["position_ids"] == torch.arange(k["input_ids"].shape[1])).all() for k in seen)
 
 
@@ -101,7 +111,10 @@ def test_batches_that_do_not_fit_are_halved(llama, encoded, small_memory):
 
 
 def test_a_sequence_that_does_not_fit_alone_is_named(llama, encoded, small_memory):
-    with small_memory(llama, 85) as refused, pytest.raises(OutOfMemory, match="sample 's1': does not fit into memory") as caught:
+    with (
+        small_memory(llama, 85) as refused,
+        pytest.raises(OutOfMemory, match="sample 's1': does not fit into memory") as caught,
+    ):
         response_nll(llama, encoded[:3])
     assert caught.value.index == 1 and refused[-1] == 86 and "\n" not in str(caught.value)
 
@@ -111,7 +124,12 @@ def test_a_sequence_that_does_not_fit_alone_is_named(llama, encoded, small_memor
     [
         (MemoryError(), True),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), True),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (
+            RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            ),
+            True,
+        ),
         (RuntimeError("CUDA error: out of memory"), True),
         (RuntimeError("expected scalar type Float but found Half"), False),
         (ValueError("out of memory"), False),

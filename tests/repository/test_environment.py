@@ -120,3 +120,10 @@ def test_select_without_data_is_one_clear_line():
         pytest.skip("this environment was not made by make env; a test must not change it")
     here = make("select", VIRTUAL_ENV=sys.prefix)
     assert here.returncode != 0 and "error: name your data: make select DATA=my.jsonl" in here.stderr
+
+
+def test_every_variable_that_the_library_reads_is_in_the_table():
+    sources = [*(ROOT / "gateau_lib").rglob("*.py"), *(ROOT / "scripts").glob("*"), ROOT / "Makefile"]
+    read = {name for path in sources for name in re.findall(r"\bGATEAU_[A-Z_]+\b", path.read_text(encoding="utf-8"))}
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "environment.md").read_text(encoding="utf-8"), flags=re.M)
+    assert sorted(rows) == sorted(read)

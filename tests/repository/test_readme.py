@@ -1,4 +1,4 @@
-"""README.md says what the results say: making its generated parts again changes nothing."""
+"""The pages say what results and code say: making their generated parts again changes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from gateau_lib.study.profiles import PROFILES
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "cpu"
-TEXT = pages.README.read_text(encoding="utf-8")
+README = ROOT / "README.md"
+TEXT = README.read_text(encoding="utf-8")
 
 
 def committed(folder: Path) -> Path | None:
@@ -33,11 +34,18 @@ def committed(folder: Path) -> Path | None:
 @pytest.mark.skipif(not (RESULTS / "manifest.json").exists(), reason="no results/cpu/manifest.json: make cpu")
 def test_making_it_again_changes_nothing(tmp_path):
     """From the results that lie here or, after a run of one's own, from the published ones: times differ between machines."""
-    here = pages.fill(TEXT, pages.parts(RESULTS, ROOT / "notebooks"))
+    here = pages.fill(README, pages.readme(RESULTS, ROOT / "notebooks"))
     published = committed(tmp_path) if here != TEXT else None
     if published is not None:
-        here = pages.fill(TEXT, pages.parts(published, ROOT / "notebooks"))
+        here = pages.fill(README, pages.readme(published, ROOT / "notebooks"))
     assert here == TEXT, "README.md is older than results/cpu or the notebooks: make readme"
+
+
+def test_pages_on_clusters_and_scale_are_those_of_the_code(results):
+    for name, made in pages.generated(results, ROOT / "notebooks").items():
+        if name != "README.md":
+            page = ROOT / name
+            assert pages.fill(page, made) == page.read_text(encoding="utf-8"), f"{name}: make readme"
 
 
 def test_links_lead_to_files():
@@ -61,7 +69,9 @@ def test_first_screen_tells_what_and_how():
     screen = TEXT[: TEXT.index("## Reading order")]
     assert "begin headline" in screen and "make reproduce" in screen and "make test" in screen
     assert re.search(r"^make test .* \d+ minutes$", screen, flags=re.M), "say how long make test takes"
-    assert re.search(r"^git clone (\w+) .*# \1: where", screen, flags=re.M), "the address is the reader's own: say so"
+    assert re.search(r"^git clone (\w+) .*# \1: where", screen, flags=re.M), (
+        "the address is the reader's own: say so"
+    )
     assert len(screen.splitlines()) < 45
 
 
@@ -70,7 +80,9 @@ def results(tmp_path) -> Path:
     """A folder with one notebook in its manifest and metrics for one claim."""
     (tmp_path / "metrics").mkdir()
     row = '{"metric": "auc", "method": "hmg_minmax_ntk", "condition": "independent", "seed": %d, "value": 0.9, "n": 5}'
-    (tmp_path / "metrics" / "03_hmg_scoring.json").write_text("[" + ", ".join(row % n for n in range(3)) + "]")
+    (tmp_path / "metrics" / "03_hmg_scoring.json").write_text(
+        "[" + ", ".join(row % n for n in range(3)) + "]"
+    )
     machine = '{"device": "cpu", "cpu": "A Processor", "cores": 2, "memory_gb": 8, "system": "Linux"}'
     entry = '{"seconds": 90, "peak_memory_mb": 2048, "files": {}, "parameters": {"seed": 0}}'
     notebook = f'{{"03_hmg_scoring": {entry}}}'
@@ -80,19 +92,25 @@ def results(tmp_path) -> Path:
 
 
 def test_parts_say_what_the_results_say(results):
-    made = pages.parts(results, ROOT / "notebooks")
+    made = pages.readme(results, ROOT / "notebooks")
     assert "**12 minutes, 2.0 GB**" in made["cost"] and "2 cores (A Processor)" in made["cost"]
-    assert f"Of {len(load_claims())} claims 1 hold, 0 fail" in made["headline"] and "08_headline.svg" in made["headline"]
+    assert (
+        f"Of {len(load_claims())} claims 1 hold, 0 fail" in made["headline"]
+        and "08_headline.svg" in made["headline"]
+    )
     assert "| **holds** | +0.400 [+0.400, +0.400] | 3 |" in made["verdicts"]
     assert made["verdicts"].count("\n") == len(load_claims()) + 1
     assert "results/cpu/notebooks/03_hmg_scoring.ipynb) | 1.5 | 2.0 |" in made["reading"]
-    assert all(f"`make {name}`" in made["profiles"] for name in PROFILES) and set(pages.PURPOSE) == set(PROFILES)
+    assert all(f"`make {name}`" in made["profiles"] for name in PROFILES) and set(pages.PURPOSE) == set(
+        PROFILES
+    )
 
 
-def test_filling_is_idempotent_and_keeps_the_rest(results):
-    made = pages.parts(results, ROOT / "notebooks")
-    once = pages.fill(TEXT, made)
-    assert pages.fill(once, made) == once
+def test_filling_is_idempotent_and_keeps_the_rest(results, tmp_path):
+    made, page = pages.readme(results, ROOT / "notebooks"), tmp_path / "README.md"
+    once = pages.fill(README, made)
+    page.write_text(once, encoding="utf-8")
+    assert pages.fill(page, made) == once and made["cost"] in once
 
     def rest(text):
         return re.sub(r"(<!-- begin (\w+) -->).*?(<!-- end \2 -->)", r"\1\3", text, flags=re.S)
@@ -100,10 +118,12 @@ def test_filling_is_idempotent_and_keeps_the_rest(results):
     assert rest(once) == rest(TEXT)
 
 
-def test_missing_results_and_markers_are_named(tmp_path):
-    with pytest.raises(pages.ReadmeError, match="run make cpu first"):
-        pages.parts(tmp_path, ROOT / "notebooks")
-    with pytest.raises(pages.ReadmeError, match="must stand there once"):
-        pages.fill("<!-- begin cost -->\n", {"cost": "", "headline": ""})
-    with pytest.raises(pages.ReadmeError, match="has no <!-- end cost -->"):
-        pages.fill("<!-- begin cost -->\n", {"cost": ""})
+def test_missing_results_and_marks_are_named(tmp_path):
+    with pytest.raises(pages.PageError, match="run make cpu first"):
+        pages.readme(tmp_path, ROOT / "notebooks")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin cost -->\n", encoding="utf-8")
+    with pytest.raises(pages.PageError, match="page.md: .* must stand there once"):
+        pages.fill(page, {"cost": "", "headline": ""})
+    with pytest.raises(pages.PageError, match="page.md: .* has no <!-- end cost -->"):
+        pages.fill(page, {"cost": ""})

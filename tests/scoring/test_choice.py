@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 from score_rows import N, make_rows, messages, write
 
 from gateau_lib import select
+from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring import choice, score_table
 from gateau_lib.scoring.score_table import LENGTHS, Table, usable
 
@@ -75,7 +76,7 @@ def test_random_depends_on_seed_and_not_on_order(tmp_path):
 
 def test_what_is_left_out_is_counted(tmp_path, capsys):
     rows = make_rows()
-    rows[0] |= dict.fromkeys((*score_table.COUNTS, *score_table.SCORES)) | {"error": "line 1: the response is empty"}
+    rows[0] |= dict.fromkeys((*score_table.LENGTHS, *score_table.SCORES)) | {"error": "line 1: the response is empty"}
     rows[1] |= {"cam": None}
     rows.append(dict.fromkeys(score_table.COLUMNS) | {"error": "line 21: no 'id'"})
     scores, data = write(tmp_path, rows)
@@ -123,8 +124,7 @@ def test_ranking_does_not_depend_on_row_order(order, score):
     def ranking(rows):
         pool, _ = usable(Table(None, rows, {}), score)
         pool = pool.assign(tokens=pool[list(LENGTHS)].sum(axis="columns"))
-        given = select.parser().parse_args(["s", "--data", "d", "--out", "o", "--score", score])
-        return choice.rank(pool, given)["id"].tolist()
+        return choice.rank(pool, score, RankOptions())["id"].tolist()
 
     rows = make_rows()
     assert ranking([rows[i] for i in order]) == ranking(rows)
@@ -238,7 +238,7 @@ def test_exact_and_adaptive_rows_never_mix(tmp_path, capsys):
 
 
 def test_models_are_named_and_the_shipped_pair_is_warned_of(tmp_path, capsys):
-    about = {"dtype": "float32", "max_length": 4096, "segment_length": 32, "reading": "ntk", "chat": False, "as_released": False}
+    about = {"dtype": "float32", "max_length": 4096, "segment_length": 32, "reading": "ntk", "chat": False}
     about["models"] = {"long": {"name": "a/long<7b>", "sha256": "1"}, "short": {"name": "a/short", "sha256": "2"}}
     for shipped in (False, True):
         run(*write(tmp_path, make_rows(), about=about | {"shipped_pair": shipped}))
@@ -288,7 +288,7 @@ def test_segments_of_other_data_are_refused(tmp_path, capsys):
 def test_surrogates_in_ids_and_segments_of_unknown_rows(tmp_path):
     """An id that no table can hold is an error row in scoring, and no obstacle here."""
     rows = make_rows(3)
-    rows[2] |= dict.fromkeys((*score_table.COUNTS, *score_table.SCORES)) | {"id": "a?", "error": "line 3: half of a surrogate pair"}
+    rows[2] |= dict.fromkeys((*score_table.LENGTHS, *score_table.SCORES)) | {"id": "a?", "error": "line 3: half of a surrogate pair"}
     scores, data = write(tmp_path, rows, [{"id": row["id"], "messages": messages(row["id"])} for row in rows])
     data.write_text(data.read_text().replace('"a?"', '"a\\ud800"'))
     assert len(run(scores, data, "--fraction", "1")) == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import signal
@@ -15,14 +14,17 @@ import pytest
 from scoring_command import command, write_data
 
 from gateau_lib import score
+from gateau_lib.methods.base import Options
 from gateau_lib.scoring import cluster
+from gateau_lib.scoring.settings import ScoringRun
 from gateau_lib.study import errors
 
 ray_only = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is an optional extra")
 
 
-def given(**change):
-    return argparse.Namespace(**{"device": None, "workers": None, "threads": None} | change)
+def run_with(**change):
+    options = Options(("hmg",), "ntk", 16, 256, 128)
+    return ScoringRun(Path("d.jsonl"), Path("s.parquet"), options, "short", "long", **change)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +42,7 @@ def given(**change):
     ],
 )
 def test_one_worker_a_gpu_or_per_some_cores(machines, change, workers, needs, threads):
-    assert cluster._layout(given(**change), machines) == (workers, needs, threads)
+    assert cluster._layout(run_with(**change), machines) == (workers, needs, threads)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_one_worker_a_gpu_or_per_some_cores(machines, change, workers, needs, th
 )
 def test_more_workers_than_the_cluster_holds_are_refused(resources, change, message):
     with pytest.raises(errors.ScoreError, match=message):
-        cluster._layout(given(**change), [resources])
+        cluster._layout(run_with(**change), [resources])
 
 
 def test_without_ray_one_line_says_what_to_install(tmp_path, saved_pair, monkeypatch, capsys):

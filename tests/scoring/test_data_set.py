@@ -1,6 +1,7 @@
 """Scores of the command line against a slow reference, what its table says about itself, and what a run is said to cost."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,29 +12,18 @@ from scoring_command import LENGTH, SEGMENT, command, rows_of, write_data
 from tiny import eager
 from torch.utils.flop_counter import FlopCounterMode
 
-from gateau_lib import methods as methods_module
 from gateau_lib import score
 from gateau_lib.data import longalign, samples, sharded
-from gateau_lib.experiments import pages
-from gateau_lib.methods import model_passes, released, released_prolong
-from gateau_lib.methods.cam import contextual_awareness
+from gateau_lib.methods import SCORED, model_passes, reader
 from gateau_lib.models import loading, pair, rope
 from gateau_lib.models import sizes as sizes_module
 from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory
-from gateau_lib.scoring import part_files, score_table, scorer, settings, worker
+from gateau_lib.scoring import part_files, score_table, settings
 
 
 @pytest.fixture()
 def data(tmp_path):
     return write_data(tmp_path / "data.jsonl")
-
-
-
-
-
-
-
-
 
 
 def test_rows_equal_a_slow_reference(data, saved_pair, tmp_path, capsys):
@@ -78,10 +68,10 @@ def test_one_sample_that_fails_is_one_error_row(data, saved_pair, tmp_path, monk
     def fails_for_s4(model, encoded, **more):
         for index, sample in enumerate(encoded):
             if sample.id == "s4":
-                raise error(index, "s4")
+                raise error(index, sample.id)
         return real(model, encoded, **more)
 
-    monkeypatch.setattr(scorer, "response_nll", fails_for_s4)
+    monkeypatch.setattr(reader, "response_nll", fails_for_s4)
     monkeypatch.setattr(part_files, "source_hash", lambda code: "fixed")
     assert score.main(command(data, saved_pair, tmp_path / "s.parquet", "--methods", "hmg")) == 0
     rows = rows_of(tmp_path / "s.parquet")
@@ -136,12 +126,11 @@ def test_manifest_accounts_for_tokens_and_shards(data, saved_pair, tmp_path, cap
         ([], {"cam"}),
         (["--adaptive"], {"cam"}),
         (["--methods", "prolong"], {"prolong"}),
-        (["--methods", "hmg,prolong", "--as-released", "--segment-length", "64"], {"prolong"}),
-        (["--methods", ",".join(settings.METHODS)], {"cam", "prolong"}),
+        (["--methods", ",".join(SCORED)], {"cam", "prolong"}),
     ],
 )
 def test_a_pass_that_reads_nothing_counts_nothing(saved_pair, tmp_path, capsys, more, unread):
-    """No sample has a context, and every text is shorter than two segments (as released: than one)."""
+    """No sample has a context, and every text is shorter than two segments."""
     made = [samples.Sample(f"s{i}", "", "Why so?", "Because.") for i in range(3)]
     data, out = longalign.write_samples(made, tmp_path / "short.jsonl"), tmp_path / "s.parquet"
     for _ in range(2):  # a second run finds the parts of the first
@@ -169,67 +158,6 @@ def test_adaptive_is_named_and_never_meets_exact_parts(data, saved_pair, tmp_pat
     assert json.loads(pq.read_schema(out).metadata[b"gateau"])["adaptive"] is True
 
 
-def test_as_released_is_the_public_code(data, saved_pair, tmp_path):
-    out, methods = tmp_path / "s.parquet", ["--methods", "hmg,cam,prolong", "--prolong-pairs", "3"]
-    line = command(data, saved_pair, out, *methods, "--as-released")
-    assert score.main(line) == 0
-    rows = rows_of(out)
-    both, options = worker.prepare(score.parser().parse_args(line))
-    for item, row in zip(sharded.read_items(data), rows, strict=True):
-        e = samples.encode(item.sample, both.tokenizer, LENGTH)
-        if len(e.response) < 2:
-            assert "leaves no token" in row["error"]
-            continue
-        short, long = released.released_hmg(both, [e], LENGTH)
-        if not np.isfinite(short + long).all():
-            assert "leaves no token" in row["error"] and row["cam"] is None
-            continue
-        ((nll, attention),) = released.released_cam(both, [e], LENGTH, SEGMENT)
-        document = e.context + e.instruction + e.response
-        lds = released_prolong.released_prolong(both.long, [document], segment_length=SEGMENT, pairs=3, window_segments=16)
-        assert row["error"] is None and row["cam_mode"] == "as_released" and row["segment_nll"] is None
-        want = {"nll_short": short[0], "nll_long": long[0], "prolong": lds[0]}
-        want["cam"] = methods_module.cam.contextual_awareness(nll, attention)
-        assert {name: row[name] for name in want} == pytest.approx(want, rel=1e-5, abs=1e-7)
-    assert sum(row["error"] is None for row in rows) >= 4
-
-
-def released_item(name, context, response="It is so."):
-    turns = [{"role": "user", "content": f"{context}\n\nWhy?"}, {"role": "assistant", "content": response}]
-    record = {"id": name, "messages": turns}
-    return sharded.Item(name, longalign.from_record(record, "here"))
-
-
-def test_released_code_reads_the_head_of_a_long_context(saved_pair):
-    both = pair.load_pair(*map(str, saved_pair), ("hmg", "cam"), "float32", torch.device("cpu"))
-    options = settings.Options(("cam", "prolong"), "ntk", 16, 64, 32, prolong_pairs=3, as_released=True)
-    context = " ".join(f"word{n}" for n in range(40))
-    item = released_item("long", context)
-    (row,) = scorer.score_items([item], both, options)
-    whole = samples.encode(item.sample, both.tokenizer, None)
-    ((nll, attention),) = released.released_cam(both, [whole], 64, 16)
-    assert row["n_dropped"] > 0 and row["cam"] == pytest.approx(contextual_awareness(nll, attention), rel=1e-6)
-    text = [whole.context + whole.instruction + whole.response]
-    sizes = {"segment_length": 16, "pairs": 3, "window_segments": 4}
-    assert row["prolong"] == pytest.approx(released_prolong.released_prolong(both.long, text, **sizes, seed=0)[0], rel=1e-6)
-
-
-def test_released_code_out_of_memory_is_one_row(saved_pair, monkeypatch):
-    both = pair.load_pair(*map(str, saved_pair), ("hmg", "cam"), "float32", torch.device("cpu"))
-    options = settings.Options(("hmg",), "ntk", 16, 64, 32, as_released=True)
-    score_hmg = released.released_hmg
-
-    def refusing(both, encoded, *rest, **more):
-        if encoded[0].id == "b":
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return score_hmg(both, encoded, *rest, **more)
-
-    monkeypatch.setattr(released, "released_hmg", refusing)
-    rows = scorer.score_items([released_item(name, "one two three") for name in "abc"], both, options)
-    assert [row["error"] is None for row in rows] == [True, False, True] and "'b'" in rows[1]["error"]
-    assert rows[1]["hmg"] is None and rows[0]["hmg"] is not None
-
-
 def test_chat_template_is_read_or_missed_by_name(data, saved_pair, tmp_path, tokenizer):
     out = tmp_path / "s.parquet"
     assert score.main(command(data, saved_pair, out, "--methods", "perplexity", "--chat-template")) == 0
@@ -251,7 +179,8 @@ def test_chat_template_is_read_or_missed_by_name(data, saved_pair, tmp_path, tok
     [
         (["--workers", "2"], "--workers is for --engine ray"),
         (["--methods", "hmg", "--adaptive"], "--adaptive is about segment importance"),
-        (["--methods", "ifd", "--as-released"], "no code to reproduce for ifd"),
+        (["--methods", "hmg,gateau"], "unknown method 'gateau'; choose from hmg, cam,"),
+        (["--methods", " ,"], "--methods: none given"),
         (["--threads", "0"], "--threads must be at least 1"),
     ],
 )
@@ -264,21 +193,19 @@ def test_options_that_do_not_fit_together(data, saved_pair, tmp_path, capsys, mo
 # What it costs -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("more", [[], ["--reading", "truncate"], ["--as-released", "--methods", "hmg,cam,prolong"]])
+@pytest.mark.parametrize(
+    "more", [[], ["--reading", "truncate"], *(["--methods", name] for name in SCORED)]
+)
 def test_plan_foretells_the_tokens_of_every_pass(data, saved_pair, tmp_path, capsys, more):
-    """The plan, made from lengths alone, says what the run then counts (as released, padding included)."""
-    longer = write_data(tmp_path / "longer.jsonl", n=6, seed=1)
-    kept = [line for line in longer.read_text().splitlines() if json.loads(line)["id"] in ("s1", "s4", "s5")]
-    longer.write_text("\n".join(kept) + "\n")  # the released code cannot score the others
-    methods = [] if "--methods" in more else ["--methods", ",".join(settings.METHODS)]
-    line = command(longer if more[:1] == ["--as-released"] else data, saved_pair, tmp_path / "s.parquet", *methods, *more)
+    """The plan, made from lengths alone, says what the run then counts: each method declares what it reads, no more."""
+    methods = [] if "--methods" in more else ["--methods", ",".join(SCORED)]
+    line = command(data, saved_pair, tmp_path / "s.parquet", *methods, *more)
     assert score.main([*line, "--plan"]) == 0 and not (tmp_path / "s.parquet").exists()
     words = [row.split() for row in capsys.readouterr().out.splitlines()]
     foretold = {row[0]: int(row[1].replace(",", "")) for row in words if len(row) == 4 and row[1].replace(",", "").isdigit()}
     assert score.main(line) == 0
     passes = json.loads((tmp_path / "s.manifest.json").read_text())["passes"]
-    kind = "padded" if "--as-released" in more else "tokens"
-    assert {name: count[kind] for name, count in passes.items()} == {k: v for k, v in foretold.items() if k != "all"}
+    assert {name: count["tokens"] for name, count in passes.items()} == {k: v for k, v in foretold.items() if k != "all"}
 
 
 def test_plan_grows_with_the_number_of_records(data, saved_pair, tmp_path, capsys):
@@ -302,22 +229,38 @@ def test_operations_are_those_that_torch_counts(llama_gqa):
 
 
 def test_segment_length_follows_the_short_window(saved_pair):
-    line = ["d.jsonl", "--short", str(saved_pair[0]), "--long", str(saved_pair[1]), "--out", "s.parquet"]
-    _, options = worker.prepare(score.parser().parse_args(line))
+    short, long = map(str, saved_pair)
+    options = settings.resolve(Path("d.jsonl"), Path("s.parquet"), methods=["hmg"], short=short, long=long).options
     assert (options.segment_length, options.max_length, options.short_window, options.reading) == (16, 1024, 128, "ntk")
 
 
 def test_segments_of_the_shipped_pair_do_not_depend_on_the_methods():
-    lengths = []
-    for methods in ("cam", "hmg,cam", "prolong"):
-        given = score.parser().parse_args(["d.jsonl", "--out", "s.parquet", "--methods", methods])
-        lengths.append(worker.prepare(given)[1].segment_length)
-    assert len(set(lengths)) == 1 and lengths[0] < settings.SEGMENT_LENGTH
+    lengths = {
+        settings.resolve(Path("d.jsonl"), Path("s.parquet"), methods=methods).options.segment_length
+        for methods in (["cam"], ["hmg", "cam"], ["prolong"])
+    }
+    assert len(lengths) == 1 and lengths.pop() < settings.SEGMENT_LENGTH
+
+
+def test_models_are_stretched_once_a_run(data, saved_pair, tmp_path, monkeypatch):
+    stretched, real = [], rope.with_rope_theta
+    monkeypatch.setattr(rope, "with_rope_theta", lambda model, *more: stretched.append(0) or real(model, *more))
+    assert score.main(command(data, saved_pair, tmp_path / "s.parquet", "--methods", "hmg")) == 0
+    assert len(stretched) == 1, "three shards, one stretched short model"
+
+
+def test_a_shard_is_read_once_by_each_pass_whoever_asks(data, saved_pair, tmp_path):
+    """All methods together read what the dearest forms of their passes read, not the sum over methods."""
+    out = tmp_path / "s.parquet"
+    assert score.main(command(data, saved_pair, out, "--methods", ",".join(SCORED))) == 0
+    passes = json.loads(out.with_suffix(".manifest.json").read_text())["passes"]
+    whole = sum(1 + row["n_context"] + row["n_instruction"] + row["n_response"] for row in rows_of(out))
+    assert passes["long_pass"]["tokens"] == whole == passes["longattn"]["tokens"]
 
 
 def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
     """A sample longer than the long window is scored by the stretched long model, not refused and not cut."""
-    both = pair.load_pair(*map(str, saved_pair), ("hmg",), "float32", torch.device("cpu"))
+    both = pair.load_pair(*map(str, saved_pair), True, "float32", torch.device("cpu"))
     window = both.long.config.max_position_embeddings
     data = tmp_path / "long.jsonl"
     text = "word " * (window // 4)
@@ -328,11 +271,6 @@ def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
     assert score.main([str(data), *names, "--max-length", str(2 * window)]) == 0
     row = pq.read_table(out).to_pylist()[0]
     assert row["n_context"] > window and row["n_dropped"] == 0 and row["error"] is None
-    sample = samples.encode(sharded.read_items(data)[0].sample, both.tokenizer, 2 * window)
+    sample = samples.encode(sharded.read(data, *sharded.index(data, 1024))[0].sample, both.tokenizer, 2 * window)
     stretched = rope.extend_window(both.long, 2 * window)
     assert row["nll_long"] == pytest.approx(model_passes.response_nll(stretched, [sample])[0], rel=1e-5)
-
-
-def test_the_page_on_clusters_says_what_the_plan_says():
-    page = pages.CLUSTER.read_text(encoding="utf-8")
-    assert f"\n{pages.example()}\n".join(pages.MARKS) in page, "run make readme"

@@ -63,7 +63,7 @@ def test_same_as_comparing_every_pair(made, threshold):
 
 def test_the_first_is_kept_and_the_nearest_named():
     base = text(0)
-    contexts = [changed(base, range(0, 60)), base, changed(base, [5]), "", "", changed(base, range(0, 61)), text(1)]
+    contexts = [changed(base, range(60)), base, changed(base, [5]), "", "", changed(base, range(61)), text(1)]
     found = dedup.near_identical(list("abcdefg"), contexts, 0.8)
     assert {name: twin for name, (twin, _) in found.items()} == {"c": "b", "f": "a"}
     assert found["c"][1] == pytest.approx(291 / 301)  # of 296 shingles five are lost and five are new

@@ -19,12 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scoring_command import command, rows_of, write_data
 
-from gateau_lib import methods, score
+from gateau_lib import score
 from gateau_lib.data import sharded
 from gateau_lib.data.longalign import to_record
 from gateau_lib.data.samples import Sample
+from gateau_lib.methods import METHODS, model_passes
+from gateau_lib.methods.base import Options
 from gateau_lib.models import nll, pair
-from gateau_lib.scoring import part_files, score_table, scorer, settings
+from gateau_lib.scoring import part_files, score_table, scorer
 from gateau_lib.study import errors, whole_files
 from gateau_lib.study.errors import DataError
 
@@ -83,7 +85,7 @@ def test_parquet_gives_the_same_items(tmp_path):
 def test_half_a_surrogate_is_a_bad_record_not_a_crash(tmp_path):
     path = tmp_path / "d.jsonl"
     path.write_text(json.dumps(to_record(Sample("a\ud800", "c \udc00", "x", "y"))) + "\n")
-    (item,) = sharded.read_items(path)
+    (item,) = sharded.read(path, *sharded.index(path, 1024))
     assert item.id == "a?" and "half of a surrogate pair" in item.error
 
 
@@ -104,11 +106,12 @@ def test_data_that_changed_is_refused(tmp_path):
 
 
 def test_parts_are_named_by_weights_options_code_and_records(saved_pair, tmp_path, monkeypatch):
-    both = pair.load_pair(*map(str, saved_pair), ("hmg",), "float32", torch.device("cpu"))
+    both = pair.load_pair(*map(str, saved_pair), True, "float32", torch.device("cpu"))
     path = write_data(tmp_path / "d.jsonl")
 
     def name(size=4, **change):
-        job = part_files.Job(path, tmp_path, settings.Options(("hmg",), "ntk", 16, 512, 128, **change), part_files.makers(both), size)
+        options = Options(("hmg",), "ntk", 16, 512, 128, **change)
+        job = part_files.Job(path, tmp_path, options, part_files.makers(both, [METHODS["hmg"]]), size)
         return job.part(sharded.index(path, size)[0]).name
 
     first = name()
@@ -183,7 +186,7 @@ def dies(arguments, where, at):
         ((scorer, "_fill"), 2),  # in the middle of a shard
         ((Path, "replace"), 2),  # a part is written but not yet in its place
         ((part_files, "read_part"), 3),  # between two shards
-        ((part_files, "write_table"), 1),
+        ((score_table, "write_table"), 1),
         ((part_files, "manifest"), 1),  # the table is there already
     ],
 )
@@ -233,7 +236,7 @@ def test_full_disk_is_one_line_and_can_be_mended(data, saved_pair, tmp_path, mon
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b.replace(b"0", b"1"), lambda b: b"\xff"])
-def test_a_damaged_part_is_scored_again(data, saved_pair, tmp_path, whole, scored, capsys, damage):
+def test_a_damaged_part_is_scored_again(data, saved_pair, tmp_path, whole, scored, caplog, damage):
     out = tmp_path / "damaged.parquet"
     assert score.main(command(data, saved_pair, out)) == 0
     for part in (tmp_path / "damaged.parquet.parts").glob("*.json"):
@@ -241,7 +244,7 @@ def test_a_damaged_part_is_scored_again(data, saved_pair, tmp_path, whole, score
             part.write_bytes(damage(part.read_bytes()))
     out.unlink()
     assert score.main(command(data, saved_pair, out)) == 0 and out.read_bytes() == whole
-    assert scored() == ["s0", "s3", "s6", "s3"] and "damaged" in capsys.readouterr().err
+    assert scored() == ["s0", "s3", "s6", "s3"] and "damaged" in caplog.text
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_a_sample_that_does_not_is_marked(data, saved_pair, tmp_path, monkeypatch):
@@ -254,7 +257,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_a_sample_that_does_not_is_marke
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
         return real(model, sequences, *more, **named)
 
-    for module in (nll, methods.cam):
+    for module in (nll, model_passes):
         monkeypatch.setattr(module, "batch_nll", small)
     monkeypatch.setattr(part_files, "source_hash", lambda code: "fixed")
     assert score.main(command(data, saved_pair, tmp_path / "tight.parquet")) == 0
@@ -283,8 +286,8 @@ def test_a_second_run_refuses_and_names_the_first(data, saved_pair, tmp_path, ca
 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from gateau_lib import shards\n"
-        "with shards.locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from gateau_lib.study import whole_files\n"
+        "with whole_files.locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
@@ -310,5 +313,28 @@ def test_the_lock_of_another_machine_is_believed(tmp_path):
 def test_a_table_of_several_row_groups_holds_every_row_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(score_table, "ROW_GROUP", 4)
     rows = [dict.fromkeys(score_table.COLUMNS) | {"id": str(i), "n_context": i, "segment_chars": [0, i]} for i in range(11)]
-    score_table.write_table(iter(rows), {"methods": []}, tmp_path / "t.parquet")
+    parts = [score_table.Part(rows[i : i + 5], {}, 0.5) for i in (0, 5, 10)]
+    summary = score_table.write_table(iter(parts), {"methods": []}, tmp_path / "t.parquet")
     assert rows_of(tmp_path / "t.parquet") == rows and pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == 3
+    assert summary.rows == 11 and [part.seconds for part in summary.parts] == [0.5] * 3
+    assert not any(part.rows for part in summary.parts)
+
+
+def test_a_table_says_its_format_and_a_newer_one_is_refused(tmp_path, monkeypatch):
+    rows = [dict.fromkeys(score_table.COLUMNS) | {"id": "a", **dict.fromkeys(score_table.LENGTHS, 1)}]
+    path = tmp_path / "t.parquet"
+    score_table.write_table([score_table.Part(rows, {}, 0.0)], {}, path)
+    assert score_table.read_scores(path).about["format"] == score_table.FORMAT
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"gateau": "{}"}), path)
+    assert score_table.read_scores(path).rows[0]["id"] == "a", "tables from before the number are read as they were"
+    monkeypatch.setattr(score_table, "FORMAT", score_table.FORMAT + 1)
+    score_table.write_table([score_table.Part(rows, {}, 0.0)], {}, path)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="of format 2, and this library reads up to 1; update the library"):
+        score_table.read_scores(path)
+
+
+def test_other_methods_make_no_part_stale(saved_pair):
+    both = pair.load_pair(*map(str, saved_pair), True, "float32", torch.device("cpu"))
+    hmg, cam = (part_files.makers(both, [METHODS[name]])["code"] for name in ("hmg", "cam"))
+    assert hmg != cam and hmg == part_files.makers(both, [METHODS["hmg"]])["code"]

@@ -196,9 +196,8 @@ def test_a_server_that_refuses_everything_is_not_asked_ten_thousand_times(tmp_pa
     ("status", "says"), [(401, chat.KEY), (403, chat.KEY), (404, "no model 'teacher' there"), (302, "no model 'teacher' there")]
 )
 def test_a_wrong_key_or_address_is_not_tried_again(status, says, tmp_path):
-    with serve(lambda body: (status, "no")) as server:
-        with pytest.raises(chat.ChatError, match=says):
-            ask(server.spec, ["a"], tmp_path)
+    with serve(lambda body: (status, "no")) as server, pytest.raises(chat.ChatError, match=says):
+        ask(server.spec, ["a"], tmp_path)
     assert len(server.bodies) == 1
 
 

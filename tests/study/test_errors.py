@@ -7,9 +7,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from gateau_lib import score, select
 from gateau_lib.data import longalign, samples
-from gateau_lib.models import sizes
-from gateau_lib.scoring import pass_costs
-from gateau_lib.study.errors import reason
+from gateau_lib.models import loading, sizes
+from gateau_lib.study.errors import ModelError, reason
 
 
 @pytest.mark.parametrize(
@@ -55,11 +54,16 @@ def test_parquet_that_fails_without_a_word(tmp_path, monkeypatch, capsys):
 
 def test_models_that_fail_without_a_word(tmp_path, monkeypatch, capsys):
     data = longalign.write_samples([samples.Sample("a", "", "Why?", "So.")], tmp_path / "d.jsonl")
+    models = [tmp_path / "short", tmp_path / "long"]
+    for folder in models:
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
     for kind in (AutoConfig, AutoTokenizer):
         monkeypatch.setattr(kind, "from_pretrained", raises(OSError()))
-    assert score.main([str(data), "--short", "a/b", "--long", "a/c", "--plan"]) == 2
-    assert "a/c: cannot read (OSError)" in one_line(capsys)
-    with pytest.raises(pass_costs.models.ModelError, match=r"a/c: cannot read \(OSError\)"):
-        pass_costs._read("a/c", AutoTokenizer)
-    with pytest.raises(sizes.UnknownSize, match=r"no configuration to read \(OSError\)"):
-        sizes.of("a/c")
+    short, long = map(str, models)
+    assert score.main([str(data), "--short", short, "--long", long, "--plan"]) == 2
+    assert f"{long}: cannot load (OSError)" in one_line(capsys)
+    with pytest.raises(ModelError, match=r"long: cannot load \(OSError\)"):
+        loading.load_tokenizer(long)
+    with pytest.raises(sizes.UnknownSize, match=r"no configuration to read \(.*\(OSError\)"):
+        sizes.of(long)

@@ -6,7 +6,6 @@ import re
 
 import pytest
 
-from gateau_lib.models import sizes
 from gateau_lib.study import registry
 from gateau_lib.study.profiles import PROFILES
 
@@ -23,11 +22,20 @@ def test_it_has_the_published_a_current_and_a_small_pair():
     assert (published.short.window, published.long.window) == (paper.short_window, paper.long_window)
     assert published.long.rope_theta == paper.long_rope_factor * published.short.rope_theta
     small = registry.pairs()["granite-2b"]
-    assert 2 * (small.short.parameters + small.long.parameters) < 12 * 2**30  # both in 16 bits beside activations, in 24 GB
+    assert (
+        2 * (small.short.parameters + small.long.parameters) < 12 * 2**30
+    )  # both in 16 bits beside activations, in 24 GB
 
 
 def test_it_has_every_data_set_that_a_profile_names():
-    assert {entry.kind for entry in DATA} == {"long", "short", "longbench", "longbench-chat", "mt-bench", "haystack"}
+    assert {entry.kind for entry in DATA} == {
+        "long",
+        "short",
+        "longbench",
+        "longbench-chat",
+        "mt-bench",
+        "haystack",
+    }
     for profile in PROFILES.values():
         for key, kind in ((profile.long_data, "long"), (profile.short_data, "short")):
             assert not key or registry.data_sets()[key].kind == kind
@@ -44,9 +52,17 @@ def test_a_pair_is_of_one_family_with_two_windows(pair):
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.repo)
-def test_parameters_follow_from_the_sizes(model):
-    size = sizes.of(model.repo)
-    assert (size.parameters, size.window) == (model.parameters, model.window)
+def test_sizes_of_every_model_are_known(model):
+    sizes = (
+        model.parameters,
+        model.layers,
+        model.hidden,
+        model.mlp,
+        model.heads,
+        model.kv_heads,
+        model.vocabulary,
+    )
+    assert all(isinstance(size, int) for size in sizes) and isinstance(model.tied, bool)
     assert model.weights in ("safetensors", "pickle")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import nbformat
 import pytest
 
 from gateau_lib import run
-from gateau_lib.study import code_hash, execute, manifest, notebooks, staleness
+from gateau_lib.study import code_hash, execute, manifest, notebooks, record, staleness
 from gateau_lib.study.store import open_study
 
 PARAMETERS = 'profile: str = "cpu"\nseed: int = 0\nscale: float = 1.0'
@@ -127,7 +128,7 @@ def test_saved_copy_is_clean(done, capsys):
     text = (root(done) / "notebooks" / "01_one.ipynb").read_text()
     copy = json.loads(text)
     nbformat.validate(nbformat.from_dict(copy))
-    for private in (str(done.parent), os.path.expanduser("~") + "/", "papermill", "stderr\"", "duration", "gateau-"):
+    for private in (str(done.parent), f"{Path.home()}/", "papermill", "stderr\"", "duration", "gateau-"):
         assert private not in text, private
     printed = "".join(copy["cells"][-1]["outputs"][0]["text"])
     assert printed == "<object object at 0x0> results/smoke\n"
@@ -189,7 +190,10 @@ def test_a_moved_library_function_makes_nothing_stale(done, capsys, monkeypatch,
     package = library_of(tmp_path, monkeypatch)
     text = (package / "study" / "evidence.py").read_text()
     start, end = text.index("def write_table("), text.index("def write_ids(")
-    imports = "from pathlib import Path\nimport pandas as pd\nfrom gateau_lib.study.evidence import _evidence\nfrom gateau_lib.study.store import Study\nfrom gateau_lib.study.whole_files import atomic_write"
+    ours = ["evidence import _evidence", "store import Study", "whole_files import atomic_write"]
+    imports = "\n".join(
+        ["from pathlib import Path", "import pandas as pd", *(f"from gateau_lib.study.{each}" for each in ours)]
+    )
     moved = imports + "\n" + text[start:end]
     (package / "room").mkdir()
     (package / "room" / "evidence.py").write_text(moved)
@@ -348,7 +352,7 @@ def test_a_notebook_that_finds_artefacts_ready_still_tells_its_whole_cost(folder
     [([], 0), ([(1, 4)], 3), ([(1, 4), (10, 11)], 4), ([(2, 6), (1, 4)], 5), ([(1, 9), (2, 3)], 8), ([(1, 4), (1, 4)], 3)],
 )
 def test_what_was_built_side_by_side_counts_once(spans, seconds):
-    assert execute.covered(spans) == seconds
+    assert record.covered(spans) == seconds
 
 
 def test_another_seed_has_a_folder_of_its_own(done, capsys):
@@ -399,3 +403,24 @@ def test_warm_run_is_fast_and_imports_nothing_heavy(done, capsys):
     code = "import sys; from gateau_lib import run; run.main(['smoke']); print({'torch', 'papermill'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=10, check=True)
     assert "0 of 2 notebooks ran" in done.stderr and done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("moment", ["[1/2] 01_one", "the cell runs"])
+def test_ctrl_c_is_one_line(folder, moment):
+    """As a terminal sends it, to all processes of the run: while the kernel starts, and while a cell runs."""
+    write(folder, "01_one", "import sys, time\nprint('the cell runs', file=sys.stderr, flush=True)\ntime.sleep(60)")
+    with subprocess.Popen(
+        [sys.executable, "-m", "gateau_lib.run", "smoke"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell's background jobs ignore the signal, and pass that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as running:
+        before = next(line for line in running.stderr if moment in line)
+        os.killpg(running.pid, signal.SIGINT)
+        said = running.stderr.read()
+    assert before and said == "stopped; finished notebooks are kept, give the same command to go on\n"
+    assert running.returncode == 130
+    kept = [path.name for path in (root(folder) / "notebooks").iterdir()]
+    assert kept == [] and not list((root(folder) / "cache" / "stamps").glob("*"))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from gateau_lib.data import samples
 from gateau_lib.sources import hub
-from gateau_lib.study import code_hash, evidence, progress, store, whole_files
+from gateau_lib.study import code_hash, command, evidence, progress, store, whole_files
 
 
 @pytest.fixture
@@ -75,7 +75,8 @@ def test_git_ignores_the_folders_of_other_seeds_and_sizes():
         pytest.skip("not a git checkout")
     names = ["cpu-seed50", "cpu-custom-0a1b2c", "cpu-seed50-custom-0a1b2c", "gpu+PAIR-seed1", "cpu", "gpu+PAIR", "paper"]
     asked = [f"results/{name}/metrics/01_new.json" for name in names]
-    done = subprocess.run(["git", "check-ignore", *asked], cwd=code_hash.PACKAGE.parent, capture_output=True, text=True, check=False)
+    command = ["git", "check-ignore", *asked]
+    done = subprocess.run(command, cwd=code_hash.PACKAGE.parent, capture_output=True, text=True, check=False)
     assert done.stdout.split() == asked[:4]
 
 
@@ -187,7 +188,7 @@ def test_atomic_write_replaces(tmp_path_factory, one, two):
     path = tmp_path_factory.mktemp("w") / "deep" / "file"
     assert whole_files.atomic_write(path, one).read_bytes() == one
     assert whole_files.atomic_write(path, two).read_bytes() == two
-    assert os.listdir(path.parent) == ["file"]
+    assert [each.name for each in path.parent.iterdir()] == ["file"]
 
 
 # Progress ----------------------------------------------------------------------------------------------------------------
@@ -196,10 +197,11 @@ def test_atomic_write_replaces(tmp_path_factory, one, two):
 def test_progress_is_silent_when_short_and_sparse_when_long(monkeypatch, capsys):
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    assert list(progress.track(iter("abc"), "short")) == ["a", "b", "c"]
-    assert capsys.readouterr().err == ""
-    for _ in progress.track(range(100), "long"):
-        clock[0] += 1
+    with command.messages_shown():
+        assert list(progress.track(iter("abc"), "short")) == ["a", "b", "c"]
+        assert capsys.readouterr().err == ""
+        for _ in progress.track(range(100), "long"):
+            clock[0] += 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "long: 4/100, 4 s gone, about 1 min 36 s left"
     assert lines[-1] == "long: 100 done in 1 min 40 s" and 10 <= len(lines) <= 12

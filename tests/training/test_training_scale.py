@@ -26,6 +26,7 @@ from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import encode
 from gateau_lib.models import adapters, loading, output_head, prompts, rope
 from gateau_lib.study import devices, errors, progress, workers
+from gateau_lib.study.command import messages_shown
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study
 from gateau_lib.training import failures, fine_tuning, launch, minibatches, recipe, reports, sft, trainer
@@ -489,7 +490,7 @@ def test_killed_launcher_killed_rank_then_done(job, two, tmp_path, capfd):
 
 
 def test_a_failure_in_another_process_is_reported_in_one_line(job, tmp_path):
-    with pytest.raises(RuntimeError, match=r"^RuntimeError: run: the loss is (nan|inf) at step \d+; lower learning_rate$"):
+    with pytest.raises(failures.TrainingError, match=r"^run: the loss is (nan|inf) at step \d+; lower learning_rate$"):
         launch._run([(dataclasses.replace(job, learning_rate=1e30), tmp_path / "out")], 1, tmp_path)
     assert not (tmp_path / "out").exists()
 
@@ -499,7 +500,8 @@ def test_launched_runs_show_their_progress(job, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(progress, "QUIET_SECONDS", -1.0)
     monkeypatch.setenv("GATEAU_PROGRESS_SECONDS", "0")
     work = [(dataclasses.replace(job, name=name, length=ByTokens(800, 400)), tmp_path / name) for name in ("a", "b")]
-    launch._run(work, 1, tmp_path)
+    with messages_shown():
+        launch._run(work, 1, tmp_path)
     said = capsys.readouterr().err
     for name in ("a", "b"):
         steps = sft.training_log(tmp_path / name)["steps"]
@@ -531,7 +533,7 @@ def test_runs_in_turn_are_those_of_their_own_launches_and_stay_when_a_later_one_
     study = Study(resolve("smoke"), 0, tmp_path)
     good = dataclasses.replace(job, name="ddp", processes=2)
     bad = dataclasses.replace(good, name="bad", learning_rate=1e30)
-    with pytest.raises(RuntimeError, match="bad: the loss is"):
+    with pytest.raises(failures.TrainingError, match="bad: the loss is"):
         fine_tuning.fine_tune_all(study, [good, bad])
     first = fine_tuning.build(good).place(study)
     stamp = (first / sft.LOG).stat().st_mtime_ns
@@ -589,7 +591,7 @@ def test_what_lies_unused_on_a_gpu_is_given_back_before_processes_start(job, tmp
     given = []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(1))
-    with pytest.raises(RuntimeError, match="the loss is"):
+    with pytest.raises(failures.TrainingError, match="the loss is"):
         launch._run([(dataclasses.replace(job, learning_rate=1e30), tmp_path / "out")], 1, tmp_path)
     assert workers.run_jobs(abs, {"a": (-1,)}, 1, "test") == [1] and len(given) == 2
 

@@ -1,0 +1,84 @@
+"""What a selection method is to this library: one entry that scoring, selecting, the plan and the figures read.
+
+Nothing here needs torch, so that formulas can be read, ranked by and tested without a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from gateau_lib.methods.reader import Reader
+
+Reading = Literal["ntk", "truncate", "raw"]  # how the short model reads beyond its window
+READINGS: tuple[Reading, ...] = get_args(Reading)
+Kind = Literal["text", "numbers", "integers"]  # of a column that holds no single number
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides a sample's scores, beside data and models; lengths in tokens."""
+
+    methods: tuple[str, ...]
+    reading: Reading
+    segment_length: int
+    max_length: int
+    short_window: int
+    prolong_pairs: int = 500  # the released scripts' value
+    seed: int = 0
+    chat: bool = False  # the tokenizer's chat template instead of the papers' plain prompt
+    adaptive: bool = False  # estimated segment importance, see `cam_adaptive.adaptive_importance`
+
+    @property
+    def cam_mode(self) -> str:
+        """How segment importance is found."""
+        return "adaptive" if self.adaptive else "exact"
+
+
+@dataclass(frozen=True)
+class RankOptions:
+    """What a ranking depends on, beside the scores."""
+
+    combine: str = "rank"  # how GATEAU adds HMP and CAM, one of `gateau.VARIANTS`
+    alpha: float = 0.8  # weight of HMP against CAM
+    seed: int = 0  # of a random order
+
+
+def nobody(row: Mapping[str, Any]) -> str | None:
+    """No sample is kept out of the selection."""
+    return None
+
+
+@dataclass(frozen=True)
+class Method:
+    """One selector, from what it reads to how it is drawn.
+
+    A method without ``fill`` asks the models nothing of its own: it ranks by what others leave, or by lengths.
+    """
+
+    name: str  # as --methods and --score take it
+    title: str  # as a reader sees it
+    source: str  # paper, section, arXiv id, file of the released code
+    rank: Callable[
+        [pd.DataFrame, RankOptions], np.ndarray
+    ]  # the rows of a pool -> a number each, high = select
+    needs: tuple[
+        str, ...
+    ] = ()  # columns of the score table that ``rank`` reads; a row without one is left out
+    fill: Callable[[Reader], Mapping[str, Sequence[Any]]] | None = (
+        None  # a shard -> its columns, a value a sample
+    )
+    passes: tuple[str, ...] = ()  # what ``fill`` reads of the `Reader`, which tells what it costs
+    columns: tuple[str, ...] = ()  # numbers that ``fill`` leaves in the score table
+    details: Mapping[str, Kind] = field(
+        default_factory=dict
+    )  # what else it leaves there: column -> what it holds
+    unfit: Callable[[Mapping[str, Any]], str | None] = (
+        nobody  # why a row is never selected, None if it may be
+    )
+    look: tuple[str, str] = ("#8A8A8A", "o")  # colour and marker of its line

@@ -1,0 +1,83 @@
+"""What every command of the library shares: how it ends, and how it talks to the person who waits."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec
+
+from gateau_lib.study.errors import UserError, reason
+
+CHANGES_NO_RESULT = True
+STOPPED = 130  # exit status after Ctrl-C, as shells have it
+LIBRARY = logging.getLogger(__name__.partition(".")[0])
+
+Words = ParamSpec("Words")
+
+
+def command(kept: str = "") -> Callable[[Callable[Words, int | None]], Callable[Words, int]]:
+    """Make a function the ``main`` of a command: it returns the exit status, and what the user can mend is one line.
+
+    A `UserError` gives its own status, a file that cannot be read or written 2, Ctrl-C 130. Any other exception is
+    a fault of the program: it passes, with its traceback.
+
+    Args:
+        kept: what a command that ends early leaves for the next try, for example ``"finished shards are kept"``.
+    """
+    again = "give the same command to go on" if kept else "give the same command again"
+    stays = f"{kept}, " if kept else ""
+
+    def wrapped(main: Callable[Words, int | None]) -> Callable[Words, int]:
+        @wraps(main)
+        def ended(*words: Words.args, **more: Words.kwargs) -> int:
+            with messages_shown():
+                try:
+                    return main(*words, **more) or 0
+                except UserError as error:
+                    LIBRARY.error("error: %s", error)
+                    return error.status
+                except OSError as error:
+                    LIBRARY.error("error: %s; %smend it and %s", in_words(error), stays, again)
+                    return 2
+                except KeyboardInterrupt:
+                    LIBRARY.error("stopped; %s%s", stays, again)
+                    return STOPPED
+
+        return ended
+
+    return wrapped
+
+
+def in_words(error: OSError) -> str:
+    """The file that an error of the system is about, if it names one, and what is wrong with it."""
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or reason(error)}"
+
+
+class Lines(logging.Handler):
+    """Messages as plain lines on standard error, whatever that is at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        print(record.getMessage(), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def messages_shown() -> Iterator[None]:
+    """Show what the library logs while a command runs, each message once."""
+    if any(isinstance(each, Lines) for each in LIBRARY.handlers):  # one command calls another
+        yield
+        return
+    shown, level, passed_on = Lines(), LIBRARY.level, LIBRARY.propagate
+    LIBRARY.addHandler(shown)
+    LIBRARY.setLevel(logging.INFO)
+    LIBRARY.propagate = False
+    try:
+        yield
+    finally:
+        LIBRARY.removeHandler(shown)
+        LIBRARY.setLevel(level)
+        LIBRARY.propagate = passed_on
