@@ -26,6 +26,7 @@ experiments/            what the notebooks call: the study's own pools, runs, ta
     outcomes            what the training runs came to: held-out evaluation as tables
     defects             what each defect of the released procedures changes
     replication         GATEAU's own experiment, on its own models and data
+    replication_rows    the rows of GATEAU's tables, and what each selects
     replication_tables  GATEAU's tables, reported and measured side by side
     claims              the ledger of claims, and their verdicts
     findings            verdicts as sentences, and beside what the papers report
