@@ -94,7 +94,8 @@ methods/                the papers, one file a method: formula, source, open poi
     selection           from scores to a selection
     model_passes        what the models are asked for: losses, the short reader, the long pass, segments
     pair_passes         the same for ProLong's pairs of segments
-    released            GATEAU's and ProLong's public code as it was released, defect by defect
+    released            GATEAU's public code as it was released, defect by defect
+    released_prolong    ProLong's public code as it was released
 
 sources/                what others have: models and data of the hub, documents, models that answer
     hub                 models and data by name: cache, hub, or folders
@@ -110,6 +111,7 @@ data/                   texts to token ids: samples, records, and the planted wo
     sharded             a data set as shards that prove themselves unchanged
     world               a small English in which every dependency is known
     passages            texts of that world, with facts at wanted places
+    questions           what is asked of a planted document
     corpus              samples with planted, labelled dependencies
     tokenizer           one tokenizer for planted and real text
 

@@ -18,6 +18,7 @@ from gateau_lib.models.loading import SHIPPED
 from gateau_lib.models.tiny import build_llama
 
 VOCABULARY = 259  # <pad>, <s>, </s> and 256 bytes
+IDS = torch.arange(3, 103).unsqueeze(0)  # (1, 100)
 
 
 def random_llama(kv_heads: int | None = None, seed: int = 0) -> LlamaForCausalLM:
@@ -38,6 +39,16 @@ def eager(model: LlamaForCausalLM) -> LlamaForCausalLM:
     return twin
 
 
+@torch.inference_mode()
+def logits(model: LlamaForCausalLM, ids: torch.Tensor = IDS) -> torch.Tensor:
+    return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+
+
+def built(theta: float, seed: int = 0) -> LlamaForCausalLM:
+    sizes = {"hidden_size": 32, "layers": 2, "heads": 4, "window": 128}
+    return build_llama(VOCABULARY, **sizes, rope_theta=theta, seed=seed).eval()
+
+
 def random_encoded(name: str, context: int, instruction: int, response: int, seed: int) -> Encoded:
     """A sample of random tokens with parts of the given lengths."""
     rng = np.random.default_rng(seed)
@@ -56,9 +67,13 @@ def _across_words() -> PreTrainedTokenizerFast:
     core = Tokenizer(BPE(unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
     core.decoder = decoders.Metaspace(prepend_scheme="always")
-    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False
+    )
     core.train_from_iterator(real_paragraphs()[:200], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
 
 
 def other_tokenizers() -> dict[str, Callable[[], PreTrainedTokenizerFast]]:

@@ -1,4 +1,4 @@
-"""Models' answers to the items of a benchmark: greedy, batched by length, each kept on disk as soon as it is written.
+"""Models' answers to benchmark items: greedy, batched by length, each kept on disk as soon as it is written.
 
 Finished answers lie in part files that are only ever added to. A record is known by the content that decides
 it (model, prompt, lengths, code), so a killed run goes on where it stopped and ends with the same table, and
@@ -43,7 +43,7 @@ COLUMNS = ["id", "task", "answers", "prompt_tokens", "cut_tokens", "error"]
 
 @dataclass(frozen=True)
 class Questions:
-    """Items to be answered; in a key their digest stands for them, since they can be hundreds of megabytes."""
+    """Items to answer; in a key their digest stands for them, for they can be hundreds of megabytes."""
 
     items: Sequence[Item] = field(metadata=UNKEYED)
     digest: str
@@ -165,7 +165,8 @@ def _records(
         if len(items) > 1 or not is_out_of_memory(error):
             raise
     length = _length(items[0], tokenizer, window, chat)
-    why = f"{length} tokens do not fit into memory even alone; lower the window, or take bfloat16 or a larger device"
+    fix = "lower the window, or take bfloat16 or a larger device"
+    why = f"{length} tokens do not fit into memory even alone; {fix}"
     log.warning("item %r: %s", items[0].id, why)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

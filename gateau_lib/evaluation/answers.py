@@ -25,7 +25,7 @@ def normalize(text: str) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    """As `normalize`, but punctuation parts words: a text that goes on right after its answer still holds it."""
+    """As `normalize`, but punctuation parts words: text that goes on after its answer still holds it."""
     return normalize(re.sub(rf"[{re.escape(string.punctuation)}]", " ", text))
 
 
@@ -51,7 +51,7 @@ def answer_parts(sample: Sample) -> list[tuple[int, int]]:
         )
         if found is None:
             raise DataError(
-                f"sample {sample.id!r}: the answer's {word!r} is not in the response; quote the response in 'answer'"
+                f"sample {sample.id!r}: the answer's {word!r} is not in the response; quote it in 'answer'"
             )
         joined = spans and not response[spans[-1][1] : found.start()].strip()
         spans[-1:] = [(spans[-1][0], found.end())] if joined else [*spans[-1:], found.span()]
@@ -97,14 +97,14 @@ def token_f1(prediction: str, reference: str, frame: str = "") -> float:
 
 
 def bag_f1(given: Counter[str], wanted: Counter[str]) -> float:
-    """Harmonic mean of precision and recall of two bags of words; if either is empty, 1 when both are and else 0."""
+    """F1 of two bags of words; if either is empty, 1 when both are and else 0."""
     if not given or not wanted:
         return float(given == wanted)
     return 2 * (given & wanted).total() / (given.total() + wanted.total())
 
 
 def matches(text: str, sample: Sample) -> tuple[bool, float]:
-    """Exact match and F1 of a text generated for a sample: its answer against the text, the frame taken out for F1."""
+    """Exact match and F1 of a text for a sample: its answer against the text; F1 without the frame."""
     parts = answer_parts(sample)
     frame, place = "", 0
     for begin, end in parts:

@@ -16,7 +16,7 @@ from gateau_lib.study.store import Study
 
 
 class NotInstalled(UserError):
-    """A package, or data of a package, that a benchmark needs is not there; the message says how to get it."""
+    """A package (or its data) that a benchmark needs is not there; the message says how to get it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Benchmark:
 
 
 def middle(ids: list[int], room: int) -> list[int]:
-    """At most ``room`` of the ids: the first half and the last half of them, as LongBench cuts (pred.py: both halves equal).
+    """At most ``room`` of the ids: the first and the last half of them, as LongBench cuts (pred.py).
 
     The cut is in token ids, wrapping included, so that nothing is read that the window cannot hold; LongBench
     decodes the halves and tokenizes them again, which can make other tokens at the seam.
@@ -93,7 +93,7 @@ def first_of_each_task(items: Sequence[Item], count: int | None) -> list[Item]:
 
 
 def prompt_lengths(profile: Profile) -> list[int]:
-    """Tokens of the prompts that are made to length: what is hidden in a longer one would be cut out of its middle."""
+    """Tokens of prompts that are made to length: what a longer one hides would be cut out of its middle."""
     return sorted({min(length, profile.benchmark_window) for length in profile.eval_lengths})
 
 
@@ -103,7 +103,7 @@ def tasks_by_length(items: Sequence[Item]) -> list[Item]:
 
 
 def fixed_size(items: int, prompt: int, answer: int, tasks: int = 1) -> Callable[[Profile], list[Asked]]:
-    """The cost of a published benchmark: its items, and assumed mean tokens of a prompt before it is cut and of an answer."""
+    """The cost of a published benchmark: items, assumed mean tokens of an uncut prompt and an answer."""
 
     def cost(profile: Profile) -> list[Asked]:
         few, window = profile.benchmark_items, profile.benchmark_window

@@ -1,4 +1,4 @@
-"""A fact hidden in real text: the needle test, with length and depth counted in the tokens that the model reads.
+"""A fact hidden in real text: the needle test, with length and depth in the tokens that the model reads.
 
 A needle stands between two sentences of the haystack. The text before it and after it is cut, at words, to as
 many tokens as the depth asks for, so every tokenizer gets the depth that is named. (GATEAU's released test
@@ -111,7 +111,7 @@ def _item(
     allowed = max(TOLERANCE, length // 50)
     if length - read > allowed or abs(realised - depth) * read > allowed:
         raise DataError(
-            f"{name}: {read} tokens with the needle at depth {realised:.3f}; give a haystack with shorter words"
+            f"{name}: {read} tokens, the needle at depth {realised:.3f}; give a haystack with shorter words"
         )
     copies = -(-(len(text) - len(fact.sentence)) // len(stack))
     extra = {"length": length, "depth": depth, "tokens": read, "realised_depth": realised}
@@ -172,7 +172,7 @@ def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def realised_depth(sample: Sample, tokenizer: Any) -> float:
-    """Where a needle lies in its context: tokens before it over tokens that are not it, 0 at the start and 1 at the end.
+    """Where a needle lies in its context: tokens before it over tokens that are not it, 0 to 1.
 
     Raises:
         DataError: not exactly one evidence span.
@@ -210,7 +210,7 @@ def needle_cells(
         length, depth = min(lengths, key=lambda n: abs(n - tokens)), min(depths, key=lambda d: abs(d - at))
         if abs(tokens - length) > tolerance * length or abs(at - depth) > tolerance:
             raise DataError(
-                f"sample {sample.id!r}: {tokens} tokens with the needle at depth {at:.3f} lies in no cell of lengths "
+                f"sample {sample.id!r}: {tokens} tokens, needle at depth {at:.3f} lies in no cell of lengths "
                 f"{list(lengths)} and depths {list(depths)} (tolerance {tolerance}); make the item again"
             )
         rows.append(
@@ -226,7 +226,7 @@ def needle_cells(
 
 
 def needle_map(rows: pd.DataFrame, cells: pd.DataFrame, measure: str = "token_accuracy") -> pd.DataFrame:
-    """Mean of a measure by depth (rows) and length (columns), from `evaluate_model`'s rows and `needle_cells`."""
+    """Mean of a measure by depth (rows) and length (columns), from rows of `evaluate_model` and cells."""
     joined = cells.merge(rows, on="id", how="left", validate="one_to_one")
     if joined[measure].isna().any():
         raise DataError(
@@ -256,7 +256,7 @@ def _cost(profile: Profile) -> list[Asked]:
 BENCHMARK = Benchmark(
     name="needle",
     title="Needle",
-    source="Kamradt 2023, github.com/gkamradt/LLMTest_NeedleInAHaystack; GATEAU train/Needle_test; places counted in tokens",
+    source="Kamradt 2023, github.com/gkamradt/LLMTest_NeedleInAHaystack; GATEAU; places counted in tokens",
     items=_of_study,
     score=score,
     cost=_cost,

@@ -1,4 +1,4 @@
-"""LongBench-Chat and MT-Bench: answers rated by a judge, with the official prompts (``judging.yml``) and reading.
+"""LongBench-Chat and MT-Bench: answers rated by a judge, by the official prompts (``judging.yml``).
 
 The judge is any model of `gateau_lib.sources.chat`. It rates from 1 to 10; scores are ratings times 10, as in
 GATEAU's tables. Without a judge the benchmark is not run: nothing here gives an answer the score 0. Prompts,
@@ -238,12 +238,13 @@ def _tell(items: Sequence[Item], frame: pd.DataFrame, out: Path) -> None:
         lost = f"{whys.total()} of {len(frame)} items have no score ({counts})"
         log.warning("%s; see %s", lost, out / TRANSCRIPT)
     if bare := [item.id for item in items if _wants_reference(item) and not item.references]:
-        which = f"{len(bare)} questions without reference answers (the first: {bare[0]}) were judged with the general prompt"
-        log.warning("%s; put FastChat's reference_answer/gpt-4.jsonl beside question.jsonl", which)
+        which = f"{len(bare)} questions without reference answers (the first: {bare[0]})"
+        fix = "put FastChat's reference_answer/gpt-4.jsonl beside question.jsonl"
+        log.warning("%s were judged with the general prompt; %s", which, fix)
 
 
 def questions(study: Study, benchmark: Name) -> Path:
-    """The file of a benchmark's questions, as `items` reads it; MT-Bench's may be a table that is written as JSONL."""
+    """The file of a benchmark's questions, as `items` reads it; MT-Bench's table is made JSONL first."""
     files, about = published.files_of(study, benchmark)
     if own := [path for path in files if path.name in ("test_cases.json", "question.jsonl")]:
         return own[0]

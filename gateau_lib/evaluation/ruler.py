@@ -1,4 +1,4 @@
-"""Tasks in RULER's manner at any length: one of several keys, a chain of variables, the commonest words of a list.
+"""Tasks in RULER's manner at any length: one of several keys, a chain of variables, commonest words.
 
 The tasks, their sizes and the score follow RULER (Hsieh et al. 2024, github.com/NVIDIA/RULER, Apache-2.0:
 multi-key needles, variable tracking, common words extraction); text and prompts are our own, without RULER's
@@ -41,7 +41,7 @@ Made = tuple[Build, tuple[str, ...], int]  # the prompt by units of filling, the
 
 
 def items(tokenizer: Any, length: int, seed: int, count: int) -> list[Item]:
-    """``count`` items of each task, as long as possible in at most ``length`` tokens of prompt (see `fit_length.prompt_tokens`).
+    """``count`` items of each task, as long as at most ``length`` tokens of prompt allow (`fit_length`).
 
     Returns:
         Items with ``extra``: ``length`` as asked for, ``tokens`` as it is.
@@ -137,7 +137,7 @@ TASKS: dict[str, Callable[[np.random.Generator, int], Made]] = {
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
-    """``id, task, score``: the share of the references that are in the answer, whatever their case, 0 to 100 (RULER)."""
+    """``id, task, score``: the share of the references that are in the answer, 0 to 100; case is ignored."""
 
     def share(item: Item, said: Sequence[str]) -> float:
         return 100 * float(np.mean([reference.lower() in said[-1].lower() for reference in item.references]))

@@ -1,4 +1,4 @@
-"""Short tasks, to see what long training costs: run by lm-evaluation-harness (an optional extra), item by item.
+"""Short tasks, to see what long training costs: run by lm-evaluation-harness (an optional extra).
 
 Without the package, or without a task's data, nothing was run, and that is what is said: no score is made up.
 """
@@ -108,7 +108,7 @@ def _scores(samples: dict[str, list[dict[str, Any]]]) -> list[list[Any]]:
 
 @contextmanager
 def merged_model(folder: Path) -> Iterator[Path]:
-    """A folder that others than this library can load: the model's own, or for adapters a copy with both put together."""
+    """A folder that others than this library can load: its own, or one with the adapters merged into it."""
     if not (folder / "adapter_config.json").exists():
         yield folder
         return

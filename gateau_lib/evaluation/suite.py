@@ -101,7 +101,7 @@ def chosen(profile: Profile) -> list[Benchmark]:
 
 
 def check_finished(lacking: Sequence[NotRun]) -> None:
-    """Refuse to call a study finished that an error stopped; what was done is kept, and the next run asks nothing again.
+    """Refuse to call a study finished that an error stopped; what was done is kept for the next run.
 
     Raises:
         DataError: names every benchmark that was stopped, and why.

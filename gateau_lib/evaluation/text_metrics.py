@@ -56,7 +56,7 @@ def f1_en(prediction: str, reference: str) -> float:
 
 
 def f1_zh(prediction: str, reference: str) -> float:
-    """F1 of jieba's words as bags, lower case, without punctuation and space; what is nothing then is no word."""
+    """F1 of jieba's words as bags, lower case, without punctuation and space."""
     return _f1(
         *([bare for word in chinese_words(text) if (bare := _bare(word))] for text in (prediction, reference))
     )
@@ -71,15 +71,16 @@ def _f1(given: Sequence[str], wanted: Sequence[str]) -> float:
 
 
 def rouge_en(prediction: str, reference: str) -> float:
-    """ROUGE-L F of the package `rouge`: of two texts' sets of words, how much is in the longest common subsequences.
+    """ROUGE-L F of the package `rouge`: how much of two texts' words is in the longest common subsequences.
 
     Sentences end at full stops and nowhere else; each of the reference is compared with each of the
     prediction, and a word that is in any of the subsequences counts once. White space after the last full
     stop counts as one more word.
     """
+    rouge = _module("rouge").Rouge(metrics=["rouge-l"])
     with _deep(len(prediction) + len(reference)):
         try:
-            scores = _module("rouge").Rouge(metrics=["rouge-l"]).get_scores(prediction, reference)
+            scores = rouge.get_scores(prediction, reference)
         except ValueError:  # no sentence in one of them
             return 0.0
     return 100 * scores[0]["rouge-l"]["f"]

@@ -63,7 +63,7 @@ def training(profile: Profile, cards: int = 0) -> float:
     long, many, wide = workload.pair(profile)[1], processes(profile, cards), _number(profile)
     shared = many if profile.sharding != "ddp" else 1
     if profile.tuning == "lora":
-        states = wide * long.parameters + 18 * adapters(long)
+        states: float = wide * long.parameters + 18 * adapters(long)
     else:
         # Weight, gradient and two moments in single precision; beside them what autocast makes of the
         # weights, a copy of the gradients where processes average them, or a few layers gathered from all

@@ -118,7 +118,7 @@ def free_disk(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _present(profile: Profile, repo: str, kind: str = "model") -> tuple[str | None, list[Path]]:
+def _present(profile: Profile, repo: str, kind: hub.Kind = "model") -> tuple[str | None, list[Path]]:
     """The commit that must be used, None if any will do, and the folders here that hold it."""
     if kind == "model" and (folder := Path(repo).expanduser()).is_dir():
         return None, [folder]
@@ -155,7 +155,7 @@ def _at(revision: str | None) -> str:
     return f" at commit {revision[:7]}" if revision else ""
 
 
-def answers(name: str, kind: str = "model") -> bool:
+def answers(name: str, kind: hub.Kind = "model") -> bool:
     """Whether the hub answers for a repository, and lets us read it."""
     try:
         HfApi().auth_check(name, repo_type=kind)

@@ -20,8 +20,8 @@ from gateau_lib.experiments.claims import verdicts
 from gateau_lib.experiments.figures import verdict_table
 from gateau_lib.experiments.findings import summary
 from gateau_lib.experiments.setting_sources import rows
+from gateau_lib.methods.base import Options
 from gateau_lib.models.sizes import of_config
-from gateau_lib.scoring import settings
 from gateau_lib.scoring.pass_costs import CARD, Lengths, totals
 from gateau_lib.study import manifest, notebooks, registry
 from gateau_lib.study.errors import UserError
@@ -183,7 +183,7 @@ def example() -> str:
     size, n = of_config(LlamaConfig()), 256
     wholes = np.exp(np.linspace(np.log(8192), np.log(65536), n)).astype(int)
     samples = [Lengths(1, int(whole) - 1 - 64 - 256, 64, 256) for whole in wholes]
-    usual = settings.Options(
+    usual = Options(
         methods=("hmg", "cam"), reading="ntk", segment_length=128, max_length=65536, short_window=4096
     )
     rows = {

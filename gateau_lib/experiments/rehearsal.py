@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
+from transformers import PreTrainedModel
 
 from gateau_lib.data import world
 from gateau_lib.experiments.rehearsal_data import DATA_SETS, WINDOW
@@ -57,8 +58,8 @@ def fabricate(hub: Path) -> None:
             files = _llama_2(name) if pair.name == "llama-2-7b" else _files(loading.SHIPPED / name)
             _snapshot(hub, "model", entry.repo, entry.revision, files)
     tokenizer = loading.load_tokenizer(loading.SHIPPED / "short")
-    for entry in registry.data_sets().values():
-        _snapshot(hub, "dataset", entry.repo, entry.revision, DATA_SETS[entry.name](tokenizer))
+    for key, data in registry.data_sets().items():
+        _snapshot(hub, "dataset", data.repo, data.revision, DATA_SETS[key](tokenizer))
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -68,8 +69,15 @@ def _files(folder: Path) -> dict[str, bytes]:
 def _llama_2(name: str) -> dict[str, bytes]:
     """Files of the short or long model of the pair that stands for Llama-2's."""
     tokenizer, long = llama_tokenizer(), name == "long"
-    sizes = {"hidden_size": 64, "layers": 2, "heads": 4, "window": WINDOW, "rope_theta": 10_000.0}
-    model = tiny.build_llama(len(tokenizer) + (32 if long else 0), **sizes, seed=1)
+    model: PreTrainedModel = tiny.build_llama(
+        len(tokenizer) + (32 if long else 0),
+        hidden_size=64,
+        layers=2,
+        heads=4,
+        window=WINDOW,
+        rope_theta=10_000.0,
+        seed=1,
+    )
     if long:
         model = rope.with_rope_theta(model, 2_000_000.0, 8 * WINDOW)
     model.config.pad_token_id = model.generation_config.pad_token_id = None

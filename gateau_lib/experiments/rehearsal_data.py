@@ -124,7 +124,7 @@ def _chinese(tokenizer: Any, seed: Sequence[int], tokens: int) -> tuple[str, str
     def pick(words: Sequence[str]) -> str:
         return words[int(rng.integers(len(words)))]
 
-    sentences = []
+    sentences: list[str] = []
     while 3 * len("".join(sentences)) < tokens:
         sentences.append(f"{pick(_TIMES)}，{pick(_FAMILY)}先生在{pick(_PLACES)}{pick(_DEEDS)}。")
     who, thing, value = pick(_FAMILY), pick(_THINGS), pick(_VALUES)

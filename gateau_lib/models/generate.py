@@ -16,7 +16,7 @@ def continue_greedily(
     ends: Sequence[int],
     pad: int | None = None,
 ) -> list[list[int]]:
-    """One batch of prompts, padded on the left: the new token ids of each, up to (without) the first of ``ends``."""
+    """Prompts, padded on the left as one batch: the new ids of each, up to (without) the first of ``ends``."""
     return _continue(model, prompts, ends, pad, do_sample=False, max_new_tokens=max_new_tokens)
 
 
@@ -29,7 +29,7 @@ def continue_by_chance(
     temperature: float,
     seed: int,
 ) -> list[int]:
-    """The new token ids of a prompt, each drawn from the model's whole distribution; the seed alone decides them."""
+    """The new token ids of a prompt, each drawn from the model's whole distribution; a seed decides."""
     device = model.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -63,7 +63,7 @@ def _continue(
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: the tokenizer's, and the model's own (a chat model has one that ends a turn)."""
+    """Tokens that end an answer: the tokenizer's, and the model's own (a chat model's ends a turn)."""
     own = model.generation_config.eos_token_id
     own = own if isinstance(own, list) else [own]
     return [token for token in dict.fromkeys([tokenizer.eos_token_id, *own]) if token is not None]

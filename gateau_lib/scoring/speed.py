@@ -50,7 +50,7 @@ def measure(short: str | None, long: str | None, samples: int) -> dict[str, Any]
     """
     device = devices.device()
     named = bool(short or long)
-    pair = load_pair(short, long, ("hmg",), "float32", device) if named else random_pair(device)
+    pair = load_pair(short, long, True, "float32", device) if named else random_pair(device)
     window = min(pair.long.config.max_position_embeddings, LONGEST_WINDOW) // SEGMENT * SEGMENT
     rows = compare_memory(long)
     rows += compare_passes(pair)

@@ -60,7 +60,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back. ``finish``: "stop", "length" (cut at ``max_tokens``), or "refused", and ``error`` then says why."""
+    """What came back. ``finish``: "stop", "length" (cut at ``max_tokens``) or "refused" (``error``: why)."""
 
     text: str
     finish: str = "stop"
@@ -77,7 +77,7 @@ class Endpoint:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What decides the answers. The address does not: a server that moved to another host goes on with its transcript."""
+        """What decides the answers. The address does not: a server that moved goes on with its transcript."""
         return {"model": self.name}
 
     def reply(self, request: Request) -> Reply:
@@ -115,12 +115,10 @@ class Endpoint:
             said = ""
         why = f"status {error.code}: {said or error.reason}"
         if error.code in (401, 403):
-            raise ChatError(
-                f"{self.url}: does not accept the key ({why}); put the right one into the environment as {KEY}"
-            )
+            raise ChatError(f"{self.url}: does not accept the key ({why}); put the right one into {KEY}")
         if error.code == 404 or error.code < 400:
             raise ChatError(
-                f"{self.url}: no model {self.name!r} there ({why}); give URL#name, the URL usually ends in /v1"
+                f"{self.url}: no model {self.name!r} there ({why}); give URL#name, URL usually ends in /v1"
             )
         if error.code in (408, 429) or error.code >= 500:
             asked = error.headers.get("Retry-After", "")
@@ -163,7 +161,7 @@ class Local:
         return continue_by_chance(self.model, prompt, request.max_tokens, ends, **how)
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation: the tokenizer's chat template, else the texts, each followed by an empty line.
+        """Token ids of a conversation: in the tokenizer's chat template, else as in `prompts.plain_ids`.
 
         Raises:
             ChatError: the template fails, also with the system turn put before the question.
@@ -186,7 +184,7 @@ Chat = Endpoint | Local
 
 @lru_cache(maxsize=1)  # a judge marks several runs; a large model is loaded once
 def open_model(spec: str) -> Chat:
-    """The model of that spelling: ``http://host:8000/v1#name``, a folder, or a hub id (bfloat16 on a GPU, else float32).
+    """The model of that spelling: ``http://host:8000/v1#name``, a folder, or a hub id.
 
     Raises:
         ChatError: no name, or a key inside the address. ModelError: no model there.
@@ -198,7 +196,7 @@ def open_model(spec: str) -> Chat:
         parts = urlsplit(url)
         if parts.username or parts.password or parts.query:
             raise ChatError(
-                f"--model {name}: its address holds a key or a query; put the key into the environment as {KEY}"
+                f"--model {name}: its address holds a key or query; put the key into the environment as {KEY}"
             )
         if not name or not parts.hostname:
             raise ChatError(f"{spec}: name the model after a #, for example http://host:8000/v1#name")

@@ -166,7 +166,7 @@ def rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def unpack(files: Sequence[Path], names: Sequence[str], out: Path) -> dict[str, int]:
-    """Write each task's records to ``out/<task>.jsonl``, from LongBench's archive or from files of those names.
+    """Write each task's records to ``out/<task>.jsonl``, from LongBench's archive or files of those names.
 
     Returns:
         Records by task.

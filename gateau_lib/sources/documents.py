@@ -90,7 +90,7 @@ def is_copy(answer: str, document: str) -> bool:
 
 
 def is_about(text: str, document: str) -> bool:
-    """Whether enough of the text's words (of four letters or more; pairs of Chinese characters) stand in the document."""
+    """Whether enough of the text's words (four letters or more; Chinese pairs) are in the document."""
     mine, theirs = _words(text), _words(document)
     return not mine or len(mine & theirs) >= ABOUT * len(mine)
 
@@ -98,7 +98,7 @@ def is_about(text: str, document: str) -> bool:
 def _words(text: str) -> set[str]:
     runs = re.findall("[\u4e00-\u9fff]+", text)
     pairs = {run[i : i + 2] for run in runs for i in range(max(1, len(run) - 1))}
-    return pairs | {word for word in re.findall(r"[^\W\d_\u4e00-\u9fff]{4,}", text.lower())}
+    return pairs | set(re.findall(r"[^\W\d_\u4e00-\u9fff]{4,}", text.lower()))
 
 
 def plain(text: str) -> str:

@@ -32,7 +32,7 @@ MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt")
 
 
 class HubError(UserError):
-    """Something that cannot be had; the message is one line: what to fetch, how, and where it may lie instead."""
+    """Something that cannot be had; the message is one line: what to fetch, how, where else it may lie."""
 
 
 def revisions(study: Study) -> dict[str, str]:
@@ -73,7 +73,7 @@ def identity(study: Study, name: str) -> str:
 
 
 def snapshot(study: Study, repo: str, kind: Kind = "model") -> Path:
-    """The folder of a repository's snapshot in the hub's cache, at the pinned commit; fetched if it is not there.
+    """The folder of a repository's snapshot in the hub's cache, at the pinned commit; fetched if need be.
 
     Raises:
         HubError: out of reach, gated, incomplete, without weights that can be loaded, or another commit than
@@ -90,7 +90,7 @@ def snapshot(study: Study, repo: str, kind: Kind = "model") -> Path:
 
 
 def remedy(repo: str, kind: Kind = "model", revision: str | None = None) -> str:
-    """How to get a repository, as part of a sentence: the command, what may be needed for it, where else it may lie."""
+    """How to get a repository, as part of a sentence: the command, what it needs, where else it may lie."""
     entry = _entry(repo, kind)
     if isinstance(entry, DataEntry) and entry.host == "github":
         return f"fetch it from https://github.com/{repo} ({', '.join(entry.files)}) and {_own(entry)}"
@@ -127,7 +127,7 @@ def _digest(path: Path, size: int, time: int) -> str:
     return path_hash(path)
 
 
-# The cache ---------------------------------------------------------------------------------------------------------
+# The cache -----------------------------------------------------------------------------------------------
 
 
 def cache() -> Path:
@@ -141,7 +141,7 @@ def snapshots(repo: str, kind: Kind = "model") -> Path:
 
 
 def required(study: Study, repo: str, kind: Kind = "model") -> str | None:
-    """The commit that must be used: what the study has pinned, else what the registry knows; None if any will do."""
+    """The commit that must be used: what the study has pinned, else the registry's; None if any will do."""
     entry = _entry(repo, kind)
     return revisions(study).get(f"{kind}s/{repo}") or (entry.revision if entry else None)
 
@@ -185,7 +185,7 @@ def lacking(folder: Path, repo: str, kind: Kind = "model") -> str:
 
 
 def conversion_command(folder: Path, repo: str) -> str:
-    """The command that writes a repository's ``pytorch_model.bin`` as safetensors into its snapshot; it reads tensors only."""
+    """The command that writes a repository's ``pytorch_model.bin`` as safetensors; it reads tensors only."""
     source = f"hf_hub_download('{repo}', 'pytorch_model.bin', revision='{folder.name}')"
     load = f"torch.load({source}, weights_only=True, mmap=True)"
     imports = (
@@ -194,7 +194,7 @@ def conversion_command(folder: Path, repo: str) -> str:
     return f"python -c \"{imports}; save_file({load}, '{folder}/model.safetensors', {{'format': 'pt'}})\""
 
 
-# Fetching ----------------------------------------------------------------------------------------------------------
+# Fetching ------------------------------------------------------------------------------------------------
 
 
 def _fetched(study: Study, repo: str, kind: Kind, revision: str | None) -> Path:

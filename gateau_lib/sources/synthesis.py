@@ -107,7 +107,7 @@ def answer_request(document: Document, task: Task, seed: int, max_tokens: int) -
 
 
 def read_questions(reply: Reply) -> list[str]:
-    """The questions of a numbered list, without repetitions; the last one of a reply that was cut is left out."""
+    """The questions of a numbered list, each once; the last one of a reply that was cut is left out."""
     found = [
         match.group(1).strip().strip("*").strip()
         for line in said(reply).splitlines()
@@ -119,7 +119,7 @@ def read_questions(reply: Reply) -> list[str]:
 
 
 def draw(task: Task, reply: Reply, seed: int, taken: set[str]) -> None:
-    """Give the task one of the proposed questions that the document's other tasks do not ask, or its fault."""
+    """Give the task a proposed question that the document's other tasks do not ask, or its fault."""
     questions = read_questions(reply)
     free = [question for question in questions if plain(question) not in taken]
     if reply.finish == "refused":

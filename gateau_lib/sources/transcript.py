@@ -123,13 +123,12 @@ class _Talk:
             return
         self.refused[key] = reply
         if not self.answered and len(self.refused) >= REFUSALS:
-            raise ChatError(
-                f"{self.model.name} refused the first {REFUSALS} requests: {reply.error}; see {self.transcript.path}"
-            )
+            fault = f"refused the first {REFUSALS} requests: {reply.error}"
+            raise ChatError(f"{self.model.name} {fault}; see {self.transcript.path}")
 
 
 class _Transcript:
-    """An append-only JSONL file of requests and replies. A line that a killed run left torn is cut off and asked again."""
+    """An append-only JSONL file of requests and replies. A line that a kill left torn is asked again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -137,7 +136,7 @@ class _Transcript:
         self._turn = threading.Lock()
 
     def __enter__(self) -> _Transcript:
-        self._file = open(self.path, "ab+", buffering=0)
+        self._file = self.path.open("ab+", buffering=0)
         try:
             self._read()
         except BaseException:

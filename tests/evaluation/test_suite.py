@@ -30,12 +30,16 @@ from gateau_lib.study.workers import JobError
 FOLDERS = {"full": SHIPPED / "long", "half": SHIPPED / "long"}
 
 
-def made_up(name: str, error: Exception | None = None, score_error: Exception | None = None, judged: bool = False) -> Benchmark:
+def made_up(
+    name: str, error: Exception | None = None, score_error: Exception | None = None, judged: bool = False
+) -> Benchmark:
     """A benchmark of two items that are answered at once, or that fails where it is told to."""
 
     def answers(study, items, folders):
         table = pd.DataFrame({"id": [item.id for item in items], "answers": [["yes"], []]})
-        return {run: Answers(table.assign(error=[None, "too long"]), Path(f"{name}-of-{run}")) for run in folders}
+        return {
+            run: Answers(table.assign(error=[None, "too long"]), Path(f"{name}-of-{run}")) for run in folders
+        }
 
     def items(study, tokenizer):
         if error:
@@ -48,7 +52,9 @@ def made_up(name: str, error: Exception | None = None, score_error: Exception | 
         assert bool(judge) == judged
         return pd.DataFrame({"id": ["a", "b"], "task": name, "score": [100.0, np.nan]})
 
-    return Benchmark(name, name, "made up", items, score, lambda profile: [Asked(2, 1, 1)], judged=judged, answers=answers)
+    return Benchmark(
+        name, name, "made up", items, score, lambda profile: [Asked(2, 1, 1)], judged=judged, answers=answers
+    )
 
 
 def scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *benchmarks: Benchmark, judge: str = ""):
@@ -69,16 +75,22 @@ def test_what_one_model_is_asked():
     cost = {name: each.cost(paper) for name, each in suite.BENCHMARKS.items()}
     assert cost["longbench"] == [(2400, 12_000, 150)] and cost["mt-bench"] == [(80, 800, 1000)]
     assert cost["needle"] == [(15, min(n, paper.benchmark_window), 64) for n in paper.eval_lengths]
-    assert cost["ruler"] == [(3 * paper.eval_items, min(n, paper.benchmark_window), 64) for n in paper.eval_lengths]
+    assert cost["ruler"] == [
+        (3 * paper.eval_items, min(n, paper.benchmark_window), 64) for n in paper.eval_lengths
+    ]
     assert suite.BENCHMARKS["longbench"].cost(few) == [(24, 1000, 150)]
     assert suite.BENCHMARKS["longbench-chat"].cost(few) == [(2, 1000, 512)]
     assert suite.BENCHMARKS["ruler"].cost(few)[-1] == (6, 1000, 64)
 
 
 def test_every_run_is_scored_on_every_benchmark_and_what_has_no_answer_is_told(tmp_path, monkeypatch):
-    rows, lacking = scores(tmp_path, monkeypatch, made_up("one"), made_up("two", judged=True), judge="http://h/v1#m")
+    rows, lacking = scores(
+        tmp_path, monkeypatch, made_up("one"), made_up("two", judged=True), judge="http://h/v1#m"
+    )
     assert list(rows.columns) == suite.COLUMNS and len(rows) == 2 * 2 * 2
-    assert set(zip(rows["run"], rows["benchmark"], strict=True)) == {(r, b) for r in FOLDERS for b in ("one", "two")}
+    assert set(zip(rows["run"], rows["benchmark"], strict=True)) == {
+        (r, b) for r in FOLDERS for b in ("one", "two")
+    }
     assert rows["score"].isna().sum() == 4 and rows["score"].max() == 100
     why = "too long; delete one-of-full in the cache to ask these again"
     assert lacking[0] == ("1 of 2 items of one, full", why, False) and len(lacking) == 4
@@ -97,7 +109,11 @@ def test_no_error_stops_the_other_benchmarks_and_none_is_lost(tmp_path, monkeypa
     ]
     rows, lacking = scores(tmp_path, monkeypatch, *benchmarks, judge="http://h/v1#m")
     assert set(rows["benchmark"]) == {"good"} and len(rows) == 4
-    told = {each.benchmark: (each.why, each.stopped) for each in lacking if each.benchmark in {b.name for b in benchmarks}}
+    told = {
+        each.benchmark: (each.why, each.stopped)
+        for each in lacking
+        if each.benchmark in {b.name for b in benchmarks}
+    }
     assert told == {
         "broken": ("data.zip: broken archive", True),
         "away": ("away: not in the cache", False),

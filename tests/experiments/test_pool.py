@@ -14,8 +14,8 @@ from tiny import eager
 
 from gateau_lib.data import corpus, longalign, passages, samples
 from gateau_lib.data.samples import segments
-from gateau_lib.experiments import pool, ranking, study_corpus
-from gateau_lib.methods import cam
+from gateau_lib.experiments import pool, pool_tables, ranking, study_corpus
+from gateau_lib.methods import cam, longattn
 from gateau_lib.models import loading, rope, tiny
 from gateau_lib.study import evidence, store
 
@@ -125,11 +125,11 @@ def test_evidence_that_was_cut_off_is_in_no_segment(read, study):
     sample = next(s for s in drawn if s.kind == "far")
     full = samples.encode(sample, tokenizer)
     (first, last), *_ = samples.evidence_tokens(sample, tokenizer)
-    assert pool.evidence_segments(sample, full, tokenizer, 32) == sorted({t // 32 for t in range(first, last)})
+    assert pool_tables.evidence_segments(sample, full, tokenizer, 32) == sorted({t // 32 for t in range(first, last)})
     cut = samples.encode(sample, tokenizer, len(full.ids) - last)
-    assert cut.dropped == last and pool.evidence_segments(sample, cut, tokenizer, 32) == []
+    assert cut.dropped == last and pool_tables.evidence_segments(sample, cut, tokenizer, 32) == []
     part = samples.encode(sample, tokenizer, len(full.ids) - last + 1)
-    assert pool.evidence_segments(sample, part, tokenizer, 32) == [0]
+    assert pool_tables.evidence_segments(sample, part, tokenizer, 32) == [0]
 
 
 def test_scored_joins_labels_and_scores_by_id(study, pair, data, path):
@@ -144,6 +144,16 @@ def test_scored_joins_labels_and_scores_by_id(study, pair, data, path):
     np.testing.assert_array_equal(first["nll_long"], computed(study, pool.homologous(study, pair, path))["nll_long"])
     np.testing.assert_array_equal(first["prolong"], computed(study, pool.dependencies(study, pair, path))["prolong"])
     assert table.attrs["count"]["homologous"]["tokens"] > table["n_tokens"].sum()
+
+
+def test_the_other_methods_are_scored_as_a_score_table_is(study, pair, data, path, read):
+    drawn, encoded, tokenizer = read
+    table = computed(study, pool.others(study, pair, path))
+    assert list(table) == ["id", "longattn"] and list(table["id"]) == [sample.id for sample in drawn]
+    long = loading.load(pair / "long", study.profile.dtype)[0]
+    long = rope.extend_window(long, study.profile.max_length)
+    np.testing.assert_array_equal(table["longattn"], longattn.long_attention_score(long, encoded))
+    assert table.attrs["count"]["tokens"] == sum(len(each.ids) for each in encoded)
 
 
 def test_a_table_is_computed_once(study, pair, path, monkeypatch):

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from scoring_command import write_data
 
 from gateau_lib.evaluation import longbench, suite
 from gateau_lib.experiments import findings, replication, replication_tables
 from gateau_lib.methods import gateau, hmg
+from gateau_lib.models.loading import SHIPPED
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study
@@ -71,6 +73,24 @@ def test_selections_by_the_definitions(scores):
     assert replication.selected(run_of("Full"), scores, 0) == sorted(ids)
     assert replication.selected(run_of("without long SFT"), scores, 0) == []
     assert all("bad" not in each for each in chosen.values())
+
+
+def test_samples_that_cherry_never_selects_are_not_selected_to_fill_a_share(scores):
+    few = scores.assign(ifd=np.where(np.arange(len(scores)) < 5, 0.9, 1.1))
+    assert set(replication.selected(run_of("Cherry", 0.5), few, 0)) == {f"s{i:02d}" for i in range(5)}
+
+
+def test_both_readings_of_the_short_model_are_scored(tmp_path, monkeypatch):
+    """The engine is called as a function; a second call takes the tables from the cache."""
+    data = write_data(tmp_path / "long.jsonl", n=4)
+    study = Study(replace(resolve("smoke"), max_length=400), 0, tmp_path)
+    monkeypatch.setattr(replication, "long_file", lambda study: data)
+    table = replication.scored(study, SHIPPED)
+    assert table["id"].tolist() == ["s0", "s1", "s2", "s3"] and table["error"].isna().all()
+    columns = ["nll_short", "nll_long", "ifd", "nll_short_raw"]
+    assert np.isfinite(table[columns].to_numpy(dtype=float)).all() and table["cam"].isna().tolist() == [False, False, True, False]
+    monkeypatch.setattr(replication.data_set, "score", lambda run: pytest.fail("scored again"))
+    pd.testing.assert_frame_equal(replication.scored(study, SHIPPED), table)
 
 
 def test_nothing_scored_is_an_error_with_the_first_reason(scores):

@@ -1,4 +1,4 @@
-"""Models load, are built and are stretched without hidden state: the traps of RoPE in transformers, closed one by one."""
+"""Models load whole or not at all, and code that a model brings along is never run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import VOCABULARY, eager, random_llama
+from tiny import logits
 from transformers import CLIPTextConfig, LlamaForCausalLM
 
 from gateau_lib import score
@@ -23,124 +23,8 @@ from gateau_lib.models import adapters, loading, sizes
 from gateau_lib.models import sizes as sizes_module
 from gateau_lib.models.loading import load
 from gateau_lib.models.pair import choose_device
-from gateau_lib.models.rope import extend_window, ntk_theta, rope_theta, with_rope_theta
-from gateau_lib.models.tiny import build_llama
 from gateau_lib.study.devices import device
 from gateau_lib.study.errors import ModelError, ScoreError
-
-IDS = torch.arange(3, 103).unsqueeze(0)  # (1, 100)
-
-
-@torch.inference_mode()
-def logits(model: LlamaForCausalLM, ids: torch.Tensor = IDS) -> torch.Tensor:
-    return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-
-
-def built(theta: float, seed: int = 0) -> LlamaForCausalLM:
-    sizes = {"hidden_size": 32, "layers": 2, "heads": 4, "window": 128}
-    return build_llama(VOCABULARY, **sizes, rope_theta=theta, seed=seed).eval()
-
-
-def test_build_is_seeded_and_of_the_asked_shape():
-    first, again, other = built(1000.0), built(1000.0), built(1000.0, seed=1)
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
-    assert not torch.equal(first.model.embed_tokens.weight, other.model.embed_tokens.weight)
-    assert first.config.intermediate_size == 96 and first.config.max_position_embeddings == 128
-    assert first.lm_head.weight is first.model.embed_tokens.weight
-    assert first.dtype == torch.float32
-
-
-def test_first_layer_begins_by_looking_back():
-    """Attention weights, not scores: head h puts most of its weight h tokens back, at any distance from the start."""
-    sizes = {"hidden_size": 128, "layers": 2, "heads": 4, "window": 256, "rope_theta": 1000.0}
-    model = build_llama(VOCABULARY, **sizes, seed=0).eval()
-    model.set_attn_implementation("eager")
-    with torch.inference_mode():
-        first = model(input_ids=IDS, output_attentions=True).attentions[0][0]  # (heads, queries, keys)
-    for weights, offset in zip(first, (1, 2, 3, 1), strict=True):
-        back = torch.arange(100) - weights.argmax(-1)
-        assert (back[offset:] == offset).float().mean() > 0.95
-        assert weights.diagonal(-offset).mean() > 0.4
-
-
-# Trap 4: RoPE variants ---------------------------------------------------------------------------------------------------
-
-
-def test_twin_shares_every_weight(llama):
-    twin = with_rope_theta(llama, 50_000.0, window=512)
-    mine, its = dict(llama.named_parameters()), dict(twin.named_parameters())
-    assert mine.keys() == its.keys()
-    assert all(mine[name].data_ptr() == its[name].data_ptr() for name in mine)
-    assert twin.lm_head.weight.data_ptr() == llama.lm_head.weight.data_ptr()
-    assert not any(p.is_meta for p in (*twin.parameters(), *twin.buffers()))
-    assert (twin.config.max_position_embeddings, llama.config.max_position_embeddings) == (512, 128)
-    assert twin.training == llama.training
-
-
-def test_twin_with_the_same_base_is_equal_and_with_another_it_is_not(llama):
-    assert torch.equal(logits(with_rope_theta(llama, rope_theta(llama))), logits(llama))
-    assert not torch.allclose(logits(with_rope_theta(llama, 50_000.0)), logits(llama), atol=1e-2)
-    assert rope_theta(llama) == 1000.0
-
-
-def test_twin_equals_a_model_built_with_that_base(llama):
-    """The base really reaches the rotary embedding; editing ``config`` after construction would do nothing."""
-    reference = built(50_000.0)
-    reference.load_state_dict(llama.state_dict())
-    torch.testing.assert_close(
-        logits(with_rope_theta(llama, 50_000.0)), logits(eager(reference)), atol=1e-4, rtol=1e-4
-    )
-
-
-def test_base_survives_saving(llama, saved_pair):
-    short, long = (load(folder)[0] for folder in saved_pair)
-    assert (rope_theta(short), rope_theta(long)) == (1000.0, 20_000.0)
-    assert long.config.max_position_embeddings == 1024
-    assert torch.equal(logits(short), logits(llama))
-    torch.testing.assert_close(logits(long), logits(with_rope_theta(llama, 20_000.0)))
-
-
-# Trap 5: no state --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kv_heads", [None, 2])
-def test_stretched_reading_has_no_memory(kv_heads):
-    model = random_llama(kv_heads)
-    stretched = extend_window(model, 512)
-    short_before, plain = logits(stretched, IDS[:, :50]), logits(model)
-    longer = torch.arange(400).remainder(VOCABULARY - 3).add(3).unsqueeze(0)
-    alone = logits(stretched, longer)
-    assert torch.equal(logits(stretched, IDS[:, :50]), short_before), "what was read before changes a sample"
-    assert torch.equal(logits(stretched, longer), alone)
-    batch = torch.cat([longer, torch.nn.functional.pad(IDS, (0, 300))])
-    torch.testing.assert_close(logits(stretched, batch)[0], alone[0], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(logits(stretched, batch)[1, :50], short_before[0], atol=1e-4, rtol=1e-4)
-    assert torch.equal(logits(model), plain), "the model itself was changed"
-
-
-def test_stretching_is_the_ntk_base(llama):
-    stretched = extend_window(llama, 1024)
-    head_dim = llama.config.hidden_size // llama.config.num_attention_heads
-    assert rope_theta(stretched) == pytest.approx(1000.0 * 8 ** (head_dim / (head_dim - 2)))
-    assert stretched.config.max_position_embeddings == 1024
-    assert extend_window(llama, 128) is llama and extend_window(llama, 64) is llama
-    # NTK-aware scaling: the slowest frequency is interpolated by the whole factor, the fastest is left alone.
-    slow, fast = (stretched.model.rotary_emb.inv_freq / llama.model.rotary_emb.inv_freq)[[-1, 0]]
-    assert slow.item() == pytest.approx(1 / 8, rel=1e-4) and fast.item() == 1.0
-    assert ntk_theta(1000.0, 1.0, head_dim) == 1000.0
-
-
-# Trap 6: precision -------------------------------------------------------------------------------------------------------
-
-
-def test_half_precision_keeps_positions_exact(saved_pair):
-    """Converting with ``.to(bfloat16)`` would round the frequencies; loading in that precision does not."""
-    full, half = load(saved_pair[0])[0], load(saved_pair[0], "bfloat16")[0]
-    assert (full.dtype, half.dtype) == (torch.float32, torch.bfloat16)
-    for model in (half, with_rope_theta(half, rope_theta(half))):
-        assert model.model.rotary_emb.inv_freq.dtype == torch.float32
-        assert torch.equal(model.model.rotary_emb.inv_freq, full.model.rotary_emb.inv_freq)
-
 
 # Loading -----------------------------------------------------------------------------------------------------------------
 

@@ -100,4 +100,4 @@ def test_overrides_replace_only_what_they_name():
         for f in dataclasses.fields(Profile)
         if getattr(changed, f.name) == getattr(resolve("cpu"), f.name)
     ]
-    assert set(f.name for f in dataclasses.fields(Profile)) - set(same) == {"layers", "alpha"}
+    assert {f.name for f in dataclasses.fields(Profile)} - set(same) == {"layers", "alpha"}
