@@ -73,10 +73,6 @@ def _student(n: int, confidence: float = CONFIDENCE) -> float:
     return float(stats.t.ppf((1 + confidence) / 2, n - 1))
 
 
-def _mean(values: Sequence[Fraction]) -> Fraction:
-    return sum(values, Fraction(0)) / len(values)
-
-
 def mean_of_tasks(parts: Sequence[pd.Series]) -> tuple[float, float, float]:
     """Mean of the parts' means with its t-interval; the smallest part decides the degrees of freedom (one item: no interval)."""
     means = np.mean([part.mean() for part in parts])
