@@ -2,9 +2,9 @@
 
 Runs all jobs one after the other, each into a folder of its name. A job whose name ends in ``-killed`` is
 stopped in its sixth step and started again; in one whose name ends in ``-parts`` the output head reads seven
-tokens at a time. A job that is to be sharded goes through accelerate's FSDP2 (`fully_shard`) although there is
-no GPU: accelerate leaves it out on a CPU, so its state is set by hand to what it is on GPUs; the rest is what
-runs there.
+tokens at a time. A job that is to be sharded goes through accelerate's FSDP2 (`fully_shard`) although there
+is no GPU: accelerate leaves it out on a CPU, so its state is set by hand to what it is on GPUs; the rest is
+what runs there.
 """
 
 from __future__ import annotations
