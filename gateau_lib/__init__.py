@@ -26,6 +26,7 @@ experiments/            what the notebooks call: the study's own pools, runs, ta
     outcomes            what the training runs came to: held-out evaluation as tables
     defects             what each defect of the released procedures changes
     replication         GATEAU's own experiment, on its own models and data
+    replication_rows    the rows of GATEAU's tables, and what each selects
     replication_tables  GATEAU's tables, reported and measured side by side
     claims              the ledger of claims, and their verdicts
     findings            verdicts as sentences, and beside what the papers report
@@ -94,10 +95,12 @@ methods/                the papers, one file a method: formula, source, open poi
     selection           from scores to a selection
     model_passes        what the models are asked for: losses, the short reader, the long pass, segments
     pair_passes         the same for ProLong's pairs of segments
-    released            GATEAU's and ProLong's public code as it was released, defect by defect
+    released            GATEAU's public code as it was released, defect by defect
+    released_prolong    ProLong's public code as it was released
 
 sources/                what others have: models and data of the hub, documents, models that answer
-    hub                 models and data by name: cache, hub, or folders
+    hub                 repositories of models and data by name: the cache, or the hub
+    published           published data sets, from the hub or from folders of one's own
     conversion          published files turned into samples, questions and texts
     documents           documents of a folder
     synthesis           long instruction samples that a model writes
@@ -110,6 +113,7 @@ data/                   texts to token ids: samples, records, and the planted wo
     sharded             a data set as shards that prove themselves unchanged
     world               a small English in which every dependency is known
     passages            texts of that world, with facts at wanted places
+    questions           what is asked of a planted document
     corpus              samples with planted, labelled dependencies
     tokenizer           one tokenizer for planted and real text
 

@@ -1,4 +1,4 @@
-"""The library's commands by one name: ``gateau COMMAND ...``, the same as ``python -m gateau_lib.COMMAND ...``."""
+"""The library's commands by one name: ``gateau COMMAND``, the same as ``python -m gateau_lib.COMMAND``."""
 
 from __future__ import annotations
 

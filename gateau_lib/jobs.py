@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateau_lib.experiments import rehearsal, replication, study_corpus, tuning_runs
+from gateau_lib.experiments import rehearsal, replication, replication_rows, study_corpus, tuning_runs
 from gateau_lib.models.loading import load_tokenizer
 from gateau_lib.study.command import command
 from gateau_lib.study.errors import UserError
@@ -28,7 +28,7 @@ def find_run(study: Study, name: str) -> FineTune:
     Raises:
         UserError: no such run.
     """
-    published = {run.name: run for run in replication.runs(study.profile) if run.row != replication.UNTUNED}
+    published = {run.name: run for run in replication_rows.runs(study.profile) if run.row != replication_rows.UNTUNED}
     known = [*published]
     for experiment in ("skipping", "selection"):
         known += tuning_runs.run_names(study.profile, experiment)
@@ -39,7 +39,7 @@ def find_run(study: Study, name: str) -> FineTune:
     pair = pretrain.pair(study, data)
     if name in published:
         run = published[name]
-        chosen = replication.selected(run, replication.scored(study, pair), study.seed)
+        chosen = replication_rows.selected(run, replication.scored(study, pair), study.seed)
         return replication.training_job(study, pair, run, chosen)
     is_skipping = name in tuning_runs.run_names(study.profile, "skipping")
     listed = tuning_runs.skip_jobs if is_skipping else tuning_runs.selection_jobs

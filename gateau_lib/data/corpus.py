@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,9 @@ from gateau_lib.data.passages import (
     real_filler,
     tokens_of,
 )
+from gateau_lib.data.questions import DISTRACTORS, Question, distractors_of, draw_question
 from gateau_lib.data.samples import Encoded, Sample, split_tokens
-from gateau_lib.data.world import Cast, Fact
-from gateau_lib.models.prompts import SEPARATOR
+from gateau_lib.data.world import Cast
 from gateau_lib.study.profiles import Profile
 
 KINDS = {
@@ -48,7 +48,6 @@ KINDS = {
 NEEDS_FAR = frozenset({"far", "multi_hop", "aggregate", "near_duplicate"})
 POOLS = ("independent", "confounded", "real")
 NEEDLE_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-DISTRACTORS = 30  # facts that nobody asks about, at most: the others are left for what is asked
 TASKS = {
     "single": "far",
     "multi_hop": "multi_hop",
@@ -71,47 +70,13 @@ def _distances(kind: str, length: int, window: int, rng: np.random.Generator, ov
     return [int(d) for d in rng.integers(window + 16, max(window + 32, length - overhead - 32), size=many)]
 
 
-@dataclass(frozen=True)
-class _Question:
-    """What is asked of a document, and the facts that its context must hold for it."""
-
-    facts: list[Fact]
-    asked: str
-    response: str
-    answer: str
-
-    def tokens(self, writer: Writer) -> int:
-        """Tokens of instruction and response."""
-        return writer.count(SEPARATOR + self.asked + SEPARATOR) + writer.count(self.response)
-
-
-def _distractors(cast: Cast, length: int) -> list[Fact]:
-    """Facts that nobody asks about, for a context of ``length`` tokens."""
-    return cast.facts(min(max(2, length // 150), DISTRACTORS))
-
-
-def _question(kind: str, cast: Cast, rng: np.random.Generator) -> _Question:
-    attribute = world.pick(rng, world.ATTRIBUTES)
-    facts = cast.facts(3 if kind == "aggregate" else 1, attribute)
-    if kind == "multi_hop" and (keeper := cast.keeper(facts[0].key)):
-        facts = [keeper, facts[0]]
-    asked, pieces = world.question(facts)
-    response = "".join(text for text, _ in pieces)
-    if kind == "context_free":
-        return _Question([], *world.chatter(rng))
-    if kind == "corrupt":
-        wrong = " ".join(world.new_value(rng))
-        return _Question(facts, asked, response.replace(facts[0].answer, wrong), wrong)
-    return _Question(facts, asked, response, response if kind == "aggregate" else facts[-1].answer)
-
-
 def _draft(
     tokenizer: Any, rng: np.random.Generator, kind: str, length: int, window: int, filler: Filler
-) -> tuple[list[Sentence], _Question]:
+) -> tuple[list[Sentence], Question]:
     """Sentences of the context of one sample, and what is asked about it."""
     writer, cast = Writer(tokenizer, rng, filler), Cast(rng)
-    distractors = _distractors(cast, length)
-    question = _question(kind, cast, rng)
+    distractors = distractors_of(cast, length)
+    question = draw_question(kind, cast, rng)
     overhead = question.tokens(writer)
     if kind == "repetitive":
         block = writer.place(writer.passage(60, distractors[:1]), question.facts[0], 20)
@@ -232,12 +197,12 @@ def needle_set(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
 
 def _needle(tokenizer: Any, rng: np.random.Generator, length: int, depth: float) -> Sample:
     writer, cast = Writer(tokenizer, rng, world.filler), Cast(rng)
-    distractors = _distractors(cast, length)
+    distractors = distractors_of(cast, length)
     # The cast is larger than the longest document's distractors.
     (fact,) = cast.facts(1, world.pick(rng, world.ATTRIBUTES))
     asked, pieces = world.question([fact])
     response = "".join(text for text, _ in pieces)
-    question = _Question([fact], asked, response, fact.answer)
+    question = Question([fact], asked, response, fact.answer)
     overhead = question.tokens(writer) + writer.count(" " + fact.sentence)
     sentences = writer.passage(length - overhead - 16, distractors)
     context, spans = join(writer.place(sentences, fact, round((1 - depth) * tokens_of(sentences))))

@@ -77,9 +77,10 @@ def rouge_en(prediction: str, reference: str) -> float:
     prediction, and a word that is in any of the subsequences counts once. White space after the last full
     stop counts as one more word.
     """
+    rouge = _module("rouge").Rouge(metrics=["rouge-l"])
     with _deep(len(prediction) + len(reference)):
         try:
-            scores = _module("rouge").Rouge(metrics=["rouge-l"]).get_scores(prediction, reference)
+            scores = rouge.get_scores(prediction, reference)
         except ValueError:  # no sentence in one of them
             return 0.0
     return 100 * scores[0]["rouge-l"]["f"]

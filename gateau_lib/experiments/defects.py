@@ -1,10 +1,9 @@
-"""What each defect of the released procedures changes in the scores of a pool: one row a defect, for notebook and reader."""
+"""What each defect of the released procedures changes in a pool's scores, a row a defect (notebook 05)."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ WORDS = {  # defect -> the score that it touches, and what the released code doe
     "half_precision": ("CAM", "attention stored in half precision"),
 }
 RELEASED = "all of them: as released"
+SCORES = ("HMG", "CAM")
 
 
 def changes(pair: Pair, encoded: Sequence[Encoded], window: int, segment_length: int) -> pd.DataFrame:
@@ -41,34 +41,35 @@ def changes(pair: Pair, encoded: Sequence[Encoded], window: int, segment_length:
         window: tokens, for truncation and padding; a multiple of ``segment_length``.
 
     Returns:
-        Columns ``score`` (HMG or CAM), ``defect``; ``rank_correlation`` (Spearman, of the samples that have both scores; NaN if
-        fewer than three have), ``largest_change`` of the score (HMG: gap in nats per token; CAM: one minus cosine), ``lost``
-        (samples whose score is NaN) and ``cost`` (tokens read, padding included, over those without the defect).
+        Columns ``score`` (HMG or CAM), ``defect``; ``rank_correlation`` (Spearman, of the samples that have
+        both scores; NaN if fewer than three do), ``largest_change`` of the score (HMG: gap in nats per token;
+        CAM: one minus cosine), ``lost`` (samples whose score is NaN) and ``cost`` (tokens read, padding
+        included, over those without the defect).
     """
-    switches = {field.name: Defects.only(field.name) for field in fields(Defects)}
-    jobs = [(score, name, switches[name]) for name, (score, _) in WORDS.items()]
-    jobs += [(score, RELEASED, Defects()) for score in ("HMG", "CAM")]
-    fixed = {score: _scores(pair, encoded, window, segment_length, score, Defects.none()) for score in ("HMG", "CAM")}
+    jobs = [(score, name, Defects.only(name)) for name, (score, _) in WORDS.items()]
+    jobs += [(score, RELEASED, Defects()) for score in SCORES]
+    fixed = {score: _scored(pair, encoded, window, segment_length, score, Defects.none()) for score in SCORES}
     rows = []
     for score, name, defects in track(jobs, "what the fixes change"):
-        values, read = _scores(pair, encoded, window, segment_length, score, defects)
         exact, least = fixed[score]
-        both = np.isfinite(values) & np.isfinite(exact)
-        known = both.sum() >= 3 and np.ptp(values[both]) > 0 and np.ptp(exact[both]) > 0
-        rows.append(
-            {
-                "score": score,
-                "defect": name,
-                "rank_correlation": float(spearmanr(values[both], exact[both]).statistic) if known else float("nan"),
-                "largest_change": float(np.abs(values - exact)[both].max()) if both.any() else float("nan"),
-                "lost": int((~both).sum()),
-                "cost": read / least,
-            }
-        )
+        values, read = _scored(pair, encoded, window, segment_length, score, defects)
+        rows.append({"score": score, "defect": name, **_change(values, exact), "cost": read / least})
     return pd.DataFrame(rows)
 
 
-def _scores(
+def _change(values: np.ndarray, exact: np.ndarray) -> dict[str, float]:
+    """What became of the scores."""
+    both = np.isfinite(values) & np.isfinite(exact)
+    values, exact = values[both], exact[both]
+    ranked = len(values) >= 3 and np.ptp(values) > 0 and np.ptp(exact) > 0
+    return {
+        "rank_correlation": float(spearmanr(values, exact).statistic) if ranked else float("nan"),
+        "largest_change": float(np.abs(values - exact).max()) if len(values) else float("nan"),
+        "lost": int((~both).sum()),
+    }
+
+
+def _scored(
     pair: Pair, encoded: Sequence[Encoded], window: int, segment_length: int, score: str, defects: Defects
 ) -> tuple[np.ndarray, int]:
     """The samples' scores and the tokens read for them, padding included."""
@@ -100,7 +101,9 @@ def write_changes(
     """Compute the table of `measured` and leave it in the folder ``out``."""
     short, tokenizer = loading.load(pair / "short", dtype)
     long, _ = loading.load(pair / "long", dtype)
-    drawn = pd.DataFrame([{"kind": s.kind, "sample": s} for s in sorted(read_samples(samples), key=lambda s: s.id)])
-    chosen = drawn.groupby("kind", sort=False).head(per_kind)["sample"]
-    encoded = [encode(sample, tokenizer, window) for sample in chosen]
-    changes(Pair(short, long, tokenizer), encoded, window, segment_length).to_csv(out / "changes.csv", index=False)
+    pool = sorted(read_samples(samples), key=lambda sample: sample.id)
+    kinds = pd.Series([sample.kind for sample in pool])
+    first = kinds.groupby(kinds, sort=False).head(per_kind).index
+    encoded = [encode(pool[i], tokenizer, window) for i in first]
+    found = changes(Pair(short, long, tokenizer), encoded, window, segment_length)
+    found.to_csv(out / "changes.csv", index=False)

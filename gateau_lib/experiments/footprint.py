@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from gateau_lib.experiments import replication, tuning_runs, workload
+from gateau_lib.experiments import replication_rows, tuning_runs, workload
 from gateau_lib.models.nll import BATCH_TOKENS
 from gateau_lib.models.sizes import Size
 from gateau_lib.study import registry
@@ -138,7 +138,7 @@ def disk(profile: Profile) -> Disk:
     trained = adapters(long) if profile.tuning == "lora" else long.parameters
     model = 4 * trained if profile.tuning == "lora" else _number(profile) * trained
     tuned = profile.pool_seeds * (len(tuning_runs.SELECTION_RUNS) + len(tuning_runs.STRATEGIES))
-    tuned += sum(run.row != replication.UNTUNED for run in replication.runs(profile))
+    tuned += sum(run.row != replication_rows.UNTUNED for run in replication_rows.runs(profile))
     stretched = 4 * short.parameters  # the start of notebook 06's short models
     results = tuned * model + KEPT_CHECKPOINTS * 12 * trained + stretched + DATA_BYTES
     if profile.from_hub:

@@ -14,8 +14,7 @@ from huggingface_hub import HfApi
 
 from gateau_lib.experiments import footprint
 from gateau_lib.sources import hub
-from gateau_lib.study import registry
-from gateau_lib.study.devices import gpu_memory
+from gateau_lib.study import devices, registry
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, results_root
 
@@ -46,7 +45,7 @@ def listed(lacks: Sequence[str]) -> str:
 
 
 def _devices(profile: Profile) -> list[str]:
-    have = gpu_memory()
+    have = devices.gpu_memory()
     if not have:
         return ["no NVIDIA GPU is visible (use a machine with one, or make cpu, or REHEARSE=1)"]
     lacks = []
@@ -74,7 +73,7 @@ def _programs(profile: Profile) -> list[str]:
 
 
 def _host(profile: Profile) -> list[str]:
-    need, have = footprint.host(profile, len(gpu_memory())), host_memory()
+    need, have = footprint.host(profile, len(devices.gpu_memory())), host_memory()
     lack = f"loading takes {need / GB:,.0f} GB of memory, {have / GB:,.0f} GB are free (use a larger machine)"
     return [lack] if need > have else []
 

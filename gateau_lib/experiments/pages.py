@@ -21,8 +21,9 @@ from gateau_lib.experiments.figures import verdict_table
 from gateau_lib.experiments.findings import summary
 from gateau_lib.experiments.setting_sources import rows
 from gateau_lib.methods.base import Options
+from gateau_lib.methods.reader import Lengths
 from gateau_lib.models.sizes import of_config
-from gateau_lib.scoring.pass_costs import CARD, Lengths, totals
+from gateau_lib.scoring.pass_costs import CARD, totals
 from gateau_lib.study import manifest, notebooks, registry
 from gateau_lib.study.errors import UserError
 from gateau_lib.study.evidence import read_metrics

@@ -24,6 +24,7 @@ from gateau_lib.experiments import (
 from gateau_lib.experiments.machine_check import GB
 from gateau_lib.models.sizes import Size, Work
 from gateau_lib.scoring.pass_costs import PEAK, UTILISATION
+from gateau_lib.study import devices
 from gateau_lib.study.profiles import Profile
 from gateau_lib.training import pretrain
 
@@ -66,7 +67,7 @@ def describe(profile: Profile) -> str:
         UnknownSize: a model of which nothing can be read here.
     """
     short, long = workload.pair(profile)
-    parts, cards = work(profile), len(machine_check.gpu_memory())
+    parts, cards = work(profile), len(devices.gpu_memory())
     spent = [hours(part, long) for part in parts]
     many = cards or footprint.processes(profile, cards)
     elapsed = sum(each if part.alone else each / many for part, each in zip(parts, spent, strict=True))
@@ -122,7 +123,7 @@ def notes(profile: Profile) -> list[str]:
     """What takes longer than it must, and what will be reported as not run: no data, no judge, no program."""
     if not profile.needs_gpu:
         return []
-    found, cards = [], len(machine_check.gpu_memory())
+    found, cards = [], len(devices.gpu_memory())
     if profile.long_data and cards > 1 and not find_spec("ray"):
         one = f"one of the {cards} GPUs: Ray is not installed (pip install ray)"
         found.append(f"the published long samples are scored on {one}")

@@ -194,19 +194,19 @@ def cost(profile: Profile) -> list[Work]:
     real = 4 * alike  # which has four kinds
     samples = workload.planted(profile)
     homologous = workload.scoring(profile, samples, planted + real, "hmg contrast ifd")
-    for reading in ("truncate", "raw"):
+    for reading in READINGS[1:]:
         homologous[reading] = workload.scoring(profile, samples, planted + real, "hmg", reading)["hmg"]
     awareness = workload.scoring(profile, samples, planted, "cam")
     documents = len(DOCUMENT_KINDS) * alike
     dependencies = workload.scoring(profile, samples, planted + documents, "prolong")
     found = [
-        Work("03", "HMG and its relatives", *sum(homologous.values())),
-        Work("04", "CAM", *sum(awareness.values())),
-        Work("05", "ProLong", *sum(dependencies.values())),
+        workload.reading("03", "HMG and its relatives", homologous.values()),
+        workload.reading("04", "CAM", awareness.values()),
+        workload.reading("05", "ProLong", dependencies.values()),
     ]
-    if reading := [name for name in OTHERS if METHODS[name].passes]:
-        read = workload.scoring(profile, samples, planted, " ".join(reading))
-        found.append(Work("05", "the other selectors", *sum(read.values())))
+    if asking := [name for name in OTHERS if METHODS[name].passes]:
+        rest = workload.scoring(profile, samples, planted, " ".join(asking))
+        found.append(workload.reading("05", "the other selectors", rest.values()))
     return found
 
 

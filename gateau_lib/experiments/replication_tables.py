@@ -1,4 +1,4 @@
-"""GATEAU's tables, reported and measured side by side, and what of them was run, where, and why not (notebook 09)."""
+"""GATEAU's tables, reported and measured side by side; what was run, where, and why not (notebook 09)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,21 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from gateau_lib.evaluation import longbench
+from gateau_lib.evaluation import longbench, suite
 from gateau_lib.evaluation.suite import NotRun
 from gateau_lib.experiments import findings, replication
-from gateau_lib.experiments.replication import NOT_REBUILT, Run
+from gateau_lib.experiments.replication_rows import (
+    CAR,
+    CHERRY,
+    FULL,
+    GATEAU,
+    NOT_REBUILT,
+    PERPLEXITY,
+    RANDOM,
+    UNTUNED,
+    WITHOUT_LONG,
+    Run,
+)
 from gateau_lib.study import intervals
 from gateau_lib.study.manifest import commit
 from gateau_lib.study.profiles import PROFILES
@@ -22,36 +33,33 @@ from gateau_lib.study.style import BLACK, CYCLE, GREY, MARKERS, styled, text_tab
 
 KEYS = ["table", "setting", "row", "share"]
 MEASURED = [*KEYS, "measured", "low", "high", "items", "over_full", "over_low", "over_high"]
-LINES = ("GATEAU", "Cherry", "CaR", "Perplexity Guidance", "Random")  # rows at every share
-ACROSS: dict[str, dict[str, str]] = {
-    "Full": {"color": BLACK, "linestyle": "--", "marker": "D"},
-    "without long SFT": {"color": GREY, "linestyle": "--", "marker": "x"},
-    "without SFT": {"color": GREY, "linestyle": ":", "marker": "+"},
+LINES = (GATEAU, CHERRY, CAR, PERPLEXITY, RANDOM)  # rows at every share
+ACROSS: dict[str, dict[str, str]] = {  # rows without a share
+    FULL: {"color": BLACK, "linestyle": "--", "marker": "D"},
+    WITHOUT_LONG: {"color": GREY, "linestyle": "--", "marker": "x"},
+    UNTUNED: {"color": GREY, "linestyle": ":", "marker": "+"},
 }
-TABLES = {"longbench-chat": "LongBench-Chat", "mt-bench": "MT-Bench"}
-TABLES |= {"needle": "Needle", "ruler": "RULER", "short-tasks": "Short tasks"}  # the paper has none of these
 
 
 def measured(rows: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
-    """Rows of `judged` as numbers of the paper's tables.
+    """Rows of `suite.judged` as numbers of the paper's tables.
 
     Returns:
-        Columns ``table, setting, row, share`` (per cent), ``measured`` (0 to 100), ``low, high`` (95 %, over items), ``items``;
-        ``over_full, over_low, over_high``: minus the setting's "Full", on the same items.
+        Columns ``table, setting, row, share`` (per cent), ``measured`` (0 to 100), ``low, high`` (95 %, over
+        items), ``items``; ``over_full, over_low, over_high``: minus the setting's "Full" on the same items.
     """
     found = []
     for table, part in _by_table(rows):
         scores = {name: each.set_index(["task", "id"])["score"] for name, each in part.groupby("run")}
-        full = {run.setting: scores.get(run.name) for run in runs if run.row == "Full"}
+        full = {run.setting: scores.get(run.name) for run in runs if run.row == FULL}
         for run in runs:
             if run.name not in scores:
                 continue
-            mine, other = scores[run.name], full.get(run.setting)
-            gap = mine - other if other is not None and run.row != "Full" else mine * np.nan
-            place = {"table": table, "setting": run.setting, "row": run.row, "share": 100 * run.share if run.share else np.nan}
-            values = dict(zip(("measured", "low", "high"), _mean(mine), strict=True))
-            over = dict(zip(("over_full", "over_low", "over_high"), _mean(gap), strict=True))
-            found.append({**place, **values, "items": int(mine.notna().sum()), **over})
+            mine, reference = scores[run.name], full.get(run.setting)
+            gap = mine - reference if reference is not None and run.row != FULL else mine * np.nan
+            share = 100 * run.share if run.share else np.nan
+            counted = int(mine.notna().sum())
+            found.append((table, run.setting, run.row, share, *_mean(mine), counted, *_mean(gap)))
     return pd.DataFrame(found, columns=MEASURED)
 
 
@@ -59,10 +67,11 @@ def _by_table(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The rows that each table is about."""
     tables = []
     for benchmark, part in rows.groupby("benchmark", sort=False):
-        if benchmark != "longbench":
-            tables.append((TABLES[benchmark], part))
+        if benchmark != longbench.BENCHMARK.name:
+            tables.append((suite.BENCHMARKS[benchmark].title, part))
             continue
-        tables += [(f"LongBench {group}", part[part["task"].isin(tasks)]) for group, tasks in longbench.GROUPS.items()]
+        for group, tasks in longbench.GROUPS.items():
+            tables.append((f"LongBench {group}", part[part["task"].isin(tasks)]))
         tables += [(f"LongBench {task}", each) for task, each in part.groupby("task", sort=False)]
     return [(name, part) for name, part in tables if len(part)]
 
@@ -76,22 +85,24 @@ def _mean(scores: pd.Series) -> tuple[float, float, float]:
 
 
 def beside(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Every reported number of GATEAU's tables beside ours; a number that only one side has stays, the other is missing.
+    """Every reported number of GATEAU's tables beside ours, missing on the side that has none.
 
     Args:
         numbers: of `measured`.
     """
     reported = findings.reported().rename(columns={"value": "reported"})
     both = reported.merge(numbers, on=KEYS, how="outer", sort=False)
-    order = {name: dict.fromkeys([*reported[name], *numbers[name]]) for name in ("table", "setting", "row")}
-    ranks = both.assign(**{name: both[name].map(list(seen).index) for name, seen in order.items()})
+    ranks = both.copy()
+    for name in ("table", "setting", "row"):  # the paper's order, then what only we have
+        seen = list(dict.fromkeys([*reported[name], *numbers[name]]))
+        ranks[name] = both[name].map(seen.index)
     return both.loc[ranks.sort_values(KEYS).index].reset_index(drop=True)
 
 
 def last_measured() -> pd.DataFrame:
     """What recorded runs measured, for profiles that measure nothing themselves; empty if there was none.
 
-    Each profile's settings have names of their own (`replication.runs`), so rows of several do not meet.
+    Each profile's settings have names of their own (`replication_rows.runs`), so rows of several do not meet.
     """
     empty = pd.DataFrame(columns=MEASURED).astype(dict.fromkeys(MEASURED[3:], float))
     paths = [folder / "tables" / "09_measured.csv" for folder in profile_folders()]
@@ -100,25 +111,26 @@ def last_measured() -> pd.DataFrame:
 
 
 def shown(tables: pd.DataFrame, names: Sequence[str]) -> Any:
-    """Some of the tables for a reader: a row each, a column a setting and share, cells "reported / measured [95 %]"."""
+    """Some tables for a reader: a column a setting and share, cells "reported / measured [95 %]"."""
     part = tables[tables["table"].isin(names)]
-    place = part["setting"] + part["share"].map(lambda share: "" if np.isnan(share) else f", {share:.0f} %")
+    place = part["setting"] + part["share"].map(lambda share: f", {_share(share)}" if _share(share) else "")
     cells = [f"{_point(r.reported)} / {_interval(r.measured, r.low, r.high)}" for r in part.itertuples()]
-    wide = part.assign(place=place, cell=cells).pivot(index=["table", "row"], columns="place", values="cell")
+    part = part.assign(place=place, cell=cells)
+    wide = part.pivot(index=["table", "row"], columns="place", values="cell")
     order = part.drop_duplicates(["table", "row"]).set_index(["table", "row"]).index
     settings = dict.fromkeys([*findings.SETTINGS, *part["setting"]])
-    columns = [f"{s}{share}" for s in settings for share in ("", ", 10 %", ", 30 %", ", 50 %")]
+    shares = ("", ", 10 %", ", 30 %", ", 50 %")
+    columns = [f"{setting}{share}" for setting in settings for share in shares]
     wide = wide.loc[order, [name for name in columns if name in wide]].fillna("")
     return text_table(wide.rename_axis(None, axis=1).reset_index())
 
 
 def gains(tables: pd.DataFrame) -> pd.DataFrame:
-    """Differences to the setting's "Full", in points: reported, and measured with its 95 % interval over the same items."""
-    full = tables[tables["row"] == "Full"].set_index(["table", "setting"])["reported"]
-    known = np.array([place in full.index for place in zip(tables["table"], tables["setting"], strict=True)], dtype=bool)
-    rows = tables[(tables["row"] != "Full") & known]
-    reported = [r.reported - full[r.table, r.setting] for r in rows.itertuples()]
-    return rows.assign(reported=reported)[[*KEYS, "reported", "over_full", "over_low", "over_high"]]
+    """Differences to the setting's row "Full", in points: reported, and measured with its 95 % interval."""
+    full = tables.loc[tables["row"] == FULL, ["table", "setting", "reported"]]
+    rows = tables[tables["row"] != FULL].merge(full, on=["table", "setting"], suffixes=("", "_full"))
+    rows["reported"] -= rows["reported_full"]
+    return rows[[*KEYS, "reported", "over_full", "over_low", "over_high"]]
 
 
 def gains_shown(tables: pd.DataFrame, names: Sequence[str]) -> Any:
@@ -126,9 +138,13 @@ def gains_shown(tables: pd.DataFrame, names: Sequence[str]) -> Any:
     part = gains(tables[tables["table"].isin(names)])
     part = part[part["share"].isna() | (part["share"] == part["share"].max())]
     own = [_interval(r.over_full, r.over_low, r.over_high, "+.1f") for r in part.itertuples()]
-    share = part["share"].map(lambda value: "" if np.isnan(value) else f"{value:.0f} %")
     signed = part["reported"].map(lambda value: _point(value, "+.1f"))
-    return text_table(part.assign(share=share, reported=signed, measured=own)[[*KEYS, "reported", "measured"]])
+    told = part.assign(share=part["share"].map(_share), reported=signed, measured=own)
+    return text_table(told[[*KEYS, "reported", "measured"]])
+
+
+def _share(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.0f} %"
 
 
 def _point(value: float, form: str = ".1f") -> str:
@@ -141,17 +157,15 @@ def _interval(value: float, low: float, high: float, form: str = ".1f") -> str:
 
 @styled
 def drawing(tables: pd.DataFrame) -> Figure:
-    """Reported lines over the share of long samples, and measured marks with intervals: a row a table, a column a setting."""
+    """Reported lines over the share of long samples, marks with intervals for measured numbers.
+
+    A row of axes is a table, a column a setting.
+    """
     names = list(dict.fromkeys(tables["table"]))
-    # Rows at every share are coloured lines, rows at one share marks in grey, rows without a choice lines across.
-    choices = [row for row in LINES if row in set(tables["row"])]
-    single = [row for row in dict.fromkeys(tables.loc[tables["share"].notna(), "row"]) if row not in choices]
-    looks = {row: {"color": CYCLE[place], "marker": MARKERS[place]} for place, row in enumerate(choices)}
-    looks |= {row: {"color": GREY, "marker": "v^<>dpH"[place % 7], "linestyle": ""} for place, row in enumerate(single)}
-    looks |= ACROSS
     settings = list(dict.fromkeys([*findings.SETTINGS, *tables["setting"]]))
     fig = Figure(figsize=(4.75 * len(settings), 3.4 * len(names)), layout="constrained")
     axes = fig.subplots(len(names), len(settings), squeeze=False, sharey="row")
+    looks = _looks(tables)
     for name, line in zip(names, axes, strict=True):
         for setting, axis in zip(settings, line, strict=True):
             part = tables[(tables["table"] == name) & (tables["setting"] == setting)]
@@ -164,6 +178,17 @@ def drawing(tables: pd.DataFrame) -> Figure:
     return fig
 
 
+def _looks(tables: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Coloured lines for rows at every share, grey marks for rows at one, lines across for those without."""
+    at_every = [row for row in LINES if row in set(tables["row"])]
+    with_share = tables.loc[tables["share"].notna(), "row"].unique()
+    at_one = [row for row in with_share if row not in at_every]
+    looks = {row: {"color": CYCLE[i], "marker": MARKERS[i]} for i, row in enumerate(at_every)}
+    for i, row in enumerate(at_one):
+        looks[row] = {"color": GREY, "marker": "v^<>dpH"[i % 7], "linestyle": ""}
+    return looks | ACROSS
+
+
 def _draw_row(axis: Any, part: pd.DataFrame, row: str, look: dict[str, str]) -> None:
     reported = part.dropna(subset=["reported"])
     if row in ACROSS:
@@ -173,45 +198,57 @@ def _draw_row(axis: Any, part: pd.DataFrame, row: str, look: dict[str, str]) -> 
         axis.plot(reported["share"], reported["reported"], label=row, markerfacecolor="white", **look)
     for r in part.dropna(subset=["measured"]).itertuples():
         half = [[r.measured - r.low], [r.high - r.measured]] if np.isfinite(r.low) else None
-        mark = {"color": look["color"], "marker": look["marker"], "linestyle": ""}
-        axis.errorbar([55 if row in ACROSS else r.share], [r.measured], yerr=half, markersize=7, capsize=2, **mark)
+        place = 55 if row in ACROSS else r.share
+        mark = {"color": look["color"], "marker": look["marker"], "linestyle": "", "markersize": 7}
+        axis.errorbar([place], [r.measured], yerr=half, capsize=2, **mark)
 
 
 def by_length(items: pd.DataFrame) -> pd.DataFrame:
     """Mean score of every run on needle and RULER items by task and length: runs by tasks."""
     part = items[items["benchmark"].isin(["needle", "ruler"])]
-    return part.pivot_table(index="run", columns="task", values="score", sort=False).reset_index().rename_axis(None, axis=1)
+    wide = part.pivot_table(index="run", columns="task", values="score", sort=False)
+    return wide.reset_index().rename_axis(None, axis=1)
 
 
 def not_run(study: Study, runs: Sequence[Run], lacking: Sequence[NotRun]) -> pd.DataFrame:
     """What of the published part has no number in this study, and why: columns ``what, why``."""
     if not runs:
-        here = f"profile {study.profile.name} has no published data; make paper, or make gpu PAIR=..., runs it"
+        here = f"profile {study.profile.name} has no published data"
+        here += "; make paper, or make gpu PAIR=..., runs it"
         return pd.DataFrame([("every table of GATEAU", here)], columns=["what", "why"])
     rows = [(f"row {row!r}", why) for row, why in NOT_REBUILT.items()]
-    rows += [(each.benchmark, each.why) for each in lacking] + replication.shortfalls(study)
-    absent = [each for each in PROFILES["paper"].benchmarks if each not in study.profile.benchmarks]
-    return pd.DataFrame([*rows, *((each, "not among the profile's benchmarks") for each in absent)], columns=["what", "why"])
+    rows += [(each.benchmark, each.why) for each in lacking]
+    rows += replication.shortfalls(study)
+    absent = [name for name in PROFILES["paper"].benchmarks if name not in study.profile.benchmarks]
+    rows += [(name, "not among the profile's benchmarks") for name in absent]
+    return pd.DataFrame(rows, columns=["what", "why"])
 
 
 def recorded(study: Study) -> pd.DataFrame:
-    """Which profiles left results, and on which machine: columns ``profile, notebooks, device, commit``; no rehearsals.
+    """Which profiles left results, on which machine; no rehearsals.
 
-    The line of the profile of ``study`` is about the study itself, whatever its seed; the other lines are about seed 0. Notebook
-    09 of ``study`` counts as run, for it is the one that asks: its entry is written when it has ended.
+    The line of the profile of ``study`` is about the study itself, whatever its seed, others about seed 0.
+    Notebook 09 of ``study`` counts as run: it is the one that asks, its entry is written when it ends.
+
+    Returns:
+        Columns ``profile, notebooks, device, commit``.
     """
     folders = {folder.name: folder for folder in profile_folders()}
     if not study.profile.rehearsed:
         folders[study.profile.name] = study.root
-    paths = {name: folder / "manifest.json" for name, folder in folders.items()}
-    found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
-    names = [*PROFILES, *sorted(set(found) - set(PROFILES))]
+    manifests = {}
+    for name, folder in folders.items():
+        if (folder / "manifest.json").exists():
+            manifests[name] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     rows = []
-    for name in (name for name in names if name != "smoke"):
-        ran = found.get(name, {}).get("notebooks", {})
+    for name in dict.fromkeys([*PROFILES, *sorted(manifests)]):
+        if name == "smoke":
+            continue
+        ran = manifests.get(name, {}).get("notebooks", {})
         if name == study.profile.name and ran:
             ran |= {"09": {"commit": commit()["commit"]}}
+        notebooks = " ".join(sorted(each[:2] for each in ran))
         commits = " ".join(sorted({str(each.get("commit"))[:9] for each in ran.values()}))
-        device = found[name]["machine"]["device"] if ran else "–"
-        rows.append((name, " ".join(sorted(each[:2] for each in ran)) or "not run", device, commits or "–"))
+        device = manifests[name]["machine"]["device"] if ran else "–"
+        rows.append((name, notebooks or "not run", device, commits or "–"))
     return pd.DataFrame(rows, columns=["profile", "notebooks", "device", "commit"])

@@ -7,17 +7,18 @@ tokenizing, figures, and the few samples that show what the released code's defe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 import numpy as np
 
 from gateau_lib.data.tokenizer import build_tokenizer
+from gateau_lib.methods.base import Options, Reading
+from gateau_lib.methods.reader import Lengths
 from gateau_lib.models import sizes
 from gateau_lib.models.loading import SHIPPED
 from gateau_lib.models.sizes import Size, Work
-from gateau_lib.scoring.pass_costs import Lengths, passes
-from gateau_lib.scoring.settings import Options
+from gateau_lib.scoring.pass_costs import passes
 from gateau_lib.study.intervals import SEEDS
 from gateau_lib.study.profiles import Profile
 
@@ -79,7 +80,7 @@ def short_tokens(profile: Profile) -> float:
 
 
 def scoring(
-    profile: Profile, samples: Sequence[Lengths], count: float, methods: str, reading: str = "ntk"
+    profile: Profile, samples: Sequence[Lengths], count: float, methods: str, reading: Reading = "ntk"
 ) -> dict[str, np.ndarray]:
     """What ``count`` samples like these cost: pass of the scoring methods -> (tokens, operations).
 
@@ -100,6 +101,12 @@ def scoring(
         for name, cost in passes(sample, short, long, options).items():
             found[name] = found.get(name, np.zeros(2)) + cost
     return {name: cost * count / len(samples) for name, cost in found.items()}
+
+
+def reading(notebook: str, what: str, costs: Iterable[np.ndarray], alone: bool = False) -> Work:
+    """The work of passes that only read; ``costs`` of `scoring`."""
+    tokens, operations = np.sum([np.zeros(2), *costs], axis=0)
+    return Work(notebook, what, float(tokens), float(operations), alone=alone)
 
 
 def forward(model: Size, samples: Sequence[Lengths], tokens: float) -> float:

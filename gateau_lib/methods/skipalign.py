@@ -11,8 +11,7 @@ is a parameter here, with our assumption:
   turns, Skip-All at both; the total is divided among them at random. Ids are contiguous inside the blocks
   between jumps.
 - turns: context and instruction are the user turn, the response (with its end-of-text token) the assistant
-  turn, as in LongAlign's messages; ``document_turn=True`` counts the context as a turn of its own, so that
-  Skip-Outer also parts document and question.
+  turn, as in LongAlign's messages.
 - share of samples that are skipped: a parameter of the fine-tuning job.
 
 A batch ALWAYS carries an attention mask. Without one, transformers takes any position step other than 1 for
@@ -23,38 +22,41 @@ without one: skipped training would silently become block-diagonal.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 
 from gateau_lib.data.samples import Encoded
 
-STRATEGIES = ("normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all", "randpos")
+Strategy = Literal["normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all", "randpos"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+Reach = Literal["uniform", "full"]
 
 
-def _cuts(turns: Sequence[int], strategy: str, jumps: int, rng: np.random.Generator) -> np.ndarray:
+def _cuts(turns: Sequence[int], strategy: Strategy, jumps: int, rng: np.random.Generator) -> np.ndarray:
     """Sorted indices of the tokens before which positions jump."""
     total = sum(turns)
-    if strategy == "pose":  # first chunk of 1..(n + 1) // 2 tokens, as in PoSE's code
-        return (
-            np.array([rng.integers(1, (total + 1) // 2 + 1)]) if total > 1 else np.array([], dtype=np.int64)
-        )
+    if strategy == "pose":
+        if total < 2:
+            return np.array([], dtype=np.int64)
+        return np.array([rng.integers(1, (total + 1) // 2 + 1)])  # a first chunk of 1..(n + 1) // 2 tokens
     boundaries = np.cumsum(turns)
     outer = np.unique(boundaries[(boundaries > 0) & (boundaries < total)])
     inner = np.setdiff1d(np.arange(1, total), outer)
     chosen = rng.choice(inner, min(jumps, len(inner)), replace=False)
-    return {"skip_outer": outer, "skip_inner": np.sort(chosen), "skip_all": np.union1d(outer, chosen)}[
-        strategy
-    ]
+    if strategy == "skip_outer":
+        return outer
+    return np.sort(chosen) if strategy == "skip_inner" else np.union1d(outer, chosen)
 
 
 def skip_positions(
     turns: Sequence[int],
     target: int,
-    strategy: str,
+    strategy: Strategy,
     rng: np.random.Generator,
     jumps: int = 2,
     *,
-    reach: str = "uniform",
+    reach: Reach = "uniform",
 ) -> np.ndarray:
     """Position ids of one sample under a strategy: strictly increasing and below ``target``.
 
@@ -103,16 +105,10 @@ def skip_positions(
     return positions + np.cumsum(bias)
 
 
-def sample_turns(
-    encoded: Encoded, ending: Sequence[int] = (), *, document_turn: bool = False
-) -> tuple[int, ...]:
-    """Tokens of each turn of a sample: ``(user, assistant)``, or ``(document, question, assistant)`` with
-    ``document_turn``.
+def sample_turns(encoded: Encoded, ending: Sequence[int] = ()) -> tuple[int, int]:
+    """Tokens of the user's and of the assistant's turn of a sample.
 
     Args:
         ending: ids after the response (end-of-text); they belong to the assistant turn.
     """
-    assistant = len(encoded.response) + len(ending)
-    if document_turn and encoded.context:
-        return len(encoded.start) + len(encoded.context), len(encoded.instruction), assistant
-    return len(encoded.prompt), assistant
+    return len(encoded.prompt), len(encoded.response) + len(ending)

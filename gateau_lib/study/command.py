@@ -19,13 +19,13 @@ Words = ParamSpec("Words")
 
 
 def command(kept: str = "") -> Callable[[Callable[Words, int | None]], Callable[Words, int]]:
-    """Make a function the ``main`` of a command: it returns the exit status, and what the user can mend is one line.
+    """Make a function a command's ``main``: it returns the exit status and says in one line what to mend.
 
-    A `UserError` gives its own status, a file that cannot be read or written 2, Ctrl-C 130. Any other exception is
-    a fault of the program: it passes, with its traceback.
+    A `UserError` gives its own status, a file that cannot be read or written 2, Ctrl-C 130. Any other exception
+    is a fault of the program: it passes, with its traceback.
 
     Args:
-        kept: what a command that ends early leaves for the next try, for example ``"finished shards are kept"``.
+        kept: what a command that ends early leaves, for example ``"finished shards are kept"``.
     """
     again = "give the same command to go on" if kept else "give the same command again"
     stays = f"{kept}, " if kept else ""

@@ -37,7 +37,7 @@ class Gpu(NamedTuple):
 
 
 def driver_gpus() -> list[Gpu]:
-    """All NVIDIA GPUs of this machine, visible to this process or not, without torch, which takes seconds to load."""
+    """All NVIDIA GPUs of this machine, visible here or not; torch, which takes seconds, is not loaded."""
     if not shutil.which("nvidia-smi"):
         return []
     query = ["nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
@@ -63,7 +63,7 @@ def gpu_memory() -> list[int]:
 
 
 def release_gpu() -> None:
-    """Give back the GPU memory that this process holds and does not use: those that it starts, or the next model, need it."""
+    """Give back GPU memory that is held and not used, for the next model or for other processes."""
     import torch
 
     gc.collect()

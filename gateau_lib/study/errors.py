@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend, and errors of other libraries in words that fit into a message of one line."""
+"""Errors that are the user's to mend, and what other libraries' errors say, in one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ModelError(UserError):
 
 
 class ScoreError(UserError):
-    """Options, models or files of a scoring run that do not fit together; the message says which and what to do."""
+    """Options, models or files of a scoring run that do not fit together; the message says what to do."""
 
 
 class TrainingError(UserError):

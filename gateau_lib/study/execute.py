@@ -1,4 +1,4 @@
-"""Execute one notebook with papermill: live progress, peak memory, a clean copy on success, a readable one on failure."""
+"""Execute one notebook with papermill: live progress, peak memory, and a copy to read even if it fails."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def execute(step: Step, parts: dict[str, str]) -> None:
     start, began = time.monotonic(), time.time()
     with tempfile.TemporaryDirectory(prefix="gateau-") as scratch, PeakMemory() as memory:
         artefacts = _run_cells(step, Path(scratch), memory)
-        executed = notebooks.clean(notebooks.read(Path(scratch) / RUNNING), notebooks.read(step.path), private_paths())
+        executed = notebooks.clean(
+            notebooks.read(Path(scratch) / RUNNING), notebooks.read(step.path), private_paths()
+        )
     for name in (n for n, seen in evidence(step).items() if before.get(n) == seen):
         (step.study.root / name).unlink()  # an earlier version of the notebook wrote it, this one did not
     atomic_write(step.executed, notebooks.write_text(executed))
@@ -52,7 +54,7 @@ def execute(step: Step, parts: dict[str, str]) -> None:
 
 
 def _run_cells(step: Step, scratch: Path, memory: PeakMemory) -> list[str]:
-    """Run a notebook's cells into a copy in ``scratch``; returns the names of the artefacts that they used."""
+    """Run the cells into a copy in ``scratch``; returns the names of the artefacts that they used."""
     from nbclient.exceptions import DeadKernelError
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
@@ -79,7 +81,8 @@ def _run_cells(step: Step, scratch: Path, memory: PeakMemory) -> list[str]:
             live.close()
             if said := (scratch / KERNEL_LOG).read_text(errors="replace").rstrip():
                 say(said)
-            why = f"the kernel died, likely out of memory (it held {memory.peak / 2**30:.1f} GB); free some or lower the profile"
+            held = f"it held {memory.peak / 2**30:.1f} GB"
+            why = f"the kernel died, likely out of memory ({held}); free some or lower the profile"
             raise RunError(_left(step, running, why), DEAD_KERNEL) from None
     return list(dict.fromkeys(log.read_text().split()))
 
@@ -94,8 +97,13 @@ def _left(step: Step, running: Path, why: str) -> str:
     """Keep the failed copy; the message names cell, error and file."""
     executed = notebooks.read(running if running.exists() else step.path)
     place = notebooks.failed_cell(executed)
-    atomic_write(step.failed, notebooks.write_text(notebooks.clean(executed, notebooks.read(step.path), private_paths())))
-    line = next((x.strip() for x in notebooks.source(place[1]).splitlines() if x.strip()), "") if place else ""
+    atomic_write(
+        step.failed,
+        notebooks.write_text(notebooks.clean(executed, notebooks.read(step.path), private_paths())),
+    )
+    line = (
+        next((x.strip() for x in notebooks.source(place[1]).splitlines() if x.strip()), "") if place else ""
+    )
     where = f"cell {place[0]} ({line[:60]})" if place else "before its first cell"
     shown = f"{step.study.root.name}/notebooks/{step.failed.name}"
     return f"{step.path.name}, {where}: {why}; the copy is {results_root().name}/{shown}"
@@ -103,16 +111,25 @@ def _left(step: Step, running: Path, why: str) -> str:
 
 def private_paths() -> list[tuple[str, str]]:
     """Folders of this machine and what stands for them in a saved copy, longest first."""
-    hidden = {str(results_root()): "results", str(results_root().resolve()): "results", str(PACKAGE.parent): "."}
-    hidden |= {sys.prefix: "<environment>", sys.base_prefix: "<python>", tempfile.gettempdir(): "<tmp>", str(Path.home()): "~"}
+    hidden = {
+        str(results_root()): "results",
+        str(results_root().resolve()): "results",
+        str(PACKAGE.parent): ".",
+    }
+    hidden |= {
+        sys.prefix: "<environment>",
+        sys.base_prefix: "<python>",
+        tempfile.gettempdir(): "<tmp>",
+        str(Path.home()): "~",
+    }
     return sorted(((k, v) for k, v in hidden.items() if len(k) > 3), key=lambda pair: -len(pair[0]))
 
 
 @contextmanager
 def kernel(scratch: Path, log: Path, watched: bool) -> Iterator[None]:
-    """Make a kernel of the running interpreter findable, whatever is installed on the machine, and set what notebooks see."""
+    """Make a kernel of the running interpreter findable, and set the environment that notebooks see."""
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"]
-    # What the kernel itself says, not its cells, is for nobody who presses Ctrl-C; it is shown when the kernel dies.
+    # What the kernel itself says, not its cells, is shown only when it dies: Ctrl-C makes it say a lot.
     command = ["/bin/sh", "-c", 'exec "$@" 2>>"$0"', str(scratch / KERNEL_LOG), *command]
     spec = {"argv": command, "display_name": KERNEL, "language": "python"}
     atomic_write(scratch / "kernels" / KERNEL / "kernel.json", json.dumps(spec))
@@ -123,7 +140,7 @@ def kernel(scratch: Path, log: Path, watched: bool) -> Iterator[None]:
         "PYTHONPATH": f"{PACKAGE.parent}{os.pathsep}{path}" if path else str(PACKAGE.parent),
         "PYTHONHASHSEED": "0",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm, about a widget that a saved copy could not show
+        "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm's, of a widget
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "GATEAU_RESULTS": str(results_root().resolve()),
@@ -143,7 +160,7 @@ def kernel(scratch: Path, log: Path, watched: bool) -> Iterator[None]:
 
 @contextmanager
 def quiet_when_stopped() -> Iterator[None]:
-    """Keep Ctrl-C to the runner's own line: the client of the kernel would report at length that the kernel has ended."""
+    """Keep Ctrl-C to the runner's own line; the kernel's client would report at length that it ended."""
     before = signal.getsignal(signal.SIGINT)
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -160,7 +177,7 @@ def quiet_when_stopped() -> Iterator[None]:
 
 
 class Live:
-    """What the kernel writes to stderr, as it comes: one line in place on a terminal, whole lines elsewhere."""
+    """What the kernel writes to stderr: one line in place on a terminal, whole lines elsewhere."""
 
     def __init__(self) -> None:
         self.watched = sys.stderr.isatty()
@@ -170,7 +187,9 @@ class Live:
         """Take text as the kernel sent it, cut anywhere."""
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
-            line = line.rstrip("\r").rpartition("\r")[2].rstrip()  # a bar that redraws itself shows its last state
+            line = (
+                line.rstrip("\r").rpartition("\r")[2].rstrip()
+            )  # a bar that redraws itself shows its last state
             if line and self.watched:
                 print(f"\r\x1b[K      {line[:110]}", end="", file=sys.stderr, flush=True)
             elif line:
@@ -247,5 +266,7 @@ def only_run(study: Study) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RunError(f"another run of profile {study.profile.name} is going on; wait for it or stop it") from None
+            raise RunError(
+                f"another run of profile {study.profile.name} is going on; wait for it or stop it"
+            ) from None
         yield

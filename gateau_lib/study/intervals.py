@@ -30,7 +30,9 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple
 def exact(value: float) -> Fraction:
     """The number that a float records: the ratio or the decimal near it, else its shortest text."""
     ratio = Fraction(value).limit_denominator(COUNTS)
-    unit = Fraction(math.ulp(max(abs(value), abs(float(ratio)))))  # below a power of two a float's own is half
+    unit = Fraction(
+        math.ulp(max(abs(value), abs(float(ratio))))
+    )  # below a power of two a float's own is half
     return ratio if abs(ratio - Fraction(value)) <= ROUNDING * unit else Fraction(repr(float(value)))
 
 
@@ -71,8 +73,6 @@ def _student(n: int, confidence: float = CONFIDENCE) -> float:
     return float(stats.t.ppf((1 + confidence) / 2, n - 1))
 
 
-def _mean(values: Sequence[Fraction]) -> Fraction:
-    return sum(values, Fraction(0)) / len(values)
 def mean_of_tasks(parts: Sequence[pd.Series]) -> tuple[float, float, float]:
     """Mean of the parts' means with its t-interval; the smallest part decides the degrees of freedom (one item: no interval)."""
     means = np.mean([part.mean() for part in parts])

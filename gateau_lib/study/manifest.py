@@ -64,7 +64,9 @@ def commit() -> dict[str, Any]:
     """The commit of the code, and whether files other than results differ from it; nulls outside git."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(PACKAGE.parent), *words], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(PACKAGE.parent), *words], capture_output=True, text=True, check=True
+        )
         return done.stdout.strip()
 
     try:
@@ -91,7 +93,10 @@ def processor() -> str:
     """The processor's model name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def files(study: Study, folders: tuple[str, ...] = TRACKED, start: str = "") -> dict[str, str]:
@@ -109,8 +114,14 @@ def verify(study: Study) -> list[str]:
     if not path(study).exists():
         seed = f" SEED={study.seed}" if study.seed else ""
         return [f"{study.root.name}: no manifest.json; run make {study.profile.name}{seed} first"]
-    listed = {name: sha for entry in read(study)["notebooks"].values() for name, sha in entry["files"].items()}
+    listed = {
+        name: sha for entry in read(study)["notebooks"].values() for name, sha in entry["files"].items()
+    }
     found = files(study)
     wrong = [f"{name}: missing" for name in listed if name not in found]
-    wrong += [f"{name}: not the file the manifest lists" for name in listed if found.get(name, listed[name]) != listed[name]]
+    wrong += [
+        f"{name}: not the file the manifest lists"
+        for name in listed
+        if found.get(name, listed[name]) != listed[name]
+    ]
     return sorted(wrong + [f"{name}: not in the manifest" for name in found if name not in listed])

@@ -69,7 +69,9 @@ def code(notebook: Notebook, name: str) -> str:
     texts = []
     for number, cell in enumerate(notebook["cells"], 1):
         if cell["cell_type"] == "code" and INJECTED not in tags(cell):
-            text = re.sub(r"^(\s*)([%!].*)$", lambda m: f"{m[1]}__magic__ = {m[2]!r}", source(cell), flags=re.M)
+            text = re.sub(
+                r"^(\s*)([%!].*)$", lambda m: f"{m[1]}__magic__ = {m[2]!r}", source(cell), flags=re.M
+            )
             try:
                 ast.parse(text)
             except SyntaxError as error:
@@ -130,7 +132,9 @@ def _stable(value: Any, hide: Sequence[tuple[str, str]], tables: dict[str, str])
             value = value.replace(text, replacement)
         # A number each, not one name for all: a page's style sheet colours every table of that name.
         value = re.sub(
-            r"\bT_[0-9a-f]{5}(?=[_\s\"{])", lambda m: tables.setdefault(m[0], f"T_table{len(tables) + 1}"), value
+            r"\bT_[0-9a-f]{5}(?=[_\s\"{])",
+            lambda m: tables.setdefault(m[0], f"T_table{len(tables) + 1}"),
+            value,
         )
         return re.sub(r"\bat 0x[0-9a-f]{6,}", "at 0x0", value)
     if isinstance(value, list):
@@ -153,7 +157,9 @@ def with_outputs(original: Notebook, executed: Notebook) -> Notebook:
 
 def failed_cell(executed: Notebook) -> tuple[int, Cell] | None:
     """Number (from 1, as in the source notebook) and content of the cell that raised or took the kernel with it, or None."""
-    cells = [c for c in executed["cells"] if INJECTED not in tags(c) and "papermill-error-cell-tag" not in tags(c)]
+    cells = [
+        c for c in executed["cells"] if INJECTED not in tags(c) and "papermill-error-cell-tag" not in tags(c)
+    ]
     begun = []
     for number, cell in enumerate(cells, 1):
         state = cell.get("metadata", {}).get("papermill", {})

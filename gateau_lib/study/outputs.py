@@ -9,7 +9,9 @@ from pathlib import Path
 from gateau_lib.study.errors import DataError
 
 
-def check_out(out: Path, inputs: Iterable[Path], beside: Sequence[Path] = (), parts: Path | None = None) -> None:
+def check_out(
+    out: Path, inputs: Iterable[Path], beside: Sequence[Path] = (), parts: Path | None = None
+) -> None:
     """Raise DataError if a command that is given ``--out`` would write over one of its inputs, or cannot write there.
 
     Args:
@@ -27,9 +29,13 @@ def check_out(out: Path, inputs: Iterable[Path], beside: Sequence[Path] = (), pa
     if parts is None:
         return
     if parts.exists() and not parts.is_dir():
-        raise DataError(f"--out {out}: {parts} beside it is a file where a folder is needed; give another name")
+        raise DataError(
+            f"--out {out}: {parts} beside it is a file where a folder is needed; give another name"
+        )
     if inside := [each for each in inputs if _real(parts) in _real(each).parents]:
-        raise DataError(f"--out {out}: the input {inside[0]} lies in {parts}, which is for unfinished work; give another name")
+        raise DataError(
+            f"--out {out}: the input {inside[0]} lies in {parts}, which is for unfinished work; give another name"
+        )
 
 
 def same_file(a: Path, b: Path) -> bool:

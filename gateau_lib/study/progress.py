@@ -20,8 +20,8 @@ QUIET_SECONDS = 3.0  # work shorter than this says nothing
 def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
     """Yield the items of ``iterable`` and report on stderr how far the loop is.
 
-    Work under three seconds is silent. Without a terminal (a notebook's kernel, a log file) a line appears every ten seconds;
-    ``GATEAU_PROGRESS_SECONDS`` sets another pace, which the runner does when a person is watching.
+    Work under three seconds is silent. Without a terminal (a notebook's kernel, a log file) a line appears every
+    ten seconds; ``GATEAU_PROGRESS_SECONDS`` sets another pace, as the runner does when a person is watching.
 
     Args:
         label: what is being done, for example ``"HMG, short model"``.
@@ -44,7 +44,9 @@ def _lines(iterable: Iterable[Item], label: str, total: int | None, pace: float)
         spent = time.monotonic() - start
         if spent > QUIET_SECONDS and (not said or spent - said > pace):
             said = spent
-            say(f"{label}: {done}{f'/{total}' if total else ''}, {_clock(spent)} gone{_rest(done, total, spent)}")
+            say(
+                f"{label}: {done}{f'/{total}' if total else ''}, {_clock(spent)} gone{_rest(done, total, spent)}"
+            )
     if said:
         say(f"{label}: {done} done in {_clock(time.monotonic() - start)}")
 
@@ -61,8 +63,8 @@ def _clock(seconds: float) -> str:
 def say(line: str) -> None:
     """One line for the person who waits.
 
-    Through logging where that is set up, as every command does (`command.messages_shown`); else on standard error
-    itself, so that a notebook and the processes it starts need no set-up.
+    Through logging where that is set up, as every command does (`command.messages_shown`); else on standard
+    error itself, so that a notebook and the processes it starts need no set-up.
     """
     if log.hasHandlers():
         log.info("%s", line)

@@ -1,7 +1,7 @@
 """How a run of a notebook is recorded: taken back before it begins, written when every cell has run.
 
-The stamp in the cache says what the run was made from and what it left, the manifest what it cost and where. A run
-that fails leaves neither.
+The stamp in the cache says what the run was made from and what it left, the manifest what it cost and
+where. A run that fails leaves neither.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def finish(step: Step, parts: dict[str, str], artefacts: list[str], entry: dict[
 
 
 def refresh_prose(step: Step) -> None:
-    """Bring the executed copy's text up to date when only prose or comments changed: no code ran differently."""
+    """Bring the executed copy's text up to date when only prose or comments changed."""
     last, original = step.last(), notebooks.read(step.path)
     if last["text"] != notebooks.text_hash(original):
         copy = notebooks.with_outputs(original, notebooks.read(step.executed))
@@ -53,8 +53,11 @@ def entry(
     """The manifest's entry of a run, without its files.
 
     Args:
-        last: what `begin` returned. artefacts: names of those that the run used. began: in seconds since the epoch.
-        seconds: the run took. peak: memory in bytes.
+        last: what `begin` returned.
+        artefacts: names of those that the run used.
+        began: in seconds since the epoch.
+        seconds: that the run took.
+        peak: memory in bytes.
     """
     reused = reused_seconds(step, artefacts, began)
     cost = {"seconds": round(seconds + reused, 1), "peak_memory_mb": round(peak / 2**20)}
@@ -64,7 +67,7 @@ def entry(
 
 
 def reused_seconds(step: Step, artefacts: Iterable[str], began: float) -> float:
-    """What building took, in wall-clock seconds, for artefacts that a run found ready and that no notebook before it uses.
+    """Wall-clock seconds of building what a run found ready and no notebook before it uses.
 
     Args:
         artefacts: names of those the run used. began: of the run, in seconds since the epoch.

@@ -68,7 +68,9 @@ class DataEntry:
 
 @cache
 def _content() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("registry.yml").read_text(encoding="utf-8"))
+    content: dict[str, Any] = yaml.safe_load(
+        Path(__file__).with_name("registry.yml").read_text(encoding="utf-8")
+    )
     return content
 
 

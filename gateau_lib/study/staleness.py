@@ -33,7 +33,10 @@ UPSTREAM: dict[str, tuple[str, ...]] = {
     "09": ("02",),
 }
 # Files and folders of results, beside the profile's own, that a notebook reads.
-READS = {"05": ("bench",), "09": ("gpu*/manifest.json", "paper/manifest.json", "[gp]*/tables/09_measured.csv")}
+READS = {
+    "05": ("bench",),
+    "09": ("gpu*/manifest.json", "paper/manifest.json", "[gp]*/tables/09_measured.csv"),
+}
 EVIDENCE = ("metrics", "tables", "selected", "figures")
 CODE = "code"  # the part that stands for the notebook's code and all it uses of the library
 OWN, LIBRARY = "the notebook's code", "gateau_lib "  # parts that only tell where a change of it comes from
@@ -100,7 +103,9 @@ class Step:
             # Later notebooks read numbers, not pictures; the last one shows the pictures too.
             folders = EVIDENCE if self.number == "08" else EVIDENCE[:-1]
             kept = {k: v for k, v in step.last().get("files", {}).items() if k.split("/")[0] in folders}
-            found[f"what {step.name} left"] = digest(json.dumps([kept, step.last().get("artefacts")], sort_keys=True))
+            found[f"what {step.name} left"] = digest(
+                json.dumps([kept, step.last().get("artefacts")], sort_keys=True)
+            )
         results = self.study.root.parent
         beside = (path for name in READS.get(self.number, ()) for path in results.glob(name))
         for path in sorted(path for path in beside if not path.is_relative_to(self.study.root)):
@@ -119,7 +124,9 @@ class Step:
             return ["failed last time" if self.failed.exists() else "has not run here"]
         if CODE not in last["parts"]:
             return ["ran before keys were made as they are now"]
-        gone = [f"artefact {name} is gone" for name in last["artefacts"] if not (self.study.cache / name).exists()]
+        gone = [
+            f"artefact {name} is gone" for name in last["artefacts"] if not (self.study.cache / name).exists()
+        ]
         for name, sha in last["files"].items():
             file = self.study.root / name
             if not file.exists() or path_hash(file) != sha:
@@ -199,15 +206,21 @@ def steps(study: Study, settings: Sequence[str] = (), only: str | None = None) -
             needed |= set(UPSTREAM.get(number, ())) if number in needed else set()
         paths = {number: p for number, p in paths.items() if number in needed}
     for path in paths.values():
-        notebooks.code(notebooks.read(path), path.name)  # a typing error in the last one must not show after an hour
+        notebooks.code(
+            notebooks.read(path), path.name
+        )  # a typing error in the last one must not show after an hour
     parameters = parse_settings(paths.values(), settings, study)
     found: dict[str, Step] = {}
     for number, path in paths.items():
-        found[number] = Step(study, path, parameters[path], [found[n] for n in UPSTREAM.get(number, ()) if n in found])
+        found[number] = Step(
+            study, path, parameters[path], [found[n] for n in UPSTREAM.get(number, ()) if n in found]
+        )
     return list(found.values())
 
 
-def parse_settings(paths: Iterable[Path], settings: Sequence[str], study: Study) -> dict[Path, dict[str, Any]]:
+def parse_settings(
+    paths: Iterable[Path], settings: Sequence[str], study: Study
+) -> dict[Path, dict[str, Any]]:
     """Parameters of each notebook: profile and seed, and ``name=value`` settings where it takes them."""
     basic = {"profile": study.profile.name, "seed": study.seed}
     chosen: dict[Path, dict[str, Any]] = {p: dict(basic) for p in paths}
@@ -218,10 +231,15 @@ def parse_settings(paths: Iterable[Path], settings: Sequence[str], study: Study)
         name, equals, text = setting.partition("=")
         users = [p for p in chosen if name in taken[p]]
         if not equals or name in basic:
-            raise RunError(f"--set {setting}: write name=value; the profile is the first argument, the seed is --seed", 2)
+            raise RunError(
+                f"--set {setting}: write name=value; the profile is the first argument, the seed is --seed", 2
+            )
         if not users:
             known = sorted({k for t in taken.values() for k in t} - set(basic))
-            raise RunError(f"unknown parameter {name!r}: these notebooks take {', '.join(known) or 'only profile and seed'}", 2)
+            raise RunError(
+                f"unknown parameter {name!r}: these notebooks take {', '.join(known) or 'only profile and seed'}",
+                2,
+            )
         for path in users:
             chosen[path][name] = _value(path, name, taken[path][name], text)
     return chosen
@@ -239,7 +257,9 @@ def inspect(path: Path) -> dict[str, str]:
     untyped = [k for k, v in found.items() if v == "None"]
     if untyped or not {"profile", "seed"} <= set(found):
         fault = f"parameter {untyped[0]!r} has no type" if untyped else "its parameters lack profile or seed"
-        raise RunError(f"{path.name}: {fault}; the cell tagged 'parameters' needs `profile: str` and `seed: int`", 2)
+        raise RunError(
+            f"{path.name}: {fault}; the cell tagged 'parameters' needs `profile: str` and `seed: int`", 2
+        )
     return found
 
 

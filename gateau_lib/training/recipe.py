@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from gateau_lib.methods.skipalign import STRATEGIES
+from gateau_lib.methods.skipalign import Reach, Strategy
 from gateau_lib.study.errors import TrainingError
 from gateau_lib.study.store import UNKEYED, keyed_fields
 
@@ -50,10 +50,10 @@ class FineTune:
     length: ByTokens | ByEpochs
     pool: Path | None = None
     selected: tuple[str, ...] = ()
-    strategy: str = "normal"  # one of skipalign.STRATEGIES
+    strategy: Strategy = "normal"
     skip_share: float = 1.0  # share of samples whose positions are skipped; the rest keep 0, 1, 2, ...
     jumps: int = 2  # see skipalign.skip_positions
-    reach: Literal["uniform", "full"] = "uniform"  # see skipalign.skip_positions
+    reach: Reach = "uniform"  # see skipalign.skip_positions
     packed_isolated: bool = True  # see input_rows.pack_rows; positions of an open pack run on
     rope_theta: float | None = None  # RoPE base to train with; None: the base model's
     # Chat template (Jinja) put on the tokenizer and around each sample; None: the plain prompt.
@@ -90,7 +90,7 @@ def check(job: FineTune) -> None:
     """
     hints = get_type_hints(FineTune)
     allowed = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
-    for name, values in {"strategy": STRATEGIES, **allowed}.items():
+    for name, values in allowed.items():
         if getattr(job, name) not in values:
             choices = ", ".join(values)
             raise TrainingError(f"{job.name}: {name} {getattr(job, name)!r}; choose one of {choices}")

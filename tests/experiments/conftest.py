@@ -9,6 +9,7 @@ import pytest
 
 from gateau_lib.experiments import machine_check
 from gateau_lib.sources import hub
+from gateau_lib.study import devices
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., No
         torch_version: str = "2.13.0",
         online: bool = True,
     ) -> None:
-        monkeypatch.setattr(machine_check, "gpu_memory", lambda: [int(each * 2**30) for each in cards])
+        monkeypatch.setattr(devices, "gpu_memory", lambda: [int(each * 2**30) for each in cards])
         monkeypatch.setattr(machine_check, "free_disk", lambda folder: disk * 2**30)
         monkeypatch.setattr(machine_check, "host_memory", lambda: host * 2**30)
         monkeypatch.setattr(machine_check, "version", lambda name: torch_version)

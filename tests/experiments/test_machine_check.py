@@ -10,7 +10,7 @@ import pytest
 
 from gateau_lib import run
 from gateau_lib.experiments import machine_check
-from gateau_lib.study import manifest, registry
+from gateau_lib.study import registry
 from gateau_lib.study.profiles import resolve
 
 
@@ -166,17 +166,6 @@ def test_a_part_of_a_profile_is_not_refused_for_the_disk_of_all_of_it(machine, m
     monkeypatch.setattr(machine_check, "_disk", lambda profile: ["1,335 GB needed"])
     assert "1,335 GB needed" in machine_check.missing(resolve("paper"))
     assert "1,335 GB needed" not in machine_check.missing(resolve("paper"), whole=False)
-
-
-def test_only_visible_gpus_count(monkeypatch):
-    rows = "0, GPU-aa, 81559\n1, GPU-bb, 24564\n"
-    monkeypatch.setattr(manifest, "gpu", lambda: "a card")
-    monkeypatch.setattr(machine_check.subprocess, "run", lambda *_, **__: type("Done", (), {"stdout": rows}))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert machine_check.gpu_memory() == [81559 * 2**20, 24564 * 2**20]
-    for visible, left in (("1", 1), ("GPU-aa", 1), ("", 0)):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        assert len(machine_check.gpu_memory()) == left
 
 
 def test_results_that_are_there_need_no_more_room(machine, tmp_path):

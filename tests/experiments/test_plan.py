@@ -55,6 +55,7 @@ def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[store.Study
         "HMG and its relatives": planted["homologous"]["tokens"] + real["homologous"]["tokens"],
         "CAM": planted["awareness"]["tokens"],
         "ProLong": planted["dependencies"]["tokens"] + documents["documents"]["tokens"],
+        "the other selectors": planted["others"]["tokens"],
     }
 
 

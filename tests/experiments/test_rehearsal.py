@@ -13,7 +13,7 @@ from servers.chat_server import serve
 from study_command import python
 
 from gateau_lib import evaluation
-from gateau_lib.experiments import findings, replication
+from gateau_lib.experiments import findings, replication_rows
 from gateau_lib.study.profiles import resolve
 
 
@@ -36,7 +36,7 @@ def test_every_notebook_of_the_paper_profile_ran(paper):
 
 
 def test_two_processes_trained_each_model_of_the_published_part(paper):
-    runs = [run for run in replication.runs(resolve("rehearse-paper")) if run.row != replication.UNTUNED]
+    runs = [run for run in replication_rows.runs(resolve("rehearse-paper")) if run.row != replication_rows.UNTUNED]
     for run in runs:
         (folder,) = (paper / "cache").glob(f"{run.name}-????????????")
         log = json.loads((folder / "log.json").read_text())
@@ -46,7 +46,7 @@ def test_two_processes_trained_each_model_of_the_published_part(paper):
 
 def test_tables_fill_and_what_was_not_run_says_why(paper):
     measured = pd.read_csv(paper / "tables" / "09_measured.csv")
-    runs = replication.runs(resolve("rehearse-paper"))
+    runs = replication_rows.runs(resolve("rehearse-paper"))
     judged = measured[measured["table"].isin(["LongBench-Chat", "MT-Bench"])]
     assert set(judged["measured"]) == {70.0} and len(judged) == 2 * len(runs)
     shown = {"Needle", "RULER", *(f"LongBench {group}" for group in evaluation.longbench.GROUPS)}

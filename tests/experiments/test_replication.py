@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from scipy import stats
 from scoring_command import write_data
 
 from gateau_lib.evaluation import longbench, suite
-from gateau_lib.experiments import findings, replication, replication_tables
+from gateau_lib.experiments import findings, replication, replication_rows, replication_tables
 from gateau_lib.methods import gateau, hmg
 from gateau_lib.models.loading import SHIPPED
 from gateau_lib.study.errors import DataError
@@ -32,22 +33,22 @@ def scores() -> pd.DataFrame:
     return pd.concat([table.assign(error=None), pd.DataFrame([unscored])], ignore_index=True)
 
 
-def run_of(row: str, share: float | None = None, alpha: float = 0.8) -> replication.Run:
-    return replication.Run("real-world", row, share, 100, alpha)
+def run_of(row: str, share: float | None = None, alpha: float = 0.8) -> replication_rows.Run:
+    return replication_rows.Run("real-world", row, share, 100, alpha)
 
 
 def test_paper_has_every_row_that_the_paper_reports_or_says_why_not():
-    runs = replication.runs(resolve("paper"))
+    runs = replication_rows.runs(resolve("paper"))
     rows = {(r.setting, r.row) for r in runs}
     reported = findings.reported()
     lacking = {(s, r) for s, r in zip(reported["setting"], reported["row"], strict=True)} - rows
-    assert {row for _, row in lacking} == set(replication.NOT_REBUILT)
+    assert {row for _, row in lacking} == set(replication_rows.NOT_REBUILT)
     shares = {round(100 * r.share) for r in runs if r.row == "GATEAU"}
     assert shares == set(reported.query("row == 'GATEAU'")["share"])
     assert {(r.setting, r.short, r.alpha) for r in runs} == {("real-world", 100_000, 0.8), ("limited", 10_000, 0.7)}
     assert len({r.name for r in runs}) == len(runs)
-    assert replication.runs(resolve("cpu")) == []
-    own = {run.setting for run in replication.runs(resolve("gpu+granite-2b"))}
+    assert replication_rows.runs(resolve("cpu")) == []
+    own = {run.setting for run in replication_rows.runs(resolve("gpu+granite-2b"))}
     assert own == {"2,000 short, 1,000 long"}, "other sizes must not stand under the paper's name"
 
 
@@ -60,7 +61,8 @@ def test_selections_by_the_definitions(scores):
         return [ids[i] for i in sorted(range(N), key=lambda i: (-values[i], ids[i]))[:k]]
 
     hmp = hmg.homologous_models_perplexity(short, long)
-    chosen = {row: replication.selected(run_of(row, 0.3), scores, 0) for row in (*replication.CHOOSERS, *replication.ABLATIONS)}
+    rows = (*replication_rows.CHOOSERS, *replication_rows.ABLATIONS)
+    chosen = {row: replication_rows.selected(run_of(row, 0.3), scores, 0) for row in rows}
     assert chosen["Perplexity Guidance"] == top(long, 12)
     assert chosen["HMG only"] == top(hmp, 12) and chosen["CAM only"] == top(cam, 12)
     assert chosen["GATEAU"] == top(0.8 * hmp + 0.2 * cam, 12)
@@ -69,9 +71,9 @@ def test_selections_by_the_definitions(scores):
     assert chosen["without extended window"] == top(0.8 * raw + 0.2 * cam, 12)
     assert chosen["GATEAU by ranks"] == top(gateau.combine(hmp, cam, "rank", 0.8), 12)
     assert good.set_index("id").loc[chosen["Cherry"], "ifd"].max() <= 1
-    assert len(chosen["Random"]) == 12 and chosen["Random"] == replication.selected(run_of("Random", 0.3), scores, 0)
-    assert replication.selected(run_of("Full"), scores, 0) == sorted(ids)
-    assert replication.selected(run_of("without long SFT"), scores, 0) == []
+    assert len(chosen["Random"]) == 12 and chosen["Random"] == replication_rows.selected(run_of("Random", 0.3), scores, 0)
+    assert replication_rows.selected(run_of("Full"), scores, 0) == sorted(ids)
+    assert replication_rows.selected(run_of("without long SFT"), scores, 0) == []
     assert all("bad" not in each for each in chosen.values())
 
 
@@ -95,7 +97,7 @@ def test_both_readings_of_the_short_model_are_scored(tmp_path, monkeypatch):
 
 def test_nothing_scored_is_an_error_with_the_first_reason(scores):
     with pytest.raises(DataError, match="none of the 1 long samples could be scored; the first says: line 41"):
-        replication.selected(run_of("GATEAU", 0.3), scores[scores["id"] == "bad"], 0)
+        replication_rows.selected(run_of("GATEAU", 0.3), scores[scores["id"] == "bad"], 0)
 
 
 # Tables ------------------------------------------------------------------------------------------------------------------
@@ -143,7 +145,8 @@ def test_no_number_is_lost_beside_the_reported_ones():
     assert len(both) == len(reported) + 1  # the random row is not the paper's
     place = both.query("table == 'LongBench-Chat' and setting == 'real-world' and row == 'GATEAU' and share == 50").iloc[0]
     assert place["reported"] == 56.8 and place["measured"] == 50 and place["over_full"] == 0
-    gain = replication_tables.gains(both).query("table == 'LongBench-Chat' and setting == 'limited' and row == 'GATEAU' and share == 50")
+    gain = replication_tables.gains(both)
+    gain = gain.query("table == 'LongBench-Chat' and setting == 'limited' and row == 'GATEAU' and share == 50")
     assert gain["reported"].item() == pytest.approx(59.0 - 50.8)
     shown = replication_tables.shown(both, ["LongBench-Chat"]).data
     assert "56.8 / 50.0 [-77.1, 177.1]" in shown and "| Random |" in shown and "50.8 / –" in shown
@@ -155,9 +158,9 @@ def test_what_is_not_run_has_a_reason(tmp_path, monkeypatch):
     paper = Study(resolve("paper"), 0, tmp_path)
     lacking = [suite.NotRun("mt-bench", "no judge was named")]
     monkeypatch.setattr(replication, "shortfalls", lambda study: [("10 of 100 short samples", "the data set has no more")])
-    why = replication_tables.not_run(paper, replication.runs(paper.profile), lacking).set_index("what")["why"]
+    why = replication_tables.not_run(paper, replication_rows.runs(paper.profile), lacking).set_index("what")["why"]
     assert why["mt-bench"] == "no judge was named" and "10 of 100 short samples" in why
-    assert set(replication.NOT_REBUILT) <= {name[5:-1] for name in why.index}
+    assert set(replication_rows.NOT_REBUILT) <= {name[5:-1] for name in why.index}
 
 
 def test_profiles_that_left_results_are_listed_with_their_machine(tmp_path, monkeypatch):
@@ -183,7 +186,7 @@ def test_measured_numbers_of_every_recorded_profile_are_shown_and_no_rehearsal_s
     monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path))
     assert replication_tables.last_measured().empty
     for name in ("paper", "gpu+granite-2b", "rehearse-paper", "paper-seed1"):
-        runs = replication.runs(resolve(name.removesuffix("-seed1")))[:3]
+        runs = replication_rows.runs(resolve(name.removesuffix("-seed1")))[:3]
         (tmp_path / name / "tables").mkdir(parents=True)
         replication_tables.measured(rows_of({runs[2].name: {"chat": [1.0, 3.0]}}, "mt-bench"), runs).to_csv(
             tmp_path / name / "tables" / "09_measured.csv", index=False

@@ -35,7 +35,7 @@ def study(tmp_path, monkeypatch):
 
 @pytest.fixture
 def inputs(study, tmp_path, saved_pair):
-    """Corpus folder and pair; pool samples 0..9, of which selector k has chosen the first four, `full` all."""
+    """Corpus folder and pair; pool samples 0..9, of which every selector has chosen four, `full` all."""
     data = tmp_path / "data"
     for n in range(2):
         short = [Sample(f"short-{n}-{i}", "word " * (4 + i), "What?", "This.") for i in range(6)]
@@ -48,7 +48,9 @@ def inputs(study, tmp_path, saved_pair):
     return data, saved_pair[0].parent
 
 
-@pytest.mark.parametrize("family", ["llama", "phi", "gemma3"])  # a head turned whole; by half; one base a kind of layer
+@pytest.mark.parametrize(
+    "family", ["llama", "phi", "gemma3"]
+)  # a head turned whole; by half; one base a kind of layer
 def test_the_stretched_base_is_the_one_hmg_reads_with(study, tmp_path, family):
     families.build(family).save_pretrained(tmp_path / "short")
     bases = {job.rope_theta for job in tuning_runs.skip_jobs(study, tmp_path, tmp_path)}
@@ -109,7 +111,9 @@ def test_the_stretched_model_is_built_on_the_cpu_in_the_profile_s_dtype(study, s
         folder = tuning_runs.stretched(study, saved_pair[0].parent)
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
     model, _ = loading.load(folder)
-    assert rope.window(model) == 512 and rope.rope_theta(model) == tuning_runs._stretched_theta(study, saved_pair[0].parent)
+    assert rope.window(model) == 512 and rope.rope_theta(model) == tuning_runs._stretched_theta(
+        study, saved_pair[0].parent
+    )
 
 
 def rows(method, seeds, **columns):
@@ -128,10 +132,15 @@ def test_untrained_models_count_for_every_seed():
 
 def evaluation(methods, sets, seed=0):
     rng = np.random.default_rng(seed)
-    items = [(f"{s}-{i}", s, kind) for s in sets for i, kind in enumerate(("single", "multi_hop", "aggregate", "single"))]
+    items = [
+        (f"{s}-{i}", s, kind)
+        for s in sets
+        for i, kind in enumerate(("single", "multi_hop", "aggregate", "single"))
+    ]
     measures = ("token_accuracy", "exact_match", "f1")
     return pd.DataFrame(
-        {"method": m, "seed": n, "id": i, "set": s, "kind": kind, **dict(zip(measures, rng.random(3), strict=True))}
+        {"method": m, "seed": n, "id": i, "set": s, "kind": kind}
+        | dict(zip(measures, rng.random(3), strict=True))
         for m in methods for n in range(3) for i, s, kind in items
     )  # fmt: skip
 
@@ -142,14 +151,22 @@ def test_metrics_rows_are_those_the_ledger_declares():
     table = evaluation(methods, ["long", "short"])
     found = outcomes.selection_metrics(table)
     have = {(r["metric"], r["method"], r["condition"]) for r in found}
-    assert {(metric, method, "equal_tokens") for metric in block[0]["metrics"] for method in block[0]["methods"]} <= have
-    assert ("long_accuracy", "full", "equal_epochs") in have and not any(m == tuning_runs.EQUAL_EPOCHS for _, m, _ in have)
-    wanted = table[(table["method"] == "cam") & (table["seed"] == 1) & (table["set"] == "long")]["token_accuracy"].mean()
+    assert {
+        (metric, method, "equal_tokens") for metric in block[0]["metrics"] for method in block[0]["methods"]
+    } <= have
+    assert ("long_accuracy", "full", "equal_epochs") in have and not any(
+        m == tuning_runs.EQUAL_EPOCHS for _, m, _ in have
+    )
+    wanted = table[(table["method"] == "cam") & (table["seed"] == 1) & (table["set"] == "long")][
+        "token_accuracy"
+    ].mean()
     (row,) = (r for r in found if (r["metric"], r["method"], r["seed"]) == ("long_accuracy", "cam", 1))
     assert np.isclose(row["value"], wanted) and row["n"] == 4
 
     skipping = evaluation(["theta_a_stretched", "base", *tuning_runs.STRATEGIES], ["needle", "short"])
-    cells = pd.DataFrame({"id": [f"needle-{i}" for i in range(4)], "length": [64, 64, 128, 128], "depth": [0.0, 1.0] * 2})
+    cells = pd.DataFrame(
+        {"id": [f"needle-{i}" for i in range(4)], "length": [64, 64, 128, 128], "depth": [0.0, 1.0] * 2}
+    )
     have = {(r["metric"], r["method"], r["condition"]) for r in outcomes.skip_metrics(skipping, cells)}
     expected = {("long_accuracy", m, length) for m in block[1]["methods"] for length in ("64", "128")}
     assert have == expected | {("short_accuracy", m, "short_tasks") for m in block[2]["methods"]}
@@ -159,21 +176,33 @@ def test_metrics_rows_are_those_the_ledger_declares():
 
 def test_differences_are_paired_by_seed():
     values = {"a": [0.5, 0.7, 0.6], "b": [0.4, 0.5, 0.5]}
-    table = outcomes.against([{"method": m, "seed": n, "value": v} for m, vs in values.items() for n, v in enumerate(vs)], "b")
-    assert np.allclose(table.loc["a", ["difference", "low", "high"]].astype(float), t_interval([0.1, 0.2, 0.1]))
+    table = outcomes.against(
+        [{"method": m, "seed": n, "value": v} for m, vs in values.items() for n, v in enumerate(vs)], "b"
+    )
+    assert np.allclose(
+        table.loc["a", ["difference", "low", "high"]].astype(float), t_interval([0.1, 0.2, 0.1])
+    )
     assert table.index[0] == "a" and table.loc["b", "difference"] == 0
 
 
 def test_figures_draw():
-    figure = training_figures.positions({"normal": range(9), "skip_all": [0, 1, 2, 9, 10, 11, 20, 21, 22]}, 6, 8, 24)
+    figure = training_figures.positions(
+        {"normal": range(9), "skip_all": [0, 1, 2, 9, 10, 11, 20, 21, 22]}, 6, 8, 24
+    )
     assert len(figure.axes) == 1
     assert len(training_figures.reach({"a": np.tri(4), "b": np.tri(4)}, [2]).axes) == 2
     assert len(training_figures.padding({"a": [(3, 1)], "b": [(4, 0)]}).axes) == 2
     grid = pd.DataFrame([[0.1, 0.9]], index=[0.5], columns=[64, 128])
-    assert len(training_figures.needle_maps(dict.fromkeys("abcd", grid)).axes) == 7  # two lines of three, and the colour bar
-    table = pd.DataFrame({"value": [0.5], "difference": [0.1], "low": [np.nan], "high": [np.nan]}, index=["a"])
+    assert (
+        len(training_figures.needle_maps(dict.fromkeys("abcd", grid)).axes) == 7
+    )  # two lines of three, and the colour bar
+    table = pd.DataFrame(
+        {"value": [0.5], "difference": [0.1], "low": [np.nan], "high": [np.nan]}, index=["a"]
+    )
     assert len(training_figures.differences(table, "a", "x").axes) == 1
-    losses = pd.DataFrame({"method": "a", "seed": [0, 1, 2] * 2, "length": [64] * 3 + [128] * 3, "nll": [1, 2, 3, 1, 1, 2]})
+    losses = pd.DataFrame(
+        {"method": "a", "seed": [0, 1, 2] * 2, "length": [64] * 3 + [128] * 3, "nll": [1, 2, 3, 1, 1, 2]}
+    )
     assert len(training_figures.perplexity_lines(losses).axes) == 1
 
 
@@ -183,6 +212,12 @@ def test_perplexities_read_every_model_at_every_length(study, saved_pair, monkey
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(saved_pair[0])
-    models = [outcomes.untrained("base", saved_pair[1]), outcomes.Model("skip-pose-0", saved_pair[0], "pose", 0)]
+    models = [
+        outcomes.untrained("base", saved_pair[1]),
+        outcomes.Model("skip-pose-0", saved_pair[0], "pose", 0),
+    ]
     table = outcomes.perplexities(study, models, tokenizer)
-    assert len(table) == 2 * 2 * (study.profile.pool_seeds + 1) and torch.isfinite(torch.tensor(table["nll"].to_numpy())).all()
+    assert (
+        len(table) == 2 * 2 * (study.profile.pool_seeds + 1)
+        and torch.isfinite(torch.tensor(table["nll"].to_numpy())).all()
+    )

@@ -27,7 +27,11 @@ def reference_loss(model: LlamaForCausalLM, rows: list[Row], by_sample: bool = F
         mask = torch.where(torch.block_diag(*blocks).tril() == 1, 0.0, float("-inf"))[None, None]
         ids, positions = torch.tensor([row.input_ids]), torch.tensor([row.position_ids])
         logits = model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False).logits[0]
-        nll = [(i, -torch.log_softmax(logits[i - 1], -1)[label]) for i, label in enumerate(row.labels) if label != IGNORED]
+        nll = [
+            (i, -torch.log_softmax(logits[i - 1], -1)[label])
+            for i, label in enumerate(row.labels)
+            if label != IGNORED
+        ]
         every += [loss for _, loss in nll]
         for begin, end in zip(bounds, bounds[1:], strict=False):
             means.append(torch.stack([loss for i, loss in nll if begin <= i < end]).mean())

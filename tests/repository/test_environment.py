@@ -17,7 +17,10 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PROJECT, LOCKED = SETTINGS["project"], SETTINGS["tool"]["pip-tools"]["extra"]  # the extra ray is for clusters, not in the lock
+PROJECT, LOCKED = (
+    SETTINGS["project"],
+    SETTINGS["tool"]["pip-tools"]["extra"],
+)  # the extra ray is for clusters, not in the lock
 LOCK = (ROOT / "requirements.lock").read_text()
 PINS = {canonicalize_name(n): v for n, v in re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", LOCK, flags=re.M)}
 # papermill lists it for Python 3.12 alone and never imports it.
@@ -35,7 +38,9 @@ def test_lock_pins_everything_that_is_listed():
         name = canonicalize_name(wanted.name)
         if name != "torch":
             assert name in PINS, f"{name} is in pyproject.toml but not in requirements.lock: run make lock"
-            assert wanted.specifier.contains(PINS[name]), f"{name}=={PINS[name]} does not fit {wanted}: run make lock"
+            assert wanted.specifier.contains(PINS[name]), (
+                f"{name}=={PINS[name]} does not fit {wanted}: run make lock"
+            )
 
 
 def test_lock_leaves_out_what_depends_on_the_machine():
@@ -47,8 +52,19 @@ def test_lock_leaves_out_what_depends_on_the_machine():
 
 def test_lock_is_hashed_and_names_no_place():
     blocks = re.split(r"\n(?=\S+==)", LOCK)[1:]
-    assert len(blocks) == len(PINS) and all(re.search(r"--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
-    for place in ("://", "--index", "--extra-index", "--find-links", "--trusted-host", " @ ", "/opt", str(Path.home()) + "/"):
+    assert len(blocks) == len(PINS) and all(
+        re.search(r"--hash=sha256:[0-9a-f]{64}", block) for block in blocks
+    )
+    for place in (
+        "://",
+        "--index",
+        "--extra-index",
+        "--find-links",
+        "--trusted-host",
+        " @ ",
+        "/opt",
+        str(Path.home()) + "/",
+    ):
         assert place not in LOCK, place
 
 
@@ -87,13 +103,21 @@ def test_package_data_is_declared():
 
 
 def make(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CONDA_PREFIX", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, env=kept | environment, timeout=60)
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("VIRTUAL_ENV", "CONDA_PREFIX", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }
+    return subprocess.run(
+        ["make", *words], cwd=ROOT, capture_output=True, text=True, env=kept | environment, timeout=60
+    )
 
 
 def test_help_names_every_target():
     said = make().stdout
-    for target in "reproduce test smoke cpu gpu paper status select env site readme verify lab bench clean".split():
+    for (
+        target
+    ) in "reproduce test smoke cpu gpu paper status select env site readme verify lab bench clean".split():
         assert re.search(rf"^  ([a-z ]* )?{target}\b", said, flags=re.M), target
 
 
@@ -106,7 +130,10 @@ def test_targets_use_the_active_environment_else_a_local_one():
 def test_no_suitable_python_is_one_clear_line(tmp_path):
     done = make("env", VIRTUAL_ENV=str(tmp_path / "new"), PYTHON=str(tmp_path / "python9"))
     assert done.returncode != 0
-    assert "error: no Python 3.11 or newer on PATH; install one, or name it: make env PYTHON=/path/to/python3" in done.stderr
+    assert (
+        "error: no Python 3.11 or newer on PATH; install one, or name it: make env PYTHON=/path/to/python3"
+        in done.stderr
+    )
     old = tmp_path / "old" / "bin" / "python"
     old.parent.mkdir(parents=True)
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.9.1" || exit 1\n')
@@ -124,6 +151,12 @@ def test_select_without_data_is_one_clear_line():
 
 def test_every_variable_that_the_library_reads_is_in_the_table():
     sources = [*(ROOT / "gateau_lib").rglob("*.py"), *(ROOT / "scripts").glob("*"), ROOT / "Makefile"]
-    read = {name for path in sources for name in re.findall(r"\bGATEAU_[A-Z_]+\b", path.read_text(encoding="utf-8"))}
-    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "environment.md").read_text(encoding="utf-8"), flags=re.M)
+    read = {
+        name
+        for path in sources
+        for name in re.findall(r"\bGATEAU_[A-Z_]+\b", path.read_text(encoding="utf-8"))
+    }
+    rows = re.findall(
+        r"^\| `(\w+)` \|", (ROOT / "docs" / "environment.md").read_text(encoding="utf-8"), flags=re.M
+    )
     assert sorted(rows) == sorted(read)

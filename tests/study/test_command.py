@@ -1,4 +1,4 @@
-"""How commands end, and what they say: one line for what the user can mend, a traceback for what he cannot."""
+"""How commands end: one line for what the user can mend, a traceback for what he cannot."""
 
 from __future__ import annotations
 
@@ -119,6 +119,6 @@ def test_who_uses_the_library_decides_what_is_shown(caplog, capsys):
 
 def test_without_any_set_up_lines_and_warnings_are_seen():
     """As in a notebook, or in a process that a notebook starts."""
-    code = "import logging; from gateau_lib.study.progress import say, log; say('half done'); log.warning('damaged')"
+    code = "from gateau_lib.study.progress import say, log; say('half done'); log.warning('damaged')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "half done\ndamaged\n"

@@ -48,7 +48,10 @@ def test_parquet_that_fails_without_a_word(tmp_path, monkeypatch, capsys):
     assert score.main([str(tmp_path / "d.parquet"), "--out", str(tmp_path / "s.parquet")]) == 2
     assert "d.parquet: not a Parquet file (ArrowInvalid)" in one_line(capsys)
     data = longalign.write_samples([samples.Sample("a", "", "Why?", "So.")], tmp_path / "d.jsonl")
-    assert select.main([str(tmp_path / "d.parquet"), "--data", str(data), "--out", str(tmp_path / "o.jsonl")]) == 2
+    assert (
+        select.main([str(tmp_path / "d.parquet"), "--data", str(data), "--out", str(tmp_path / "o.jsonl")])
+        == 2
+    )
     assert "d.parquet: not a Parquet file (ArrowInvalid)" in one_line(capsys)
 
 

@@ -25,7 +25,10 @@ from gateau_lib.training import recipe
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with the same two records as d.parquet, as d.jsonl, and in places that outputs are named after."""
     monkeypatch.chdir(tmp_path)
-    records = [to_record(Sample(name, "A key lies under the mill.", "Where is it?", "Under the mill.")) for name in "ab"]
+    records = [
+        to_record(Sample(name, "A key lies under the mill.", "Where is it?", "Under the mill."))
+        for name in "ab"
+    ]
     pq.write_table(pa.Table.from_pylist(records), "d.parquet")
     Path("d.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     shutil.copy("d.jsonl", "s.manifest.json")
@@ -83,7 +86,9 @@ def test_scores_never_replace_data_or_wait_for_a_folder(here, capsys, monkeypatc
 
 def test_a_link_that_leads_nowhere_is_no_input(here, capsys):
     """What stands there is replaced, as any older file of that name is."""
-    assert score.main(["d.jsonl", "--out", "loop.parquet", "--methods", "perplexity", "--max-length", "64"]) == 0
+    assert (
+        score.main(["d.jsonl", "--out", "loop.parquet", "--methods", "perplexity", "--max-length", "64"]) == 0
+    )
     assert len(pq.read_table("loop.parquet")) == 2 and not Path("loop.parquet").is_symlink()
 
 
@@ -94,7 +99,11 @@ def test_a_link_that_leads_nowhere_is_no_input(here, capsys):
         ("scores.parquet", [], "this is an input"),
         ("link.jsonl", [], "this is an input"),
         ("hard.jsonl", [], "this is an input"),
-        ("data", ["--data", "data.dropped.jsonl", "--dedup", "0.8"], "data.dropped.jsonl beside it is an input"),
+        (
+            "data",
+            ["--data", "data.dropped.jsonl", "--dedup", "0.8"],
+            "data.dropped.jsonl beside it is an input",
+        ),
         ("folder.jsonl", [], "--out folder.jsonl: this is a folder; give the name of a file"),
         ("r.jsonl", [], "r.report.html beside it is a folder"),
     ],
@@ -107,7 +116,9 @@ def test_a_selection_never_replaces_what_it_is_made_from(tmp_path, capsys, monke
     os.link("data.jsonl", "hard.jsonl")
     for name in ("folder.jsonl", "r.report.html"):
         Path(name).mkdir()
-    assert says in refused(select.main, ["scores.parquet", "--data", "data.jsonl", "--out", out, *more], tmp_path, capsys)
+    assert says in refused(
+        select.main, ["scores.parquet", "--data", "data.jsonl", "--out", out, *more], tmp_path, capsys
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,7 +145,9 @@ def test_made_samples_never_replace_documents(tmp_path, capsys, monkeypatch, doc
     Path("documents/away.jsonl").symlink_to("../elsewhere.jsonl")
     Path("inside").symlink_to("documents")
     with serve(lambda body: "1: What stands by the river?") as server:
-        assert says in refused(synthesis.main, [documents, "--model", server.spec, "--out", out], tmp_path, capsys)
+        assert says in refused(
+            synthesis.main, [documents, "--model", server.spec, "--out", out], tmp_path, capsys
+        )
         assert not server.bodies
 
 
@@ -142,7 +155,9 @@ def test_made_samples_never_replace_documents(tmp_path, capsys, monkeypatch, doc
 def run_of_saved(saved_pair, tmp_path) -> Path:
     """A training run as JSON, of a copy of the long model."""
     shutil.copytree(saved_pair[1], tmp_path / "base")
-    data = write_samples([Sample("a", "A key lies under the mill.", "Where is it?", "Under the mill.")], tmp_path / "d.jsonl")
+    data = write_samples(
+        [Sample("a", "A key lies under the mill.", "Where is it?", "Under the mill.")], tmp_path / "d.jsonl"
+    )
     job = recipe.FineTune("run", tmp_path / "base", (data,), 256, 1e-3, seed=0, length=recipe.ByEpochs(1, 1))
     (tmp_path / "job.json").write_text(recipe.to_json(job))
     (tmp_path / "link").symlink_to("base")

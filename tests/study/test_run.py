@@ -40,7 +40,9 @@ print(len(frame))
 def write(folder: Path, name: str, *cells: str, prose: str = "# Title", parameters: str = PARAMETERS) -> Path:
     spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     declared = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
-    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": spec}, cells=[nbformat.v4.new_markdown_cell(prose), declared])
+    notebook = nbformat.v4.new_notebook(
+        metadata={"kernelspec": spec}, cells=[nbformat.v4.new_markdown_cell(prose), declared]
+    )
     notebook.cells += [nbformat.v4.new_code_cell(cell.strip()) for cell in cells]
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"c{number}"
@@ -110,7 +112,10 @@ def test_cold_warm_edit_and_early_cut_off(folder, capsys):
     # Other code, same result: the second notebook does not run.
     write(folder, "01_one", FIRST.format(work="value = 0.5 + 0.5"))
     said = go(capsys, "--status")[1]
-    assert "stale  the notebook's code changed" in said and "waits  runs only if 01_one leaves something else" in said
+    assert (
+        "stale  the notebook's code changed" in said
+        and "waits  runs only if 01_one leaves something else" in said
+    )
     assert "1 of 2 notebooks ran" in go(capsys)[1]
 
     # Another result: it does, and says why.
@@ -128,7 +133,7 @@ def test_saved_copy_is_clean(done, capsys):
     text = (root(done) / "notebooks" / "01_one.ipynb").read_text()
     copy = json.loads(text)
     nbformat.validate(nbformat.from_dict(copy))
-    for private in (str(done.parent), f"{Path.home()}/", "papermill", "stderr\"", "duration", "gateau-"):
+    for private in (str(done.parent), f"{Path.home()}/", "papermill", 'stderr"', "duration", "gateau-"):
         assert private not in text, private
     printed = "".join(copy["cells"][-1]["outputs"][0]["text"])
     assert printed == "<object object at 0x0> results/smoke\n"
@@ -183,7 +188,9 @@ def test_editing_a_library_function_touches_only_its_users(done, capsys, monkeyp
     text = store_file.read_text()
     store_file.write_text(text.replace("to_csv(index=named", "to_csv(index=bool(named)"))
     said = go(capsys, "--status")[1].splitlines()
-    assert said[1].endswith("fresh") and said[2].endswith("stale  gateau_lib study.evidence.write_table changed")
+    assert said[1].endswith("fresh") and said[2].endswith(
+        "stale  gateau_lib study.evidence.write_table changed"
+    )
 
 
 def test_a_moved_library_function_makes_nothing_stale(done, capsys, monkeypatch, tmp_path):
@@ -192,7 +199,11 @@ def test_a_moved_library_function_makes_nothing_stale(done, capsys, monkeypatch,
     start, end = text.index("def write_table("), text.index("def write_ids(")
     ours = ["evidence import _evidence", "store import Study", "whole_files import atomic_write"]
     imports = "\n".join(
-        ["from pathlib import Path", "import pandas as pd", *(f"from gateau_lib.study.{each}" for each in ours)]
+        [
+            "from pathlib import Path",
+            "import pandas as pd",
+            *(f"from gateau_lib.study.{each}" for each in ours),
+        ]
     )
     moved = imports + "\n" + text[start:end]
     (package / "room").mkdir()
@@ -223,14 +234,20 @@ def test_a_stamp_of_an_earlier_form_is_stale(done, capsys):
         ({"a.f": "1"}, {"b.f": "2"}, ["gateau_lib b.f changed"]),  # moved and edited
         ({"a.f": "1"}, {"b.f": "1", "b.g": "2"}, ["gateau_lib b.g is new"]),  # moved
         ({"a.f": "1", "a.g": "2"}, {"b.f": "1"}, ["gateau_lib a.g is no longer used"]),
-        ({"a.f": "1"}, {"a.f": "1"}, ["names in the code stand for other definitions"]),  # two have changed roles
+        (
+            {"a.f": "1"},
+            {"a.f": "1"},
+            ["names in the code stand for other definitions"],
+        ),  # two have changed roles
     ],
 )
 def test_a_change_of_code_is_explained_by_names(before, now, reasons):
     before, now = ({f"gateau_lib {name}": each for name, each in parts.items()} for parts in (before, now))
     assert staleness.differences(before | {"code": "1"}, now | {"code": "2"}) == reasons
     assert staleness.differences(before | {"code": "1"}, now | {"code": "1"}) == []
-    assert staleness.differences(before | {"code": "1"}, now | {"code": "1", "torch": "2"}) == ["torch is new"]
+    assert staleness.differences(before | {"code": "1"}, now | {"code": "1", "torch": "2"}) == [
+        "torch is new"
+    ]
 
 
 def test_keys_of_code_are_listed(folder, capsys, monkeypatch):
@@ -280,7 +297,9 @@ def test_failure_keeps_the_copy_and_stops(folder, capsys):
     write(folder, "01_one", FIRST.format(work="value = 1.0"), "1 / 0\n", "print('later')")
     code, said = go(capsys)
     last = said.splitlines()[-1]
-    assert code == 1 and last.startswith("error: 01_one.ipynb, cell 4 (1 / 0): ZeroDivisionError: division by zero; the copy is")
+    assert code == 1 and last.startswith(
+        "error: 01_one.ipynb, cell 4 (1 / 0): ZeroDivisionError: division by zero; the copy is"
+    )
     kept = root(folder) / "notebooks"
     assert sorted(p.name for p in kept.iterdir()) == ["01_one.failed.ipynb"]
     assert str(folder.parent) not in (kept / "01_one.failed.ipynb").read_text()
@@ -331,14 +350,20 @@ def test_used_artefacts_are_known_and_missed(folder, capsys):
 def test_a_notebook_that_finds_artefacts_ready_still_tells_its_whole_cost(folder, capsys):
     """The time that building took counts for the first notebook that uses what was built, however often it runs again."""
     use = 'import time; built = store.artefact(study, "slow", lambda f: time.sleep(2), code=[store]); '
-    write(folder, "02_two", f"from gateau_lib.study import store\nstudy = store.open_study(profile, seed)\n{use}")
+    write(
+        folder,
+        "02_two",
+        f"from gateau_lib.study import store\nstudy = store.open_study(profile, seed)\n{use}",
+    )
     write(folder, "01_one", FIRST.format(work=use + "value = 1.0"))
     go(capsys)
     first, second = manifest.read(open_study("smoke"))["notebooks"].values()
     assert first["reused_seconds"] == 0 and first["seconds"] >= 2 and second["reused_seconds"] == 0
 
     recorded = json.loads((root(folder) / "manifest.json").read_text())
-    recorded["notebooks"]["01_one"]["peak_memory_mb"] = 10**6  # building took more memory than reading what was built
+    recorded["notebooks"]["01_one"]["peak_memory_mb"] = (
+        10**6
+    )  # building took more memory than reading what was built
     (root(folder) / "manifest.json").write_text(json.dumps(recorded))
     write(folder, "01_one", FIRST.format(work=use + "value = 2.0"))
     assert "2 of 2" in go(capsys)[1]
@@ -349,7 +374,14 @@ def test_a_notebook_that_finds_artefacts_ready_still_tells_its_whole_cost(folder
 
 @pytest.mark.parametrize(
     ("spans", "seconds"),
-    [([], 0), ([(1, 4)], 3), ([(1, 4), (10, 11)], 4), ([(2, 6), (1, 4)], 5), ([(1, 9), (2, 3)], 8), ([(1, 4), (1, 4)], 3)],
+    [
+        ([], 0),
+        ([(1, 4)], 3),
+        ([(1, 4), (10, 11)], 4),
+        ([(2, 6), (1, 4)], 5),
+        ([(1, 9), (2, 3)], 8),
+        ([(1, 4), (1, 4)], 3),
+    ],
 )
 def test_what_was_built_side_by_side_counts_once(spans, seconds):
     assert record.covered(spans) == seconds
@@ -361,7 +393,10 @@ def test_another_seed_has_a_folder_of_its_own(done, capsys):
     said = go(capsys, "--verify", "--seed", "1")[1]
     assert said == "smoke-seed1: no manifest.json; run make smoke SEED=1 first\n"
     assert "2 of 2 notebooks ran" in go(capsys, "--seed", "1")[1]
-    assert go(capsys, "--verify", "--seed", "1") == (0, "smoke-seed1: every file is the one the manifest lists\n")
+    assert go(capsys, "--verify", "--seed", "1") == (
+        0,
+        "smoke-seed1: every file is the one the manifest lists\n",
+    )
     assert "0 of 2 notebooks ran" in go(capsys, "--seed", "1")[1]
     assert {p: p.read_bytes() for p in root(done).rglob("*") if p.is_file()} == before
     assert "0 of 2 notebooks ran" in go(capsys)[1] and go(capsys, "--verify")[0] == 0
@@ -388,7 +423,11 @@ def test_manifest_tells_what_made_the_files(folder, capsys):
     content = json.loads((root(folder).with_name("smoke-seed4") / "manifest.json").read_text())
     assert content["seeds"] == [4] and content["machine"]["device"] == "cpu" and content["versions"]["torch"]
     entry = content["notebooks"]["01_one"]
-    assert entry["seconds"] > 0 and entry["peak_memory_mb"] > 20 and entry["parameters"] == {"profile": "smoke", "seed": 4}
+    assert (
+        entry["seconds"] > 0
+        and entry["peak_memory_mb"] > 20
+        and entry["parameters"] == {"profile": "smoke", "seed": 4}
+    )
     assert sorted(entry["files"]) == ["metrics/01_m.json", "notebooks/01_one.ipynb"]
     assert {"commit", "dirty"} <= set(entry)
 
@@ -401,14 +440,20 @@ def test_two_runs_at_once_are_refused(folder, capsys):
 
 def test_warm_run_is_fast_and_imports_nothing_heavy(done, capsys):
     code = "import sys; from gateau_lib import run; run.main(['smoke']); print({'torch', 'papermill'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=10, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=10, check=True
+    )
     assert "0 of 2 notebooks ran" in done.stderr and done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("moment", ["[1/2] 01_one", "the cell runs"])
 def test_ctrl_c_is_one_line(folder, moment):
     """As a terminal sends it, to all processes of the run: while the kernel starts, and while a cell runs."""
-    write(folder, "01_one", "import sys, time\nprint('the cell runs', file=sys.stderr, flush=True)\ntime.sleep(60)")
+    write(
+        folder,
+        "01_one",
+        "import sys, time\nprint('the cell runs', file=sys.stderr, flush=True)\ntime.sleep(60)",
+    )
     with subprocess.Popen(
         [sys.executable, "-m", "gateau_lib.run", "smoke"],
         stderr=subprocess.PIPE,

@@ -73,7 +73,15 @@ def test_another_seed_takes_the_commits_that_the_profile_has_pinned(tmp_path, mo
 def test_git_ignores_the_folders_of_other_seeds_and_sizes():
     if not (code_hash.PACKAGE.parent / ".git").exists():
         pytest.skip("not a git checkout")
-    names = ["cpu-seed50", "cpu-custom-0a1b2c", "cpu-seed50-custom-0a1b2c", "gpu+PAIR-seed1", "cpu", "gpu+PAIR", "paper"]
+    names = [
+        "cpu-seed50",
+        "cpu-custom-0a1b2c",
+        "cpu-seed50-custom-0a1b2c",
+        "gpu+PAIR-seed1",
+        "cpu",
+        "gpu+PAIR",
+        "paper",
+    ]
     asked = [f"results/{name}/metrics/01_new.json" for name in names]
     command = ["git", "check-ignore", *asked]
     done = subprocess.run(command, cwd=code_hash.PACKAGE.parent, capture_output=True, text=True, check=False)
@@ -89,7 +97,10 @@ def test_artefact_is_built_once_for_each_content(study, monkeypatch, tmp_path):
         (folder / "x").write_text("1")
 
     first = store.artefact(study, "demo", build, code=[samples], size=1, stages=((1, 2), (3, 4)))
-    assert store.artefact(study, "demo", build, code=[samples], stages=[[1, 2], [3, 4]], size=np.int64(1)) == first
+    assert (
+        store.artefact(study, "demo", build, code=[samples], stages=[[1, 2], [3, 4]], size=np.int64(1))
+        == first
+    )
     assert len(calls) == 1 and (first / "x").read_text() == "1"
     assert store.artefact(study, "demo", build, code=[samples], size=2, stages=()) != first
     assert (tmp_path / "log").read_text().splitlines()[:2] == [first.name, first.name]
@@ -119,7 +130,9 @@ def test_profile_as_input_counts_by_value(study):
     build = lambda folder: None  # noqa: E731
     folder = store.artefact(study, "p", build, code=[samples], profile=study.profile)
     assert folder == store.artefact(study, "p", build, code=[samples], profile=replace(study.profile))
-    assert folder != store.artefact(study, "p", build, code=[samples], profile=replace(study.profile, layers=9))
+    assert folder != store.artefact(
+        study, "p", build, code=[samples], profile=replace(study.profile, layers=9)
+    )
 
 
 def test_a_crash_leaves_nothing_that_looks_finished(study):
@@ -162,7 +175,11 @@ def test_metrics_are_sorted_finite_and_unique(study):
     evidence.write_metrics(study, "03_scores", rows[::-1])
     assert path.read_bytes() == before
     frame = evidence.read_metrics(study)
-    assert list(frame.method) == ["a", "a", "b", "b"] and set(frame.notebook) == {"03_scores"} and frame.value.eq(0.25).all()
+    assert (
+        list(frame.method) == ["a", "a", "b", "b"]
+        and set(frame.notebook) == {"03_scores"}
+        and frame.value.eq(0.25).all()
+    )
     for bad, message in (
         ([row(value=float("nan"))], "is nan"),
         ([row(value=float("inf"))], "is inf"),
@@ -191,7 +208,7 @@ def test_atomic_write_replaces(tmp_path_factory, one, two):
     assert [each.name for each in path.parent.iterdir()] == ["file"]
 
 
-# Progress ----------------------------------------------------------------------------------------------------------------
+# Progress ---------------------------------------------------------------------------------------------------
 
 
 def test_progress_is_silent_when_short_and_sparse_when_long(monkeypatch, capsys):

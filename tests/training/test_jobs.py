@@ -1,4 +1,4 @@
-"""A run that is written to a file, trained apart and taken back is the one that the study would have trained."""
+"""A run that is written to a file, trained apart and taken back is the study's own."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ def study(tmp_path, monkeypatch):
 
 @pytest.fixture
 def job(study, saved_pair):
-    samples = [Sample(f"s{n}", "Alice lives in Rome. " * n, "Where does she live?", "In Rome.") for n in range(1, 5)]
+    samples = [
+        Sample(f"s{n}", "Alice lives in Rome. " * n, "Where does she live?", "In Rome.") for n in range(1, 5)
+    ]
     path = study.cache / "few.jsonl"
     write_samples(samples, path)
-    return recipe.FineTune("skip-normal-0", saved_pair[1], (path,), 256, 1e-3, seed=0, length=recipe.ByEpochs(1, 2))
+    return recipe.FineTune(
+        "skip-normal-0", saved_pair[1], (path,), 256, 1e-3, seed=0, length=recipe.ByEpochs(1, 2)
+    )
 
 
 def test_a_run_trained_apart_is_taken_for_the_study_s_own(study, job, tmp_path, monkeypatch, capsys):
@@ -50,9 +54,14 @@ def test_another_run_is_refused_and_both_are_named(study, job, tmp_path, monkeyp
     monkeypatch.setattr(jobs, "find_run", lambda *_: other)
     assert jobs.main(["smoke", job.name, "--trained", str(tmp_path / "apart")]) == 2
     said = capsys.readouterr().err
-    assert re.search(r"apart: holds run other-[0-9a-f]{12}, not skip-normal-0-[0-9a-f]{12}", said) and said.count("\n") == 1
+    assert (
+        re.search(r"apart: holds run other-[0-9a-f]{12}, not skip-normal-0-[0-9a-f]{12}", said)
+        and said.count("\n") == 1
+    )
     log = json.loads((tmp_path / "apart" / sft.LOG).read_text())
-    (tmp_path / "apart" / sft.LOG).write_text(json.dumps({"losses": log["losses"]}))  # of a version that did not say
+    (tmp_path / "apart" / sft.LOG).write_text(
+        json.dumps({"losses": log["losses"]})
+    )  # of a version that did not say
     monkeypatch.setattr(jobs, "find_run", lambda *_: job)
     assert jobs.main(["smoke", job.name, "--trained", str(tmp_path / "apart")]) == 2
     (tmp_path / "apart" / sft.LOG).write_text(json.dumps(log))
@@ -79,4 +88,7 @@ def test_runs_are_found_by_name_and_others_named(study, saved_pair, tmp_path, mo
     assert jobs.find_run(study, "skip-pose-0").strategy == "pose"
     assert jobs.main(["smoke", "pose", "--write", str(tmp_path / "job.json")]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: no run 'pose' in profile smoke: choose one of skip-normal-0") and said.count("\n") == 1
+    assert (
+        said.startswith("error: no run 'pose' in profile smoke: choose one of skip-normal-0")
+        and said.count("\n") == 1
+    )

@@ -1,4 +1,4 @@
-"""Training rows put their weight on what the text determines, and a few steps of training run, repeat and leave the pair."""
+"""Rows weigh what the text determines; a few steps of training run, repeat and leave the pair."""
 
 from __future__ import annotations
 
@@ -27,7 +27,14 @@ from gateau_lib.training.pretrain_rows import BACKGROUND_SAMPLE, BACKGROUND_WEIG
 WORDS = build_tokenizer()
 SHAPE = {"hidden_size": 32, "layers": 2, "heads": 4, "rope_theta": 1000.0}
 STAGES = {"short_stages": ((64, 2, 256), (128, 2, 256)), "long_stages": ((256, 2, 512), (512, 1, 512))}
-PAIR = {"short_window": 128, "long_window": 512, "long_rope_factor": 20.0, "question_share": 0.3, **SHAPE, **STAGES}
+PAIR = {
+    "short_window": 128,
+    "long_window": 512,
+    "long_rope_factor": 20.0,
+    "question_share": 0.3,
+    **SHAPE,
+    **STAGES,
+}
 CPU = torch.device("cpu")
 
 
@@ -45,7 +52,7 @@ def small(seed: int = 0) -> LlamaForCausalLM:
     return build_llama(len(WORDS), **SHAPE, window=128, seed=seed).eval()
 
 
-# Rows and their weights --------------------------------------------------------------------------------------------------
+# Rows and their weights -------------------------------------------------------------------------------------
 
 
 def test_rows_have_the_asked_length_and_known_weights():
@@ -94,7 +101,9 @@ def test_an_answer_ends_its_text():
     ended = 0
     for text, ids, weights in rows(RowMaker(WORDS, 3, 1.0)):
         ends = [i for i, token in enumerate(ids) if token == WORDS.eos_token_id]
-        assert all(weights[i] == 1.0 for i in ends) and text.count("?\n\nThe") <= len(ends) + 1, "the last one may be cut"
+        assert all(weights[i] == 1.0 for i in ends) and text.count("?\n\nThe") <= len(ends) + 1, (
+            "the last one may be cut"
+        )
         ended += len(ends)
     assert ended > 20
 
@@ -105,7 +114,9 @@ def test_copied_words_count_from_their_second_time_on():
     for _ in range(20):
         ids, weights = maker.copying(64)
         start = weights.index(1.0) if 1.0 in weights else len(ids)
-        assert all(w == BACKGROUND_WEIGHT for w in weights[1:start]) and all(w == 1.0 for w in weights[start:])
+        assert all(w == BACKGROUND_WEIGHT for w in weights[1:start]) and all(
+            w == 1.0 for w in weights[start:]
+        )
         fitting = [p for p in range(1, start) if all(ids[i] == ids[i - p] for i in range(start, len(ids)))]
         assert fitting
         periods.add(fitting[0])
@@ -118,8 +129,12 @@ def test_far_practice_has_long_periods_and_words_that_occur_twice():
     for _ in range(40):
         ids, weights = maker.copying(512)
         start = weights.index(FAR_COPY_WEIGHT)
-        assert all(w == BACKGROUND_WEIGHT for w in weights[1:start]) and all(w == FAR_COPY_WEIGHT for w in weights[start:])
-        periods.append(next(p for p in range(1, start) if all(ids[i] == ids[i - p] for i in range(start, len(ids)))))
+        assert all(w == BACKGROUND_WEIGHT for w in weights[1:start]) and all(
+            w == FAR_COPY_WEIGHT for w in weights[start:]
+        )
+        periods.append(
+            next(p for p in range(1, start) if all(ids[i] == ids[i - p] for i in range(start, len(ids))))
+        )
         repeated += len(set(ids[1:start])) < start - 1
     assert max(periods) > 100 and repeated > 20
 
@@ -128,8 +143,9 @@ def test_far_documents_recall_what_is_far():
     def median_distance(far):
         found = []
         for text, _, _ in rows(RowMaker(WORDS, 2, 0.0, far), 2048, 12):
-            for match in re.finditer(r"Again, the \w+ of \w+ is ((?:\w+ ){3}\w+)", text):
-                found.append(len(text[text.rfind(match[1], 0, match.start()) : match.start()].split()))
+            places = re.finditer(r"Again, the \w+ of \w+ is ((?:\w+ ){3}\w+)", text)
+            ends = [(text.rfind(match[1], 0, match.start()), match.start()) for match in places]
+            found += [len(text[begin:end].split()) for begin, end in ends]
         return np.median(found)
 
     assert median_distance(True) > 2 * median_distance(False)
@@ -138,7 +154,11 @@ def test_far_documents_recall_what_is_far():
 def test_batch_thins_the_background_without_changing_its_mean():
     maker = RowMaker(WORDS, 5, 0.3)
     ids, weights = maker.batch(128, 128 * 64)
-    assert ids.shape == weights.shape == (64, 129) and ids.dtype == torch.int64 and weights.dtype == torch.float32
+    assert (
+        ids.shape == weights.shape == (64, 129)
+        and ids.dtype == torch.int64
+        and weights.dtype == torch.float32
+    )
     levels = np.unique(weights.numpy())
     assert np.allclose(levels, [0.0, BACKGROUND_WEIGHT / BACKGROUND_SAMPLE, 1.0])
     background = weights[:, 1:][weights[:, 1:] != 1.0]
@@ -152,7 +172,7 @@ def test_a_seed_fixes_every_row():
     assert not torch.equal(first[0], other[0])
 
 
-# Loss --------------------------------------------------------------------------------------------------------------------
+# Loss -------------------------------------------------------------------------------------------------------
 
 
 def test_loss_and_recall_equal_a_slow_reference():
@@ -182,7 +202,7 @@ def test_what_has_no_weight_has_no_gradient():
     assert weighted_loss(model, ids, weights).item() == weighted_loss(model, changed, weights).item()
 
 
-# Training ----------------------------------------------------------------------------------------------------------------
+# Training ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("micro_tokens", [1, 64, 150, 10_000])
@@ -202,7 +222,8 @@ def test_a_few_steps_learn_and_log():
     model = small()
     seen: list[int] = []
     log = train(
-        model, WORDS, ((64, 12, 512), (128, 8, 512)), seed=0, question_share=0.3, learning_rate=3e-3, log_every=5,
+        model, WORDS, ((64, 12, 512), (128, 8, 512)), seed=0, question_share=0.3, learning_rate=3e-3,
+        log_every=5,
         at_stage_end=lambda stage, _: seen.append(stage),
     )  # fmt: skip
     assert [row["step"] for row in log] == [5, 10, 15, 20] and seen == [0, 1]
@@ -245,7 +266,9 @@ def test_pair_loads_and_differs_as_it_should(built):
     last = load(built / "long_stage1", to=CPU)[0]
     assert all(torch.equal(a, b) for a, b in zip(last.parameters(), long.parameters(), strict=True))
     log = json.loads((built / "training.json").read_text())
-    assert (log["short"][-1]["step"], log["long"][-1]["step"]) == (4, 3) and log["settings"]["question_share"] == 0.3
+    assert (log["short"][-1]["step"], log["long"][-1]["step"]) == (4, 3) and log["settings"][
+        "question_share"
+    ] == 0.3
 
 
 def test_training_the_long_model_leaves_the_short_one_alone(built, tmp_path):
@@ -258,14 +281,21 @@ def test_training_the_long_model_leaves_the_short_one_alone(built, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), short.parameters(), strict=True))
 
 
-# The study's pair --------------------------------------------------------------------------------------------------------
+# The study's pair -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def small_study(tmp_path, monkeypatch):
     monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("GATEAU_DEVICE", "cpu")
-    sizes = {"pool_per_kind": 1, "pool_seeds": 1, "short_pool": 2, "eval_items": 1, "hidden_size": 32, "layers": 1}
+    sizes = {
+        "pool_per_kind": 1,
+        "pool_seeds": 1,
+        "short_pool": 2,
+        "eval_items": 1,
+        "hidden_size": 32,
+        "layers": 1,
+    }
     stages = {"short_stages": ((64, 1, 128),), "long_stages": ((128, 1, 128),)}
     return lambda **more: store.open_study("smoke", 0, **(sizes | stages | more))
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: the Trainer's own batches and losses against slow references, budgets, exact resume, the cached pool."""
+"""Fine-tuning: the Trainer's own batches and losses against slow references, budgets, exact resume."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A file of 12 short samples and a pool of 6 longer ones."""
     folder = tmp_path_factory.mktemp("data")
     short = write_samples([sample(i, i % 3) for i in range(12)], folder / "short.jsonl")
-    return short, write_samples([dataclasses.replace(sample(i, 8 + i), id=f"long{i}") for i in range(6)], folder / "pool.jsonl")
+    return short, write_samples(
+        [dataclasses.replace(sample(i, 8 + i), id=f"long{i}") for i in range(6)], folder / "pool.jsonl"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -53,15 +55,13 @@ def job(saved_pair: tuple[Path, Path], data: tuple[Path, Path]) -> FineTune:
     return FineTune("run", saved_pair[1], (data[0],), **sizes)
 
 
-
-
-
-
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("strategy", ["normal", "skip_all", "skip_outer", "pose", "randpos", "packed"])
 def test_the_trainers_loss_and_gradient_equal_an_explicit_mask(job, tmp_path, strategy, checkpointing):
-    """The trap closed in the training path: the batch comes out of the Trainer's loader, the loss out of its training step."""
-    job = dataclasses.replace(job, strategy=strategy, gradient_checkpointing=checkpointing, reach="full", window=512)
+    """The trap closed: the batch comes out of the Trainer's loader, the loss out of its training step."""
+    job = dataclasses.replace(
+        job, strategy=strategy, gradient_checkpointing=checkpointing, reach="full", window=512
+    )
     batches = encoded_batches(job)
     model, _ = loading.load(job.base)
     twin = eager(model)
@@ -77,7 +77,9 @@ def test_the_trainers_loss_and_gradient_equal_an_explicit_mask(job, tmp_path, st
     trainer.train()
     assert seen["batch"]["attention_mask"] is not None
     if strategy not in ("normal", "packed"):
-        assert (seen["batch"]["position_ids"].diff() != 1).any() and seen["batch"]["position_ids"].max() >= 256
+        assert (seen["batch"]["position_ids"].diff() != 1).any() and seen["batch"][
+            "position_ids"
+        ].max() >= 256
     expected = reference_loss(twin, batches[0])
     torch.testing.assert_close(seen["loss"], expected.detach(), atol=1e-5, rtol=1e-5)
     expected.backward()
@@ -102,7 +104,9 @@ def test_sample_loss_counts_each_sample_once(job, llama, strategy):
     rows = encoded_batches(dataclasses.replace(job, strategy=strategy))[0]
     batch = collate(rows, 0)
     found = response_loss(llama, batch, "sample")
-    torch.testing.assert_close(found, reference_loss(eager(llama), rows, by_sample=True), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        found, reference_loss(eager(llama), rows, by_sample=True), atol=1e-5, rtol=1e-5
+    )
     assert abs(found - response_loss(llama, batch)) > 1e-6
 
 
@@ -127,8 +131,10 @@ def test_plans_spend_the_budget_and_cycle_evenly(lengths, tokens, seed, window):
     counts = [used.count(i) for i in range(len(lengths))]
     assert max(counts) - min(counts) <= 1
     assert all(sum(lengths[i] for row in batch for i in row) <= 150 + 75 + 100 for batch in plan)
-    assert all(sum(lengths[i] for i in row) <= window for batch in plan for row in batch) if window else all(
-        len(row) == 1 for batch in plan for row in batch
+    assert (
+        all(sum(lengths[i] for i in row) <= window for batch in plan for row in batch)
+        if window
+        else all(len(row) == 1 for batch in plan for row in batch)
     )
     assert plan == plan_batches(lengths, tokens, 150, seed, window)
 
@@ -143,11 +149,20 @@ def test_batches_hold_similar_lengths():
 
 
 def test_run_lowers_the_loss_and_leaves_a_loadable_model(job, data, tmp_path):
-    mixed = dataclasses.replace(job, pool=data[1], selected=("long3", "long1"), length=ByTokens(9000, 300), rope_theta=5e4, learning_rate=3e-3)
+    mixed = dataclasses.replace(
+        job,
+        pool=data[1],
+        selected=("long3", "long1"),
+        length=ByTokens(9000, 300),
+        rope_theta=5e4,
+        learning_rate=3e-3,
+    )
     log = fine_tune(mixed, tmp_path / "out")
     assert sum(log["losses"][-5:]) < 0.8 * sum(log["losses"][:5])
     assert log["distinct"] == 14 and log["steps"] == len(log["losses"]) and abs(log["tokens"] - 9000) < 200
-    assert log["tokens"] <= log["padded"] < 1.6 * log["tokens"] and log["epochs"] == round(log["samples"] / 14, 4)
+    assert log["tokens"] <= log["padded"] < 1.6 * log["tokens"] and log["epochs"] == round(
+        log["samples"] / 14, 4
+    )
     model, tokenizer = loading.load(tmp_path / "out")
     assert rope.rope_theta(model) == 50_000.0 and tokenizer.eos_token == "</s>"
     assert log == training_log(tmp_path / "out")
@@ -184,7 +199,11 @@ def test_killed_and_resumed_equals_uninterrupted(job, tmp_path, monkeypatch):
     assert not (tmp_path / "halves").exists() and list(tmp_path.glob("run-*.checkpoints/checkpoint-3"))
     (next(tmp_path.glob("run-*.checkpoints")) / "checkpoint-6").mkdir()  # cut short while it was written
     steps = []
-    monkeypatch.setattr(trainer_module.ResponseTrainer, "training_step", lambda self, *a, **k: steps.append(1) or step(self, *a, **k))
+    monkeypatch.setattr(
+        trainer_module.ResponseTrainer,
+        "training_step",
+        lambda self, *a, **k: steps.append(1) or step(self, *a, **k),
+    )
     halves = fine_tune(saving, tmp_path / "halves")
     assert len(steps) == whole["steps"] - 3
     assert not list(tmp_path.glob("*.checkpoints"))
@@ -213,7 +232,10 @@ def test_bad_jobs_are_named(job, data, tmp_path):
 
 def test_all_runs_are_cached_and_processes_equal_the_notebook(job, tmp_path):
     """Two processes, then none: same bytes; nothing is trained twice; a failing run is named."""
-    jobs = [dataclasses.replace(job, name=f"run-{s}", strategy=s, length=ByTokens(700, 300)) for s in ("normal", "pose")]
+    jobs = [
+        dataclasses.replace(job, name=f"run-{s}", strategy=s, length=ByTokens(700, 300))
+        for s in ("normal", "pose")
+    ]
     study = Study(resolve("smoke"), 0, tmp_path / "a")
     folders = fine_tune_all(study, jobs, workers=2)
     stamps = [(f / "model.safetensors").stat().st_mtime_ns for f in folders]

@@ -1,4 +1,4 @@
-"""Training at scale: any number of processes and passes gives one process's losses; kills, failures, adapters, templates."""
+"""Any number of processes and passes gives one process's losses; kills, failures, adapters, templates."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def job(saved_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> FineTune:
     """18 samples of 40 to 250 tokens, about seven steps."""
-    samples = write_samples([sample(i, i) for i in range(18)], tmp_path_factory.mktemp("data") / "samples.jsonl")
+    samples = write_samples(
+        [sample(i, i) for i in range(18)], tmp_path_factory.mktemp("data") / "samples.jsonl"
+    )
     sizes = {"length": ByTokens(3000, 400), "window": 256, "learning_rate": 1e-3, "seed": 0}
     return FineTune("run", saved_pair[1], (samples,), **sizes)
 
@@ -52,7 +54,11 @@ def close(found: list[float], expected: list[float]) -> bool:
 # How steps are planned and dealt
 
 
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(1, 5), st.sampled_from([None, 50, 300, 1000]))
+@given(
+    st.lists(st.integers(1, 300), min_size=1, max_size=40),
+    st.integers(1, 5),
+    st.sampled_from([None, 50, 300, 1000]),
+)
 def test_a_step_is_dealt_whole_and_evenly(lengths, processes, micro_tokens):
     split = split_step(lengths, processes, micro_tokens)
     assert len(split) == processes and len({len(passes) for passes in split}) == 1
@@ -77,7 +83,11 @@ def test_a_step_read_by_one_process_at_once_keeps_its_order():
     assert split_step([3, 3, 5, 5, 9]) == [[([0, 1, 2, 3, 4], True)]]
 
 
-@given(st.lists(st.integers(5, 60), min_size=1, max_size=60), st.sampled_from([0.5, 1, 2, 2.5]), st.integers(1, 24))
+@given(
+    st.lists(st.integers(5, 60), min_size=1, max_size=60),
+    st.sampled_from([0.5, 1, 2, 2.5]),
+    st.integers(1, 24),
+)
 def test_epochs_use_every_sample_as_often_in_steps_of_one_size(lengths, epochs, size):
     if round(epochs * len(lengths)) == 0:
         return
@@ -116,26 +126,41 @@ def test_packed_and_unpacked_losses_agree(job, llama, loss):
     assert trainer.response_loss(llama, collate(rows, 0), loss).item() == pytest.approx(expected, rel=1e-5)
     small = dataclasses.replace(job, loss=loss, micro_tokens=200)
     for processes in (1, 3):
-        parts = [part for process in range(processes) for part in minibatches.deal(small, packed, processes, process)]
+        parts = [
+            part
+            for process in range(processes)
+            for part in minibatches.deal(small, packed, processes, process)
+        ]
         over = minibatches.terms(packed, loss)
-        found = sum(counts * trainer.response_loss(llama, collate(part, 0), loss, over).item() for part, counts in parts)
+        found = sum(
+            counts * trainer.response_loss(llama, collate(part, 0), loss, over).item()
+            for part, counts in parts
+        )
         assert found == pytest.approx(expected, rel=1e-5)
         assert all(len(part) * max(len(row.input_ids) for row in part) <= 256 for part, _ in parts)
 
 
 def test_passes_of_any_size_give_one_loss_curve(job, tmp_path):
     whole = sft.fine_tune(job, tmp_path / "whole")
-    parts = sft.fine_tune(dataclasses.replace(job, micro_tokens=256, gradient_checkpointing=True), tmp_path / "parts")
-    assert close(parts["losses"], whole["losses"]) and parts["padded"] <= whole["padded"] and parts["tokens"] == whole["tokens"]
+    parts = sft.fine_tune(
+        dataclasses.replace(job, micro_tokens=256, gradient_checkpointing=True), tmp_path / "parts"
+    )
+    assert (
+        close(parts["losses"], whole["losses"])
+        and parts["padded"] <= whole["padded"]
+        and parts["tokens"] == whole["tokens"]
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_head_in_parts_gives_the_same_losses_and_gradients(job, monkeypatch, family):
     """Families that scale or cap their logits, too."""
     model = build(family).train()
-    batch = collate([row for row in encoded_batches(job)[0]], 0)
+    batch = collate(encoded_batches(job)[0], 0)
     batch["input_ids"] %= model.config.vocab_size
-    batch["labels"] = batch["labels"].where(batch["labels"] == IGNORED, batch["labels"] % model.config.vocab_size)
+    batch["labels"] = batch["labels"].where(
+        batch["labels"] == IGNORED, batch["labels"] % model.config.vocab_size
+    )
     found, calls = [], []
     own = output_head.nll_in_parts
     monkeypatch.setattr(output_head, "nll_in_parts", lambda *arguments: calls.append(1) or own(*arguments))
@@ -151,7 +176,9 @@ def test_the_head_in_parts_gives_the_same_losses_and_gradients(job, monkeypatch,
     assert len(calls) == 1 and len(found[0]) == len(found[1]) > 10
     for whole, parts in zip(*found, strict=True):
         torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6 * max(1.0, whole.abs().max().item()))
-    assert "forward" not in model.get_output_embeddings().__dict__ and "forward" not in model.base_model.__dict__
+    assert (
+        "forward" not in model.get_output_embeddings().__dict__ and "forward" not in model.base_model.__dict__
+    )
 
 
 def test_the_head_in_parts_never_holds_all_logits(llama, monkeypatch):
@@ -165,13 +192,22 @@ def test_the_head_in_parts_never_holds_all_logits(llama, monkeypatch):
 
     monkeypatch.setattr(output_head.functional, "cross_entropy", counted)
     ids = torch.arange(1, 101)[None] % 50
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "position_ids": torch.arange(100)[None]}
+    batch = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "position_ids": torch.arange(100)[None],
+    }
     trainer.response_loss(llama, batch | {"labels": ids.index_fill(1, torch.tensor([0]), IGNORED)}).backward()
     llama.zero_grad()
     assert sizes == [16] * 6 + [3] + sizes[7:] and len(sizes) == 14 and max(sizes) == 16
 
 
-HOW_RUN = [{}, {"dtype": "bfloat16"}, {"tuning": "lora", "dtype": "bfloat16"}, {"gradient_checkpointing": True}]
+HOW_RUN = [
+    {},
+    {"dtype": "bfloat16"},
+    {"tuning": "lora", "dtype": "bfloat16"},
+    {"gradient_checkpointing": True},
+]
 
 
 @pytest.mark.parametrize("change", HOW_RUN)
@@ -185,7 +221,9 @@ def test_runs_with_the_head_in_parts_have_the_same_loss_curve(job, tmp_path, mon
 
 
 def skipping(job: FineTune) -> FineTune:
-    return dataclasses.replace(job, name="skipping", strategy="skip_all", reach="full", window=512, gradient_checkpointing=True)
+    return dataclasses.replace(
+        job, name="skipping", strategy="skip_all", reach="full", window=512, gradient_checkpointing=True
+    )
 
 
 def explicit(job: FineTune) -> float:
@@ -206,10 +244,15 @@ def test_skipped_positions_reach_the_model_in_every_pass(job, tmp_path, tuning):
 
 
 def test_adapters_are_put_on_their_base_with_the_window_they_were_trained_at(job, tmp_path):
-    lora = dataclasses.replace(job, tuning="lora", lora_rank=4, rope_theta=50_000.0, window=2048, learning_rate=1e-2)
+    lora = dataclasses.replace(
+        job, tuning="lora", lora_rank=4, rope_theta=50_000.0, window=2048, learning_rate=1e-2
+    )
     log = sft.fine_tune(lora, tmp_path / "out")
     assert log["losses"][-1] < log["losses"][0]
-    assert load_file(tmp_path / "out" / "adapter_model.safetensors") and not (tmp_path / "out" / "model.safetensors").exists()
+    assert (
+        load_file(tmp_path / "out" / "adapter_model.safetensors")
+        and not (tmp_path / "out" / "model.safetensors").exists()
+    )
     model, tokenizer = loading.load(tmp_path / "out")
     assert (rope.rope_theta(model), rope.window(model)) == (50_000.0, 2048) and tokenizer.eos_token == "</s>"
     base = loading.load(job.base)[0]
@@ -245,10 +288,14 @@ def test_weights_are_saved_in_the_dtype_they_were_trained_in(job, tmp_path):
 
 
 def test_the_published_template_is_trained_with_and_saved(job, tmp_path):
-    log = sft.fine_tune(dataclasses.replace(job, template=prompts.INST, length=ByTokens(800, 400)), tmp_path / "out")
+    log = sft.fine_tune(
+        dataclasses.replace(job, template=prompts.INST, length=ByTokens(800, 400)), tmp_path / "out"
+    )
     assert log["tokens"] > 0
     tokenizer = loading.load_tokenizer(tmp_path / "out")
-    turns = [{"role": role, "content": text} for role, text in [("user", "a"), ("assistant", "b"), ("user", "c")]]
+    turns = [
+        {"role": role, "content": text} for role, text in [("user", "a"), ("assistant", "b"), ("user", "c")]
+    ]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     assert text == "<s>[INST]a[/INST]b\n\n[INST]c[/INST]"
     one = sample(3, 2)
@@ -280,8 +327,17 @@ def test_a_job_survives_its_file(job):
 
 def test_how_a_run_is_computed_is_not_part_of_its_name(job, tmp_path):
     study = Study(resolve("smoke"), 0, tmp_path)
-    (first,) = fine_tuning.fine_tune_all(study, [dataclasses.replace(job, length=ByTokens(400, 400))], workers=0)
-    again = dataclasses.replace(job, length=ByTokens(400, 400), micro_tokens=100, processes=0, gradient_checkpointing=True, save_steps=2)
+    (first,) = fine_tuning.fine_tune_all(
+        study, [dataclasses.replace(job, length=ByTokens(400, 400))], workers=0
+    )
+    again = dataclasses.replace(
+        job,
+        length=ByTokens(400, 400),
+        micro_tokens=100,
+        processes=0,
+        gradient_checkpointing=True,
+        save_steps=2,
+    )
     assert fine_tuning.fine_tune_all(study, [again]) == [first]
 
 
@@ -291,7 +347,9 @@ def test_sharding_and_deepspeed_reach_the_trainers_arguments(job, tmp_path):
     assert arguments.fsdp_plugin_args["auto_wrap_policy"] == "TRANSFORMER_BASED_WRAP"
     published = json.loads(trainer.DEEPSPEED.read_text())
     zero = published["zero_optimization"]
-    assert zero["stage"] == 3 and zero["offload_optimizer"]["device"] == zero["offload_param"]["device"] == "cpu"
+    assert (
+        zero["stage"] == 3 and zero["offload_optimizer"]["device"] == zero["offload_param"]["device"] == "cpu"
+    )
     with pytest.raises(ValueError, match="run: .*deepspeed is not installed"):
         trainer._arguments(dataclasses.replace(job, sharding="deepspeed"), 10, tmp_path)
 
@@ -299,14 +357,19 @@ def test_sharding_and_deepspeed_reach_the_trainers_arguments(job, tmp_path):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory; lower micro_tokens .now .*gradient_checkpointing"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory"),
+            "out of memory; lower micro_tokens .now .*gradient_checkpointing",
+        ),
         (OSError(28, "No space left on device"), "the disk is full; free some space"),
     ],
 )
 def test_failures_say_how_to_go_on(job, tmp_path, monkeypatch, error, message):
     """Here in this process; what other processes report takes the same way (next tests)."""
     monkeypatch.setattr(sft, "fine_tune", lambda *_: (_ for _ in ()).throw(error))
-    with pytest.raises(failures.TrainingError, match=f"run: {message}.*it begins again, no checkpoint was written"):
+    with pytest.raises(
+        failures.TrainingError, match=f"run: {message}.*it begins again, no checkpoint was written"
+    ):
         launch.fine_tune(job, tmp_path / "out")
     for name in ("run-0123456789ab.checkpoints", "run-2-0123456789ab.checkpoints"):
         state = tmp_path / name / "checkpoint-3" / "trainer_state.json"
@@ -356,7 +419,9 @@ def test_after_out_of_memory_smaller_passes_go_on_from_the_checkpoint(job, tmp_p
     monkeypatch.setattr(trainer.ResponseTrainer, "training_step", failing)
     with pytest.raises(failures.TrainingError, match="lower micro_tokens.*goes on from the last checkpoint"):
         launch.fine_tune(saving, tmp_path / "out")
-    log = launch.fine_tune(dataclasses.replace(saving, micro_tokens=256, gradient_checkpointing=True), tmp_path / "out")
+    log = launch.fine_tune(
+        dataclasses.replace(saving, micro_tokens=256, gradient_checkpointing=True), tmp_path / "out"
+    )
     assert len(calls) == 6 + whole["steps"] - 3 and close(log["losses"], whole["losses"])
 
 
@@ -375,7 +440,8 @@ def jobs_for_two(job: FineTune) -> dict[str, FineTune]:
         "lora-parts": {"tuning": "lora", "micro_tokens": 256},
         "fsdp-parts": {"sharding": "fsdp", "micro_tokens": 256, "gradient_checkpointing": True},
         "lora-killed": {"tuning": "lora", "save_steps": 2},
-        "long": {each.name: getattr(long_run(job), each.name) for each in dataclasses.fields(job)} | {"save_steps": None},
+        "long": {each.name: getattr(long_run(job), each.name) for each in dataclasses.fields(job)}
+        | {"save_steps": None},
     }
     jobs = {name: dataclasses.replace(job, **change | {"name": name}) for name, change in changes.items()}
     jobs["skipping"] = dataclasses.replace(skipping(job), length=ByTokens(800, 400))
@@ -404,9 +470,13 @@ def two(job: FineTune, tmp_path_factory: pytest.TempPathFactory) -> Path:
 IN_PARTS = ["ddp-parts", "lora-parts", "fsdp-parts"]
 
 
-@pytest.mark.parametrize("name", ["normal", "sample-packed", "lora", "fsdp", "fsdp-killed", "lora-killed", *IN_PARTS])
+@pytest.mark.parametrize(
+    "name", ["normal", "sample-packed", "lora", "fsdp", "fsdp-killed", "lora-killed", *IN_PARTS]
+)
 def test_two_processes_give_one_processs_losses_and_weights(job, two, tmp_path, name):
-    one = dataclasses.replace(jobs_for_two(job)[name], sharding="ddp", micro_tokens=None, gradient_checkpointing=False)
+    one = dataclasses.replace(
+        jobs_for_two(job)[name], sharding="ddp", micro_tokens=None, gradient_checkpointing=False
+    )
     log = sft.fine_tune(one, tmp_path / "one")
     assert close(sft.training_log(two / name)["losses"], log["losses"])
     file = "adapter_model.safetensors" if one.tuning == "lora" else "model.safetensors"
@@ -456,7 +526,7 @@ def checkpoints(folder: Path) -> list[str]:
 
 
 def test_killed_launcher_killed_rank_then_done(job, two, tmp_path, capfd):
-    """SIGKILL to the launcher, then to a process; the third try goes on and equals an uninterrupted run bit by bit."""
+    """SIGKILL to the launcher, then to a process; the third try equals an uninterrupted run bit by bit."""
     folder = tmp_path / "runs"
     folder.mkdir()
     (tmp_path / "job.json").write_text(recipe.to_json(long_run(job)))
@@ -478,19 +548,26 @@ def test_killed_launcher_killed_rank_then_done(job, two, tmp_path, capfd):
 
     killer = threading.Thread(target=kill_second)
     killer.start()
-    with pytest.raises(failures.TrainingError, match="long: process 1 was killed.*goes on from the last checkpoint"):
+    with pytest.raises(
+        failures.TrainingError, match="long: process 1 was killed.*goes on from the last checkpoint"
+    ):
         launch.fine_tune(long_run(job), folder / "out")
     killer.join()
     assert not ranks(folder) and checkpoints(folder)
 
     log = launch.fine_tune(long_run(job), folder / "out")
     assert log["losses"] == sft.training_log(two / "long")["losses"] and not checkpoints(folder)
-    found, expected = load_file(folder / "out" / "model.safetensors"), load_file(two / "long" / "model.safetensors")
+    found, expected = (
+        load_file(folder / "out" / "model.safetensors"),
+        load_file(two / "long" / "model.safetensors"),
+    )
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
 def test_a_failure_in_another_process_is_reported_in_one_line(job, tmp_path):
-    with pytest.raises(failures.TrainingError, match=r"^run: the loss is (nan|inf) at step \d+; lower learning_rate$"):
+    with pytest.raises(
+        failures.TrainingError, match=r"^run: the loss is (nan|inf) at step \d+; lower learning_rate$"
+    ):
         launch._run([(dataclasses.replace(job, learning_rate=1e30), tmp_path / "out")], 1, tmp_path)
     assert not (tmp_path / "out").exists()
 
@@ -499,37 +576,53 @@ def test_launched_runs_show_their_progress(job, tmp_path, monkeypatch, capsys):
     """Steps of every run, and how many runs are done, from what the first process reports."""
     monkeypatch.setattr(progress, "QUIET_SECONDS", -1.0)
     monkeypatch.setenv("GATEAU_PROGRESS_SECONDS", "0")
-    work = [(dataclasses.replace(job, name=name, length=ByTokens(800, 400)), tmp_path / name) for name in ("a", "b")]
+    work = [
+        (dataclasses.replace(job, name=name, length=ByTokens(800, 400)), tmp_path / name)
+        for name in ("a", "b")
+    ]
     with messages_shown():
         launch._run(work, 1, tmp_path)
     said = capsys.readouterr().err
     for name in ("a", "b"):
         steps = sft.training_log(tmp_path / name)["steps"]
         assert f"{name}: steps: 1/{steps}, " in said and f"{name}: steps: {steps} done" in said
-    assert said.index("a: steps") < said.index("fine-tuning: 1/2, ") < said.index("b: steps") < said.index("fine-tuning: 2 done")
+    assert (
+        said.index("a: steps")
+        < said.index("fine-tuning: 1/2, ")
+        < said.index("b: steps")
+        < said.index("fine-tuning: 2 done")
+    )
 
 
 def test_a_record_that_is_half_written_is_read_when_it_is_whole(tmp_path):
     path = tmp_path / reports.STEPS
     program = "import sys, time; out = open(sys.argv[1], 'a', buffering=1)\n"
-    program += "for part in ('{\"run\": ', '\"a\"}\\n{\"run\"', ': \"b\"}\\n'): out.write(part); out.flush(); time.sleep(0.7)"
+    program += 'for part in (\'{"run": \', \'"a"}\\n{"run"\', \': "b"}\\n\'):\n'
+    program += "    out.write(part); out.flush(); time.sleep(0.7)"
     with subprocess.Popen([sys.executable, "-c", program, str(path)]) as run:
         assert [record["run"] for record in launch._steps(run, path)] == ["a", "b"]
 
 
 def test_what_fails_before_a_run_begins_is_told_by_its_last_words(job, tmp_path):
-    with pytest.raises(RuntimeError, match="run: the processes failed before a run began; .*is the model that run run begins with"):
+    with pytest.raises(
+        RuntimeError,
+        match="run: the processes failed before a run began; .*is the model that run run begins with",
+    ):
         launch._run([(job, Path(job.base))], 1, tmp_path)
 
 
 def test_only_responses_are_trained_on_in_every_pass(job):
     rows = encoded_batches(job)[0]
-    parts = [part for process in (0, 1) for part in minibatches.deal(dataclasses.replace(job, micro_tokens=256), rows, 2, process)]
+    parts = [
+        part
+        for process in (0, 1)
+        for part in minibatches.deal(dataclasses.replace(job, micro_tokens=256), rows, 2, process)
+    ]
     assert all(row.labels[0] == IGNORED and row.labels[-1] != IGNORED for rows, _ in parts for row in rows)
 
 
 def test_runs_in_turn_are_those_of_their_own_launches_and_stay_when_a_later_one_fails(job, two, tmp_path):
-    """Two runs in processes that are started once; the second fails the first time, and the first is not trained again."""
+    """Two runs in processes started once; the second fails at first, the first is not trained again."""
     study = Study(resolve("smoke"), 0, tmp_path)
     good = dataclasses.replace(job, name="ddp", processes=2)
     bad = dataclasses.replace(good, name="bad", learning_rate=1e30)
@@ -566,15 +659,21 @@ def one_card(monkeypatch) -> list[list[str]]:
 
 
 def test_on_a_gpu_a_run_never_trains_in_a_process_that_may_have_computed_there(job, one_card, tmp_path):
-    """torch reads the determinism of its matrix products once, at the first of them: a notebook has made it by then."""
+    """torch reads the determinism of its matrix products once, at the first, and a notebook has made it."""
     assert launch.fine_tune(job, tmp_path / "out")["losses"] == [1.0] and one_card == [["run"]]
     study = Study(resolve("smoke"), 0, tmp_path)
     folders = fine_tuning.fine_tune_all(study, [dataclasses.replace(job, name=name) for name in ("a", "b")])
-    assert one_card[1:] == [["a", "b"]] and [sft.training_log(folder)["name"] for folder in folders] == ["a", "b"]
+    assert one_card[1:] == [["a", "b"]] and [sft.training_log(folder)["name"] for folder in folders] == [
+        "a",
+        "b",
+    ]
 
 
 def test_one_process_does_not_share_a_model(job, one_card, tmp_path):
-    with pytest.raises(ValueError, match="run: sharding 'fsdp' needs more than one process; give sharding 'ddp', or more GPUs"):
+    with pytest.raises(
+        ValueError,
+        match="run: sharding 'fsdp' needs more than one process; give sharding 'ddp', or more GPUs",
+    ):
         launch.fine_tune(dataclasses.replace(job, sharding="fsdp"), tmp_path / "out")
     assert not one_card
 
@@ -584,7 +683,9 @@ def test_determinism_ends_with_the_run(job, tmp_path, monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     before = dict(os.environ)
     sft.fine_tune(dataclasses.replace(job, length=ByTokens(400, 400)), tmp_path / "out")
-    assert {name: os.environ.get(name) for name in sft.SWITCHES} == {name: before.get(name) for name in sft.SWITCHES}
+    assert {name: os.environ.get(name) for name in sft.SWITCHES} == {
+        name: before.get(name) for name in sft.SWITCHES
+    }
 
 
 def test_what_lies_unused_on_a_gpu_is_given_back_before_processes_start(job, tmp_path, monkeypatch):
@@ -599,7 +700,9 @@ def test_what_lies_unused_on_a_gpu_is_given_back_before_processes_start(job, tmp
 def test_files_are_copied_where_they_cannot_be_linked(tmp_path, monkeypatch):
     (tmp_path / "stage" / "part").mkdir(parents=True)
     (tmp_path / "stage" / "part" / "file").write_text("text")
-    monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(PermissionError(1, "Operation not permitted")))
+    monkeypatch.setattr(
+        os, "link", lambda *_, **__: (_ for _ in ()).throw(PermissionError(1, "Operation not permitted"))
+    )
     fine_tuning._link(tmp_path / "stage", tmp_path / "out")
     assert (tmp_path / "out" / "part" / "file").read_text() == "text"
 

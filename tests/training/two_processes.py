@@ -1,9 +1,10 @@
-"""What one of two processes does for test_training_scale.py: ``torch.distributed.run ... two_processes.py JOBS.json OUT``.
+"""What one of two processes does for test_training_scale.py: ``torch.distributed.run ... JOBS.json OUT``.
 
-Runs all jobs one after the other, each into a folder of its name. A job whose name ends in ``-killed`` is stopped in its sixth
-step and started again; in one whose name ends in ``-parts`` the output head reads seven tokens at a time. A job that is to be
-sharded goes through accelerate's FSDP2 (`fully_shard`) although there is no GPU: accelerate leaves it out on a CPU, so its state
-is set by hand to what it is on GPUs; the rest is what runs there.
+Runs all jobs one after the other, each into a folder of its name. A job whose name ends in ``-killed`` is
+stopped in its sixth step and started again; in one whose name ends in ``-parts`` the output head reads seven
+tokens at a time. A job that is to be sharded goes through accelerate's FSDP2 (`fully_shard`) although there
+is no GPU: accelerate leaves it out on a CPU, so its state is set by hand to what it is on GPUs; the rest is
+what runs there.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ def sharding(job, model, steps, folder) -> ResponseTrainer:
         plugin = FullyShardedDataParallelPlugin(**trainer.args.fsdp_plugin_args)
         plugin.set_mixed_precision("bf16" if job.dtype == "bfloat16" else "fp32")
         state = trainer.accelerator.state
-        state.distributed_type, state.fsdp_plugin, trainer.is_fsdp_enabled = DistributedType.FSDP, plugin, True
+        state.distributed_type, state.fsdp_plugin, trainer.is_fsdp_enabled = (
+            DistributedType.FSDP,
+            plugin,
+            True,
+        )
         assert trainer.accelerator.is_fsdp2
     return trainer
 
