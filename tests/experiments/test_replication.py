@@ -79,7 +79,7 @@ def test_selections_by_the_definitions(scores):
 
 def test_samples_that_cherry_never_selects_are_not_selected_to_fill_a_share(scores):
     few = scores.assign(ifd=np.where(np.arange(len(scores)) < 5, 0.9, 1.1))
-    assert set(replication.selected(run_of("Cherry", 0.5), few, 0)) == {f"s{i:02d}" for i in range(5)}
+    assert set(replication_rows.selected(run_of("Cherry", 0.5), few, 0)) == {f"s{i:02d}" for i in range(5)}
 
 
 def test_both_readings_of_the_short_model_are_scored(tmp_path, monkeypatch):
