@@ -22,6 +22,7 @@ from gateau_lib.data.passages import DOCUMENT_KINDS
 from gateau_lib.experiments import pool_tables, workload
 from gateau_lib.experiments.ranking import COLUMN_OF, OTHERS
 from gateau_lib.methods import METHODS
+from gateau_lib.methods.base import READINGS
 from gateau_lib.models.sizes import Work
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study
