@@ -55,7 +55,7 @@ lint: types ## ruff, the direction of imports, types; changes nothing
 types: $(READY) ## mypy over the library
 	@$(PYTHON_RUN) mypy gateau_lib
 
-format: $(READY) ## ruff's formatter and its safe fixes, over sources, tests and notebooks
+format: $(READY) ## ruff's formatter, and its safe fixes
 	@$(PYTHON_RUN) ruff check --fix .
 	@$(PYTHON_RUN) ruff format .
 

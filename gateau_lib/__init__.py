@@ -9,6 +9,7 @@ Read `methods` first: it holds the papers. docs/architecture.md has the same map
 Map
 ---
 gateau_lib/             commands
+    __main__            all of them by one name, gateau
     run                 bring the study's notebooks up to date; say what is stale and why
     score               score the long samples of a data set
     select              select samples by their scores, and report the choice
@@ -17,12 +18,11 @@ gateau_lib/             commands
     jobs                training runs that are started by hand, on other machines
     bench               measure what scoring costs on this machine
     pages               write the generated parts of README.md and docs
-    __main__            `gateau`: every command under one name
 
 experiments/            what the notebooks call: the study's own pools, runs, tables, claims, figures, plan
     study_corpus        the planted corpus as an artefact, and the tokenizer that reads it
     pool                every score of the candidate pools, computed once and kept
-    pool_tables         how each table of scores of a pool is built
+    pool_tables         the tables of those scores, each computed in a process of its own
     ranking             from scores to rankings, selections, and rows that the claims are judged by
     tuning_runs         which training runs there are, and what their logs say
     outcomes            what the training runs came to: held-out evaluation as tables
@@ -67,7 +67,7 @@ training/               fine-tuning and pretraining: one run as data, its batche
     sft                 a recipe in, a model folder out; exact resume
     failures            what a failed run says, and what to try next
     launch              the processes of a run on this machine
-    reports             what a launched process reports of its steps and failures
+    reports             what processes tell the one that launched them
     fine_tuning         all fine-tuning runs of a study, each an artefact
     pretrain            a homologous pair from scratch, in minutes
     pretrain_rows       the rows of planted text that the pair learns from
@@ -87,8 +87,7 @@ evaluation/             questions and their answers: planted tasks, needle, benc
     suite               the table of benchmarks, asked of every run
 
 methods/                the papers, one file a method: formula, source, open points
-    base                what a selector is: its entry, what it reads, how it ranks, what it costs
-    reader              the passes that selectors share, each at most once a shard
+    base                what a method is: one entry for scoring, selecting, the plan and the figures
     hmg                 GATEAU: homologous models' guidance
     cam                 GATEAU: contextual awareness measurement
     gateau              GATEAU: the combination of both
@@ -98,6 +97,7 @@ methods/                the papers, one file a method: formula, source, open poi
     longattn            LongAttn: how much attention goes far back, and how evenly
     cam_adaptive        CAM from a part of the segments
     selection           from scores to a selection
+    reader              some samples read by both models, each pass once, whoever asks
     model_passes        what the models are asked for: losses, the short reader, the long pass, segments
     pair_passes         the same for ProLong's pairs of segments
     released            GATEAU's public code as it was released, defect by defect
@@ -153,14 +153,14 @@ study/                  the ground: profiles, artefacts and their keys, workers,
     devices             which devices this machine has
     progress            progress of long loops
     errors              what a person did wrong, in one line
-    command             how every command ends, and what it says
-    record              how a notebook's run is recorded
+    command             how every command ends, and how it talks
     intervals           means and their intervals over seeds
     style               colours, labels, byte-stable SVG
-    labels              names and colours that a reader sees
+    labels              what readers see in place of short names
     manifest            what made each result, where, at what cost
     notebooks           notebooks as data
     staleness           what a notebook depends on, and whether it is still good
+    record              how a run of a notebook is recorded
     execute             one notebook through papermill
 
 Formulas

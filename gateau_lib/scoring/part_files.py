@@ -56,8 +56,8 @@ def makers(pair: Pair, methods: Sequence[Method]) -> dict[str, Any]:
 
     Of the methods only those that are asked for count: a new one, or an edit of another, makes no part stale.
     """
-    code = [scorer.score_items, sharded.read, *(method.fill for method in methods)]
-    return identity(pair) | {"code": source_hash(code), "versions": versions()}
+    code = source_hash([scorer.score_items, sharded.read, *(method.fill for method in methods)])
+    return identity(pair) | {"code": code, "versions": versions()}
 
 
 def read_part(path: Path, rows: int) -> Part | None:

@@ -17,6 +17,7 @@ from gateau_lib.study.definitions import Reader
 
 CHANGES_NO_RESULT = True
 KEYED = "source_hash"  # what it is given makes a key
+CHOSEN = Node("methods", "METHODS")  # a scoring's key takes those of them that are asked for
 
 
 class Call(NamedTuple):
@@ -34,7 +35,9 @@ def keys(notebooks: Mapping[str, str], package: Path = PACKAGE) -> list[str]:
     Args:
         notebooks: name -> code.
     """
-    found = [(root.name, definition_hash([root], package)) for root in roots(library(package))]
+    ours = library(package)
+    chosen = {each for each in (CHOSEN,) if each.module in ours.paths}
+    found = [(root.name, definition_hash([root], package)) for root in roots(ours) | chosen]
     found += [(name, text_parts(code, package)["<key>"]) for name, code in notebooks.items()]
     return sorted(f"{name}\t{key}" for name, key in found)
 
@@ -52,6 +55,8 @@ def roots(ours: Library) -> set[Node]:
         place = _parameters(ours, taker).index(parameter)
         for each in (call for call in calls if call.called == taker):
             for given in _given(each.call, place, parameter):
+                if isinstance(given, ast.Starred):  # chosen as the program runs: what a scoring asks for, see CHOSEN
+                    continue
                 if root := Reader(ours, each.within.module).lead(given, each.names):
                     found.add(root)
                 elif (passing := (each.within, _passed_on(given))) not in takers:

@@ -51,7 +51,7 @@ MODULES = modules()
 
 def layers() -> dict[str, int]:
     """Rooms and commands by height, 0 the ground; side by side means that neither imports the other."""
-    rows = [[name.strip(" ()") for name in row.split("|")] for row in CONTRACT["layers"]]
+    rows = [[name.strip() for name in row.split("|")] for row in CONTRACT["layers"]]
     return {name: height for height, row in enumerate(reversed(rows)) for name in row}
 
 
