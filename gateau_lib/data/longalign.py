@@ -202,7 +202,8 @@ def read_samples(path: str | Path) -> list[Sample]:
     Raises:
         DataError: see `read_records` and `from_record`; duplicate id (both places).
     """
-    samples, seen = [], {}
+    samples: list[Sample] = []
+    seen: dict[str, str] = {}
     for where, record in read_records(path):
         sample = from_record(record, where)
         if sample.id in seen:

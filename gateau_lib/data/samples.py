@@ -90,8 +90,9 @@ def encode_asked(sample: Sample, tokenizer: Any, max_length: int | None = None) 
     """
     lead = SEPARATOR if sample.context else ""
     before, after = _template(sample, tokenizer, sample.context + lead + sample.instruction)
-    parts = split_tokens(tokenizer, before, sample.context, lead + sample.instruction + after)
-    return _fit(sample, *parts, _ids(sample.response, tokenizer), max_length)
+    parts = (before, sample.context, lead + sample.instruction + after)
+    start, context, instruction = split_tokens(tokenizer, *parts)
+    return _fit(sample, start, context, instruction, _ids(sample.response, tokenizer), max_length)
 
 
 def split_tokens(tokenizer: Any, *parts: str) -> list[list[int]]:

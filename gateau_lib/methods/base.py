@@ -17,6 +17,7 @@ from gateau_lib.data.samples import Encoded, Sample
 
 Reading = Literal["ntk", "truncate", "raw"]  # how the short model reads beyond its window
 READINGS: tuple[Reading, ...] = get_args(Reading)
+Columns = Mapping[str, Sequence[Any] | np.ndarray]  # of a score table, a value a sample
 Kind = Literal["text", "numbers", "integers"]  # of a column that holds no single number
 
 
@@ -90,9 +91,7 @@ class Method:
     needs: tuple[
         str, ...
     ] = ()  # columns of the score table that ``rank`` reads; a row without one is left out
-    fill: Callable[[Readings], Mapping[str, Sequence[Any]]] | None = (
-        None  # a shard -> its columns, a value a sample
-    )
+    fill: Callable[[Readings], Columns] | None = None  # a shard -> its columns, a value a sample
     passes: tuple[str, ...] = ()  # what ``fill`` reads of the `Reader`, which tells what it costs
     columns: tuple[str, ...] = ()  # numbers that ``fill`` leaves in the score table
     details: Mapping[str, Kind] = field(

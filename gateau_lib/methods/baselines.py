@@ -20,12 +20,12 @@ another selection to match.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
-from gateau_lib.methods.base import Method, RankOptions, Readings
+from gateau_lib.methods.base import Columns, Method, RankOptions, Readings
 from gateau_lib.methods.hmg import pool_gap
 from gateau_lib.methods.selection import numbers, unique
 
@@ -100,7 +100,7 @@ def difficulty_ranking(ifd: Sequence[float]) -> np.ndarray:
     return np.where(mismatched(ifd), 0.0, np.asarray(ifd, dtype=float))
 
 
-def _ifd_fill(reader: Readings) -> Mapping[str, Sequence[Any]]:
+def _ifd_fill(reader: Readings) -> Columns:
     return {
         "ifd": [
             instruction_following_difficulty([given], [alone])[0] if alone > 0 else None
@@ -118,32 +118,32 @@ def _ifd_unfit(row: Mapping[str, Any]) -> str | None:
     return "ifd above 1" if mismatched([row["ifd"]])[0] else None
 
 
-def _contrast_fill(reader: Readings) -> Mapping[str, Sequence[Any]]:
+def _contrast_fill(reader: Readings) -> Columns:
     return {"contrast": pool_gap(reader.nll_cut, reader.nll_long, scale="log"), "nll_long": reader.nll_long}
 
 
 def _contrast_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
-    return pool["contrast"].to_numpy(dtype=float)
+    return cast(np.ndarray, pool["contrast"].to_numpy(dtype=float))
 
 
-def _perplexity_fill(reader: Readings) -> Mapping[str, Sequence[Any]]:
+def _perplexity_fill(reader: Readings) -> Columns:
     return {"nll_long": reader.nll_long}
 
 
 def _perplexity_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
-    return pool["nll_long"].to_numpy(dtype=float)
+    return cast(np.ndarray, pool["nll_long"].to_numpy(dtype=float))
 
 
-def _longattn_fill(reader: Readings) -> Mapping[str, Sequence[Any]]:
+def _longattn_fill(reader: Readings) -> Columns:
     return {"longattn": reader.far_attention}
 
 
 def _longattn_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
-    return pool["longattn"].to_numpy(dtype=float)
+    return cast(np.ndarray, pool["longattn"].to_numpy(dtype=float))
 
 
 def _longest_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
-    return pool["tokens"].to_numpy(dtype=float)
+    return cast(np.ndarray, pool["tokens"].to_numpy(dtype=float))
 
 
 def _random_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:

@@ -19,7 +19,7 @@ compared in notebook 04.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -50,11 +50,11 @@ def importance_vector(segment_nll: np.ndarray, importance: Importance = "softmax
     """
     nll = np.asarray(segment_nll, dtype=float)
     if importance == "softmax_nll":
-        return softmax(-nll)
+        return cast(np.ndarray, softmax(-nll))
     if importance == "softmax_ppl":
-        return softmax(-np.exp(np.minimum(nll, 700.0)))  # exp overflows at 709
+        return cast(np.ndarray, softmax(-np.exp(np.minimum(nll, 700.0))))  # exp overflows at 709
     if importance == "ppl":
-        return np.exp(nll - nll.max())
+        return cast(np.ndarray, np.exp(nll - nll.max()))
     raise ValueError(f"unknown importance {importance!r}: choose one of {', '.join(IMPORTANCES)}")
 
 
@@ -71,7 +71,7 @@ def attention_vector(attention_layers: np.ndarray, attention: Attention = "sum")
     if attention == "sum":
         return shares
     if attention == "softmax":
-        return softmax(shares)
+        return cast(np.ndarray, softmax(shares))
     raise ValueError(f"unknown attention normalisation {attention!r}: choose one of {', '.join(ATTENTIONS)}")
 
 
@@ -130,7 +130,7 @@ def _fill(reader: Readings) -> Mapping[str, Sequence[Any]]:
 
 
 def _rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
-    return pool["cam"].to_numpy(dtype=float)
+    return cast(np.ndarray, pool["cam"].to_numpy(dtype=float))
 
 
 CAM = Method(

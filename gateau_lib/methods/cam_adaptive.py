@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from scipy.stats import rankdata
@@ -92,7 +93,7 @@ class ReadingPlan:
         known = clues[self.read]
         penalty = RIDGE * np.eye(clues.shape[1])
         slope = np.linalg.solve(known.T @ known + penalty, known.T @ (nll - nll.mean()))
-        return nll.mean() + clues @ slope
+        return cast(np.ndarray, nll.mean() + clues @ slope)
 
 
 def plan_reading(attention: np.ndarray, shared: np.ndarray) -> ReadingPlan:
@@ -127,7 +128,7 @@ def adaptive_importance(
     segment_length: int,
     *,
     batch_tokens: int = BATCH_TOKENS,
-    count: Counter | None = None,
+    count: Counter[str] | None = None,
 ) -> list[np.ndarray]:
     """Mean response NLL given one segment and the instruction, read for some segments and estimated for the
     others.

@@ -11,10 +11,10 @@ alone (notebook 05), so the same sum is kept in three scales and ``rank`` is the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy.special import softmax
 from scipy.stats import rankdata
@@ -28,7 +28,7 @@ VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 
 def combine(
-    hmp: Sequence[float], cam: Sequence[float], variant: Variant = "rank", alpha: float = 0.8
+    hmp: npt.ArrayLike, cam: npt.ArrayLike, variant: Variant = "rank", alpha: float = 0.8
 ) -> np.ndarray:
     """GATEAU's final score, alpha x HMP + (1 - alpha) x CAM, (n,); high = select.
 
@@ -64,7 +64,7 @@ def combine(
 
 def _rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
     hmp = homologous_models_perplexity(pool["nll_short"].to_numpy(), pool["nll_long"].to_numpy())
-    return combine(hmp, pool["cam"].to_numpy(), options.combine, options.alpha)
+    return combine(hmp, pool["cam"].to_numpy(), cast(Variant, options.combine), options.alpha)
 
 
 GATEAU = Method(

@@ -20,20 +20,20 @@ pool; it is shown, not ranked by.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy.special import softmax
 
-from gateau_lib.methods.base import Method, RankOptions, Readings
+from gateau_lib.methods.base import Columns, Method, RankOptions, Readings
 
 Scale = Literal["minmax_ppl", "log"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 
 
-def min_max(values: np.ndarray) -> np.ndarray:
+def min_max(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Values (n,) moved to [0, 1] over the pool; a constant pool prefers nobody and gives zeros."""
     values = np.asarray(values, dtype=float)
     spread = np.ptp(values)
@@ -41,8 +41,8 @@ def min_max(values: np.ndarray) -> np.ndarray:
 
 
 def pool_gap(
-    nll_short: Sequence[float], nll_long: Sequence[float], *, scale: Scale = "minmax_ppl"
-) -> np.ndarray:
+    nll_short: npt.ArrayLike, nll_long: npt.ArrayLike, *, scale: Scale = "minmax_ppl"
+) -> npt.NDArray[np.float64]:
     """The gap d_k between the two models over a pool, (n,); high = needs the long window.
 
     ``minmax_ppl``: perplexities min-maxed over the pool for each model, then subtracted (GATEAU), in [-1, 1];
@@ -60,13 +60,15 @@ def pool_gap(
     raise ValueError(f"unknown scale {scale!r}: choose one of {', '.join(SCALES)}")
 
 
-def homologous_models_perplexity(nll_short: Sequence[float], nll_long: Sequence[float]) -> np.ndarray:
+def homologous_models_perplexity(nll_short: npt.ArrayLike, nll_long: npt.ArrayLike) -> np.ndarray:
     """HMP: softmax over the pool of the min-max gap (GATEAU), (n,), sum one; largest over smallest is at
     most e squared."""
-    return softmax(pool_gap(nll_short, nll_long))
+    return cast(np.ndarray, softmax(pool_gap(nll_short, nll_long)))
 
 
-def _finite_pair(nll_short: Sequence[float], nll_long: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _finite_pair(
+    nll_short: npt.ArrayLike, nll_long: npt.ArrayLike
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     short, long = np.asarray(nll_short, dtype=float), np.asarray(nll_long, dtype=float)
     if short.shape != long.shape or short.ndim != 1 or short.size == 0:
         raise ValueError(
@@ -80,7 +82,7 @@ def _finite_pair(nll_short: Sequence[float], nll_long: Sequence[float]) -> tuple
     return short, long
 
 
-def _fill(reader: Readings) -> Mapping[str, Sequence[Any]]:
+def _fill(reader: Readings) -> Columns:
     short, long = reader.nll_short, reader.nll_long
     return {"nll_short": short, "nll_long": long, "hmg": pool_gap(short, long, scale="log")}
 

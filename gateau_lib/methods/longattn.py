@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ def long_attention(
     encoded: Sequence[Encoded],
     *,
     batch_tokens: int = BATCH_TOKENS,
-    count: Counter | None = None,
+    count: Counter[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Strength (share of a token's attention, in [0, 1]) and variance of far attention, each (n,).
 
@@ -118,7 +119,7 @@ def long_attention_score(
     encoded: Sequence[Encoded],
     *,
     batch_tokens: int = BATCH_TOKENS,
-    count: Counter | None = None,
+    count: Counter[str] | None = None,
 ) -> np.ndarray:
     """Strength - N x variance / 2 of each sample's far attention, (n,), high = select.
 
@@ -127,4 +128,4 @@ def long_attention_score(
     """
     strength, variance = long_attention(model, encoded, batch_tokens=batch_tokens, count=count)
     lengths = np.array([len(sample.ids) for sample in encoded])
-    return strength - VARIANCE_WEIGHT * lengths * variance
+    return cast(np.ndarray, strength - VARIANCE_WEIGHT * lengths * variance)

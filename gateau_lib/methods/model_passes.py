@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class LongPass:
     @property
     def mass(self) -> np.ndarray:
         """Share of the response's attention that a segment gets, summed over its keys, (layers, segments)."""
-        return self.attention * self.keys
+        return cast(np.ndarray, self.attention * self.keys)
 
 
 def _check_prompts(encoded: Sequence[Encoded]) -> None:
@@ -58,7 +59,7 @@ def _mean_nll(
     encoded: Sequence[Encoded],
     pairs: Sequence[tuple[list[int], list[int]]],
     batch_tokens: int,
-    count: Counter | None,
+    count: Counter[str] | None,
 ) -> np.ndarray:
     """Mean NLL of the targets of a (prefix, targets) pair for each sample, (n,)."""
     prefixes, targets = [prefix for prefix, _ in pairs], [target for _, target in pairs]
@@ -72,7 +73,7 @@ def response_nll(
     encoded: Sequence[Encoded],
     *,
     batch_tokens: int = BATCH_TOKENS,
-    count: Counter | None = None,
+    count: Counter[str] | None = None,
 ) -> np.ndarray:
     """Mean NLL of each response given its whole prompt; its exponential is PPL(y | c, x) (GATEAU,
     select/hmg).
@@ -115,7 +116,7 @@ def short_reader_nll(
     window: int | None = None,
     target: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
-    count: Counter | None = None,
+    count: Counter[str] | None = None,
 ) -> np.ndarray:
     """Mean response NLL of the short-window model, which must somehow read beyond its window.
 
@@ -180,7 +181,7 @@ def long_pass(
     segment_length: int,
     *,
     batch_tokens: int = BATCH_TOKENS,
-    count: Counter | None = None,
+    count: Counter[str] | None = None,
 ) -> list[LongPass]:
     """Response NLL and attention to every context segment, from one forward pass a sample.
 
@@ -229,7 +230,7 @@ def segment_importance(
     *,
     chosen: Sequence[Sequence[int]] | None = None,
     batch_tokens: int = BATCH_TOKENS,
-    count: Counter | None = None,
+    count: Counter[str] | None = None,
 ) -> list[np.ndarray]:
     """Mean response NLL given one segment and the instruction; low means important (GATEAU, select/cam).
 

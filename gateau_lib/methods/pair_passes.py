@@ -32,7 +32,7 @@ def pair_nll(
     window_segments: int,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
-    count: Counter | None = None,
+    count: Counter[str] | None = None,
 ) -> tuple[dict[int, float], np.ndarray]:
     """Mean NLL of each segment's tokens but the first, alone and after another segment.
 
@@ -96,7 +96,7 @@ def _whole_pairs(
     parts: Sequence[list[int]],
     pairs: np.ndarray,
     batch_tokens: int,
-    count: Counter | None,
+    count: Counter[str] | None,
 ) -> tuple[dict[int, float], np.ndarray]:
     """As `pair_nll`, each pair read from its first token."""
     targets = np.unique(pairs[:, 0]).tolist()
@@ -117,7 +117,7 @@ def score_documents(
     seed: int = 0,
     threshold: float = THRESHOLD,
     batch_tokens: int = BATCH_TOKENS,
-    count: Counter | None = None,
+    count: Counter[str] | None = None,
 ) -> pd.DataFrame:
     """Long-dependency scores of documents given as token ids.
 

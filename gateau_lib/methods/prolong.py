@@ -23,9 +23,10 @@ reading each pair from its first token costs (N + 2 T) L (`pair_passes`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy.special import softmax
 from scipy.stats import entropy
@@ -68,7 +69,7 @@ def sample_pairs(n_segments: int, pairs: int, seed: int) -> np.ndarray:
 
 
 def dependency_terms(
-    alone: Mapping[int, float], given: Sequence[float], pairs: np.ndarray, n_max: int
+    alone: Mapping[int, float], given: npt.ArrayLike, pairs: np.ndarray, n_max: int
 ) -> pd.DataFrame:
     """Strength, distance and specificity of every pair (ProLong's DST, DDI and DSP).
 
@@ -120,7 +121,7 @@ def _fill(reader: Readings) -> Mapping[str, Sequence[Any]]:
 
 
 def _rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
-    return pool["prolong"].to_numpy(dtype=float)
+    return cast(np.ndarray, pool["prolong"].to_numpy(dtype=float))
 
 
 PROLONG = Method(

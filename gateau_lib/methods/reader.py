@@ -58,7 +58,7 @@ Cost = tuple[int, float]  # tokens and floating-point operations
 CostOf = Callable[[Lengths, "Size", "Size", Options], Cost]  # of one sample, for a short and a long model
 
 
-class Pass(cached_property):
+class Pass(cached_property[Any]):
     """A property of `Reader` that asks a model, remembered; with its name among the counts and what it
     costs."""
 
@@ -88,7 +88,7 @@ def named_passes(names: Collection[str]) -> list[Pass]:
     if unknown := [name for name in names if not isinstance(vars(Reader).get(name), Pass)]:
         known = ", ".join(name for name, each in vars(Reader).items() if isinstance(each, Pass))
         raise ValueError(f"no pass {unknown[0]!r}: a Reader has {known}; a new one is a property there")
-    found = {each.counted: each for name, each in reversed(vars(Reader).items()) if name in names}
+    found = {each.counted: each for name, each in reversed(list(vars(Reader).items())) if name in names}
     return list(reversed(found.values()))
 
 
@@ -183,13 +183,13 @@ class Reader:
         pair: Pair,
         options: Options,
         passes: Collection[str] = (),
-        counts: dict[str, Counter] | None = None,
+        counts: dict[str, Counter[str]] | None = None,
     ) -> None:
         self.samples, self.encoded, self.pair, self.options = samples, encoded, pair, options
         self.passes = frozenset(passes)
         self.counts = {} if counts is None else counts
 
-    def count(self, name: str) -> Counter:
+    def count(self, name: str) -> Counter[str]:
         """What is counted of a pass; one that reads nothing has its zeros."""
         return self.counts.setdefault(name, Counter(dict.fromkeys(COUNTED, 0)))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ class Defects:
 
 @torch.inference_mode()
 def _response_nll(
-    model: PreTrainedModel, sample: Encoded, window: int, late: bool, count: Counter | None
+    model: PreTrainedModel, sample: Encoded, window: int, late: bool, count: Counter[str] | None
 ) -> float:
     """Mean NLL of the response from one forward pass with all logits; NaN if the labels leave no token."""
     body = sample.context + sample.instruction + sample.response
@@ -88,7 +88,7 @@ def released_hmg(
     window: int,
     *,
     defects: Defects | None = None,
-    count: Counter | None = None,
+    count: Counter[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean response NLL of both models as select/hmg computes them: one sample at a time, every logit.
 
@@ -132,7 +132,8 @@ def _attention_with_rows(
         allowed = (columns <= columns[released_rows.first :, None]) & released_rows.seen  # (rows, N)
         weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1, dtype=torch.float32)
         released_rows.found.append(weights[0].mean(0))
-    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+    found = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+    return cast(tuple[torch.Tensor, None], found)
 
 
 AttentionInterface.register(_IMPLEMENTATION, _attention_with_rows)
@@ -180,7 +181,7 @@ def _text(sample: Encoded, pad: int, window: int, side: str, on: Defects) -> _Te
 
 @torch.inference_mode()
 def _segment_attention(
-    model: PreTrainedModel, text: _Text, size: int, on: Defects, count: Counter | None
+    model: PreTrainedModel, text: _Text, size: int, on: Defects, count: Counter[str] | None
 ) -> np.ndarray:
     """Attention of the response to each segment, (layers, segments), mean over heads, rows and keys."""
     first, seen_first, lead = text.opened(slice(None))
@@ -193,21 +194,22 @@ def _segment_attention(
     before = model.config._attn_implementation
     model.set_attn_implementation(_IMPLEMENTATION)
     try:  # the base model: select/cam leaves out the head in this pass
-        model.get_decoder()(**_inputs(ids, mask), released_rows=rows)
+        decoder = model.get_decoder()  # type: ignore[no-untyped-call]  # transformers leaves it without types
+        decoder(**_inputs(ids, mask), released_rows=rows)
     finally:
         model.set_attn_implementation(before)
     means = []
     for layer in rows.found:
         keys = layer[len(text.instruction) :, : len(first)].mean(0)  # from the response
         keys = torch.cat([keys[:lead], keys[lead + len(text.start) :]])  # to the context
-        means.append(torch.stack([part.mean() for part in keys.split(size)]))
+        means.append(torch.stack([part.mean() for part in torch.split(keys, size)]))
     stored = torch.stack(means).to(torch.float16 if on.half_precision else torch.float64)
     return stored.double().cpu().numpy()
 
 
 @torch.inference_mode()
 def _segment_nll(
-    model: PreTrainedModel, text: _Text, size: int, on: Defects, count: Counter | None
+    model: PreTrainedModel, text: _Text, size: int, on: Defects, count: Counter[str] | None
 ) -> np.ndarray:
     """Loss of the response after each segment of the context, (segments,), every logit computed."""
     n, after = len(text.context), text.instruction + text.response
@@ -233,7 +235,7 @@ def released_cam(
     *,
     side: Literal["left", "right"] = "left",
     defects: Defects | None = None,
-    count: Counter | None = None,
+    count: Counter[str] | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The two vectors of CAM as select/cam computes them, one sample at a time, by the long model.
 
@@ -276,7 +278,7 @@ def released_cam(
 
 
 def every_loss(
-    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, count: Counter | None
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, count: Counter[str] | None
 ) -> torch.Tensor:
     """NLL of every token but the first, (B, N - 1), from one forward pass with all logits."""
     _add(count, ids, int(mask.sum()))
@@ -291,6 +293,6 @@ def _inputs(ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "use_cache": False}
 
 
-def _add(count: Counter | None, ids: torch.Tensor, tokens: int) -> None:
+def _add(count: Counter[str] | None, ids: torch.Tensor, tokens: int) -> None:
     if count is not None:
         count.update(tokens=tokens, padded=ids.numel(), forwards=1)

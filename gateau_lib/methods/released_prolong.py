@@ -21,7 +21,7 @@ PAIRS_AT_ONCE, SINGLES_AT_ONCE = 8, 16  # prolong/run.py
 
 @torch.inference_mode()
 def _perplexities(
-    model: PreTrainedModel, rows: Sequence[list[int]], last: int, at_once: int, count: Counter | None
+    model: PreTrainedModel, rows: Sequence[list[int]], last: int, at_once: int, count: Counter[str] | None
 ) -> np.ndarray:
     """Perplexity of the last tokens of sequences of one length, in batches, every logit computed."""
     found = []
@@ -40,7 +40,7 @@ def released_prolong(
     pairs: int,
     window_segments: int = 256,
     seed: int = 0,
-    count: Counter | None = None,
+    count: Counter[str] | None = None,
 ) -> np.ndarray:
     """ProLong's score as the released code computes it: pair by pair, every logit, loops over all pairs.
 

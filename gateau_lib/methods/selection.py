@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 
-def numbers(values: Sequence[float], name: str, ids: Sequence[str] | None = None) -> np.ndarray:
+def numbers(values: npt.ArrayLike, name: str, ids: Sequence[str] | None = None) -> npt.NDArray[np.float64]:
     """The values as an array (n,), none of them NaN.
 
     Raises:

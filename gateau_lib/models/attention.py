@@ -218,8 +218,9 @@ def _mask(
     device = kwargs.get("device", "cpu")
     if local_size and whole and causal and _slides(mask_function, local_size, q_length, device):
         return Window(local_size)
-    lengths = {"q_length": q_length, "kv_length": kv_length}
-    return sdpa_mask(**lengths, mask_function=mask_function, local_size=local_size, **kwargs)
+    return sdpa_mask(
+        q_length=q_length, kv_length=kv_length, mask_function=mask_function, local_size=local_size, **kwargs
+    )
 
 
 def _slides(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -54,9 +54,9 @@ def _continue(
     # repetition.
     own, model.generation_config = model.generation_config, GenerationConfig()
     try:
-        written = model.generate(input_ids=ids, attention_mask=mask, generation_config=asked)[
-            :, width:
-        ].tolist()
+        # Every causal language model has `generate`, from a mixin that PreTrainedModel does not name.
+        generate = cast(Any, model).generate
+        written = generate(input_ids=ids, attention_mask=mask, generation_config=asked)[:, width:].tolist()
     finally:
         model.generation_config = own
     return [new[: next((i for i, token in enumerate(new) if token in ends), len(new))] for new in written]

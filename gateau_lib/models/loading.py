@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from logging import LogRecord, getLogger
+from logging import Logger, LogRecord, getLogger
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -138,7 +138,8 @@ def load(
             raise ModelError(f"{source}: {error}") from error
         except (OSError, ValueError, SafetensorError) as error:
             raise _unloadable(source, error) from error
-    return model.to(to or device()).eval(), tokenizer
+    # transformers' wrapper hides that `to` is a method: its stub wants the model as an argument.
+    return cast(Any, model).to(to or device()).eval(), tokenizer
 
 
 def load_on_cpu(name: str | Path) -> tuple[PreTrainedModel, Any]:
@@ -157,7 +158,9 @@ def _load_model(source: str, dtype: str, config: PreTrainedConfig | None = None)
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with _without_report():
-            model, info = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options)
+            # A pair, as output_loading_info asks; the annotation there knows the model only.
+            loaded: Any = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options)
+            model, info = loaded
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unloadable(source, error) from error
     if wrong := _misfits(info):
@@ -176,7 +179,7 @@ def _without_report() -> Iterator[None]:
         is_report = "LOAD REPORT" in text or "checkpoint seem corrupted" in text
         return "CONVERSION" in text or not is_report
 
-    logger = logging.get_logger("transformers.modeling_utils")
+    logger = cast(Logger, logging.get_logger("transformers.modeling_utils"))
     logger.addFilter(keep)
     try:
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -58,7 +58,9 @@ def names(short: str | None, long: str | None, with_short: bool) -> tuple[str | 
     return short, long
 
 
-def load_pair(short: str | None, long: str | None, with_short: bool, dtype: str, device: torch.device) -> Pair:
+def load_pair(
+    short: str | None, long: str | None, with_short: bool, dtype: str, device: torch.device
+) -> Pair:
     """The two models; the shipped pair if neither is named. Without ``with_short`` the long one stands for both.
 
     Raises:
@@ -90,8 +92,8 @@ def check_homologous(
             f"the models are not homologous: their tokenizers split the same text differently; {fix}"
         )
     for name, model in (("short", short), ("long", long)):
-        if model.get_input_embeddings().num_embeddings < len(b):
-            rows = model.get_input_embeddings().num_embeddings
+        rows = cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings
+        if rows < len(b):
             raise ScoreError(
                 f"the {name} model has {rows:,} embeddings for a tokenizer of {len(b):,} tokens; {fix}"
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ def read_after(
     """As `read`, where part b follows prefix ``rows[b]`` of those that `read` returned."""
     which = torch.as_tensor(rows, device=model.device)
     cache = DynamicCache()
-    cache.layers = [_Prefixes(layer, which) for layer in prefixes.layers]
+    cache.layers = [_Prefixes(cast(DynamicLayer, layer), which) for layer in prefixes.layers]
     return _forward(model, parts, cache, count)
 
 
@@ -81,8 +81,12 @@ def _forward(
 class _Prefixes(DynamicLayer):
     """One layer's keys and values of many prefixes, (P, Hkv, L, D); row b reads prefix ``rows[b]``."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def __init__(self, of: DynamicLayer, rows: torch.Tensor) -> None:
         super().__init__()
+        assert of.keys is not None and of.values is not None, "the prefixes have been read"
         self.keys, self.values = of.keys, of.values
         self.rows = rows.to(of.keys.device)  # layers may lie on several devices
         self.dtype, self.device, self.is_initialized = of.keys.dtype, of.keys.device, True

@@ -70,8 +70,9 @@ def prompt_ids(tokenizer: Any, turns: Sequence[str], said: Sequence[str], chat: 
     if not chat:
         return plain_ids(tokenizer, [message["content"] for message in messages])
     template = None if has_template(tokenizer) else INST
-    what = {"whose": "the tokenizer", "remedy": "mend it, or ask without chat", "template": template}
-    return text_ids(tokenizer, templated(tokenizer, messages, **what))
+    remedy = "mend it, or ask without chat"
+    text = templated(tokenizer, messages, whose="the tokenizer", remedy=remedy, template=template)
+    return text_ids(tokenizer, text)
 
 
 def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[int]:
