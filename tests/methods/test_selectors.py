@@ -109,7 +109,7 @@ def test_quotas_take_the_best_of_each_source(of, quotas, k):
 
 
 def test_quotas_by_hand():
-    sources = dict(a="x", b="x", c="y", d="x", e="y")
+    sources = {"a": "x", "b": "x", "c": "y", "d": "x", "e": "y"}
     assert selection.within_quotas("abcde", sources, {"x": 1}, 2) == ["a", "c"]
     assert selection.within_quotas("abcde", sources, {"x": 1, "y": 0}, 4) == ["a"]
     with pytest.raises(ValueError, match="occurs twice"):

@@ -72,7 +72,8 @@ class Handler(BaseHTTPRequestHandler):
             entries = [{"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()} for n, c in files.items()]
             return self._send(200, json.dumps(entries).encode(), body, {})
         content = files[name]
-        self._send(200, content, body, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": commit})
+        tag = f'"{hashlib.sha1(content).hexdigest()}"'
+        return self._send(200, content, body, {"ETag": tag, "X-Repo-Commit": commit})
 
     def _send(self, status: int, content: bytes, body: bool, headers: dict[str, str]) -> None:
         self.send_response(status)

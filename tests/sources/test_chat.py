@@ -186,9 +186,10 @@ def test_a_refused_request_does_not_end_the_run_and_is_asked_again(tmp_path):
 
 
 def test_a_server_that_refuses_everything_is_not_asked_ten_thousand_times(tmp_path):
-    with serve(lambda body: (400, "'max_tokens' is not supported")) as server:
-        with pytest.raises(chat.ChatError, match="refused the first 32 requests: status 400: 'max_tokens' is not supported"):
-            ask(server.spec, [str(i) for i in range(1000)], tmp_path)
+    why = "refused the first 32 requests: status 400: 'max_tokens' is not supported"
+    refusing = serve(lambda body: (400, "'max_tokens' is not supported"))
+    with refusing as server, pytest.raises(chat.ChatError, match=why):
+        ask(server.spec, [str(i) for i in range(1000)], tmp_path)
     assert len(server.bodies) < transcript.REFUSALS + 3 * chat.PARALLEL
 
 
