@@ -24,6 +24,7 @@ from gateau_lib.study.whole_files import atomic_write
 
 name_in_figures()
 
+
 @dataclass(frozen=True)
 class Selection:
     """What is to be selected, how, and where it goes.
