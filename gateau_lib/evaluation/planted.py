@@ -37,7 +37,7 @@ ROWS = "rows.parquet"
 def teacher_forced(
     model: PreTrainedModel,
     encoded: Sequence[Encoded],
-    answers: Sequence[Sequence[int]] | None = None,
+    answers: Sequence[Sequence[int] | np.ndarray] | None = None,
     *,
     batch_tokens: int = BATCH_TOKENS,
     ending: Sequence[int] = (),
@@ -210,9 +210,8 @@ def summarise(rows: pd.DataFrame, lengths: Sequence[int], by: Sequence[str] = ("
     edges = np.sort(np.asarray(lengths))
     place = np.searchsorted(edges, rows["tokens"])
     if (place == len(edges)).any():
-        raise ValueError(
-            f"a sample of {rows['tokens'].max()} tokens is longer than every length {edges.tolist()}; add a length"
-        )
+        found = f"a sample of {rows['tokens'].max()} tokens is longer than every length {edges.tolist()}"
+        raise ValueError(f"{found}; add a length")
     measures = [
         c for c in ("nll", "response_nll", "token_accuracy", "exact", "exact_match", "f1") if c in rows
     ]
