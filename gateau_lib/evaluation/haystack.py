@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -85,7 +85,8 @@ def items(
                 rng = np.random.default_rng([seed, length, place, repeat])
                 at = borders[int(rng.integers(len(borders)))]
                 name = f"{TASK}-{length}-{depth:g}-{seed}-{repeat}"
-                found.append(_item(name, stack, at, world.Cast(rng).fact(), tokenizer, length, depth))
+                fact = cast(world.Fact, world.Cast(rng).fact())  # a new cast has someone without a fact
+                found.append(_item(name, stack, at, fact, tokenizer, length, depth))
     return found
 
 
@@ -114,7 +115,7 @@ def _item(
             f"{name}: {read} tokens, the needle at depth {realised:.3f}; give a haystack with shorter words"
         )
     copies = -(-(len(text) - len(fact.sentence)) // len(stack))
-    extra = {"length": length, "depth": depth, "tokens": read, "realised_depth": realised}
+    extra: dict[str, Any] = {"length": length, "depth": depth, "tokens": read, "realised_depth": realised}
     extra |= {"needle": fact.sentence, "copies": copies}
     return Item(name, TASK, (text + SEPARATOR + question,), fact.value, MAX_NEW_TOKENS, extra=extra)
 
@@ -123,7 +124,8 @@ class _Side:
     """The text before or after a place of the haystack, cut to a number of tokens counted from there."""
 
     def __init__(self, stack: str, at: int, tokenizer: Any, tokens: int, before: bool):
-        self.before, size, self.offsets = before, 6 * tokens + 1, []
+        self.before, size = before, 6 * tokens + 1
+        self.offsets: list[tuple[int, int]] = []
         while len(self.offsets) <= tokens:  # more characters, until there are more than enough tokens
             laps = size // len(stack) + 1
             end = at + laps * len(stack)

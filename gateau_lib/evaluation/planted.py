@@ -37,7 +37,7 @@ ROWS = "rows.parquet"
 def teacher_forced(
     model: PreTrainedModel,
     encoded: Sequence[Encoded],
-    answers: Sequence[Sequence[int]] | None = None,
+    answers: Sequence[Sequence[int] | np.ndarray] | None = None,
     *,
     batch_tokens: int = BATCH_TOKENS,
     ending: Sequence[int] = (),
@@ -72,7 +72,9 @@ def teacher_forced(
     return pd.DataFrame([rows[i] for i in range(len(encoded))])
 
 
-def _read(model: PreTrainedModel, sequences: list[list[int]], spans: list[int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _read(
+    model: PreTrainedModel, sequences: list[list[int]], spans: list[int]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """NLL and whether it is the most likely token, of the last ``spans[b]`` tokens of each sequence."""
     inputs = padded(sequences, model.device)
     places = target_places([len(s) for s in sequences], spans).to(model.device)
@@ -85,7 +87,11 @@ def _read(model: PreTrainedModel, sequences: list[list[int]], spans: list[int]) 
 
 @torch.inference_mode()
 def generate(
-    model: PreTrainedModel, tokenizer: Any, encoded: Sequence[Encoded], max_new_tokens: int, batch_tokens: int = BATCH_TOKENS
+    model: PreTrainedModel,
+    tokenizer: Any,
+    encoded: Sequence[Encoded],
+    max_new_tokens: int,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> list[str]:
     """Greedy continuations of the prompts, in order, up to the end-of-text token or ``max_new_tokens``.
 
@@ -94,11 +100,11 @@ def generate(
     ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     texts: dict[int, str] = {}
     for group in plan_batches([len(e.prompt) + max_new_tokens for e in encoded], batch_tokens):
-        written = continue_greedily(model, [encoded[i].prompt for i in group], max_new_tokens, ends, tokenizer.pad_token_id)
+        written = continue_greedily(
+            model, [encoded[i].prompt for i in group], max_new_tokens, ends, tokenizer.pad_token_id
+        )
         texts.update(zip(group, map(tokenizer.decode, written), strict=True))
     return [texts[i] for i in range(len(encoded))]
-
-
 
 
 def evaluate_samples(
@@ -130,7 +136,13 @@ def evaluate_samples(
         # Where every token of the response and its ending is the most likely one, greedy decoding writes the response.
         todo = [i for i, done in enumerate(frame["complete"]) if not (done and ending)]
         longest = max(len(e.response) for e in encoded) + len(ending)
-        texts = dict(zip(todo, generate(model, tokenizer, [encoded[i] for i in todo], longest, batch_tokens), strict=True))
+        texts = dict(
+            zip(
+                todo,
+                generate(model, tokenizer, [encoded[i] for i in todo], longest, batch_tokens),
+                strict=True,
+            )
+        )
         frame["text"] = [texts.get(i, sample.response) for i, sample in enumerate(samples)]
         found = [matches(text, sample) for text, sample in zip(frame["text"], samples, strict=True)]
         frame["exact_match"], frame["f1"] = [match for match, _ in found], [f1 for _, f1 in found]
@@ -138,11 +150,18 @@ def evaluate_samples(
 
 
 def evaluate_model(
-    model_dir: Path | str, eval_path: Path, *, max_length: int | None = None, generated: bool = True, dtype: str = "float32"
+    model_dir: Path | str,
+    eval_path: Path,
+    *,
+    max_length: int | None = None,
+    generated: bool = True,
+    dtype: str = "float32",
 ) -> pd.DataFrame:
     """`evaluate_samples` for a saved model and a file of samples."""
     model, tokenizer = loading.load(model_dir, dtype)
-    return evaluate_samples(model, tokenizer, read_samples(eval_path), max_length=max_length, generated=generated)
+    return evaluate_samples(
+        model, tokenizer, read_samples(eval_path), max_length=max_length, generated=generated
+    )
 
 
 def _write_rows(model: Path | str, samples: Path, out: Path, **options: Any) -> None:
@@ -150,7 +169,11 @@ def _write_rows(model: Path | str, samples: Path, out: Path, **options: Any) -> 
 
 
 def evaluate_all(
-    study: Study, model_dirs: Mapping[str, Path | str], eval_paths: Mapping[str, Path], workers: int | None = None, **options: Any
+    study: Study,
+    model_dirs: Mapping[str, Path | str],
+    eval_paths: Mapping[str, Path],
+    workers: int | None = None,
+    **options: Any,
 ) -> pd.DataFrame:
     """Every model on every evaluation set, each pair computed once and kept in the study's cache.
 
@@ -168,7 +191,9 @@ def evaluate_all(
         builds[f"{model} on {name}"] = Build("evaluation", _write_rows, inputs)
     folders = build_all(study, builds, at_once(study.profile) if workers is None else workers, "evaluation")
     found = [pd.read_parquet(folder / ROWS) for folder in folders]
-    labelled = [frame.assign(model=model, set=name) for (model, name), frame in zip(pairs, found, strict=True)]
+    labelled = [
+        frame.assign(model=model, set=name) for (model, name), frame in zip(pairs, found, strict=True)
+    ]
     table = pd.concat(labelled, ignore_index=True)
     return table[["model", "set", *table.columns.drop(["model", "set"])]]
 
@@ -185,16 +210,13 @@ def summarise(rows: pd.DataFrame, lengths: Sequence[int], by: Sequence[str] = ("
     edges = np.sort(np.asarray(lengths))
     place = np.searchsorted(edges, rows["tokens"])
     if (place == len(edges)).any():
-        raise ValueError(f"a sample of {rows['tokens'].max()} tokens is longer than every length {edges.tolist()}; add a length")
-    measures = [c for c in ("nll", "response_nll", "token_accuracy", "exact", "exact_match", "f1") if c in rows]
+        found = f"a sample of {rows['tokens'].max()} tokens is longer than every length {edges.tolist()}"
+        raise ValueError(f"{found}; add a length")
+    measures = [
+        c for c in ("nll", "response_nll", "token_accuracy", "exact", "exact_match", "f1") if c in rows
+    ]
     groups = rows.assign(length=edges[place]).groupby([*by, "length"], sort=True)
     return groups[measures].mean().assign(n=groups.size()).reset_index()
-
-
-
-
-
-
 
 
 def perplexity_by_length(
@@ -218,8 +240,14 @@ def perplexity_by_length(
         ValueError: a document that is too short, or a length not above ``tail``.
     """
     if min(lengths) <= tail or any(len(d) < max(lengths) for d in documents):
-        raise ValueError(f"lengths {list(lengths)} must exceed the tail ({tail} tokens), and no document may be shorter")
+        raise ValueError(
+            f"lengths {list(lengths)} must exceed the tail ({tail} tokens), and no document may be shorter"
+        )
     pairs = [(i, length) for length in lengths for i in range(len(documents))]
     prefixes = [documents[i][len(documents[i]) - length : -tail] for i, length in pairs]
-    losses = continuation_nll(model, prefixes, [documents[i][-tail:] for i, _ in pairs], batch_tokens=batch_tokens)
-    return pd.DataFrame([{"document": i, "length": n, "nll": loss.mean()} for (i, n), loss in zip(pairs, losses, strict=True)])
+    losses = continuation_nll(
+        model, prefixes, [documents[i][-tail:] for i, _ in pairs], batch_tokens=batch_tokens
+    )
+    return pd.DataFrame(
+        [{"document": i, "length": n, "nll": loss.mean()} for (i, n), loss in zip(pairs, losses, strict=True)]
+    )

@@ -64,7 +64,8 @@ def items(tokenizer: Any, length: int, seed: int, count: int) -> list[Item]:
 
 def _hide(statements: Sequence[str], rng: np.random.Generator) -> Build:
     """Filler sentences, a line each, with the statements between them, in their order, at random depths."""
-    depths, sentences = np.sort(rng.random(len(statements))), []
+    depths = np.sort(rng.random(len(statements)))
+    sentences: list[str] = []
 
     def build(units: int) -> str:
         while len(sentences) < units:
@@ -114,8 +115,8 @@ def _common_words(rng: np.random.Generator, length: int) -> Made:
         entries = [word for word in words[:common] for _ in range(often)] + [
             words[common + i // seldom] for i in range(units)
         ]
-        entries = np.random.default_rng(order).permutation(entries)
-        listed = " ".join(f"{place}. {entry}" for place, entry in enumerate(entries, 1))
+        shuffled = np.random.default_rng(order).permutation(entries)
+        listed = " ".join(f"{place}. {entry}" for place, entry in enumerate(shuffled, 1))
         return f"{listed}{SEPARATOR}List the {common} words that come most often."
 
     return build, tuple(words[:common]), 120

@@ -75,8 +75,8 @@ def run(
                 loaded, tokenizer = loading.load(model_dir, dtype)
                 size = "auto" if loaded.device.type == "cuda" else 8
                 model = HFLM(pretrained=loaded, tokenizer=tokenizer, batch_size=size)
-            how = {"task_manager": manager, "limit": limit, "bootstrap_iters": 0}
-            found = simple_evaluate(model=model, tasks=[task], **how)
+            asked: dict[str, Any] = {"task_manager": manager, "limit": limit, "bootstrap_iters": 0}
+            found = simple_evaluate(model=model, tasks=[task], **asked)
             atomic_write(path, json.dumps(_scores(found["samples"])))
         frames.append(pd.DataFrame(json.loads(path.read_text(encoding="utf-8")), columns=COLUMNS))
     return pd.concat(frames, ignore_index=True)
@@ -132,7 +132,7 @@ def answers(study: Study, items: Sequence[Item], folders: Mapping[str, Path]) ->
         NotInstalled: see `run`.
     """
     found, tasks = {}, [item.task for item in items]
-    how = {"dtype": study.profile.dtype, "limit": study.profile.benchmark_items or None}
+    how: dict[str, Any] = {"dtype": study.profile.dtype, "limit": study.profile.benchmark_items or None}
     for name, folder in track(folders.items(), "short tasks", total=len(folders)):
         with merged_model(folder) as model_dir:
             found[name] = Answers(run(model_dir, tasks, study.cache / "short-tasks" / name, **how))

@@ -145,7 +145,9 @@ def _without_answer(answered: Answered) -> list[NotRun]:
     """Items that have no answer, run by run, and how to ask them again; their scores are missing."""
     rows = []
     for run, (table, folder) in answered.runs.items():
-        failed = table[table["error"].notna()] if folder else []
+        if folder is None:
+            continue
+        failed = table[table["error"].notna()]
         if len(failed):
             what = f"{len(failed)} of {len(table)} items of {answered.benchmark.name}, {run}"
             again = f"delete {folder.name} in the cache to ask these again"

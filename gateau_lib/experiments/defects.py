@@ -73,7 +73,7 @@ def _scored(
     pair: Pair, encoded: Sequence[Encoded], window: int, segment_length: int, score: str, defects: Defects
 ) -> tuple[np.ndarray, int]:
     """The samples' scores and the tokens read for them, padding included."""
-    count: Counter = Counter()
+    count: Counter[str] = Counter()
     if score == "HMG":
         short, long = released_hmg(pair, encoded, window, defects=defects, count=count)
         return short - long, count["padded"]

@@ -35,7 +35,7 @@ def says_empty(axis: Axes, rows: pd.DataFrame) -> bool:
     """Whether there is nothing to draw; the axes then say so."""
     if rows.empty:
         axis.set(xticks=[], yticks=[])
-        middle = {"xycoords": "axes fraction", "ha": "center", "va": "center"}
+        middle: dict[str, Any] = {"xycoords": "axes fraction", "ha": "center", "va": "center"}
         axis.annotate("no rows at this scale", (0.5, 0.5), color=GREY, **middle)
     return rows.empty
 
@@ -145,7 +145,7 @@ def draw_dots(axis: Axes, rows: pd.DataFrame, xlabel: str, chance: float | None)
             if len(values) >= SEEDS:
                 axis.plot(t_interval(values)[1:], [at, at], color=colour, linewidth=1.2)
             name = words(condition) if y == 0 or c and method == methods[0] else None
-            mean = {"color": colour, "markersize": 5.5, "linestyle": "none"}
+            mean: dict[str, Any] = {"color": colour, "markersize": 5.5, "linestyle": "none"}
             axis.plot(values.mean(), at, MARKERS[c % 8], label=name, **mean)
     axis.set_yticks(range(len(methods)), [label(m) for m in methods])
     axis.set_ylim(len(methods) - 0.5, -0.5)

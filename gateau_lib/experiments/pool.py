@@ -147,7 +147,7 @@ def scored(study: Study, pair: Path, data: Path, pools: Sequence[str], parts: Se
         f"{part} of {path.stem}": PARTS[part](study, pair, path) for _, _, path in draws for part in parts
     }
     folders = iter(build_all(study, builds, _workers(study, [path for *_, path in draws]), "scoring"))
-    count = {part: Counter() for part in parts}
+    count: dict[str, Counter[str]] = {part: Counter() for part in parts}
     frames = []
     for pool, n, path in draws:
         drawn = read_samples(path)
@@ -175,7 +175,7 @@ def scored_documents(study: Study, pair: Path, data: Path) -> pd.DataFrame:
     """
     paths = [data / "documents" / f"{n}.jsonl" for n in range(study.profile.pool_seeds)]
     builds = {f"documents {path.stem}": dependencies(study, pair, path, documents=True) for path in paths}
-    count: Counter = Counter()
+    count: Counter[str] = Counter()
     frames = []
     folders = build_all(study, builds, _workers(study, paths), "documents")
     for n, (path, folder) in enumerate(zip(paths, folders, strict=True)):

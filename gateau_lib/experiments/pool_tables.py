@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ from gateau_lib.models import loading
 from gateau_lib.models.nll import continuation_nll
 from gateau_lib.models.pair import Pair
 
-CAM_VARIANTS: dict[str, dict[str, str]] = {
+CAM_VARIANTS: dict[str, dict[str, Any]] = {
     "cam_default": {},
     "cam_softmax_attention": {"attention": "softmax"},
     "cam_ppl": {"importance": "softmax_ppl"},
@@ -37,7 +37,7 @@ CAM_VARIANTS: dict[str, dict[str, str]] = {
 
 def write_homologous(pair: Path, samples: Path, max_length: int, window: int, dtype: str, out: Path) -> None:
     """Compute the table of `pool.homologous` and leave it in the folder ``out``."""
-    count: Counter = Counter()
+    count: Counter[str] = Counter()
     short, tokenizer = loading.load(pair / "short", dtype)
     long, _ = loading.load(pair / "long", dtype)
     encoded = _encoded(read_samples(samples), tokenizer, max_length)
@@ -56,7 +56,7 @@ def write_awareness(
     pair: Path, samples: Path, max_length: int, segment_length: int, dtype: str, out: Path
 ) -> None:
     """Compute the table of `pool.awareness` and leave it in the folder ``out``."""
-    count: Counter = Counter()
+    count: Counter[str] = Counter()
     long, tokenizer = loading.load(pair / "long", dtype)
     drawn = read_samples(samples)
     encoded = _encoded(drawn, tokenizer, max_length)
@@ -97,7 +97,7 @@ def write_dependencies(
     out: Path,
 ) -> None:
     """Compute the table of `pool.dependencies` and leave it in the folder ``out``."""
-    count: Counter = Counter()
+    count: Counter[str] = Counter()
     long, tokenizer = loading.load(pair / "long", dtype)
     if documents:
         plain = read_documents(texts)
@@ -130,14 +130,19 @@ def write_others(
     """Compute the table of `pool.others` and leave it in the folder ``out``."""
     asked = [METHODS[name] for name in methods]
     passes = {name for method in asked for name in method.passes}
-    sizes = {"segment_length": segment_length, "max_length": max_length, "short_window": window}
+    sizes: dict[str, Any] = {
+        "segment_length": segment_length,
+        "max_length": max_length,
+        "short_window": window,
+    }
     options = Options(tuple(methods), "ntk", **sizes, prolong_pairs=pairs, seed=seed)
     long, tokenizer = loading.load(pair / "long", dtype)
     short, _ = loading.load(pair / "short", dtype)
     both = extended(Pair(short, long, tokenizer), options, passes)
     drawn = read_samples(samples)
     reader = Reader(drawn, _encoded(drawn, tokenizer, max_length), both, options, passes)
-    filled = {name: values for method in asked for name, values in method.fill(reader).items()}
+    fills = [cast(Callable[[Reader], Mapping[str, Any]], method.fill) for method in asked]
+    filled = {name: values for fill in fills for name, values in fill(reader).items()}
     table = pd.DataFrame({"id": [sample.id for sample in drawn]} | {name: filled[name] for name in columns})
     count = Counter(dict.fromkeys(COUNTED, 0))
     for counted in reader.counts.values():
@@ -149,7 +154,7 @@ def _encoded(drawn: Sequence[Sample], tokenizer: Any, max_length: int) -> list[E
     return [encode(sample, tokenizer, max_length) for sample in drawn]
 
 
-def _save(out: Path, table: pd.DataFrame, count: Counter) -> None:
+def _save(out: Path, table: pd.DataFrame, count: Counter[str]) -> None:
     missing = table.select_dtypes("number").isna().any(axis="columns")
     if missing.any():
         raise ValueError(

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from gateau_lib.data.longalign import read_samples, write_samples
-from gateau_lib.data.samples import encode
+from gateau_lib.data.samples import Sample, encode
 from gateau_lib.evaluation import suite
 from gateau_lib.experiments import workload
 from gateau_lib.experiments.replication_rows import FULL, UNTUNED, Run, runs
@@ -58,7 +58,8 @@ def _drawn(study: Study, folder: Path, name: str, count: int) -> Path:
     profile, tokenizer = study.profile, loading.load_tokenizer(hub.model(study, study.profile.long_model))
 
     def build(out: Path) -> None:
-        samples, kept, left_out = read_samples(folder / "samples.jsonl"), [], 0
+        samples, left_out = read_samples(folder / "samples.jsonl"), 0
+        kept: list[Sample] = []
         for i in np.random.default_rng(study.seed).permutation(len(samples)):
             if len(kept) == count:
                 break
@@ -106,7 +107,7 @@ def scored(study: Study, pair: Path) -> pd.DataFrame:
 def _score(study: Study, pair: Path, methods: str, reading: Reading) -> pd.DataFrame:
     """One score table. Its parts lie in the cache, so that a killed run goes on where it was."""
     profile, data = study.profile, long_file(study)
-    used = {
+    used: dict[str, Any] = {
         "short": str(pair / "short"),
         "long": str(pair / "long"),
         "methods": methods,

@@ -45,7 +45,9 @@ def _hmp_without_norm(pool: pd.DataFrame) -> np.ndarray:
     return softmax(np.exp(_numbers(pool, "nll_short")) - np.exp(_numbers(pool, "nll_long")))
 
 
-def _combined(guidance: Callable[[pd.DataFrame], np.ndarray], variant: str = "as_released") -> Value:
+def _combined(
+    guidance: Callable[[pd.DataFrame], np.ndarray], variant: gateau.Variant = "as_released"
+) -> Value:
     """GATEAU's sum of a guidance and CAM."""
     return lambda pool, alpha: gateau.combine(guidance(pool), _numbers(pool, "cam"), variant, alpha)
 

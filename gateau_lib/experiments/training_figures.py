@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,7 +62,8 @@ def draw_by_length(axis: Axes, rows: pd.DataFrame, xlabel: str = LENGTH) -> None
         means = groups.mean()
         shift = 0.04 * (i - (len(methods) - 1) / 2)  # side by side, so that intervals do not hide each other
         x = means.index * 2**shift if doubled else means.index + shift * lengths[0]
-        axis.plot(x, means, label=label(method), markersize=5, **look(method, i))
+        drawn: dict[str, Any] = {**look(method, i)}
+        axis.plot(x, means, label=label(method), markersize=5, **drawn)
         if groups.count().min() >= SEEDS:
             low, high = np.array([t_interval(values)[1:] for _, values in groups]).T
             colour = look(method, i)["color"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -120,7 +120,7 @@ def selection_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     jobs = []
     for n in range(study.profile.pool_seeds):
         pool, budget = data / "pools" / f"independent-{n}.jsonl", study.profile.sft_tokens
-        shared = {"experiment": "selection", "n": n, "base": pair / "long"}
+        shared: dict[str, Any] = {"experiment": "selection", "n": n, "base": pair / "long"}
         jobs.append(_job(study, data, method="short_only", tokens=budget, **shared))
         shared["pool"] = pool
         by_selector = {}
@@ -136,14 +136,15 @@ def selection_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
 
 def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     """Fine-tuning of the stretched short model on short instructions, equal tokens and samples."""
-    shared = {"experiment": "skipping", "base": pair / "short", "rope_theta": _stretched_theta(study, pair)}
+    theta = _stretched_theta(study, pair)
+    shared: dict[str, Any] = {"experiment": "skipping", "base": pair / "short", "rope_theta": theta}
     shared["tokens"] = study.profile.skip_steps * study.profile.sft_batch_tokens
     jobs = []
     for n in range(study.profile.pool_seeds):
         for strategy in STRATEGIES:
             # Packed: plain causal attention over the whole row. Kept apart, it would only be Normal in other
             # batches.
-            own = {"strategy": strategy, "packed_isolated": strategy != "packed"}
+            own: dict[str, Any] = {"strategy": strategy, "packed_isolated": strategy != "packed"}
             jobs.append(_job(study, data, method=strategy, n=n, **own, **shared))
     return jobs
 
@@ -184,10 +185,11 @@ def batch_shapes(job: FineTune) -> dict[str, list[tuple[int, int]]]:
     As they come: the same samples as in the sorted batches, shuffled, in as many batches.
     """
     lengths = sample_lengths(job)
-    size = (job.length.tokens, job.length.batch_tokens, job.seed)
+    length = cast(ByTokens, job.length)
+    size = (length.tokens, length.batch_tokens, job.seed)
     plan = plan_batches(lengths, *size)
     order = np.random.default_rng(job.seed).permutation([i for batch in plan for (i,) in batch])
-    naive = [[(i,) for i in part] for part in np.array_split(order, len(plan))]
+    naive: list[list[tuple[int, ...]]] = [[(i,) for i in part] for part in np.array_split(order, len(plan))]
     packed = plan_batches(lengths, *size, job.window)
 
     def shape(batch: list[tuple[int, ...]]) -> tuple[int, int]:

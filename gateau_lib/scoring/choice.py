@@ -24,6 +24,7 @@ from gateau_lib.study.whole_files import atomic_write
 
 name_in_figures()
 
+
 @dataclass(frozen=True)
 class Selection:
     """What is to be selected, how, and where it goes.
@@ -121,7 +122,7 @@ def quotas_of(asked: Selection, distinct: pd.DataFrame) -> dict[str, int]:
         raise DataError(
             f"{asked.data}: no usable record has a 'source'; leave out --quota and --per-source, or add the field"
         )
-    quotas = {}
+    quotas: dict[str, int] = {}
     for text in asked.quota:
         source, equals, number = text.rpartition("=")
         if not equals or not number.isdecimal():
@@ -176,7 +177,9 @@ def scoring_of(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("models", ", ".join([*models, about["dtype"]])), ("scored", how)]
 
 
-def facts_of(ranked: pd.DataFrame, why: Counter, asked: Selection, table: Table) -> list[tuple[str, str]]:
+def facts_of(
+    ranked: pd.DataFrame, why: Counter[str], asked: Selection, table: Table
+) -> list[tuple[str, str]]:
     """What the summary and the report say about a selection."""
     how, options = asked.score, asked.ranking
     if asked.score == "gateau":

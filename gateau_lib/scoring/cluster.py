@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gateau_lib.data.sharded import Shard
 from gateau_lib.models.pair import Pair
@@ -53,7 +53,7 @@ class Scorer:
             raise ScoreError(
                 f"machine {host} differs from the first worker's in: {what}; install the same on all machines"
             )
-        part_files.finish(job, shard, self.pair)
+        part_files.finish(job, shard, cast(Pair, self.pair))  # `about` has loaded it
 
 
 def score(run: ScoringRun, all_shards: Sequence[Shard]) -> part_files.Job:
@@ -75,7 +75,7 @@ def score(run: ScoringRun, all_shards: Sequence[Shard]) -> part_files.Job:
         workers, needs, threads = _layout(run, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         # Workers run in a folder of their own.
         short, long = _absolute(run.short), _absolute(run.long)
-        asked = replace(run, data=run.data.resolve(), short=short, long=long, threads=threads)
+        asked = replace(run, data=run.data.resolve(), short=short, long=cast(str, long), threads=threads)
         remote = ray.remote(Scorer).options(**needs, max_restarts=RETRIES, max_task_retries=RETRIES)
         actors = [remote.remote(asked) for _ in range(min(workers, len(all_shards)))]
         made_by = ray.get(actors[0].about.remote())

@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from gateau_lib.data import sharded
 from gateau_lib.scoring import cluster, part_files, score_table
@@ -30,8 +31,9 @@ def score(run: ScoringRun) -> Summary:
     with whole_files.locked(run.parts):
         job = cluster.score(run, shards) if run.engine == "ray" else score_here(run, shards)
         about = describe(run, job.made_by)
-        summary = score_table.write_table(part_files.parts(job, shards), about, run.out)
-        facts = part_files.manifest(job, shards, summary.parts, about, run.out)
+        out = cast(Path, run.out)  # missing only where nothing is scored
+        summary = score_table.write_table(part_files.parts(job, shards), about, out)
+        facts = part_files.manifest(job, shards, summary.parts, about, out)
         atomic_write(run.manifest, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     return summary
 

@@ -88,7 +88,8 @@ def finish(job: Job, shard: Shard, pair: Pair) -> Part:
     path = job.part(shard)
     if (done := read_part(path, shard.rows)) is not None:
         return done
-    start, counts = monotonic(), {}
+    start = monotonic()
+    counts: dict[str, Counter[str]] = {}
     methods = [METHODS[name] for name in job.options.methods]
     rows = scorer.score_items(sharded.read(job.data, shard), pair, job.options, methods, counts)
     part = Part(rows, {name: dict(count) for name, count in counts.items()}, round(monotonic() - start, 3))
@@ -117,7 +118,7 @@ def parts(job: Job, shards: Sequence[Shard]) -> Iterator[Part]:
 
 def total(counts: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
     """Tokens of each pass over many shards, the dearest first."""
-    sums: dict[str, Counter] = {}
+    sums: dict[str, Counter[str]] = {}
     for each in counts:
         for name, count in each.items():
             sums.setdefault(name, Counter()).update(count)

@@ -78,8 +78,9 @@ def plan(run: ScoringRun, records: int = 0) -> str:
         try:
             if item.sample is not None:
                 e = encode(item.sample, tokenizer, run.options.max_length, chat=run.options.chat)
-                parts = map(len, (e.start, e.context, e.instruction, e.response))
-                samples.append(Lengths(*parts, e.dropped))
+                samples.append(
+                    Lengths(len(e.start), len(e.context), len(e.instruction), len(e.response), e.dropped)
+                )
         except DataError:  # it will be a row with an error, and cost nothing
             continue
     if not samples:

@@ -57,8 +57,8 @@ def length_histogram(ranked: pd.DataFrame) -> Figure:
     bins = np.histogram_bin_edges(ranked["tokens"], 25)
     chosen = ranked[ranked["chosen"]]
     for part, colour, name in ((ranked, GREY, "all usable samples"), (chosen, RED, "selected")):
-        line = {"histtype": "step", "color": colour, "linewidth": 1.8}
-        axis.hist(part["tokens"], bins=bins, density=True, label=name, **line)
+        line: dict[str, Any] = {"bins": bins, "histtype": "step", "color": colour, "linewidth": 1.8}
+        axis.hist(part["tokens"], density=True, label=name, **line)
     axis.set(xlabel="tokens, uncut", ylabel="density", yticks=[], title="Lengths before and after")
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.legend()
@@ -95,7 +95,11 @@ def page(given: Report) -> str:
     ranked, called = given.ranked, label(given.name)
     parts = [name for name in ("hmg", "cam") if name in ranked and name != given.name]
     lines = [_line(place, row, parts, given) for place, row in shown(ranked).iterrows()]
-    options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
+    options: dict[str, Any] = {
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+        "undefined": jinja2.StrictUndefined,
+    }
     pages = jinja2.Environment(autoescape=True, **options)
     pages.filters["snippet"] = snippet
     return pages.from_string(TEMPLATE.read_text(encoding="utf-8")).render(

@@ -176,14 +176,15 @@ def read_scores(path: Path) -> Table:
     return Table(path, rows, about)
 
 
-def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter]:
+def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
     """Rows that a method can rank, and how many are left out for which reason.
 
     Raises:
         DataError: the table does not hold what the method needs, mixes ways of finding CAM, or nothing is
             left.
     """
-    method, path, why = METHODS[name], table.path, Counter()
+    method, path = METHODS[name], table.path
+    why: Counter[str] = Counter()
     for column in method.needs:
         if all(row.get(column) is None for row in table.rows):
             ask = scored_with(method, column)

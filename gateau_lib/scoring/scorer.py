@@ -8,9 +8,9 @@ about the whole pool are left to the selection.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def score_items(
     pair: Pair,
     options: Options,
     methods: Sequence[Method],
-    counts: dict[str, Counter] | None = None,
+    counts: dict[str, Counter[str]] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows with ``id``, ``error``, `score_table.LENGTHS` and the columns of the methods, one an item in its
     order.
@@ -81,7 +81,7 @@ def _fill_or_mark(
     pair: Pair,
     options: Options,
     methods: Sequence[Method],
-    counts: dict[str, Counter],
+    counts: dict[str, Counter[str]],
 ) -> None:
     """Fill the rows; a sample that cannot be scored is found by halving, and marked."""
     try:
@@ -103,13 +103,14 @@ def _fill(
     pair: Pair,
     options: Options,
     methods: Sequence[Method],
-    counts: dict[str, Counter],
+    counts: dict[str, Counter[str]],
 ) -> None:
     """Let every method put its columns into the rows."""
     samples, encoded = [each.sample for each in ready], [each.encoded for each in ready]
     reader = Reader(samples, encoded, pair, options, passes_of(methods), counts)
     for method in methods:
-        for name, values in method.fill(reader).items():
+        fill = cast(Callable[[Reader], Mapping[str, Any]], method.fill)  # of a method that is scored
+        for name, values in fill(reader).items():
             for each, value in zip(ready, values, strict=True):
                 each.row[name] = _plain(value)
 

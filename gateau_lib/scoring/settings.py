@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from gateau_lib.methods import METHODS, SCORED
 from gateau_lib.methods.base import Method, Options, Reading
@@ -138,7 +138,7 @@ def resolve(
         threads=threads,
     )
     if not only_plan:
-        check_out(run.out, [data], [run.manifest], run.parts)
+        check_out(cast(Path, run.out), [data], [run.manifest], run.parts)
     return run
 
 

@@ -97,7 +97,8 @@ def random_pair(device: torch.device) -> Pair:
     """The cpu profile's sizes with random weights: speed does not depend on what a model knows."""
     p = profiles.CPU
     sizes = {"hidden_size": p.hidden_size, "layers": p.layers, "heads": p.heads, "window": p.short_window}
-    short = tiny.build_llama(2048, **sizes, rope_theta=p.rope_theta, seed=0).to(device).eval()
+    built = tiny.build_llama(2048, **sizes, rope_theta=p.rope_theta, seed=0)
+    short = built.to(device).eval()  # type: ignore[arg-type]  # transformers' wrapper hides self
     long = rope.with_rope_theta(short, p.rope_theta * p.long_rope_factor, WINDOW)
     tokenizer = loading.load_tokenizer(loading.SHIPPED / "long")  # only its padding token is used
     return Pair(short, long, tokenizer)
@@ -120,7 +121,7 @@ def log_uniform(n: int, window: int) -> list[int]:
 
 
 def score_as_released(
-    pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter
+    pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter[str]
 ) -> np.ndarray:
     """HMG and CAM by the released procedures; the gap between the models' losses, (n,).
 
@@ -133,7 +134,12 @@ def score_as_released(
 
 
 def score_by_library(
-    pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter, adaptive: bool = False
+    pair: Pair,
+    samples: Sequence[Encoded],
+    window: int,
+    segment: int,
+    count: Counter[str],
+    adaptive: bool = False,
 ) -> np.ndarray:
     """HMG and CAM by the library, with exact or with adaptive importance; the gap, (n,)."""
     passes = model_passes.long_pass(pair.long, samples, segment, count=count)
@@ -152,7 +158,7 @@ def compare_procedures(pair: Pair, n: int, window: int, segment: int, repeats: i
         ScoreError: the procedures disagree about a loss.
     """
     samples = random_samples(pair, log_uniform(n, window))
-    procedures = {
+    procedures: dict[str, Callable[..., np.ndarray]] = {
         "exact": score_by_library,
         "adaptive": partial(score_by_library, adaptive=True),
         "released": score_as_released,
@@ -162,7 +168,7 @@ def compare_procedures(pair: Pair, n: int, window: int, segment: int, repeats: i
     rows: dict[str, Row] = {}
     gaps: dict[str, np.ndarray] = {}
     for name, procedure in list(procedures.items()) * repeats:
-        count: Counter = Counter()
+        count: Counter[str] = Counter()
         run = partial(procedure, pair, samples, window, segment, count)
         seconds, gaps[name] = _timed(pair.long.device, run)
         best = min(seconds, rows[name]["seconds"]) if name in rows else seconds
@@ -186,15 +192,18 @@ def compare_prolong(pair: Pair, pairs: int = PAIRS, segment: int = SEGMENT) -> l
     n = next(n for n in range(2, pairs + 2) if n * (n - 1) // 2 >= pairs)
     document = np.random.default_rng(0).integers(3, pair.long.config.vocab_size, n * segment).tolist()
     shape = {"segment_length": segment, "pairs": pairs, "window_segments": max(n, 256)}
-    procedures = {"exact": pair_passes.score_documents, "released": released_prolong.released_prolong}
+    procedures: dict[str, Callable[..., Any]] = {
+        "exact": pair_passes.score_documents,
+        "released": released_prolong.released_prolong,
+    }
     rows, scores = [], []
     for name, procedure in procedures.items():
-        count: Counter = Counter()
+        count: Counter[str] = Counter()
         run = partial(procedure, pair.long, [document], **shape, count=count)
         seconds, found = _timed(pair.long.device, run)
         rows.append(measurement("ProLong", name, seconds, count, samples=1, pairs=pairs))
         scores.append(found["lds"].to_numpy() if name == "exact" else found)
-    if not np.allclose(*scores, rtol=1e-3 if pair.long.dtype == torch.float32 else 0.1):
+    if not np.allclose(scores[0], scores[1], rtol=1e-3 if pair.long.dtype == torch.float32 else 0.1):
         both = f"{scores[0][0]:.6g} and {scores[1][0]:.6g}"
         raise ScoreError(f"ProLong's scores differ: {both}; this is a defect, report it")
     return rows
@@ -210,14 +219,14 @@ def compare_passes(
     rows = []
     for length in lengths:
         samples = random_samples(pair, [length], response)
-        passes = {
+        passes: dict[str, Callable[..., Any]] = {
             "plain pass": partial(response_nll, pair.long, samples),
             "pass with attention": partial(model_passes.long_pass, pair.long, samples, SEGMENT),
         }
         found: dict[str, list[float]] = {name: [] for name in passes}
         for _ in range(max(3, min(15, 2**16 // length))):
             for name, run in passes.items():
-                count: Counter = Counter()
+                count: Counter[str] = Counter()
                 found[name].append(_timed(pair.long.device, partial(run, count=count))[0])
         for name, seconds in found.items():
             rows.append(measurement("passes", name, min(seconds[1:]), count, samples=1, length=length))
@@ -259,7 +268,9 @@ def adaptive_fidelity(per_kind: int | None = None) -> dict[str, Any]:
     pair = load_pair(None, None, False, "float32", devices.device())
     pool = corpus.candidate_pool(profile, pair.tokenizer, "independent", 0)
     samples = [encode(sample, pair.tokenizer, profile.max_length) for sample in pool]
-    size, exact, adaptive = profile.segment_length, Counter(), Counter()
+    size = profile.segment_length
+    exact: Counter[str] = Counter()
+    adaptive: Counter[str] = Counter()
     passes = model_passes.long_pass(pair.long, samples, size)
 
     def score(importance: Sequence[np.ndarray]) -> list[float]:

@@ -157,7 +157,7 @@ class Local:
             return continue_greedily(
                 self.model, [prompt], request.max_tokens, ends, self.tokenizer.pad_token_id
             )[0]
-        how = {"temperature": request.temperature, "seed": request.seed}
+        how: dict[str, Any] = {"temperature": request.temperature, "seed": request.seed}
         return continue_by_chance(self.model, prompt, request.max_tokens, ends, **how)
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:

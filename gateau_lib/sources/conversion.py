@@ -130,7 +130,7 @@ def _turns(record: Any) -> list[tuple[str, str]]:
     if not isinstance(record, dict):
         raise Unusable("not a JSON object")
     role, text = ("from", "value") if "conversations" in record else ("role", "content")
-    turns = record.get("conversations", record.get("messages"))
+    turns: Any = record.get("conversations", record.get("messages"))
     usable = isinstance(turns, list) and all(
         isinstance(t, dict) and isinstance(t.get(text), str) for t in turns
     )

@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import huggingface_hub
 from huggingface_hub import constants, errors
@@ -168,8 +168,9 @@ def lacking(folder: Path, repo: str, kind: Kind = "model") -> str:
     entry = _entry(repo, kind)
     again = f"; {remedy(repo, kind, folder.name)}"
     if kind == "dataset":
-        whole = entry is None or matching(folder, entry.files)
-        return "" if whole else f"lacks one of {', '.join(entry.files)}{again}"
+        files = entry.files if isinstance(entry, DataEntry) else ()
+        whole = entry is None or matching(folder, files)
+        return "" if whole else f"lacks one of {', '.join(files)}{again}"
     if not (folder / "config.json").is_file():
         return f"has no config.json{again}"
     index = folder / "model.safetensors.index.json"
@@ -201,7 +202,7 @@ def _fetched(study: Study, repo: str, kind: Kind, revision: str | None) -> Path:
     """The snapshot's folder; a pinned one that is in the cache is taken without asking the hub."""
     entry = _entry(repo, kind)
     patterns = MODEL_FILES if kind == "model" else entry.files if isinstance(entry, DataEntry) else None
-    what = {"repo_id": repo, "repo_type": kind, "revision": revision, "cache_dir": cache()}
+    what: dict[str, Any] = {"repo_id": repo, "repo_type": kind, "revision": revision, "cache_dir": cache()}
     what["allow_patterns"] = patterns and list(patterns)
     away = isinstance(entry, DataEntry) and entry.host != "hub"  # only a rehearsal has put it into the cache
     if revision or away:

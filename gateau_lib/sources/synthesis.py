@@ -155,7 +155,8 @@ def settle(task: Task, document: Document, reply: Reply, max_length: int | None)
 
 def make(order: Order, model: Chat) -> list[Task]:
     """All tasks, asked and settled; progress with the estimated time goes to stderr."""
-    made, taken = [], {}
+    made: list[Task] = []
+    taken: dict[str, set[str]] = {}
     for document in documents(order.documents, order.limit):
         made += tasks(document, order.per_document, order.seed, order.max_length)
         taken[document.id] = set()
@@ -230,7 +231,7 @@ def run(order: Order) -> str:
     if not kept:
         raise ScoreError(f"{order.out}: not written, no sample was kept; {why} and {TRANSCRIPT} beside it")
     write_samples((_sample(document, task) for document, task in _with_documents(order, kept)), order.out)
-    accounts = {
+    accounts: dict[str, Any] = {
         "documents": len({task.document for task in made}),
         "asked": len(made),
         "kept": dict(sorted(Counter(task.kind for task in kept).items())),

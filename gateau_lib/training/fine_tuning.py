@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from gateau_lib.study import devices
@@ -58,7 +59,7 @@ def _train_in_turn(study: Study, jobs: Sequence[FineTune]) -> None:
     finally:
         for job, stage in todo:
             if _is_trained(stage):
-                build(job).folder(study, lambda out, stage=stage: _link(stage, out))
+                build(job).folder(study, partial(_link, stage))
                 shutil.rmtree(stage)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ class Row:
     blocks: tuple[int, ...] = ()
 
 
-def sample_row(encoded: Encoded, ending: Sequence[int], positions: Sequence[int]) -> Row:
+def sample_row(encoded: Encoded, ending: Sequence[int], positions: Iterable[int]) -> Row:
     """The training row of one sample: loss on the response and its ending only."""
     target = [*encoded.response, *ending]
     return Row(

@@ -102,7 +102,7 @@ def _run(work: Sequence[tuple[FineTune, Path]], count: int, folder: Path) -> Non
     with (folder / OUTPUT).open("wb") as output:
         # The pipe to its standard input is never written to: when this process ends, however it ends, the
         # others see the pipe close.
-        pipes = {"stdin": subprocess.PIPE, "stdout": output, "stderr": subprocess.STDOUT}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": output, "stderr": subprocess.STDOUT}
         with subprocess.Popen(command, env=_environment(count, folder), **pipes) as run:
             try:
                 _show(_steps(run, folder / reports.STEPS), len(work))

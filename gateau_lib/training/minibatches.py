@@ -50,7 +50,7 @@ def compact(encoded: Encoded) -> Encoded:
 
     As Python's own lists, the published data would take tens of gigabytes a process.
     """
-    parts = {
+    parts: dict[str, Any] = {
         part: array("i", getattr(encoded, part)) for part in ("start", "context", "instruction", "response")
     }
     return replace(encoded, **parts)

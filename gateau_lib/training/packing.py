@@ -43,6 +43,7 @@ def plan_batches(
                 break
             epoch.append(index)
             used += lengths[index]
+        rows: list[tuple[int, ...]]
         rows = [(i,) for i in epoch] if pack_window is None else _first_fit(epoch, lengths, pack_window)
         batches = _sorted_batches(rows, lengths, batch_tokens)
         plan += [batches[i] for i in rng.permutation(len(batches))]
@@ -76,7 +77,7 @@ def plan_epochs(
         epoch = rng.permutation(len(lengths))[:total].tolist()
         total -= len(epoch)
         if pack_window is None:
-            ordered = [(i,) for i in sorted(epoch, key=lengths.__getitem__)]
+            ordered: list[tuple[int, ...]] = [(i,) for i in sorted(epoch, key=lengths.__getitem__)]
             groups = [ordered[at : at + GROUP] for at in range(0, len(ordered), GROUP)]
         else:
             groups = [[pack] for pack in _first_fit(epoch, lengths, pack_window)]

@@ -195,12 +195,13 @@ def build_pair(
 
     shape = {name: getattr(recipe, name) for name in ("hidden_size", "layers", "heads", "rope_theta")}
     shape["window"] = recipe.short_window
-    how = {
+    how: dict[str, Any] = {
         "question_share": recipe.question_share,
         "learning_rate": LEARNING_RATE,
         "micro_tokens": micro_tokens,
     }
-    short = build_llama(len(tokenizer), seed=seed, **shape).to(to or device())
+    built = build_llama(len(tokenizer), seed=seed, **shape)
+    short = built.to(to or device())  # type: ignore[arg-type]  # transformers' wrapper hides self
     torch.manual_seed(seed)
     short_log = train(short, tokenizer, recipe.short_stages, seed=seed, **how)
     save(short, "short")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import distributed
@@ -28,7 +28,7 @@ from gateau_lib.training.trainer import ResponseTrainer, make_trainer, processes
 
 LOG = "log.json"
 # What full determinism sets in the environment (transformers.trainer_utils.enable_full_determinism).
-SWITCHES = (
+SWITCHES: tuple[str, ...] = (
     "CUDA_LAUNCH_BLOCKING",
     "CUBLAS_WORKSPACE_CONFIG",
     "FLASH_ATTENTION_DETERMINISTIC",
@@ -120,7 +120,7 @@ def _model(job: FineTune) -> tuple[torch.nn.Module, Any]:
 
 def _save(job: FineTune, trainer: ResponseTrainer, output: Path) -> None:
     """Write the model as safetensors; all processes take part in gathering it, the first one writes."""
-    model = getattr(trainer.model, "module", trainer.model)
+    model: Any = getattr(trainer.model, "module", trainer.model)
     state = None
     if job.sharding == "deepspeed":  # never run here
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
@@ -146,7 +146,8 @@ def gathered(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """All weights of a sharded model, on the CPU of the first process; every process must call this."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return cast(dict[str, torch.Tensor], get_model_state_dict(model, options=options))
 
 
 def _meet() -> None:

@@ -11,7 +11,7 @@ import math
 import multiprocessing
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -128,7 +128,8 @@ class Watch(TrainerCallback):
     """Reports progress, and stops a run as soon as its loss is no number."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.steps = name, iter(())
+        self.name = name
+        self.steps: Iterator[int] = iter(())
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         """Start counting the steps that are left; a worker among several does not report, its pool does."""
@@ -159,10 +160,11 @@ class Watch(TrainerCallback):
             )
 
 
-def make_trainer(
-    job: FineTune, model: torch.nn.Module, steps: Sequence[list[Row]], folder: Path
-) -> ResponseTrainer:
+def make_trainer(job: FineTune, model: Any, steps: Sequence[list[Row]], folder: Path) -> ResponseTrainer:
     """The `Trainer` of a job over its steps; checkpoints, if asked for, go below ``folder``.
+
+    Args:
+        model: of transformers, perhaps with adapters.
 
     Raises:
         TrainingError: one process that sees several GPUs; `launch.fine_tune` shows it one.
