@@ -28,7 +28,9 @@ def find_run(study: Study, name: str) -> FineTune:
     Raises:
         UserError: no such run.
     """
-    published = {run.name: run for run in replication_rows.runs(study.profile) if run.row != replication_rows.UNTUNED}
+    published = {
+        run.name: run for run in replication_rows.runs(study.profile) if run.row != replication_rows.UNTUNED
+    }
     known = [*published]
     for experiment in ("skipping", "selection"):
         known += tuning_runs.run_names(study.profile, experiment)

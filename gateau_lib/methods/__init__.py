@@ -13,7 +13,9 @@ from gateau_lib.study import labels
 def listed(*places: str) -> dict[str, Method]:
     """The methods that stand at these places (``module:NAME``), by name."""
     parts = [place.split(":") for place in places]
-    return {method.name: method for method in (getattr(import_module(module), name) for module, name in parts)}
+    return {
+        method.name: method for method in (getattr(import_module(module), name) for module, name in parts)
+    }
 
 
 METHODS = listed(

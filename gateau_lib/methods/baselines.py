@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from gateau_lib.methods.base import Columns, Method, RankOptions, Readings
@@ -88,13 +89,13 @@ def instruction_following_difficulty(nll_given: Sequence[float], nll_alone: Sequ
     return given / alone
 
 
-def mismatched(ifd: Sequence[float]) -> np.ndarray:
+def mismatched(ifd: npt.ArrayLike) -> np.ndarray:
     """Samples whose prompt makes the response less likely, IFD above 1, (n,) of bool: Cherry never selects
     them."""
     return np.asarray(ifd, dtype=float) > 1
 
 
-def difficulty_ranking(ifd: Sequence[float]) -> np.ndarray:
+def difficulty_ranking(ifd: npt.ArrayLike) -> np.ndarray:
     """IFD as a ranking of a whole pool, (n,), high = select: where `mismatched` samples must stand
     somewhere, it is last."""
     return np.where(mismatched(ifd), 0.0, np.asarray(ifd, dtype=float))

@@ -53,7 +53,7 @@ def size(n: int, fraction: float) -> int:
     return math.ceil(round(fraction * n, 9))  # 0.07 * 100 is 7.000000000000001
 
 
-def top_fraction(ids: Sequence[str], scores: Sequence[float], fraction: float) -> list[str]:
+def top_fraction(ids: Sequence[str], scores: npt.ArrayLike, fraction: float) -> list[str]:
     """Ids of the highest scores, best first, ties broken by id; the number of samples is rounded up."""
     names, values = unique(ids), numbers(scores, "scores", ids)
     ranked = sorted(range(len(names)), key=lambda i: (-values[i], names[i]))

@@ -41,7 +41,9 @@ def signature(of: set[str]) -> MinHash:
     return found
 
 
-def near_identical(ids: Sequence[str], contexts: Sequence[str], threshold: float) -> dict[str, tuple[str, float]]:
+def near_identical(
+    ids: Sequence[str], contexts: Sequence[str], threshold: float
+) -> dict[str, tuple[str, float]]:
     """Samples to drop, each with the kept sample that it nearly equals and their Jaccard index, in the order of ``ids``.
 
     Whoever comes first is kept: give the pool best first. A sample is dropped if its context's shingles have a Jaccard index of
@@ -62,7 +64,9 @@ def near_identical(ids: Sequence[str], contexts: Sequence[str], threshold: float
         if not mine:
             continue
         mark = signature(mine)
-        close = [(jaccard(mine, shingles(contexts[place[other]])), -place[other]) for other in index.query(mark)]
+        close = [
+            (jaccard(mine, shingles(contexts[place[other]])), -place[other]) for other in index.query(mark)
+        ]
         similarity, best = max(close, default=(0.0, 0))
         if similarity >= threshold:
             dropped[name] = ids[-best], similarity
@@ -74,5 +78,7 @@ def near_identical(ids: Sequence[str], contexts: Sequence[str], threshold: float
 def _bands(threshold: float, overlooked: float = 0.01) -> tuple[int, int]:
     """Bands and rows a band of the index: the longest bands that overlook a pair at the threshold rarely enough."""
     fits = [(PERMUTATIONS // rows, rows) for rows in range(1, PERMUTATIONS + 1)]
-    good = [(bands, rows) for bands, rows in fits if bands > 1 and (1 - threshold**rows) ** bands <= overlooked]
+    good = [
+        (bands, rows) for bands, rows in fits if bands > 1 and (1 - threshold**rows) ** bands <= overlooked
+    ]
     return good[-1] if good else fits[0]

@@ -183,7 +183,9 @@ def parse(text: str, path: PurePosixPath, package: str) -> Module:
 def binds(statement: IMPORT, alias: ast.alias, package: str) -> tuple[str, Node | None]:
     """The name that an import binds, and what of the package it stands for; None if it is from elsewhere."""
     plain = isinstance(statement, ast.Import)
-    head, _, rest = (alias.name if isinstance(statement, ast.Import) else statement.module or "").partition(".")
+    head, _, rest = (alias.name if isinstance(statement, ast.Import) else statement.module or "").partition(
+        "."
+    )
     name = alias.asname or (head if plain else alias.name)
     if head != package:
         return name, None

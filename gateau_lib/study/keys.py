@@ -55,7 +55,9 @@ def roots(ours: Library) -> set[Node]:
         place = _parameters(ours, taker).index(parameter)
         for each in (call for call in calls if call.called == taker):
             for given in _given(each.call, place, parameter):
-                if isinstance(given, ast.Starred):  # chosen as the program runs: what a scoring asks for, see CHOSEN
+                if isinstance(
+                    given, ast.Starred
+                ):  # chosen as the program runs: what a scoring asks for, see CHOSEN
                     continue
                 if root := Reader(ours, each.within.module).lead(given, each.names):
                     found.add(root)
