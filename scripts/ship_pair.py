@@ -19,8 +19,16 @@ def main() -> None:
     """Replace ``gateau_lib/models/tiny_pair`` by the cached pair of ``results/cpu``."""
     study = store.open_study("cpu")
     folder = pretrain.pair(study, study_corpus.prepared(study))
-    made = json.loads((study.root / "manifest.json").read_text(encoding="utf-8"))["notebooks"]["02_homologous_models"]
-    about = {"made_by": "make cpu, notebook 02", "profile": "cpu", "seed": study.seed, "run": made, "sha256": {}}
+    made = json.loads((study.root / "manifest.json").read_text(encoding="utf-8"))["notebooks"][
+        "02_homologous_models"
+    ]
+    about = {
+        "made_by": "make cpu, notebook 02",
+        "profile": "cpu",
+        "seed": study.seed,
+        "run": made,
+        "sha256": {},
+    }
     shutil.rmtree(loading.SHIPPED, ignore_errors=True)
     for name in ("short", "long"):
         shutil.copytree(folder / name, loading.SHIPPED / name)

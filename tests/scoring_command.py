@@ -15,14 +15,27 @@ def write_data(path, n=7, seed=0):
     rng = np.random.default_rng(seed)
     made = []
     for i in range(n):
-        context = " ".join(rng.choice(WORDS, 12 + 7 * i)) if i != 2 else ""  # one sample without context, some cut to LENGTH
-        made.append(samples.Sample(f"s{i}", context, "Where is the key?", " ".join(rng.choice(WORDS, 1 + i % 3))))
+        context = (
+            " ".join(rng.choice(WORDS, 12 + 7 * i)) if i != 2 else ""
+        )  # one sample without context, some cut to LENGTH
+        made.append(
+            samples.Sample(f"s{i}", context, "Where is the key?", " ".join(rng.choice(WORDS, 1 + i % 3)))
+        )
     return longalign.write_samples(made, path)
 
 
 def command(data, pair, out, *more):
     short, long = pair
-    fixed = ["--segment-length", str(SEGMENT), "--max-length", str(LENGTH), "--shard-size", "3", "--device", "cpu"]
+    fixed = [
+        "--segment-length",
+        str(SEGMENT),
+        "--max-length",
+        str(LENGTH),
+        "--shard-size",
+        "3",
+        "--device",
+        "cpu",
+    ]
     return [str(data), "--short", str(short), "--long", str(long), "--out", str(out), *fixed, *more]
 
 

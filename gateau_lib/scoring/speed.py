@@ -33,8 +33,7 @@ WINDOW, SEGMENT = 8192, 128  # tokens
 LONGEST_WINDOW = 65_536  # tokens of a named model's window that are used
 INSTRUCTION, RESPONSE = 40, 176  # tokens of random samples: medians of long instruction data
 PASS_LENGTHS, PASS_RESPONSE = (1024, 2048, 4096, 8192, 16384), 200
-MEMORY_LENGTH = 8192
-PAIRS = 5_000  # ProLong, in the paper
+MEMORY_LENGTH, PAIRS = 8192, 5_000  # pairs of ProLong, in the paper
 
 
 def measure(short: str | None, long: str | None, samples: int) -> dict[str, Any]:
@@ -45,8 +44,7 @@ def measure(short: str | None, long: str | None, samples: int) -> dict[str, Any]
         `adaptive_fidelity`; ``goals`` of `speed_goals.reached`.
 
     Raises:
-        ScoreError: models that do not fit together, or procedures that disagree.
-        ModelError: no model there.
+        ScoreError, ModelError: no models there that fit together, or procedures that disagree.
     """
     device = devices.device()
     named = bool(short or long)

@@ -108,7 +108,10 @@ def test_a_conversation_is_never_scored_as_its_first_exchange(tmp_path, saved_pa
     assert "4 rows, 2 with an error" in capsys.readouterr().out
     rows = {row["id"]: row for row in pq.read_table(out).to_pylist()}
     fix = "one user turn and one answer are read; split the conversation or keep the exchange you mean"
-    assert rows["talk"]["error"] == f"line 2: 4 turns; {fix}" and rows["followed"]["error"] == f"line 3: 3 turns; {fix}"
+    assert (
+        rows["talk"]["error"] == f"line 2: 4 turns; {fix}"
+        and rows["followed"]["error"] == f"line 3: 3 turns; {fix}"
+    )
     assert all(rows["talk"][column] is None for column in (*score_table.SCORES, *score_table.LENGTHS))
     assert rows["plain"]["hmg"] is not None and rows["system"]["hmg"] == rows["plain"]["hmg"]
     assert (

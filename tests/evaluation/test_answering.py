@@ -36,7 +36,9 @@ def many() -> list[Item]:
     """Items of several lengths, answer lengths, and numbers of turns, in no order."""
     sizes = [(12, 5), (3, 5), (11, 5), (2, 9), (12, 9), (4, 5), (10, 5), (3, 9)]
     single = [Item(f"q{i}", "one", (words(n, i),), max_new_tokens=new) for i, (n, new) in enumerate(sizes)]
-    return single + [Item(f"t{i}", "two", (words(4 + i, i), words(3, i + 9)), max_new_tokens=4) for i in range(3)]
+    return single + [
+        Item(f"t{i}", "two", (words(4 + i, i), words(3, i + 9)), max_new_tokens=4) for i in range(3)
+    ]
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -61,7 +63,9 @@ def test_prompts_by_hand(tokenizer):
     assert text(tokenizer, ("One?", "Two?"), [], chat=False) == "<s>One?\n\n"
     assert text(tokenizer, ("One?", "Two?"), ["1\n"], chat=False) == "<s>One?\n\n1\n\nTwo?\n\n"
     assert text(tokenizer, ("One?",), [], chat=True) == "<s>[INST]One?[/INST]"
-    assert text(tokenizer, ("One?", "Two?"), [" 1"], chat=True) == "<s>[INST]One?[/INST]1\n\n[INST]Two?[/INST]"
+    assert (
+        text(tokenizer, ("One?", "Two?"), [" 1"], chat=True) == "<s>[INST]One?[/INST]1\n\n[INST]Two?[/INST]"
+    )
     templated = copy.deepcopy(tokenizer)
     templated.chat_template = TEMPLATE
     expected = "<s><user>One?</s><assistant>1</s><user>Two?</s><assistant>"
@@ -88,7 +92,9 @@ def test_a_base_model_is_asked_as_its_tuned_ones_are_trained(name, request):
     trained = copy.deepcopy(base)
     trained.chat_template = INST
     sample = Sample("s", "Mira went home.", "Where is she?", "At home.")
-    assert encode_asked(sample, trained).prompt == prompt_ids(base, ["Mira went home.\n\nWhere is she?"], [], chat=True)
+    assert encode_asked(sample, trained).prompt == prompt_ids(
+        base, ["Mira went home.\n\nWhere is she?"], [], chat=True
+    )
 
 
 @given(st.lists(st.integers(0, 9), max_size=12), st.integers(2, 12))
@@ -138,7 +144,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_table(llama, tokenizer, tmp
         left = {path: path.stat().st_mtime_ns for path in out.glob("*")}
         pd.testing.assert_frame_equal(answer(llama, tokenizer, items, out, **options), whole)
         assert all(path.stat().st_mtime_ns == time for path, time in left.items())  # only added to
-        assert {p.name: p.read_bytes() for p in out.iterdir()} == {p.name: p.read_bytes() for p in (tmp_path / "whole").iterdir()}
+        assert {p.name: p.read_bytes() for p in out.iterdir()} == {
+            p.name: p.read_bytes() for p in (tmp_path / "whole").iterdir()
+        }
 
 
 def test_what_is_answered_is_not_asked_again(llama, tokenizer, tmp_path, monkeypatch):
@@ -153,7 +161,10 @@ def test_what_is_answered_is_not_asked_again(llama, tokenizer, tmp_path, monkeyp
                 answer(llama, tokenizer, items[:1], tmp_path, **(options | change))
         with pytest.raises(KeyboardInterrupt):
             answer(random_llama(seed=5), tokenizer, items[:1], tmp_path, **options)
-    assert together["answers"].tolist() == answer(llama, tokenizer, items, tmp_path / "new", **options)["answers"].tolist()
+    assert (
+        together["answers"].tolist()
+        == answer(llama, tokenizer, items, tmp_path / "new", **options)["answers"].tolist()
+    )
 
 
 def test_a_damaged_part_is_answered_again(llama, tokenizer, tmp_path, caplog):
@@ -165,7 +176,9 @@ def test_a_damaged_part_is_answered_again(llama, tokenizer, tmp_path, caplog):
     assert f"{path}: damaged" in caplog.text
 
 
-def test_out_of_memory_halves_batches_and_loses_only_what_does_not_fit_alone(llama, tokenizer, tmp_path, small_memory, caplog):
+def test_out_of_memory_halves_batches_and_loses_only_what_does_not_fit_alone(
+    llama, tokenizer, tmp_path, small_memory, caplog
+):
     items, options = many(), {"window": 128, "chat": False, "batch_tokens": 10_000}
     items.insert(2, Item("huge", "one", (words(30, 3),), max_new_tokens=5))
     whole = answer(llama, tokenizer, items, tmp_path / "whole", **options)
@@ -174,7 +187,10 @@ def test_out_of_memory_halves_batches_and_loses_only_what_does_not_fit_alone(lla
         assert refused
     failed = found["error"].notna()
     assert found.loc[failed, "id"].tolist() == ["huge"] and found.loc[failed, "answers"].tolist() == [[]]
-    assert "item 'huge'" in caplog.text and "do not fit into memory even alone" in found.loc[failed, "error"].item()
+    assert (
+        "item 'huge'" in caplog.text
+        and "do not fit into memory even alone" in found.loc[failed, "error"].item()
+    )
     assert found.loc[~failed, "answers"].tolist() == whole.loc[~failed, "answers"].tolist()
     # With memory enough, the next call answers the one that is missing.
     pd.testing.assert_frame_equal(answer(llama, tokenizer, items, tmp_path / "small", **options), whole)
@@ -185,10 +201,18 @@ def test_a_hub_models_own_ways_of_generating_do_not_count_but_its_end_tokens_do(
     plain = answer(llama, tokenizer, items, tmp_path / "plain", **options)
     model = copy.deepcopy(llama)
     model.generation_config = GenerationConfig(
-        do_sample=True, temperature=5.0, top_k=3, repetition_penalty=3.0, no_repeat_ngram_size=1, eos_token_id=[2]
+        do_sample=True,
+        temperature=5.0,
+        top_k=3,
+        repetition_penalty=3.0,
+        no_repeat_ngram_size=1,
+        eos_token_id=[2],
     )
     torch.manual_seed(3)
-    assert answer(model, tokenizer, items, tmp_path / "own", **options)["answers"].tolist() == plain["answers"].tolist()
+    assert (
+        answer(model, tokenizer, items, tmp_path / "own", **options)["answers"].tolist()
+        == plain["answers"].tolist()
+    )
     assert model.generation_config.repetition_penalty == 3.0  # given back
     ids = greedy_reference(llama, prompt_ids(tokenizer, items[0].turns, [], False), 5, 2)
     model.generation_config.eos_token_id = [2, ids[2]]

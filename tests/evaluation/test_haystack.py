@@ -32,13 +32,19 @@ def test_length_and_depth_are_those_of_the_tokens_that_are_read(any_tokenizer):
     for item in found:
         (prompt,), needle, about = item.turns, item.extra["needle"], item.extra
         read = [len(prompt_ids(any_tokenizer, item.turns, [], chat)) for chat in (False, True)]
-        assert max(read) == about["tokens"] and about["length"] - TOLERANCE <= about["tokens"] <= about["length"]
+        assert (
+            max(read) == about["tokens"] and about["length"] - TOLERANCE <= about["tokens"] <= about["length"]
+        )
         text, question = prompt.rsplit("\n\n", 1)
         assert prompt.count(needle) == 1 and question.endswith("?") and about["copies"] == 1
         begin = text.index(needle)
         begins.add(begin)
         # Between two sentences: what stands before the needle is nothing, or has ended.
-        assert not text[:begin].strip() or text[:begin].rstrip()[-1] in ".!?\"')" or text[:begin].endswith("\n\n")
+        assert (
+            not text[:begin].strip()
+            or text[:begin].rstrip()[-1] in ".!?\"')"
+            or text[:begin].endswith("\n\n")
+        )
         # The depth, counted again from the tokens of the text.
         offsets = any_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         before = sum(b <= begin for _, b in offsets)
@@ -52,7 +58,9 @@ def test_length_and_depth_are_those_of_the_tokens_that_are_read(any_tokenizer):
 def test_items_are_the_same_for_one_seed_and_others_for_another(tokenizer):
     first, again, other = (items(TEXTS, tokenizer, [400], [0.5], seed) for seed in (0, 0, 1))
     assert first == again and len({item.turns for item in first + other}) == 2 * haystack.REPEATS
-    assert items(TEXTS, tokenizer, [320, 400], [0.5], 0)[haystack.REPEATS :] == first  # whatever else is asked for
+    assert (
+        items(TEXTS, tokenizer, [320, 400], [0.5], 0)[haystack.REPEATS :] == first
+    )  # whatever else is asked for
 
 
 def test_a_short_haystack_is_read_in_a_circle_and_that_is_said(tokenizer):
@@ -66,13 +74,18 @@ def test_chinese_sentences_are_borders_too(tokenizer):
     found = items(["今天天气很好。我们去公园散步。那里有很多人！"], tokenizer, [600], [0.25, 0.75], 0)
     for item in found:
         begin = item.turns[0].index(item.extra["needle"])
-        assert item.turns[0][:begin].rstrip()[-1] in "。！" and abs(item.extra["realised_depth"] - item.extra["depth"]) < 0.05
+        assert (
+            item.turns[0][:begin].rstrip()[-1] in "。！"
+            and abs(item.extra["realised_depth"] - item.extra["depth"]) < 0.05
+        )
 
 
 def test_bad_haystacks_and_lengths_are_named(tokenizer):
     with pytest.raises(DataError, match="no two sentences"):
         items(["word " * 50], tokenizer, [400], [0.5], 0)
-    with pytest.raises(DataError, match="needle-60-0.5-0-0: .* tokens without any filling, more than the wanted 60"):
+    with pytest.raises(
+        DataError, match="needle-60-0.5-0-0: .* tokens without any filling, more than the wanted 60"
+    ):
         items(TEXTS, tokenizer, [60], [0.5], 0)
 
 
@@ -83,7 +96,9 @@ def test_scores_and_map_by_hand(tokenizer):
     rows = [{"id": item.id, "answers": [text]} for item, text in zip(found, said, strict=True)]
     rows[3]["answers"] = []
     scores = score(found, pd.DataFrame(rows))
-    assert scores["score"].tolist()[:3] == [100, 25, 0] and np.isnan(scores["score"][3])  # a word, not its plural
+    assert scores["score"].tolist()[:3] == [100, 25, 0] and np.isnan(
+        scores["score"][3]
+    )  # a word, not its plural
     wide = haystack.needle_map(scores[:3], cells(found)[:3], "score")
     assert wide.to_numpy().tolist() == [[62.5], [0]] and wide.index.tolist() == [0, 1]
 
@@ -94,7 +109,9 @@ def test_the_shipped_long_model_finds_needles_that_its_window_holds(tmp_path):
     found = score(asked, answer(model, shipped, asked, tmp_path / "whole", window=400, chat=False))
     assert found["score"].mean() > 75
     cut = score(asked, answer(model, shipped, asked, tmp_path / "cut", window=264, chat=False))
-    assert cut["score"][: haystack.REPEATS].mean() > 75 > 25 > cut["score"][haystack.REPEATS :].mean()  # the middle is lost
+    assert (
+        cut["score"][: haystack.REPEATS].mean() > 75 > 25 > cut["score"][haystack.REPEATS :].mean()
+    )  # the middle is lost
 
 
 @pytest.mark.parametrize("unit", ["ab ", "a", "longer than that. "])
@@ -106,4 +123,7 @@ def test_filling_ends_where_one_unit_more_is_too_much(tokenizer, unit, length):
     expected = 0
     while len(prompt_ids(tokenizer, (build(expected + 1),), [], True)) <= length:
         expected += 1
-    assert longest_prompt(build, tokenizer, length, "x") == (expected, len(prompt_ids(tokenizer, (build(expected),), [], True)))
+    assert longest_prompt(build, tokenizer, length, "x") == (
+        expected,
+        len(prompt_ids(tokenizer, (build(expected),), [], True)),
+    )

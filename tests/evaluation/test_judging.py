@@ -26,7 +26,12 @@ CASES = [
 SHOTS = [[{"answer": f"example {i}{k}", "score": k} for k in (9, 5, 1)] for i in (1, 2)]
 QUESTIONS = [
     {"question_id": 81, "category": "writing", "turns": ["Write a poem.", "Make it {short}."]},
-    {"question_id": 111, "category": "math", "turns": ["What is 1 + 1?", "And 2 + 2?"], "reference": ["2", "4"]},
+    {
+        "question_id": 111,
+        "category": "math",
+        "turns": ["What is 1 + 1?", "And 2 + 2?"],
+        "reference": ["2", "4"],
+    },
     {"question_id": 123, "category": "coding", "turns": ["Write code.", "Faster."]},
 ]
 
@@ -92,21 +97,31 @@ def test_mt_bench_is_read_as_published(questions, tmp_path):
     ]
     beside = tmp_path / "reference_answer" / "gpt-4.jsonl"
     beside.parent.mkdir()
-    beside.write_text(json.dumps({"question_id": 123, "choices": [{"index": 0, "turns": ["code", "faster code"]}]}) + "\n")
+    beside.write_text(
+        json.dumps({"question_id": 123, "choices": [{"index": 0, "turns": ["code", "faster code"]}]}) + "\n"
+    )
     assert judging.items(questions, "mt-bench")[2].references == ("code", "faster code")
 
 
 @pytest.mark.parametrize(
     ("benchmark", "text", "says"),
     [
-        ("mt-bench", '{"question_id": 1, "turns": ["a"]}', "line 1: not a question of mt-bench as published .lacks 'category'"),
+        (
+            "mt-bench",
+            '{"question_id": 1, "turns": ["a"]}',
+            "line 1: not a question of mt-bench as published .lacks 'category'",
+        ),
         ("mt-bench", "[1]", "line 1: not a question of mt-bench"),
         (
             "mt-bench",
             '{"question_id": 1, "category": "math", "turns": ["a", "b"], "reference": ["c"]}',
             "2 turns and 1 reference",
         ),
-        ("mt-bench", 2 * '{"question_id": 1, "category": "math", "turns": ["a"]}\n', "line 2: question 1 is there twice"),
+        (
+            "mt-bench",
+            2 * '{"question_id": 1, "category": "math", "turns": ["a"]}\n',
+            "line 2: question 1 is there twice",
+        ),
         ("mt-bench", '{"question_id": 1', "not valid JSON"),
         ("longbench-chat", json.dumps(CASES[0]), "line 1: 0 rated answers, .* put few_shots.json beside"),
         ("longbench-chat", json.dumps(CASES[0] | {"few_shots": [{"answer": "a"}] * 3}), "lacks 'score'"),
@@ -129,7 +144,9 @@ def test_what_the_judge_of_longbench_chat_sees(cases):
     assert system == "You're a good assistant at evaluating the quality of texts."
     assert "[Question]\nWho came?\n" in user and "[Reference answer begins]\nAnn {came}.\n" in user
     assert "A long text." not in user
-    examples = re.findall(r"\[Assistant's answer begins\]\n(.*)\n\[Assistant's answer ends\]\n\nRating: (.*)", user)
+    examples = re.findall(
+        r"\[Assistant's answer begins\]\n(.*)\n\[Assistant's answer ends\]\n\nRating: (.*)", user
+    )
     assert examples == [
         ("example 19", "[[9]]"),
         ("example 15", "[[5]]"),
@@ -142,7 +159,9 @@ def test_what_the_judge_of_longbench_chat_sees(cases):
 def test_what_the_judge_of_mt_bench_sees(questions):
     poem, sums, code = judging.items(questions, "mt-bench")
     first, second = judging.judge_requests(poem, ["Roses {are}", "Red"])
-    assert "depth, creativity" in first.messages[1]["content"] and "Roses {are}" in first.messages[1]["content"]
+    assert (
+        "depth, creativity" in first.messages[1]["content"] and "Roses {are}" in first.messages[1]["content"]
+    )
     assert "Make it" not in first.messages[1]["content"]
     assert "Make it {short}.\n\n### Assistant A:\nRed\n" in second.messages[1]["content"]
     assert "second user question" in second.messages[0]["content"]
@@ -182,7 +201,11 @@ def test_a_rating_is_within_the_scale_or_not_there(benchmark, text):
     assert value is None or 1 <= value <= 10
 
 
-@given(st.sampled_from(["longbench-chat", "mt-bench"]), st.integers(1, 10), st.text(alphabet=st.characters(exclude_characters="[]")))
+@given(
+    st.sampled_from(["longbench-chat", "mt-bench"]),
+    st.integers(1, 10),
+    st.text(alphabet=st.characters(exclude_characters="[]")),
+)
 def test_a_rating_is_found_in_any_words(benchmark, value, words):
     assert judging.rating(benchmark, f"{words}[[{value}]]{words}") == value
 
@@ -197,7 +220,11 @@ def test_scores_are_ratings_times_ten(questions, tmp_path):
     with serve(judge) as server:
         frame = judging.score(items, answers, server.spec, tmp_path / "out")
         assert list(frame.columns) == judging.COLUMNS
-        assert frame["id"].tolist() == ["81", "111", "123"] and frame["task"].tolist() == ["writing", "math", "coding"]
+        assert frame["id"].tolist() == ["81", "111", "123"] and frame["task"].tolist() == [
+            "writing",
+            "math",
+            "coding",
+        ]
         assert frame["score"].tolist() == [55, 30, 30]
         assert frame["ratings"].tolist() == [[3, 8], [3, 3], [3, 3]] and frame["why"].isna().all()
         assert frame["raw"][0][1] == "Good. Rating: [[8]]"
@@ -219,11 +246,21 @@ def test_nonsense_is_asked_once_more_and_is_never_zero(cases, tmp_path, caplog):
         assert frame["score"][0] == 60 and math.isnan(frame["score"][1])
         assert frame["raw"].tolist() == [["[[6]]"], ["I like turtles."]]
         assert frame["why"][1] == "rating not read"
-        assert sorted((body["seed"], body["temperature"]) for body in server.bodies) == [(0, 0), (0, 0), (1, 1), (1, 1)]
+        assert sorted((body["seed"], body["temperature"]) for body in server.bodies) == [
+            (0, 0),
+            (0, 0),
+            (1, 1),
+            (1, 1),
+        ]
     assert frame["score"].mean() == 60
     assert "1 of 2 items have no score (rating not read: 1)" in caplog.text
     lines = [json.loads(line) for line in (tmp_path / "out" / "transcript.jsonl").read_text().splitlines()]
-    assert sorted(line["reply"]["text"] for line in lines) == ["I like turtles.", "I like turtles.", "Six, I think.", "[[6]]"]
+    assert sorted(line["reply"]["text"] for line in lines) == [
+        "I like turtles.",
+        "I like turtles.",
+        "Six, I think.",
+        "[[6]]",
+    ]
     assert all(line["model"] == "teacher" and line["messages"][0]["role"] == "system" for line in lines)
 
 
@@ -231,26 +268,36 @@ def test_one_unread_turn_leaves_no_half_score(questions, tmp_path):
     poem = judging.items(questions, "mt-bench")[:1]
     with serve(lambda body: "[[9]]" if "Make it" not in body["messages"][-1]["content"] else "hm") as server:
         frame = judging.score(poem, table({"81": ["a", "b"]}), server.spec, tmp_path / "out")
-    assert math.isnan(frame["score"][0]) and frame["ratings"][0][0] == 9 and math.isnan(frame["ratings"][0][1])
+    assert (
+        math.isnan(frame["score"][0]) and frame["ratings"][0][0] == 9 and math.isnan(frame["ratings"][0][1])
+    )
 
 
 def test_items_without_an_answer_and_requests_that_are_refused(questions, tmp_path, caplog):
     items = judging.items(questions, "mt-bench")
-    with serve(lambda body: (400, "too long") if "poem" in body["messages"][-1]["content"] else "[[10]]") as server:
-        frame = judging.score(items, table({"81": ["a", "b"], "111": [], "123": ["c", "d"]}), server.spec, tmp_path / "out")
+    with serve(
+        lambda body: (400, "too long") if "poem" in body["messages"][-1]["content"] else "[[10]]"
+    ) as server:
+        frame = judging.score(
+            items, table({"81": ["a", "b"], "111": [], "123": ["c", "d"]}), server.spec, tmp_path / "out"
+        )
         assert len(server.bodies) == 4
     assert frame["score"].isna().tolist() == [True, True, False] and frame["score"][2] == 100
     assert frame["why"].tolist()[:2] == ["status 400: too long", "no answer"]
     said = caplog.text
-    assert "2 of 3 items have no score" in said and "1 questions without reference answers (the first: 123)" in said
+    assert (
+        "2 of 3 items have no score" in said
+        and "1 questions without reference answers (the first: 123)" in said
+    )
 
 
 def test_no_judge_is_an_error_and_not_a_score(questions, tmp_path):
     items = judging.items(questions, "mt-bench")
     with pytest.raises(chat.ChatError, match="no model is named"):
         judging.score(items, table({i.id: ["a", "b"] for i in items}), "", tmp_path / "out")
-    with serve(lambda body: "[[1]]") as server, pytest.raises(
-        DataError, match="2 items have no row of answers, '81' the first"
+    with (
+        serve(lambda body: "[[1]]") as server,
+        pytest.raises(DataError, match="2 items have no row of answers, '81' the first"),
     ):
         judging.score(items, table({"111": ["a", "b"]}), server.spec, tmp_path / "out")
 

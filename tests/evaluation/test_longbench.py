@@ -22,7 +22,11 @@ from gateau_lib.study.intervals import t_interval
 def published(tmp_path: Path) -> Path:
     """Two records a task in the published form."""
     for name, task in TASKS.items():
-        text, answers = ("会议{总结}", ["会议", "总结"]) if task.language == "zh" else ("A {story} of a fox.", ["red fox", "owl"])
+        text, answers = (
+            ("会议{总结}", ["会议", "总结"])
+            if task.language == "zh"
+            else ("A {story} of a fox.", ["red fox", "owl"])
+        )
         record = {"input": "Who?", "context": text, "answers": answers, "length": 5, "dataset": name}
         record |= {"language": task.language, "all_classes": None}
         lines = [json.dumps(record | {"_id": f"x{i}"}, ensure_ascii=False) + "\n" for i in range(2)]
@@ -33,25 +37,56 @@ def published(tmp_path: Path) -> Path:
 def test_the_twelve_tasks():
     assert list(GROUPS) == ["single-document QA", "multi-document QA", "summarisation"]
     assert [len(names) for names in GROUPS.values()] == [4, 4, 4] and sum(GROUPS.values(), []) == list(TASKS)
-    assert [f"LongBench {name}" for name in TASKS] == [t for t in findings.reported()["table"].unique() if t[10:] in TASKS]
-    assert [task.max_new_tokens for task in TASKS.values()] == [128, 128, 64, 64, 32, 32, 32, 128, 512, 512, 512, 512]
-    assert {name for name, task in TASKS.items() if task.language == "zh"} == {"multifieldqa_zh", "dureader", "vcsum"}
+    assert [f"LongBench {name}" for name in TASKS] == [
+        t for t in findings.reported()["table"].unique() if t[10:] in TASKS
+    ]
+    assert [task.max_new_tokens for task in TASKS.values()] == [
+        128,
+        128,
+        64,
+        64,
+        32,
+        32,
+        32,
+        128,
+        512,
+        512,
+        512,
+        512,
+    ]
+    assert {name for name, task in TASKS.items() if task.language == "zh"} == {
+        "multifieldqa_zh",
+        "dureader",
+        "vcsum",
+    }
     for name, task in TASKS.items():
         assert task.metric in METRICS and task.metric.endswith(task.language)
         assert task.metric.startswith("rouge") == (name == "dureader" or task.group == "summarisation")
-        asks = name not in ("gov_report", "multi_news", "vcsum")  # the others are always asked for the same summary
+        asks = name not in (
+            "gov_report",
+            "multi_news",
+            "vcsum",
+        )  # the others are always asked for the same summary
         assert task.template.count("{context}") == 1 and task.template.count("{input}") == asks
     assert TASKS["multifieldqa_zh"].template.endswith("问题：{input}\n回答：")
 
 
 def test_items_from_the_published_files(published):
     found = items(published)
-    assert len(found) == 24 and [item.id for item in found[:3]] == ["narrativeqa/x0", "narrativeqa/x1", "qasper/x0"]
+    assert len(found) == 24 and [item.id for item in found[:3]] == [
+        "narrativeqa/x0",
+        "narrativeqa/x1",
+        "qasper/x0",
+    ]
     vcsum = found[-1]
     assert (vcsum.task, vcsum.references, vcsum.max_new_tokens) == ("vcsum", ("会议", "总结"), 512)
-    expected = "下面有一段会议记录，请你阅读后，写一段总结，总结会议的内容。\n会议记录：\n会议{总结}\n\n会议总结："
+    expected = (
+        "下面有一段会议记录，请你阅读后，写一段总结，总结会议的内容。\n会议记录：\n会议{总结}\n\n会议总结："
+    )
     assert (vcsum.language, vcsum.extra, vcsum.turns) == ("zh", {"length": 5}, (expected,))
-    assert "passages.\nA {story} of a fox.\n\nAnswer" in found[8].turns[0] and found[8].turns[0].endswith("Who?\nAnswer:")
+    assert "passages.\nA {story} of a fox.\n\nAnswer" in found[8].turns[0] and found[8].turns[0].endswith(
+        "Who?\nAnswer:"
+    )
 
 
 def test_bad_files_are_named(published):
@@ -82,7 +117,9 @@ def test_scores_by_hand(published):
 def test_the_published_means_of_groups_are_means_of_tasks():
     """GATEAU's ablation row from its rows by task (50 %, real-world), which are data of this repository."""
     reported = findings.reported()
-    reported = reported[(reported["row"] == "GATEAU") & (reported["setting"] == "real-world") & (reported["share"] == 50)]
+    reported = reported[
+        (reported["row"] == "GATEAU") & (reported["setting"] == "real-world") & (reported["share"] == 50)
+    ]
     values = reported.set_index("table")["value"]
     for group, tasks in GROUPS.items():
         mean, low, _ = intervals.mean_of_tasks([pd.Series([values[f"LongBench {task}"]]) for task in tasks])

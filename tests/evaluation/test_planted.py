@@ -42,10 +42,16 @@ from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import JobError
 
-TWO_HOPS = Sample("hop", "", "Ask.", "The keeper of Ashby is Mira. The code of Mira is amber fox.", answer="amber fox")
-LIST = Sample("list", "", "Ask.", "The code of Mira is red fox. The code of Jonas is blue owl.", answer="red fox blue owl")
-
-
+TWO_HOPS = Sample(
+    "hop", "", "Ask.", "The keeper of Ashby is Mira. The code of Mira is amber fox.", answer="amber fox"
+)
+LIST = Sample(
+    "list",
+    "",
+    "Ask.",
+    "The code of Mira is red fox. The code of Jonas is blue owl.",
+    answer="red fox blue owl",
+)
 
 
 def test_teacher_forced_equals_a_loop(model, encoded):
@@ -110,7 +116,10 @@ def test_f1_by_hand():
     assert token_f1("", "fox") == token_f1("owl", "fox") == 0 and token_f1("The.", "a") == 1
 
 
-@given(st.lists(st.sampled_from("red blue fox owl".split())), st.lists(st.sampled_from("red blue fox owl".split())))
+@given(
+    st.lists(st.sampled_from("red blue fox owl".split())),
+    st.lists(st.sampled_from("red blue fox owl".split())),
+)
 def test_f1_is_symmetric_and_one_only_for_equal_bags(a, b):
     f1 = token_f1(" ".join(a), " ".join(b))
     assert 0 <= f1 <= 1 and f1 == pytest.approx(token_f1(" ".join(b), " ".join(a)))
@@ -118,11 +127,15 @@ def test_f1_is_symmetric_and_one_only_for_equal_bags(a, b):
 
 
 def test_exact_match_wants_the_words_together_and_in_order():
-    assert exact_match("It is the Amber fox!", ["amber fox"]) and not exact_match("amber red fox", ["amber fox"])
+    assert exact_match("It is the Amber fox!", ["amber fox"]) and not exact_match(
+        "amber red fox", ["amber fox"]
+    )
     assert not exact_match("amber foxes", ["amber fox"])  # words, not characters
     assert exact_match("red fox, then blue owl", ["red fox", "blue owl"])
     assert not exact_match("blue owl, red fox", ["red fox", "blue owl"])
-    assert exact_match("is amber fox.What is", ["amber fox"]) and exact_match("the U.S. code-word", ["U.S. code-word"])
+    assert exact_match("is amber fox.What is", ["amber fox"]) and exact_match(
+        "the U.S. code-word", ["U.S. code-word"]
+    )
 
 
 def test_frame_words_earn_nothing():
@@ -147,7 +160,9 @@ def test_answers_are_found_in_the_response(tokenizer):
 def questions(count: int) -> list[Sample]:
     words = "amber river copper falcon cedar".split()
     return [
-        Sample(f"q{i}", f"The code is {word}. " * (i + 1), "What is it?", f"It is {word}.", "single", (), word)
+        Sample(
+            f"q{i}", f"The code is {word}. " * (i + 1), "What is it?", f"It is {word}.", "single", (), word
+        )
         for i, word in enumerate(words[:count])
     ]
 
@@ -156,8 +171,12 @@ def test_every_measure_of_a_sample(llama, tokenizer):
     samples = questions(5)
     found = evaluate_samples(llama, tokenizer, samples)
     encoded = [encode(s, tokenizer) for s in samples]
-    assert found["id"].tolist() == [s.id for s in samples] and found["tokens"].tolist() == [len(e.ids) for e in encoded]
-    assert found["text"].tolist() == generate(llama, tokenizer, encoded, max(len(e.response) for e in encoded) + 1)
+    assert found["id"].tolist() == [s.id for s in samples] and found["tokens"].tolist() == [
+        len(e.ids) for e in encoded
+    ]
+    assert found["text"].tolist() == generate(
+        llama, tokenizer, encoded, max(len(e.response) for e in encoded) + 1
+    )
     assert found["f1"].between(0, 1).all() and not found["exact_match"].any()
     assert "text" not in evaluate_samples(llama, tokenizer, samples, generated=False)
 
@@ -168,7 +187,9 @@ def test_a_complete_response_is_not_generated_again(llama, tokenizer, monkeypatc
     short = evaluate_samples(trained, tokenizer, questions(2))
     assert short["complete"].any() and short["exact_match"].any()
     encoded = [encode(s, tokenizer) for s in questions(2)]
-    assert short["text"].tolist() == generate(trained, tokenizer, encoded, max(len(e.response) for e in encoded) + 1)
+    assert short["text"].tolist() == generate(
+        trained, tokenizer, encoded, max(len(e.response) for e in encoded) + 1
+    )
 
 
 def overfitted(llama, tokenizer):
@@ -189,16 +210,23 @@ def overfitted(llama, tokenizer):
 
 
 def test_all_pairs_are_evaluated_once_and_processes_change_nothing(saved_pair, tmp_path, monkeypatch):
-    paths = {"a": write_samples(questions(3), tmp_path / "a.jsonl"), "b": write_samples(questions(2), tmp_path / "b.jsonl")}
+    paths = {
+        "a": write_samples(questions(3), tmp_path / "a.jsonl"),
+        "b": write_samples(questions(2), tmp_path / "b.jsonl"),
+    }
     folders = {"short": saved_pair[0], "long": saved_pair[1]}
     study = Study(resolve("smoke"), 0, tmp_path / "results")
     here = evaluate_all(study, folders, paths, workers=0)
     sizes = {("short", "a"): 3, ("short", "b"): 2, ("long", "a"): 3, ("long", "b"): 2}
     assert here.groupby(["model", "set"]).size().to_dict() == sizes
     alone = evaluate_model(saved_pair[1], paths["a"])
-    pd.testing.assert_frame_equal(here.query("model == 'long' and set == 'a'")[alone.columns].reset_index(drop=True), alone)
+    pd.testing.assert_frame_equal(
+        here.query("model == 'long' and set == 'a'")[alone.columns].reset_index(drop=True), alone
+    )
     with monkeypatch.context() as patch:
-        patch.setattr(planted.loading, "load", None)  # everything comes from the cache, and no process is started
+        patch.setattr(
+            planted.loading, "load", None
+        )  # everything comes from the cache, and no process is started
         pd.testing.assert_frame_equal(evaluate_all(study, folders, paths, workers=2), here)
     other = Study(resolve("smoke"), 0, tmp_path / "other")
     elsewhere = evaluate_all(other, {"long": saved_pair[1]}, {"a": paths["a"]}, workers=1)
@@ -223,12 +251,22 @@ def needle(name: str, before: int, after: int) -> Sample:
 
 
 def test_needle_cells_are_measured(tokenizer):
-    assert realised_depth(needle("a", 0, 50), tokenizer) == 0 and realised_depth(needle("a", 50, 0), tokenizer) == 1
+    assert (
+        realised_depth(needle("a", 0, 50), tokenizer) == 0
+        and realised_depth(needle("a", 50, 0), tokenizer) == 1
+    )
     assert realised_depth(needle("a", 25, 75), tokenizer) == 0.25
-    rest = {length: length - 1 - 6 - 2 - 4 - 2 - 6 for length in (100, 200)}  # start, needle, separators, instruction, response
+    rest = {
+        length: length - 1 - 6 - 2 - 4 - 2 - 6 for length in (100, 200)
+    }  # start, needle, separators, instruction, response
     items = [needle(f"{length}-{d}", d * n, (1 - d) * n) for length, n in rest.items() for d in (0, 1)]
     cells = needle_cells(items, tokenizer, [100, 200], [0.0, 0.5, 1.0])
-    assert cells["realised_length"].tolist() == [100, 100, 200, 200] and cells["depth"].tolist() == [0, 1, 0, 1]
+    assert cells["realised_length"].tolist() == [100, 100, 200, 200] and cells["depth"].tolist() == [
+        0,
+        1,
+        0,
+        1,
+    ]
     rows = pd.DataFrame({"id": [item.id for item in items], "token_accuracy": [0.1, 0.2, 0.3, 0.4]})
     assert needle_map(rows, cells).to_numpy().tolist() == [[0.1, 0.3], [0.2, 0.4]]
     with pytest.raises(DataError, match="depth 0.250 lies in no cell"):

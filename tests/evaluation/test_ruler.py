@@ -43,7 +43,10 @@ def solve(item: Item) -> set[str]:
 @pytest.mark.parametrize("length", [320, 1500])
 def test_length_and_answers(any_tokenizer, length):
     found = items(any_tokenizer, length, seed=1, count=3)
-    assert Counter(item.task for item in found) == dict.fromkeys(TASKS, 3) and len({item.id for item in found}) == 9
+    assert (
+        Counter(item.task for item in found) == dict.fromkeys(TASKS, 3)
+        and len({item.id for item in found}) == 9
+    )
     for item in found:
         tokens = max(len(prompt_ids(any_tokenizer, item.turns, [], chat)) for chat in (False, True))
         longest = max(len(any_tokenizer(line)["input_ids"]) for line in item.turns[0].split("\n")[:-2] if len(line) < 100) \

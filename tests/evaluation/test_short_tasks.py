@@ -17,14 +17,20 @@ from gateau_lib.models.nll import continuation_nll
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study
 
-QUESTIONS = [("One and one", ["two", "nine"], 0), ("A cat is", ["stone", "an animal"], 1), ("Up or", ["down", "blue"], 1)]
+QUESTIONS = [
+    ("One and one", ["two", "nine"], 0),
+    ("A cat is", ["stone", "an animal"], 1),
+    ("Up or", ["down", "blue"], 1),
+]
 
 
 @pytest.fixture
 def task(tmp_path: Path) -> dict:
     """A task of three questions with two choices each, in the harness's form."""
     path = tmp_path / "questions.jsonl"
-    rows = [{"question": question, "choices": choices, "label": label} for question, choices, label in QUESTIONS]
+    rows = [
+        {"question": question, "choices": choices, "label": label} for question, choices, label in QUESTIONS
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {
         "task": "three_questions",
@@ -47,7 +53,10 @@ def test_without_the_harness_it_is_said_how_to_get_it(saved_pair, tmp_path, monk
 
 
 def test_the_first_known_measure_is_taken_once_an_item():
-    samples = {"t": [{"doc_id": 1, "acc": 0.0, "acc_norm": 1.0}, {"doc_id": 0, "acc": 1.0, "acc_norm": 0.0}], "u": []}
+    samples = {
+        "t": [{"doc_id": 1, "acc": 0.0, "acc_norm": 1.0}, {"doc_id": 0, "acc": 1.0, "acc_norm": 0.0}],
+        "u": [],
+    }
     with pytest.raises(ValueError, match="short task u: no score"):
         short_tasks._scores(samples)
     del samples["u"]
@@ -65,7 +74,9 @@ def test_with_the_harness_scores_are_those_of_our_own_losses(saved_pair, task, t
         prefix = tokenizer(question, add_special_tokens=False)["input_ids"]
         losses = [loss.sum() for loss in continuation_nll(model, [prefix] * 2, ids)]
         expected.append(100.0 * (losses.index(min(losses)) == label))
-    assert found["score"].tolist() == expected and found["id"].tolist() == [f"three_questions/{i}" for i in range(3)]
+    assert found["score"].tolist() == expected and found["id"].tolist() == [
+        f"three_questions/{i}" for i in range(3)
+    ]
     with monkeypatch.context() as patch:  # what is scored is not run again
         patch.setattr(loading, "load", None)
         assert short_tasks.run(saved_pair[0], [task], tmp_path / "out").equals(found)

@@ -77,9 +77,9 @@ def slow_rouge(prediction: str, reference: str) -> float:
     return 200 * len(common) / (len(given) + len(wanted)) if common else 0.0
 
 
-TEXT = st.lists(st.lists(st.sampled_from("red blue fox owl sun".split()), min_size=1, max_size=5), max_size=3).map(
-    lambda sentences: ". ".join(" ".join(words) for words in sentences)
-)
+TEXT = st.lists(
+    st.lists(st.sampled_from("red blue fox owl sun".split()), min_size=1, max_size=5), max_size=3
+).map(lambda sentences: ". ".join(" ".join(words) for words in sentences))
 
 
 @given(TEXT, TEXT)
@@ -134,7 +134,9 @@ def test_a_long_sentence_is_compared_in_full():
     before = sys.getrecursionlimit()
     with pytest.raises(RecursionError):
         Rouge().get_scores(" ".join(prediction), " ".join(reference))
-    assert rouge_en(" ".join(prediction), " ".join(reference)) == pytest.approx(100 * table[700][700] / 700, abs=1e-4)
+    assert rouge_en(" ".join(prediction), " ".join(reference)) == pytest.approx(
+        100 * table[700][700] / 700, abs=1e-4
+    )
     assert sys.getrecursionlimit() == before
 
 

@@ -57,7 +57,11 @@ def test_ledger_parses_and_refers_to_declared_rows():
     def known(s):
         return any(
             (s.metric, s.method) == (metric, method)
-            and (s.condition in ("longest", "shortest") if conditions == "lengths" else s.condition in conditions)
+            and (
+                s.condition in ("longest", "shortest")
+                if conditions == "lengths"
+                else s.condition in conditions
+            )
             for metric, method, conditions in declared
         )
 
@@ -98,7 +102,12 @@ def test_what_nothing_can_beat_by_the_margin_is_not_testable():
     full = rows("b", [1 - margin / 2] * 3)
     out = decide(claim(against={"method": "b"}), rows("a", [0.9, 0.91, 0.92]), full)
     assert out.verdict == "not testable here" and "ceiling" in out.reason and out.difference < 0
-    assert decide(claim(against={"method": "b"}), rows("a", [0.1, 0.11, 0.12]), rows("b", [0.9 - margin] * 3)).verdict == "fails"
+    assert (
+        decide(
+            claim(against={"method": "b"}), rows("a", [0.1, 0.11, 0.12]), rows("b", [0.9 - margin] * 3)
+        ).verdict
+        == "fails"
+    )
 
 
 def test_pairs_by_seed_not_by_order():
@@ -110,7 +119,9 @@ def test_pairs_by_seed_not_by_order():
 
 def test_too_few_common_seeds_is_not_testable():
     b = rows("b", [0.1, 0.2, 0.3], seeds=[7, 8, 9])
-    assert decide(claim(against={"method": "b"}), rows("a", [1.0, 1.0, 1.0]), b).verdict == "not testable here"
+    assert (
+        decide(claim(against={"method": "b"}), rows("a", [1.0, 1.0, 1.0]), b).verdict == "not testable here"
+    )
     assert decide(claim(), rows("a", [0.9, 0.9])).reason == "auc/a/independent: 2 of 3 seeds"
 
 
@@ -206,14 +217,19 @@ def test_a_mean_that_equals_its_margin_reaches_it():
     for relation, value, against in (("above", skipping, normal), ("below", normal, skipping)):
         out = decide(claim(relation, {"method": "b"}, 0.05), rows("a", value), rows("b", against))
         assert out.verdict == "holds" and abs(out.difference) == 0.05
-    assert decide(claim("above", {"method": "b"}, 0.050001), rows("a", skipping), rows("b", normal)).verdict == "inconclusive"
+    assert (
+        decide(claim("above", {"method": "b"}, 0.050001), rows("a", skipping), rows("b", normal)).verdict
+        == "inconclusive"
+    )
 
 
 def test_a_reference_that_leaves_room_for_the_margin_is_testable():
     """32/60, 56/60 and 56/60 leave exactly 0.2; the mean of their floats leaves less."""
     high, low = [32 / 60, 56 / 60, 56 / 60], [31 / 60, 55 / 60, 55 / 60]
     assert np.mean(high) + 0.2 > 1
-    assert decide(claim(against={"method": "b"}, margin=0.2), rows("a", low), rows("b", high)).verdict == "fails"
+    assert (
+        decide(claim(against={"method": "b"}, margin=0.2), rows("a", low), rows("b", high)).verdict == "fails"
+    )
 
 
 def test_a_difference_without_spread_is_judged_by_the_rule_alone():
@@ -278,8 +294,12 @@ def test_verdicts_are_those_of_exact_arithmetic(counts, margin, relation, items,
     value = [(a + d) / items for a, d in counts]
     value = [v + k * math.ulp(v) for v, k in zip(value, off, strict=False)]
     effect = {"effect": 100.0} if relation in claims.TOLERANCES else {}
-    out = decide(claim(relation, {"method": "b"}, float(margin), **effect), rows("a", value), rows("b", against))
+    out = decide(
+        claim(relation, {"method": "b"}, float(margin), **effect), rows("a", value), rows("b", against)
+    )
     differences = [Fraction(d, items) for _, d in counts]
     room = sum(Fraction(a, items) for a, _ in counts) / len(counts) + Fraction(margin) <= 1
-    assert out.verdict == (by_the_rule(relation, margin, differences) if room or relation != "above" else "not testable here")
+    assert out.verdict == (
+        by_the_rule(relation, margin, differences) if room or relation != "above" else "not testable here"
+    )
     assert out.difference == float(sum(differences) / len(differences))

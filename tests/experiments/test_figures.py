@@ -12,13 +12,30 @@ from gateau_lib.study import store, style
 from gateau_lib.study.style import svg
 
 RNG = np.random.default_rng(0)
-KINDS = ["far", "mid", "near", "multi_hop", "aggregate", "context_free", "corrupt", "repetitive", "near_duplicate"]
+KINDS = [
+    "far",
+    "mid",
+    "near",
+    "multi_hop",
+    "aggregate",
+    "context_free",
+    "corrupt",
+    "repetitive",
+    "near_duplicate",
+]
 
 
 def metric_rows(metric, methods, conditions):
     return pd.DataFrame(
         [
-            {"metric": metric, "method": m, "condition": c, "seed": s, "value": 0.2 + 0.08 * i + RNG.uniform(0, 0.05), "n": 9}
+            {
+                "metric": metric,
+                "method": m,
+                "condition": c,
+                "seed": s,
+                "value": 0.2 + 0.08 * i + RNG.uniform(0, 0.05),
+                "n": 9,
+            }
             for i, m in enumerate(methods)
             for c in conditions
             for s in range(3)
@@ -37,14 +54,33 @@ def terms():
 
 
 SCORES = pd.DataFrame(
-    [{"kind": k, "method": m, "value": RNG.normal()} for k in KINDS for m in ("hmg_minmax_ntk", "cam_default") for _ in range(4)]
+    [
+        {"kind": k, "method": m, "value": RNG.normal()}
+        for k in KINDS
+        for m in ("hmg_minmax_ntk", "cam_default")
+        for _ in range(4)
+    ]
 )
-SEGMENTS = pd.DataFrame({"segment": range(9), "importance": np.full(9, 1 / 9), "attention": np.full(9, 1 / 9)})
-COUNTS = pd.DataFrame([{"selection": s, "kind": k, "count": n} for s in ("gateau", "random") for n, k in enumerate(KINDS)])
-PAIRS = [("HMG + CAM", what) for what in ("exact", "adaptive", "released")] + [("ProLong", "exact"), ("ProLong", "released")]
+SEGMENTS = pd.DataFrame(
+    {"segment": range(9), "importance": np.full(9, 1 / 9), "attention": np.full(9, 1 / 9)}
+)
+COUNTS = pd.DataFrame(
+    [{"selection": s, "kind": k, "count": n} for s in ("gateau", "random") for n, k in enumerate(KINDS)]
+)
+PAIRS = [("HMG + CAM", what) for what in ("exact", "adaptive", "released")] + [
+    ("ProLong", "exact"),
+    ("ProLong", "released"),
+]
 COST = pd.DataFrame(
-    [{"section": a, "what": b, "length": None, "seconds": 2.0 + i, "padded": 100 * i + 100} for i, (a, b) in enumerate(PAIRS)]
-    + [{"section": "passes", "what": w, "length": n, "seconds": n / 1e4} for w in ("plain pass", "other") for n in (1024, 2048)]
+    [
+        {"section": a, "what": b, "length": None, "seconds": 2.0 + i, "padded": 100 * i + 100}
+        for i, (a, b) in enumerate(PAIRS)
+    ]
+    + [
+        {"section": "passes", "what": w, "length": n, "seconds": n / 1e4}
+        for w in ("plain pass", "other")
+        for n in (1024, 2048)
+    ]
     + [{"section": "memory", "what": w, "length": 8192, "peak_mib": 10.0} for w in ("plain pass", "other")]
 )
 STRATEGY = metric_rows("long_accuracy", findings.HEADLINE_STRATEGIES, ["256", "2048"])
@@ -58,7 +94,10 @@ CASES = {
     "dots": (lambda: figures.dots(AUC), "confounded"),
     "importance": (lambda: figures.importance_and_attention(SEGMENTS, [3]), "attention from the response"),
     "pairs": (lambda: figures.pair_matrix(terms(), 0.1, "dependent"), "earlier segment j"),
-    "correlation": (lambda: figures.correlation(SCORES.pivot_table(index="kind", columns="method").T.corr()), "Spearman"),
+    "correlation": (
+        lambda: figures.correlation(SCORES.pivot_table(index="kind", columns="method").T.corr()),
+        "Spearman",
+    ),
     "composition": (lambda: figures.composition(COUNTS), "near duplicate"),
     "cost": (lambda: figures.cost(COST), "share of the released procedure"),
     "headline": (lambda: findings.headline(pd.concat([AUC, STRATEGY])), "Who finds the samples"),
@@ -95,12 +134,22 @@ def test_verdict_table_lists_every_claim():
 
 
 def test_figures_of_metrics_say_when_there_is_nothing_to_draw():
-    for draw in (figures.dots, lambda rows: training_figures.by_length(rows, {"short window": 256}), findings.headline):
+    for draw in (
+        figures.dots,
+        lambda rows: training_figures.by_length(rows, {"short window": 256}),
+        findings.headline,
+    ):
         assert "no rows at this scale" in svg(draw(AUC.iloc[:0]))
 
 
 def test_verdict_table_tells_why_a_verdict_is_inconclusive():
-    verdict = {"statement": "A keeps B.", "paper": "ours", "verdict": "inconclusive", "seeds": 3, "reason": "tolerance too wide"}
+    verdict = {
+        "statement": "A keeps B.",
+        "paper": "ours",
+        "verdict": "inconclusive",
+        "seeds": 3,
+        "reason": "tolerance too wide",
+    }
     table = figures.verdict_table(pd.DataFrame([verdict | {"difference": 0.01, "low": -0.1, "high": 0.1}]))
     assert "+0.010 [-0.100, +0.100]; tolerance too wide" in table
 
@@ -113,14 +162,21 @@ def test_shares_close_to_one_are_drawn_large_and_rankings_from_zero_to_one():
 
 def test_evenly_spaced_lengths_have_a_linear_axis_and_doubling_ones_a_logarithmic_one():
     for lengths, scale in ((["256", "512", "1024"], "log"), (["256", "512", "768"], "linear")):
-        assert training_figures.by_length(metric_rows("a", ["normal", "pose"], lengths), {}).axes[0].get_xscale() == scale
+        assert (
+            training_figures.by_length(metric_rows("a", ["normal", "pose"], lengths), {}).axes[0].get_xscale()
+            == scale
+        )
 
 
 def test_a_strategy_looks_the_same_in_every_figure():
     sets = (["pose"], ["normal", "pose"])
-    alone, together = (training_figures.by_length(STRATEGY[STRATEGY["method"].isin(shown)], {}) for shown in sets)
+    alone, together = (
+        training_figures.by_length(STRATEGY[STRATEGY["method"].isin(shown)], {}) for shown in sets
+    )
     assert alone.axes[0].lines[0].get_color() == together.axes[0].lines[1].get_color()
 
 
 def test_text_table_is_markdown():
-    assert style.text_table(pd.DataFrame({"kind": ["far"], "what": ["one `fact`"]})).data.endswith("|\n| far | one `fact` |")
+    assert style.text_table(pd.DataFrame({"kind": ["far"], "what": ["one `fact`"]})).data.endswith(
+        "|\n| far | one `fact` |"
+    )

@@ -22,13 +22,18 @@ def metrics(values: dict[str, tuple[float, ...]]) -> pd.DataFrame:
     return table.assign(metric="long_accuracy", condition="equal_tokens", n=9)
 
 
-BETTER = claims.verdicts(metrics({"gateau": (0.9, 0.91, 0.92), "full": (0.5, 0.52, 0.51), "hmg": (0.95, 0.97, 0.96)}), "cpu")
+BETTER = claims.verdicts(
+    metrics({"gateau": (0.9, 0.91, 0.92), "full": (0.5, 0.52, 0.51), "hmg": (0.95, 0.97, 0.96)}), "cpu"
+)
 NOTHING = claims.verdicts(metrics({"gateau": (0.9,)}), "cpu")
 
 
 def test_reported_numbers_are_complete_and_plausible():
     table = findings.reported()
-    assert table["value"].between(0, 100).all() and not table.duplicated(["table", "setting", "row", "share"]).any()
+    assert (
+        table["value"].between(0, 100).all()
+        and not table.duplicated(["table", "setting", "row", "share"]).any()
+    )
     wide = findings.reported_table("LongBench-Chat")
     assert wide.loc["Full", ("limited", "")] == 50.8 and wide.loc["GATEAU", ("real-world", "30 %")] == 57.8
     assert set(findings.SETTINGS) == set(table["setting"]) and findings.SHARE in set(table["share"])
@@ -58,7 +63,10 @@ def test_signs_beside_reported_differences():
 def test_sentences_carry_the_numbers_of_the_verdicts():
     row = next(r for r in BETTER.itertuples() if r.id == "gateau-beats-full")
     text = findings.sentence(row)
-    assert text.startswith("**holds**") and f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}], 3 seeds" in text
+    assert (
+        text.startswith("**holds**")
+        and f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}], 3 seeds" in text
+    )
     assert "difference +0.400" in text and "`gateau-beats-full`" in text
     assert findings.sentences(BETTER, ["holds"]).count("\n") == (BETTER["verdict"] == "holds").sum() - 1
     assert findings.sentences(BETTER).count("`") == 2 * len(LEDGER)
@@ -67,13 +75,17 @@ def test_sentences_carry_the_numbers_of_the_verdicts():
 
 def test_summary_counts_every_claim():
     count = BETTER["verdict"].value_counts()
-    assert findings.summary(BETTER).startswith(f"Of {len(LEDGER)} claims {count['holds']} hold, {count['fails']} fail, 0 stay")
+    assert findings.summary(BETTER).startswith(
+        f"Of {len(LEDGER)} claims {count['holds']} hold, {count['fails']} fail, 0 stay"
+    )
     table = findings.by_paper(BETTER)
     assert table.to_numpy().sum() == len(LEDGER) and list(table.columns) == list(claims.VERDICTS)
     assert list(findings.reviewers(BETTER).columns) == ["asked", "answered", "how", "verdicts"]
 
 
-@pytest.mark.parametrize("verdicts", [BETTER, NOTHING, BETTER[BETTER["paper"] == "ProLong"]], ids=["some", "none", "one paper"])
+@pytest.mark.parametrize(
+    "verdicts", [BETTER, NOTHING, BETTER[BETTER["paper"] == "ProLong"]], ids=["some", "none", "one paper"]
+)
 def test_forest_shows_every_claim_and_is_byte_stable(verdicts):
     text = svg(findings.forest(verdicts))
     assert text == svg(findings.forest(verdicts))

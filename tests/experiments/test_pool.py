@@ -19,7 +19,13 @@ from gateau_lib.methods import cam, longattn
 from gateau_lib.models import loading, rope, tiny
 from gateau_lib.study import evidence, store
 
-SIZES = {"short_model": "scratch", "pool_per_kind": 1, "pool_tokens": (300, 340), "pool_seeds": 2, "eval_items": 1}
+SIZES = {
+    "short_model": "scratch",
+    "pool_per_kind": 1,
+    "pool_tokens": (300, 340),
+    "pool_seeds": 2,
+    "eval_items": 1,
+}
 SIZES |= {"short_pool": 1, "eval_lengths": (256,), "max_length": 330, "prolong_pairs": 6, "workers": 0}
 
 
@@ -82,7 +88,9 @@ def test_homologous_is_one_plain_pass_a_sample(study, pair, path, read):
     short, long = (loading.load(pair / name)[0] for name in ("short", "long"))
     stretched = rope.extend_window(short, study.profile.max_length)
     table = computed(study, pool.homologous(study, pair, path))
-    assert list(table["id"]) == [e.id for e in encoded] and list(table["n_tokens"]) == [len(e.ids) for e in encoded]
+    assert list(table["id"]) == [e.id for e in encoded] and list(table["n_tokens"]) == [
+        len(e.ids) for e in encoded
+    ]
     assert max(table["n_tokens"]) <= study.profile.max_length and sum(e.dropped for e in encoded) > 0
     for row, e in zip(table.itertuples(), encoded, strict=True):
         room = study.profile.short_window - len(e.start) - len(e.instruction) - len(e.response)
@@ -106,13 +114,21 @@ def test_awareness_is_eager_attention_and_one_pass_a_segment(study, pair, path, 
     table = computed(study, pool.awareness(study, pair, path)).set_index("id")
     for sample, e in list(zip(drawn, encoded, strict=True))[:4]:
         row = table.loc[e.id]
-        nll = [plain_nll(long, e.start + part + e.instruction, e.response) for part in segments(e.context, size)]
+        nll = [
+            plain_nll(long, e.start + part + e.instruction, e.response) for part in segments(e.context, size)
+        ]
         np.testing.assert_allclose(row["segment_nll"], nll, atol=2e-4)
-        whole = torch.stack(plain(torch.tensor([e.ids]), output_attentions=True).attentions)[:, 0, :, len(e.prompt) :, :]
-        keys = whole.mean((1, 2))[:, len(e.start) : len(e.start) + len(e.context)]  # heads and response tokens
+        whole = torch.stack(plain(torch.tensor([e.ids]), output_attentions=True).attentions)[
+            :, 0, :, len(e.prompt) :, :
+        ]
+        keys = whole.mean((1, 2))[
+            :, len(e.start) : len(e.start) + len(e.context)
+        ]  # heads and response tokens
         layers = np.stack([part.mean(1).numpy() for part in keys.split(size, dim=1)], axis=1)
         np.testing.assert_allclose(pool.layered(row["attention"], row["segment_nll"]), layers, atol=1e-6)
-        assert row["cam_softmax_attention"] == pytest.approx(cam.contextual_awareness(nll, layers, attention="softmax"), abs=1e-4)
+        assert row["cam_softmax_attention"] == pytest.approx(
+            cam.contextual_awareness(nll, layers, attention="softmax"), abs=1e-4
+        )
         assert row["cam_aligned"] == pytest.approx(1 - row["cam_default"])
         assert row["importance_range"] == pytest.approx(max(nll) - min(nll), abs=1e-3)
         held = [tokenizer.decode(segments(e.context, size)[i]) for i in row["evidence"]]
@@ -125,7 +141,9 @@ def test_evidence_that_was_cut_off_is_in_no_segment(read, study):
     sample = next(s for s in drawn if s.kind == "far")
     full = samples.encode(sample, tokenizer)
     (first, last), *_ = samples.evidence_tokens(sample, tokenizer)
-    assert pool_tables.evidence_segments(sample, full, tokenizer, 32) == sorted({t // 32 for t in range(first, last)})
+    assert pool_tables.evidence_segments(sample, full, tokenizer, 32) == sorted(
+        {t // 32 for t in range(first, last)}
+    )
     cut = samples.encode(sample, tokenizer, len(full.ids) - last)
     assert cut.dropped == last and pool_tables.evidence_segments(sample, cut, tokenizer, 32) == []
     part = samples.encode(sample, tokenizer, len(full.ids) - last + 1)
@@ -141,8 +159,12 @@ def test_scored_joins_labels_and_scores_by_id(study, pair, data, path):
     drawn = longalign.read_samples(path)
     assert list(first["id"]) == [s.id for s in drawn] and list(first["kind"]) == [s.kind for s in drawn]
     assert list(first["needs_far"]) == [s.kind in corpus.NEEDS_FAR for s in drawn]
-    np.testing.assert_array_equal(first["nll_long"], computed(study, pool.homologous(study, pair, path))["nll_long"])
-    np.testing.assert_array_equal(first["prolong"], computed(study, pool.dependencies(study, pair, path))["prolong"])
+    np.testing.assert_array_equal(
+        first["nll_long"], computed(study, pool.homologous(study, pair, path))["nll_long"]
+    )
+    np.testing.assert_array_equal(
+        first["prolong"], computed(study, pool.dependencies(study, pair, path))["prolong"]
+    )
     assert table.attrs["count"]["homologous"]["tokens"] > table["n_tokens"].sum()
 
 
@@ -211,7 +233,9 @@ def test_rows_can_be_written(study, table):
         part = table[table["seed"] == row["seed"]]
         assert row["value"] == ranking.auc(part["needs_far"], part[row["method"]]) and row["n"] == 9
     assert rows[-2]["value"] == pytest.approx(spearmanr(part["gateau_rank"], part["hmp"]).statistic)
-    assert ranking.mean_table(rows[:4]).loc["longest", "independent"] == np.mean([r["value"] for r in rows[1:4:2]])
+    assert ranking.mean_table(rows[:4]).loc["longest", "independent"] == np.mean(
+        [r["value"] for r in rows[1:4:2]]
+    )
 
 
 def test_selections_have_the_same_size_and_come_from_the_pool(table):
@@ -227,7 +251,12 @@ def test_selections_have_the_same_size_and_come_from_the_pool(table):
 
 
 def test_twins_are_counted_when_both_are_chosen():
-    assert ranking.twins(["independent-0-far-001", "independent-0-near_duplicate-001", "independent-0-near_duplicate-002"]) == 1
+    assert (
+        ranking.twins(
+            ["independent-0-far-001", "independent-0-near_duplicate-001", "independent-0-near_duplicate-002"]
+        )
+        == 1
+    )
 
 
 @given(st.lists(st.integers(0, 30), min_size=12, max_size=40), st.integers(0, 99))

@@ -21,10 +21,6 @@ from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory
 SEGMENT = 16
 
 
-
-
-
-
 @pytest.mark.parametrize("batch_tokens", [1, 16384])
 @pytest.mark.parametrize("segment_length", [1, SEGMENT, 200])
 def test_long_pass_matches_eager_attention(model, encoded, segment_length, batch_tokens):
@@ -38,7 +34,11 @@ def test_long_pass_matches_eager_attention(model, encoded, segment_length, batch
 
 
 def test_long_pass_gives_the_response_nll(model, encoded):
-    np.testing.assert_allclose([p.nll for p in model_passes.long_pass(model, encoded, SEGMENT)], response_nll(model, encoded), rtol=1e-5)
+    np.testing.assert_allclose(
+        [p.nll for p in model_passes.long_pass(model, encoded, SEGMENT)],
+        response_nll(model, encoded),
+        rtol=1e-5,
+    )
 
 
 def test_attention_rows_are_chunked_without_change(model, encoded, monkeypatch):
@@ -52,7 +52,9 @@ def test_one_forward_a_sample_and_the_model_left_as_it_was(llama, encoded):
     count = Counter()
     before = llama.config._attn_implementation
     model_passes.long_pass(llama, encoded, SEGMENT, batch_tokens=1, count=count)
-    assert count["forwards"] == len(encoded) and count["tokens"] == count["padded"] == sum(len(s.ids) for s in encoded)
+    assert count["forwards"] == len(encoded) and count["tokens"] == count["padded"] == sum(
+        len(s.ids) for s in encoded
+    )
     assert llama.config._attn_implementation == before
     with pytest.raises(ValueError, match="segment_length"):
         model_passes.long_pass(llama, encoded, 0)
@@ -92,7 +94,9 @@ def test_segment_importance_matches_slow_reference(model, encoded, segment_lengt
 
 def test_broken_sample_is_named_by_its_place_in_the_call(encoded):
     broken = random_llama()
-    broken.lm_head.weight = torch.nn.Parameter(broken.lm_head.weight.clone())  # untied: only readers of the token break
+    broken.lm_head.weight = torch.nn.Parameter(
+        broken.lm_head.weight.clone()
+    )  # untied: only readers of the token break
     with torch.no_grad():
         broken.model.embed_tokens.weight[encoded[3].context[-1]] = float("nan")
     clean = [s for s in encoded if encoded[3].context[-1] not in s.ids][:2]
@@ -120,7 +124,10 @@ def test_batches_that_do_not_fit_are_halved(llama, encoded, small_memory, room):
 
 
 def test_a_sample_that_does_not_fit_alone_is_named(llama, encoded, small_memory):
-    with small_memory(llama, 85), pytest.raises(OutOfMemory, match="sample 's1': does not fit into memory") as caught:
+    with (
+        small_memory(llama, 85),
+        pytest.raises(OutOfMemory, match="sample 's1': does not fit into memory") as caught,
+    ):
         model_passes.long_pass(llama, encoded[:3], SEGMENT)
     assert caught.value.index == 1
     with small_memory(llama, 25), pytest.raises(OutOfMemory, match="sample 's1', segment 0") as caught:
@@ -143,11 +150,17 @@ def test_contextual_awareness_by_hand():
     assert cam.contextual_awareness(nll, layers, sign="aligned") == pytest.approx(cosine)
     low = np.exp([-1.0, -2.0])  # PPL 1 and 2
     cosine = low.sum() * 0.5 / (np.linalg.norm(low) * np.sqrt(0.5))
-    assert cam.contextual_awareness(nll, layers, importance="softmax_ppl", sign="aligned") == pytest.approx(cosine)
-    assert cam.contextual_awareness(nll, layers, importance="ppl", sign="aligned") == pytest.approx(3 / np.sqrt(10))
+    assert cam.contextual_awareness(nll, layers, importance="softmax_ppl", sign="aligned") == pytest.approx(
+        cosine
+    )
+    assert cam.contextual_awareness(nll, layers, importance="ppl", sign="aligned") == pytest.approx(
+        3 / np.sqrt(10)
+    )
     peaked = np.exp([1.0, 0.0])
     cosine = peaked @ [2, 1] / (np.linalg.norm(peaked) * np.sqrt(5))
-    assert cam.contextual_awareness(nll, [[0.5, 0.0]], attention="softmax", sign="aligned") == pytest.approx(cosine)
+    assert cam.contextual_awareness(nll, [[0.5, 0.0]], attention="softmax", sign="aligned") == pytest.approx(
+        cosine
+    )
 
 
 def test_contextual_awareness_refuses_what_it_cannot_score():
@@ -178,5 +191,7 @@ def test_contextual_awareness_is_finite_and_invariant(data):
     assert cam.contextual_awareness(nll[order], layers[:, order], **options) == pytest.approx(score, abs=1e-9)
     if layers.max() > 1e-3:
         assert cam.contextual_awareness(nll, layers / 7, **options) == pytest.approx(score, abs=1e-9)
-    if options["importance"] != "softmax_ppl":  # softmax(-NLL) and PPL ratios forget a common factor of the perplexity
+    if (
+        options["importance"] != "softmax_ppl"
+    ):  # softmax(-NLL) and PPL ratios forget a common factor of the perplexity
         assert cam.contextual_awareness(nll + 2.5, layers, **options) == pytest.approx(score, abs=1e-9)

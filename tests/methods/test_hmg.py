@@ -18,10 +18,6 @@ LOSSES = st.integers(1, 40).flatmap(
 )
 
 
-
-
-
-
 def test_raw_reads_the_sample_as_it_is(llama, encoded):
     want = [slow_mean_nll(llama, s.prompt, s.response) for s in encoded]
     np.testing.assert_allclose(model_passes.short_reader_nll(llama, encoded, "raw"), want, rtol=1e-5)
@@ -34,9 +30,12 @@ def test_truncate_keeps_instruction_and_response(llama, encoded):
         room = window - 1 - len(s.instruction) - len(s.response)
         context = s.context[len(s.context) - room :] if len(s.context) > room else s.context
         want.append(slow_mean_nll(llama, [1] + context + s.instruction, s.response))
-    np.testing.assert_allclose(model_passes.short_reader_nll(llama, encoded, "truncate", window=window), want, rtol=1e-5)
+    np.testing.assert_allclose(
+        model_passes.short_reader_nll(llama, encoded, "truncate", window=window), want, rtol=1e-5
+    )
     np.testing.assert_array_equal(
-        model_passes.short_reader_nll(llama, encoded, "truncate"), model_passes.short_reader_nll(llama, encoded, "truncate", window=128)
+        model_passes.short_reader_nll(llama, encoded, "truncate"),
+        model_passes.short_reader_nll(llama, encoded, "truncate", window=128),
     )
 
 
@@ -47,7 +46,9 @@ def test_truncate_of_a_sample_whose_ending_exceeds_the_window(llama, window, pre
     assert (len(got[0]), len(got[1])) == (prefix, scored)
     assert got[0] + got[1] == [1] + sample.ids[1:][-(window - 1) :]
     want = slow_mean_nll(llama, *got)
-    np.testing.assert_allclose(model_passes.short_reader_nll(llama, [sample], "truncate", window=window), [want], rtol=1e-5)
+    np.testing.assert_allclose(
+        model_passes.short_reader_nll(llama, [sample], "truncate", window=window), [want], rtol=1e-5
+    )
 
 
 def test_truncate_without_start_token_keeps_a_predecessor():
@@ -65,17 +66,23 @@ def test_ntk_reads_with_one_fixed_base(llama, encoded, window, target):
     got = model_passes.short_reader_nll(llama, encoded, "ntk", window=window, target=target)
     np.testing.assert_allclose(got, want, rtol=1e-4)
     alone = model_passes.short_reader_nll(llama, encoded[1:2], "ntk", window=window, target=target)
-    np.testing.assert_allclose(alone, got[1:2], rtol=1e-5)  # no memory of what was read before, no influence of the batch
+    np.testing.assert_allclose(
+        alone, got[1:2], rtol=1e-5
+    )  # no memory of what was read before, no influence of the batch
     assert llama.config.max_position_embeddings == 128
 
 
 def test_ntk_stretches_to_the_longest_sample_by_default(llama):
     long = random_encoded("long", 300, 5, 4, seed=1)
     np.testing.assert_array_equal(
-        model_passes.short_reader_nll(llama, [long], "ntk"), model_passes.short_reader_nll(llama, [long], "ntk", target=len(long.ids))
+        model_passes.short_reader_nll(llama, [long], "ntk"),
+        model_passes.short_reader_nll(llama, [long], "ntk", target=len(long.ids)),
     )
     short = random_encoded("short", 20, 5, 4, seed=1)
-    np.testing.assert_array_equal(model_passes.short_reader_nll(llama, [short], "ntk"), model_passes.short_reader_nll(llama, [short], "raw"))
+    np.testing.assert_array_equal(
+        model_passes.short_reader_nll(llama, [short], "ntk"),
+        model_passes.short_reader_nll(llama, [short], "raw"),
+    )
 
 
 def test_unknown_names(llama, encoded):
@@ -123,7 +130,11 @@ def test_min_max_forgets_a_common_factor_of_perplexity(pair, a, b):
     np.testing.assert_allclose(hmg.pool_gap(short + a, long + b), hmg.pool_gap(short, long), atol=1e-8)
 
 
-@given(hnp.arrays(float, st.integers(1, 30), elements=st.floats(-1e3, 1e3)), st.floats(0.1, 10), st.floats(-50, 50))
+@given(
+    hnp.arrays(float, st.integers(1, 30), elements=st.floats(-1e3, 1e3)),
+    st.floats(0.1, 10),
+    st.floats(-50, 50),
+)
 def test_min_max_is_invariant_and_bounded(values, scale, shift):
     moved = hmg.min_max(values)
     assert moved.min() == 0 and moved.max() in (0, 1)
@@ -136,7 +147,9 @@ def test_gap_follows_a_permutation_of_the_pool(pair, random):
     short, long = pair
     order = list(range(len(short)))
     random.shuffle(order)
-    np.testing.assert_allclose(hmg.pool_gap(short[order], long[order]), hmg.pool_gap(short, long)[order], atol=1e-12)
+    np.testing.assert_allclose(
+        hmg.pool_gap(short[order], long[order]), hmg.pool_gap(short, long)[order], atol=1e-12
+    )
 
 
 def test_huge_losses_do_not_overflow():

@@ -51,7 +51,12 @@ def python(tmp_path_factory):
     def run(*words: str | Path) -> str:
         more = {"PYTHONPATH": str(root), "GATEAU_RESULTS": str(root / "results"), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [sys.executable, *map(str, words)], capture_output=True, text=True, cwd=root, env=os.environ | more, check=False
+            [sys.executable, *map(str, words)],
+            capture_output=True,
+            text=True,
+            cwd=root,
+            env=os.environ | more,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -66,7 +71,19 @@ def test_it_is_scored_ranked_and_reported(python, saved_pair, tmp_path):
     rows = rows_of(scores)
     assert list(rows[0]).index("overlap") == list(rows[0]).index("longattn") + 1
     out = tmp_path / "out" / "selected.jsonl"
-    said = python("-m", "gateau_lib.select", scores, "--data", data, "--out", out, "--score", "overlap", "--fraction", "0.5")
+    said = python(
+        "-m",
+        "gateau_lib.select",
+        scores,
+        "--data",
+        data,
+        "--out",
+        out,
+        "--score",
+        "overlap",
+        "--fraction",
+        "0.5",
+    )
     chosen = [json.loads(line)["id"] for line in out.read_text().splitlines()]
     usable = [row for row in rows if row["overlap"]]
     best = sorted(usable, key=lambda row: (-row["overlap"], row["id"]))

@@ -26,7 +26,9 @@ def test_score_matches_slow_reference(model, n_tokens, pairs):
     ids = document(n_tokens, seed=n_tokens)
     chosen = [tuple(map(int, p)) for p in prolong.sample_pairs(n_tokens // SEGMENT, pairs, seed=3)]
     want = slow_score(model, ids, chosen, n_max=8)
-    got = pair_passes.score_documents(model, [ids], segment_length=SEGMENT, pairs=pairs, window_segments=8, seed=3)
+    got = pair_passes.score_documents(
+        model, [ids], segment_length=SEGMENT, pairs=pairs, window_segments=8, seed=3
+    )
     assert got.loc[0, "lds"] == pytest.approx(want, rel=1e-4)
     assert got.loc[0, "pairs"] == len(chosen) and got.loc[0, "segments"] == n_tokens // SEGMENT
 
@@ -34,13 +36,20 @@ def test_score_matches_slow_reference(model, n_tokens, pairs):
 def test_some_score_is_above_zero(llama):
     """Otherwise the comparison with the reference would be of zeros."""
     ids = document(6 * SEGMENT, seed=6 * SEGMENT)
-    assert pair_passes.score_documents(llama, [ids], segment_length=SEGMENT, pairs=100, window_segments=8)["lds"][0] > 0.1
+    assert (
+        pair_passes.score_documents(llama, [ids], segment_length=SEGMENT, pairs=100, window_segments=8)[
+            "lds"
+        ][0]
+        > 0.1
+    )
 
 
 def test_each_segment_is_encoded_once(llama):
     count = Counter()
     pairs = np.array([[1, 0], [2, 0], [2, 1]])
-    alone, given_other = pair_passes.pair_nll(llama, document(3 * SEGMENT), SEGMENT, pairs, window_segments=8, count=count)
+    alone, given_other = pair_passes.pair_nll(
+        llama, document(3 * SEGMENT), SEGMENT, pairs, window_segments=8, count=count
+    )
     assert set(alone) == {1, 2} and given_other.shape == (3,)
     assert count["tokens"] == (3 + 3) * SEGMENT
 
@@ -62,8 +71,16 @@ def test_segments_beyond_the_window_are_subsampled_in_order():
     ids = list(range(20 * SEGMENT + 3))
     kept = prolong.document_segments(ids, SEGMENT, 7, seed=1)
     starts = [s[0] for s in kept]
-    assert len(kept) == 7 and starts == sorted(starts) and all(len(s) == SEGMENT and s[0] % SEGMENT == 0 for s in kept)
-    assert kept == prolong.document_segments(ids, SEGMENT, 7, seed=1) != prolong.document_segments(ids, SEGMENT, 7, seed=2)
+    assert (
+        len(kept) == 7
+        and starts == sorted(starts)
+        and all(len(s) == SEGMENT and s[0] % SEGMENT == 0 for s in kept)
+    )
+    assert (
+        kept
+        == prolong.document_segments(ids, SEGMENT, 7, seed=1)
+        != prolong.document_segments(ids, SEGMENT, 7, seed=2)
+    )
     with pytest.raises(ValueError, match="at least 2"):
         prolong.document_segments(ids, 1, 7)
 
@@ -148,7 +165,9 @@ def family(kind):
     if kind == "mistral":
         return transformers.MistralForCausalLM(transformers.MistralConfig(**sizes, sliding_window=9)).eval()
     if kind == "gemma2":  # soft-capped scores, layers with and without a window
-        return transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**sizes, head_dim=8, sliding_window=9)).eval()
+        return transformers.Gemma2ForCausalLM(
+            transformers.Gemma2Config(**sizes, head_dim=8, sliding_window=9)
+        ).eval()
     return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**sizes, head_dim=8)).eval()
 
 
@@ -161,7 +180,9 @@ def test_shared_prefixes_in_other_families(kind, monkeypatch):
     cut = [ids[k : k + SEGMENT] for k in range(0, len(ids), SEGMENT)]
     want = [math.log(slow_ppl(model, cut[j] + cut[i], SEGMENT - 1)) for i, j in pairs]
     np.testing.assert_allclose(given_other, want, rtol=1e-5)
-    np.testing.assert_allclose(list(alone.values()), [math.log(slow_ppl(model, cut[i], SEGMENT - 1)) for i in alone], rtol=1e-5)
+    np.testing.assert_allclose(
+        list(alone.values()), [math.log(slow_ppl(model, cut[i], SEGMENT - 1)) for i in alone], rtol=1e-5
+    )
 
 
 def test_prefixes_are_shared_where_the_cache_allows_it(llama):
@@ -204,4 +225,6 @@ def test_a_broken_loss_names_the_segment(llama):
     broken = copy.deepcopy(llama)
     broken.model.norm.weight.data.fill_(float("nan"))
     with pytest.raises(NonFiniteLoss, match="segment 1: the model's loss is NaN"):
-        pair_passes.pair_nll(broken, document(3 * SEGMENT), SEGMENT, np.array([[1, 0], [2, 0]]), window_segments=8)
+        pair_passes.pair_nll(
+            broken, document(3 * SEGMENT), SEGMENT, np.array([[1, 0], [2, 0]]), window_segments=8
+        )

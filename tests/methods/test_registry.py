@@ -32,7 +32,9 @@ LIGHT = ("baselines", "cam", "gateau", "hmg", "prolong", "selection", "skipalign
 )
 def test_formulas_and_selecting_load_no_torch(module):
     code = f"import sys, {module}; print([name for name in ('torch', 'transformers') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -74,30 +76,45 @@ def test_the_table_holds_what_every_method_leaves():
 
 def test_the_readme_names_every_score():
     (row,) = (line for line in README.splitlines() if line.startswith("| `--score"))
-    assert set(re.findall(r"`(\w+)`", row.split("|")[2])) == set(METHODS), "mend the row --score of README's table"
+    assert set(re.findall(r"`(\w+)`", row.split("|")[2])) == set(METHODS), (
+        "mend the row --score of README's table"
+    )
 
 
 def test_every_formula_file_names_its_source():
     for name in ("cam", "gateau", "hmg", "prolong", "skipalign", "longattn"):
         head = ast.get_docstring(ast.parse((PACKAGE / "methods" / f"{name}.py").read_text(encoding="utf-8")))
-        assert re.search(r"arXiv \d{4}\.\d{5}", head) and re.search(r"released code|code ``?|code src", head), name
+        assert re.search(r"arXiv \d{4}\.\d{5}", head) and re.search(
+            r"released code|code ``?|code src", head
+        ), name
 
 
 def test_ifd_above_one_means_one_thing():
     rows = pd.DataFrame({"id": list("abcd"), "ifd": [0.2, 1.0, 1.001, 0.9]})
     assert [METHODS["ifd"].unfit(row) for row in rows.to_dict("records")] == [None, None, "ifd above 1", None]
     ranks = METHODS["ifd"].rank(rows, RankOptions())
-    assert list(np.argsort(-ranks)) == [1, 3, 0, 2] and list(baselines.mismatched(rows["ifd"])) == [0, 0, 1, 0]
+    assert list(np.argsort(-ranks)) == [1, 3, 0, 2] and list(baselines.mismatched(rows["ifd"])) == [
+        0,
+        0,
+        1,
+        0,
+    ]
 
 
 def test_pool_columns_rank_as_the_registered_methods_do():
     """What notebook 05 selects by under a column's name is what `--score` selects by."""
     rng = np.random.default_rng(3)
     rows = pd.DataFrame(make_rows(30))
-    table = pd.DataFrame({"pool": "independent", "seed": 0, "id": rows["id"], "n_tokens": rows["n_context"] + 9})
+    table = pd.DataFrame(
+        {"pool": "independent", "seed": 0, "id": rows["id"], "n_tokens": rows["n_context"] + 9}
+    )
     table = table.assign(nll_long=rows["nll_long"], nll_short_ntk=rows["nll_short"], cam_default=rows["cam"])
-    table = table.assign(nll_short_truncate=rows["nll_short"], nll_short_raw=rows["nll_short"], prolong=rows["prolong"])
-    table = table.assign(nll_long_truncate=rng.uniform(1, 3, 30), nll_alone=rows["nll_long"] * rng.uniform(0.8, 2, 30))
+    table = table.assign(
+        nll_short_truncate=rows["nll_short"], nll_short_raw=rows["nll_short"], prolong=rows["prolong"]
+    )
+    table = table.assign(
+        nll_long_truncate=rng.uniform(1, 3, 30), nll_alone=rows["nll_long"] * rng.uniform(0.8, 2, 30)
+    )
     table = ranking.combined(ranking.guidance(table), 0.7)
     scores = ranking.score_columns(table)
     for name, column in ranking.COLUMN_OF.items():

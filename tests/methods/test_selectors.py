@@ -12,7 +12,9 @@ from scipy.special import softmax
 from gateau_lib.experiments import ranking as ranking_module
 from gateau_lib.methods import baselines, gateau, selection
 
-POOL = st.integers(1, 40).flatmap(lambda n: hnp.arrays(float, n, elements=st.integers(-20, 20).map(lambda v: v / 4)))
+POOL = st.integers(1, 40).flatmap(
+    lambda n: hnp.arrays(float, n, elements=st.integers(-20, 20).map(lambda v: v / 4))
+)
 
 
 def names(n):
@@ -33,7 +35,10 @@ def test_scale_audit_of_the_released_combination():
     rng = np.random.default_rng(0)
     hmp, cam = softmax(rng.uniform(-1, 1, 5000)), rng.uniform(0, 1, 5000)
     released = gateau.combine(hmp, cam, "as_released", 0.8)
-    assert ranking_module.rank_correlation(released, cam) > 0.999 and abs(ranking_module.rank_correlation(released, hmp)) < 0.05
+    assert (
+        ranking_module.rank_correlation(released, cam) > 0.999
+        and abs(ranking_module.rank_correlation(released, hmp)) < 0.05
+    )
     ranked = gateau.combine(hmp, cam, "rank", 0.8)
     assert ranking_module.rank_correlation(ranked, hmp) > 0.9
     with pytest.raises(ValueError, match="constant"):
@@ -66,7 +71,9 @@ def test_rank_combination_sees_order_only(a, b, alpha):
 @given(POOL, st.floats(-30, 30))
 def test_softmax_variant_forgets_a_shift_of_cam(cam, shift):
     hmp = softmax(np.arange(len(cam)) / len(cam))
-    np.testing.assert_allclose(gateau.combine(hmp, cam + shift, "softmax_both"), gateau.combine(hmp, cam, "softmax_both"))
+    np.testing.assert_allclose(
+        gateau.combine(hmp, cam + shift, "softmax_both"), gateau.combine(hmp, cam, "softmax_both")
+    )
 
 
 @given(POOL, st.floats(0.01, 1), st.randoms(use_true_random=False))
@@ -81,7 +88,9 @@ def test_top_fraction_does_not_depend_on_the_order_of_the_pool(scores, fraction,
     assert all((of[a], b) > (of[b], a) for a, b in zip(top, top[1:], strict=False))  # best first, ties by id
 
 
-@pytest.mark.parametrize(("n", "fraction", "k"), [(100, 0.07, 7), (30, 0.1, 3), (10, 0.25, 3), (3, 1.0, 3), (5, 0.01, 1)])
+@pytest.mark.parametrize(
+    ("n", "fraction", "k"), [(100, 0.07, 7), (30, 0.1, 3), (10, 0.25, 3), (3, 1.0, 3), (5, 0.01, 1)]
+)
 def test_top_fraction_rounds_up(n, fraction, k):
     assert len(selection.top_fraction(names(n), np.arange(n), fraction)) == k
 
@@ -104,7 +113,11 @@ def test_quotas_take_the_best_of_each_source(of, quotas, k):
     ranking = names(len(of))
     sources = dict(zip(ranking, of, strict=True))
     taken = selection.within_quotas(ranking, sources, quotas, k)
-    allowed = [i for i in ranking if i in [j for j in ranking if sources[j] == sources[i]][: quotas.get(sources[i], 99)]]
+    allowed = [
+        i
+        for i in ranking
+        if i in [j for j in ranking if sources[j] == sources[i]][: quotas.get(sources[i], 99)]
+    ]
     assert taken == allowed[:k]
 
 
@@ -181,7 +194,9 @@ def test_precision_does_not_depend_on_the_order_of_the_pool(scores, fraction, da
 def test_precision_without_ties_is_that_of_the_selection(scores, fraction, data):
     labels = data.draw(hnp.arrays(bool, len(scores)))
     top = selection.top_fraction(names(len(scores)), scores, fraction)
-    assert ranking_module.precision_at(labels, scores, fraction) == pytest.approx(np.mean([labels[int(i[3:])] for i in top]))
+    assert ranking_module.precision_at(labels, scores, fraction) == pytest.approx(
+        np.mean([labels[int(i[3:])] for i in top])
+    )
 
 
 def test_precision_of_ties_by_hand():

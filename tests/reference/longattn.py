@@ -11,7 +11,9 @@ def slow_long_attention(model, sample, layer=0):
     """Whole attention matrices, masked by the distance of each pair of tokens."""
     ids = sample.ids
     with torch.no_grad():
-        weights = eager(model)(torch.tensor([ids]), output_attentions=True).attentions[layer][0].double()  # (heads, N, N)
+        weights = (
+            eager(model)(torch.tensor([ids]), output_attentions=True).attentions[layer][0].double()
+        )  # (heads, N, N)
     n = len(ids)
     distance = torch.arange(n)[:, None] - torch.arange(n)
     strengths, variances = [], []

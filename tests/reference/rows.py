@@ -23,14 +23,20 @@ def slow_nll(model, prefix, target):
 
 def slow_row(sample, short, long, tokenizer):
     e = samples.encode(sample, tokenizer, LENGTH)
-    row = {"nll_short": slow_nll(short, e.prompt, e.response), "nll_long": slow_nll(long, e.prompt, e.response)}
+    row = {
+        "nll_short": slow_nll(short, e.prompt, e.response),
+        "nll_long": slow_nll(long, e.prompt, e.response),
+    }
     row["ifd"] = row["nll_long"] / slow_nll(long, e.start, e.response)
     cut = (e.context + e.instruction)[-(128 - 1 - len(e.response)) :]
     row["contrast"] = slow_nll(long, e.start + cut, e.response) - row["nll_long"]
     row["hmg"] = row["nll_short"] - row["nll_long"]
     row |= dict.fromkeys(("cam", "cam_mode", *score_table.SEGMENTS))
     if parts := samples.segments(e.context, SEGMENT):
-        row["cam_mode"], row["segment_nll"] = "exact", [slow_nll(long, e.start + s + e.instruction, e.response) for s in parts]
+        row["cam_mode"], row["segment_nll"] = (
+            "exact",
+            [slow_nll(long, e.start + s + e.instruction, e.response) for s in parts],
+        )
         importance = softmax(-np.array(row["segment_nll"]))
         with torch.inference_mode():
             ids = torch.tensor([e.ids])

@@ -42,7 +42,11 @@ def reference(rows, score, combine="rank", alpha=0.8):
         elif combine == "softmax_both":
             cam = np.exp(cam) / np.exp(cam).sum()
         return alpha * hmp + (1 - alpha) * cam
-    simple = {"hmg": gap, "perplexity": [row["nll_long"] for row in rows], "longest": [row["n_context"] for row in rows]}
+    simple = {
+        "hmg": gap,
+        "perplexity": [row["nll_long"] for row in rows],
+        "longest": [row["n_context"] for row in rows],
+    }
     return np.asarray(simple[score] if score in simple else [row[score] for row in rows])
 
 
@@ -76,13 +80,19 @@ def test_random_depends_on_seed_and_not_on_order(tmp_path):
 
 def test_what_is_left_out_is_counted(tmp_path, capsys):
     rows = make_rows()
-    rows[0] |= dict.fromkeys((*score_table.LENGTHS, *score_table.SCORES)) | {"error": "line 1: the response is empty"}
+    rows[0] |= dict.fromkeys((*score_table.LENGTHS, *score_table.SCORES)) | {
+        "error": "line 1: the response is empty"
+    }
     rows[1] |= {"cam": None}
     rows.append(dict.fromkeys(score_table.COLUMNS) | {"error": "line 21: no 'id'"})
     scores, data = write(tmp_path, rows)
     chosen = run(scores, data, "--fraction", "1")
     said = capsys.readouterr().out
-    assert "records: 21" in said and "left out: 2 with an error in scoring; 1 with no cam" in said and "usable: 18" in said
+    assert (
+        "records: 21" in said
+        and "left out: 2 with an error in scoring; 1 with no cam" in said
+        and "usable: 18" in said
+    )
     assert {"r00", "r01"} & set(ids(chosen)) == set() and len(chosen) == 18
 
 
@@ -100,7 +110,13 @@ def test_report_is_self_contained_and_shows_both_ends(tmp_path):
     assert not re.search(r"(?:src|href)=\"(?!data:)", page) and "<script" not in page
     assert page.count("data:image/svg+xml;base64,") == 4 and page.count("Because é.") == 20
     assert f'<td class="id">{chosen[0]["id"]}</td>' in page and "<b>r" not in page.replace("&lt;b&gt;r", "")
-    assert page == (run(scores, data, "--top", "4"), (tmp_path / "out" / "selected.report.html").read_text(encoding="utf-8"))[1]
+    assert (
+        page
+        == (
+            run(scores, data, "--top", "4"),
+            (tmp_path / "out" / "selected.report.html").read_text(encoding="utf-8"),
+        )[1]
+    )
 
 
 def test_report_names_scores_as_the_study_does_and_cuts_between_words(tmp_path):
@@ -110,7 +126,11 @@ def test_report_names_scores_as_the_study_does_and_cuts_between_words(tmp_path):
     data.write_text(text, encoding="utf-8")
     run(scores, data, "--top", "4")
     page = (tmp_path / "out" / "selected.report.html").read_text(encoding="utf-8")
-    assert "<h1>Selection by GATEAU</h1>" in page and 'alt="CAM against HMG"' in page and 'alt="GATEAU against tokens"' in page
+    assert (
+        "<h1>Selection by GATEAU</h1>" in page
+        and 'alt="CAM against HMG"' in page
+        and 'alt="GATEAU against tokens"' in page
+    )
     assert "consequently …" in page and not re.search(r"cons[a-z]*(?<!consequently) …", page)
 
 
@@ -134,7 +154,10 @@ def with_contexts(names, contexts, sources=None):
     """Records of given contexts, and of sources if there are any."""
     records = []
     for name, context in zip(names, contexts, strict=True):
-        content = [{"role": "user", "content": f"{context}\n\nWhy?"}, {"role": "assistant", "content": "Because é."}]
+        content = [
+            {"role": "user", "content": f"{context}\n\nWhy?"},
+            {"role": "assistant", "content": "Because é."},
+        ]
         records.append({"id": name, "messages": content} | ({"source": sources[name]} if sources else {}))
     return records
 
@@ -153,9 +176,13 @@ def test_near_identical_contexts_leave_the_best_and_are_accounted_for(tmp_path, 
     chosen = ids(run(scores, data, "--score", "prolong", "--fraction", "1", "--dedup", "0.8"))
     best = [next(i for i in ranked if int(i[1:]) // 4 == group) for group in range(5)]
     assert chosen == [i for i in ranked if i in best]
-    gone = [json.loads(line) for line in (tmp_path / "out" / "selected.dropped.jsonl").read_text().splitlines()]
+    gone = [
+        json.loads(line) for line in (tmp_path / "out" / "selected.dropped.jsonl").read_text().splitlines()
+    ]
     assert [each["id"] for each in gone] == [i for i in ranked if i not in best]
-    assert all(each["twin"] == best[int(each["id"][1:]) // 4] and 0.8 <= each["similarity"] < 1 for each in gone)
+    assert all(
+        each["twin"] == best[int(each["id"][1:]) // 4] and 0.8 <= each["similarity"] < 1 for each in gone
+    )
     assert "near-identical: 15 dropped" in capsys.readouterr().out
     page = (tmp_path / "out" / "selected.report.html").read_text(encoding="utf-8")
     assert "Dropped as near-identical" in page and all(f"<td>{each['id']}</td>" in page for each in gone)
@@ -189,7 +216,12 @@ def test_quotas_limit_sources(tmp_path, more, limits, k):
     assert ids(run(scores, data, "--score", "prolong", *more)) == wanted
     page = (tmp_path / "out" / "selected.report.html").read_text(encoding="utf-8")
     row = re.search(r"<tr><td>web</td>(.*?)</tr>", page)[1]
-    assert re.findall(r">(\d+)<", row) == ["14", "0", str(limits["web"]), str(sum(SOURCES[i] == "web" for i in wanted))]
+    assert re.findall(r">(\d+)<", row) == [
+        "14",
+        "0",
+        str(limits["web"]),
+        str(sum(SOURCES[i] == "web" for i in wanted)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +232,10 @@ def test_quotas_limit_sources(tmp_path, more, limits, k):
         (["--quota", "wob=1"], "no usable sample has this source; there are '', 'books', 'web'"),
         (["--dedup", "0"], "--dedup 0: must lie in (0, 1]"),
         (["--dedup", "nan"], "--dedup nan: must lie in (0, 1]"),
-        (["--dedup", "0.8", "--top", "20"], "only 10 samples are usable after near-identical ones were dropped"),
+        (
+            ["--dedup", "0.8", "--top", "20"],
+            "only 10 samples are usable after near-identical ones were dropped",
+        ),
         (["--out", "data.jsonl"], "this is an input; give another name"),
     ],
 )
@@ -228,7 +263,10 @@ def test_exact_and_adaptive_rows_never_mix(tmp_path, capsys):
     rows[3]["cam_mode"] = "adaptive"
     scores, data = write(tmp_path, rows)
     command = [str(scores), "--data", str(data), "--out", str(tmp_path / "o.jsonl")]
-    assert select.main(command) == 2 and "CAM is adaptive in some rows and exact in others" in capsys.readouterr().err
+    assert (
+        select.main(command) == 2
+        and "CAM is adaptive in some rows and exact in others" in capsys.readouterr().err
+    )
     assert select.main([*command, "--score", "prolong"]) == 0
     assert "CAM" not in capsys.readouterr().out
     for row in rows:
@@ -239,13 +277,22 @@ def test_exact_and_adaptive_rows_never_mix(tmp_path, capsys):
 
 def test_models_are_named_and_the_shipped_pair_is_warned_of(tmp_path, capsys):
     about = {"dtype": "float32", "max_length": 4096, "segment_length": 32, "reading": "ntk", "chat": False}
-    about["models"] = {"long": {"name": "a/long<7b>", "sha256": "1"}, "short": {"name": "a/short", "sha256": "2"}}
+    about["models"] = {
+        "long": {"name": "a/long<7b>", "sha256": "1"},
+        "short": {"name": "a/short", "sha256": "2"},
+    }
     for shipped in (False, True):
         run(*write(tmp_path, make_rows(), about=about | {"shipped_pair": shipped}))
-        said, page = capsys.readouterr().out, (tmp_path / "out" / "selected.report.html").read_text(encoding="utf-8")
+        said, page = (
+            capsys.readouterr().out,
+            (tmp_path / "out" / "selected.report.html").read_text(encoding="utf-8"),
+        )
         named = "the shipped tiny pair" if shipped else "short: a/short, long: a/long<7b>"
         assert f"models: {named}, float32" in said and named.replace("<", "&lt;").replace(">", "&gt;") in page
-        assert "scored: at most 4,096 tokens a sample, segments of 32, short model reads by ntk, plain prompt\n" in said
+        assert (
+            "scored: at most 4,096 tokens a sample, segments of 32, short model reads by ntk, plain prompt\n"
+            in said
+        )
         assert ("warning: the shipped tiny pair scored" in said) == ("<b>Warning:</b>" in page) == shipped
 
 
@@ -272,23 +319,35 @@ def test_important_and_attended_segments_stand_side_by_side(tmp_path):
     assert f"{n:,} segments, losses from 1.000 to {2 - 1 / n:.3f}" in page
     for row, context in zip(rows, contexts, strict=True):
         if row["segment_nll"]:
-            important, attended = (" ".join(part.split()) for part in (context[:50], context[row["segment_chars"][-2] :]))
-            assert f"<br>{important}</p>" in page and attended.replace("<", "&lt;").replace(">", "&gt;") in page
+            important, attended = (
+                " ".join(part.split()) for part in (context[:50], context[row["segment_chars"][-2] :])
+            )
+            assert (
+                f"<br>{important}</p>" in page and attended.replace("<", "&lt;").replace(">", "&gt;") in page
+            )
 
 
 def test_segments_of_other_data_are_refused(tmp_path, capsys):
     contexts = [words(i, 60) for i in range(N)]
     rows = segmented(make_rows(), contexts)
-    scores, data = write(tmp_path, rows, with_contexts([row["id"] for row in rows], [c[:100] for c in contexts]))
+    scores, data = write(
+        tmp_path, rows, with_contexts([row["id"] for row in rows], [c[:100] for c in contexts])
+    )
     assert select.main([str(scores), "--data", str(data), "--out", str(tmp_path / "o.jsonl")]) == 2
-    assert "the score table's segments are not those of its context; score this data again" in capsys.readouterr().err
+    assert (
+        "the score table's segments are not those of its context; score this data again"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "o.jsonl").exists()
 
 
 def test_surrogates_in_ids_and_segments_of_unknown_rows(tmp_path):
     """An id that no table can hold is an error row in scoring, and no obstacle here."""
     rows = make_rows(3)
-    rows[2] |= dict.fromkeys((*score_table.LENGTHS, *score_table.SCORES)) | {"id": "a?", "error": "line 3: half of a surrogate pair"}
+    rows[2] |= dict.fromkeys((*score_table.LENGTHS, *score_table.SCORES)) | {
+        "id": "a?",
+        "error": "line 3: half of a surrogate pair",
+    }
     scores, data = write(tmp_path, rows, [{"id": row["id"], "messages": messages(row["id"])} for row in rows])
     data.write_text(data.read_text().replace('"a?"', '"a\\ud800"'))
     assert len(run(scores, data, "--fraction", "1")) == 2

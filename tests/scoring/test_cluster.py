@@ -38,7 +38,13 @@ def run_with(**change):
         ([{"CPU": 8.0}] * 2, {"workers": 4, "threads": 2}, 4, {"num_cpus": 2}, 2),
         ([{"CPU": 4.0}, {"CPU": 64.0}], {}, 2, {"num_cpus": 32}, 32),  # both on the large one
         ([{"CPU": 16.0}] * 2, {"workers": 3}, 3, {"num_cpus": 8}, 8),
-        ([{"memory": 1.0}, {"CPU": 4.0}], {"workers": 1}, 1, {"num_cpus": 4}, 4),  # a machine that only keeps the books
+        (
+            [{"memory": 1.0}, {"CPU": 4.0}],
+            {"workers": 1},
+            1,
+            {"num_cpus": 4},
+            4,
+        ),  # a machine that only keeps the books
     ],
 )
 def test_one_worker_a_gpu_or_per_some_cores(machines, change, workers, needs, threads):
@@ -114,14 +120,18 @@ def test_two_workers_one_killed_leave_the_same_bytes(tmp_path, saved_pair, monke
     assert score.main(command(data, saved_pair, clustered, *fixed, "--engine", "ray", "--workers", "2")) == 0
     killer.join()
     assert killed and clustered.read_bytes() == plain.read_bytes()
-    names = [{p.name for p in (tmp_path / f"{name}.parquet.parts").glob("*.json")} for name in ("plain", "ray")]
+    names = [
+        {p.name for p in (tmp_path / f"{name}.parquet.parts").glob("*.json")} for name in ("plain", "ray")
+    ]
     assert names[0] == names[1] and len(names[0]) == 12
 
 
 @ray_only
 def test_what_is_wrong_with_a_model_is_one_line_from_a_worker_too(tmp_path, saved_pair, monkeypatch, capsys):
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    line = command(write_data(tmp_path / "d.jsonl"), (saved_pair[0], tmp_path / "nowhere"), tmp_path / "s.parquet")
+    line = command(
+        write_data(tmp_path / "d.jsonl"), (saved_pair[0], tmp_path / "nowhere"), tmp_path / "s.parquet"
+    )
     assert score.main([*line, "--engine", "ray"]) == 2
     said = capsys.readouterr().err
     assert "nowhere: no config.json there" in said and said.count("\n") == 1

@@ -35,15 +35,23 @@ def test_rows_equal_a_slow_reference(data, saved_pair, tmp_path, capsys):
     found = rows_of(out)
     lost = sum(row["n_dropped"] for row in found)
     assert lost and f"7 rows, 0 with an error, 1 cut to 256 tokens, losing {lost}, 1 without context" in said
-    assert list(found[0]) == list(score_table.COLUMNS) and [row["id"] for row in found] == [f"s{i}" for i in range(7)]
+    assert list(found[0]) == list(score_table.COLUMNS) and [row["id"] for row in found] == [
+        f"s{i}" for i in range(7)
+    ]
     for sample, row in zip(longalign.read_samples(data), found, strict=True):
         encoded = samples.encode(sample, tokenizer, LENGTH)
-        assert row["n_context"] == len(encoded.context) and row["n_dropped"] == encoded.dropped and row["error"] is None
+        assert (
+            row["n_context"] == len(encoded.context)
+            and row["n_dropped"] == encoded.dropped
+            and row["error"] is None
+        )
         for name, want in slow_row(sample, short, long, tokenizer).items():
             if not isinstance(want, str | None):
                 want = pytest.approx(want, abs=2e-4)
             assert row[name] == want, (sample.id, name)
-        assert (row["prolong"] is None) == (len(encoded.context + encoded.instruction + encoded.response) < 2 * SEGMENT)
+        assert (row["prolong"] is None) == (
+            len(encoded.context + encoded.instruction + encoded.response) < 2 * SEGMENT
+        )
 
 
 def test_a_changed_option_or_record_never_meets_old_parts(data, saved_pair, tmp_path):
@@ -81,7 +89,17 @@ def test_one_sample_that_fails_is_one_error_row(data, saved_pair, tmp_path, monk
 
 def test_a_single_model_is_enough_for_its_methods(data, saved_pair, tmp_path):
     out = tmp_path / "s.parquet"
-    plain = [str(data), "--long", str(saved_pair[1]), "--out", str(out), "--device", "cpu", "--max-length", str(LENGTH)]
+    plain = [
+        str(data),
+        "--long",
+        str(saved_pair[1]),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--max-length",
+        str(LENGTH),
+    ]
     assert score.main([*plain, "--methods", "perplexity"]) == 0
     assert all(np.isfinite(row["nll_long"]) and row["nll_short"] is None for row in rows_of(out))
     assert score.main([*plain, "--methods", "hmg"]) == 2
@@ -101,11 +119,24 @@ def test_options_are_kept_in_the_table(data, saved_pair, tmp_path):
     out = tmp_path / "s.parquet"
     assert score.main(command(data, saved_pair, out)) == 0
     about = json.loads(pq.read_schema(out).metadata[b"gateau"])
-    assert about["segment_length"] == SEGMENT and about["methods"] == ["hmg", "cam"] and about["short_window"] == 128
+    assert (
+        about["segment_length"] == SEGMENT
+        and about["methods"] == ["hmg", "cam"]
+        and about["short_window"] == 128
+    )
     assert about["models"]["long"]["name"] == str(saved_pair[1]) and not about["shipped_pair"]
-    assert score.main([str(data), "--out", str(out), "--device", "cpu", "--methods", "perplexity", "--max-length", "99"]) == 0
+    assert (
+        score.main(
+            [str(data), "--out", str(out), "--device", "cpu", "--methods", "perplexity", "--max-length", "99"]
+        )
+        == 0
+    )
     about = json.loads(pq.read_schema(out).metadata[b"gateau"])
-    assert about["shipped_pair"] and list(about["models"]) == ["long"] and "shipped" in about["models"]["long"]["name"]
+    assert (
+        about["shipped_pair"]
+        and list(about["models"]) == ["long"]
+        and "shipped" in about["models"]["long"]["name"]
+    )
 
 
 def test_manifest_accounts_for_tokens_and_shards(data, saved_pair, tmp_path, capsys):
@@ -153,7 +184,9 @@ def test_adaptive_is_named_and_never_meets_exact_parts(data, saved_pair, tmp_pat
     exact, parts = rows_of(out), set((tmp_path / "s.parquet.parts").glob("*.json"))
     assert score.main(command(data, saved_pair, out, "--methods", "cam", "--adaptive")) == 0
     adaptive = rows_of(out)
-    assert {row["cam_mode"] for row in exact} == {"exact", None} and {row["cam_mode"] for row in adaptive} == {"adaptive", None}
+    assert {row["cam_mode"] for row in exact} == {"exact", None} and {
+        row["cam_mode"] for row in adaptive
+    } == {"adaptive", None}
     assert len(set((tmp_path / "s.parquet.parts").glob("*.json")) - parts) == 3
     assert json.loads(pq.read_schema(out).metadata[b"gateau"])["adaptive"] is True
 
@@ -164,14 +197,18 @@ def test_chat_template_is_read_or_missed_by_name(data, saved_pair, tmp_path, tok
     assert all("no chat template" in row["error"] for row in rows_of(out))
     templated = loading.load(saved_pair[1], to=torch.device("cpu"))
     templated[0].save_pretrained(tmp_path / "long")
-    templated[1].chat_template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}[assistant]"
+    templated[
+        1
+    ].chat_template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}[assistant]"
     templated[1].save_pretrained(tmp_path / "long")
     with_template = (saved_pair[0], tmp_path / "long")
     assert score.main(command(data, with_template, out, "--methods", "perplexity", "--chat-template")) == 0
     chat = rows_of(out)
     assert score.main(command(data, with_template, out, "--methods", "perplexity")) == 0
     plain = rows_of(out)
-    assert all(a["error"] is None and a["nll_long"] != b["nll_long"] for a, b in zip(chat, plain, strict=True))
+    assert all(
+        a["error"] is None and a["nll_long"] != b["nll_long"] for a, b in zip(chat, plain, strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -193,19 +230,23 @@ def test_options_that_do_not_fit_together(data, saved_pair, tmp_path, capsys, mo
 # What it costs -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "more", [[], ["--reading", "truncate"], *(["--methods", name] for name in SCORED)]
-)
+@pytest.mark.parametrize("more", [[], ["--reading", "truncate"], *(["--methods", name] for name in SCORED)])
 def test_plan_foretells_the_tokens_of_every_pass(data, saved_pair, tmp_path, capsys, more):
     """The plan, made from lengths alone, says what the run then counts: each method declares what it reads, no more."""
     methods = [] if "--methods" in more else ["--methods", ",".join(SCORED)]
     line = command(data, saved_pair, tmp_path / "s.parquet", *methods, *more)
     assert score.main([*line, "--plan"]) == 0 and not (tmp_path / "s.parquet").exists()
     words = [row.split() for row in capsys.readouterr().out.splitlines()]
-    foretold = {row[0]: int(row[1].replace(",", "")) for row in words if len(row) == 4 and row[1].replace(",", "").isdigit()}
+    foretold = {
+        row[0]: int(row[1].replace(",", ""))
+        for row in words
+        if len(row) == 4 and row[1].replace(",", "").isdigit()
+    }
     assert score.main(line) == 0
     passes = json.loads((tmp_path / "s.manifest.json").read_text())["passes"]
-    assert {name: count["tokens"] for name, count in passes.items()} == {k: v for k, v in foretold.items() if k != "all"}
+    assert {name: count["tokens"] for name, count in passes.items()} == {
+        k: v for k, v in foretold.items() if k != "all"
+    }
 
 
 def test_plan_grows_with_the_number_of_records(data, saved_pair, tmp_path, capsys):
@@ -223,15 +264,24 @@ def test_operations_are_those_that_torch_counts(llama_gqa):
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         eager(llama_gqa)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     attention = 4 * shape.layers * shape.width
-    assert counter.get_total_flops() == pytest.approx(shape.flops(n, n) + attention * (n * n - n * (n + 1) / 2), rel=0.01)
+    assert counter.get_total_flops() == pytest.approx(
+        shape.flops(n, n) + attention * (n * n - n * (n + 1) / 2), rel=0.01
+    )
     # Reading a second half after a cached first one, or both at once, is the same work.
     assert shape.flops(n, 0) + shape.flops(n, 0, before=n) == pytest.approx(shape.flops(2 * n, 0))
 
 
 def test_segment_length_follows_the_short_window(saved_pair):
     short, long = map(str, saved_pair)
-    options = settings.resolve(Path("d.jsonl"), Path("s.parquet"), methods=["hmg"], short=short, long=long).options
-    assert (options.segment_length, options.max_length, options.short_window, options.reading) == (16, 1024, 128, "ntk")
+    options = settings.resolve(
+        Path("d.jsonl"), Path("s.parquet"), methods=["hmg"], short=short, long=long
+    ).options
+    assert (options.segment_length, options.max_length, options.short_window, options.reading) == (
+        16,
+        1024,
+        128,
+        "ntk",
+    )
 
 
 def test_segments_of_the_shipped_pair_do_not_depend_on_the_methods():
@@ -252,7 +302,9 @@ def test_models_are_prepared_as_they_read(saved_pair):
 
 def test_models_are_stretched_once_a_run(data, saved_pair, tmp_path, monkeypatch):
     stretched, real = [], rope.with_rope_theta
-    monkeypatch.setattr(rope, "with_rope_theta", lambda model, *more: stretched.append(0) or real(model, *more))
+    monkeypatch.setattr(
+        rope, "with_rope_theta", lambda model, *more: stretched.append(0) or real(model, *more)
+    )
     assert score.main(command(data, saved_pair, tmp_path / "s.parquet", "--methods", "hmg")) == 0
     assert len(stretched) == 1, "three shards, one stretched short model"
 
@@ -275,10 +327,21 @@ def test_long_model_is_stretched_beyond_its_window(tmp_path, saved_pair):
     turns = [{"role": "user", "content": f"{text}\n\nWhy?"}, {"role": "assistant", "content": "Because."}]
     data.write_text(json.dumps({"id": "a", "messages": turns}) + "\n")
     out = tmp_path / "s.parquet"
-    names = ["--short", str(saved_pair[0]), "--long", str(saved_pair[1]), "--out", str(out), "--device", "cpu"]
+    names = [
+        "--short",
+        str(saved_pair[0]),
+        "--long",
+        str(saved_pair[1]),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+    ]
     assert score.main([str(data), *names, "--max-length", str(2 * window)]) == 0
     row = pq.read_table(out).to_pylist()[0]
     assert row["n_context"] > window and row["n_dropped"] == 0 and row["error"] is None
-    sample = samples.encode(sharded.read(data, *sharded.index(data, 1024))[0].sample, both.tokenizer, 2 * window)
+    sample = samples.encode(
+        sharded.read(data, *sharded.index(data, 1024))[0].sample, both.tokenizer, 2 * window
+    )
     stretched = rope.extend_window(both.long, 2 * window)
     assert row["nll_long"] == pytest.approx(model_passes.response_nll(stretched, [sample])[0], rel=1e-5)

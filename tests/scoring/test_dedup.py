@@ -44,9 +44,17 @@ def slow(ids, contexts, threshold):
 
 
 def test_shingles_by_hand():
-    assert dedup.shingles("One two, three FOUR\nfive six.") == {"one two three four five", "two three four five six"}
+    assert dedup.shingles("One two, three FOUR\nfive six.") == {
+        "one two three four five",
+        "two three four five six",
+    }
     assert dedup.shingles("Two words") == {"two words"} and dedup.shingles(" \n") == set()
-    assert dedup.shingles("山下有一条河流 ok") == {"山 下 有 一 条", "下 有 一 条 河", "有 一 条 河 流", "一 条 河 流 ok"}
+    assert dedup.shingles("山下有一条河流 ok") == {
+        "山 下 有 一 条",
+        "下 有 一 条 河",
+        "有 一 条 河 流",
+        "一 条 河 流 ok",
+    }
     assert dedup.shingles("--- ***") == {"--- ***"}
     assert dedup.jaccard(set(), set()) == 0 and dedup.jaccard({"a", "b"}, {"b", "c"}) == 1 / 3
 
@@ -81,7 +89,9 @@ def test_signature_does_not_depend_on_the_process():
     said = set()
     for seed in "12":
         environment = os.environ | {"PYTHONHASHSEED": seed}
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+        )
         said.add(done.stdout)
     assert len(said) == 1
 

@@ -40,7 +40,9 @@ def line(name, number):
         return name
     if name == "bad":
         return json.dumps({"id": f"b{number}"})
-    record = to_record(Sample(name if name == "twin" else f"{name}{number}", f"Context ä {number}", "Why?", "So."))
+    record = to_record(
+        Sample(name if name == "twin" else f"{name}{number}", f"Context ä {number}", "Why?", "So.")
+    )
     return json.dumps(record, ensure_ascii=False)
 
 
@@ -48,7 +50,9 @@ def line(name, number):
 def test_every_record_is_in_exactly_one_shard(tmp_path_factory, names, size, mark, newline, closed):
     path = tmp_path_factory.mktemp("data") / "d.jsonl"
     lines = [line(name, number) for number, name in enumerate(names, 1)]
-    path.write_bytes((b"\xef\xbb\xbf" if mark else b"") + (newline.join(lines) + (newline if closed else "")).encode())
+    path.write_bytes(
+        (b"\xef\xbb\xbf" if mark else b"") + (newline.join(lines) + (newline if closed else "")).encode()
+    )
     wanted = [(number, json.loads(text)) for number, text in enumerate(lines, 1) if text.strip()]
     if not wanted:
         with pytest.raises(DataError, match="holds no records"):
@@ -97,7 +101,9 @@ def test_data_that_changed_is_refused(tmp_path):
     assert len(sharded.read(path, found[0])) == 3
     for changed in (path.read_text(), text[:-40], text.replace('{"id": "s4"', '!"id": "s4"')):
         path.write_text(changed)
-        with pytest.raises(DataError, match="lines from 4 on changed since the run began|lines from 7 on changed"):
+        with pytest.raises(
+            DataError, match="lines from 4 on changed since the run began|lines from 7 on changed"
+        ):
             sharded.read(path, found[1])
             sharded.read(path, found[2])
 
@@ -199,7 +205,9 @@ def test_killed_anywhere_ends_with_the_same_bytes(data, saved_pair, tmp_path, wh
     assert sorted(set(scored())) == ["s0", "s3", "s6"] and len(scored()) <= 4  # at most one shard twice
 
 
-def test_stopped_by_the_user_says_how_to_go_on(data, saved_pair, tmp_path, monkeypatch, whole, scored, capsys):
+def test_stopped_by_the_user_says_how_to_go_on(
+    data, saved_pair, tmp_path, monkeypatch, whole, scored, capsys
+):
     out, noted, calls = tmp_path / "broken.parquet", scorer.score_items, []
 
     def stops_at_second(*more):
@@ -229,13 +237,20 @@ def test_full_disk_is_one_line_and_can_be_mended(data, saved_pair, tmp_path, mon
     capsys.readouterr()
     assert score.main(command(data, saved_pair, out)) == 2
     said = capsys.readouterr()
-    assert said.err.startswith("error: ") and "No space left" in said.err and said.err.count("\n") == 1 and said.out == ""
+    assert (
+        said.err.startswith("error: ")
+        and "No space left" in said.err
+        and said.err.count("\n") == 1
+        and said.out == ""
+    )
     assert len(list((tmp_path / "full.parquet.parts").glob("*.json"))) == 1 and not out.exists()
     assert not list(tmp_path.rglob(".*.part"))
     assert score.main(command(data, saved_pair, out)) == 0 and out.read_bytes() == whole
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b.replace(b"0", b"1"), lambda b: b"\xff"])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b.replace(b"0", b"1"), lambda b: b"\xff"]
+)
 def test_a_damaged_part_is_scored_again(data, saved_pair, tmp_path, whole, scored, capsys, damage):
     out = tmp_path / "damaged.parquet"
     assert score.main(command(data, saved_pair, out)) == 0
@@ -247,14 +262,18 @@ def test_a_damaged_part_is_scored_again(data, saved_pair, tmp_path, whole, score
     assert scored() == ["s0", "s3", "s6", "s3"] and "damaged" in capsys.readouterr().err
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_a_sample_that_does_not_is_marked(data, saved_pair, tmp_path, monkeypatch):
+def test_a_batch_that_does_not_fit_is_halved_and_a_sample_that_does_not_is_marked(
+    data, saved_pair, tmp_path, monkeypatch
+):
     """A device that holds 200 tokens: some samples fit alone but not together, the last ones not at all."""
     assert score.main(command(data, saved_pair, tmp_path / "roomy.parquet")) == 0
     real, limit = nll.batch_nll, 200
 
     def small(model, sequences, *more, **named):
         if sum(map(len, sequences)) > limit:
-            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
         return real(model, sequences, *more, **named)
 
     for module in (nll, model_passes):
@@ -262,7 +281,9 @@ def test_a_batch_that_does_not_fit_is_halved_and_a_sample_that_does_not_is_marke
     monkeypatch.setattr(part_files, "source_hash", lambda code: "fixed")
     assert score.main(command(data, saved_pair, tmp_path / "tight.parquet")) == 0
     failed = []
-    for want, row in zip(rows_of(tmp_path / "roomy.parquet"), rows_of(tmp_path / "tight.parquet"), strict=True):
+    for want, row in zip(
+        rows_of(tmp_path / "roomy.parquet"), rows_of(tmp_path / "tight.parquet"), strict=True
+    ):
         if 1 + want["n_context"] + want["n_instruction"] + want["n_response"] > limit:
             assert "does not fit into memory even alone" in row["error"] and row["nll_long"] is None
             failed.append(row["id"])
@@ -280,7 +301,11 @@ def test_a_second_run_refuses_and_names_the_first(data, saved_pair, tmp_path, ca
     with whole_files.locked(tmp_path / "s.parquet.parts"):
         assert score.main(command(data, saved_pair, out)) == 2
         said = capsys.readouterr().err
-        assert f"process {os.getpid()} on {socket.gethostname()}" in said and said.count("\n") == 1 and not out.exists()
+        assert (
+            f"process {os.getpid()} on {socket.gethostname()}" in said
+            and said.count("\n") == 1
+            and not out.exists()
+        )
     assert score.main(command(data, saved_pair, out)) == 0
 
 
@@ -289,7 +314,9 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
         "import sys, time; from pathlib import Path; from gateau_lib.study import whole_files\n"
         "with whole_files.locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(errors.ScoreError, match=f"process {other.pid} on"), whole_files.locked(tmp_path):
             pass
@@ -303,7 +330,10 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
 
 def test_the_lock_of_another_machine_is_believed(tmp_path):
     (tmp_path / "lock").write_text(json.dumps({"process": 1, "host": "elsewhere", "since": "2026-01-01"}))
-    with pytest.raises(errors.ScoreError, match="process 1 on elsewhere, since 2026-01-01.*delete .*lock"), whole_files.locked(tmp_path):
+    with (
+        pytest.raises(errors.ScoreError, match="process 1 on elsewhere, since 2026-01-01.*delete .*lock"),
+        whole_files.locked(tmp_path),
+    ):
         pass
     (tmp_path / "lock").unlink()
     with whole_files.locked(tmp_path):
@@ -312,10 +342,15 @@ def test_the_lock_of_another_machine_is_believed(tmp_path):
 
 def test_a_table_of_several_row_groups_holds_every_row_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(score_table, "ROW_GROUP", 4)
-    rows = [dict.fromkeys(score_table.COLUMNS) | {"id": str(i), "n_context": i, "segment_chars": [0, i]} for i in range(11)]
+    rows = [
+        dict.fromkeys(score_table.COLUMNS) | {"id": str(i), "n_context": i, "segment_chars": [0, i]}
+        for i in range(11)
+    ]
     parts = [score_table.Part(rows[i : i + 5], {}, 0.5) for i in (0, 5, 10)]
     summary = score_table.write_table(iter(parts), {"methods": []}, tmp_path / "t.parquet")
-    assert rows_of(tmp_path / "t.parquet") == rows and pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == 3
+    assert (
+        rows_of(tmp_path / "t.parquet") == rows and pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == 3
+    )
     assert summary.rows == 11 and [part.seconds for part in summary.parts] == [0.5] * 3
     assert not any(part.rows for part in summary.parts)
 
@@ -326,7 +361,9 @@ def test_a_table_says_its_format_and_a_newer_one_is_refused(tmp_path, monkeypatc
     score_table.write_table([score_table.Part(rows, {}, 0.0)], {}, path)
     assert score_table.read_scores(path).about["format"] == score_table.FORMAT
     pq.write_table(pq.read_table(path).replace_schema_metadata({"gateau": "{}"}), path)
-    assert score_table.read_scores(path).rows[0]["id"] == "a", "tables from before the number are read as they were"
+    assert score_table.read_scores(path).rows[0]["id"] == "a", (
+        "tables from before the number are read as they were"
+    )
     monkeypatch.setattr(score_table, "FORMAT", score_table.FORMAT + 1)
     score_table.write_table([score_table.Part(rows, {}, 0.0)], {}, path)
     monkeypatch.undo()

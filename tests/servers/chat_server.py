@@ -42,7 +42,9 @@ def serve(answer: Answer) -> Iterator[Server]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with told.turn:
                 told.bodies.append(body)
-                told.headers.append({name.lower(): value for name, value in self.headers.items()} | {"path": self.path})
+                told.headers.append(
+                    {name.lower(): value for name, value in self.headers.items()} | {"path": self.path}
+                )
                 told.under_way += 1
                 told.most_under_way = max(told.most_under_way, told.under_way)
             try:
@@ -59,7 +61,11 @@ def serve(answer: Answer) -> Iterator[Server]:
             if isinstance(answer, tuple):
                 status, answer = answer[0], answer[1].encode()
             if isinstance(answer, str):
-                choice = {"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}
+                choice = {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": answer},
+                    "finish_reason": "stop",
+                }
                 answer = json.dumps({"object": "chat.completion", "choices": [choice]}).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(answer)))

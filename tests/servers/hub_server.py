@@ -19,7 +19,9 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.repos: dict[str, dict[str, dict[str, bytes]]] = {}  # "models/owner/name" -> commit -> files; the last is main
+        self.repos: dict[
+            str, dict[str, dict[str, bytes]]
+        ] = {}  # "models/owner/name" -> commit -> files; the last is main
         self.refuse: tuple[int, str] | None = None
         self.asked: list[str] = []
 
@@ -29,13 +31,17 @@ class Hub(ThreadingHTTPServer):
 
     def add(self, key: str, files: dict[str, bytes]) -> str:
         """A new commit of a repository; its name."""
-        commit = hashlib.sha1(repr((key, sorted(files.items()), len(self.repos.get(key, {})))).encode()).hexdigest()
+        commit = hashlib.sha1(
+            repr((key, sorted(files.items()), len(self.repos.get(key, {})))).encode()
+        ).hexdigest()
         self.repos.setdefault(key, {})[commit] = files
         return commit
 
     def add_folder(self, key: str, folder: Path) -> str:
         """The same with the files of a folder."""
-        return self.add(key, {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()})
+        return self.add(
+            key, {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        )
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -56,7 +62,11 @@ class Handler(BaseHTTPRequestHandler):
         if found := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)/(revision|tree)/([^/]+)", path):
             kind, repo, verb, revision = found.groups()
         elif found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            kind, (repo, revision, name), verb = ("datasets" if found[1] else "models"), found.groups()[1:], "file"
+            kind, (repo, revision, name), verb = (
+                ("datasets" if found[1] else "models"),
+                found.groups()[1:],
+                "file",
+            )
         else:
             return self._send(404, b"{}", body, {})
         commits = self.server.repos.get(f"{kind}/{repo}")
@@ -69,7 +79,10 @@ class Handler(BaseHTTPRequestHandler):
         if verb == "revision":
             return self._send(200, json.dumps({"id": repo, "sha": commit, "siblings": []}).encode(), body, {})
         if verb == "tree":
-            entries = [{"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()} for n, c in files.items()]
+            entries = [
+                {"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()}
+                for n, c in files.items()
+            ]
             return self._send(200, json.dumps(entries).encode(), body, {})
         content = files[name]
         tag = f'"{hashlib.sha1(content).hexdigest()}"'
@@ -77,7 +90,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, content: bytes, body: bool, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for name, value in (headers | {"Content-Length": str(len(content)), "Content-Type": "application/json"}).items():
+        for name, value in (
+            headers | {"Content-Length": str(len(content)), "Content-Type": "application/json"}
+        ).items():
             self.send_header(name, value)
         self.end_headers()
         if body:

@@ -51,14 +51,18 @@ def test_answers_in_the_order_of_the_questions_a_few_at_a_time(tmp_path):
 
     with serve(slow_first) as server:
         texts = [str(i) for i in range(9)]
-        assert ask(server.spec, texts, tmp_path, temperature=0.5, seed=7, max_tokens=9) == [f"you said {t}" for t in texts]
+        assert ask(server.spec, texts, tmp_path, temperature=0.5, seed=7, max_tokens=9) == [
+            f"you said {t}" for t in texts
+        ]
     assert 1 < server.most_under_way <= chat.PARALLEL
     assert server.headers[0]["path"] == "/v1/chat/completions"
     body = server.bodies[0]
     assert (body["model"], body["temperature"], body["seed"], body["max_tokens"]) == ("teacher", 0.5, 7, 9)
     lines = [json.loads(line) for line in (tmp_path / transcript.TRANSCRIPT).read_text().splitlines()]
     assert sorted(line["reply"]["text"] for line in lines) == [f"you said {t}" for t in texts]
-    assert {(line["model"], line["seed"], line["temperature"], line["max_tokens"]) for line in lines} == {("teacher", 7, 0.5, 9)}
+    assert {(line["model"], line["seed"], line["temperature"], line["max_tokens"]) for line in lines} == {
+        ("teacher", 7, 0.5, 9)
+    }
     assert sorted(line["messages"][0]["content"] for line in lines) == texts
 
 
@@ -136,7 +140,9 @@ def test_a_lasting_fault_ends_in_one_line_and_keeps_the_answers(fault, tmp_path,
         return echo(body)
 
     with serve(half) as server:
-        with pytest.raises(chat.ChatError, match=r"no answer after 5 tries .* answers are kept in .*transcript.jsonl") as stop:
+        with pytest.raises(
+            chat.ChatError, match=r"no answer after 5 tries .* answers are kept in .*transcript.jsonl"
+        ) as stop:
             ask(server.spec, ["a", "b", "c", "d"], tmp_path)
         assert "\n" not in str(stop.value)
         broken.clear()
@@ -172,7 +178,11 @@ def test_a_refused_request_does_not_end_the_run_and_is_asked_again(tmp_path):
     window = [3]
 
     def narrow(body):
-        return echo(body) if len(body["messages"][0]["content"]) <= window[0] else (400, '{"error": "context too long"}')
+        return (
+            echo(body)
+            if len(body["messages"][0]["content"]) <= window[0]
+            else (400, '{"error": "context too long"}')
+        )
 
     with serve(narrow) as server:
         model = chat.open_model(server.spec)
@@ -194,7 +204,8 @@ def test_a_server_that_refuses_everything_is_not_asked_ten_thousand_times(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("status", "says"), [(401, chat.KEY), (403, chat.KEY), (404, "no model 'teacher' there"), (302, "no model 'teacher' there")]
+    ("status", "says"),
+    [(401, chat.KEY), (403, chat.KEY), (404, "no model 'teacher' there"), (302, "no model 'teacher' there")],
 )
 def test_a_wrong_key_or_address_is_not_tried_again(status, says, tmp_path):
     with serve(lambda body: (status, "no")) as server, pytest.raises(chat.ChatError, match=says):
@@ -305,7 +316,9 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path):
 def test_a_full_disk_leaves_a_transcript_that_reads(tmp_path, monkeypatch):
     with serve(echo) as server:
         ask(server.spec, ["a"], tmp_path)
-        monkeypatch.setattr(os, "fsync", lambda number: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        monkeypatch.setattr(
+            os, "fsync", lambda number: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        )
         with pytest.raises(OSError, match="No space left"):
             ask(server.spec, ["b"], tmp_path)
         monkeypatch.undo()
@@ -354,7 +367,9 @@ def test_out_of_memory_is_a_refusal(tiny, small_memory):
     assert reply.finish == "refused" and "do not fit into memory" in reply.error
 
 
-def test_a_chat_template_is_used_and_a_system_turn_it_does_not_know_is_put_before_the_question(tiny, monkeypatch):
+def test_a_chat_template_is_used_and_a_system_turn_it_does_not_know_is_put_before_the_question(
+    tiny, monkeypatch
+):
     messages = ({"role": "system", "content": "Be short."}, {"role": "user", "content": "Who?"})
     read = lambda: tiny.tokenizer.decode(tiny.prompt(messages), skip_special_tokens=True)  # noqa: E731
     assert read() == "Be short.\n\nWho?\n\n"

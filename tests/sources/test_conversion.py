@@ -26,7 +26,9 @@ def convert(records: list[Any], kind: str, name: str = "set.json") -> tuple[list
         return (read_samples(out) if counts["kept"] else []), counts
 
 
-def long_record(user: str = "A document.\n\nA question?", answer: str = "An answer.", **more: Any) -> dict[str, Any]:
+def long_record(
+    user: str = "A document.\n\nA question?", answer: str = "An answer.", **more: Any
+) -> dict[str, Any]:
     return {
         "id": "a",
         "length": 9,
@@ -40,8 +42,18 @@ def talk(*turns: tuple[str, str], **more: Any) -> dict[str, Any]:
 
 def test_longalign_record_by_hand():
     (sample,), counts = convert([long_record("One.\n\nTwo.\n\nWhat?", "That.")], "long")
-    assert (sample.id, sample.context, sample.instruction, sample.response) == ("a", "One.\n\nTwo.", "What?", "That.")
-    assert sample.source == "set" and counts == {"read": 1, "kept": 1, "cut to first exchange": 0, "dropped": {}}
+    assert (sample.id, sample.context, sample.instruction, sample.response) == (
+        "a",
+        "One.\n\nTwo.",
+        "What?",
+        "That.",
+    )
+    assert sample.source == "set" and counts == {
+        "read": 1,
+        "kept": 1,
+        "cut to first exchange": 0,
+        "dropped": {},
+    }
 
 
 def test_sharegpt_conversation_by_hand():
@@ -55,11 +67,22 @@ def test_long_conversations_are_cut_to_their_first_exchange_and_counted():
     """LongAlign's records have one exchange; what else is read as one must be known."""
     follow_up = [{"role": "user", "content": "And?"}, {"role": "assistant", "content": "So."}]
     first, system = long_record()["messages"], [{"role": "system", "content": "Be brief."}]
-    talks = [first + follow_up, system + first + follow_up[:1], first, system + first, first + [{"role": "user"}], follow_up[1:]]
+    talks = [
+        first + follow_up,
+        system + first + follow_up[:1],
+        first,
+        system + first,
+        first + [{"role": "user"}],
+        follow_up[1:],
+    ]
     samples, counts = convert([{"id": f"t{n}", "messages": turns} for n, turns in enumerate(talks)], "long")
     assert [s.id for s in samples] == ["t0", "t1", "t2", "t3"]
-    assert {(s.context, s.instruction, s.response) for s in samples} == {("A document.", "A question?", "An answer.")}
-    assert counts["cut to first exchange"] == 2 and counts["kept"] == 4 and sum(counts["dropped"].values()) == 2
+    assert {(s.context, s.instruction, s.response) for s in samples} == {
+        ("A document.", "A question?", "An answer.")
+    }
+    assert (
+        counts["cut to first exchange"] == 2 and counts["kept"] == 4 and sum(counts["dropped"].values()) == 2
+    )
 
 
 def test_conversations_as_messages_without_ids_are_read_too():
@@ -72,7 +95,9 @@ def test_language_stays_with_its_sample(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps(long_record(language="zh", length=5)) + "\n")
     conversion.convert([tmp_path / "a.jsonl"], "long", "set", tmp_path / "out.jsonl")
     record = json.loads((tmp_path / "out.jsonl").read_text())
-    assert record["language"] == "zh" and record["length"] == len("A document.\n\nA question?") + len("An answer.")
+    assert record["language"] == "zh" and record["length"] == len("A document.\n\nA question?") + len(
+        "An answer."
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +122,11 @@ def test_language_stays_with_its_sample(tmp_path):
         ("short", talk(("human", "Q?"), ("human", "R?")), "the first question has no answer"),
         ("short", talk(("human", " "), ("gpt", "A.")), "empty question"),
         ("short", talk(("human", "Q?"), ("gpt", "\n")), "empty response"),
-        ("short", talk(("human", "Q?"), ("gpt", "\ud83d")), "half a character (a lone surrogate) in its text"),
+        (
+            "short",
+            talk(("human", "Q?"), ("gpt", "\ud83d")),
+            "half a character (a lone surrogate) in its text",
+        ),
     ],
 )
 def test_what_is_dropped_is_counted_by_reason(kind, record, reason):
@@ -109,11 +138,16 @@ def test_what_is_dropped_is_counted_by_reason(kind, record, reason):
 
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
-TURN = st.fixed_dictionaries({"from": st.sampled_from(["human", "gpt", "chatgpt", "user", "system", "bard"]), "value": TEXT})
+TURN = st.fixed_dictionaries(
+    {"from": st.sampled_from(["human", "gpt", "chatgpt", "user", "system", "bard"]), "value": TEXT}
+)
 CONVERSATION = st.fixed_dictionaries(
     {"id": st.sampled_from(["a", "b", "c", None, ""]), "conversations": st.lists(TURN, max_size=4)}
 )
-RECORDS = st.lists(st.one_of(CONVERSATION, st.none(), st.integers(), st.fixed_dictionaries({"conversations": TEXT})), max_size=8)
+RECORDS = st.lists(
+    st.one_of(CONVERSATION, st.none(), st.integers(), st.fixed_dictionaries({"conversations": TEXT})),
+    max_size=8,
+)
 
 
 @given(RECORDS)
@@ -129,7 +163,8 @@ def test_every_conversation_is_kept_or_counted(records):
 @given(st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=5))
 def test_long_text_comes_through_unchanged(parts):
     records = [
-        long_record(f"{document}\n\n{question}", answer, id=str(n)) for n, (document, question, answer) in enumerate(parts)
+        long_record(f"{document}\n\n{question}", answer, id=str(n))
+        for n, (document, question, answer) in enumerate(parts)
     ]
     samples, counts = convert(records, "long")
     assert counts["kept"] + sum(counts["dropped"].values()) == len(records)
@@ -188,7 +223,10 @@ def test_texts_of_files_and_tables(tmp_path):
     (tmp_path / "a.txt").write_text("One.")
     (tmp_path / "b.txt").write_text("  ")
     (tmp_path / "c.csv").write_text('title,date,text\nEssay,"May 2024","Two,\n""quoted"""\n')
-    assert conversion.texts([tmp_path / name for name in ("a.txt", "b.txt", "c.csv")]) == ["One.", 'Two,\n"quoted"']
+    assert conversion.texts([tmp_path / name for name in ("a.txt", "b.txt", "c.csv")]) == [
+        "One.",
+        'Two,\n"quoted"',
+    ]
     with pytest.raises(DataError, match="no text in .*b.txt"):
         conversion.texts([tmp_path / "b.txt"])
     (tmp_path / "c.csv").write_text("title\nEssay\n")

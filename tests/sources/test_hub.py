@@ -71,7 +71,9 @@ def server(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub_server.
     with hub_server.running() as running:
         monkeypatch.setattr(constants, "ENDPOINT", running.address)
         monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.address + "/{repo_id}/resolve/{revision}/{filename}"
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            running.address + "/{repo_id}/resolve/{revision}/{filename}",
         )
         yield running
 
@@ -111,7 +113,10 @@ def test_a_hub_id_that_asks_for_code_of_its_own_is_refused(filled, study):
     own = {"auto_map": {"AutoModelForCausalLM": "own_code.OwnForCausalLM"}, "model_type": "own"}
     config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | own), encoding="utf-8")
     for read in (loading.load, loading.load_tokenizer, loading.load_config):
-        with pytest.raises(errors.ModelError, match=f"^{LLAMA.long.repo}: auto_map in its config.json asks for code of its own"):
+        with pytest.raises(
+            errors.ModelError,
+            match=f"^{LLAMA.long.repo}: auto_map in its config.json asks for code of its own",
+        ):
             read(LLAMA.long.repo)
 
 
@@ -139,7 +144,11 @@ def test_samples_of_both_kinds_with_their_cards(filled, study):
     folder = published.long_samples(study)
     samples, card = read_samples(folder / "samples.jsonl"), json.loads((folder / "card.json").read_text())
     assert len(samples) == card["kept"] == rehearsal_data.LONG and card["read"] == rehearsal_data.LONG + 3
-    assert len(card["dropped"]) == 3 and set(card["dropped"].values()) == {1} and card["cut to first exchange"] == 0
+    assert (
+        len(card["dropped"]) == 3
+        and set(card["dropped"].values()) == {1}
+        and card["cut to first exchange"] == 0
+    )
     entry = registry.data_sets()["longalign-10k"]
     assert (card["repo"], card["revision"], card["licence"]) == (entry.repo, entry.revision, entry.licence)
     original = filled / f"datasets--THUDM--LongAlign-10k/snapshots/{entry.revision}/long.jsonl"
@@ -149,7 +158,11 @@ def test_samples_of_both_kinds_with_their_cards(filled, study):
 
     folder = published.short_samples(study)
     samples, card = read_samples(folder / "samples.jsonl"), json.loads((folder / "card.json").read_text())
-    assert len(samples) == rehearsal_data.SHORT and sum(card["dropped"].values()) == 4 and len(card["sha256"]) == 2
+    assert (
+        len(samples) == rehearsal_data.SHORT
+        and sum(card["dropped"].values()) == 4
+        and len(card["sha256"]) == 2
+    )
     assert card["cut to first exchange"] == sum(n % 3 > 0 for n in range(rehearsal_data.SHORT))
     assert max(len(tokenizer(s.instruction + s.response)["input_ids"]) for s in samples) < 256
 
@@ -157,7 +170,9 @@ def test_samples_of_both_kinds_with_their_cards(filled, study):
 def test_conversion_is_made_once_and_again_for_other_files(filled, study, tmp_path, monkeypatch):
     first = published.long_samples(study)
     made = path_hash(first)
-    assert published.long_samples(study) == first and path_hash(first) == made  # it holds the time at which it was made
+    assert (
+        published.long_samples(study) == first and path_hash(first) == made
+    )  # it holds the time at which it was made
     monkeypatch.setenv("GATEAU_DATA", str(tmp_path / "own"))
     (tmp_path / "own" / "longalign-10k").mkdir(parents=True)
     shutil.copy(first / "samples.jsonl", tmp_path / "own" / "longalign-10k" / "long.jsonl")
@@ -166,9 +181,13 @@ def test_conversion_is_made_once_and_again_for_other_files(filled, study, tmp_pa
 
 def test_benchmarks_are_read_by_their_modules(filled, study):
     items = longbench.items(longbench.longbench(study))
-    assert {item.task for item in items} == set(longbench.TASKS) and len(items) == len(longbench.TASKS) * rehearsal_data.PER_TASK
+    assert {item.task for item in items} == set(longbench.TASKS) and len(items) == len(
+        longbench.TASKS
+    ) * rehearsal_data.PER_TASK
     chinese = [item for item in items if item.language == "zh"]
-    assert len({item.task for item in chinese}) == 3 and all("一" <= item.references[0][0] <= "鿿" for item in chinese)
+    assert len({item.task for item in chinese}) == 3 and all(
+        "一" <= item.references[0][0] <= "鿿" for item in chinese
+    )
     assert all(item.references[0] in item.turns[0] for item in items if item.task == "qasper")
     tokenizer = loading.load_tokenizer(loading.SHIPPED / "short")
     lengths = [len(tokenizer(item.turns[0])["input_ids"]) for item in items]
@@ -207,15 +226,23 @@ def test_another_commit_in_the_cache_than_the_recorded_is_refused(filled, study)
     folder.rename(folder.with_name("f" * 40))
     (folder.parents[1] / "refs" / "main").write_text("f" * 40)
     said = refused(hub.snapshot, study, LLAMA.short.repo)
-    assert f"revisions.json requires commit {folder.name}, the cache has {'f' * 40}; to go on with another" in said
-    assert f"hf download {LLAMA.short.repo} --revision {folder.name}" in said and "delete the line there" in said
+    assert (
+        f"revisions.json requires commit {folder.name}, the cache has {'f' * 40}; to go on with another"
+        in said
+    )
+    assert (
+        f"hf download {LLAMA.short.repo} --revision {folder.name}" in said and "delete the line there" in said
+    )
 
 
 def test_a_commit_of_the_registry_is_required_at_once(filled, study):
     folder = filled / "models--THUDM--LongAlign-7B-64k-base" / "snapshots"
     (folder / LLAMA.long.revision).rename(folder / ("0" * 40))
     said = refused(hub.snapshot, study, LLAMA.long.repo)
-    assert f"the registry requires commit {LLAMA.long.revision}, the cache has {'0' * 40}" in said and "delete" not in said
+    assert (
+        f"the registry requires commit {LLAMA.long.revision}, the cache has {'0' * 40}" in said
+        and "delete" not in said
+    )
     assert hub.revisions(study) == {}
 
 
@@ -223,10 +250,15 @@ def test_a_registry_that_now_requires_another_commit_is_told(filled, study):
     study.root.mkdir()
     (study.root / "revisions.json").write_text(json.dumps({f"models/{LLAMA.long.repo}": "1" * 40}))
     said = refused(hub.snapshot, study, LLAMA.long.repo)
-    assert f"records commit {'1' * 40}, the registry now requires {LLAMA.long.revision}" in said and "delete its line" in said
+    assert (
+        f"records commit {'1' * 40}, the registry now requires {LLAMA.long.revision}" in said
+        and "delete its line" in said
+    )
 
 
-@given(st.lists(st.sampled_from([entry.repo for entry in registry.models().values()]), min_size=1, max_size=6))
+@given(
+    st.lists(st.sampled_from([entry.repo for entry in registry.models().values()]), min_size=1, max_size=6)
+)
 def test_pins_do_not_depend_on_the_order_of_use(fabricated_study, order):
     study = fabricated_study()
     for repo in order:
@@ -249,7 +281,10 @@ def fabricated_study(fabricated, tmp_path_factory):
 
 def test_only_what_is_loaded_is_fetched(server, study):
     files = {p.name: p.read_bytes() for p in (loading.SHIPPED / "short").iterdir()}
-    server.add("models/some/model", files | {"pytorch_model.bin": b"pickle", "modeling.py": b"code", "README.md": b"words"})
+    server.add(
+        "models/some/model",
+        files | {"pytorch_model.bin": b"pickle", "modeling.py": b"code", "README.md": b"words"},
+    )
     folder = hub.snapshot(study, "some/model")
     assert {path.name for path in folder.iterdir()} == set(files)
     assert rope.window(loading.load(folder)[0]) == 256
@@ -278,7 +313,11 @@ def test_what_was_fetched_is_kept_and_the_rest_follows(server, study, cache):
 @pytest.mark.parametrize(
     ("status", "code", "says"),
     [
-        (403, "GatedRepo", "access is restricted; accept its licence on https://huggingface.co/some/model, then hf auth login"),
+        (
+            403,
+            "GatedRepo",
+            "access is restricted; accept its licence on https://huggingface.co/some/model, then hf auth login",
+        ),
         (401, "GatedRepo", "access is restricted"),
         (404, "RepoNotFound", "no such repository on the hub, or a private one"),
         (500, "", "not in the cache, or not whole, and the hub does not answer"),
@@ -324,7 +363,10 @@ def test_a_download_that_broke_off_is_told_apart_from_none(server, study, monkey
 
 def test_offline_a_gated_model_says_what_is_needed(cache, study):
     said = refused(hub.snapshot, study, "meta-llama/Meta-Llama-3-8B-Instruct")
-    assert "(accept its licence on https://huggingface.co/meta-llama/Meta-Llama-3-8B-Instruct first, then hf auth login)" in said
+    assert (
+        "(accept its licence on https://huggingface.co/meta-llama/Meta-Llama-3-8B-Instruct first, then hf auth login)"
+        in said
+    )
     assert "give a folder that holds the model in place of its name" in said
 
 
@@ -346,10 +388,16 @@ def test_a_full_disk_is_told_apart(server, study, monkeypatch):
 def test_half_a_model_in_the_cache_is_told(filled, study):
     folder = hub.snapshot(study, LLAMA.short.repo)
     (folder / "tokenizer.json").unlink()
-    assert "has no tokenizer; where there is a network: hf download" in refused(hub.snapshot, study, LLAMA.short.repo)
-    shards = {"weight_map": {"a": "model-1.safetensors", "b": "model.safetensors", "c": "model-2.safetensors"}}
+    assert "has no tokenizer; where there is a network: hf download" in refused(
+        hub.snapshot, study, LLAMA.short.repo
+    )
+    shards = {
+        "weight_map": {"a": "model-1.safetensors", "b": "model.safetensors", "c": "model-2.safetensors"}
+    }
     (folder / "model.safetensors.index.json").write_text(json.dumps(shards))
-    assert "lacks 2 of 3 files of weights (model-1.safetensors)" in refused(hub.snapshot, study, LLAMA.short.repo)
+    assert "lacks 2 of 3 files of weights (model-1.safetensors)" in refused(
+        hub.snapshot, study, LLAMA.short.repo
+    )
     (folder / "config.json").unlink()
     assert "has no config.json" in refused(hub.snapshot, study, LLAMA.short.repo)
 
@@ -366,7 +414,10 @@ def test_pickled_weights_are_converted_by_the_command_that_is_named(filled, stud
     shell = f'cd /; HF_HUB_CACHE="{filled}" HF_HUB_OFFLINE=1 {command.replace("python", sys.executable, 1)}'
     subprocess.run(["bash", "-c", shell], check=True, capture_output=True)
     again, _ = loading.load(hub.snapshot(study, LLAMA.long.repo), to=torch.device("cpu"))
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
+    )
 
 
 # Folders of one's own ----------------------------------------------------------------------------------------------------
@@ -389,9 +440,16 @@ def test_every_data_set_is_read_from_a_folder(own, study, fabricated, flat):
             target.write_bytes(path.read_bytes())
     assert len(read_samples(published.long_samples(study) / "samples.jsonl")) == rehearsal_data.LONG
     card = json.loads((published.short_samples(study) / "card.json").read_text())
-    assert card["kept"] == rehearsal_data.SHORT and card["revision"] is None and card["folder"] == "$GATEAU_DATA/sharegpt"
+    assert (
+        card["kept"] == rehearsal_data.SHORT
+        and card["revision"] is None
+        and card["folder"] == "$GATEAU_DATA/sharegpt"
+    )
     assert len(longbench.items(longbench.longbench(study))) == len(longbench.TASKS) * rehearsal_data.PER_TASK
-    assert len(judging.items(judging.questions(study, "longbench-chat"), "longbench-chat")) == rehearsal_data.QUESTIONS
+    assert (
+        len(judging.items(judging.questions(study, "longbench-chat"), "longbench-chat"))
+        == rehearsal_data.QUESTIONS
+    )
     assert len(judging.items(judging.questions(study, "mt-bench"), "mt-bench")) == rehearsal_data.QUESTIONS
     assert len(haystack.haystack(study)) == 4
     assert hub.revisions(study) == {}
@@ -411,7 +469,9 @@ def test_other_files_that_are_known_are_read_too(own, study):
 def test_a_folder_without_the_files_names_them(own, study):
     (own / "longalign-10k").mkdir(parents=True)
     said = refused(published.long_samples, study)
-    assert "longalign-10k holds none of long.jsonl, *.jsonl; put the files of THUDM/LongAlign-10k there" in said
+    assert (
+        "longalign-10k holds none of long.jsonl, *.jsonl; put the files of THUDM/LongAlign-10k there" in said
+    )
 
 
 def test_files_without_a_usable_record_are_an_error(own, study):
@@ -423,11 +483,15 @@ def test_files_without_a_usable_record_are_an_error(own, study):
 
 def test_a_data_set_of_another_kind_is_refused(cache, study):
     study = replace(study, profile=replace(study.profile, long_data="sharegpt"))
-    assert "'sharegpt' is no long data set of the registry; it has longalign-10k" in refused(published.long_samples, study)
+    assert "'sharegpt' is no long data set of the registry; it has longalign-10k" in refused(
+        published.long_samples, study
+    )
 
 
 def test_a_model_may_be_a_folder(cache, study):
     assert hub.model(study, str(loading.SHIPPED / "short")) == loading.SHIPPED / "short"
     for name in ("./gone", "gone", "a/b/c", str(loading.SHIPPED)):
-        assert "no config.json there; give a folder with a saved model or a hub id" in refused(hub.model, study, name)
+        assert "no config.json there; give a folder with a saved model or a hub id" in refused(
+            hub.model, study, name
+        )
     assert hub.revisions(study) == {}
