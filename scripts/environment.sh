@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 environment=$1 stamp=$2
-torch=2.13.0
+torch=2.13.0 setuptools=81.0.0
 
 fail() { echo "error: $*" >&2; exit 1; }
 good() { command -v "$1" >/dev/null && "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
@@ -36,6 +36,8 @@ fi
 
 echo "Installing requirements.lock"
 pip install -qq --require-hashes --no-deps -r requirements.lock
+# Not in the lock, since every environment brings one of its own; older ones cannot build the wheel.
+pip install -qq --no-deps "setuptools==$setuptools"
 # Notebooks and scripts find gateau_lib from anywhere; its source is used in place.
 pwd > "$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/gateau_lib.pth"
 "$python" -c 'import torch, transformers' || fail "$environment does not work; remove it and run make env again"
