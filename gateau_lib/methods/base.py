@@ -85,19 +85,17 @@ class Method:
     name: str  # as --methods and --score take it
     title: str  # as a reader sees it
     source: str  # paper, section, arXiv id, file of the released code
-    rank: Callable[
-        [pd.DataFrame, RankOptions], np.ndarray
-    ]  # the rows of a pool -> a number each, high = select
-    needs: tuple[
-        str, ...
-    ] = ()  # columns of the score table that ``rank`` reads; a row without one is left out
-    fill: Callable[[Readings], Columns] | None = None  # a shard -> its columns, a value a sample
-    passes: tuple[str, ...] = ()  # what ``fill`` reads of the `Reader`, which tells what it costs
-    columns: tuple[str, ...] = ()  # numbers that ``fill`` leaves in the score table
-    details: Mapping[str, Kind] = field(
-        default_factory=dict
-    )  # what else it leaves there: column -> what it holds
-    unfit: Callable[[Mapping[str, Any]], str | None] = (
-        nobody  # why a row is never selected, None if it may be
-    )
+    # The rows of a pool -> a number each, high = select.
+    rank: Callable[[pd.DataFrame, RankOptions], np.ndarray]
+    # Columns of the score table that ``rank`` reads; a row without one is left out.
+    needs: tuple[str, ...] = ()
+    # A shard -> its columns, a value a sample.
+    fill: Callable[[Readings], Columns] | None = None
+    # What ``fill`` reads of the `Reader`, which tells what it costs.
+    passes: tuple[str, ...] = ()
+    # Numbers that ``fill`` leaves in the score table, and what else: column -> what it holds.
+    columns: tuple[str, ...] = ()
+    details: Mapping[str, Kind] = field(default_factory=dict)
+    # Why a row is never selected, None if it may be.
+    unfit: Callable[[Mapping[str, Any]], str | None] = nobody
     look: tuple[str, str] = ("#8A8A8A", "o")  # colour and marker of its line
