@@ -2,8 +2,8 @@
 
 Five measurements on the same models: HMG and CAM by the library, exact and adaptive, and as released; ProLong
 both ways; the pass that also takes attention against a plain one, by length; peak memory against attention
-matrices written out; and what the adaptive estimate does to a ranking. The procedures have to agree. It prints
-tables and writes ``results/bench/<machine>.json``.
+matrices written out; and what the adaptive estimate does to a ranking. The procedures have to agree. It
+prints tables and writes ``results/bench/<machine>.json``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Run the study's notebooks in order, each only if something it depends on changed; say what is stale and why.
+"""Run the study's notebooks in order, each only if something it depends on changed.
 
-Only a notebook whose every cell ran leaves an executed copy, a stamp and a manifest entry.
+It says what is stale and why. Only a notebook whose every cell ran leaves an executed copy, a stamp and a
+manifest entry.
 """
 
 from __future__ import annotations

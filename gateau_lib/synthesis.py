@@ -1,7 +1,8 @@
-"""Make long instruction samples from documents: ``python -m gateau_lib.synthesis DOCUMENTS --model SPEC --out long.jsonl``.
+"""Make long instruction samples from documents.
 
-As LongAlign does it: for each sample a kind of task (general, summary, reasoning, extraction), five questions that a model
-proposes on the document, one of them drawn, and the model's answer. What cannot be used is kept with its reason. A killed run
+``python -m gateau_lib.synthesis DOCUMENTS --model SPEC --out long.jsonl`` works as LongAlign does: for each
+sample a kind of task (general, summary, reasoning, extraction), five questions that a model proposes on the
+document, one of them drawn, and the model's answer. What cannot be used is kept with its reason. A killed run
 goes on when the same command is given again, and asks nothing twice.
 """
 

@@ -1,4 +1,5 @@
-"""Copy the pair that the cpu profile trained into the package, with its provenance: ``python scripts/ship_pair.py``.
+"""Copy the pair that the cpu profile trained into the package, with its provenance:
+``python scripts/ship_pair.py``.
 
 Run it after ``make cpu``. The smoke study and ``make select`` without models use the copy.
 """

@@ -73,7 +73,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def prefixing() -> PreTrainedTokenizerFast:
-    """A tokenizer of Llama-2's form: texts begin with a mark of their own, no padding, bytes as a last resort."""
+    """A tokenizer of Llama-2's form: texts begin with a mark of their own, no padding,
+    bytes as a last resort."""
     from gateau_lib.experiments.rehearsal import llama_tokenizer
 
     return llama_tokenizer()

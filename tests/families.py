@@ -47,7 +47,8 @@ FAMILIES = {
 
 @functools.cache
 def build(family: str) -> PreTrainedModel:
-    """Two layers, four heads on two key-value heads, weights large enough that attention is far from uniform."""
+    """Two layers, four heads on two key-value heads, weights large enough that attention
+    is far from uniform."""
     kind, more = FAMILIES[family]
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     tokens = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

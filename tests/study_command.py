@@ -11,14 +11,16 @@ ROOT = Path(__file__).parents[1]
 
 
 def python(results: Path, *words: str, seconds: int) -> subprocess.CompletedProcess[str]:
-    """Run a module as a person would, with results in their own folder and the kernel settings of the runner."""
+    """Run a module as a person would, with results in their own folder and the kernel settings
+    of the runner."""
     environment = os.environ | {
         "GATEAU_RESULTS": str(results),
         "PYTHONPATH": str(ROOT),
         "PYTHONHASHSEED": "0",
     }
     environment |= {"IPYTHONDIR": str(results / "ipython"), "GATEAU_DEVICE": "cpu"}
-    # Other tests run beside this one: two threads that wait for each other on a busy core are many times slower than one.
+    # Other tests run beside this one: two threads that wait for each other on a busy core
+    # are many times slower than one.
     environment |= {"OMP_NUM_THREADS": "1"}
     environment |= {"PYTHONWARNINGS": "ignore:IProgress not found", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     command = [sys.executable, "-m", *words]

@@ -22,7 +22,8 @@ IDS = torch.arange(3, 103).unsqueeze(0)  # (1, 100)
 
 
 def random_llama(kv_heads: int | None = None, seed: int = 0) -> LlamaForCausalLM:
-    """A Llama of 2 layers and 4 heads whose weights are large enough that attention and losses are far from uniform."""
+    """A Llama of 2 layers and 4 heads whose weights are large enough that attention and losses
+    are far from uniform."""
     sizes = {"hidden_size": 32, "layers": 2, "heads": 4, "window": 128, "rope_theta": 1000.0}
     model = build_llama(VOCABULARY, **sizes, seed=seed, kv_heads=kv_heads)
     with torch.no_grad():
@@ -62,8 +63,8 @@ def _shipped() -> PreTrainedTokenizerFast:
 
 @functools.cache
 def _across_words() -> PreTrainedTokenizerFast:
-    """Byte pairs learned without regard to words, so that a token can end one sentence and begin the next; every text is read
-    with a space before it."""
+    """Byte pairs learned without regard to words, so that a token can end one sentence and begin the next;
+    every text is read with a space before it."""
     core = Tokenizer(BPE(unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
     core.decoder = decoders.Metaspace(prepend_scheme="always")

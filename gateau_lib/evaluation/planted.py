@@ -2,11 +2,12 @@
 
 What counts is a sample's answer (see `answers`).
 
-- Teacher-forced: the model reads prompt and response; an answer token is right if it is the most likely next token.
-  ``exact`` is true if all of them are. With the whole response as answer, that is what greedy generation would write.
-- Generated: greedy decoding from the prompt up to the end-of-text token. ``exact_match`` is true if every part of the answer
-  occurs in the text as consecutive words, in order; ``f1`` compares the words of the answer with the generated words, the frame's
-  words taken out (once each) of the latter.
+- Teacher-forced: the model reads prompt and response; an answer token is right if it is the most likely next
+  token. ``exact`` is true if all of them are. With the whole response as answer, that is what greedy
+  generation would write.
+- Generated: greedy decoding from the prompt up to the end-of-text token. ``exact_match`` is true if every
+  part of the answer occurs in the text as consecutive words, in order; ``f1`` compares the words of the
+  answer with the generated words, the frame's words taken out (once each) of the latter.
 """
 
 from __future__ import annotations
@@ -45,13 +46,15 @@ def teacher_forced(
     """Answers read with everything before them given.
 
     Args:
-        answers: for each sample, indices of response tokens that count (see `answer_tokens`); None: the whole response.
+        answers: for each sample, indices of response tokens that count (see `answer_tokens`); None: the whole
+            response.
         ending: ids that must follow the response for ``complete`` (end-of-text).
 
     Returns:
-        One row a sample, in order: ``id``; ``nll``, mean nats per answer token; ``response_nll``, per response token;
-        ``token_accuracy``, share of answer tokens that are the most likely ones; ``exact``, all of them are; ``complete``, all
-        response tokens and the ending are: greedy generation would write the response.
+        One row a sample, in order: ``id``; ``nll``, mean nats per answer token; ``response_nll``, per
+        response token; ``token_accuracy``, share of answer tokens that are the most likely ones; ``exact``,
+        all of them are; ``complete``, all response tokens and the ending are: greedy generation would write
+        the response.
     """
     rows: dict[int, dict[str, Any]] = {}
     full = [[*e.ids, *ending] for e in encoded]
@@ -123,8 +126,9 @@ def evaluate_samples(
         generated: also decode answers, which costs about as much again.
 
     Returns:
-        ``id, kind, tokens`` (prompt and response), then `teacher_forced`'s columns and, if ``generated``, the ``text`` written
-        (as many tokens at most as the longest response of ``samples``), ``exact_match`` and ``f1``.
+        ``id, kind, tokens`` (prompt and response), then `teacher_forced`'s columns and, if ``generated``, the
+        ``text`` written (as many tokens at most as the longest response of ``samples``), ``exact_match`` and
+        ``f1``.
     """
     encoded = [encode(sample, tokenizer, max_length) for sample in samples]
     answers = [answer_tokens(sample, tokenizer) for sample in samples]
@@ -133,7 +137,8 @@ def evaluate_samples(
     frame.insert(1, "kind", [sample.kind for sample in samples])
     frame.insert(2, "tokens", [len(e.ids) for e in encoded])
     if generated:
-        # Where every token of the response and its ending is the most likely one, greedy decoding writes the response.
+        # Where every token of the response and its ending is the most likely one,
+        # greedy decoding writes the response.
         todo = [i for i, done in enumerate(frame["complete"]) if not (done and ending)]
         longest = max(len(e.response) for e in encoded) + len(ending)
         texts = dict(
@@ -234,7 +239,8 @@ def perplexity_by_length(
         lengths: tokens read in all, tail included.
 
     Returns:
-        One row a document and length: ``document`` (index), ``length``, ``nll`` (nats per token); perplexity is its exponential.
+        One row a document and length: ``document`` (index), ``length``, ``nll`` (nats per token); perplexity
+        is its exponential.
 
     Raises:
         ValueError: a document that is too short, or a length not above ``tail``.

@@ -1,7 +1,8 @@
 """The papers, one file a method: formula, source, open points.
 
-This file lists them. A selector is one file of this folder and one line here. What a command offers, what the score table holds,
-what the plan counts and what figures call a method is read from `METHODS`; its order is theirs.
+This file lists them. A selector is one file of this folder and one line here. What a command offers, what the
+score table holds, what the plan counts and what figures call a method is read from `METHODS`; its order is
+theirs.
 """
 
 from importlib import import_module

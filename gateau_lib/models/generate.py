@@ -16,7 +16,8 @@ def continue_greedily(
     ends: Sequence[int],
     pad: int | None = None,
 ) -> list[list[int]]:
-    """Prompts, padded on the left as one batch: the new ids of each, up to (without) the first of ``ends``."""
+    """Prompts, padded on the left as one batch: the new ids of each,
+    up to (without) the first of ``ends``."""
     return _continue(model, prompts, ends, pad, do_sample=False, max_new_tokens=max_new_tokens)
 
 

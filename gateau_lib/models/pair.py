@@ -61,7 +61,8 @@ def names(short: str | None, long: str | None, with_short: bool) -> tuple[str | 
 def load_pair(
     short: str | None, long: str | None, with_short: bool, dtype: str, device: torch.device
 ) -> Pair:
-    """The two models; the shipped pair if neither is named. Without ``with_short`` the long one stands for both.
+    """The two models; the shipped pair if neither is named.
+    Without ``with_short`` the long one stands for both.
 
     Raises:
         ScoreError: only one model named though both are needed, or models that are not homologous.

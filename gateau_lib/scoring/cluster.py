@@ -138,7 +138,8 @@ def _layout(
     def places(threads: int) -> int:
         return sum(cores // threads for cores in cpus)
 
-    # A worker stays on one machine, so what counts is how many fit there: for the others Ray would wait for ever.
+    # A worker stays on one machine, so what counts is how many fit there:
+    # for the others Ray would wait for ever.
     threads = run.threads or max(
         (n for n in range(1, max(cpus, default=1) + 1) if places(n) >= workers), default=1
     )

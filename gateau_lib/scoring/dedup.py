@@ -1,4 +1,5 @@
-"""Near-identical contexts of a pool: MinHash (Broder 1997) of word shingles finds the candidates, their Jaccard index decides.
+"""Near-identical contexts of a pool: MinHash (Broder 1997) of word shingles finds the candidates,
+their Jaccard index decides.
 
 The signatures and the index of candidates are those of the library `datasketch`.
 """
@@ -15,14 +16,16 @@ from gateau_lib.study.progress import track
 
 SHINGLE = 5  # words
 PERMUTATIONS = 128
-CHUNK = 4096  # shingles hashed at a time: bounds the library's memory at 4 MiB an array, however long a context is
+# Shingles hashed at a time: bounds the library's memory at 4 MiB an array, however long a context is.
+CHUNK = 4096
 # In Chinese and Japanese every character counts as a word, since no spaces stand between words.
 _IDEOGRAPH = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_IDEOGRAPH}]|[^\W{_IDEOGRAPH}]+")
 
 
 def shingles(text: str) -> set[str]:
-    """Every run of `SHINGLE` words of a text, case and punctuation aside; a shorter text is one shingle, an empty one none."""
+    """Every run of `SHINGLE` words of a text, case and punctuation aside;
+    a shorter text is one shingle, an empty one none."""
     words = _WORD.findall(text.casefold()) or text.split()
     count = max(1, len(words) - SHINGLE + 1) if words else 0
     return {" ".join(words[i : i + SHINGLE]) for i in range(count)}
@@ -44,11 +47,13 @@ def signature(of: set[str]) -> MinHash:
 def near_identical(
     ids: Sequence[str], contexts: Sequence[str], threshold: float
 ) -> dict[str, tuple[str, float]]:
-    """Samples to drop, each with the kept sample that it nearly equals and their Jaccard index, in the order of ``ids``.
+    """Samples to drop, each with the kept sample that it nearly equals and their Jaccard index,
+    in the order of ``ids``.
 
-    Whoever comes first is kept: give the pool best first. A sample is dropped if its context's shingles have a Jaccard index of
-    at least ``threshold`` with those of a kept one; samples without context are never dropped. A pair is overlooked if its
-    signatures agree in no band of the index, with probability below 1 % at the threshold and less above it.
+    Whoever comes first is kept: give the pool best first. A sample is dropped if its context's shingles have
+    a Jaccard index of at least ``threshold`` with those of a kept one; samples without context are never
+    dropped. A pair is overlooked if its signatures agree in no band of the index, with probability below 1 %
+    at the threshold and less above it.
 
     Args:
         threshold: above 0 and at most 1; 1 drops contexts whose shingles are the same.
@@ -76,7 +81,8 @@ def near_identical(
 
 
 def _bands(threshold: float, overlooked: float = 0.01) -> tuple[int, int]:
-    """Bands and rows a band of the index: the longest bands that overlook a pair at the threshold rarely enough."""
+    """Bands and rows a band of the index: the longest bands that overlook a pair
+    at the threshold rarely enough."""
     fits = [(PERMUTATIONS // rows, rows) for rows in range(1, PERMUTATIONS + 1)]
     good = [
         (bands, rows) for bands, rows in fits if bands > 1 and (1 - threshold**rows) ** bands <= overlooked

@@ -21,8 +21,8 @@ Words = ParamSpec("Words")
 def command(kept: str = "") -> Callable[[Callable[Words, int | None]], Callable[Words, int]]:
     """Make a function a command's ``main``: it returns the exit status and says in one line what to mend.
 
-    A `UserError` gives its own status, a file that cannot be read or written 2, Ctrl-C 130. Any other exception
-    is a fault of the program: it passes, with its traceback.
+    A `UserError` gives its own status, a file that cannot be read or written 2, Ctrl-C 130. Any other
+    exception is a fault of the program: it passes, with its traceback.
 
     Args:
         kept: what a command that ends early leaves, for example ``"finished shards are kept"``.

@@ -15,7 +15,8 @@ SEEDS = 3  # least seeds of an interval
 CONFIDENCE = 0.95
 
 COUNTS = 10**6  # greatest denominator that a recorded ratio of counts may have
-ROUNDING = 8  # units in the last place by which a sum of floats may miss its ratio; recorded ones miss it by 3 at most
+# Units in the last place by which a sum of floats may miss its ratio; recorded ones miss it by 3 at most.
+ROUNDING = 8
 
 
 def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
@@ -74,7 +75,8 @@ def _student(n: int, confidence: float = CONFIDENCE) -> float:
 
 
 def mean_of_tasks(parts: Sequence[pd.Series]) -> tuple[float, float, float]:
-    """Mean of the parts' means with its t-interval; the smallest part decides the degrees of freedom (one item: no interval)."""
+    """Mean of the parts' means with its t-interval; the smallest part decides the degrees
+    of freedom (one item: no interval)."""
     means = np.mean([part.mean() for part in parts])
     error = np.sqrt(sum(part.var(ddof=1) / len(part) for part in parts)) / len(parts)
     half = stats.t.ppf((1 + CONFIDENCE) / 2, min(map(len, parts)) - 1) * error

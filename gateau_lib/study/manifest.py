@@ -1,9 +1,10 @@
 """The manifest of a results folder: what made each file, on what machine, at what cost, with its sha256.
 
-A notebook's ``seconds`` are the wall-clock seconds that it costs when the notebooks before it have run and nothing of its own is
-ready. ``reused_seconds`` is the part of them that the recorded run did not spend, because it found artefacts ready: the time that
-building them took when they were built, counted once where they were built side by side. A run that found artefacts ready does
-not know what building them needs, so ``seconds`` and ``peak_memory_mb`` are not less than this machine's record before it.
+A notebook's ``seconds`` are the wall-clock seconds that it costs when the notebooks before it have run and
+nothing of its own is ready. ``reused_seconds`` is the part of them that the recorded run did not spend,
+because it found artefacts ready: the time that building them took when they were built, counted once where
+they were built side by side. A run that found artefacts ready does not know what building them needs, so
+``seconds`` and ``peak_memory_mb`` are not less than this machine's record before it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def read(study: Study) -> dict[str, Any]:
 
 
 def last_cost(study: Study, notebook: str, parameters: dict[str, Any]) -> dict[str, float]:
-    """``seconds`` and ``peak_memory_mb`` that this machine last recorded for the notebook with these parameters, or nothing."""
+    """``seconds`` and ``peak_memory_mb`` that this machine last recorded for the notebook
+    with these parameters, or nothing."""
     about = read(study)
     entry = about["notebooks"].get(notebook, {})
     if about.get("machine") != machine() or entry.get("parameters") != parameters:
@@ -44,7 +46,8 @@ def last_cost(study: Study, notebook: str, parameters: dict[str, Any]) -> dict[s
 
 
 def update(study: Study, notebook: str, entry: dict[str, Any] | None, versions: dict[str, str]) -> None:
-    """Put one notebook's entry into the manifest, or take it out (None: it failed, its files are not to be trusted)."""
+    """Put one notebook's entry into the manifest, or take it out
+    (None: it failed, its files are not to be trusted)."""
     notebooks = {k: v for k, v in read(study)["notebooks"].items() if k[:2] != notebook[:2]}
     if entry is not None:
         notebooks[notebook] = entry | commit()

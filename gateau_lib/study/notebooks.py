@@ -1,4 +1,5 @@
-"""Notebooks as data: their code for hashing, and executed copies without anything that differs between two equal runs."""
+"""Notebooks as data: their code for hashing, and executed copies without anything that differs
+between two equal runs."""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ def text_hash(notebook: Notebook) -> str:
 def clean(executed: Notebook, original: Notebook, hide: Sequence[tuple[str, str]] = ()) -> Notebook:
     """An executed copy that two equal runs write byte for byte alike.
 
-    No times, no random ids, no stderr, no memory addresses, no error banner of papermill's; metadata as in ``original``.
+    No times, no random ids, no stderr, no memory addresses, no error banner of papermill's; metadata as in
+    ``original``.
 
     Args:
         hide: (text, replacement) pairs for machine-specific paths in outputs.
@@ -126,7 +128,8 @@ def _merge(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _stable(value: Any, hide: Sequence[tuple[str, str]], tables: dict[str, str]) -> Any:
-    """A value without what differs from run to run; random ids of styled tables become numbers, kept in ``tables``."""
+    """A value without what differs from run to run; random ids of styled tables become numbers,
+    kept in ``tables``."""
     if isinstance(value, str):
         for text, replacement in hide:
             value = value.replace(text, replacement)
@@ -145,7 +148,8 @@ def _stable(value: Any, hide: Sequence[tuple[str, str]], tables: dict[str, str])
 
 
 def with_outputs(original: Notebook, executed: Notebook) -> Notebook:
-    """``original`` with the outputs of an executed copy of the same code, for when only prose or comments changed."""
+    """``original`` with the outputs of an executed copy of the same code,
+    for when only prose or comments changed."""
     fresh = copy.deepcopy(original)
     for cell, done in zip(code_cells(fresh), code_cells(executed), strict=True):
         cell["outputs"], cell["execution_count"] = done["outputs"], done["execution_count"]
@@ -156,7 +160,8 @@ def with_outputs(original: Notebook, executed: Notebook) -> Notebook:
 
 
 def failed_cell(executed: Notebook) -> tuple[int, Cell] | None:
-    """Number (from 1, as in the source notebook) and content of the cell that raised or took the kernel with it, or None."""
+    """Number (from 1, as in the source notebook) and content of the cell that raised or took the kernel
+    with it, or None."""
     cells = [
         c for c in executed["cells"] if INJECTED not in tags(c) and "papermill-error-cell-tag" not in tags(c)
     ]

@@ -1,4 +1,5 @@
-"""What a command is about to write, checked before any work: never an input, and never in a folder's place."""
+"""What a command is about to write, checked before any work:
+never an input, and never in a folder's place."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from gateau_lib.study.errors import DataError
 def check_out(
     out: Path, inputs: Iterable[Path], beside: Sequence[Path] = (), parts: Path | None = None
 ) -> None:
-    """Raise DataError if a command that is given ``--out`` would write over one of its inputs, or cannot write there.
+    """Raise DataError if a command that is given ``--out`` would write over one of its inputs,
+    or cannot write there.
 
     Args:
         inputs: files that the command reads; links to them are the same file.

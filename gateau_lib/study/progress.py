@@ -20,8 +20,9 @@ QUIET_SECONDS = 3.0  # work shorter than this says nothing
 def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
     """Yield the items of ``iterable`` and report on stderr how far the loop is.
 
-    Work under three seconds is silent. Without a terminal (a notebook's kernel, a log file) a line appears every
-    ten seconds; ``GATEAU_PROGRESS_SECONDS`` sets another pace, as the runner does when a person is watching.
+    Work under three seconds is silent. Without a terminal (a notebook's kernel, a log file) a line appears
+    every ten seconds; ``GATEAU_PROGRESS_SECONDS`` sets another pace, as the runner does when a person is
+    watching.
 
     Args:
         label: what is being done, for example ``"HMG, short model"``.

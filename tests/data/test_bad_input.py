@@ -1,4 +1,5 @@
-"""Bad input gives one line that names the place and the fix, or a row that says why; never a zero, a lost or a reused row."""
+"""Bad input gives one line that names the place and the fix, or a row that says why;
+never a zero, a lost or a reused row."""
 
 import json
 

@@ -1,4 +1,5 @@
-"""The planted world does what its labels say: measured in tokens, on many samples, against the text itself."""
+"""The planted world does what its labels say: measured in tokens, on many samples,
+against the text itself."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def make(kind: str, n: int, length: int = 700, **more) -> Sample:
 
 
 def distances(sample: Sample) -> list[int]:
-    """Tokens from the start of each evidence to the end of the response: the text is cut there and counted."""
+    """Tokens from the start of each evidence to the end of the response:
+    the text is cut there and counted."""
     return [
         count(sample.context[begin:] + f"\n\n{sample.instruction}\n\n{sample.response}")
         for begin, _ in sample.evidence
@@ -49,7 +51,7 @@ def sentences(text: str) -> list[str]:
     return re.split(r"(?<=\.)\s", text)
 
 
-# Tokenizer ---------------------------------------------------------------------------------------------------------------
+# Tokenizer --------------------------------------------------------------------------------------------------
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters=MARK)))
@@ -86,7 +88,7 @@ def test_saved_tokenizer_reads_the_same(tmp_path):
     assert (again.bos_token_id, again.eos_token_id, again.pad_token_id) == (1, 2, 0)
 
 
-# Kinds -------------------------------------------------------------------------------------------------------------------
+# Kinds ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", corpus.KINDS)
@@ -181,7 +183,7 @@ def test_the_longest_sample_of_every_profile_can_be_made(profile):
     assert len(corpus.needle_set(one, WORDS, 0)) == len(corpus.NEEDLE_DEPTHS)
 
 
-# Pools and sets ----------------------------------------------------------------------------------------------------------
+# Pools and sets ---------------------------------------------------------------------------------------------
 
 
 def lengths_and_labels(pool: str) -> tuple[np.ndarray, np.ndarray]:
@@ -275,7 +277,7 @@ def test_documents_are_of_their_kind(kind):
         assert (min(copies.values()) > 1) == (kind == "repetitive")
 
 
-# Other tokenizers --------------------------------------------------------------------------------------------------------
+# Other tokenizers -------------------------------------------------------------------------------------------
 
 
 def test_lengths_and_places_hold_for_a_tokenizer_that_marks_the_beginning_of_every_text(prefixing):
@@ -296,7 +298,7 @@ def test_lengths_and_places_hold_for_a_tokenizer_that_marks_the_beginning_of_eve
         assert prefixing.decode(item.context + item.instruction + item.response).count("Again, the") >= 1
 
 
-# Files -------------------------------------------------------------------------------------------------------------------
+# Files ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

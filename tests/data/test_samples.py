@@ -131,7 +131,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert read_samples(path) == [SAMPLE]
 
 
-# Token ids ---------------------------------------------------------------------------------------------------------------
+# Token ids --------------------------------------------------------------------------------------------------
 
 
 def test_parts_are_tokenized_one_by_one(tokenizer):
@@ -169,10 +169,11 @@ def test_empty_response_is_refused(tokenizer):
         encode(Sample("a", "text", "ask", ""), tokenizer)
 
 
-# Chat templates ----------------------------------------------------------------------------------------------------------
+# Chat templates ---------------------------------------------------------------------------------------------
 
 CHATML = (
-    "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}"
+    "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 INST = (
@@ -242,7 +243,7 @@ def test_templates_that_cannot_be_used_are_refused(tokenizer, template, message)
     assert "\n" not in str(error.value)
 
 
-# Places ------------------------------------------------------------------------------------------------------------------
+# Places -----------------------------------------------------------------------------------------------------
 
 
 @given(st.text(st.characters(codec="ascii"), max_size=60), st.integers(1, 12), st.integers(0, 20))
@@ -295,7 +296,8 @@ def test_bytes_that_are_not_utf8_are_named_and_a_byte_order_mark_is_not_text(tmp
 
 @pytest.mark.parametrize("context", ["Mira went home. Her code is amber.", ""])
 def test_a_sample_is_trained_on_as_a_model_is_asked(prefixing, tokenizer, context):
-    """Also with a tokenizer that puts a mark before every text it is given, which parts of a prompt must not get."""
+    """Also with a tokenizer that puts a mark before every text it is given,
+    which parts of a prompt must not get."""
     from gateau_lib.models.prompts import INST, prompt_ids
 
     for each in (prefixing, tokenizer):

@@ -1,4 +1,5 @@
-"""A model's answers to benchmark items: against one item at a time, cut by hand, killed, and short of memory."""
+"""A model's answers to benchmark items: against one item at a time, cut by hand, killed,
+and short of memory."""
 
 from __future__ import annotations
 
@@ -77,7 +78,8 @@ def test_prompts_by_hand(tokenizer):
 
 
 def test_a_model_is_asked_as_it_was_trained(tokenizer):
-    """The format without a template, and the template that fine-tuning in that format leaves with a model, are one."""
+    """The format without a template, and the template that fine-tuning in that format leaves
+    with a model, are one."""
     templated = copy.deepcopy(tokenizer)
     templated.chat_template = INST
     for said in ([], ["1."], ["1.", "2 is it"]):
@@ -87,7 +89,8 @@ def test_a_model_is_asked_as_it_was_trained(tokenizer):
 
 @pytest.mark.parametrize("name", ["tokenizer", "prefixing"])
 def test_a_base_model_is_asked_as_its_tuned_ones_are_trained(name, request):
-    """Training's rows and the prompt of a model without a template hold the same tokens, also where every text gets a mark."""
+    """Training's rows and the prompt of a model without a template hold the same tokens,
+    also where every text gets a mark."""
     base = request.getfixturevalue(name)
     trained = copy.deepcopy(base)
     trained.chat_template = INST
@@ -118,7 +121,8 @@ def test_cut_prompts_keep_both_ends_and_are_counted(llama, tokenizer, tmp_path):
 
 
 def interrupted_after(calls: int, monkeypatch) -> list[int]:
-    """Let generation work for a number of batches, then die as if the user had pressed Ctrl-C; returns the batches' sizes."""
+    """Let generation work for a number of batches, then die as if the user had pressed Ctrl-C;
+    returns the batches' sizes."""
     sizes: list[int] = []
 
     def dying(model, prompts, *args, **kwargs):

@@ -107,7 +107,8 @@ def test_scores_by_hand(published):
     found = score(asked, pd.DataFrame(rows[::-1])).set_index("id")["score"]
     # red owl / red fox: 1/2 and 1/2; red owl / owl: 1/2 and 1, the better one: F1 = 2 * 1/2 / (3/2) = 2/3
     assert found["qasper/x0"] == pytest.approx(100 * 2 / 3) and np.isnan(found["narrativeqa/x1"])
-    # ROUGE-L of "The red owl" with "red fox": "red", P = 1/3, R = 1/2, F = 2/5; punctuation stays, "owl" is found, P = 1/3, R = 1
+    # ROUGE-L of "The red owl" with "red fox": "red", P = 1/3, R = 1/2, F = 2/5;
+    # punctuation stays, "owl" is found, P = 1/3, R = 1
     assert found["qmsum/x0"] == pytest.approx(50, abs=1e-4)
     assert found["multifieldqa_zh/x0"] == 100 and found["vcsum/x0"] == pytest.approx(100, abs=1e-4)
     with pytest.raises(DataError, match="1 items have no row of answers, 'vcsum/x1' the first"):

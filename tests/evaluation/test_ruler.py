@@ -1,4 +1,5 @@
-"""RULER-style tasks: their lengths for three tokenizers, their answers found again by reading, and the score by hand."""
+"""RULER-style tasks: their lengths for three tokenizers, their answers found again by reading,
+and the score by hand."""
 
 from __future__ import annotations
 
@@ -49,8 +50,9 @@ def test_length_and_answers(any_tokenizer, length):
     )
     for item in found:
         tokens = max(len(prompt_ids(any_tokenizer, item.turns, [], chat)) for chat in (False, True))
-        longest = max(len(any_tokenizer(line)["input_ids"]) for line in item.turns[0].split("\n")[:-2] if len(line) < 100) \
-            if item.task != "common words" else 24  # fmt: skip
+        lines = [line for line in item.turns[0].split("\n")[:-2] if len(line) < 100]
+        counts = (len(any_tokenizer(line)["input_ids"]) for line in lines)
+        longest = max(counts) if item.task != "common words" else 24
         assert item.extra == {"length": length, "tokens": tokens} and length - longest - 8 <= tokens <= length
         assert solve(item) == set(item.references) and len(set(item.references)) == len(item.references)
     needles = [item for item in found if item.task == "multi-key needle"]

@@ -1,4 +1,5 @@
-"""LongBench's measures: by hand in both languages, and against a slow reference that follows the definition."""
+"""LongBench's measures: by hand in both languages, and against a slow reference
+that follows the definition."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ TINY = 2e-6  # the package adds 1e-8 to a denominator
 
 
 def test_english_f1_by_hand():
-    # cat sat on mat / cat on mats: 2 words in common, precision 2/4, recall 2/3, F1 = 2 * (1/2 * 2/3) / (1/2 + 2/3) = 4/7
+    # cat sat on mat / cat on mats: 2 words in common, precision 2/4, recall 2/3,
+    # F1 = 2 * (1/2 * 2/3) / (1/2 + 2/3) = 4/7
     assert f1_en("The cat sat on a mat.", "cat on mats") == pytest.approx(100 * 4 / 7)
     # a bag: fox counts twice on the left, once on the right; precision 1/2, recall 1/1, F1 = 2/3
     assert f1_en("Fox, fox!", "the fox") == pytest.approx(100 * 2 / 3)
@@ -38,7 +40,8 @@ def test_chinese_f1_by_hand():
 
 
 def test_english_rouge_by_hand():
-    # sets of 5 and 5 words; the longest common subsequence "the cat on the mat" has 4 different ones: P = R = F = 4/5
+    # sets of 5 and 5 words; the longest common subsequence "the cat on the mat" has 4 different ones:
+    # P = R = F = 4/5
     assert rouge_en("the cat sat on the mat", "the cat lay on the mat") == pytest.approx(80, abs=TINY * 100)
     # one sentence each: "a b" or "c d" is the longest, 2 of 4 words
     assert rouge_en("a b c d", "c d a b") == pytest.approx(50, abs=TINY * 100)
@@ -61,7 +64,8 @@ def test_chinese_rouge_by_hand():
 
 
 def longest_common(x: list[str], y: list[str]) -> list[str]:
-    """A longest common subsequence by its definition; of two equally long ones that which drops y's last word."""
+    """A longest common subsequence by its definition; of two equally long ones
+    that which drops y's last word."""
     if not x or not y:
         return []
     if x[-1] == y[-1]:
@@ -94,7 +98,8 @@ SPACED = st.text(alphabet="ab. \n", max_size=12)
 @example("The cat sat on the mat.", "The cat sat on a mat.\n")
 @example(" ", " ")
 def test_rouge_is_that_of_longbenchs_metrics(a, b):
-    """White space around a text counts as there: the package takes what is empty after the last full stop for a word."""
+    """White space around a text counts as there: the package takes
+    what is empty after the last full stop for a word."""
     try:
         official = Rouge().get_scores([a], [b], avg=True)["rouge-l"]["f"]
     except ValueError:  # LongBench's metrics.py gives 0 whatever the error

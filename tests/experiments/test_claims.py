@@ -207,7 +207,7 @@ def test_verdicts_are_consistent(values, margin):
         assert below == "fails" and np.mean(values) >= 0.5 + margin
 
 
-# Margins are met exactly -------------------------------------------------------------------------------------------------
+# Margins are met exactly ------------------------------------------------------------------------------------
 
 
 def test_a_mean_that_equals_its_margin_reaches_it():
@@ -289,7 +289,8 @@ def by_the_rule(relation, margin, differences):
     st.lists(st.integers(-2, 2), min_size=5, max_size=5),
 )
 def test_verdicts_are_those_of_exact_arithmetic(counts, margin, relation, items, off):
-    """Ratios of counts, each as far from its nearest float as a sum of floats may be, on and around the margin."""
+    """Ratios of counts, each as far from its nearest float as a sum of floats may be,
+    on and around the margin."""
     against = [a / items for a, _ in counts]
     value = [(a + d) / items for a, d in counts]
     value = [v + k * math.ulp(v) for v, k in zip(value, off, strict=False)]

@@ -120,7 +120,8 @@ def test_same_bytes_in_another_process(tmp_path, monkeypatch):
     path = style.save(study, figures.composition(COUNTS), "05_selections")
     assert path == tmp_path / "smoke" / "figures" / "05_selections.svg"
     code = (
-        "import pandas as pd; from gateau_lib.experiments import figures; from gateau_lib.study.style import svg;"
+        "import pandas as pd; from gateau_lib.experiments import figures; "
+        "from gateau_lib.study.style import svg;"
         f"print(svg(figures.composition(pd.DataFrame({COUNTS.to_dict('list')}))), end='')"
     )
     again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

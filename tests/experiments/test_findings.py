@@ -1,4 +1,5 @@
-"""Findings say what the verdicts say: in words, as a figure, beside reported numbers and reviewers' questions."""
+"""Findings say what the verdicts say: in words, as a figure,
+beside reported numbers and reviewers' questions."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ def test_a_sample_that_cannot_be_scored_is_named(study, pair, data, tmp_path):
         computed(study, pool.dependencies(study, pair, short / "0.jsonl", documents=True))
 
 
-# Rankings ------------------------------------------------------------------------------------------------------------------
+# Rankings ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-"""Rehearsals: every stage of the large profiles for real, on fabricated models and data in a hub's cache, offline."""
+"""Rehearsals: every stage of the large profiles for real,
+on fabricated models and data in a hub's cache, offline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The published part: which rows there are, what each selects, and the tables with reported and measured numbers side by side."""
+"""The published part: which rows there are, what each selects,
+and the tables with reported and measured numbers side by side."""
 
 from __future__ import annotations
 
@@ -118,7 +119,7 @@ def test_nothing_scored_is_an_error_with_the_first_reason(scores):
         replication_rows.selected(run_of("GATEAU", 0.3), scores[scores["id"] == "bad"], 0)
 
 
-# Tables ------------------------------------------------------------------------------------------------------------------
+# Tables -----------------------------------------------------------------------------------------------------
 
 
 def rows_of(values: dict[str, dict[str, list[float]]], benchmark: str) -> pd.DataFrame:
@@ -140,7 +141,8 @@ def test_measured_numbers_by_hand():
     table = replication_tables.measured(rows_of(values, "mt-bench"), [full, mine]).set_index("row")
     assert table["measured"].tolist() == [(20 + 70) / 2, (40 + 65) / 2] and table["items"].tolist() == [5, 4]
     assert table.loc["GATEAU", "over_full"] == pytest.approx(((10 + 30) / 2 + (0 + 10) / 2) / 2)
-    # Half the root of the sum of the tasks' squared standard errors, times t with the smaller task's one degree of freedom.
+    # Half the root of the sum of the tasks' squared standard errors,
+    # times t with the smaller task's one degree of freedom.
     half = stats.t.ppf(0.975, 1) * np.sqrt(200 / 2 + 400 / 3) / 2
     assert table.loc["Full", "high"] - 45 == pytest.approx(half) and np.isnan(table.loc["Full", "over_full"])
     assert set(table["table"]) == {"MT-Bench"} and set(table["setting"]) == {"real-world"}

@@ -80,7 +80,8 @@ def test_far_attention_by_hand():
 
 
 def test_a_chunked_layer_is_passed_over():
-    """Llama 4: layers of chunks have no window, and in a short text no mask either, but only the fourth sees all."""
+    """Llama 4: layers of chunks have no window, and in a short text no mask either,
+    but only the fourth sees all."""
     sizes = {
         "hidden_size": 32,
         "intermediate_size": 32,

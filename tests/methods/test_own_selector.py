@@ -31,7 +31,8 @@ scores = ranking.by_pool(ranking.by_pool(scores, ranking.guidance), ranking.comb
 scores = ranking.by_pool(scores, ranking.others, 0.8)
 rows = ranking.auc_rows(scores, ranking.OTHERS)
 drawn = style.svg(figures.dots(pd.DataFrame(rows)))
-print(json.dumps({"others": ranking.OTHERS, "rows": rows, "drawn": "word overlap" in drawn, "n": len(scores)}))
+found = {"others": ranking.OTHERS, "rows": rows, "drawn": "word overlap" in drawn, "n": len(scores)}
+print(json.dumps(found))
 """
 
 

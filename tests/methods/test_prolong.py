@@ -158,8 +158,9 @@ def family(kind):
     torch.manual_seed(0)
     if kind == "opt":  # the published scorer's family: learned positions
         small = transformers.OPTConfig(
-            vocab_size=VOCABULARY, hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4, init_std=0.3,
-            max_position_embeddings=128, word_embed_proj_dim=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+            vocab_size=VOCABULARY, hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4,
+            init_std=0.3, max_position_embeddings=128, word_embed_proj_dim=32,
+            pad_token_id=0, bos_token_id=1, eos_token_id=2,
         )  # fmt: skip
         return transformers.OPTForCausalLM(small).eval()
     if kind == "mistral":

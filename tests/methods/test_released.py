@@ -1,4 +1,5 @@
-"""The released procedures: without their defects they are the library, and each defect changes what it says and no more."""
+"""The released procedures: without their defects they are the library,
+and each defect changes what it says and no more."""
 
 from __future__ import annotations
 
@@ -64,7 +65,7 @@ def test_without_defects_the_vectors_are_the_library_s(pair, encoded):
         np.testing.assert_allclose(attention, one.attention, atol=1e-6)
 
 
-# What only costs ---------------------------------------------------------------------------------------------------------
+# What only costs --------------------------------------------------------------------------------------------
 
 
 def test_masked_padding_on_the_left_only_costs(pair, samples):
@@ -97,7 +98,7 @@ def test_late_labels_change_nothing_that_fits(pair, samples):
     )
 
 
-# What moves numbers ------------------------------------------------------------------------------------------------------
+# What moves numbers -----------------------------------------------------------------------------------------
 
 
 def test_late_labels_lose_the_response_of_long_samples(pair):
@@ -237,7 +238,7 @@ def test_the_model_is_left_as_it_was(pair, samples):
     assert pair.long.config._attn_implementation == before
 
 
-# ProLong -----------------------------------------------------------------------------------------------------------------
+# ProLong ----------------------------------------------------------------------------------------------------
 
 
 def test_prolong_is_the_library_s_where_there_are_pairs_enough_and_zero_elsewhere(pair):

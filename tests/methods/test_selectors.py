@@ -31,7 +31,8 @@ def test_combinations_by_hand():
 
 
 def test_scale_audit_of_the_released_combination():
-    """With a large pool the softmaxed HMP is of the size 1/n, so the released score ranks as CAM does; ranks obey alpha."""
+    """With a large pool the softmaxed HMP is of the size 1/n, so the released score ranks as CAM does;
+    ranks obey alpha."""
     rng = np.random.default_rng(0)
     hmp, cam = softmax(rng.uniform(-1, 1, 5000)), rng.uniform(0, 1, 5000)
     released = gateau.combine(hmp, cam, "as_released", 0.8)

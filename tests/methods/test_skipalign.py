@@ -122,7 +122,8 @@ def test_batch_of_skipped_rows_equals_one_by_one_with_an_explicit_mask(model):
 
 
 def test_the_trap_is_still_there_without_a_mask(llama):
-    """transformers reads position steps other than 1 as packing: if this fails, the library has changed and the text must too."""
+    """transformers reads position steps other than 1 as packing:
+    if this fails, the library has changed and the text must too."""
     rows = skipped_rows()[:1]
     batch = collate(rows, 0) | {"attention_mask": None}
     assert (losses(llama, batch) - reference_losses(llama, rows[0])).abs().max() > 1e-2

@@ -27,7 +27,8 @@ SEGMENT = 16
 
 
 def test_no_square_matrix_is_built(monkeypatch):
-    """Neither a mask nor weights of N x N elements, in a layer with a window, with capped scores, or plain."""
+    """Neither a mask nor weights of N x N elements, in a layer with a window,
+    with capped scores, or plain."""
     n = 512
     sample = random_encoded("long", n - 16, 10, 5, seed=3)
     monkeypatch.setattr(attention, "SCORE_ELEMENTS", 4 * 4 * n)
@@ -115,7 +116,8 @@ SPARSE |= {"index_topk": 16, "index_n_heads": 2, "index_head_dim": 16}  # a toke
 
 @functools.cache
 def sparse(kind: str) -> PreTrainedModel:
-    """A model that chooses for each token which keys it sees, and masks the others for eager and sdpa attention only."""
+    """A model that chooses for each token which keys it sees,
+    and masks the others for eager and sdpa attention only."""
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     tokens = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     config = CONFIG_MAPPING[kind](
@@ -128,7 +130,8 @@ def sparse(kind: str) -> PreTrainedModel:
 @pytest.mark.parametrize("kind", ["deepseek_v32", "glm_moe_dsa"])
 @pytest.mark.parametrize("method", SCORED)
 def test_a_choice_of_keys_is_refused(kind, method, tokenizer):
-    """Every method reads the model by the registered attention, which would compute all keys and say nothing."""
+    """Every method reads the model by the registered attention,
+    which would compute all keys and say nothing."""
     item = sharded.Item(
         "a", Sample("a", "A key lies under the mill. " * 3, "Where is it?", "Under the mill.")
     )

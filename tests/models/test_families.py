@@ -1,4 +1,5 @@
-"""Every supported family of models, with random weights, against eager attention one sample at a time and without padding."""
+"""Every supported family of models, with random weights,
+against eager attention one sample at a time and without padding."""
 
 from __future__ import annotations
 
@@ -74,7 +75,8 @@ def test_what_a_family_saves_is_whole(family, tokenizer, tmp_path):
 
 
 def test_batches_of_one_model_agree_with_its_eager_copy_in_bfloat16(encoded):
-    """Half precision is not exact, but rows and windows must not be further from fp32 than eager attention is."""
+    """Half precision is not exact, but rows and windows must not be further from fp32
+    than eager attention is."""
     model = build("gemma3")
     half = type(model)(model.config).to(torch.bfloat16).eval()
     half.load_state_dict(model.state_dict())

@@ -26,7 +26,7 @@ from gateau_lib.models.pair import choose_device
 from gateau_lib.study.devices import device
 from gateau_lib.study.errors import ModelError, ScoreError
 
-# Loading -----------------------------------------------------------------------------------------------------------------
+# Loading ----------------------------------------------------------------------------------------------------
 
 
 def test_load_gives_model_in_eval_mode_and_tokenizer(saved_pair):
@@ -74,7 +74,7 @@ def test_an_error_without_text_is_one_line_too(text, said, saved_pair, monkeypat
         choose_device("cuda")
 
 
-# Code in a model's folder ------------------------------------------------------------------------------------------------
+# Code in a model's folder -----------------------------------------------------------------------------------
 
 OWN_MODEL = {"AutoConfig": "own_code.OwnConfig", "AutoModelForCausalLM": "own_code.OwnForCausalLM"}
 OWN_TOKENIZER = ["own_code.OwnConfig", None]
@@ -153,7 +153,8 @@ def test_code_in_a_folder_is_refused_and_never_run(asking, reader, capsys):
 
 @pytest.mark.parametrize("what", NAMING)
 def test_code_that_is_not_needed_is_no_reason_to_refuse(what, saved_pair, tmp_path, monkeypatch, capsys):
-    """Transformers knows the type by itself (Phi-3's repositories, for one, still name code): its own class is loaded."""
+    """Transformers knows the type by itself (Phi-3's repositories, for one, still name code):
+    its own class is loaded."""
     folder = with_code(saved_pair[1], tmp_path, NAMING[what], monkeypatch)
     (model, tokenizer), (plain, plain_tokenizer) = load(folder), load(saved_pair[1])
     assert type(model) is LlamaForCausalLM and torch.equal(logits(model), logits(plain))
@@ -180,7 +181,8 @@ def test_a_command_with_such_a_folder_ends_in_one_line(asking, how, saved_pair, 
 
 @pytest.mark.parametrize("asking", list(ASKING)[:1], indirect=True)
 def test_no_code_is_run_to_count_weights(asking, capsys):
-    """The shape of a model is counted on a model built from its configuration, which can name code as well."""
+    """The shape of a model is counted on a model built from its configuration,
+    which can name code as well."""
     config = CLIPTextConfig(auto_map=OWN_MODEL, name_or_path=str(asking))
     with pytest.raises(ValueError, match="trust_remote_code"):
         sizes_module.of_config(config)
@@ -194,7 +196,7 @@ def test_a_folder_of_a_tokenizer_alone_is_enough_for_it(tokenizer, tmp_path):
         load(tmp_path)
 
 
-# Weights that are not those of the configuration -------------------------------------------------------------------------
+# Weights that are not those of the configuration ------------------------------------------------------------
 
 Weights = dict[str, torch.Tensor]
 SPOILT: dict[
@@ -234,7 +236,8 @@ def rewrite(path: Path, change: Callable[[Weights], Weights]) -> None:
 def test_weights_that_are_not_those_of_the_model_are_refused(
     how, saved_pair, tmp_path, capsys, caplog, monkeypatch
 ):
-    """Nothing is scored with weights that transformers makes up, and its own table is not printed beside the reason."""
+    """Nothing is scored with weights that transformers makes up,
+    and its own table is not printed beside the reason."""
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)  # to caplog
     settings, change, said = SPOILT[how]
     folder, data = tmp_path / "spoilt", tmp_path / "d.jsonl"
@@ -251,7 +254,8 @@ def test_weights_that_are_not_those_of_the_model_are_refused(
 
 
 def test_weights_that_change_nothing_are_no_reason_to_refuse(saved_pair, llama, tmp_path):
-    """A tied output head that was saved all the same, and frequencies that old checkpoints keep in every layer."""
+    """A tied output head that was saved all the same, and frequencies that old checkpoints keep
+    in every layer."""
     shutil.copytree(saved_pair[0], tmp_path / "old")
     more = {"lm_head.weight": llama.lm_head.weight.detach().clone()}
     more |= {f"model.layers.{n}.self_attn.rotary_emb.inv_freq": torch.ones(4) for n in range(2)}
@@ -269,7 +273,7 @@ def test_a_file_of_weights_that_is_cut_short_is_one_line(kept, saved_pair, tmp_p
     assert "\n" not in str(error.value)
 
 
-# Adapters ----------------------------------------------------------------------------------------------------------------
+# Adapters ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -37,7 +37,8 @@ def test_twin_with_the_same_base_is_equal_and_with_another_it_is_not(llama):
 
 
 def test_twin_equals_a_model_built_with_that_base(llama):
-    """The base really reaches the rotary embedding; editing ``config`` after construction would do nothing."""
+    """The base really reaches the rotary embedding; editing ``config`` after construction
+    would do nothing."""
     reference = built(50_000.0)
     reference.load_state_dict(llama.state_dict())
     torch.testing.assert_close(
@@ -91,7 +92,8 @@ def test_half_precision_keeps_positions_exact(saved_pair):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_window_is_stretched_in_every_family(name, encoded):
-    """Stretched weights are shared, what no state dict holds is there, and the base reaches the layers that need it."""
+    """Stretched weights are shared, what no state dict holds is there,
+    and the base reaches the layers that need it."""
     model = build(name)
     if name == "phi3, long rope":
         with pytest.raises(ModelError, match="'longrope' cannot be stretched"):

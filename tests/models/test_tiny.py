@@ -18,7 +18,8 @@ def test_build_is_seeded_and_of_the_asked_shape():
 
 
 def test_first_layer_begins_by_looking_back():
-    """Attention weights, not scores: head h puts most of its weight h tokens back, at any distance from the start."""
+    """Attention weights, not scores: head h puts most of its weight h tokens back,
+    at any distance from the start."""
     sizes = {"hidden_size": 128, "layers": 2, "heads": 4, "window": 256, "rope_theta": 1000.0}
     model = build_llama(VOCABULARY, **sizes, seed=0).eval()
     model.set_attn_implementation("eager")

@@ -33,7 +33,8 @@ def committed(folder: Path) -> Path | None:
 
 @pytest.mark.skipif(not (RESULTS / "manifest.json").exists(), reason="no results/cpu/manifest.json: make cpu")
 def test_making_it_again_changes_nothing(tmp_path):
-    """From the results that lie here or, after a run of one's own, from the published ones: times differ between machines."""
+    """From the results that lie here or, after a run of one's own, from the published ones:
+    times differ between machines."""
     here = pages.fill(README, pages.readme(RESULTS, ROOT / "notebooks"))
     published = committed(tmp_path) if here != TEXT else None
     if published is not None:
@@ -79,7 +80,10 @@ def test_first_screen_tells_what_and_how():
 def results(tmp_path) -> Path:
     """A folder with one notebook in its manifest and metrics for one claim."""
     (tmp_path / "metrics").mkdir()
-    row = '{"metric": "auc", "method": "hmg_minmax_ntk", "condition": "independent", "seed": %d, "value": 0.9, "n": 5}'
+    row = (
+        '{"metric": "auc", "method": "hmg_minmax_ntk", "condition": "independent", '
+        '"seed": %d, "value": 0.9, "n": 5}'
+    )
     (tmp_path / "metrics" / "03_hmg_scoring.json").write_text(
         "[" + ", ".join(row % n for n in range(3)) + "]"
     )

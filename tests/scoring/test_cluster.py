@@ -1,4 +1,5 @@
-"""A run on Ray leaves the same table as a local one, also when a worker is killed; what does not fit is one clear line."""
+"""A run on Ray leaves the same table as a local one, also when a worker is killed;
+what does not fit is one clear line."""
 
 from __future__ import annotations
 

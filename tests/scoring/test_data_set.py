@@ -1,4 +1,5 @@
-"""Scores of the command line against a slow reference, what its table says about itself, and what a run is said to cost."""
+"""Scores of the command line against a slow reference, what its table says about itself,
+and what a run is said to cost."""
 
 import json
 from pathlib import Path
@@ -175,7 +176,7 @@ def test_a_pass_that_reads_nothing_counts_nothing(saved_pair, tmp_path, capsys, 
         assert all(passes[name] == {"tokens": 0, "padded": 0, "forwards": 0} for name in unread)
 
 
-# What changes a score ----------------------------------------------------------------------------------------------------
+# What changes a score ---------------------------------------------------------------------------------------
 
 
 def test_adaptive_is_named_and_never_meets_exact_parts(data, saved_pair, tmp_path):
@@ -227,12 +228,13 @@ def test_options_that_do_not_fit_together(data, saved_pair, tmp_path, capsys, mo
     assert message in said and said.count("\n") == 1
 
 
-# What it costs -----------------------------------------------------------------------------------------------------------
+# What it costs ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("more", [[], ["--reading", "truncate"], *(["--methods", name] for name in SCORED)])
 def test_plan_foretells_the_tokens_of_every_pass(data, saved_pair, tmp_path, capsys, more):
-    """The plan, made from lengths alone, says what the run then counts: each method declares what it reads, no more."""
+    """The plan, made from lengths alone, says what the run then counts:
+    each method declares what it reads, no more."""
     methods = [] if "--methods" in more else ["--methods", ",".join(SCORED)]
     line = command(data, saved_pair, tmp_path / "s.parquet", *methods, *more)
     assert score.main([*line, "--plan"]) == 0 and not (tmp_path / "s.parquet").exists()

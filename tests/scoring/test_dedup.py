@@ -85,7 +85,8 @@ def test_few_pairs_are_overlooked(threshold):
 
 
 def test_signature_does_not_depend_on_the_process():
-    code = "from gateau_lib.scoring import dedup; print(dedup.signature(dedup.shingles('a b c d e f g')).digest().tolist())"
+    code = "from gateau_lib.scoring import dedup; "
+    code += "print(dedup.signature(dedup.shingles('a b c d e f g')).digest().tolist())"
     said = set()
     for seed in "12":
         environment = os.environ | {"PYTHONHASHSEED": seed}

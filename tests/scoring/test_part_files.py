@@ -1,4 +1,5 @@
-"""Shards hold every record once, parts are right or absent, and a run that is killed, crowded or short of disk ends right."""
+"""Shards hold every record once, parts are right or absent, and a run that is killed,
+crowded or short of disk ends right."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ from gateau_lib.scoring import part_files, score_table, scorer
 from gateau_lib.study import errors, whole_files
 from gateau_lib.study.errors import DataError
 
-# Records -----------------------------------------------------------------------------------------------------------------
+# Records ----------------------------------------------------------------------------------------------------
 
 records = st.lists(st.sampled_from(["", "  ", "one", "two", "twin", "twin", "bad"]), min_size=1, max_size=25)
 
@@ -79,8 +80,8 @@ def test_parquet_gives_the_same_items(tmp_path):
     pq.write_table(pa.Table.from_pylist(made), tmp_path / "d.parquet", row_group_size=4)
     for size in (1, 3, 4, 20):
         plain, table = (
-            [(item.id, item.sample, (item.error or "").replace("row", "line")) for shard in sharded.index(path, size)
-             for item in sharded.read(path, shard)]
+            [(item.id, item.sample, (item.error or "").replace("row", "line"))
+             for shard in sharded.index(path, size) for item in sharded.read(path, shard)]
             for path in (tmp_path / "d.jsonl", tmp_path / "d.parquet")
         )  # fmt: skip
         assert plain == table and len(plain) == 11
@@ -108,7 +109,7 @@ def test_data_that_changed_is_refused(tmp_path):
             sharded.read(path, found[2])
 
 
-# Keys --------------------------------------------------------------------------------------------------------------------
+# Keys -------------------------------------------------------------------------------------------------------
 
 
 def test_parts_are_named_by_weights_options_code_and_records(saved_pair, tmp_path, monkeypatch):
@@ -136,7 +137,7 @@ def test_parts_are_named_by_weights_options_code_and_records(saved_pair, tmp_pat
     assert len(names) == 7
 
 
-# Faults ------------------------------------------------------------------------------------------------------------------
+# Faults -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture()
@@ -293,7 +294,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_a_sample_that_does_not_is_marke
     assert 0 < len(failed) < 7
 
 
-# Two runs on one output --------------------------------------------------------------------------------------------------
+# Two runs on one output -------------------------------------------------------------------------------------
 
 
 def test_a_second_run_refuses_and_names_the_first(data, saved_pair, tmp_path, capsys):

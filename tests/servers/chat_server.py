@@ -16,8 +16,8 @@ Answer = Callable[[dict[str, Any]], str | tuple[int, str] | bytes | float | None
 class Server:
     """What was asked (``bodies``, ``headers``), and where.
 
-    ``answer`` gets the request's body and returns the text to answer, ``(status, body)`` of an error, bytes to send as they are,
-    seconds to wait before dropping the connection, or None to drop it at once.
+    ``answer`` gets the request's body and returns the text to answer, ``(status, body)`` of an error, bytes
+    to send as they are, seconds to wait before dropping the connection, or None to drop it at once.
     """
 
     def __init__(self, answer: Answer) -> None:

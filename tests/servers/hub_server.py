@@ -13,7 +13,8 @@ from pathlib import Path
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves ``models`` and ``datasets``; ``refuse`` is an error code that every request gets, ``asked`` what was asked for."""
+    """Serves ``models`` and ``datasets``; ``refuse`` is an error code that every request gets,
+    ``asked`` what was asked for."""
 
     daemon_threads = True
 

@@ -1,4 +1,5 @@
-"""A model that answers messages, over the wire and in this process; the transcript that survives everything."""
+"""A model that answers messages, over the wire and in this process;
+the transcript that survives everything."""
 
 from __future__ import annotations
 
@@ -326,7 +327,7 @@ def test_a_full_disk_leaves_a_transcript_that_reads(tmp_path, monkeypatch):
         assert ask(server.spec, ["a", "b"], tmp_path) == ["you said a", "you said b"]
 
 
-# --- a local model -------------------------------------------------------------------------------------------------------------
+# --- a local model ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

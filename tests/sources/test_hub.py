@@ -1,4 +1,5 @@
-"""Models and data by name: the real client on a fabricated cache, on a small hub of our own, and on folders."""
+"""Models and data by name: the real client on a fabricated cache, on a small hub of our own,
+and on folders."""
 
 from __future__ import annotations
 
@@ -86,7 +87,7 @@ def refused(call: Any, *args: Any) -> str:
     return str(error.value)
 
 
-# A rehearsal's cache -----------------------------------------------------------------------------------------------------
+# A rehearsal's cache ----------------------------------------------------------------------------------------
 
 
 def test_fabricated_cache_is_the_same_every_time(fabricated, tmp_path):
@@ -199,7 +200,7 @@ def test_benchmarks_are_read_by_their_modules(filled, study):
     assert len(haystack.haystack(study)) == 4
 
 
-# Revisions ---------------------------------------------------------------------------------------------------------------
+# Revisions --------------------------------------------------------------------------------------------------
 
 
 def test_first_use_records_the_commit(filled, study):
@@ -276,7 +277,7 @@ def fabricated_study(fabricated, tmp_path_factory):
         yield lambda: Study(resolve("rehearse-paper"), 0, tmp_path_factory.mktemp("study"))
 
 
-# Fetching ----------------------------------------------------------------------------------------------------------------
+# Fetching ---------------------------------------------------------------------------------------------------
 
 
 def test_only_what_is_loaded_is_fetched(server, study):
@@ -316,7 +317,8 @@ def test_what_was_fetched_is_kept_and_the_rest_follows(server, study, cache):
         (
             403,
             "GatedRepo",
-            "access is restricted; accept its licence on https://huggingface.co/some/model, then hf auth login",
+            "access is restricted; "
+            "accept its licence on https://huggingface.co/some/model, then hf auth login",
         ),
         (401, "GatedRepo", "access is restricted"),
         (404, "RepoNotFound", "no such repository on the hub, or a private one"),
@@ -364,8 +366,8 @@ def test_a_download_that_broke_off_is_told_apart_from_none(server, study, monkey
 def test_offline_a_gated_model_says_what_is_needed(cache, study):
     said = refused(hub.snapshot, study, "meta-llama/Meta-Llama-3-8B-Instruct")
     assert (
-        "(accept its licence on https://huggingface.co/meta-llama/Meta-Llama-3-8B-Instruct first, then hf auth login)"
-        in said
+        "(accept its licence on https://huggingface.co/meta-llama/Meta-Llama-3-8B-Instruct first, "
+        "then hf auth login)" in said
     )
     assert "give a folder that holds the model in place of its name" in said
 
@@ -420,7 +422,7 @@ def test_pickled_weights_are_converted_by_the_command_that_is_named(filled, stud
     )
 
 
-# Folders of one's own ----------------------------------------------------------------------------------------------------
+# Folders of one's own ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -94,7 +94,8 @@ def found(package: Path, *names: str) -> list[str]:
 
 
 def move(package: Path, places: dict[str, str], *texts: str) -> list[str]:
-    """Move and rename modules (old -> new dotted name) with all imports and strings; returns texts likewise."""
+    """Move and rename modules (old -> new dotted name) with all imports and strings;
+    returns texts likewise."""
 
     def rewritten(text: str) -> str:
         lines = text.split("\n")

@@ -1,4 +1,5 @@
-"""No command writes over what it reads, whatever the file is called, and none works for hours to find a folder in its way."""
+"""No command writes over what it reads, whatever the file is called,
+and none works for hours to find a folder in its way."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from gateau_lib.training import recipe
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with the same two records as d.parquet, as d.jsonl, and in places that outputs are named after."""
+    """The working folder, with the same two records as d.parquet, as d.jsonl,
+    and in places that outputs are named after."""
     monkeypatch.chdir(tmp_path)
     records = [
         to_record(Sample(name, "A key lies under the mill.", "Where is it?", "Under the mill."))

@@ -348,7 +348,8 @@ def test_used_artefacts_are_known_and_missed(folder, capsys):
 
 
 def test_a_notebook_that_finds_artefacts_ready_still_tells_its_whole_cost(folder, capsys):
-    """The time that building took counts for the first notebook that uses what was built, however often it runs again."""
+    """The time that building took counts for the first notebook that uses what was built,
+    however often it runs again."""
     use = 'import time; built = store.artefact(study, "slow", lambda f: time.sleep(2), code=[store]); '
     write(
         folder,
@@ -439,7 +440,8 @@ def test_two_runs_at_once_are_refused(folder, capsys):
 
 
 def test_warm_run_is_fast_and_imports_nothing_heavy(done, capsys):
-    code = "import sys; from gateau_lib import run; run.main(['smoke']); print({'torch', 'papermill'} & set(sys.modules))"
+    code = "import sys; from gateau_lib import run; run.main(['smoke']); "
+    code += "print({'torch', 'papermill'} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=10, check=True
     )
