@@ -196,9 +196,9 @@ LONGATTN = Method(
     fill=_longattn_fill,
     passes=("far_attention",),
     columns=("longattn",),
-    look=("#56B4E9", "*"),
+    look=("#117733", "*"),
 )
 LONGEST = Method(
-    name="longest", title="longest first", source="this study", rank=_longest_rank, look=("#999999", "P")
+    name="longest", title="longest first", source="this study", rank=_longest_rank, look=("#CC6677", "P")
 )
 RANDOM = Method(name="random", title="random", source="this study", rank=_random_rank, look=("#8A8A8A", "o"))

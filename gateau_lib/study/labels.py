@@ -28,7 +28,13 @@ LABELS = {
     "skip_all": "Skip-All",
     "randpos": "RandPos",
 }
-LOOKS: dict[str, tuple[str, str]] = {}  # name -> colour and marker of its line
+# Name -> colour and marker of its line. Registered methods add theirs; no two share a colour.
+LOOKS: dict[str, tuple[str, str]] = {
+    "short_only": ("#88CCEE", "<"),
+    "full": ("#882255", "h"),
+    "full_epochs": ("#AA4499", "h"),
+    "length_matched": ("#999933", "d"),
+}
 
 
 def add(labels: Mapping[str, str]) -> None:
