@@ -1,4 +1,4 @@
-"""The one `Sample` type, LongAlign records read and written, and samples turned into token ids.
+"""The one `Sample` type, and samples turned into token ids.
 
 A sample is a long context *c*, an instruction *x* and a response *y* (GATEAU, section 3.1). The text a model
 reads is ``c + "\\n\\n" + x + "\\n\\n" + y``: the plain prompt of the papers. The three parts are tokenized

@@ -1,8 +1,8 @@
 """The planted world: a small English in which every dependency is known, and its sentences.
 
 Text is made of *pieces*, pairs of a string and a flag that says whether a careful reader of the text so far
-could have predicted it (a recalled value) or not (news). Pieces become training weights in `pretrain` and
-evidence spans in `corpus`.
+could have predicted it (a recalled value) or not (news). Pieces become training weights in `pretrain_rows`
+and responses of samples in `questions`.
 """
 
 from __future__ import annotations

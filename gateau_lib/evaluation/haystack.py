@@ -228,7 +228,7 @@ def needle_cells(
 
 
 def needle_map(rows: pd.DataFrame, cells: pd.DataFrame, measure: str = "token_accuracy") -> pd.DataFrame:
-    """Mean of a measure by depth (rows) and length (columns), from rows of `evaluate_model` and cells."""
+    """Mean of a measure by depth (rows) and length (columns), from `planted.evaluate_model` and cells."""
     joined = cells.merge(rows, on="id", how="left", validate="one_to_one")
     if joined[measure].isna().any():
         raise DataError(

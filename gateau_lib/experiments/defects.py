@@ -85,7 +85,7 @@ def measured(study: Study, pair: Path, samples: Path) -> pd.DataFrame:
     """`changes` over a few samples of every kind of a pool, at most three; computed once and kept.
 
     Args:
-        pair: of `pretrain.pair`. samples: a pool of `corpus.prepared`.
+        pair: of `pretrain.pair`. samples: a pool of `study_corpus.prepared`.
     """
     profile = study.profile
     per_kind = max(1, min(3, profile.pool_per_kind // 4))

@@ -129,7 +129,7 @@ def scored(study: Study, pair: Path, data: Path, pools: Sequence[str], parts: Se
     """Scores of all samples of the named pools, of every pool seed, with what is known about the samples.
 
     Args:
-        pair: of `pretrain.pair`. data: of `corpus.prepared`.
+        pair: of `pretrain.pair`. data: of `study_corpus.prepared`.
         parts: keys of `PARTS`; missing tables are built by `workers.at_once` processes, or here if there is
             little text.
 

@@ -42,7 +42,7 @@ ACROSS: dict[str, dict[str, str]] = {  # rows without a share
 
 
 def measured(rows: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
-    """Rows of `suite.judged` as numbers of the paper's tables.
+    """Rows of `suite.scores` as numbers of the paper's tables.
 
     Returns:
         Columns ``table, setting, row, share`` (per cent), ``measured`` (0 to 100), ``low, high`` (95 %, over

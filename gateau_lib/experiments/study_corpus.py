@@ -35,7 +35,7 @@ _FIELDS = (
 
 
 def prepared(study: Study) -> Path:
-    """The study's corpus folder (see `write_corpus`), made once for its profile and seed."""
+    """The study's corpus folder (see `corpus.write_corpus`), made once for its profile and seed."""
     inputs = {name: getattr(study.profile, name) for name in _FIELDS}
     if study.profile.short_model == "shipped":
         inputs["shipped"] = SHIPPED

@@ -112,7 +112,7 @@ def selection_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     """Fine-tuning of the long model with equal tokens, and on the whole pool again with equal epochs.
 
     Args:
-        data: of `corpus.prepared`. pair: of `pretrain.pair`.
+        data: of `study_corpus.prepared`. pair: of `pretrain.pair`.
 
     Raises:
         DataError: a selection of notebook 05 is missing.

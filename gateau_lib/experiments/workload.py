@@ -85,7 +85,8 @@ def scoring(
     """What ``count`` samples like these cost: pass of the scoring methods -> (tokens, operations).
 
     Args:
-        methods: their names, between spaces. reading: of the short model, see `model_passes.READINGS`.
+        methods: their names, between spaces. reading: of the short model, see
+            `model_passes.short_reader_nll`.
     """
     options = Options(
         methods=tuple(methods.split()),

@@ -91,7 +91,7 @@ class Method:
     needs: tuple[str, ...] = ()
     # A shard -> its columns, a value a sample.
     fill: Callable[[Readings], Columns] | None = None
-    # What ``fill`` reads of the `Reader`, which tells what it costs.
+    # What ``fill`` reads of the `reader.Reader`, which tells what it costs.
     passes: tuple[str, ...] = ()
     # Numbers that ``fill`` leaves in the score table, and what else: column -> what it holds.
     columns: tuple[str, ...] = ()

@@ -74,7 +74,8 @@ def dependency_terms(
     """Strength, distance and specificity of every pair (ProLong's DST, DDI and DSP).
 
     Args:
-        alone, given: mean NLL in nats per token, from `pair_nll`; perplexities are their exponentials.
+        alone, given: mean NLL in nats per token, from `pair_passes.pair_nll`; perplexities are
+            their exponentials.
         n_max: segments of the scorer's window; a pair that far apart has distance 1.
 
     Returns:

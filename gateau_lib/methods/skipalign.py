@@ -1,5 +1,4 @@
-"""Position ids that make short samples look long (SkipAlign and its baselines), and the batches that carry
-them.
+"""Position ids that make short samples look long (SkipAlign and its baselines).
 
 Positions go from ``i`` to ``i + b_i`` with ``b`` non-decreasing and the last one below the target window:
 tokens and order stay, only distances grow. What the public text of SkipAlign (arXiv 2405.03939) does not say
@@ -13,10 +12,6 @@ is a parameter here, with our assumption:
 - turns: context and instruction are the user turn, the response (with its end-of-text token) the assistant
   turn, as in LongAlign's messages.
 - share of samples that are skipped: a parameter of the fine-tuning job.
-
-A batch ALWAYS carries an attention mask. Without one, transformers takes any position step other than 1 for
-the start of another document whenever there is no cache, and ``Trainer`` and gradient checkpointing run
-without one: skipped training would silently become block-diagonal.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A whole data set scored, in six stations: run, index, models, shards, table, manifest; none is visited
+"""A whole data set scored, in six stations: index, models, shards, table, manifest, summary; none is visited
 twice."""
 
 from __future__ import annotations

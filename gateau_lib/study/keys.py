@@ -43,7 +43,7 @@ def keys(notebooks: Mapping[str, str], package: Path = PACKAGE) -> list[str]:
 
 
 def roots(ours: Library) -> set[Node]:
-    """Definitions given to `source.source_hash`, or to what passes them on to it, such as `store.artefact`.
+    """Definitions given to `code_hash.source_hash`, or to what passes them on, such as `store.artefact`.
 
     Raises:
         ValueError: it is given something that cannot be told from the text.

@@ -1,4 +1,9 @@
-"""Samples as rows of ids, labels and positions, packed and collated."""
+"""Samples as rows of ids, labels and positions, packed and collated.
+
+A batch ALWAYS carries an attention mask. Without one, transformers takes any position step other than 1 for
+the start of another document whenever there is no cache, and ``Trainer`` and gradient checkpointing run
+without one: training on skipped positions (`skipalign`) would silently become block-diagonal.
+"""
 
 from __future__ import annotations
 
