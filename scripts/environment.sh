@@ -4,7 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 environment=$1 stamp=$2
-torch=2.13.0 setuptools=81.0.0
+torch=2.13.0
+setuptools=81.0.0
 
 fail() { echo "error: $*" >&2; exit 1; }
 good() { command -v "$1" >/dev/null && "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }

@@ -6,6 +6,7 @@ A benchmark that has no number (no judge, an extra that is not installed, data t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +17,14 @@ import pandas as pd
 from gateau_lib.evaluation import answering, haystack, judging, longbench, ruler, short_tasks
 from gateau_lib.evaluation.benchmark_item import Answers, Benchmark, Item, NotInstalled
 from gateau_lib.models import loading
-from gateau_lib.sources.chat import ChatError
 from gateau_lib.sources.hub import HubError
-from gateau_lib.study.errors import DataError
+from gateau_lib.study.errors import DataError, UserError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.progress import track
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import JobError
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ["run", "benchmark", "task", "id", "score"]
 # A benchmark is one file with a `BENCHMARK`, and one line here.
@@ -119,7 +121,10 @@ def _noting(benchmark: Benchmark, lacking: list[NotRun]) -> Iterator[None]:
         yield
     except (HubError, NotInstalled) as error:
         lacking.append(NotRun(benchmark.name, str(error)))
-    except (ChatError, DataError, JobError) as error:
+    except UserError as error:
+        lacking.append(NotRun(benchmark.name, str(error), stopped=True))
+    except JobError as error:
+        log.exception("%s: a process failed", benchmark.name)  # it may be a fault of ours: keep the traceback
         lacking.append(NotRun(benchmark.name, str(error), stopped=True))
 
 

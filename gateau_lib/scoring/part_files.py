@@ -21,6 +21,7 @@ from gateau_lib.data import sharded
 from gateau_lib.data.sharded import Shard
 from gateau_lib.methods import METHODS
 from gateau_lib.methods.base import Method, Options
+from gateau_lib.methods.reader import extended
 from gateau_lib.models.pair import Pair, identity
 from gateau_lib.scoring import scorer
 from gateau_lib.scoring.score_table import Part
@@ -56,8 +57,10 @@ def makers(pair: Pair, methods: Sequence[Method]) -> dict[str, Any]:
 
     Of the methods only those that are asked for count: a new one, or an edit of another, makes no part stale.
     """
-    code = source_hash([scorer.score_items, sharded.read, *(method.fill for method in methods)])
-    return identity(pair) | {"code": code, "versions": versions()}
+    code = source_hash([scorer.score_items, sharded.read, extended, *(method.fill for method in methods)])
+    # A loss that comes with the attention differs in its last bits from one that does not.
+    asked = {"passes": sorted(scorer.passes_of(methods)), "columns": [method.columns for method in methods]}
+    return identity(pair) | {"code": code, "asked": asked, "versions": versions()}
 
 
 def read_part(path: Path, rows: int) -> Part | None:

@@ -162,6 +162,11 @@ def read_scores(path: Path) -> Table:
             f"{path}: a score table of format {about['format']}, and this library reads up to {FORMAT}; "
             "update the library, or score the data again with this one"
         )
+    if about.get("as_released"):
+        raise DataError(
+            f"{path}: scored by the released procedures with their defects, which no selection should be made "
+            "from; score the data again"
+        )
     if not rows or not {"id", "error", *LENGTHS} <= rows[0].keys():
         raise DataError(f"{path}: not a score table; write it with python -m gateau_lib.score")
     for number, row in enumerate(rows, 1):

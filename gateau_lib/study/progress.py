@@ -67,7 +67,7 @@ def say(line: str) -> None:
     Through logging where that is set up, as every command does (`command.messages_shown`); else on standard
     error itself, so that a notebook and the processes it starts need no set-up.
     """
-    if log.hasHandlers():
+    if log.hasHandlers() and log.isEnabledFor(logging.INFO):
         log.info("%s", line)
     else:
         print(line, file=sys.stderr, flush=True)

@@ -81,10 +81,25 @@ def open_study(profile: str, seed: int = 0, **overrides: Any) -> Study:
     study = Custom(chosen, seed, own, home) if changed else Study(chosen, seed, home)
     for folder in FOLDERS:
         (study.cache if folder == "cache" else study.root / folder).mkdir(parents=True, exist_ok=True)
-    # The same models and data, unless it has met others.
-    if (first / PINS).exists() and not (study.root / PINS).exists():
-        atomic_write(study.root / PINS, (first / PINS).read_bytes())
+    _share_pins(study.root, home, first)
     return study
+
+
+def _share_pins(own: Path, home: Path, first: Path) -> None:
+    """Let a study read the models and data of those it belongs to, as far as it has met no others itself.
+
+    Args:
+        own, home, first: folders of the study, of the same one without overrides, and of seed 0.
+    """
+    # Each time: the others may have met more since.
+    found: dict[str, str] = {}
+    for folder in (first, home, own):
+        if (folder / PINS).exists():
+            found |= json.loads((folder / PINS).read_text(encoding="utf-8"))
+    if own != first and found:
+        text = json.dumps(found, indent=1, sort_keys=True) + "\n"
+        if not (own / PINS).exists() or (own / PINS).read_text(encoding="utf-8") != text:
+            atomic_write(own / PINS, text)
 
 
 def profile_folders() -> list[Path]:

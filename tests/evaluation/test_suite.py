@@ -22,7 +22,7 @@ from gateau_lib.models.loading import SHIPPED
 from gateau_lib.sources.chat import ChatError
 from gateau_lib.sources.hub import HubError
 from gateau_lib.study import registry
-from gateau_lib.study.errors import DataError
+from gateau_lib.study.errors import DataError, ModelError
 from gateau_lib.study.profiles import PROFILES, resolve
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import JobError
@@ -105,6 +105,7 @@ def test_no_error_stops_the_other_benchmarks_and_none_is_lost(tmp_path, monkeypa
         made_up("bare", score_error=NotInstalled("pip install rouge")),
         made_up("silent", score_error=ChatError("the judge stopped"), judged=True),
         made_up("dead", JobError("dead of full: a worker process died")),
+        made_up("mistyped", score_error=ModelError("judge: no model there")),
         made_up("good"),
     ]
     rows, lacking = scores(tmp_path, monkeypatch, *benchmarks, judge="http://h/v1#m")
@@ -120,8 +121,9 @@ def test_no_error_stops_the_other_benchmarks_and_none_is_lost(tmp_path, monkeypa
         "bare": ("pip install rouge", False),
         "silent": ("the judge stopped", True),
         "dead": ("dead of full: a worker process died", True),
+        "mistyped": ("judge: no model there", True),
     }
-    with pytest.raises(DataError, match="3 benchmarks were stopped") as stop:
+    with pytest.raises(DataError, match="4 benchmarks were stopped") as stop:
         suite.check_finished(lacking)
     assert all(f"{name}: {told[name][0]}" in str(stop.value) for name in ("broken", "silent", "dead"))
 

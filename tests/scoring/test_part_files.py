@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -370,6 +371,22 @@ def test_a_table_says_its_format_and_a_newer_one_is_refused(tmp_path, monkeypatc
     monkeypatch.undo()
     with pytest.raises(DataError, match="of format 2, and this library reads up to 1; update the library"):
         score_table.read_scores(path)
+
+
+def test_a_table_of_the_released_procedures_is_refused(tmp_path):
+    rows = [dict.fromkeys(score_table.COLUMNS) | {"id": "a", **dict.fromkeys(score_table.LENGTHS, 1)}]
+    path = tmp_path / "t.parquet"
+    score_table.write_table([score_table.Part(rows, {}, 0.0)], {"as_released": True}, path)
+    with pytest.raises(DataError, match="scored by the released procedures"):
+        score_table.read_scores(path)
+
+
+def test_what_a_method_reads_and_leaves_decides_its_parts(saved_pair):
+    both = pair.load_pair(*map(str, saved_pair), True, "float32", torch.device("cpu"))
+    hmg = METHODS["hmg"]
+    others = [replace(hmg, passes=("nll_long",)), replace(hmg, columns=("hmg",))]
+    keys = [json.dumps(part_files.makers(both, [each])) for each in (hmg, *others)]
+    assert len(set(keys)) == 3
 
 
 def test_other_methods_make_no_part_stale(saved_pair):

@@ -68,6 +68,13 @@ def test_another_seed_takes_the_commits_that_the_profile_has_pinned(tmp_path, mo
     pins.write_text('{"models/a/b": "2"}')
     assert hub.revisions(store.open_study("paper", 4)) == {"models/a/b": "1"}, "what a study has met stays"
     assert hub.revisions(store.open_study("paper", 0, alpha=0.5)) == {"models/a/b": "2"}
+    pins.write_text('{"models/a/b": "2", "data/c": "5"}')
+    assert hub.revisions(store.open_study("paper", 4)) == {"models/a/b": "1", "data/c": "5"}, (
+        "what the profile met later"
+    )
+    assert hub.revisions(store.open_study("paper", 4, alpha=0.5)) == {"models/a/b": "1", "data/c": "5"}, (
+        "as its seed"
+    )
 
 
 def test_git_ignores_the_folders_of_other_seeds_and_sizes():
