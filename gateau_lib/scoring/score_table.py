@@ -164,8 +164,8 @@ def read_scores(path: Path) -> Table:
         )
     if about.get("as_released"):
         raise DataError(
-            f"{path}: scored by the released procedures with their defects, which no selection should be made "
-            "from; score the data again"
+            f"{path}: scored by the released procedures with their defects, which no selection should be "
+            "made from; score the data again"
         )
     if not rows or not {"id", "error", *LENGTHS} <= rows[0].keys():
         raise DataError(f"{path}: not a score table; write it with python -m gateau_lib.score")
