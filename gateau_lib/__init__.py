@@ -139,7 +139,6 @@ models/                 token ids in, numbers out: loading, RoPE, attention, los
 
 study/                  the ground: profiles, artefacts and their keys, workers, the runner; no torch
     profiles            one dial for the whole study: smoke, cpu, gpu, paper
-    profile_fields      what a profile fixes, each size with its unit and source
     registry            models and data sets known by name
     store               artefacts by the key of their content
     evidence            the small files that git keeps: metrics, tables, ids, figures

@@ -93,7 +93,7 @@ def _timed(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]:
 
 def random_pair(device: torch.device) -> Pair:
     """The cpu profile's sizes with random weights: speed does not depend on what a model knows."""
-    p = profiles.CPU
+    p = profiles.PROFILES["cpu"]
     sizes = {"hidden_size": p.hidden_size, "layers": p.layers, "heads": p.heads, "window": p.short_window}
     built = tiny.build_llama(2048, **sizes, rope_theta=p.rope_theta, seed=0)
     short = built.to(device).eval()  # type: ignore[arg-type]  # transformers' wrapper hides self
@@ -262,7 +262,8 @@ def compare_memory(long: str | None, length: int = MEMORY_LENGTH) -> list[Row]:
 
 def adaptive_fidelity(per_kind: int | None = None) -> dict[str, Any]:
     """What the adaptive estimate does to the shipped pair's ranking of a planted pool, and tokens read."""
-    profile = replace(profiles.CPU, pool_per_kind=per_kind or profiles.CPU.pool_per_kind)
+    cpu = profiles.PROFILES["cpu"]
+    profile = replace(cpu, pool_per_kind=per_kind or cpu.pool_per_kind)
     pair = load_pair(None, None, False, "float32", devices.device())
     pool = corpus.candidate_pool(profile, pair.tokenizer, "independent", 0)
     samples = [encode(sample, pair.tokenizer, profile.max_length) for sample in pool]
