@@ -13,11 +13,12 @@ from collections.abc import Sequence
 
 from gateau_lib.study import keys, manifest, notebooks
 from gateau_lib.study.command import command
-from gateau_lib.study.execute import bring_up_to_date, only_run
+from gateau_lib.study.execute import bring_up_to_date
 from gateau_lib.study.profiles import PROFILES, REHEARSED
 from gateau_lib.study.progress import say
 from gateau_lib.study.staleness import RunError, Step, notebooks_folder, status, steps
 from gateau_lib.study.store import Study, open_study
+from gateau_lib.study.whole_files import locked
 
 
 def parser() -> argparse.ArgumentParser:
@@ -98,7 +99,7 @@ def prepare(study: Study, whole: bool) -> None:
 def run(study: Study, todo: Sequence[Step]) -> None:
     """Bring the notebooks up to date, and say how many ran and where they are."""
     start = time.monotonic()
-    with only_run(study):
+    with locked(study.cache):  # a second run of the same profile would write the same files
         ran = bring_up_to_date(todo)
     spent = time.monotonic() - start
     say(

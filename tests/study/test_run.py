@@ -14,8 +14,9 @@ import nbformat
 import pytest
 
 from gateau_lib import run
-from gateau_lib.study import code_hash, execute, manifest, notebooks, record, staleness
+from gateau_lib.study import code_hash, manifest, notebooks, record, staleness
 from gateau_lib.study.store import open_study
+from gateau_lib.study.whole_files import locked
 
 PARAMETERS = 'profile: str = "cpu"\nseed: int = 0\nscale: float = 1.0'
 FIRST = """
@@ -434,9 +435,9 @@ def test_manifest_tells_what_made_the_files(folder, capsys):
 
 
 def test_two_runs_at_once_are_refused(folder, capsys):
-    with execute.only_run(open_study("smoke")):
+    with locked(open_study("smoke").cache):
         code, said = go(capsys)
-    assert code == 1 and "another run of profile smoke is going on" in said
+    assert code == 2 and "results/smoke/cache: another run writes here (process" in said
 
 
 def test_warm_run_is_fast_and_imports_nothing_heavy(done, capsys):
