@@ -134,8 +134,8 @@ def kernel(scratch: Path, log: Path, watched: bool) -> Iterator[None]:
         "GATEAU_RESULTS": str(results_root().resolve()),
         "GATEAU_ARTEFACT_LOG": str(log),
     } | ({"GATEAU_PROGRESS_SECONDS": "1"} if watched else {})
-    spec = {"argv": command, "display_name": KERNEL, "language": "python"}
-    spec["env"] = {name: value.replace("$", "$$") for name, value in environment.items()}  # no templates
+    plain = {name: value.replace("$", "$$") for name, value in environment.items()}  # no templates
+    spec = {"argv": command, "env": plain, "display_name": KERNEL, "language": "python"}
     atomic_write(scratch / "kernels" / KERNEL / "kernel.json", json.dumps(spec))
     before = os.environ.get("JUPYTER_PATH")
     os.environ["JUPYTER_PATH"] = str(scratch)
