@@ -61,8 +61,7 @@ class Profile:
         gpu=16_384,
         paper=65_536,
     )
-    # RoPE base of the long model over that of the short one
-    long_rope_factor: float = _at(100.0, "LongAlign 4.1: base x 200", paper=200.0)
+    long_rope_factor: float = _at(100.0, "LongAlign 4.1: base x 200", paper=200.0)  # over the short base
     hidden_size: int = _at(128, SCRATCH, gpu=512)  # channels, models built from scratch
     layers: int = _at(3, SCRATCH, gpu=8)  # layers, models built from scratch
     heads: int = _at(4, SCRATCH, gpu=8)  # attention heads, models built from scratch
@@ -92,16 +91,13 @@ class Profile:
     max_length: int = _at(
         2048, "GATEAU select/hmg; its cam cuts on the right", smoke=1024, gpu=16_384, paper=64_000
     )
-    # tokens of an example that is computed by hand, in single precision on the CPU
-    example_tokens: int = _at(2048, "ours", smoke=1024, pair=512, paper=512)
-    # samples of each kind in one planted pool
-    pool_per_kind: int = _at(16, PLANTED, smoke=4, gpu=100, pair=30)
+    example_tokens: int = _at(2048, "ours", smoke=1024, pair=512, paper=512)  # of what is computed by hand
+    pool_per_kind: int = _at(16, PLANTED, smoke=4, gpu=100, pair=30)  # samples of each kind in a pool
     # tokens, shortest and longest sample of a pool
     pool_tokens: tuple[int, int] = _at(
         (600, 1900), PLANTED, smoke=(400, 900), gpu=(4000, 15_000), paper=(8192, 60_000)
     )
-    # independent candidate pools, each selected from, trained on and evaluated
-    pool_seeds: int = _at(3, PLANTED, smoke=1, gpu=5, pair=3, paper=3)
+    pool_seeds: int = _at(3, PLANTED, smoke=1, gpu=5, pair=3, paper=3)  # independent pools
     short_pool: int = _at(200, PLANTED, smoke=24, gpu=2000)  # short instruction samples, planted part
     fraction: float = _at(0.3, PLANTED)  # share of the long pool that is selected
     alpha: float = _at(0.8, "GATEAU select/rank.py: real-world")  # weight of HMP against CAM, planted part
@@ -109,14 +105,11 @@ class Profile:
     prolong_pairs: int = _at(
         100, "ProLong, paper; 500 in its scripts", smoke=40, gpu=500, pair=200, paper=5000
     )
-    # training tokens of one fine-tuning run on short instructions and a selection
-    sft_tokens: int = _at(60_000, PLANTED, smoke=3000, gpu=4_000_000, pair=1_000_000)
-    # tokens an optimizer step, planted part
-    sft_batch_tokens: int = _at(4096, PLANTED, smoke=1024, gpu=65_536, paper=131_072)
+    sft_tokens: int = _at(60_000, PLANTED, smoke=3000, gpu=4_000_000, pair=1_000_000)  # tokens of a run
+    sft_batch_tokens: int = _at(4096, PLANTED, smoke=1024, gpu=65_536, paper=131_072)  # tokens a step
     # peak, cosine with 3 % warm-up
     sft_learning_rate: float = _at(5e-4, "GATEAU train/scripts", pair=1e-4, paper=2e-5)
-    # optimizer steps of one SkipAlign run
-    skip_steps: int = _at(32, "not recoverable from public text; assumed", smoke=2, gpu=300, pair=60)
+    skip_steps: int = _at(32, "not recoverable from public text; assumed", smoke=2, gpu=300, pair=60)  # steps
     eval_items: int = _at(16, PLANTED, smoke=2, gpu=50)  # items a task and length
     # tokens, lengths of the evaluation contexts
     eval_lengths: tuple[int, ...] = _at(
@@ -126,16 +119,12 @@ class Profile:
         gpu=(1024, 2048, 4096, 8192, 16_384),
         paper=(4096, 8192, 16_384, 32_768, 65_536),
     )
-    # processes that fine-tune at a time, one thread each (0: in the notebook's own process)
-    workers: int = _at(2, PLANTED, smoke=0, gpu=0)
+    workers: int = _at(2, PLANTED, smoke=0, gpu=0)  # that fine-tune at a time (0: in the notebook's)
     # torch dtype of scoring, and of training under autocast
     dtype: str = _at("float32", "GATEAU; float16 in its select/cam", gpu="bfloat16")
-    # processes that train one model together (0: one a visible GPU)
-    processes: int = _at(1, "GATEAU train/scripts: 8 GPUs", paper=0)
-    # 'full' or 'lora' (adapters, which leave the model as it is)
-    tuning: str = _at("full", "GATEAU train/main.py: all weights", pair="lora")
-    # 'ddp', 'fsdp' or 'deepspeed', how processes share a model
-    sharding: str = _at("ddp", "assumed; GATEAU: ZeRO-3 with offload", paper="fsdp")
+    processes: int = _at(1, "GATEAU train/scripts: 8 GPUs", paper=0)  # that train one model (0: one a GPU)
+    tuning: str = _at("full", "GATEAU train/main.py: all weights", pair="lora")  # or 'lora' (adapters)
+    sharding: str = _at("ddp", "assumed; GATEAU: ZeRO-3 with offload", paper="fsdp")  # or 'deepspeed'
     # tokens a process reads at a time (0: its share of the step)
     micro_tokens: int = _at(0, "assumed; GATEAU: one sample", gpu=32_768, pair=16_384, paper=65_536)
     # 'plain' or 'inst', how a prompt is written
@@ -155,10 +144,8 @@ class Profile:
     )
     # shares of the long samples that are selected
     shares: tuple[float, ...] = _at((), "GATEAU README: 1k, 3k and 5k", pair=(0.3,), paper=(0.1, 0.3, 0.5))
-    # passes over short and selected samples
-    epochs: float = _at(0.0, "GATEAU train/scripts", pair=1.0, paper=2.0)
-    # samples an optimizer step, sorted batching
-    batch_samples: int = _at(0, "GATEAU train/scripts: 8 GPUs x 12", pair=32, paper=96)
+    epochs: float = _at(0.0, "GATEAU train/scripts", pair=1.0, paper=2.0)  # over short and selected samples
+    batch_samples: int = _at(0, "GATEAU train/scripts: 8 GPUs x 12", pair=32, paper=96)  # samples a step
     # benchmarks of the published part
     benchmarks: tuple[str, ...] = _at(
         (),

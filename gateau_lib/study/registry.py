@@ -67,20 +67,15 @@ class DataEntry:
 
 
 @cache
-def _content() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(
-        Path(__file__).with_name("registry.yml").read_text(encoding="utf-8")
-    )
-    return content
+def _content() -> Any:
+    return yaml.safe_load(Path(__file__).with_name("registry.yml").read_text(encoding="utf-8"))
 
 
 @cache
 def pairs() -> dict[str, PairEntry]:
     """Homologous pairs by name."""
-    return {
-        name: PairEntry(name, ModelEntry(**fields["short"]), ModelEntry(**fields["long"]), fields["note"])
-        for name, fields in _content()["pairs"].items()
-    }
+    found = _content()["pairs"].items()
+    return {n: PairEntry(n, ModelEntry(**f["short"]), ModelEntry(**f["long"]), f["note"]) for n, f in found}
 
 
 @cache
