@@ -11,9 +11,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from gateau_lib.study import keys, manifest, notebooks
+from gateau_lib.study import keys, manifest, notebooks, record
 from gateau_lib.study.command import command, parser
-from gateau_lib.study.execute import bring_up_to_date
+from gateau_lib.study.execute import execute
 from gateau_lib.study.profiles import PROFILES, REHEARSED
 from gateau_lib.study.progress import say
 from gateau_lib.study.staleness import RunError, Step, notebooks_folder, status, steps
@@ -87,10 +87,22 @@ def prepare(study: Study, whole: bool) -> None:
 
 
 def run(study: Study, todo: Sequence[Step]) -> None:
-    """Bring the notebooks up to date, and say how many ran and where they are."""
-    start = time.monotonic()
+    """Run the stale notebooks in order, and say how many ran and where they are.
+
+    Raises:
+        RunError: a notebook failed; those before it are done and stay.
+    """
+    start, ran = time.monotonic(), 0
     with locked(study.cache):  # a second run of the same profile would write the same files
-        ran = bring_up_to_date(todo)
+        for place, step in enumerate(todo, 1):
+            parts = step.parts()
+            if reasons := step.stale(parts):
+                more = f" (and {len(reasons) - 1} more)" if reasons[1:] else ""
+                say(f"[{place}/{len(todo)}] {step.name}: {reasons[0]}{more}")
+                execute(step, parts)
+                ran += 1
+            else:
+                record.refresh_prose(step)
     done = f"{ran} of {len(todo)} notebooks ran in {time.monotonic() - start:.1f} s"
     say(f"{study.profile.name}: {done}; see {study.root}/notebooks")
 

@@ -32,8 +32,7 @@ def command(kept: str = "") -> Callable[[Callable[Words, int | None]], Callable[
     A `UserError` gives its own status, a file that cannot be read or written 2, Ctrl-C 130. Any other
     exception is a fault of the program: it passes, with its traceback.
 
-    Args:
-        kept: what a command that ends early leaves, for example ``"finished shards are kept"``.
+    ``kept`` says what a command that ends early leaves, for example ``"finished shards are kept"``.
     """
     again = "give the same command to go on" if kept else "give the same command again"
     stays = f"{kept}, " if kept else ""

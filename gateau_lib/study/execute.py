@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -58,8 +58,8 @@ def _run_cells(step: Step, scratch: Path, peak: Callable[[], int]) -> list[str]:
 
     running, log = scratch / RUNNING, scratch / "artefacts"
     log.touch()
-    with closing(Live()) as live, kernel(scratch, log, live.watched), quiet_when_stopped():
-        try:
+    try:
+        with closing(Live()) as live, kernel(scratch, log, live.watched), quiet_when_stopped():
             execute_notebook(
                 str(step.path),
                 str(running),
@@ -70,16 +70,14 @@ def _run_cells(step: Step, scratch: Path, peak: Callable[[], int]) -> list[str]:
                 progress_bar=False,
                 stderr_file=live,
             )
-        except PapermillExecutionError as error:
-            live.close()
-            raise RunError(_left(step, running, f"{error.ename}: {error.evalue}".splitlines()[0])) from None
-        except DeadKernelError:
-            live.close()
-            if said := (scratch / KERNEL_LOG).read_text(errors="replace").rstrip():
-                say(said)
-            held = f"it held {peak() / 2**30:.1f} GB"
-            why = f"the kernel died, likely out of memory ({held}); free some or lower the profile"
-            raise RunError(_left(step, running, why), DEAD_KERNEL) from None
+    except PapermillExecutionError as error:
+        raise RunError(_left(step, running, f"{error.ename}: {error.evalue}".splitlines()[0])) from None
+    except DeadKernelError:
+        if said := (scratch / KERNEL_LOG).read_text(errors="replace").rstrip():
+            say(said)
+        held = f"it held {peak() / 2**30:.1f} GB"
+        why = f"the kernel died, likely out of memory ({held}); free some or lower the profile"
+        raise RunError(_left(step, running, why), DEAD_KERNEL) from None
     return list(dict.fromkeys(log.read_text().split()))
 
 
@@ -215,22 +213,3 @@ def peak_memory() -> Iterator[Callable[[], int]]:
     finally:
         stop.set()
         thread.join()
-
-
-def bring_up_to_date(todo: Sequence[Step]) -> int:
-    """Run the stale notebooks in order; returns how many ran.
-
-    Raises:
-        RunError: a notebook failed; those before it are done and stay.
-    """
-    ran = 0
-    for place, step in enumerate(todo, 1):
-        parts = step.parts()
-        if reasons := step.stale(parts):
-            more = f" (and {len(reasons) - 1} more)" if reasons[1:] else ""
-            say(f"[{place}/{len(todo)}] {step.name}: {reasons[0]}{more}")
-            execute(step, parts)
-            ran += 1
-        else:
-            record.refresh_prose(step)
-    return ran
