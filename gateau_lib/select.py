@@ -7,7 +7,6 @@ taken, within quotas if there are any.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +17,9 @@ from gateau_lib.scoring.choice import Selection, run
 from gateau_lib.study.command import command, parser
 
 
-def words_of(line: Sequence[str] | None) -> argparse.Namespace:
-    """The options that a command line gives."""
+@command()
+def main(line: Sequence[str] | None = None) -> None:
+    """Select as the command line says."""
     parse = parser("select", __doc__)
     add = parse.add_argument
     add("scores", type=Path, help="scores.parquet, written by python -m gateau_lib.score")
@@ -40,13 +40,7 @@ def words_of(line: Sequence[str] | None) -> argparse.Namespace:
         help="keep the best of contexts whose word 5-shingles have a Jaccard index of J or more, e.g. 0.8",
     )
     add("--seed", type=int, default=0, help="of --score random")
-    return parse.parse_args(line)
-
-
-@command()
-def main(line: Sequence[str] | None = None) -> None:
-    """Select as the command line says."""
-    given = vars(words_of(line))
+    given = vars(parse.parse_args(line))
     ranking = RankOptions(given.pop("combine"), given.pop("alpha"), given.pop("seed"))
     print(run(Selection(**given | {"quota": tuple(given["quota"])}, ranking=ranking)))
 

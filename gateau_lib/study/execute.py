@@ -28,13 +28,10 @@ RUNNING, KERNEL_LOG = "running.ipynb", "kernel.log"  # in the folder of a run th
 
 
 def execute(step: Step, parts: dict[str, str]) -> None:
-    """Run a notebook; its executed copy, stamp and manifest entry appear only if every cell ran.
-
-    Args:
-        parts: what `Step.parts` gives now.
+    """Run a notebook, of which `Step.parts` are now ``parts``; it leaves a record only if every cell ran.
 
     Raises:
-        RunError: a cell raised (the copy is left as ``NN_name.failed.ipynb``) or the kernel died.
+        RunError: a cell raised or the kernel died; the copy is left as ``NN_name.failed.ipynb``.
     """
     inspect(step.path)
     before, last = _evidence(step), record.begin(step)

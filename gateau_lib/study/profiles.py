@@ -146,7 +146,6 @@ class Profile:
     shares: tuple[float, ...] = _at((), "GATEAU README: 1k, 3k and 5k", pair=(0.3,), paper=(0.1, 0.3, 0.5))
     epochs: float = _at(0.0, "GATEAU train/scripts", pair=1.0, paper=2.0)  # over short and selected samples
     batch_samples: int = _at(0, "GATEAU train/scripts: 8 GPUs x 12", pair=32, paper=96)  # samples a step
-    # benchmarks of the published part
     benchmarks: tuple[str, ...] = _at(
         (),
         "GATEAU README; ruler and short-tasks are ours",

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from operator import length_hint
 from typing import TypeVar
 
 CHANGES_NO_RESULT = True  # it tells a waiting person how far the work is
@@ -22,13 +23,9 @@ def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Ite
 
     Work under three seconds is silent. Without a terminal (a notebook's kernel, a log file) a line appears
     every ten seconds; ``GATEAU_PROGRESS_SECONDS`` sets another pace, as the runner does for who is watching.
-
-    Args:
-        label: what is being done, for example ``"HMG, short model"``.
-        total: number of items, for the estimated time; taken from ``len(iterable)`` when it has one.
+    ``label`` says what is done; ``total`` is the number of items, by default their ``len`` if there is one.
     """
-    if total is None and hasattr(iterable, "__len__"):
-        total = len(iterable)  # type: ignore[arg-type]
+    total = length_hint(iterable) or None if total is None else total
     if sys.stderr.isatty():
         from tqdm import tqdm
 

@@ -55,11 +55,9 @@ def label(method: str) -> str:
 
 def look(method: str, place: int) -> dict[str, str]:
     """Colour and marker of a method's line: its own if it has one, else those of its place in the figure."""
-    if method in labels.LOOKS:
-        colour, marker = labels.LOOKS[method]
-        return {"color": colour, "marker": marker}
-    place = LINES.index(method) if method in LINES else place
-    return {"color": CYCLE[place % 8], "marker": MARKERS[place % 8]}
+    place = (LINES.index(method) if method in LINES else place) % 8
+    colour, marker = labels.LOOKS.get(method, (CYCLE[place], MARKERS[place]))
+    return {"color": colour, "marker": marker}
 
 
 def text_table(frame: pd.DataFrame) -> Any:
