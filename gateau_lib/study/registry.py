@@ -74,8 +74,10 @@ def _content() -> Any:
 @cache
 def pairs() -> dict[str, PairEntry]:
     """Homologous pairs by name."""
-    found = _content()["pairs"].items()
-    return {n: PairEntry(n, ModelEntry(**f["short"]), ModelEntry(**f["long"]), f["note"]) for n, f in found}
+    return {
+        name: PairEntry(name, ModelEntry(**fields["short"]), ModelEntry(**fields["long"]), fields["note"])
+        for name, fields in _content()["pairs"].items()
+    }
 
 
 @cache
