@@ -63,6 +63,13 @@ def test_a_room_says_the_same_of_itself(room):
     assert f"{said} ".casefold().startswith(f"{purpose}. ".casefold()), f"gateau_lib/{room}/__init__.py"
 
 
+def test_the_library_readme_and_map_show_one_tree():
+    readme = re.findall(r"^\| `gateau_lib/(\w+)/` \| (.+) \|$", README, flags=re.M)
+    own = re.findall(r"^(\w+)/ +(.+)$", gateau_lib.__doc__ or "", flags=re.M)
+    assert own == [("gateau_lib", "commands"), *readme]
+    assert {name for name, _ in readme} == set(rooms()) - {LIBRARY.name}
+
+
 def test_the_page_has_the_same_formulas():
     rows = re.findall(r"^\| (.+?) \| (\w+) \| (.+?) \|$", PAGE, flags=re.M)
     shown = []
