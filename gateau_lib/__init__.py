@@ -45,7 +45,6 @@ experiments/            what the notebooks call: the study's own pools, runs, ta
 
 scoring/                a user's data set: scored in shards, ranked, selected, reported
     settings            what decides a score, beside data and models
-    worker              what a worker needs before its first shard
     scorer              one record in, one row of scores out
     part_files          shards scored once each: part files that are right or absent
     score_table         the table of scores: columns, writing, reading

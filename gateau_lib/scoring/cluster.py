@@ -2,8 +2,8 @@
 calls.
 
 A worker loads the models once and then scores shard after shard. Data and output lie on a file system that
-all machines see; only the number of a shard travels. Ray starts a worker that died again and gives it its
-shard again.
+all machines see; only a shard's place travels. Ray starts a worker that died again and gives it its shard
+again.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from gateau_lib.data.sharded import Shard
 from gateau_lib.models.pair import Pair
 from gateau_lib.scoring import part_files
-from gateau_lib.scoring.settings import ScoringRun, asked_methods
-from gateau_lib.scoring.worker import prepare
+from gateau_lib.scoring.settings import ScoringRun
 from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.progress import track
 
@@ -32,15 +32,14 @@ class Scorer:
 
     def __init__(self, run: ScoringRun) -> None:
         self.run = run
-        self.pair: Pair | None = None
-        self.made_by: dict[str, Any] = {}
 
-    def about(self) -> dict[str, Any]:
-        """What makes this worker's numbers, see `part_files.makers`."""
-        if self.pair is None:
-            self.pair = prepare(self.run)
-            self.made_by = part_files.makers(self.pair, asked_methods(self.run.options.methods))
-        return self.made_by
+    @cached_property
+    def begun(self) -> tuple[part_files.Job, Pair]:
+        return part_files.begin(self.run)
+
+    def job(self) -> part_files.Job:
+        """The run as this worker sees it."""
+        return self.begun[0]
 
     def finish(self, job: part_files.Job, shard: Shard) -> None:
         """Leave the shard's part file.
@@ -48,12 +47,13 @@ class Scorer:
         Raises:
             ScoreError: this machine holds other models, code or versions than the first worker's.
         """
-        if differing := [name for name, value in self.about().items() if job.made_by.get(name) != value]:
+        mine, pair = self.begun
+        if differing := [name for name in mine.made_by if job.made_by.get(name) != mine.made_by[name]]:
             host, what = socket.gethostname(), ", ".join(differing)
             raise ScoreError(
                 f"machine {host} differs from the first worker's in: {what}; install the same on all machines"
             )
-        part_files.finish(job, shard, cast(Pair, self.pair))  # `about` has loaded it
+        part_files.finish(job, shard, pair)
 
 
 def score(run: ScoringRun, all_shards: Sequence[Shard]) -> part_files.Job:
@@ -75,14 +75,13 @@ def score(run: ScoringRun, all_shards: Sequence[Shard]) -> part_files.Job:
         workers, needs, threads = _layout(run, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         # Workers run in a folder of their own.
         short, long = _absolute(run.short), _absolute(run.long)
-        asked = replace(run, data=run.data.resolve(), short=short, long=cast(str, long), threads=threads)
+        out, data = run.written.absolute(), run.data.absolute()
+        asked = replace(run, data=data, out=out, short=short, long=long, threads=threads)
         remote = ray.remote(Scorer).options(**needs, max_restarts=RETRIES, max_task_retries=RETRIES)
         actors = [remote.remote(asked) for _ in range(min(workers, len(all_shards)))]
-        made_by = ray.get(actors[0].about.remote())
-        job = part_files.Job(asked.data, run.parts.resolve(), run.options, made_by, run.shard_size)
-        for _ in track(
-            _dispatch(ray, actors, job, all_shards), f"scoring, shards of {job.size}", len(all_shards)
-        ):
+        job = ray.get(actors[0].job.remote())
+        done = _dispatch(ray, actors, job, all_shards)
+        for _ in track(done, f"scoring, shards of {run.shard_size}", len(all_shards)):
             pass
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
@@ -110,7 +109,7 @@ def _dispatch(
             running[actor.finish.remote(job, shard)] = actor
 
 
-def _absolute(model: str | None) -> str | None:
+def _absolute(model: str | None) -> Any:
     """A model's folder as an absolute path; a hub id as it is."""
     return str(Path(model).resolve()) if model and Path(model).is_dir() else model
 
@@ -131,19 +130,12 @@ def _layout(
                 f"--workers {workers}: the cluster has {gpus} GPUs, one for each worker; give at most that"
             )
         return workers, {"num_gpus": 1, "num_cpus": 0}, run.threads
-    workers = run.workers or len(
-        machines
-    )  # each holds the models, so more than one a machine is for the user to ask
-
-    def places(threads: int) -> int:
-        return sum(cores // threads for cores in cpus)
-
-    # A worker stays on one machine, so what counts is how many fit there:
-    # for the others Ray would wait for ever.
-    threads = run.threads or max(
-        (n for n in range(1, max(cpus, default=1) + 1) if places(n) >= workers), default=1
-    )
-    if places(threads) < workers:
+    # Each holds the models, so more than one a machine is for the user to ask.
+    workers = run.workers or len(machines)
+    # A worker stays on one machine, so what counts is how many fit there: for the others Ray would wait for ever.
+    fitting = (n for n in range(max(cpus, default=1), 0, -1) if sum(c // n for c in cpus) >= workers)
+    threads = run.threads or next(fitting, 1)
+    if sum(cores // threads for cores in cpus) < workers:
         held = " + ".join(map(str, cpus))
         raise ScoreError(
             f"--workers {workers} of {threads} threads: the cluster has {held} CPU cores; give fewer"
