@@ -1,8 +1,5 @@
-"""Near-identical contexts of a pool: MinHash (Broder 1997) of word shingles finds the candidates,
-their Jaccard index decides.
-
-The signatures and the index of candidates are those of the library `datasketch`.
-"""
+"""Near-identical contexts of a pool: MinHash (Broder 1997, by `datasketch`) of word shingles finds the
+candidates, their Jaccard index decides."""
 
 from __future__ import annotations
 
@@ -60,29 +57,24 @@ def near_identical(
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
-    place = {name: i for i, name in enumerate(ids)}
-    bands, rows = _bands(threshold)
-    index = MinHashLSH(num_perm=PERMUTATIONS, params=(bands, rows))
+    index = MinHashLSH(num_perm=PERMUTATIONS, params=_bands(threshold))
     dropped: dict[str, tuple[str, float]] = {}
-    for name, context in track(list(zip(ids, contexts, strict=True)), "near-identical contexts"):
+    for place, context in enumerate(track(contexts, "near-identical contexts")):
         mine = shingles(context)
         if not mine:
             continue
         mark = signature(mine)
-        close = [
-            (jaccard(mine, shingles(contexts[place[other]])), -place[other]) for other in index.query(mark)
-        ]
+        close = [(jaccard(mine, shingles(contexts[other])), -other) for other in index.query(mark)]
         similarity, best = max(close, default=(0.0, 0))
         if similarity >= threshold:
-            dropped[name] = ids[-best], similarity
+            dropped[ids[place]] = ids[-best], similarity
         else:
-            index.insert(name, mark, check_duplication=False)
+            index.insert(place, mark, check_duplication=False)
     return dropped
 
 
 def _bands(threshold: float, overlooked: float = 0.01) -> tuple[int, int]:
-    """Bands and rows a band of the index: the longest bands that overlook a pair
-    at the threshold rarely enough."""
+    """Bands and rows a band of the index: the longest bands that overlook a pair at the threshold rarely."""
     fits = [(PERMUTATIONS // rows, rows) for rows in range(1, PERMUTATIONS + 1)]
     good = [
         (bands, rows) for bands, rows in fits if bands > 1 and (1 - threshold**rows) ** bands <= overlooked
