@@ -26,11 +26,7 @@ name_in_figures()
 
 @dataclass(frozen=True)
 class Selection:
-    """What is to be selected, how, and where it goes.
-
-    Raises:
-        DataError: settings that make no sense by themselves.
-    """
+    """What is to be selected, how, and where it goes; DataError if that makes no sense by itself."""
 
     scores: Path  # of gateau_lib.score
     data: Path  # that was scored
@@ -65,11 +61,7 @@ class Selection:
 
 
 def records_of(table: Table, path: Path) -> dict[str, tuple[Any, str]]:
-    """The scored records and their places by id; the first record with an id counts, as in scoring.
-
-    Raises:
-        DataError: scores and data do not hold the same ids.
-    """
+    """The scored records and their places by id; DataError unless data and scores hold the same ids."""
     sharded.check_file(path)
     found: dict[str, tuple[Any, str]] = {}
     for where, record in read_records(path):
@@ -95,11 +87,7 @@ def rank(pool: pd.DataFrame, score: str, options: RankOptions) -> pd.DataFrame:
 
 
 def quotas_of(asked: Selection, distinct: pd.DataFrame) -> dict[str, int]:
-    """Source -> samples at most, from ``--quota`` and ``--per-source``.
-
-    Raises:
-        DataError: not of the form SOURCE=N, a source that no sample has, or no sources at all.
-    """
+    """Source -> samples at most, from ``--quota`` and ``--per-source``; DataError if those are bad."""
     sources = Counter(distinct["source"])
     if (asked.quota or asked.per_source) and not set(sources) - {""}:
         remedy = "leave out --quota and --per-source, or add the field"
@@ -120,11 +108,7 @@ def quotas_of(asked: Selection, distinct: pd.DataFrame) -> dict[str, int]:
 
 
 def choose(ranked: pd.DataFrame, asked: Selection) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The ranking with the column ``chosen``, and the quotas; needs the columns ``source, twin``.
-
-    Raises:
-        DataError: more samples asked for than there are, or bad quotas.
-    """
+    """The ranking with the column ``chosen``, and the quotas; DataError if too many samples are asked for."""
     distinct = ranked[ranked["twin"].isna()]
     quotas, many = quotas_of(asked, distinct), len(distinct)
     if not asked.per_source:
@@ -184,11 +168,7 @@ def _sizes(part: pd.DataFrame) -> str:
 
 
 def run(asked: Selection) -> str:
-    """Write the selection and its report; returns the summary to print.
-
-    Raises:
-        DataError: scores or data that cannot be used.
-    """
+    """Write the selection and its report; the summary to print. DataError: input that cannot be used."""
     table = read_scores(asked.scores)
     records = records_of(table, asked.data)
     pool, why = usable(table, asked.score)

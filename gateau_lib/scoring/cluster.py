@@ -27,8 +27,7 @@ RETRIES = 3  # times that a worker may die before the run gives up
 
 
 class Scorer:
-    """One worker; the models are loaded by its first call, so that what is wrong with them comes back as
-    that call's error."""
+    """One worker; its first call loads the models, so that a fault of theirs is that call's error."""
 
     def __init__(self, run: ScoringRun) -> None:
         self.run = run
@@ -42,11 +41,7 @@ class Scorer:
         return self.begun[0]
 
     def finish(self, job: part_files.Job, shard: Shard) -> None:
-        """Leave the shard's part file.
-
-        Raises:
-            ScoreError: this machine holds other models, code or versions than the first worker's.
-        """
+        """Leave the shard's part file; ScoreError if models or code here are not the first worker's."""
         mine, pair = self.begun
         if differing := [name for name in mine.made_by if job.made_by.get(name) != mine.made_by[name]]:
             host, what = socket.gethostname(), ", ".join(differing)
@@ -57,8 +52,7 @@ class Scorer:
 
 
 def score(run: ScoringRun, all_shards: Sequence[Shard]) -> part_files.Job:
-    """Every shard finished on the cluster that ``RAY_ADDRESS`` names, one that runs on this machine, or a new
-    local one.
+    """Every shard finished on the cluster that ``RAY_ADDRESS`` names, one that runs here, or a new local one.
 
     Raises:
         ScoreError: Ray is missing, the cluster is too small for the workers asked for, or workers keep dying.
@@ -117,11 +111,7 @@ def _absolute(model: str | None) -> Any:
 def _layout(
     run: ScoringRun, machines: Sequence[dict[str, float]]
 ) -> tuple[int, dict[str, float], int | None]:
-    """Number of workers, what each reserves, and its CPU threads (None: whatever the GPU's host gives).
-
-    Args:
-        machines: what each has, as Ray counts it.
-    """
+    """Number of workers, what each reserves, and its CPU threads (None: whatever the GPU's host gives)."""
     gpus, cpus = sum(int(m.get("GPU", 0)) for m in machines), [int(m.get("CPU", 0)) for m in machines]
     if gpus and (run.device or "cuda").startswith("cuda"):
         workers = run.workers or gpus

@@ -22,12 +22,12 @@ from gateau_lib.study.whole_files import atomic_write
 
 
 def score(run: ScoringRun) -> list[Part]:
-    """Leave the table and the manifest of a run (from `settings.resolve`), reusing the shards that are
-    finished; returns its parts without their rows.
+    """Leave the table and the manifest of a run (from `settings.resolve`); its parts, without their rows.
+
+    Finished shards are reused.
 
     Raises:
         DataError, ModelError, ScoreError: input, models or files that cannot be used.
-        OSError: something cannot be written; what is finished stays.
     """
     shards = sharded.index(run.data, run.shard_size)
     with whole_files.locked(run.parts):
@@ -60,8 +60,7 @@ def describe(run: ScoringRun, made_by: dict[str, Any]) -> dict[str, Any]:
 def manifest(
     job: part_files.Job, shards: Sequence[sharded.Shard], done: Sequence[Part], about: dict[str, Any]
 ) -> dict[str, Any]:
-    """What made a table: content of data, models, options and code, and the tokens and seconds that each
-    shard took."""
+    """What made a table: content of data, models, options and code, and what each shard took."""
     run, listed = job.run, []
     for shard, part in zip(shards, done, strict=True):
         entry = {"part": job.part(shard).name, "rows": shard.rows, "sha256": shard.sha256}

@@ -21,8 +21,7 @@ _WORD = re.compile(rf"[{_IDEOGRAPH}]|[^\W{_IDEOGRAPH}]+")
 
 
 def shingles(text: str) -> set[str]:
-    """Every run of `SHINGLE` words of a text, case and punctuation aside;
-    a shorter text is one shingle, an empty one none."""
+    """Every run of `SHINGLE` words, case and punctuation aside; a shorter text is one shingle."""
     words = _WORD.findall(text.casefold()) or text.split()
     count = max(1, len(words) - SHINGLE + 1) if words else 0
     return {" ".join(words[i : i + SHINGLE]) for i in range(count)}
@@ -44,16 +43,12 @@ def signature(of: set[str]) -> MinHash:
 def near_identical(
     ids: Sequence[str], contexts: Sequence[str], threshold: float
 ) -> dict[str, tuple[str, float]]:
-    """Samples to drop, each with the kept sample that it nearly equals and their Jaccard index,
-    in the order of ``ids``.
+    """Samples to drop, each with the kept one that it nearly equals and their Jaccard index, in order.
 
     Whoever comes first is kept: give the pool best first. A sample is dropped if its context's shingles have
-    a Jaccard index of at least ``threshold`` with those of a kept one; samples without context are never
-    dropped. A pair is overlooked if its signatures agree in no band of the index, with probability below 1 %
-    at the threshold and less above it.
-
-    Args:
-        threshold: above 0 and at most 1; 1 drops contexts whose shingles are the same.
+    a Jaccard index of at least ``threshold``, in (0, 1], with those of a kept one; one without context never
+    is. A pair is overlooked if its signatures agree in no band of the index, with probability below 1 % at
+    the threshold and less above it.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")

@@ -65,8 +65,7 @@ def begin(run: ScoringRun) -> tuple[Job, Pair]:
 
 
 def makers(pair: Pair, methods: Sequence[Method]) -> dict[str, Any]:
-    """What decides a row beside data and options: the models (see `pair.identity`), the code, the versions
-    below it.
+    """What decides a row beside data and options: models (see `pair.identity`), code, versions below it.
 
     Of the methods only those that are asked for count: a new one, or an edit of another, makes no part stale.
     """
@@ -95,12 +94,7 @@ def read_part(path: Path, rows: int) -> Part | None:
 
 
 def finish(job: Job, shard: Shard, pair: Pair) -> None:
-    """Score the shard and leave its part file, unless that is there already.
-
-    Raises:
-        DataError: the data changed since the run began.
-        OSError: the part cannot be written (a full disk, say); nothing half-written stays.
-    """
+    """Score the shard and leave its part file, whole or not at all, unless that is there already."""
     path, options = job.part(shard), job.run.options
     if read_part(path, shard.rows) is not None:
         return
@@ -114,11 +108,7 @@ def finish(job: Job, shard: Shard, pair: Pair) -> None:
 
 
 def parts(job: Job, shards: Sequence[Shard]) -> Iterator[Part]:
-    """The finished parts in the order of the data, one in memory at a time.
-
-    Raises:
-        ScoreError: one of them is gone or damaged.
-    """
+    """The finished parts in the order of the data, one in memory at a time; ScoreError if one is gone."""
     for shard in shards:
         part = read_part(job.part(shard), shard.rows)
         if part is None:

@@ -104,7 +104,6 @@ def page(
         name: of the score, as `select` takes it.
         quotas: source -> samples at most.
         left_out: id and reason.
-        shipped: the tiny pair scored.
 
     Raises:
         DataError: segments that do not fit their sample.

@@ -38,8 +38,7 @@ KINDS = {"text": pa.string(), "numbers": pa.list_(pa.float64()), "integers": pa.
 
 @dataclass(frozen=True)
 class Part:
-    """What scoring one shard gave: its rows, the tokens of each pass (see `reader.Reader`), and what it
-    took."""
+    """What scoring one shard gave: rows, tokens of each pass (see `reader.Reader`), and time."""
 
     rows: list[dict[str, Any]]
     counts: dict[str, dict[str, int]]
@@ -48,8 +47,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Segments:
-    """What scoring left of one sample's segments: loss of the response given each alone, share of
-    attention, borders."""
+    """What scoring left of one sample's segments."""
 
     nll: list[float]  # (segments,) nats a token
     attention: list[float]  # (segments,) share of the response's attention, averaged over layers
@@ -58,8 +56,7 @@ class Segments:
 
 @dataclass(frozen=True)
 class Table:
-    """A score table: a dict a row without the columns `SEGMENTS`, and what the table says of the models
-    that scored."""
+    """A score table: a dict a row without the columns `SEGMENTS`, and what the table says of itself."""
 
     path: Path
     rows: list[dict[str, Any]]
@@ -78,11 +75,8 @@ def write_table(parts: Iterable[Part], about: dict[str, Any], path: Path) -> lis
     """Write the rows of the parts as Parquet, whole or not at all; equal rows give equal bytes.
 
     Args:
-        parts: in the order of the data; one is in memory at a time.
+        parts: in the order of the data; one is in memory at a time. They are returned without their rows.
         about: what the table says about itself.
-
-    Returns:
-        The parts without their rows.
     """
     kinds = {"id": pa.string(), "error": pa.string()} | dict.fromkeys(LENGTHS, pa.int64())
     kinds |= {column: KINDS[kind] for column, kind in DETAILS.items()}
@@ -109,11 +103,7 @@ def write_table(parts: Iterable[Part], about: dict[str, Any], path: Path) -> lis
 
 
 def read_scores(path: Path) -> Table:
-    """A score table.
-
-    Raises:
-        DataError: no such file, not a score table, one of a newer library, an id twice, a NaN or infinity.
-    """
+    """A score table; DataError if it is none, of a newer library, or holds an id twice, a NaN or infinity."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; write it with python -m gateau_lib.score")
     try:
@@ -145,12 +135,7 @@ def read_scores(path: Path) -> Table:
 
 
 def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
-    """Rows that a method can rank, and how many are left out for which reason.
-
-    Raises:
-        DataError: the table does not hold what the method needs, mixes ways of finding CAM, or nothing is
-            left.
-    """
+    """Rows that a method can rank, and how many are left out for which reason; DataError if none is left."""
     method, path = METHODS[name], table.path
     for column in method.needs:
         if all(row.get(column) is None for row in table.rows):

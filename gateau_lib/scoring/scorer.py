@@ -39,8 +39,7 @@ def score_items(
     methods: Sequence[Method],
     counts: dict[str, Counter[str]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows with ``id``, ``error``, `score_table.LENGTHS` and the columns of the methods, one an item in its
-    order.
+    """Rows with ``id``, ``error``, `score_table.LENGTHS` and the methods' columns, one an item in its order.
 
     A value is None where nothing was computed. A sample whose loss is not finite, or that does not fit into
     memory alone, is an error row and does not touch the others.

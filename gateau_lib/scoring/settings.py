@@ -72,8 +72,7 @@ def resolve(
     only_plan: bool = False,
     **where: Any,
 ) -> ScoringRun:
-    """The run that these words ask for; lengths that are not given come from the models' windows, see
-    `lengths`.
+    """The run that these words ask for; what is not given comes from the models' windows, see `lengths`.
 
     Reads the models' configurations, no weights.
 
@@ -82,9 +81,7 @@ def resolve(
         where: fields of `ScoringRun` from ``dtype`` on.
 
     Raises:
-        ScoreError: words that cannot be meant.
-        DataError: an output that would write over the data.
-        ModelError: no model there.
+        ScoreError, DataError, ModelError: words that cannot be meant, no model there.
     """
     counted = {"segment-length": segment_length, "max-length": max_length, "prolong-pairs": prolong_pairs}
     counted |= {name: where.get(name.replace("-", "_")) for name in ("shard-size", "workers", "threads")}
@@ -116,11 +113,7 @@ def resolve(
 
 
 def asked_methods(names: Sequence[str]) -> list[Method]:
-    """The methods of these names, in the library's order.
-
-    Raises:
-        ScoreError: an unknown name, or none.
-    """
+    """The methods of these names, in the library's order; ScoreError: an unknown name, or none."""
     asked = {name.strip() for name in names if name.strip()}
     if unknown := sorted(asked - set(SCORED)):
         raise ScoreError(f"--methods: unknown method {unknown[0]!r}; choose from {', '.join(SCORED)}")

@@ -80,10 +80,7 @@ def measurement(section: str, what: str, seconds: float | None, count: Mapping[s
 def _best(
     device: torch.device, works: Mapping[str, Callable[..., Any]], repeats: int = 1
 ) -> dict[str, tuple[float, Counter[str], Any]]:
-    """Best seconds of each work, what it counts and what it returns; waits for the device.
-
-    They take turns, so that what else the machine does meets all of them.
-    """
+    """Best seconds, counts and result of each work; they take turns, so that other load meets all of them."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda _: None
     found: dict[str, tuple[float, Counter[str], Any]] = {}
     for name, work in list(works.items()) * repeats:
@@ -150,11 +147,7 @@ def score_by_library(
 
 
 def compare_procedures(pair: Pair, n: int, window: int, segment: int, repeats: int = 2) -> list[Row]:
-    """Best seconds and tokens of HMG and CAM over ``n`` samples of log-uniform lengths (`log_uniform`).
-
-    Raises:
-        ScoreError: the procedures disagree about a loss.
-    """
+    """Best seconds and tokens of HMG and CAM over ``n`` samples; ScoreError if the losses differ."""
     samples = random_samples(pair, log_uniform(n, window))
     procedures: dict[str, Callable[..., np.ndarray]] = {
         "exact": partial(score_by_library, adaptive=False),
@@ -182,11 +175,7 @@ def tolerance(pair: Pair) -> float:
 
 
 def compare_prolong(pair: Pair, pairs: int = PAIRS, segment: int = SEGMENT) -> list[Row]:
-    """Seconds and tokens of ProLong on one document that has just more than ``pairs`` pairs of segments.
-
-    Raises:
-        ScoreError: the two scores disagree.
-    """
+    """The same of ProLong on one document that has just more than ``pairs`` pairs of segments."""
     n = next(n for n in range(2, pairs + 2) if n * (n - 1) // 2 >= pairs)
     document = np.random.default_rng(0).integers(3, pair.long.config.vocab_size, n * segment).tolist()
     shape: dict[str, Any] = {"segment_length": segment, "pairs": pairs, "window_segments": max(n, 256)}

@@ -169,11 +169,7 @@ Chat = Endpoint | Local
 
 @lru_cache(maxsize=1)  # a judge marks several runs; a large model is loaded once
 def open_model(spec: str) -> Chat:
-    """The model of that spelling: ``http://host:8000/v1#name``, a folder, or a hub id.
-
-    Raises:
-        ChatError: no name, or a key inside the address. ModelError: no model there.
-    """
+    """The model of that spelling, see above; ChatError: no name, a key inside it. ModelError: none there."""
     if not spec:
         raise ChatError("no model is named; give http://host:8000/v1#name, a folder or a hub id")
     if spec.startswith(("http://", "https://")):

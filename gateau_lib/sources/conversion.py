@@ -32,8 +32,8 @@ def convert(files: Sequence[Path], kind: Literal["long", "short"], name: str, ou
         name: of the data set; every sample's ``source``, and the beginning of an id where a record has none.
 
     Returns:
-        ``read``, ``kept``, ``cut to first exchange`` (kept without later turns) and ``dropped``: number of
-        records by reason.
+        Numbers of records: ``read``, ``kept``, ``cut to first exchange`` (kept without later turns), and
+        ``dropped`` by reason.
 
     Raises:
         DataError: a file that cannot be read; the place is named.
@@ -69,11 +69,7 @@ def _unusable(fault: str) -> RecordError:
 
 
 def long_sample(record: Any, identifier: str, source: str) -> tuple[Sample, int]:
-    """The first exchange of a LongAlign record (see `longalign.from_record`), and how many turns follow it.
-
-    Raises:
-        RecordError: no messages, another order of turns, an empty response.
-    """
+    """The first exchange of a LongAlign record (`longalign.from_record`), and how many turns follow it."""
     more = 0
     if isinstance(record, dict):
         record = record | {"id": record.get("id") or identifier, "source": source}
@@ -85,12 +81,8 @@ def long_sample(record: Any, identifier: str, source: str) -> tuple[Sample, int]
 def short_sample(record: Any, identifier: str, source: str) -> tuple[Sample, int]:
     """The first question and answer of a conversation, and how many turns follow them.
 
-    The conversation is ShareGPT's (``conversations``: from, value), or stands in ``messages``. One with a
-    turn that is neither the user's nor the assistant's is dropped: open-instruct does so, and LongAlign
-    followed it.
-
-    Raises:
-        RecordError: no turns, such a turn, no question at the beginning, no answer to it, or an empty one.
+    It is ShareGPT's (``conversations``: from, value), or stands in ``messages``. One with a turn of anybody
+    else is dropped: open-instruct does so, and LongAlign followed it.
     """
     turns = _turns(record)
     roles = [role for role, _ in turns]
@@ -124,11 +116,7 @@ def _turns(record: Any) -> list[tuple[str, str]]:
 
 
 def rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Records of a file with their places: JSON lines, a JSON list, Parquet, or a table with a header.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """Records of a file (JSON lines, a JSON list, Parquet, CSV with a header) with their places."""
     if path.suffix in (".jsonl", ".parquet"):
         yield from read_records(path)
     elif path.suffix == ".csv":
@@ -149,14 +137,7 @@ def rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def unpack(files: Sequence[Path], names: Sequence[str], out: Path) -> dict[str, int]:
-    """Write each task's records to ``out/<task>.jsonl``, from LongBench's archive or files of those names.
-
-    Returns:
-        Records by task.
-
-    Raises:
-        DataError: a task that is nowhere, or a broken archive.
-    """
+    """Write tasks' records to ``out/<task>.jsonl``, from LongBench's archive or files; records by task."""
     counts = {}
     for name in names:
         content = _content(files, f"{name}.jsonl")
@@ -187,11 +168,7 @@ def questions(table: Path, out: Path) -> int:
 
 
 def texts(files: Sequence[Path]) -> list[str]:
-    """Plain texts: whole ``.txt`` files, or the column ``text`` of tables; empty ones are left out.
-
-    Raises:
-        DataError: a table without that column, a file that is not UTF-8, or no text at all.
-    """
+    """Plain texts that are not empty: whole ``.txt`` files, or the column ``text`` of tables."""
     found = []
     for path in files:
         if path.suffix == ".txt":

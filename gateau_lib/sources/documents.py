@@ -27,11 +27,7 @@ class Document:
 
 
 def files(source: Path) -> list[Path]:
-    """The files with documents in a folder, by path, or the one file.
-
-    Raises:
-        DataError: nothing there.
-    """
+    """The files with documents in a folder, by path, or the one file; DataError if there are none."""
     if not source.exists():
         raise DataError(f"{source}: no such folder; give one with {', '.join(SUFFIXES)} files")
     paths = sorted(source.rglob("*")) if source.is_dir() else [source]
@@ -42,11 +38,7 @@ def files(source: Path) -> list[Path]:
 
 
 def documents(source: Path, limit: int | None = None) -> Iterator[Document]:
-    """The documents of a folder, by path, or of one file; read one by one.
-
-    Raises:
-        DataError: nothing there, or a JSONL file with a bad line.
-    """
+    """The documents of a folder, by path, or of one file, read one by one; DataError names a bad line."""
     root = source if source.is_dir() else source.parent
     found = ((path.relative_to(root).as_posix(), path) for path in files(source))
     yield from islice((document for name, path in found for document in _read(path, name)), limit)

@@ -42,11 +42,7 @@ def revisions(study: Study) -> dict[str, str]:
 
 
 def model(study: Study, name: str) -> Path:
-    """The folder of a model: a local folder as it is, a hub id's snapshot (named after its commit).
-
-    Raises:
-        HubError: no model there; see `snapshot`.
-    """
+    """The folder of a model: a local folder as it is, a hub id's snapshot (named after its commit)."""
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file():
         return folder
@@ -57,10 +53,7 @@ def model(study: Study, name: str) -> Path:
 
 
 def identity(study: Study, name: str) -> str:
-    """What tells a model from another of the same name: a hub id's commit, or a hash of a local folder.
-
-    The hash is of its small files and of the sizes and times of the large ones.
-    """
+    """What tells a model from its namesakes: a commit, or a hash (of large files: of size and time)."""
     folder = model(study, name)
     if folder.name in revisions(study).values():
         return folder.name
@@ -73,8 +66,7 @@ def snapshot(study: Study, repo: str, kind: Kind = "model") -> Path:
     """The folder of a repository's snapshot in the hub's cache, at the pinned commit; fetched if need be.
 
     Raises:
-        HubError: out of reach, gated, incomplete, without weights that can be loaded, or another commit than
-            the pinned one.
+        HubError: out of reach, gated, not whole, not to be loaded, or another commit than the pinned one.
     """
     entry, revision = _entry(repo, kind), required(study, repo, kind)
     if entry and entry.revision and entry.revision != revision:

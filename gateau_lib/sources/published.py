@@ -52,10 +52,7 @@ def _samples(study: Study, key: str, kind: Literal["long", "short"]) -> Path:
 def files_of(study: Study, key: str) -> tuple[list[Path], dict[str, Any]]:
     """Files of a data set in the order they are read, and the beginning of its card.
 
-    They lie in ``$GATEAU_DATA/<key>`` if there is such a folder.
-
-    Raises:
-        HubError: out of reach, or a folder of one's own without them.
+    They lie in ``$GATEAU_DATA/<key>`` if there is such a folder; HubError if they can be had nowhere.
     """
     entry, own = registry.data_sets()[key], os.environ.get("GATEAU_DATA")
     root, revision = Path(own or "").expanduser() / key, None

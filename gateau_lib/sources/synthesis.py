@@ -178,11 +178,7 @@ def _with_documents(order: Order, chosen: Sequence[Task]) -> Iterator[tuple[Docu
 
 
 def check(order: Order) -> None:
-    """Refuse options that cannot be meant, before anything is read or asked.
-
-    Raises:
-        ScoreError, DataError: name the option or the place.
-    """
+    """Refuse options that cannot be meant (ScoreError, DataError), before anything is read or asked."""
     for name in ("per_document", "limit", "max_length", "max_new_tokens", "parallel"):
         if (value := getattr(order, name)) is not None and value < 1:
             raise ScoreError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
@@ -198,8 +194,7 @@ def run(order: Order) -> str:
     """Make the samples; returns the text to print.
 
     Raises:
-        ChatError, DataError, ModelError, ScoreError: model, documents or options that cannot be used, or no
-            sample was kept.
+        ChatError, DataError, ModelError, ScoreError: input that cannot be used, or no sample was kept.
     """
     start = time.monotonic()
     check(order)

@@ -78,10 +78,7 @@ def _settle(waiting: set[Future[None]]) -> set[Future[None]]:
 
 
 class _Talk:
-    """Requests of one call, each tried until it is answered or refused, and the append-only file of them.
-
-    A line that a kill left torn is asked again.
-    """
+    """Requests of one call, and the append-only file of them; a line that a kill left torn is asked again."""
 
     def __init__(self, model: Chat, file: FileIO) -> None:
         self.model, self.file, self.path = model, file, Path(file.name)
