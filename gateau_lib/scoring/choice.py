@@ -183,18 +183,19 @@ def run(asked: Selection) -> str:
     ranked["similarity"] = [twins.get(name, (None, None))[1] for name in samples]
     ranked, quotas = choose(ranked, asked)
     facts = facts_of(ranked, why, asked, table)
-    shipped = bool(table.about.get("shipped_pair"))
     segments = table.segments(report.shown(ranked)["id"].tolist())
     left_out = [(str(row["id"] or ""), row["error"]) for row in table.rows if row["error"] is not None]
-    page = report.page(ranked, samples, facts, asked.score, quotas, segments, left_out, shipped)
+    warning = report.WARNING if table.about.get("shipped_pair") else ""
+    more = {"facts": facts, "left_out": left_out, "warning": warning}
+    page = report.page(ranked, samples, segments, quotas, asked.score, **more)
     written = [asked.out, atomic_write(asked.report, page)]
     if asked.dedup is not None:
         gone = ranked.loc[ranked["twin"].notna(), ["id", "twin", "similarity"]].to_dict("records")
         written.append(atomic_write(asked.dropped, _lines(gone)))
     # Last, so that a selection without its report is none.
     atomic_write(asked.out, _lines([records[name][0] for name in ranked.loc[ranked["chosen"], "id"]]))
-    warning = [f"warning: {report.WARNING}"] if shipped else []
-    return "\n".join([*(f"{k}: {v}" for k, v in facts), *warning, f"written: {', '.join(map(str, written))}"])
+    said = [f"{name}: {fact}" for name, fact in facts] + ([f"warning: {warning}"] if warning else [])
+    return "\n".join([*said, f"written: {', '.join(map(str, written))}"])
 
 
 def _lines(records: Sequence[Any]) -> str:

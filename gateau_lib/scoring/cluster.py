@@ -1,9 +1,7 @@
-"""The shards of a run on a Ray cluster: one worker a GPU or per some cores, each calling what a local run
-calls.
+"""The shards of a run on a Ray cluster: one worker a GPU or per some cores, calling what a local run calls.
 
-A worker loads the models once and then scores shard after shard. Data and output lie on a file system that
-all machines see; only a shard's place travels. Ray starts a worker that died again and gives it its shard
-again.
+Data and output lie on a file system that all machines see; only a shard's place travels. Ray starts a worker
+that died again and gives it its shard again.
 """
 
 from __future__ import annotations
@@ -44,10 +42,10 @@ class Scorer:
         """Leave the shard's part file; ScoreError if models or code here are not the first worker's."""
         mine, pair = self.begun
         if differing := [name for name in mine.made_by if job.made_by.get(name) != mine.made_by[name]]:
-            host, what = socket.gethostname(), ", ".join(differing)
-            raise ScoreError(
-                f"machine {host} differs from the first worker's in: {what}; install the same on all machines"
+            what = (
+                f"machine {socket.gethostname()} differs from the first worker's in: {', '.join(differing)}"
             )
+            raise ScoreError(f"{what}; install the same on all machines")
         part_files.finish(job, shard, pair)
 
 
@@ -60,17 +58,15 @@ def score(run: ScoringRun, all_shards: Sequence[Shard]) -> part_files.Job:
     try:
         import ray  # an optional package
     except ImportError:
-        raise ScoreError(
-            "--engine ray: Ray is not installed; pip install ray in this environment, or leave it out"
-        ) from None
+        remedy = "pip install ray in this environment, or leave it out"
+        raise ScoreError(f"--engine ray: Ray is not installed; {remedy}") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         workers, needs, threads = _layout(run, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         # Workers run in a folder of their own.
-        short, long = _absolute(run.short), _absolute(run.long)
-        out, data = run.written.absolute(), run.data.absolute()
-        asked = replace(run, data=data, out=out, short=short, long=long, threads=threads)
+        models = {"short": _absolute(run.short), "long": _absolute(run.long)}
+        asked = replace(run, data=run.data.absolute(), out=run.written.absolute(), threads=threads, **models)
         remote = ray.remote(Scorer).options(**needs, max_restarts=RETRIES, max_task_retries=RETRIES)
         actors = [remote.remote(asked) for _ in range(min(workers, len(all_shards)))]
         job = ray.get(actors[0].job.remote())
@@ -80,9 +76,8 @@ def score(run: ScoringRun, all_shards: Sequence[Shard]) -> part_files.Job:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayActorError:
-        raise ScoreError(
-            f"--engine ray: a worker died {RETRIES + 1} times, most likely out of memory; give fewer --workers"
-        ) from None
+        why = f"a worker died {RETRIES + 1} times, most likely out of memory"
+        raise ScoreError(f"--engine ray: {why}; give fewer --workers") from None
     finally:
         ray.shutdown()
     return job
@@ -108,26 +103,21 @@ def _absolute(model: str | None) -> Any:
     return str(Path(model).resolve()) if model and Path(model).is_dir() else model
 
 
-def _layout(
-    run: ScoringRun, machines: Sequence[dict[str, float]]
-) -> tuple[int, dict[str, float], int | None]:
+def _layout(run: ScoringRun, machines: Sequence[dict[str, float]]) -> tuple[int, dict[str, int], int | None]:
     """Number of workers, what each reserves, and its CPU threads (None: whatever the GPU's host gives)."""
     gpus, cpus = sum(int(m.get("GPU", 0)) for m in machines), [int(m.get("CPU", 0)) for m in machines]
     if gpus and (run.device or "cuda").startswith("cuda"):
         workers = run.workers or gpus
         if workers > gpus:
-            raise ScoreError(
-                f"--workers {workers}: the cluster has {gpus} GPUs, one for each worker; give at most that"
-            )
+            held = f"the cluster has {gpus} GPUs, one for each worker"
+            raise ScoreError(f"--workers {workers}: {held}; give at most that")
         return workers, {"num_gpus": 1, "num_cpus": 0}, run.threads
     # Each holds the models, so more than one a machine is for the user to ask.
     workers = run.workers or len(machines)
-    # A worker stays on one machine, so what counts is how many fit there: for the others Ray would wait for ever.
+    # A worker stays on one machine, so what counts is how many fit there: Ray would wait for ever for others.
     fitting = (n for n in range(max(cpus, default=1), 0, -1) if sum(c // n for c in cpus) >= workers)
     threads = run.threads or next(fitting, 1)
     if sum(cores // threads for cores in cpus) < workers:
-        held = " + ".join(map(str, cpus))
-        raise ScoreError(
-            f"--workers {workers} of {threads} threads: the cluster has {held} CPU cores; give fewer"
-        )
+        held = f"the cluster has {' + '.join(map(str, cpus))} CPU cores"
+        raise ScoreError(f"--workers {workers} of {threads} threads: {held}; give fewer")
     return workers, {"num_cpus": threads}, threads

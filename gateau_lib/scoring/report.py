@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +87,10 @@ def shown(ranked: pd.DataFrame) -> pd.DataFrame:
 def page(
     ranked: pd.DataFrame,
     samples: Mapping[str, Sample],
-    facts: Sequence[tuple[str, str]],
-    name: str,
-    quotas: Mapping[str, int],
     segments: Mapping[str, Segments],
-    left_out: Sequence[tuple[str, str]],
-    shipped: bool,
+    quotas: Mapping[str, int],
+    name: str,
+    **more: Any,
 ) -> str:
     """The report as HTML; needs no other file and no network.
 
@@ -100,15 +98,14 @@ def page(
         ranked: the usable samples, best first, index 0, 1, ..., with the columns ``id, score, tokens,
             n_dropped, chosen, source, twin, similarity`` and, if scored, ``hmg, cam``.
         samples, segments: by id.
-        facts: rows of the table at the top.
-        name: of the score, as `select` takes it.
         quotas: source -> samples at most.
-        left_out: id and reason.
+        name: of the score, as `select` takes it.
+        more: ``facts`` (rows of the table at the top), ``left_out`` (id and reason), ``warning``.
 
     Raises:
         DataError: segments that do not fit their sample.
     """
-    called = label(name)
+    called, gone = label(name), ranked[ranked["twin"].notna()]
     parts = [part for part in ("hmg", "cam") if part in ranked and part != name]
     lines = []
     for place, row in shown(ranked).iterrows():
@@ -121,17 +118,12 @@ def page(
     figures.append(scatter(ranked, "tokens", "score", called))
     if {"hmg", "cam"} <= set(ranked.columns):
         figures.append(scatter(ranked, "hmg", "cam", called))
-    gone = ranked[ranked["twin"].notna()]
-    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
-    pages = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, **options)
+    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "autoescape": True}
+    pages = jinja2.Environment(undefined=jinja2.StrictUndefined, **options)
     pages.filters["snippet"] = snippet
+    pages.globals |= {"called": called, "listed": LISTED, "red": RED, "blue": BLUE}
     return pages.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        called=called,
-        warning=WARNING if shipped else "",
-        facts=facts,
-        figures=[
-            (fig.axes[0].get_title(loc="left"), b64encode(svg(fig).encode()).decode()) for fig in figures
-        ],
+        figures=[(f.axes[0].get_title(loc="left"), b64encode(svg(f).encode()).decode()) for f in figures],
         lengths=_lengths(ranked),
         sources=_sources(ranked, quotas),
         segmented=bool(segments),
@@ -139,10 +131,7 @@ def page(
         top=lines[:ENDS],
         bottom=lines[ENDS:],
         twins=[(r.id, r.twin, f"{r.similarity:.3f}", f"{r.score:#.4g}") for r in gone.itertuples()],
-        left_out=left_out,
-        listed=LISTED,
-        red=RED,
-        blue=BLUE,
+        **more,
     )
 
 

@@ -24,12 +24,12 @@ def page(twins=None, **more) -> str:
     columns |= {"source": more.pop("source", "<web>"), "twin": twins, "similarity": 0.9 if twins else np.nan}
     ranked = pd.DataFrame({"id": NAMES, "score": np.linspace(1, 0, N), **columns})
     samples = {name: Sample(name, "<i>context</i> " * 9, "<b>Why?</b>", "<u>So.</u>") for name in NAMES}
-    rest = {"quotas": {}, "segments": {}, "left_out": [], "shipped": False}
-    return report.page(ranked, samples, [("a <fact>", "its & value")], "longest", **rest | more)
+    rest = {"facts": [("a <fact>", "its & value")], "left_out": [], "warning": ""} | more
+    return report.page(ranked, samples, rest.pop("segments", {}), {}, "longest", **rest)
 
 
 def test_every_text_is_escaped():
-    text = page(left_out=[("<id>", "<reason>")], shipped=True)
+    text = page(left_out=[("<id>", "<reason>")], warning=report.WARNING)
     for written in ("<s00>", "<web>", "<i>context", "<b>Why", "<u>So", "<fact>", "<id>", "<reason>"):
         assert written not in text
     assert "its &amp; value" in text and text.count("&lt;b&gt;Why?&lt;/b&gt;") == 2 * report.ENDS
