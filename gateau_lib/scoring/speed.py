@@ -120,25 +120,18 @@ def log_uniform(n: int, window: int) -> list[int]:
     return [int(window / 8 * 8 ** ((i + 0.5) / n)) for i in range(n)]
 
 
-def score_as_released(
-    pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter[str]
+def score(
+    how: str, pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter[str]
 ) -> np.ndarray:
-    """HMG and CAM by the released procedures; the gap between the models' losses, (n,).
-
-    The short model is stretched, which costs nothing, so that the losses can be compared.
-    """
-    on = replace(released.Defects(), raw_short_reader=False)
-    short, long = released.released_hmg(pair, samples, window, defects=on, count=count)
-    released.released_cam(pair, samples, window, segment, count=count)
-    return short - long
-
-
-def score_by_library(
-    pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter[str], adaptive: bool
-) -> np.ndarray:
-    """HMG and CAM by the library, with exact or with adaptive importance; the gap, (n,)."""
+    """HMG and CAM by the library, "exact" or "adaptive", or as "released"; the gap between the losses, (n,)."""
+    if how == "released":
+        # The short model is stretched, which costs nothing, so that the losses can be compared.
+        on = replace(released.Defects(), raw_short_reader=False)
+        short, long = released.released_hmg(pair, samples, window, defects=on, count=count)
+        released.released_cam(pair, samples, window, segment, count=count)
+        return short - long
     passes = model_passes.long_pass(pair.long, samples, segment, count=count)
-    if adaptive:
+    if how == "adaptive":
         cam_adaptive.adaptive_importance(pair.long, samples, passes, segment, count=count)
     else:
         model_passes.segment_importance(pair.long, samples, segment, count=count)
@@ -148,15 +141,10 @@ def score_by_library(
 
 def compare_procedures(pair: Pair, n: int, window: int, segment: int, repeats: int = 2) -> list[Row]:
     """Best seconds and tokens of HMG and CAM over ``n`` samples; ScoreError if the losses differ."""
-    samples = random_samples(pair, log_uniform(n, window))
-    procedures: dict[str, Callable[..., np.ndarray]] = {
-        "exact": partial(score_by_library, adaptive=False),
-        "adaptive": partial(score_by_library, adaptive=True),
-        "released": score_as_released,
-    }
-    for procedure in procedures.values():
-        procedure(pair, samples[:1], window, segment, Counter())  # first calls of a kernel are slow
-    works = {name: partial(each, pair, samples, window, segment) for name, each in procedures.items()}
+    samples, works = random_samples(pair, log_uniform(n, window)), {}
+    for how in ("exact", "adaptive", "released"):
+        score(how, pair, samples[:1], window, segment, Counter())  # first calls of a kernel are slow
+        works[how] = partial(score, how, pair, samples, window, segment)
     found = _best(pair.long.device, works, repeats)
     rows = {name: measurement("HMG + CAM", name, *best[:2], samples=n) for name, best in found.items()}
     rows["exact"]["fewest_tokens"] = cam_adaptive.minimum_tokens(samples, segment)
