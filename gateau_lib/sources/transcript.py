@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
@@ -83,8 +84,8 @@ class _Talk:
     def __init__(self, model: Chat, file: FileIO) -> None:
         self.model, self.file, self.path = model, file, Path(file.name)
         self.answers: dict[str, Reply] = {}
-        self.refused: dict[str, Reply] = {}  # by this call
-        self.answered = 0  # by this call
+        self.refused: dict[str, Reply] = {}
+        self.finished: Counter[str] = Counter()  # by this call
         self.ended, self.turn = threading.Event(), threading.Lock()
         end = 0
         with self.path.open("rb") as lines:
@@ -101,8 +102,7 @@ class _Talk:
         file.truncate(end)
 
     def _keep(self, key: str, reply: Reply) -> None:
-        if reply.finish != "refused":
-            self.answers[key] = reply
+        (self.refused if reply.finish == "refused" else self.answers)[key] = reply
 
     def missing(self, requests: Iterable[Request], keys: list[str]) -> Iterator[tuple[str, Request]]:
         """Requests without an answer, each once, with their keys; the keys of all are put into ``keys``."""
@@ -134,11 +134,8 @@ class _Talk:
                 if self.ended.wait(pause):
                     return  # another request ended the run
         self.add(key, request, reply, begin)
-        if reply.finish != "refused":
-            self.answered += 1
-            return
-        self.refused[key] = reply
-        if not self.answered and len(self.refused) >= REFUSALS:
+        self.finished[reply.finish] += 1
+        if self.finished.total() == self.finished["refused"] >= REFUSALS:
             fault = f"refused the first {REFUSALS} requests: {reply.error}"
             raise ChatError(f"{self.model.name} {fault}; see {self.path}")
 
