@@ -1,5 +1,4 @@
-"""A whole data set scored, in six stations: index, models, shards, table, manifest, summary; none is visited
-twice."""
+"""A whole data set scored, in six stations: index, models, shards, table, manifest, summary."""
 
 from __future__ import annotations
 

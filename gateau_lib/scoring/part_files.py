@@ -1,9 +1,8 @@
 """Shards scored once each: part files that are right or absent.
 
-A part file is named by the content of everything that decides its rows: the records, the models' weights, the
-options, the library's code and the versions below it. A restarted run ends with the same bytes, and a changed
-option never meets old parts. Whoever scores a shard, in this process or on another machine, calls `begin`
-once, then `finish`.
+A part file is named by the content of all that decides its rows: records, weights, options, code, versions.
+So a restarted run ends with the same bytes, and a changed option never meets old parts. Whoever scores
+shards, in this process or on another machine, calls `begin` once, then `finish` for each.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The score table: its columns, writing it, and reading it back with the rows that a method can rank.
 
 A row a record, in input order. The columns are those of every registered method; one that was not asked for
-is empty. What the table says about itself rides along as metadata under ``gateau``, with the number of its
-format.
+is empty. What the table says about itself is metadata under ``gateau``, with the number of its format.
 """
 
 from __future__ import annotations
@@ -113,15 +112,11 @@ def read_scores(path: Path) -> Table:
         raise DataError(f"{path}: not a Parquet file ({reason(error)})") from None
     about = json.loads((schema.metadata or {}).get(b"gateau", b"{}"))
     if about.get("format", FORMAT) > FORMAT:  # the first tables did not say
-        raise DataError(
-            f"{path}: a score table of format {about['format']}, and this library reads up to {FORMAT}; "
-            "update the library, or score the data again with this one"
-        )
+        what = f"a score table of format {about['format']}, and this library reads up to {FORMAT}"
+        raise DataError(f"{path}: {what}; update the library, or score the data again with this one")
     if about.get("as_released"):
-        raise DataError(
-            f"{path}: scored by the released procedures with their defects, which no selection should be "
-            "made from; score the data again"
-        )
+        what = "scored by the released procedures with their defects, which no selection should be made from"
+        raise DataError(f"{path}: {what}; score the data again")
     if not rows or not {"id", "error", *LENGTHS} <= rows[0].keys():
         raise DataError(f"{path}: not a score table; write it with python -m gateau_lib.score")
     for number, row in enumerate(rows, 1):

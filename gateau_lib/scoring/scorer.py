@@ -1,8 +1,6 @@
-"""One record in, one row out: every method's score of a few samples, each model reading each of them as
-seldom as possible.
+"""One record in, one row out: every method's scores, each model reading a sample as seldom as possible.
 
-A sample that cannot be scored is a row that says why and never touches the others. Ranks and other statements
-about the whole pool are left to the selection.
+Ranks and other statements about the whole pool are left to the selection.
 """
 
 from __future__ import annotations

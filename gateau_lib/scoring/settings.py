@@ -1,5 +1,4 @@
-"""A scoring run with everything decided: data, models, options, where it runs. The command's words end
-here."""
+"""A scoring run with everything decided: data, models, options, where it runs."""
 
 from __future__ import annotations
 
@@ -100,12 +99,10 @@ def resolve(
     short, long = names(short, long, needs_short(asked))
     segment, longest, window = lengths(short, long, shipped, segment_length, max_length)
     if segment < 2 and "prolong" in named:
-        raise ScoreError(
-            "--segment-length must be at least 2 for prolong: a segment's first token has no loss"
-        )
-    options = Options(
-        named, reading, segment, longest, window, prolong_pairs, chat=chat_template, adaptive=adaptive
-    )
+        why = "a segment's first token has no loss"
+        raise ScoreError(f"--segment-length must be at least 2 for prolong: {why}")
+    more = {"chat": chat_template, "adaptive": adaptive}
+    options = Options(named, reading, segment, longest, window, prolong_pairs, **more)
     run = ScoringRun(data, out, options, short, long, shipped, **where)
     if not only_plan:
         check_out(run.written, [data], [run.manifest], run.parts)

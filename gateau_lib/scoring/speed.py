@@ -123,7 +123,7 @@ def log_uniform(n: int, window: int) -> list[int]:
 def score(
     how: str, pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter[str]
 ) -> np.ndarray:
-    """HMG and CAM by the library, "exact" or "adaptive", or as "released"; the gap between the losses, (n,)."""
+    """HMG and CAM by the library, "exact" or "adaptive", or as "released"; the gap of the losses, (n,)."""
     if how == "released":
         # The short model is stretched, which costs nothing, so that the losses can be compared.
         on = replace(released.Defects(), raw_short_reader=False)
