@@ -144,9 +144,8 @@ study/                  the ground: profiles, artefacts and their keys, workers,
     store               artefacts by the key of their content
     evidence            the small files that git keeps: metrics, tables, ids, figures
     whole_files         files that appear whole or not at all, and locks
-    code_hash           a hash of the library code that a piece of code depends on
-    definitions         what every definition says, and which others it names
-    bindings            where names in the modules lead
+    code_hash           content keys: what a piece of code says and all that it names
+    definitions         what the modules define, import and run, and where names lead
     keys                the content keys of all code that makes results
     outputs             what a command is about to write, checked before any work
     workers             many small jobs over a few processes
