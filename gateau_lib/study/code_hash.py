@@ -47,15 +47,12 @@ def source_hash(code: Sequence[ModuleType | Any], package: Path = PACKAGE) -> st
     """
     roots = []
     for item in code:
-        name, part = (
-            (item.__name__, WHOLE) if isinstance(item, ModuleType) else (item.__module__, item.__qualname__)
-        )
-        head, _, module = name.partition(".")
+        whole = isinstance(item, ModuleType)
+        head, _, module = (item.__name__ if whole else item.__module__).partition(".")
         if head != package.name:
-            raise ValueError(
-                f"{item!r} is not code of {package.name}; pass modules, functions or classes of it"
-            )
-        roots.append(Node(module, part.split(".")[0]))
+            fix = f"pass modules, functions or classes of {package.name}"
+            raise ValueError(f"{item!r} is not code of {package.name}; {fix}")
+        roots.append(Node(module, WHOLE if whole else item.__qualname__.split(".")[0]))
     return definition_hash(roots, package)
 
 
@@ -77,16 +74,14 @@ def text_parts(source: str, package: Path = PACKAGE) -> dict[str, str]:
     """
     ours = library(package)
     reader = Reader(ours)
-    body, reader.looked_up = definitions.parse(source, "a notebook", package.name)
+    body, reader.bound = definitions.parse(source, "a notebook", package.name)
     reader.names = {}
     start = {Node("", "<code>"): reader.read(body)}
     reached = _reach(start, ours)
     parts = {"<key>": _key(start, reached)}
     for node, each in reached.items():
-        name = (
-            f"{node.module}.{node.name}".strip(".") if node.name != FILE else f"{FILE} {each.text.split()[0]}"
-        )
-        parts[name] = digest(json.dumps([each.text, *(named.name for named in each.named)]))
+        name = f"{FILE} {each.text.split()[0]}" if node.name == FILE else f"{node.module}.{node.name}"
+        parts[name.strip(".")] = digest(json.dumps([each.text, *(named.name for named in each.named)]))
     return parts
 
 
@@ -107,10 +102,9 @@ def path_hash(path: Path) -> str:
 def library(package: Path) -> Library:
     """The package as its files are now; what was read of equal files before is not read again."""
     files = sorted(p for p in package.rglob("*") if p.is_file() and not NOT_COUNTED & {*p.parts})
+    names = (p.relative_to(package).as_posix() for p in files)
     contents = (p.read_text(encoding="utf-8") if p.suffix == ".py" else path_hash(p) for p in files)
-    return _library(
-        package.name, tuple(zip((p.relative_to(package).as_posix() for p in files), contents, strict=True))
-    )
+    return _library(package.name, tuple(zip(names, contents, strict=True)))
 
 
 @lru_cache(maxsize=4)
@@ -162,24 +156,21 @@ def definition(library: Library, node: Node) -> Definition:
     if node.name == FILE:
         return Definition(f"{node.module.split('/')[-1]} {library.files[node.module]}")
     home, reader = library.module(node.module), Reader(library, node.module, node.name)
-    passed_on = {name: reader.find(target) for name, target in home.unnamed.items()}
-    if node.name == ON_IMPORT:  # of the package around too, and of what is imported and not used
-        reader.modules |= {
-            node.module.rpartition(".")[0],
-            *(each.module for each in passed_on.values() if each),
-        }
-        return reader.read(home.on_import)
-    if node.name == WHOLE:  # what others can look up in it by name, and what it does as a script
+    if node.name in (WHOLE, ON_IMPORT):
+        passed_on = {name: found for name, target in home.unnamed.items() if (found := reader.find(target))}
+        if node.name == ON_IMPORT:  # of the package around too, and of what is imported and not used
+            reader.modules |= {node.module.rpartition(".")[0], *(each.module for each in passed_on.values())}
+            return reader.read(home.on_import)
+        # What others can look up in it by name, and what it does as a script.
         own = {name: Node(node.module, name) for name in home.definitions if name != MARKED}
-        parts = {name: each for name, each in (passed_on | own).items() if each and library.counts(each)}
-        names = sorted(parts)
-        reader.named += [parts[name] for name in names]
+        parts = {name: each for name, each in sorted((passed_on | own).items()) if library.counts(each)}
+        reader.named += parts.values()
         main = reader.read(home.main)
-        return main._replace(text=json.dumps([names, main.text]))
+        return main._replace(text=json.dumps([*parts, main.text]))
     before = home.imports.get(node.name, "")  # and then bound again, from what it was
     first = reader.follow(before) if isinstance(before, Node) else before
-    found = reader.read(home.definitions[node.name])
-    return found._replace(text=first + found.text)
+    said = reader.read(home.definitions[node.name])
+    return said._replace(text=first + said.text)
 
 
 class Reader:
@@ -192,18 +183,19 @@ class Reader:
     def __init__(self, library: Library, module: str = "", own: str = "") -> None:
         self.library, self.own, self.home = library, own, library.module(module)
         self.names = self.home.imports | {name: Node(module, name) for name in self.home.definitions}
-        self.looked_up, self.local = self.home.looked_up, set[str]()
+        self.bound, self.local = self.home.bound, set[str]()
         self.named: list[Node] = []
         self.modules = {module}  # whose import it needs
 
     def read(self, statements: Sequence[ast.stmt]) -> Definition:
         """What the statements say."""
         imports = [each for item in statements for each in ast.walk(item) if isinstance(each, IMPORT)]
-        for _, name, target in (each for item in imports for each in imported(item, self.library.package)):
+        for item, (_, name, target) in (
+            (i, each) for i in imports for each in imported(i, self.library.package)
+        ):
             if isinstance(target, Node):
-                self.local.add(name)
-                found = self.find(target)
-                self.modules |= {found.module} if found else set()
+                self.local |= set() if item in statements else {name}
+                self.modules |= {found.module} if (found := self.find(target)) else set()
                 if name == WHOLE or self.names.setdefault(name, target) != target:
                     self.follow(target)
         text = self.write(list(statements))[1:-1]
@@ -267,9 +259,9 @@ class Reader:
         return target or (SELF if node.id == self.own and isinstance(node.ctx, ast.Store) else node.id)
 
     def _target(self, node: ast.Name) -> Node | str | None:
-        """What a name stands for that is not bound around its place."""
-        asked = isinstance(node.ctx, ast.Load) and (node.lineno, node.col_offset) in self.looked_up
-        return self.names.get(node.id) if asked or node.id in self.local else None
+        """What a name stands for that is not bound around its place, or imported there."""
+        bound = (node.lineno, node.col_offset) in self.bound and node.id not in self.local
+        return None if bound or not isinstance(node.ctx, ast.Load) else self.names.get(node.id)
 
     def _Constant(self, node: ast.Constant) -> str:
         if not isinstance(node.value, str):

@@ -15,7 +15,8 @@ from gateau_lib.study.errors import UserError
 CHANGES_NO_RESULT = True  # it says what a result is called, not what it is
 MARKED = "CHANGES_NO_RESULT"
 WHOLE, ON_IMPORT, FILE = "*", "", "<file>"
-LOOKS_UP = {code for name, code in dis.opmap.items() if "GLOBAL" in name or name == "LOAD_NAME"}
+LOCAL = {code for name, code in dis.opmap.items() if re.search("FAST|DEREF|CLOSURE", name)}
+OUTSIDE = {code for name, code in dis.opmap.items() if "GLOBAL" in name or name == "LOAD_NAME"}
 IMPORT = ast.Import | ast.ImportFrom
 Places = set[tuple[int | None, int | None]]  # line, column
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
@@ -36,7 +37,7 @@ class Module(NamedTuple):
     unnamed: dict[str, Node]  # imports of ours that it does not use: to run, or for others to find
     on_import: list[ast.stmt]
     main: list[ast.stmt]  # what runs as a script only
-    looked_up: Places  # places of names that Python looks up in the module
+    bound: Places  # of names that Python does not look up in the module
     no_result: bool | tuple[str, ...]  # whether it is marked, or which of its definitions
 
 
@@ -92,7 +93,7 @@ class Library:
 
 
 def parse(text: str, path: str, package: str) -> tuple[list[ast.stmt], Places]:
-    """Statements of a text, their imports by full names, and the places of names that are looked up in its module.
+    """Statements of a text, their imports by full names, and places of names that are not looked up in its module.
 
     Raises:
         UserError: it is no Python.
@@ -108,21 +109,26 @@ def parse(text: str, path: str, package: str) -> tuple[list[ast.stmt], Places]:
     for each in ast.walk(tree):
         if isinstance(each, ast.ImportFrom) and each.level:
             each.module = ".".join([*folders[: len(folders) - each.level + 1], *filter(None, [each.module])])
-    return tree.body, _looked_up(code)
+    steps = list(_steps(code))
+    places, outside = ({place for step, place in steps if step in kind} for kind in (LOCAL, OUTSIDE))
+    return tree.body, places - outside
 
 
-def _looked_up(code: CodeType) -> Places:
-    steps = zip(code.co_code[::2], code.co_positions(), strict=True)
-    found = {(line, column) for step, (line, _, column, _) in steps if step in LOOKS_UP}
-    return found.union(*(_looked_up(each) for each in code.co_consts if isinstance(each, CodeType)))
+def _steps(code: CodeType) -> Iterator[tuple[int, tuple[int | None, int | None]]]:
+    """What Python does in a code and in those inside it, and for which line and column."""
+    for step, (line, _, column, _) in zip(code.co_code[::2], code.co_positions(), strict=True):
+        yield step, (line, column)
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield from _steps(each)
 
 
 def _module(text: str, path: str, package: str) -> Module:
     """The parts of a module; raises ValueError if it marks as changing no result what it does not define."""
-    body, looked_up = parse(text, path, package)
+    body, bound = parse(text, path, package)
     nodes = (each for item in body for each in ast.walk(item))
     read = {each.id for each in nodes if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)}
-    found = Module({}, {}, {}, [], [], looked_up, False)
+    found = Module({}, {}, {}, [], [], bound, False)
     for statement in body:  # it grows
         if isinstance(statement, IMPORT):
             named = {name: target for _, name, target in imported(statement, package)}
