@@ -55,7 +55,7 @@ class Library:
         rooms = {room for path in texts for room in PurePosixPath(path).parents}  # with an __init__.py or not
         paths = {(room / "__init__.py").as_posix() for room in rooms} | {*texts}
         self.paths = {re.sub(r"(^|/)__init__$", "", path[:-3]).replace("/", "."): path for path in paths}
-        names = sorted(map(re.escape, self.paths), reverse=True)  # the longest first
+        names = sorted(map(re.escape, filter(None, self.paths)), reverse=True)  # the longest first
         self.told = re.compile(rf"(^\s*(?:python3? )?(?:-m )?)?\b{package}\.({'|'.join(names)})\b")
         self._modules: dict[str, Module] = {}
 
@@ -163,7 +163,11 @@ def _defined(statement: ast.stmt) -> list[str]:
         return [statement.name]
     if not isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
         return []
-    names = (each for each in ast.walk(statement) if isinstance(each, ast.Name))
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    inside = (each.target for each in ast.walk(statement) if isinstance(each, ast.NamedExpr))
+    names = (
+        each for target in (*targets, *inside) for each in ast.walk(target) if isinstance(each, ast.Name)
+    )
     return [each.id for each in names if isinstance(each.ctx, ast.Store)]
 
 

@@ -266,6 +266,15 @@ def test_names_that_one_statement_binds_are_told_apart(package):
     assert found(package, "e.f") != before
 
 
+def test_a_name_inside_a_constant_is_none_of_the_module(package):
+    write(package, e="from pack import b\nBOTH = [b for b in 'xy'], (DEEP := 1)\ndef f():\n    return DEEP, b.one\n")
+    before = found(package, "e.f", "e.BOTH")
+    edit(package, "b.py", "def three(x):\n    return x", "def three(x):\n    return 2 * x")
+    assert found(package, "e.f", "e.BOTH") == before
+    edit(package, "e.py", ":= 1", ":= 2")
+    assert found(package, "e.f") != before[:1]
+
+
 def test_a_name_that_is_imported_and_bound_again_is_both(package):
     write(package, e="from pack.b import one\none = cached(one)\n", f="from os import sep\nsep = 2 * sep\n")
     texts = ["from pack import e\ne.one(1)", "from pack import f\ngetattr(f, name)"]
