@@ -156,10 +156,9 @@ study/                  the ground: profiles, artefacts and their keys, workers,
     intervals           means and their intervals over seeds
     style               colours, labels, byte-stable SVG
     labels              what readers see in place of short names
-    manifest            what made each result, where, at what cost
+    manifest            how a run is recorded: what made each result, where, at what cost
     notebooks           notebooks as data
     staleness           what a notebook depends on, and whether it is still good
-    record              how a run of a notebook is recorded
     execute             one notebook through papermill
 
 Formulas

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from gateau_lib.study import manifest, notebooks, record
+from gateau_lib.study import manifest, notebooks
 from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.progress import say
 from gateau_lib.study.staleness import RunError, Step, inspect
-from gateau_lib.study.store import Study, results_root
+from gateau_lib.study.store import TRACKED, Study, results_root
 from gateau_lib.study.whole_files import atomic_write
 
 KERNEL = "gateau"
@@ -38,7 +38,7 @@ def execute(step: Step, parts: dict[str, str]) -> None:
         RunError: a cell raised (the copy is left as ``NN_name.failed.ipynb``) or the kernel died.
     """
     inspect(step.path)
-    before, last = evidence(step), record.begin(step)
+    before, last = evidence(step), manifest.begin(step)
     start, began = time.monotonic(), time.time()
     with tempfile.TemporaryDirectory(prefix="gateau-") as scratch, PeakMemory() as memory:
         artefacts = _run_cells(step, Path(scratch), memory)
@@ -49,7 +49,9 @@ def execute(step: Step, parts: dict[str, str]) -> None:
         (step.study.root / name).unlink()  # an earlier version of the notebook wrote it, this one did not
     atomic_write(step.executed, notebooks.write_text(executed))
     seconds = time.monotonic() - start
-    record.finish(step, parts, artefacts, record.entry(step, last, artefacts, began, seconds, memory.peak))
+    manifest.finish(
+        step, parts, artefacts, manifest.entry(step, last, artefacts, began, seconds, memory.peak)
+    )
     say(f"      done in {seconds:.0f} s, {memory.peak / 2**30:.1f} GB at most")
 
 
@@ -89,7 +91,7 @@ def _run_cells(step: Step, scratch: Path, memory: PeakMemory) -> list[str]:
 
 def evidence(step: Step) -> dict[str, tuple[int, int]]:
     """The notebook's files with what changes when a file is written again."""
-    found = (p for folder in manifest.TRACKED for p in (step.study.root / folder).glob(f"{step.number}_*"))
+    found = (p for folder in TRACKED for p in (step.study.root / folder).glob(f"{step.number}_*"))
     return {p.relative_to(step.study.root).as_posix(): (p.stat().st_mtime_ns, p.stat().st_ino) for p in found}
 
 
@@ -255,7 +257,7 @@ def bring_up_to_date(todo: Sequence[Step]) -> int:
             execute(step, parts)
             ran += 1
         else:
-            record.refresh_prose(step)
+            manifest.refresh_prose(step)
     return ran
 
 

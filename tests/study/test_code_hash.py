@@ -267,7 +267,10 @@ def test_names_that_one_statement_binds_are_told_apart(package):
 
 
 def test_a_name_inside_a_constant_is_none_of_the_module(package):
-    write(package, e="from pack import b\nBOTH = [b for b in 'xy'], (DEEP := 1)\ndef f():\n    return DEEP, b.one\n")
+    write(
+        package,
+        e="from pack import b\nBOTH = [b for b in 'xy'], (DEEP := 1)\ndef f():\n    return DEEP, b.one\n",
+    )
     before = found(package, "e.f", "e.BOTH")
     edit(package, "b.py", "def three(x):\n    return x", "def three(x):\n    return 2 * x")
     assert found(package, "e.f", "e.BOTH") == before

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 
 from gateau_lib import run
-from gateau_lib.study import code_hash, execute, manifest, notebooks, record, staleness
+from gateau_lib.study import code_hash, execute, manifest, notebooks, staleness
 from gateau_lib.study.store import open_study
 
 PARAMETERS = 'profile: str = "cpu"\nseed: int = 0\nscale: float = 1.0'
@@ -385,7 +385,7 @@ def test_a_notebook_that_finds_artefacts_ready_still_tells_its_whole_cost(folder
     ],
 )
 def test_what_was_built_side_by_side_counts_once(spans, seconds):
-    assert record.covered(spans) == seconds
+    assert manifest.covered(spans) == seconds
 
 
 def test_another_seed_has_a_folder_of_its_own(done, capsys):
