@@ -1,9 +1,8 @@
 """Content keys of code: hashes of what a piece of code depends on, wherever in the library that lies.
 
-The unit is the top-level definition, read as its syntax tree without docstrings, comments and layout. A name that
-leads to one of ours becomes a mark and leads there. So where a thing lies, how it is imported, and what a module,
-a function or a constant is called count nowhere. Names of classes count, since messages and printed values hold
-them.
+The unit is the top-level definition, read as its syntax tree without docstrings, comments and layout. A name
+that leads to one of ours becomes a mark and leads there. So where a thing lies, how it is imported, and what
+a module, a function or a constant is called count nowhere. Names of classes count: messages hold them.
 
 - A module that is used as a value (``getattr(figures, name)``) or named where a string begins (``python -m
   gateau_lib.score``) counts whole, with the names in it.
@@ -13,7 +12,7 @@ them.
 - ``CHANGES_NO_RESULT = True`` at the top of a module takes all of it out of every key, a tuple of names takes
   out those definitions: an edit there must not throw away what was computed.
 
-Not seen: a name put together at run time, also for ``globals()``, and what another module does to a definition.
+Not seen: a name put together at run time (``globals()``), and what another module does to a definition.
 """
 
 from __future__ import annotations

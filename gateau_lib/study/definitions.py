@@ -93,7 +93,7 @@ class Library:
 
 
 def parse(text: str, path: str, package: str) -> tuple[list[ast.stmt], Places]:
-    """Statements of a text, their imports by full names, and places of names that are not looked up in its module.
+    """Statements of a text, imports by full names, and places of names that are not looked up in its module.
 
     Raises:
         UserError: it is no Python.
@@ -172,7 +172,7 @@ def _defined(statement: ast.stmt) -> list[str]:
 
 
 def imported(statement: IMPORT, package: str) -> Iterator[tuple[ast.alias, str, Node | str]]:
-    """Names that an import binds, and what they stand for; `WHOLE` where what is used of it cannot be told."""
+    """Names that an import binds and what they stand for; `WHOLE` where what is used cannot be told."""
     for alias in statement.names:
         if isinstance(statement, ast.ImportFrom):
             name, full = alias.name, f"{statement.module}.{alias.name}"

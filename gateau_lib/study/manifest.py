@@ -1,6 +1,6 @@
 """How a run of a notebook is recorded: taken back before it begins, written when every cell has run.
 
-The stamp in the cache says what the run was made from and what it left, the manifest of the results folder on what
+The stamp in the cache says what the run was made from and left, the manifest of the results folder on what
 machine and at what cost, with each file's sha256. A run that fails leaves neither.
 
 A notebook's ``seconds`` are the wall-clock seconds that it costs when the notebooks before it have run and

@@ -101,11 +101,10 @@ class Step:
         found |= {f"parameter {k}": json.dumps(v) for k, v in self.parameters.items()}
         for step in self.upstream:
             # Later notebooks read numbers, not pictures; the last one shows the pictures too.
-            folders = EVIDENCE if self.number == "08" else EVIDENCE[:-1]
-            kept = {k: v for k, v in step.last().get("files", {}).items() if k.split("/")[0] in folders}
-            found[f"what {step.name} left"] = digest(
-                json.dumps([kept, step.last().get("artefacts")], sort_keys=True)
-            )
+            folders, last = EVIDENCE if self.number == "08" else EVIDENCE[:-1], step.last()
+            kept = {k: v for k, v in last.get("files", {}).items() if k.split("/")[0] in folders}
+            left = json.dumps([kept, last.get("artefacts")], sort_keys=True)
+            found[f"what {step.name} left"] = digest(left)
         results = self.study.root.parent
         beside = (path for name in READS.get(self.number, ()) for path in results.glob(name))
         for path in sorted(path for path in beside if not path.is_relative_to(self.study.root)):
@@ -114,19 +113,12 @@ class Step:
         return found | computing()
 
     def stale(self, parts: dict[str, str]) -> list[str]:
-        """Why this notebook must run, one reason each; empty when what it left is still good.
-
-        Args:
-            parts: what `parts` gives now.
-        """
+        """Why this notebook must run, one reason each; empty when what it left is still good for `parts`."""
         last = self.last()
         if not last:
             return ["failed last time" if self.failed.exists() else "has not run here"]
-        if CODE not in last["parts"]:
-            return ["ran before keys were made as they are now"]
-        gone = [
-            f"artefact {name} is gone" for name in last["artefacts"] if not (self.study.cache / name).exists()
-        ]
+        cache = self.study.cache
+        gone = [f"artefact {name} is gone" for name in last["artefacts"] if not (cache / name).exists()]
         for name, sha in last["files"].items():
             file = self.study.root / name
             if not file.exists() or path_hash(file) != sha:
@@ -141,10 +133,10 @@ def computing() -> dict[str, str]:
 
 def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """What changed between two sets of `Step.parts`, one reason each; a move or renaming of code is none."""
-    reasons = [] if before[CODE] == now[CODE] else _where(before, now)
+    reasons = [] if before.get(CODE) == now[CODE] else _where(before, now)
     for name in sorted(before | now):
         old, new = before.get(name), now.get(name)
-        if old == new or name == CODE or _explains(name):
+        if old == new or name in (CODE, OWN) or name.startswith(LIBRARY):
             continue
         if old is None or new is None:
             reasons.append(f"{name} is {'new' if old is None else 'no longer used'}")
@@ -156,18 +148,16 @@ def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
 
 def _where(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """Which definitions a change of the code comes from; a moved one is known by its content or its name."""
-    old, new = ({name: each for name, each in parts.items() if _explains(name)} for parts in (before, now))
+    old, new = (
+        {name: each for name, each in parts.items() if name.startswith((OWN, LIBRARY))}
+        for parts in (before, now)
+    )
     said_before, said_now = set(old.values()), set(new.values())
     came = {name: name.split(".")[-1] for name in new if new[name] not in said_before}
     gone = {name: name.split(".")[-1] for name in old if old[name] not in said_now}
     found = [f"{name} {'changed' if short in gone.values() else 'is new'}" for name, short in came.items()]
     found += [f"{name} is no longer used" for name, short in gone.items() if short not in came.values()]
     return sorted(found) or ["names in the code stand for other definitions"]
-
-
-def _explains(part: str) -> bool:
-    """Whether a part only tells where a change comes from."""
-    return part == OWN or part.startswith(LIBRARY)
 
 
 def notebooks_folder() -> Path:
@@ -178,8 +168,8 @@ def notebooks_folder() -> Path:
     """
     folder = Path(os.environ.get("GATEAU_NOTEBOOKS") or PACKAGE.parent / "notebooks")
     if not folder.is_dir():
-        fix = "an installed library has no notebooks: clone the repository and run there, or set GATEAU_NOTEBOOKS"
-        raise RunError(f"{folder}: no such folder; {fix}", 2)
+        fix = "clone the repository and run there, or set GATEAU_NOTEBOOKS"
+        raise RunError(f"{folder}: no such folder; an installed library has no notebooks: {fix}", 2)
     return folder
 
 

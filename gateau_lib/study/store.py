@@ -33,7 +33,7 @@ UNKEYED = {
     "keyed": False
 }  # metadata of a data class's field that says how a result is computed, not what it is
 TRACKED = ("metrics", "tables", "selected", "figures", "notebooks")  # folders of a study that git keeps
-# In the name of a folder: a rehearsal begins with the first, another seed and changed sizes end with the second.
+# In a folder's name: a rehearsal begins with the first, another seed and changed sizes end with the second.
 OTHER = re.compile(rf"^{REHEARSED}|-(seed-?\d+|custom-[0-9a-f]{{6}})$")
 PINS = "revisions.json"  # commits of models and data that a study has met
 BUILT = "built.json"  # in an artefact's folder: when it was built
