@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import gateau_lib
 from gateau_lib.study import definitions
-from gateau_lib.study.definitions import FILE, IMPORT, MARKED, ON_IMPORT, WHOLE, Library, Node, imported
+from gateau_lib.study.definitions import FILE, MARKED, ON_IMPORT, WHOLE, Library, Node, imported
 
 CHANGES_NO_RESULT = True  # it says what a result is called, not what it is
 PACKAGE = Path(gateau_lib.__file__).parent
@@ -188,15 +188,13 @@ class Reader:
 
     def read(self, statements: Sequence[ast.stmt]) -> Definition:
         """What the statements say."""
-        imports = [each for item in statements for each in ast.walk(item) if isinstance(each, IMPORT)]
-        for item, (_, name, target) in (
-            (i, each) for i in imports for each in imported(i, self.library.package)
-        ):
-            if isinstance(target, Node):
-                self.local |= set() if item in statements else {name}
-                self.modules |= {found.module} if (found := self.find(target)) else set()
-                if name == WHOLE or self.names.setdefault(name, target) != target:
-                    self.follow(target)
+        for item in (each for statement in statements for each in ast.walk(statement)):
+            for _, name, target in imported(item, self.library.package):
+                if isinstance(target, Node):
+                    self.local |= set() if item in statements else {name}
+                    self.modules |= {found.module} if (found := self.find(target)) else set()
+                    if name == WHOLE or self.names.setdefault(name, target) != target:
+                        self.follow(target)
         text = self.write(list(statements))[1:-1]
         brings = (Node(name, ON_IMPORT) for name in sorted(self.modules))
         return Definition(text, self.named, [each for each in brings if self.library.counts(each)])
@@ -239,7 +237,7 @@ class Reader:
 
     _AsyncFunctionDef = _FunctionDef
 
-    def _Import(self, node: IMPORT) -> str:
+    def _Import(self, node: ast.Import | ast.ImportFrom) -> str:
         named = imported(node, self.library.package)
         kept = [alias for alias, _, target in named if not isinstance(target, Node)]
         return self.fields(node, names=self.write(kept)) if kept else ""

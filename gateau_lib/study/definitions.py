@@ -130,8 +130,7 @@ def _module(text: str, path: str, package: str) -> Module:
     read = {each.id for each in nodes if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)}
     found = Module({}, {}, {}, [], [], bound, False)
     for statement in body:  # it grows
-        if isinstance(statement, IMPORT):
-            named = {name: target for _, name, target in imported(statement, package)}
+        if named := {name: target for _, name, target in imported(statement, package)}:
             found.imports.update(named)
             found.on_import.extend([statement] if WHOLE in named else [])
         elif names := _defined(statement):
@@ -171,19 +170,20 @@ def _defined(statement: ast.stmt) -> list[str]:
     return [each.id for each in names if isinstance(each.ctx, ast.Store)]
 
 
-def imported(statement: IMPORT, package: str) -> Iterator[tuple[ast.alias, str, Node | str]]:
+def imported(statement: ast.AST, package: str) -> Iterator[tuple[ast.alias, str, Node | str]]:
     """Names that an import binds and what they stand for; `WHOLE` where what is used cannot be told."""
+    if not isinstance(statement, IMPORT):
+        return
     for alias in statement.names:
-        if isinstance(statement, ast.ImportFrom):
-            name, full = alias.name, f"{statement.module}.{alias.name}"
-        else:
-            name, full = alias.name.split(".")[0], alias.name
+        plain = isinstance(statement, ast.Import)
+        full = alias.name if isinstance(statement, ast.Import) else f"{statement.module}.{alias.name}"
         head, _, rest = full.partition(".")
+        name = alias.asname or (head if plain else alias.name)
         if head != package:
-            yield alias, alias.asname or name, full
-        elif isinstance(statement, ast.ImportFrom):
-            yield alias, alias.asname or name, Node(rest.rpartition(".")[0], name)
+            yield alias, name, full
+        elif not plain:
+            yield alias, name, Node(rest.rpartition(".")[0], alias.name)
         else:
-            yield alias, alias.asname or name, Node(rest if alias.asname else "", WHOLE)
+            yield alias, name, Node(rest if alias.asname else "", WHOLE)
             if rest and not alias.asname:
                 yield alias, WHOLE, Node(rest, WHOLE)

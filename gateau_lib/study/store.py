@@ -24,14 +24,10 @@ from gateau_lib.study.code_hash import PACKAGE, digest, path_hash, source_hash
 from gateau_lib.study.profiles import REHEARSED, Profile, named, resolve
 from gateau_lib.study.whole_files import atomic_write
 
-CHANGES_NO_RESULT = (
-    "artefact",
-    "kept_artefact",
-    "artefact_folder",
-)  # what a result is called, when it is made
-UNKEYED = {
-    "keyed": False
-}  # metadata of a data class's field that says how a result is computed, not what it is
+# What a result is called and when it is made.
+CHANGES_NO_RESULT = ("artefact", "kept_artefact", "artefact_folder")
+# Metadata of a data class's field that says how a result is computed, not what it is.
+UNKEYED = {"keyed": False}
 TRACKED = ("metrics", "tables", "selected", "figures", "notebooks")  # folders of a study that git keeps
 # In a folder's name: a rehearsal begins with the first, another seed and changed sizes end with the second.
 OTHER = re.compile(rf"^{REHEARSED}|-(seed-?\d+|custom-[0-9a-f]{{6}})$")
@@ -80,11 +76,8 @@ def open_study(profile: str, seed: int = 0, **overrides: Any) -> Study:
 def _share_pins(own: Path, home: Path, first: Path) -> None:
     """Let a study read the models and data of those it belongs to, as far as it has met no others itself."""
     # Each time: the others may have met more since.
-    met = [
-        (folder / PINS).read_text(encoding="utf-8")
-        for folder in (first, home, own)
-        if (folder / PINS).exists()
-    ]
+    paths = [folder / PINS for folder in (first, home, own)]
+    met = [path.read_text(encoding="utf-8") for path in paths if path.exists()]
     found = {name: commit for text in met for name, commit in json.loads(text).items()}
     text = json.dumps(found, indent=1, sort_keys=True) + "\n"
     if own != first and found and not ((own / PINS).exists() and text == met[-1]):
