@@ -36,11 +36,8 @@ def roots(ours: Library) -> set[Node]:
     class Calls(Reader):
         def _Call(self, node: ast.Call) -> str:
             place = TAKE.get(ast.unparse(node.func).split(".")[-1], len(node.args))
-            given = [
-                *node.args[place : place + 1],
-                *(each.value for each in node.keywords if each.arg == "code"),
-            ]
-            for each in given:
+            given = [each.value for each in node.keywords if each.arg == "code"]
+            for each in (*node.args[place : place + 1], *given):
                 items = each.elts if isinstance(each, ast.List) else [each]
                 found.update(root for item in items if (root := self.lead(item)))
             return self.fields(node)
