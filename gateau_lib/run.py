@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from gateau_lib.study import keys, manifest, notebooks, record
+from gateau_lib.study import keys, manifest, notebooks
 from gateau_lib.study.command import command, parser
 from gateau_lib.study.execute import execute
 from gateau_lib.study.profiles import PROFILES, REHEARSED
@@ -102,7 +102,7 @@ def run(study: Study, todo: Sequence[Step]) -> None:
                 execute(step, parts)
                 ran += 1
             else:
-                record.refresh_prose(step)
+                manifest.refresh_prose(step)
     done = f"{ran} of {len(todo)} notebooks ran in {time.monotonic() - start:.1f} s"
     say(f"{study.profile.name}: {done}; see {study.root}/notebooks")
 

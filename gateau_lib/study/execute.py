@@ -15,11 +15,11 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from gateau_lib.study import manifest, notebooks, record
+from gateau_lib.study import manifest, notebooks
 from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.progress import say
 from gateau_lib.study.staleness import RunError, Step, inspect
-from gateau_lib.study.store import results_root
+from gateau_lib.study.store import TRACKED, results_root
 from gateau_lib.study.whole_files import atomic_write
 
 KERNEL = "gateau"
@@ -34,7 +34,7 @@ def execute(step: Step, parts: dict[str, str]) -> None:
         RunError: a cell raised or the kernel died; the copy is left as ``NN_name.failed.ipynb``.
     """
     inspect(step.path)
-    before, last = _evidence(step), record.begin(step)
+    before, last = _evidence(step), manifest.begin(step)
     start, began = time.monotonic(), time.time()
     with tempfile.TemporaryDirectory(prefix="gateau-") as scratch, peak_memory() as peak:
         artefacts = _run_cells(step, Path(scratch), peak)
@@ -43,7 +43,7 @@ def execute(step: Step, parts: dict[str, str]) -> None:
         (step.study.root / name).unlink()  # an earlier version of the notebook wrote it, this one did not
     atomic_write(step.executed, executed)
     seconds = time.monotonic() - start
-    record.finish(step, parts, artefacts, record.entry(step, last, artefacts, began, seconds, peak()))
+    manifest.finish(step, parts, artefacts, manifest.entry(step, last, artefacts, began, seconds, peak()))
     say(f"      done in {seconds:.0f} s, {peak() / 2**30:.1f} GB at most")
 
 
@@ -80,7 +80,7 @@ def _run_cells(step: Step, scratch: Path, peak: Callable[[], int]) -> list[str]:
 
 def _evidence(step: Step) -> dict[str, tuple[int, int]]:
     """The notebook's files with what changes when a file is written again."""
-    found = (p for folder in manifest.TRACKED for p in (step.study.root / folder).glob(f"{step.number}_*"))
+    found = (p for folder in TRACKED for p in (step.study.root / folder).glob(f"{step.number}_*"))
     return {p.relative_to(step.study.root).as_posix(): (p.stat().st_mtime_ns, p.stat().st_ino) for p in found}
 
 
