@@ -17,7 +17,7 @@ from gateau_lib.evaluation.planted import evaluate_all, perplexity_by_length
 from gateau_lib.experiments import workload
 from gateau_lib.experiments.tuning_runs import EQUAL_EPOCHS, SELECTION_RUNS, STRATEGIES
 from gateau_lib.models import loading
-from gateau_lib.models.sizes import Work
+from gateau_lib.models.sizes import Work, work
 from gateau_lib.study.intervals import SEEDS, t_interval
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study
@@ -114,28 +114,20 @@ def perplexities(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.Da
 
 def cost(profile: Profile) -> Work:
     """What notebook 07 costs: all tuned models, and both models they began with, on the held-out sets."""
-    samples, model = workload.planted(profile), workload.pair(profile)[1]
-    pools, items = profile.pool_seeds, profile.eval_items
+    pools, items, lengths = profile.pool_seeds, profile.eval_items, profile.eval_lengths
     selected = pools * len(SELECTION_RUNS) + 1  # models on the sets long and short, with answers
     skipped = pools * len(STRATEGIES) + 2  # models on the needles and on documents
     needled = skipped + pools  # on the needles also those tuned on GATEAU's selection
-    near, lengths = round(workload.short_tokens(profile)), profile.eval_lengths
     short, long = 2 * items, len(TASKS) * items  # samples of a set
     needles = len(NEEDLE_DEPTHS) * max(1, items // 4)  # of a length
     texts = max(2, items // 2)
-    tokens = (
-        selected * (long * workload.mean_tokens(samples) + short * near)
-        + needled * (needles * sum(lengths) + short * near)
-        + skipped * texts * sum(lengths)
-    )
-    operations = (
-        selected * workload.forward(model, samples, long * workload.mean_tokens(samples))
-        + (selected + needled) * short * model.flops(near, workload.RESPONSE)
-        + needled * needles * sum(model.flops(n, workload.RESPONSE) for n in lengths)
-        + skipped * texts * sum(model.flops(n, PERPLEXITY_TAIL) for n in lengths)
-    )
+    near = round(workload.short_tokens(profile))
+    rows = workload.rows(workload.planted(profile), selected * long)
+    rows.append(((selected + needled) * short, near, workload.RESPONSE))
+    rows += [(needled * needles, n, workload.RESPONSE) for n in lengths]
+    rows += [(skipped * texts, n, PERPLEXITY_TAIL) for n in lengths]
     written = selected * (short + long) * workload.RESPONSE
-    return Work("07", "evaluate", tokens, operations, written=written)
+    return work("07", "evaluate", workload.pair(profile)[1], rows, written=written)
 
 
 def metrics_rows(rows: pd.DataFrame, metric: str, measure: str, condition: str) -> list[dict[str, Any]]:

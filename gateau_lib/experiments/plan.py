@@ -23,17 +23,12 @@ from gateau_lib.experiments import (
 )
 from gateau_lib.experiments.machine_check import GB
 from gateau_lib.models.sizes import Size, Work
-from gateau_lib.scoring.pass_costs import PEAK, UTILISATION
+from gateau_lib.scoring.pass_costs import gpu_hours
 from gateau_lib.study import devices
 from gateau_lib.study.profiles import Profile
 from gateau_lib.training import pretrain
 
 BANDWIDTH = 2.039e12  # bytes a second of an A100 of 80 GB (its data sheet): a written token reads all weights
-
-
-def size(profile: Profile) -> Size:
-    """The size of the long model, which is the one that is tuned."""
-    return workload.pair(profile)[1]
 
 
 def work(profile: Profile) -> list[Work]:
@@ -54,10 +49,7 @@ def work(profile: Profile) -> list[Work]:
 
 def hours(part: Work, model: Size) -> float:
     """Hours of one A100; answers are written one by one."""
-    seconds = (
-        part.operations / (PEAK * UTILISATION * part.speed) + part.written * 2 * model.parameters / BANDWIDTH
-    )
-    return seconds / 3600
+    return gpu_hours(part.operations / part.speed) + part.written * 2 * model.parameters / BANDWIDTH / 3600
 
 
 def describe(profile: Profile) -> str:
@@ -66,29 +58,29 @@ def describe(profile: Profile) -> str:
     Raises:
         UnknownSize: a model of which nothing can be read here.
     """
-    short, long = workload.pair(profile)
-    parts, cards = work(profile), len(devices.gpu_memory())
-    spent = [hours(part, long) for part in parts]
-    many = cards or footprint.processes(profile, cards)
-    elapsed = sum(each if part.alone else each / many for part, each in zip(parts, spent, strict=True))
+    (short, long), cards = workload.pair(profile), len(devices.gpu_memory())
+    parts = [(part, hours(part, long)) for part in work(profile)]
+    many = footprint.processes(profile, cards)
+    spread = cards or many
+    elapsed = sum(spent if part.alone else spent / spread for part, spent in parts)
     where = f"the {cards} GPU(s) here" if cards else f"{many} GPU(s)"
-    tokens, steps = sum(part.tokens for part in parts), sum(part.steps for part in parts)
+    tokens, operations, steps = (
+        sum(getattr(part, name) for part, _ in parts) for name in ("tokens", "operations", "steps")
+    )
     stages = [f"{name} {need / GB:,.1f} GB" for name, need in footprint.memory(profile, cards).items()]
-    room = footprint.disk(profile)
+    room, host = footprint.disk(profile), footprint.host(profile, cards) / GB
     first = f"{profile.short_model} ({profile.short_window:,} tokens, {_short(short.parameters)} parameters)"
     second = f"{profile.long_model} ({profile.long_window:,} tokens, {_short(long.parameters)})"
-    notebooks = len({part.notebook for part in parts})
+    notebooks = f"{len({part.notebook for part, _ in parts})} notebooks that use models, {len(parts)} parts"
     lines = [
         f"plan of profile {profile.name} (estimates; hours of one A100)",
         f"  models   {first} and {second}, scored in {profile.dtype}",
         f"  data     {_data(profile)}",
-        f"  training {_training(profile, cards)}",
-        *(_line(part, each) for part, each in zip(parts, spent, strict=True)),
-        f"  in all   {notebooks} notebooks that use models, {len(parts)} parts, {steps:,} optimizer steps, "
-        f"{_short(tokens)} tokens, {sum(part.operations for part in parts):.1e} operations",
-        f"  time     {sum(spent):,.1f} GPU-hours; {elapsed:,.1f} hours on {where}",
-        f"  memory   of a GPU: {', '.join(stages)}; "
-        f"of the host, to load: {footprint.host(profile, cards) / GB:,.1f} GB",
+        f"  training {_training(profile, many)}",
+        *(_line(part, spent) for part, spent in parts),
+        f"  in all   {notebooks}, {steps:,} optimizer steps, {_short(tokens)} tokens, {operations:.1e} operations",
+        f"  time     {sum(spent for _, spent in parts):,.1f} GPU-hours; {elapsed:,.1f} hours on {where}",
+        f"  memory   of a GPU: {', '.join(stages)}; of the host, to load: {host:,.1f} GB",
         f"  disk     results {room.results / GB:,.0f} GB (tuned models, checkpoints), "
         f"the hub's cache {room.hub / GB:,.0f} GB",
     ]
@@ -104,14 +96,12 @@ def _line(part: Work, spent: float) -> str:
 def _data(profile: Profile) -> str:
     count, (low, high) = len(KINDS) * profile.pool_per_kind, profile.pool_tokens
     text = f"{profile.pool_seeds} planted pool(s) of {count:,} samples of {low:,} to {high:,} tokens"
-    if not profile.long_data:
-        return text
     short = " and ".join(f"{n:,}" for n in profile.short_samples)
-    return f"{text}; {profile.long_samples:,} of {profile.long_data}, {short} of {profile.short_data}"
+    published = f"; {profile.long_samples:,} of {profile.long_data}, {short} of {profile.short_data}"
+    return text + published * bool(profile.long_data)
 
 
-def _training(profile: Profile, cards: int) -> str:
-    many = footprint.processes(profile, cards)
+def _training(profile: Profile, many: int) -> str:
     kind = "adapters (LoRA)" if profile.tuning == "lora" else "all weights"
     shared = f"{many} processes, {profile.sharding}" if many > 1 else "one process"
     read = f"{profile.micro_tokens:,} tokens" if profile.micro_tokens else "its share of a step"
@@ -123,21 +113,21 @@ def notes(profile: Profile) -> list[str]:
     """What takes longer than it must, and what will be reported as not run: no data, no judge, no program."""
     if not profile.needs_gpu:
         return []
-    found, cards = [], len(devices.gpu_memory())
+    found, cards, benchmarks = [], len(devices.gpu_memory()), suite.chosen(profile)
     if profile.long_data and cards > 1 and not find_spec("ray"):
         one = f"one of the {cards} GPUs: Ray is not installed (pip install ray)"
         found.append(f"the published long samples are scored on {one}")
-    lacking = {each.name: _without(profile, each) for each in suite.chosen(profile)}
-    found += [f"{name} will be reported as not run: {why}" for name, why in lacking.items() if why]
-    if judged := [benchmark.name for benchmark in suite.chosen(profile) if benchmark.judged]:
+    lacking = [(each.name, _without(profile, each)) for each in benchmarks]
+    found += [f"{name} will be reported as not run: {why}" for name, why in lacking if why]
+    if judged := [each.name for each in benchmarks if each.judged]:
         found.append(f"{' and '.join(judged)} need a judge: SET='judge=http://host:8000/v1#model'")
     return found
 
 
 def _without(profile: Profile, benchmark: Benchmark) -> str:
-    absent = [name for name in benchmark.packages if not find_spec(name.replace("-", "_"))]
-    if absent:
-        return f"{absent[0]} is not installed (pip install {absent[0]})"
+    for name in benchmark.packages:
+        if not find_spec(name.replace("-", "_")):
+            return f"{name} is not installed (pip install {name})"
     return machine_check.data_missing(profile, benchmark.data) if benchmark.data else ""
 
 

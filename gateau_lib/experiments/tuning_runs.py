@@ -151,20 +151,18 @@ def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
 
 def cost(profile: Profile) -> list[Work]:
     """What the runs of `selection_jobs` and of `skip_jobs` cost."""
-    pools, model = profile.pool_seeds, workload.pair(profile)[1]
-    samples = workload.planted(profile)
-    short = profile.short_pool * workload.short_tokens(profile)
-    pool = profile.pool_per_kind * len(KINDS) * workload.mean_tokens(samples)
+    pools, samples = profile.pool_seeds, workload.planted(profile)
+    mean, near = workload.mean_tokens(samples), workload.short_tokens(profile)
+    short, pool = profile.short_pool * near, profile.pool_per_kind * len(KINDS) * mean
     # The whole pool for as many epochs as a selection.
     longer = (short + pool) / (short + profile.fraction * pool)
     tuned = pools * profile.sft_tokens * (len(SELECTION_RUNS) - 1 + longer)
     skipped = pools * len(STRATEGIES) * profile.skip_steps * profile.sft_batch_tokens
-    near = round(workload.short_tokens(profile))
-    reads = workload.forward(model, samples, tuned), skipped * model.flops(near, workload.RESPONSE) / near
-    passes = workload.passes_a_step(profile)
+    long_rows = workload.rows(samples, tuned / mean)
+    short_rows = [(skipped / round(near), round(near), workload.RESPONSE)]
     return [
-        Work("06", "fine-tune on selections", tuned, passes * reads[0], workload.steps(profile, tuned)),
-        Work("06", "SkipAlign, its rivals", skipped, passes * reads[1], workload.steps(profile, skipped)),
+        workload.training("06", "fine-tune on selections", profile, long_rows, tuned),
+        workload.training("06", "SkipAlign, its rivals", profile, short_rows, skipped),
     ]
 
 

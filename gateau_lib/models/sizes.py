@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from gateau_lib.models import loading
 from gateau_lib.study import registry
 from gateau_lib.study.errors import ModelError, UserError
+
+Rows = tuple[float, int, int]  # so many sequences, tokens of one, how many of these are scored
 
 
 class UnknownSize(UserError):
@@ -32,7 +35,6 @@ class Size:
     kv_heads: int
     head_dim: int  # channels
     vocabulary: int  # rows of the output head
-    window: int  # tokens
 
     @property
     def parameters(self) -> int:
@@ -72,29 +74,15 @@ class Work(NamedTuple):
     alone: bool = False  # one GPU does it, however many there are
 
 
-def llama(
-    layers: int,
-    hidden: int,
-    mlp: int,
-    heads: int,
-    kv_heads: int,
-    vocabulary: int,
-    tied: bool,
-    window: int,
-    biased: bool = False,
-) -> Size:
-    """The size of a Llama-like model: grouped heads, a gated MLP, RMS norms.
+def work(notebook: str, what: str, model: Size, rows: Iterable[Rows], passes: float = 1, **more: Any) -> Work:
+    """The part in which a model reads these rows.
 
     Args:
-        biased: query, key, value and output projections have biases.
+        passes: forward passes that each row costs. more: other fields of `Work`.
     """
-    head_dim = hidden // heads
-    queries, keys = heads * head_dim, kv_heads * head_dim
-    attention = 2 * hidden * (queries + keys) + biased * (queries + 2 * keys + hidden)
-    linear = layers * (attention + 3 * hidden * mlp + 2 * hidden) + hidden
-    return Size(
-        linear, vocabulary * hidden, tied, layers, hidden, mlp, heads, kv_heads, head_dim, vocabulary, window
-    )
+    rows = list(rows)
+    operations = passes * sum(count * model.flops(tokens, scored) for count, tokens, scored in rows)
+    return Work(notebook, what, sum(count * tokens for count, tokens, _ in rows), operations, **more)
 
 
 def of_config(config: Any) -> Size:
@@ -116,7 +104,6 @@ def of_config(config: Any) -> Size:
         kv_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
         vocabulary=len(ends[1].weight),
-        window=text.max_position_embeddings,
     )
 
 
@@ -128,13 +115,21 @@ def of(name: str) -> Size:
     """
     entry = registry.models().get(name)
     if entry and not (Path(name).expanduser() / "config.json").is_file():
-        facts = (entry.layers, entry.hidden, entry.mlp, entry.heads, entry.kv_heads, entry.vocabulary)
-        return llama(*facts, tied=entry.tied, window=entry.window)
+        return of_config(
+            LlamaConfig(
+                num_hidden_layers=entry.layers,
+                hidden_size=entry.hidden,
+                intermediate_size=entry.mlp,
+                num_attention_heads=entry.heads,
+                num_key_value_heads=entry.kv_heads,
+                vocab_size=entry.vocabulary,
+                tie_word_embeddings=entry.tied,
+            )
+        )
     try:
         return of_config(loading.load_config(name))
     except ModelError as error:
         raise UnknownSize(f"{name}: size unknown, no configuration to read ({error})") from None
     except AttributeError as error:
-        raise UnknownSize(
-            f"{name}: size unknown, its configuration is not one of a decoder ({error})"
-        ) from None
+        what = "its configuration is not one of a decoder"
+        raise UnknownSize(f"{name}: size unknown, {what} ({error})") from None
