@@ -35,6 +35,7 @@ class Size:
     kv_heads: int
     head_dim: int  # channels
     vocabulary: int  # rows of the output head
+    window: int  # tokens
 
     @property
     def parameters(self) -> int:
@@ -104,6 +105,7 @@ def of_config(config: Any) -> Size:
         kv_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
         vocabulary=len(ends[1].weight),
+        window=text.max_position_embeddings,
     )
 
 
@@ -123,6 +125,7 @@ def of(name: str) -> Size:
                 num_attention_heads=entry.heads,
                 num_key_value_heads=entry.kv_heads,
                 vocab_size=entry.vocabulary,
+                max_position_embeddings=entry.window,
                 tie_word_embeddings=entry.tied,
             )
         )

@@ -22,7 +22,8 @@ def test_a_size_counts_the_model_that_is_built(kv_heads):
 def test_parameters_of_the_registry_follow_from_its_sizes(name):
     pair = registry.pairs()[name]
     for entry in (pair.short, pair.long):
-        assert sizes.of(entry.repo).parameters == entry.parameters
+        size = sizes.of(entry.repo)
+        assert (size.parameters, size.window) == (entry.parameters, entry.window)
 
 
 def test_published_sizes():
@@ -35,7 +36,7 @@ def test_a_folder_is_read_by_its_configuration(saved_pair):
     model, _ = loading.load(saved_pair[1])
     size = sizes.of(str(saved_pair[1]))
     assert size.parameters == sum(p.numel() for p in model.parameters())
-    assert size.vocabulary == model.config.vocab_size
+    assert (size.window, size.vocabulary) == (model.config.max_position_embeddings, model.config.vocab_size)
 
 
 def test_operations_by_hand():
