@@ -10,7 +10,6 @@ files, the same conversions. Texts come from the planted world; the numbers that
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -115,14 +114,9 @@ def llama_tokenizer() -> Any:
 
 
 def _snapshot(hub: Path, kind: str, repo: str, revision: str | None, files: Mapping[str, bytes]) -> None:
-    """A repository as the hub's client keeps it: blobs by hash, a snapshot of links, the branch's name."""
+    """A repository as the hub's client keeps it: a folder named after the commit, and the branch's name."""
     folder = hub / repo_folder_name(repo_id=repo, repo_type=kind)
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    revision = revision or digest(json.dumps(sorted(hashes.items())))[:40]
+    revision = revision or digest(b"".join(files.values()))[:40]
     for name, content in files.items():
-        atomic_write(folder / "blobs" / hashes[name], content)
-        link = folder / "snapshots" / revision / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(folder / "blobs" / hashes[name], link.parent))
+        atomic_write(folder / "snapshots" / revision / name, content)
     atomic_write(folder / "refs" / "main", revision)

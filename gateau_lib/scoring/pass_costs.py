@@ -63,8 +63,8 @@ def plan(run: ScoringRun, records: int = 0) -> str:
         try:
             if item.sample is not None:
                 e = encode(item.sample, tokenizer, options.max_length, chat=options.chat)
-                parts = [len(part) for part in (e.start, e.context, e.instruction, e.response)]
-                samples.append(Lengths(*parts, e.dropped))
+                tokens = len(e.start), len(e.context), len(e.instruction), len(e.response)
+                samples.append(Lengths(*tokens, e.dropped))
         except DataError:  # it will be a row with an error, and cost nothing
             continue
     if not samples:
