@@ -8,7 +8,6 @@ what one process computes, and the two models that score lie on one device toget
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 from gateau_lib.experiments import replication_rows, tuning_runs, workload
 from gateau_lib.models.nll import BATCH_TOKENS
@@ -22,13 +21,6 @@ LOGITS = 14  # bytes a vocabulary entry of a trained token: bf16, as fp32, its l
 ADAPTER_RANK = 16  # as recipe.FineTune
 DATA_BYTES = 4 << 30  # data sets, their converted copies, scores and answers; assumed
 KEPT_CHECKPOINTS = 2  # the last one stays until the next one is whole
-
-
-class Disk(NamedTuple):
-    """Bytes below the results' folder and in the hub's cache."""
-
-    results: float
-    hub: float
 
 
 def _number(profile: Profile) -> int:
@@ -95,8 +87,7 @@ def _kept(size: Size, tokens: float, wide: int, whole: bool, fine: int = 4) -> f
     """Bytes that the backward pass needs: all layers, or with gradient checkpoints one and the inputs of all.
 
     Args:
-        wide: bytes of a number in products; norms keep single precision. fine: of what layers give each
-        other.
+        wide: bytes of a number in products; norms keep single precision. fine: between layers.
     """
     norms = 4 * size.hidden  # numbers a token: what comes into a layer's two norms, and it normalised
     # Inputs of products and of the activation, attention's parts.
@@ -127,19 +118,17 @@ def host(profile: Profile, cards: int = 0) -> float:
     return max(shared, 2) * 4 * workload.pair(profile)[1].parameters
 
 
-def disk(profile: Profile) -> Disk:
+def disk(profile: Profile) -> tuple[float, float]:
     """Bytes that the results, with every tuned model, and the hub's cache will take."""
     short, long = workload.pair(profile)
-    lora = profile.tuning == "lora"
-    trained = adapters(long) if lora else long.parameters
-    model = (4 if lora else _number(profile)) * trained
+    trained, wide = (adapters(long), 4) if profile.tuning == "lora" else (long.parameters, _number(profile))
     tuned = profile.pool_seeds * (len(tuning_runs.SELECTION_RUNS) + len(tuning_runs.STRATEGIES))
     tuned += sum(run.row != replication_rows.UNTUNED for run in replication_rows.runs(profile))
     stretched = 4 * short.parameters  # the start of notebook 06's short models
-    results = tuned * model + KEPT_CHECKPOINTS * 12 * trained + stretched + DATA_BYTES
+    results = tuned * wide * trained + KEPT_CHECKPOINTS * 12 * trained + stretched + DATA_BYTES
     if not profile.from_hub:
         results += 4 * (len(profile.long_stages) + 2) * long.parameters
-    return Disk(results, sum(downloads(profile).values()))
+    return results, sum(downloads(profile).values())
 
 
 def downloads(profile: Profile) -> dict[str, float]:

@@ -6,7 +6,7 @@ Each part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,7 @@ class PageError(UserError):
 
 
 def generated(results: Path, sources: Path) -> dict[str, dict[str, str]]:
-    """The generated parts, Markdown: page -> name -> text.
-
-    Args:
-        results: ``results/cpu``: the manifest and the metrics. sources: the folder of the source notebooks.
-
-    Raises:
-        PageError: no results, or results that lack the metrics.
-    """
+    """The generated parts, Markdown: page -> name -> text, from ``results/cpu`` and the source notebooks."""
     return {
         "README.md": readme(results, sources),
         "docs/cluster.md": {"plan": example()},
@@ -64,7 +57,7 @@ def fill(page: Path, made: Mapping[str, str]) -> str:
     """The text of a page with every part between its marks.
 
     Raises:
-        PageError: a part's marks are missing, or stand there for a part that is not known.
+        PageError: a part's marks are missing, or stand there for an unknown part.
     """
     text = page.read_text(encoding="utf-8")
     marked = re.findall(r"^<!-- begin (\w+) -->$", text, flags=re.M)
@@ -81,7 +74,11 @@ def fill(page: Path, made: Mapping[str, str]) -> str:
 
 
 def readme(results: Path, sources: Path) -> dict[str, str]:
-    """The parts of README.md by name; see `generated`."""
+    """The parts of README.md by name.
+
+    Raises:
+        PageError: no results, or results that lack the metrics.
+    """
     study = Study(resolve(PROFILE), 0, results)
     made, metrics = manifest.read(study), read_metrics(study)
     if not made["notebooks"] or metrics.empty:
@@ -96,21 +93,19 @@ def readme(results: Path, sources: Path) -> dict[str, str]:
     }
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]], align: str = "---") -> str:
+def _table(head: Sequence[str], rows: Iterable[Iterable[str]], align: str = "---") -> str:
     """Markdown; ``align`` is of all columns but the first."""
-    names = list(head)
-    lines = [names, *rows]
-    text = [f"| {' | '.join(row).lstrip()} |" for row in lines]  # a first cell may be empty
-    return "\n".join([text[0], "|---|" + f"{align}|" * (len(names) - 1), *text[1:]])
+    text = [f"| {' | '.join(row).lstrip()} |" for row in (head, *rows)]  # a first cell may be empty
+    return "\n".join([text[0], "|---|" + f"{align}|" * (len(head) - 1), *text[1:]])
 
 
 def headline(found: pd.DataFrame) -> str:
     """The headline figure and the number of claims that hold, fail and stay open."""
-    picture = f"results/{PROFILE}/figures/08_headline.svg"
     text = "Left: how well each score finds samples with far evidence. "
     text += "Right: recall by length after training on short samples."
+    picture = f"![{text}](results/{PROFILE}/figures/08_headline.svg)"
     counts = f"**{summary(found)}** [All of them.](#verdicts)"
-    return f"![{text}]({picture})\n\n{text} Bars: 95 % intervals over seeds.\n{counts}"
+    return f"{picture}\n\n{text} Bars: 95 % intervals over seeds.\n{counts}"
 
 
 def cost(made: dict[str, Any]) -> str:
@@ -151,20 +146,19 @@ def profiles() -> str:
 
 
 def plans() -> str:
-    """What the large profiles take, as Markdown: one column each, on as many GPUs as they are made for."""
-    chosen = {"`make gpu`": resolve("gpu")}
-    chosen |= {f"`make gpu PAIR={name}`": resolve(f"gpu+{name}") for name in registry.pairs()}
-    chosen["`make paper`"] = resolve("paper")
-    table = pd.DataFrame({name: _needs(profile) for name, profile in chosen.items()}).fillna("–")
-    return _table(["", *chosen], table.itertuples(), "---:")
+    """What the large profiles take: one column each, on as many GPUs as they are made for."""
+    columns = {"`make gpu`": _needs(resolve("gpu"))}
+    columns |= {f"`make gpu PAIR={name}`": _needs(resolve(f"gpu+{name}")) for name in registry.pairs()}
+    columns["`make paper`"] = _needs(resolve("paper"))
+    return _table(["", *columns], pd.DataFrame(columns).itertuples(), "---:")
 
 
-def _needs(profile: Profile) -> dict[str, str | None]:
+def _needs(profile: Profile) -> dict[str, str]:
     """What one profile takes, as the rows of `plans`."""
     cards, long, parts = footprint.processes(profile, 0), workload.pair(profile)[1], plan.work(profile)
-    room, memory = footprint.disk(profile), footprint.memory(profile, cards)
+    (results, hub), memory = footprint.disk(profile), footprint.memory(profile, cards)
     stages = ("pretraining", "scoring", "training", "evaluation")
-    of_a_card = {stage: f"{memory[stage] / GB:.1f}" if stage in memory else None for stage in stages}
+    of_a_card = {stage: f"{memory[stage] / GB:.1f}" if stage in memory else "–" for stage in stages}
     return {
         "cards": f"{cards}",
         "parameters, billions": f"{long.parameters / 1e9:.2g}",
@@ -173,8 +167,8 @@ def _needs(profile: Profile) -> dict[str, str | None]:
         "GPU-hours": f"{sum(plan.hours(part, long) for part in parts):,.0f}",
         **{f"GB of a card, {stage}": need for stage, need in of_a_card.items()},
         "GB of the host, to load": f"{footprint.host(profile, cards) / GB:.0f}",
-        "GB of disk, results": f"{room.results / GB:,.0f}",
-        "GB of disk, the hub's cache": f"{room.hub / GB:,.0f}",
+        "GB of disk, results": f"{results / GB:,.0f}",
+        "GB of disk, the hub's cache": f"{hub / GB:,.0f}",
     }
 
 

@@ -32,11 +32,7 @@ BANDWIDTH = 2.039e12  # bytes a second of an A100 of 80 GB (its data sheet): a w
 
 
 def work(profile: Profile) -> list[Work]:
-    """Everything the profile computes, in the order of the notebooks.
-
-    Raises:
-        UnknownSize: of a model.
-    """
+    """Everything the profile computes, in the order of the notebooks."""
     return [
         *pretrain.cost(profile, *workload.pair(profile)),
         workload.recall(profile),
@@ -56,7 +52,7 @@ def describe(profile: Profile) -> str:
     """The plan as text: models, data, steps, tokens, operations, hours, memory, disk.
 
     Raises:
-        UnknownSize: a model of which nothing can be read here.
+        ModelError: a model of which nothing can be read here.
     """
     (short, long), cards = workload.pair(profile), len(devices.gpu_memory())
     parts = [(part, hours(part, long)) for part in work(profile)]
@@ -68,7 +64,7 @@ def describe(profile: Profile) -> str:
         sum(getattr(part, name) for part, _ in parts) for name in ("tokens", "operations", "steps")
     )
     stages = [f"{name} {need / GB:,.1f} GB" for name, need in footprint.memory(profile, cards).items()]
-    room, host = footprint.disk(profile), footprint.host(profile, cards) / GB
+    host, disk, hub = (need / GB for need in (footprint.host(profile, cards), *footprint.disk(profile)))
     first = f"{profile.short_model} ({profile.short_window:,} tokens, {_short(short.parameters)} parameters)"
     second = f"{profile.long_model} ({profile.long_window:,} tokens, {_short(long.parameters)})"
     notebooks = f"{len({part.notebook for part, _ in parts})} notebooks that use models, {len(parts)} parts"
@@ -81,8 +77,7 @@ def describe(profile: Profile) -> str:
         f"  in all   {notebooks}, {steps:,} optimizer steps, {_short(tokens)} tokens, {operations:.1e} operations",
         f"  time     {sum(spent for _, spent in parts):,.1f} GPU-hours; {elapsed:,.1f} hours on {where}",
         f"  memory   of a GPU: {', '.join(stages)}; of the host, to load: {host:,.1f} GB",
-        f"  disk     results {room.results / GB:,.0f} GB (tuned models, checkpoints), "
-        f"the hub's cache {room.hub / GB:,.0f} GB",
+        f"  disk     results {disk:,.0f} GB (tuned models, checkpoints), the hub's cache {hub:,.0f} GB",
     ]
     return "\n".join([*lines, *(f"  note     {note}" for note in notes(profile))])
 

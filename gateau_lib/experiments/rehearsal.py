@@ -2,10 +2,8 @@
 
 The shipped pair stands for most pairs. Llama-2's has random weights and a tokenizer of Llama-2's form, which
 differs from ours in what breaks things: every text begins with a mark, there is no padding token, and the
-long model has more rows than tokens.
-
-With it every stage of the large profiles runs for real, offline and in minutes: the same loading, the same
-files, the same conversions. Texts come from the planted world; the numbers that come out mean nothing.
+long model has more rows than tokens. With them every stage of the large profiles runs for real, offline and
+in minutes: the same loading, files and conversions. The numbers that come out mean nothing.
 """
 
 from __future__ import annotations
@@ -47,11 +45,7 @@ def enter(cache: Path) -> None:
 
 
 def fabricate(hub: Path) -> None:
-    """Fill a folder with a hub's cache: each model of the registry's pairs, and each data set.
-
-    The same code gives the same bytes. A revision that the registry requires names its snapshot; another's
-    name is a hash of its files.
-    """
+    """Fill a folder with a hub's cache: each model of the registry's pairs and each data set, always the same."""
     for pair in registry.pairs().values():
         for name, entry in (("short", pair.short), ("long", pair.long)):
             files = _llama_2(name) if pair.name == "llama-2-7b" else _files(loading.SHIPPED / name)
@@ -68,15 +62,9 @@ def _files(folder: Path) -> dict[str, bytes]:
 def _llama_2(name: str) -> dict[str, bytes]:
     """Files of the short or long model of the pair that stands for Llama-2's."""
     tokenizer, long = llama_tokenizer(), name == "long"
-    model: PreTrainedModel = tiny.build_llama(
-        len(tokenizer) + (32 if long else 0),
-        hidden_size=64,
-        layers=2,
-        heads=4,
-        window=WINDOW,
-        rope_theta=10_000.0,
-        seed=1,
-    )
+    shape = {"hidden_size": 64, "layers": 2, "heads": 4, "window": WINDOW, "seed": 1}
+    rows = len(tokenizer) + (32 if long else 0)
+    model: PreTrainedModel = tiny.build_llama(rows, **shape, rope_theta=10_000.0)
     if long:
         model = rope.with_rope_theta(model, 2_000_000.0, 8 * WINDOW)
     model.config.pad_token_id = model.generation_config.pad_token_id = None
@@ -114,7 +102,7 @@ def llama_tokenizer() -> Any:
 
 
 def _snapshot(hub: Path, kind: str, repo: str, revision: str | None, files: Mapping[str, bytes]) -> None:
-    """A repository as the hub's client keeps it: a folder named after the commit, and the branch's name."""
+    """A repository as the hub's client keeps it: a folder named after the commit (else a hash), and a branch."""
     folder = hub / repo_folder_name(repo_id=repo, repo_type=kind)
     revision = revision or digest(b"".join(files.values()))[:40]
     for name, content in files.items():

@@ -21,11 +21,9 @@ WINDOW = 256  # tokens of the short model; the long one reads 2,048
 LONG, SHORT, PER_TASK, QUESTIONS = 48, 64, 3, 4  # records of each set
 Files = dict[str, bytes]  # path in the repository -> content
 
-_FAMILY = "李 王 张 刘 陈 杨 赵 黄 周 吴".split()
-_THINGS = "密码 歌曲 徽章 路线 口号 信号".split()
+_NAMES = "李 王 张 刘 陈 杨 赵 黄 周 吴".split()
 _VALUES = "红色河流 银色灯笼 古老城堡 蓝色山谷 金色麦田 安静港湾 雪白羽毛 清晨雾气 秋天落叶 遥远星辰".split()
-_PLACES = "市场 桥边 图书馆 车站 花园 港口 山谷 学校".split()
-_DEEDS = "散步 唱歌 休息 等待朋友 整理书籍 修理马车 绘画 聆听雨声".split()
+_DEEDS = "在市场散步 在桥边唱歌 在图书馆休息 在车站等待朋友 在花园绘画 在港口修理马车 在山谷聆听雨声".split()
 
 # Training data ------------------------------------------------------------------------------------------
 
@@ -103,10 +101,10 @@ def _chinese(tokenizer: Any, seed: Sequence[int], tokens: int) -> tuple[str, str
     pick = np.random.default_rng(seed).choice
     sentences: list[str] = []
     while 3 * len("".join(sentences)) < tokens:
-        sentences.append(f"{pick(_FAMILY)}先生在{pick(_PLACES)}{pick(_DEEDS)}。")
-    who, thing, value = pick(_FAMILY), pick(_THINGS), str(pick(_VALUES))
-    sentences.insert(pick(len(sentences)), f"{who}女士的{thing}是{value}。")
-    return "".join(sentences), f"{who}女士的{thing}是什么？", value
+        sentences.append(f"{pick(_NAMES)}先生{pick(_DEEDS)}。")
+    who, value = pick(_NAMES), str(pick(_VALUES))
+    sentences.insert(pick(len(sentences)), f"{who}女士的密码是{value}。")
+    return "".join(sentences), f"{who}女士的密码是什么？", value
 
 
 def _longbench_chat(tokenizer: Any) -> Files:
@@ -143,7 +141,7 @@ def _haystack(tokenizer: Any) -> Files:
     return {"pual_graham_essays.csv": table.to_csv(index=False).encode()}
 
 
-DATA_SETS: dict[str, Callable[[Any], Files]] = {
+DATA_SETS: dict[str, Callable[[Any], Files]] = {  # of the registry
     "longalign-10k": _longalign,
     "sharegpt": _sharegpt,
     "longbench": _longbench,

@@ -52,10 +52,7 @@ def short_file(study: Study, count: int) -> Path:
 
 
 def _drawn(study: Study, folder: Path, name: str, count: int) -> Path:
-    """Samples in a seeded order without those whose question and answer alone exceed the window.
-
-    ``drawn.json`` counts both.
-    """
+    """Samples in a seeded order without those whose question and answer alone exceed the window; counts."""
     profile, tokenizer = study.profile, loading.load_tokenizer(hub.model(study, study.profile.long_model))
 
     def build(out: Path) -> None:

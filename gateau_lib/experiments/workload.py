@@ -34,11 +34,7 @@ SPREAD = 16  # lengths that stand for those of a pool
 
 @cache
 def pair(profile: Profile) -> tuple[Size, Size]:
-    """Sizes of the profile's short and long model; a rehearsal's are those of the shipped pair.
-
-    Raises:
-        UnknownSize: a model that is neither in the registry nor readable.
-    """
+    """Sizes of the profile's short and long model; a rehearsal's are those of the shipped pair; see `sizes.of`."""
     if profile.short_model == "scratch":
         shape = {"hidden_size": profile.hidden_size, "layers": profile.layers, "heads": profile.heads}
         with torch.device("meta"):
@@ -83,14 +79,8 @@ def scoring(
     profile: Profile, samples: Sequence[Lengths], count: float, methods: str, reading: Reading = "ntk"
 ) -> pd.DataFrame:
     """`pass_costs.totals` of the scoring methods (names between spaces) at the profile's lengths."""
-    options = Options(
-        methods=tuple(methods.split()),
-        reading=reading,
-        segment_length=profile.segment_length,
-        max_length=profile.max_length,
-        short_window=profile.short_window,
-        prolong_pairs=profile.prolong_pairs,
-    )
+    lengths = profile.segment_length, profile.max_length, profile.short_window
+    options = Options(tuple(methods.split()), reading, *lengths, profile.prolong_pairs)
     return totals(samples, count, *pair(profile), options)
 
 
@@ -120,8 +110,6 @@ def recall(profile: Profile) -> Work:
     short, long = pair(profile)
     items, lengths = SEEDS * profile.eval_items, [*profile.eval_lengths, 2 * profile.long_window]
     read = [(items, n, RESPONSE) for n in lengths]
-    parts = [
-        sizes.work("02", "recall of the pair", model, read, alone=True) for model in (short, short, long)
-    ]
+    parts = [sizes.work("02", "", model, read) for model in (short, short, long)]
     tokens, operations = (sum(getattr(part, name) for part in parts) for name in ("tokens", "operations"))
-    return parts[0]._replace(tokens=tokens, operations=operations)
+    return Work("02", "recall of the pair", tokens, operations, alone=True)

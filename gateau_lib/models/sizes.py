@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +12,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from gateau_lib.models import loading
 from gateau_lib.study import registry
-from gateau_lib.study.errors import ModelError, UserError
+from gateau_lib.study.errors import ModelError
 
 Rows = tuple[float, int, int]  # so many sequences, tokens of one, how many of these are scored
-
-
-class UnknownSize(UserError):
-    """A model of which nothing can be read here; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +71,8 @@ class Work(NamedTuple):
     alone: bool = False  # one GPU does it, however many there are
 
 
-def work(notebook: str, what: str, model: Size, rows: Iterable[Rows], passes: float = 1, **more: Any) -> Work:
-    """The part in which a model reads these rows.
-
-    Args:
-        passes: forward passes that each row costs. more: other fields of `Work`.
-    """
-    rows = list(rows)
+def work(notebook: str, what: str, model: Size, rows: Sequence[Rows], passes: float = 1, **more: Any) -> Work:
+    """The part in which a model reads these rows, each as dear as so many forward passes; ``more`` of `Work`."""
     operations = passes * sum(count * model.flops(tokens, scored) for count, tokens, scored in rows)
     return Work(notebook, what, sum(count * tokens for count, tokens, _ in rows), operations, **more)
 
@@ -113,26 +104,17 @@ def of(name: str) -> Size:
     """The size of a model by its hub id or folder.
 
     Raises:
-        UnknownSize: not in the registry, and no configuration in the folder, the hub's cache or on the hub.
+        ModelError: not in the registry, and no configuration in the folder, the hub's cache or on the hub.
     """
     entry = registry.models().get(name)
     if entry and not (Path(name).expanduser() / "config.json").is_file():
-        return of_config(
-            LlamaConfig(
-                num_hidden_layers=entry.layers,
-                hidden_size=entry.hidden,
-                intermediate_size=entry.mlp,
-                num_attention_heads=entry.heads,
-                num_key_value_heads=entry.kv_heads,
-                vocab_size=entry.vocabulary,
-                max_position_embeddings=entry.window,
-                tie_word_embeddings=entry.tied,
-            )
-        )
+        shape: dict[str, Any] = {"num_hidden_layers": entry.layers, "hidden_size": entry.hidden}
+        shape |= {"num_attention_heads": entry.heads, "num_key_value_heads": entry.kv_heads}
+        shape |= {"intermediate_size": entry.mlp, "max_position_embeddings": entry.window}
+        shape |= {"vocab_size": entry.vocabulary, "tie_word_embeddings": entry.tied}
+        return of_config(LlamaConfig(**shape))
     try:
         return of_config(loading.load_config(name))
-    except ModelError as error:
-        raise UnknownSize(f"{name}: size unknown, no configuration to read ({error})") from None
-    except AttributeError as error:
-        what = "its configuration is not one of a decoder"
-        raise UnknownSize(f"{name}: size unknown, {what} ({error})") from None
+    except (ModelError, AttributeError) as error:
+        why = "no configuration to read" if isinstance(error, ModelError) else "not a decoder's configuration"
+        raise ModelError(f"{name}: size unknown, {why} ({error})") from None

@@ -7,6 +7,7 @@ import pytest
 from gateau_lib.models import loading, sizes
 from gateau_lib.models.tiny import build_llama
 from gateau_lib.study import registry
+from gateau_lib.study.errors import ModelError
 
 
 @pytest.mark.parametrize("kv_heads", [None, 2])
@@ -49,6 +50,6 @@ def test_operations_by_hand():
 
 def test_an_unknown_model_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(sizes.UnknownSize, match="size unknown, no configuration to read") as caught:
+    with pytest.raises(ModelError, match="size unknown, no configuration to read") as caught:
         sizes.of(str(tmp_path / "nothing"))
     assert "\n" not in str(caught.value)
