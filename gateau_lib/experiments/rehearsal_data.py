@@ -25,6 +25,25 @@ _NAMES = "李 王 张 刘 陈 杨 赵 黄 周 吴".split()
 _VALUES = "红色河流 银色灯笼 古老城堡 蓝色山谷 金色麦田 安静港湾 雪白羽毛 清晨雾气 秋天落叶 遥远星辰".split()
 _DEEDS = "在市场散步 在桥边唱歌 在图书馆休息 在车站等待朋友 在花园绘画 在港口修理马车 在山谷聆听雨声".split()
 
+
+def _english(tokenizer: Any, seed: Sequence[int], tokens: int) -> tuple[str, str, str]:
+    """A context, a question about it and the answer; a long one's evidence lies beyond the short window."""
+    window = WINDOW if tokens > 2 * WINDOW else 0
+    sample = corpus.make_sample(tokenizer, seed, "far", tokens, window, "planted")
+    return sample.context, sample.instruction, sample.answer
+
+
+def _chinese(tokenizer: Any, seed: Sequence[int], tokens: int) -> tuple[str, str, str]:
+    """Sentences of a small Chinese world with one fact among them; a character is about three tokens."""
+    pick = np.random.default_rng(seed).choice
+    sentences: list[str] = []
+    while 3 * len("".join(sentences)) < tokens:
+        sentences.append(f"{pick(_NAMES)}先生{pick(_DEEDS)}。")
+    who, value = pick(_NAMES), str(pick(_VALUES))
+    sentences.insert(pick(len(sentences)), f"{who}女士的密码是{value}。")
+    return "".join(sentences), f"{who}女士的密码是什么？", value
+
+
 # Training data ------------------------------------------------------------------------------------------
 
 
@@ -49,8 +68,8 @@ def _sharegpt(tokenizer: Any) -> Files:
     for n in range(SHORT):
         turns = []
         for pair in range(1 + n % 3):
-            question, answer = _short_exchange(tokenizer, [91, n, pair])
-            turns += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+            context, asked, answer = _english(tokenizer, [91, n, pair], 90)
+            turns += [{"from": "human", "value": f"{context}\n\n{asked}"}, {"from": "gpt", "value": answer}]
         records.append({"id": digest(f"short {n}")[:7], "conversations": turns})
     first = records[1]["conversations"]
     system = {"from": "system", "value": "You answer briefly."}
@@ -58,14 +77,6 @@ def _sharegpt(tokenizer: Any) -> Files:
     records += [{"id": name, "conversations": turns} for name, turns in bad.items()]
     name, half = "HTML_cleaned_raw_dataset/sg_90k_part{}_html_cleaned.json", len(records) // 2
     return {name.format(1): _json(records[:half]), name.format(2): _json(records[half:])}
-
-
-def _short_exchange(tokenizer: Any, seed: Sequence[int]) -> tuple[str, str]:
-    rng = np.random.default_rng(seed)
-    if rng.random() < 0.5:
-        return world.chatter(rng)[:2]
-    sample = corpus.make_sample(tokenizer, [*seed, 1], "far", 90, 0, "short")
-    return f"{sample.context}\n\n{sample.instruction}", sample.response
 
 
 # Benchmarks ---------------------------------------------------------------------------------------------
@@ -90,23 +101,6 @@ def _longbench(tokenizer: Any) -> Files:
     return {"data.zip": packed.getvalue()}
 
 
-def _english(tokenizer: Any, seed: Sequence[int], tokens: int) -> tuple[str, str, str]:
-    window = WINDOW if tokens > 2 * WINDOW else 0
-    sample = corpus.make_sample(tokenizer, seed, "far", tokens, window, "longbench")
-    return sample.context, sample.instruction, sample.answer
-
-
-def _chinese(tokenizer: Any, seed: Sequence[int], tokens: int) -> tuple[str, str, str]:
-    """Sentences of a small Chinese world with one fact among them; a character is about three tokens."""
-    pick = np.random.default_rng(seed).choice
-    sentences: list[str] = []
-    while 3 * len("".join(sentences)) < tokens:
-        sentences.append(f"{pick(_NAMES)}先生{pick(_DEEDS)}。")
-    who, value = pick(_NAMES), str(pick(_VALUES))
-    sentences.insert(pick(len(sentences)), f"{who}女士的密码是{value}。")
-    return "".join(sentences), f"{who}女士的密码是什么？", value
-
-
 def _longbench_chat(tokenizer: Any) -> Files:
     """LongBench-Chat's test cases with three rated answers each; one is Chinese."""
     cases, shots = [], []
@@ -123,9 +117,9 @@ def _mt_bench(tokenizer: Any) -> Files:
     """MT-Bench's questions of two turns as a table; a reasoning question has references."""
     rows = []
     for n, category in enumerate(("writing", "reasoning", "extraction", "math")):
-        pairs = [_short_exchange(tokenizer, [95, n, turn]) for turn in range(2)]
-        references = [answer for _, answer in pairs] if category in ("reasoning", "math") else []
-        rows.append((81 + n, category, [question for question, _ in pairs], references))
+        turns = [_english(tokenizer, [95, n, turn], 90) for turn in range(2)]
+        references = [answer for *_, answer in turns] if category in ("reasoning", "math") else []
+        rows.append((81 + n, category, [f"{context}\n\n{asked}" for context, asked, _ in turns], references))
     table = pd.DataFrame(rows, columns=["question_id", "category", "turns", "reference"])
     return {"data/train-00000-of-00001.parquet": table.to_parquet()}
 

@@ -47,12 +47,12 @@ def long_file(study: Study) -> Path:
 
 
 def short_file(study: Study, count: int) -> Path:
-    """``count`` short samples in one seeded order, so that the smaller set is part of the larger one."""
+    """So many short samples in one seeded order, so that the smaller set is part of the larger one."""
     return _drawn(study, published.short_samples(study), "short", count) / "samples.jsonl"
 
 
 def _drawn(study: Study, folder: Path, name: str, count: int) -> Path:
-    """Samples in a seeded order without those whose question and answer alone exceed the window; counts."""
+    """Samples in a seeded order without those whose prompt and answer alone exceed the window, and both counts."""
     profile, tokenizer = study.profile, loading.load_tokenizer(hub.model(study, study.profile.long_model))
 
     def build(out: Path) -> None:
@@ -96,38 +96,25 @@ def scored(study: Study, pair: Path) -> pd.DataFrame:
         Columns of `gateau_lib.score`'s table for HMG (window extended), CAM, IFD and perplexity, and
         ``nll_short_raw``: the short model's loss when it reads beyond its window as it is.
     """
-    table = _score(study, pair, "hmg,cam,ifd", "ntk")
-    raw = _score(study, pair, "hmg", "raw").set_index("id")
-    errors = table["error"].fillna(table["id"].map(raw["error"]))
-    return table.assign(nll_short_raw=table["id"].map(raw["nll_short"]), error=errors)
-
-
-def _score(study: Study, pair: Path, methods: str, reading: Reading) -> pd.DataFrame:
-    """One score table. Its parts lie in the cache, so that a killed run goes on where it was."""
     profile, data = study.profile, long_file(study)
-    used: dict[str, Any] = {
-        "short": str(pair / "short"),
-        "long": str(pair / "long"),
-        "methods": methods,
-        "reading": reading,
-        "dtype": profile.dtype,
-        "segment_length": profile.segment_length,
-        "max_length": profile.max_length,
-    }
+    used: dict[str, Any] = {"short": str(pair / "short"), "long": str(pair / "long"), "dtype": profile.dtype}
+    used |= {"segment_length": profile.segment_length, "max_length": profile.max_length}
+    methods: dict[Reading, list[str]] = {"ntk": ["hmg", "cam", "ifd"], "raw": ["hmg"]}
+    # A worker on every GPU if there are several.
+    engine: Engine = "ray" if devices.gpus() > 1 and find_spec("ray") else "local"
 
     def build(out: Path) -> None:
-        work = study.cache / "scoring" / f"{reading}.parquet"
-        work.parent.mkdir(exist_ok=True)
-        data_set.score(resolve(data, work, **used | {"methods": methods.split(",")}, engine=_engine()))
-        shutil.copy(work, out / "scores.parquet")
+        for reading, asked in methods.items():
+            work = study.cache / "scoring" / f"{reading}.parquet"  # beside its parts: a killed run goes on
+            work.parent.mkdir(exist_ok=True)
+            data_set.score(resolve(data, work, **used, methods=asked, reading=reading, engine=engine))
+            shutil.copy(work, out)
 
-    folder = artefact(study, f"published-scores-{reading}", build, code=[_score], data=data, **used)
-    return pd.read_parquet(folder / "scores.parquet")
-
-
-def _engine() -> Engine:
-    """A worker on every GPU if there are several and Ray is installed."""
-    return "ray" if devices.gpus() > 1 and find_spec("ray") else "local"
+    folder = artefact(study, "published-scores", build, code=[scored], data=data, methods=methods, **used)
+    table, raw = (pd.read_parquet(folder / f"{reading}.parquet") for reading in methods)
+    raw = raw.set_index("id")
+    errors = table["error"].fillna(table["id"].map(raw["error"]))
+    return table.assign(nll_short_raw=table["id"].map(raw["nll_short"]), error=errors)
 
 
 def training_job(study: Study, pair: Path, run: Run, chosen: Sequence[str]) -> FineTune:
