@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from transformers import LlamaConfig
 
-from gateau_lib.experiments import footprint, plan, setting_sources, workload
+from gateau_lib.experiments import footprint, plan, setting_sources
 from gateau_lib.experiments.claims import verdicts
 from gateau_lib.experiments.figures import verdict_table
 from gateau_lib.experiments.findings import summary
@@ -155,7 +155,7 @@ def plans() -> str:
 
 def _needs(profile: Profile) -> dict[str, str]:
     """What one profile takes, as the rows of `plans`."""
-    cards, long, parts = footprint.processes(profile, 0), workload.pair(profile)[1], plan.work(profile)
+    cards, long, parts = footprint.processes(profile, 0), plan.size(profile), plan.work(profile)
     (results, hub), memory = footprint.disk(profile), footprint.memory(profile, cards)
     stages = ("pretraining", "scoring", "training", "evaluation")
     of_a_card = {stage: f"{memory[stage] / GB:.1f}" if stage in memory else "–" for stage in stages}

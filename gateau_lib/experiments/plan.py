@@ -31,6 +31,11 @@ from gateau_lib.training import pretrain
 BANDWIDTH = 2.039e12  # bytes a second of an A100 of 80 GB (its data sheet): a written token reads all weights
 
 
+def size(profile: Profile) -> Size:
+    """The size of the long model, which is the one that is tuned."""
+    return workload.pair(profile)[1]
+
+
 def work(profile: Profile) -> list[Work]:
     """Everything the profile computes, in the order of the notebooks."""
     return [
@@ -60,9 +65,8 @@ def describe(profile: Profile) -> str:
     spread = cards or many
     elapsed = sum(spent if part.alone else spent / spread for part, spent in parts)
     where = f"the {cards} GPU(s) here" if cards else f"{many} GPU(s)"
-    tokens, operations, steps = (
-        sum(getattr(part, name) for part, _ in parts) for name in ("tokens", "operations", "steps")
-    )
+    sums = [sum(getattr(part, name) for part, _ in parts) for name in ("steps", "tokens", "operations")]
+    total = f"{sums[0]:,} optimizer steps, {_short(sums[1])} tokens, {sums[2]:.1e} operations"
     stages = [f"{name} {need / GB:,.1f} GB" for name, need in footprint.memory(profile, cards).items()]
     host, disk, hub = (need / GB for need in (footprint.host(profile, cards), *footprint.disk(profile)))
     first = f"{profile.short_model} ({profile.short_window:,} tokens, {_short(short.parameters)} parameters)"
@@ -74,7 +78,7 @@ def describe(profile: Profile) -> str:
         f"  data     {_data(profile)}",
         f"  training {_training(profile, many)}",
         *(_line(part, spent) for part, spent in parts),
-        f"  in all   {notebooks}, {steps:,} optimizer steps, {_short(tokens)} tokens, {operations:.1e} operations",
+        f"  in all   {notebooks}, {total}",
         f"  time     {sum(spent for _, spent in parts):,.1f} GPU-hours; {elapsed:,.1f} hours on {where}",
         f"  memory   of a GPU: {', '.join(stages)}; of the host, to load: {host:,.1f} GB",
         f"  disk     results {disk:,.0f} GB (tuned models, checkpoints), the hub's cache {hub:,.0f} GB",

@@ -45,7 +45,7 @@ def enter(cache: Path) -> None:
 
 
 def fabricate(hub: Path) -> None:
-    """Fill a folder with a hub's cache: each model of the registry's pairs and each data set, always the same."""
+    """Fill a folder with a hub's cache: each model and data set of the registry, always the same."""
     for pair in registry.pairs().values():
         for name, entry in (("short", pair.short), ("long", pair.long)):
             files = _llama_2(name) if pair.name == "llama-2-7b" else _files(loading.SHIPPED / name)
@@ -102,7 +102,7 @@ def llama_tokenizer() -> Any:
 
 
 def _snapshot(hub: Path, kind: str, repo: str, revision: str | None, files: Mapping[str, bytes]) -> None:
-    """A repository as the hub's client keeps it: a folder named after the commit (else a hash), and a branch."""
+    """A repository as the hub's client keeps it: a folder named after the commit or a hash, and a branch."""
     folder = hub / repo_folder_name(repo_id=repo, repo_type=kind)
     revision = revision or digest(b"".join(files.values()))[:40]
     for name, content in files.items():

@@ -52,7 +52,7 @@ def short_file(study: Study, count: int) -> Path:
 
 
 def _drawn(study: Study, folder: Path, name: str, count: int) -> Path:
-    """Samples in a seeded order without those whose prompt and answer alone exceed the window, and both counts."""
+    """Samples in a seeded order but those whose prompt and answer alone exceed the window; counts both."""
     profile, tokenizer = study.profile, loading.load_tokenizer(hub.model(study, study.profile.long_model))
 
     def build(out: Path) -> None:

@@ -34,7 +34,7 @@ SPREAD = 16  # lengths that stand for those of a pool
 
 @cache
 def pair(profile: Profile) -> tuple[Size, Size]:
-    """Sizes of the profile's short and long model; a rehearsal's are those of the shipped pair; see `sizes.of`."""
+    """Sizes of the profile's short and long model, in a rehearsal of the shipped pair; as `sizes.of`."""
     if profile.short_model == "scratch":
         shape = {"hidden_size": profile.hidden_size, "layers": profile.layers, "heads": profile.heads}
         with torch.device("meta"):

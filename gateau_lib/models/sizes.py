@@ -72,7 +72,7 @@ class Work(NamedTuple):
 
 
 def work(notebook: str, what: str, model: Size, rows: Sequence[Rows], passes: float = 1, **more: Any) -> Work:
-    """The part in which a model reads these rows, each as dear as so many forward passes; ``more`` of `Work`."""
+    """The part in which a model reads these rows, each in so many passes; ``more``: fields of `Work`."""
     operations = passes * sum(count * model.flops(tokens, scored) for count, tokens, scored in rows)
     return Work(notebook, what, sum(count * tokens for count, tokens, _ in rows), operations, **more)
 

@@ -31,7 +31,7 @@ LENGTHS_READ = 512  # records whose tokens are counted
 def totals(
     samples: Sequence[Lengths], count: float, short: Size, long: Size, options: Options
 ) -> pd.DataFrame:
-    """What ``count`` samples like these cost: columns ``tokens, flops``, a row a pass, named as runs count it."""
+    """What ``count`` samples like these cost: columns ``tokens, flops``, a row a pass by its counted name."""
     costs = {
         each.counted: np.sum([each.cost(sample, short, long, options) for sample in samples], axis=0)
         for each in named_passes(passes_of(asked_methods(options.methods)))
@@ -77,7 +77,8 @@ def plan(run: ScoringRun, records: int = 0) -> str:
     weights = f"{(long.linear + long.head) / 1e9:.3g} billion weights"
     lines = [
         f"{n:,} records like {len(items):,} of {run.data}, {len(items) - len(samples)} of these not usable",
-        f"tokens a sample: median {np.median(lengths):,.0f}, mean {lengths.mean():,.0f}, largest {max(lengths):,}",
+        f"tokens a sample: median {np.median(lengths):,.0f}, mean {lengths.mean():,.0f}, "
+        f"largest {max(lengths):,}",
         f"long model: {weights}, {long.layers} layers; {options.cam_mode} CAM",
         f"{'pass':<12}{'tokens':>22}{'PFLOP':>16}{'GPU-hours':>14}",
     ]
