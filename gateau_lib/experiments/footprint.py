@@ -16,16 +16,12 @@ from gateau_lib.study import registry
 from gateau_lib.study.profiles import Profile
 from gateau_lib.training.pretrain import TRAINED_ON
 
+NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes
 PUBLISHED_CARDS = 8  # GATEAU and LongAlign: 8 x A800 of 80 GB
 LOGITS = 14  # bytes a vocabulary entry of a trained token: bf16, as fp32, its log-softmax, its gradient
 ADAPTER_RANK = 16  # as recipe.FineTune
 DATA_BYTES = 4 << 30  # data sets, their converted copies, scores and answers; assumed
 KEPT_CHECKPOINTS = 2  # the last one stays until the next one is whole
-
-
-def _number(profile: Profile) -> int:
-    """Bytes of a number in the profile's dtype."""
-    return 2 if profile.dtype in ("bfloat16", "float16") else 4
 
 
 def processes(profile: Profile, cards: int) -> int:
@@ -35,8 +31,8 @@ def processes(profile: Profile, cards: int) -> int:
 
 def memory(profile: Profile, cards: int = 0) -> dict[str, float]:
     """Bytes of one device at the peak of each stage: ``pretraining`` (if any), ``scoring`` and so on."""
-    short, long = workload.pair(profile)
-    wide, found = _number(profile), {}
+    (short, long), wide = workload.pair(profile), NUMBER[profile.dtype]
+    found = {}
     read = max(profile.max_length, profile.long_window, BATCH_TOKENS)
     if stages := (*profile.short_stages, *profile.long_stages):
         most = profile.micro_tokens or math.inf  # of a pass, unless a row is longer; all in single precision
@@ -51,7 +47,7 @@ def memory(profile: Profile, cards: int = 0) -> dict[str, float]:
 
 def training(profile: Profile, cards: int = 0) -> float:
     """Bytes of one device when the long model is tuned."""
-    long, many, wide = workload.pair(profile)[1], processes(profile, cards), _number(profile)
+    long, many, wide = workload.pair(profile)[1], processes(profile, cards), NUMBER[profile.dtype]
     shared = many if profile.sharding != "ddp" else 1
     # Weight, gradient and two moments in single precision; beside them what autocast makes of the weights, a
     # copy of the gradients where processes average them, or a few layers gathered from all processes.
@@ -121,7 +117,9 @@ def host(profile: Profile, cards: int = 0) -> float:
 def disk(profile: Profile) -> tuple[float, float]:
     """Bytes that the results, with every tuned model, and the hub's cache will take."""
     short, long = workload.pair(profile)
-    trained, wide = (adapters(long), 4) if profile.tuning == "lora" else (long.parameters, _number(profile))
+    trained, wide = (
+        (adapters(long), 4) if profile.tuning == "lora" else (long.parameters, NUMBER[profile.dtype])
+    )
     tuned = profile.pool_seeds * (len(tuning_runs.SELECTION_RUNS) + len(tuning_runs.STRATEGIES))
     tuned += sum(run.row != replication_rows.UNTUNED for run in replication_rows.runs(profile))
     stretched = 4 * short.parameters  # the start of notebook 06's short models
@@ -134,9 +132,8 @@ def disk(profile: Profile) -> tuple[float, float]:
 def downloads(profile: Profile) -> dict[str, float]:
     """Bytes of each model in the hub's cache, two a parameter where unknown; pickled weights count twice."""
     found = {}
-    names = (profile.short_model, profile.long_model) if profile.from_hub else ()
-    for name, size in zip(names, workload.pair(profile), strict=False):
+    for name, size in zip((profile.short_model, profile.long_model), workload.pair(profile), strict=True):
         entry = registry.models().get(name)
         copies = 2 if entry and entry.weights == "pickle" else 1
         found[name] = float(copies * ((entry and entry.bytes_per_parameter) or 2) * size.parameters)
-    return found
+    return found if profile.from_hub else {}

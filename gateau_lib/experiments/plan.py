@@ -62,8 +62,7 @@ def describe(profile: Profile) -> str:
     (short, long), cards = workload.pair(profile), len(devices.gpu_memory())
     parts = [(part, hours(part, long)) for part in work(profile)]
     many = footprint.processes(profile, cards)
-    spread = cards or many
-    elapsed = sum(spent if part.alone else spent / spread for part, spent in parts)
+    elapsed = sum(spent if part.alone else spent / (cards or many) for part, spent in parts)
     where = f"the {cards} GPU(s) here" if cards else f"{many} GPU(s)"
     sums = [sum(getattr(part, name) for part, _ in parts) for name in ("steps", "tokens", "operations")]
     total = f"{sums[0]:,} optimizer steps, {_short(sums[1])} tokens, {sums[2]:.1e} operations"
@@ -97,7 +96,7 @@ def _data(profile: Profile) -> str:
     text = f"{profile.pool_seeds} planted pool(s) of {count:,} samples of {low:,} to {high:,} tokens"
     short = " and ".join(f"{n:,}" for n in profile.short_samples)
     published = f"; {profile.long_samples:,} of {profile.long_data}, {short} of {profile.short_data}"
-    return text + published * bool(profile.long_data)
+    return text + (published if profile.long_data else "")
 
 
 def _training(profile: Profile, many: int) -> str:

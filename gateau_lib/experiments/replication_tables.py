@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,7 +23,8 @@ from gateau_lib.study.style import BLACK, CYCLE, GREY, MARKERS, styled, text_tab
 
 KEYS = ["table", "setting", "row", "share"]
 MEASURED = [*KEYS, "measured", "low", "high", "items", "over_full", "over_low", "over_high"]
-ACROSS: dict[str, dict[str, str]] = {  # rows without a share
+Looks = dict[str, dict[str, str]]  # of rows
+ACROSS: Looks = {  # rows without a share
     FULL: {"color": BLACK, "linestyle": "--", "marker": "D"},
     WITHOUT_LONG: {"color": GREY, "linestyle": "--", "marker": "x"},
     UNTUNED: {"color": GREY, "linestyle": ":", "marker": "+"},
@@ -145,13 +147,10 @@ def drawing(tables: pd.DataFrame) -> Figure:
     fig = Figure(figsize=(4.75 * len(settings), 3.4 * len(names)), layout="constrained")
     axes = fig.subplots(len(names), len(settings), squeeze=False, sharey="row")
     at_every = [row for row in LINES if row in set(tables["row"])]
-    looks: dict[str, dict[str, str]] = {
-        row: {"color": CYCLE[i], "marker": MARKERS[i]} for i, row in enumerate(at_every)
-    }
     at_one = [row for row in tables.loc[tables["share"].notna(), "row"].unique() if row not in at_every]
-    looks |= {
-        row: {"color": GREY, "marker": "v^<>dpH"[i % 7], "linestyle": ""} for i, row in enumerate(at_one)
-    }
+    looks: Looks = {row: {"color": CYCLE[i], "marker": MARKERS[i]} for i, row in enumerate(at_every)}
+    for row, mark in zip(at_one, itertools.cycle("v^<>dpH"), strict=False):
+        looks[row] = {"color": GREY, "marker": mark, "linestyle": ""}
     looks |= ACROSS
     for name, line in zip(names, axes, strict=True):
         for setting, axis in zip(settings, line, strict=True):

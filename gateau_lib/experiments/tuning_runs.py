@@ -9,6 +9,7 @@ fine-tuned on short instructions alone under each position strategy. Every run e
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,7 +23,7 @@ from gateau_lib.data.corpus import KINDS
 from gateau_lib.data.samples import encode
 from gateau_lib.experiments import workload
 from gateau_lib.models import loading, rope
-from gateau_lib.models.sizes import Work
+from gateau_lib.models.sizes import Work, work
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, artefact
@@ -152,17 +153,18 @@ def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
 def cost(profile: Profile) -> list[Work]:
     """What the runs of `selection_jobs` and of `skip_jobs` cost."""
     pools, samples = profile.pool_seeds, workload.planted(profile)
-    mean, near = workload.mean_tokens(samples), workload.short_tokens(profile)
+    mean, near = float(np.mean([sample.whole for sample in samples])), workload.short_tokens(profile)
     short, pool = profile.short_pool * near, profile.pool_per_kind * len(KINDS) * mean
     # The whole pool for as many epochs as a selection.
     longer = (short + pool) / (short + profile.fraction * pool)
     tuned = pools * profile.sft_tokens * (len(SELECTION_RUNS) - 1 + longer)
     skipped = pools * len(STRATEGIES) * profile.skip_steps * profile.sft_batch_tokens
-    long_rows = workload.rows(samples, tuned / mean)
-    short_rows = [(skipped / round(near), round(near), workload.RESPONSE)]
+    rows = workload.rows(samples, tuned / mean), [(skipped / round(near), round(near), workload.RESPONSE)]
+    steps = [math.ceil(tokens / profile.sft_batch_tokens) for tokens in (tuned, skipped)]
+    model, passes = workload.pair(profile)[1], workload.passes_a_step(profile)
     return [
-        workload.training("06", "fine-tune on selections", profile, long_rows, tuned),
-        workload.training("06", "SkipAlign, its rivals", profile, short_rows, skipped),
+        work("06", "fine-tune on selections", model, rows[0], passes, steps=steps[0]),
+        work("06", "SkipAlign, its rivals", model, rows[1], passes, steps=steps[1]),
     ]
 
 

@@ -6,7 +6,6 @@ tokenizing, figures, and the few samples that show what the released code's defe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -60,11 +59,6 @@ def _spread(profile: Profile, bounds: tuple[int, int], instruction: int, respons
     return [Lengths(1, n - 1 - instruction - response, instruction, response) for n in wholes]
 
 
-def mean_tokens(samples: Sequence[Lengths]) -> float:
-    """Mean length of a sample."""
-    return float(np.mean([sample.whole for sample in samples]))
-
-
 def rows(samples: Sequence[Lengths], count: float) -> list[Rows]:
     """What a model reads of ``count`` samples like these, as `sizes.work` takes it."""
     return [(count / len(samples), sample.whole, sample.response) for sample in samples]
@@ -97,12 +91,6 @@ def passes_a_step(profile: Profile) -> int:
     of kept, as in models from the hub.
     """
     return (3 if profile.tuning == "full" else 2) + profile.from_hub
-
-
-def training(notebook: str, what: str, profile: Profile, read: Sequence[Rows], tokens: float) -> Work:
-    """The work of the planted part's training on these rows, ``tokens`` in all."""
-    steps = math.ceil(tokens / profile.sft_batch_tokens)
-    return sizes.work(notebook, what, pair(profile)[1], read, passes_a_step(profile), steps=steps)
 
 
 def recall(profile: Profile) -> Work:
