@@ -41,7 +41,6 @@ experiments/            what the notebooks call: the study's own pools, runs, ta
     setting_sources     the published source of every setting, or what was assumed
     pages               what is written into README.md and docs
     rehearsal           a hub's cache with fabricated models and data in the places of the published ones
-    rehearsal_data      its data sets, in the forms of the published ones
 
 scoring/                a user's data set: scored in shards, ranked, selected, reported
     settings            what decides a score, beside data and models

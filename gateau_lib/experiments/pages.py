@@ -185,16 +185,10 @@ def example() -> str:
         "ProLong, 5,000 pairs": replace(usual, methods=("prolong",), prolong_pairs=5000),
         "Perplexity": replace(usual, methods=("perplexity",)),
     }
-    rows = []
+    rows, counts = [], (10_000, 10_000_000)
     for name, options in asked.items():
         tokens, flops = totals(samples, 1, size, size, options).sum()
-        hours = [f"{n * gpu_hours(flops):,.0f}" for n in (10**4, 10**7)]
+        hours = [f"{n * gpu_hours(flops):,.0f}" for n in counts]
         rows.append([name, f"{tokens:,.0f}", f"{flops / 1e15:,.2f}", *hours])
-    head = (
-        "",
-        "tokens a sample",
-        "PFLOP a sample",
-        "GPU-hours, 10,000 samples",
-        "GPU-hours, 10,000,000 samples",
-    )
+    head = ["", "tokens a sample", "PFLOP a sample", *(f"GPU-hours, {n:,} samples" for n in counts)]
     return f"{_table(head, rows, '---:')}\n\n{CARD}"
