@@ -21,12 +21,10 @@ from gateau_lib.study.profiles import Profile
 UNTUNED, WITHOUT_LONG, FULL = "without SFT", "without long SFT", "Full"
 PERPLEXITY, CHERRY, GATEAU, RANDOM = "Perplexity Guidance", "Cherry", "GATEAU", "Random"
 CAR = "CaR"
-SCORES = ("nll_long", "nll_short", "nll_short_raw", "cam", "ifd")
 NOT_REBUILT = {
     CAR: "selects by a quality model of its authors, which this study does not rebuild",
     "non-homologous guide": "which second model guided is not in the text that we read",
 }
-
 CHOOSERS = (PERPLEXITY, CHERRY, GATEAU, RANDOM)  # rows at every share; the papers have no random choice
 LINES = (GATEAU, CHERRY, CAR, PERPLEXITY, RANDOM)  # the same and the paper's other one, as figures order them
 # Rows at the largest share; "by ranks" is ours.
@@ -74,7 +72,8 @@ def guidance(pool: pd.DataFrame, alpha: float) -> dict[str, np.ndarray]:
     Args:
         pool: scores of `replication.scored`.
     """
-    long, short, raw, cam, ifd = (pool[name].to_numpy(dtype=float) for name in SCORES)
+    names = ("nll_long", "nll_short", "nll_short_raw", "cam", "ifd")
+    long, short, raw, cam, ifd = (pool[name].to_numpy(dtype=float) for name in names)
     hmp = hmg.homologous_models_perplexity(short, long)
     unextended = hmg.homologous_models_perplexity(raw, long)
     return {

@@ -89,10 +89,7 @@ def beside(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def last_measured() -> pd.DataFrame:
-    """What recorded runs measured, for profiles that measure nothing themselves; empty if there was none.
-
-    Each profile's settings have names of their own (`replication_rows.runs`), so rows of several do not meet.
-    """
+    """What recorded runs measured, for profiles that measure nothing; settings' names tell them apart."""
     paths = [folder / "tables" / "09_measured.csv" for folder in profile_folders()]
     if found := [pd.read_csv(path) for path in paths if path.exists()]:
         return pd.concat(found, ignore_index=True)

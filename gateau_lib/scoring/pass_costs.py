@@ -1,8 +1,7 @@
-"""What a scoring run will cost, before anything runs: tokens, floating-point operations and GPU-hours of
-every pass.
+"""What a scoring run will cost, before anything runs: tokens, operations and GPU-hours of every pass.
 
 Lengths come from records spread over the data, shapes from the models' configurations; no weights are read.
-What a pass costs stands beside the pass, in `gateau_lib.methods.reader`.
+What a pass costs stands beside the pass, in `methods.reader`.
 """
 
 from __future__ import annotations
@@ -28,15 +27,13 @@ CARD = f"GPU-hours: at {UTILISATION:.0%} (assumed) of the {PEAK / 1e12:.0f} TFLO
 LENGTHS_READ = 512  # records whose tokens are counted
 
 
-def totals(
-    samples: Sequence[Lengths], count: float, short: Size, long: Size, options: Options
-) -> pd.DataFrame:
-    """What ``count`` samples like these cost: columns ``tokens, flops``, a row a pass by its counted name."""
+def totals(samples: Sequence[Lengths], n: float, short: Size, long: Size, options: Options) -> pd.DataFrame:
+    """What ``n`` samples like these cost: columns ``tokens, flops``, a row a pass by its counted name."""
     costs = {
         each.counted: np.sum([each.cost(sample, short, long, options) for sample in samples], axis=0)
         for each in named_passes(passes_of(asked_methods(options.methods)))
     }
-    return pd.DataFrame(costs, index=["tokens", "flops"]).T * count / len(samples)
+    return pd.DataFrame(costs, index=["tokens", "flops"]).T * n / len(samples)
 
 
 def gpu_hours(flops: float) -> float:
