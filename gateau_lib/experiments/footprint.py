@@ -5,9 +5,8 @@ by `fsdp` or `deepspeed` divides weights, gradients and optimizer states by the 
 what one process computes, and the two models that score lie on one device together.
 """
 
-from __future__ import annotations
-
 import math
+from collections import namedtuple
 
 from gateau_lib.experiments import replication_rows, tuning_runs, workload
 from gateau_lib.models.nll import BATCH_TOKENS
@@ -21,6 +20,7 @@ PUBLISHED_CARDS = 8  # GATEAU and LongAlign: 8 x A800 of 80 GB
 LOGITS = 14  # bytes a vocabulary entry of a trained token: bf16, as fp32, its log-softmax, its gradient
 ADAPTER_RANK = 16  # as recipe.FineTune
 DATA_BYTES = 4 << 30  # data sets, their converted copies, scores and answers; assumed
+Disk = namedtuple("Disk", "results hub")  # bytes below the results' folder and in the hub's cache
 KEPT_CHECKPOINTS = 2  # the last one stays until the next one is whole
 
 
@@ -114,7 +114,7 @@ def host(profile: Profile, cards: int = 0) -> float:
     return max(shared, 2) * 4 * workload.pair(profile)[1].parameters
 
 
-def disk(profile: Profile) -> tuple[float, float]:
+def disk(profile: Profile) -> Disk:
     """Bytes that the results, with every tuned model, and the hub's cache will take."""
     short, long = workload.pair(profile)
     trained, wide = (
@@ -126,7 +126,7 @@ def disk(profile: Profile) -> tuple[float, float]:
     results = tuned * wide * trained + KEPT_CHECKPOINTS * 12 * trained + stretched + DATA_BYTES
     if not profile.from_hub:
         results += 4 * (len(profile.long_stages) + 2) * long.parameters
-    return results, sum(downloads(profile).values())
+    return Disk(results, sum(downloads(profile).values()))
 
 
 def downloads(profile: Profile) -> dict[str, float]:

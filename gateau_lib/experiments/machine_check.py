@@ -28,7 +28,7 @@ def missing(profile: Profile, whole: bool = True) -> list[str]:
         whole: all of the profile is to run; of a part (one notebook, some runs) the disk is not counted.
 
     Raises:
-        ModelError: a model of which nothing can be read here.
+        UnknownSize: a model of which nothing can be read here.
     """
     if not profile.needs_gpu:
         return []
@@ -81,7 +81,7 @@ def _host(profile: Profile) -> list[str]:
 def _disk(profile: Profile) -> list[str]:
     """Room for results and downloads; both together where they lie on one disk."""
     results, cache = _existing(results_root()), _existing(hub.cache())
-    there = {results: footprint.disk(profile)[0] - _used(results_root() / profile.name)}
+    there = {results: footprint.disk(profile).results - _used(results_root() / profile.name)}
     downloads = sum(
         each for name, each in footprint.downloads(profile).items() if not _present(profile, name)[1]
     )

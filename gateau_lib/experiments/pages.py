@@ -3,8 +3,6 @@
 Each part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; the rest is written by hand.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace

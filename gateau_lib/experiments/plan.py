@@ -5,8 +5,6 @@ they were checked against stands in docs/scale.md. Hours are those of an A100 or
 utilisation that `pass_costs` assumes; a small model reaches less of it.
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 from gateau_lib.data.corpus import KINDS

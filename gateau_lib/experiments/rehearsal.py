@@ -7,8 +7,6 @@ in minutes: the same loading, files and conversions. Texts come from the planted
 out mean nothing.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -4,8 +4,6 @@ All runs of `replication_rows` start from the long model and share one scored po
 the models.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

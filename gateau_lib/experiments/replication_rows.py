@@ -3,8 +3,6 @@
 A *run* is one row in one setting: long samples chosen in one way, beside a number of short ones.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """GATEAU's tables, reported and measured side by side; what was run, where, and why not (notebook 09)."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Iterator, Sequence

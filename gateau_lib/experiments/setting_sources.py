@@ -1,7 +1,5 @@
 """Every setting of the paper profile and of the code beside it, with its source or what was assumed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

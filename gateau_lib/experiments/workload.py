@@ -4,8 +4,6 @@ What a part of the study costs stands beside the part, in a function `cost`; `pl
 tokenizing, figures, and the few samples that show what the released code's defects change.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 

@@ -4,8 +4,6 @@ Lengths come from records spread over the data, shapes from the models' configur
 What a pass costs stands beside the pass, in `methods.reader`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
