@@ -17,7 +17,7 @@ from gateau_lib.evaluation.planted import evaluate_all, perplexity_by_length
 from gateau_lib.experiments import workload
 from gateau_lib.experiments.tuning_runs import EQUAL_EPOCHS, SELECTION_RUNS, STRATEGIES
 from gateau_lib.models import loading
-from gateau_lib.models.sizes import Work, work
+from gateau_lib.models.sizes import Work
 from gateau_lib.study.intervals import SEEDS, t_interval
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study
@@ -114,20 +114,21 @@ def perplexities(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.Da
 
 def cost(profile: Profile) -> Work:
     """What notebook 07 costs: all tuned models, and both models they began with, on the held-out sets."""
-    pools, items, lengths = profile.pool_seeds, profile.eval_items, profile.eval_lengths
-    selected = pools * len(SELECTION_RUNS) + 1  # models on the sets long and short, with answers
-    skipped = pools * len(STRATEGIES) + 2  # models on the needles and on documents
-    needled = skipped + pools  # on the needles also those tuned on GATEAU's selection
-    short, long = 2 * items, len(TASKS) * items  # samples of a set
-    needles = len(NEEDLE_DEPTHS) * max(1, items // 4)  # of a length
-    texts = max(2, items // 2)
-    near = round(workload.short_tokens(profile))
-    rows = workload.rows(workload.planted(profile), selected * long)
-    rows.append(((selected + needled) * short, near, workload.RESPONSE))
-    rows += [(needled * needles, n, workload.RESPONSE) for n in lengths]
-    rows += [(skipped * texts, n, PERPLEXITY_TAIL) for n in lengths]
-    written = selected * (short + long) * workload.RESPONSE
-    return work("07", "evaluate", workload.pair(profile)[1], rows, written=written)
+    samples, model = workload.planted(profile), workload.pair(profile)[1]
+    selected = profile.pool_seeds * len(SELECTION_RUNS) + 1  # models on the sets long and short, with answers
+    skipped = profile.pool_seeds * len(STRATEGIES) + 2  # models on the needles and on documents
+    needled = skipped + profile.pool_seeds  # on the needles also those tuned on GATEAU's selection
+    short, long = 2 * profile.eval_items, len(TASKS) * profile.eval_items  # samples of a set
+    needles = len(NEEDLE_DEPTHS) * max(1, profile.eval_items // 4)  # of a length
+    texts, answer = max(2, profile.eval_items // 2), workload.RESPONSE
+    # How many are read, tokens of each, and of those the scored ones.
+    reads = [(selected * long / len(samples), sample.whole, answer) for sample in samples]
+    reads.append(((selected + needled) * short, round(workload.short_tokens(profile)), answer))
+    reads += [(needled * needles, length, answer) for length in profile.eval_lengths]
+    reads += [(skipped * texts, length, PERPLEXITY_TAIL) for length in profile.eval_lengths]
+    tokens = sum(count * length for count, length, _ in reads)
+    operations = sum(count * model.flops(length, scored) for count, length, scored in reads)
+    return Work("07", "evaluate", tokens, operations, written=selected * (short + long) * answer)
 
 
 def metrics_rows(rows: pd.DataFrame, metric: str, measure: str, condition: str) -> list[dict[str, Any]]:
