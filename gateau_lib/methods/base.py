@@ -1,5 +1,4 @@
-"""What a selection method is to this library: one entry that scoring, selecting, the plan and the figures
-read.
+"""What a selection method is here: one entry that scoring, selecting, the plan and the figures read.
 
 Nothing here needs torch, so that formulas can be read, ranked by and tested without a model.
 """
@@ -69,33 +68,27 @@ class RankOptions:
     seed: int = 0  # of a random order
 
 
-def nobody(row: Mapping[str, Any]) -> str | None:
-    """No sample is kept out of the selection."""
-    return None
+Ranking = Callable[[pd.DataFrame, RankOptions], np.ndarray]  # rows of a pool -> numbers, high = select
+
+
+def by(column: str) -> Ranking:
+    """The ranking by a column of the score table as it stands."""
+    return lambda pool, options: pool[column].to_numpy(dtype=float)
 
 
 @dataclass(frozen=True)
 class Method:
-    """One selector, from what it reads to how it is drawn.
-
-    A method without ``fill`` asks the models nothing of its own: it ranks by what others leave, or by
-    lengths.
-    """
+    """One selector. Without ``fill`` it asks the models nothing: it ranks by lengths or what others leave."""
 
     name: str  # as --methods and --score take it
     title: str  # as a reader sees it
     source: str  # paper, section, arXiv id, file of the released code
-    # The rows of a pool -> a number each, high = select.
-    rank: Callable[[pd.DataFrame, RankOptions], np.ndarray]
-    # Columns of the score table that ``rank`` reads; a row without one is left out.
-    needs: tuple[str, ...] = ()
-    # A shard -> its columns, a value a sample.
-    fill: Callable[[Readings], Columns] | None = None
-    # What ``fill`` reads of the `reader.Reader`, which tells what it costs.
-    passes: tuple[str, ...] = ()
-    # Numbers that ``fill`` leaves in the score table, and what else: column -> what it holds.
-    columns: tuple[str, ...] = ()
-    details: Mapping[str, Kind] = field(default_factory=dict)
+    rank: Ranking
+    needs: tuple[str, ...] = ()  # columns of the table that ``rank`` reads; a row without one is left out
+    fill: Callable[[Readings], Columns] | None = None  # a shard -> its columns, a value a sample
+    passes: tuple[str, ...] = ()  # what ``fill`` reads of the `reader.Reader`, which tells what it costs
+    columns: tuple[str, ...] = ()  # numbers that ``fill`` leaves in the score table
+    details: Mapping[str, Kind] = field(default_factory=dict)  # what else it leaves: column -> what it holds
     # Why a row is never selected, None if it may be.
-    unfit: Callable[[Mapping[str, Any]], str | None] = nobody
+    unfit: Callable[[Mapping[str, Any]], str | None] = lambda row: None
     look: tuple[str, str] = ("#8A8A8A", "o")  # colour and marker of its line

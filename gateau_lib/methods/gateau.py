@@ -30,19 +30,16 @@ VARIANTS: tuple[Variant, ...] = get_args(Variant)
 def combine(
     hmp: npt.ArrayLike, cam: npt.ArrayLike, variant: Variant = "rank", alpha: float = 0.8
 ) -> np.ndarray:
-    """GATEAU's final score, alpha x HMP + (1 - alpha) x CAM, (n,); high = select.
+    """GATEAU's final score, alpha x HMP + (1 - alpha) x CAM, (n,), high = select.
 
     Args:
         hmp: HMP over the pool, from `hmg.homologous_models_perplexity` (sums to one).
         cam: contextual awareness scores that grow with misalignment, from `cam.contextual_awareness`.
-        variant: ``as_released``: the two as they are, where HMP is of the size 1/n and so weighs next to
-            nothing; ``softmax_both``: CAM softmaxed over the pool as HMP is; ``rank``: both turned into pool
-            ranks in (0, 1], ties shared.
-        alpha: weight of HMP; GATEAU 0.8 with 100k short samples, 0.7 with 10k.
+        variant: ``as_released``: both as they are; ``softmax_both``: CAM softmaxed over the pool as HMP is;
+            ``rank``: both turned into pool ranks in (0, 1], ties shared.
 
     Raises:
-        ValueError: NaN, unequal lengths, unknown variant, alpha outside [0, 1], or an HMP that is no softmax
-            where that matters.
+        ValueError: NaN, unequal lengths, unknown variant, alpha outside [0, 1], an HMP that is no softmax.
     """
     h, c = numbers(hmp, "hmp"), numbers(cam, "cam")
     if h.shape != c.shape:

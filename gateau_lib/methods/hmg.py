@@ -51,7 +51,14 @@ def pool_gap(
     Raises:
         ValueError: unknown scale, unequal lengths, NaN.
     """
-    short, long = _finite_pair(nll_short, nll_long)
+    short, long = np.asarray(nll_short, dtype=float), np.asarray(nll_long, dtype=float)
+    if short.shape != long.shape or short.ndim != 1 or short.size == 0:
+        both = f"nll_short {short.shape} and nll_long {long.shape}"
+        raise ValueError(f"{both} must be equally long lists of at least one sample")
+    bad = np.flatnonzero(~(np.isfinite(short) & np.isfinite(long)))
+    if bad.size:
+        fix = "leave samples without both scores out of the pool"
+        raise ValueError(f"NLL of row {bad[0]} is not finite; {fix}")
     if scale == "log":
         return short - long
     if scale == "minmax_ppl":
@@ -61,25 +68,8 @@ def pool_gap(
 
 
 def homologous_models_perplexity(nll_short: npt.ArrayLike, nll_long: npt.ArrayLike) -> np.ndarray:
-    """HMP: softmax over the pool of the min-max gap (GATEAU), (n,), sum one; largest over smallest is at
-    most e squared."""
+    """HMP: softmax over the pool of the min-max gap (GATEAU), (n,); its largest over its smallest <= e²."""
     return cast(np.ndarray, softmax(pool_gap(nll_short, nll_long)))
-
-
-def _finite_pair(
-    nll_short: npt.ArrayLike, nll_long: npt.ArrayLike
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    short, long = np.asarray(nll_short, dtype=float), np.asarray(nll_long, dtype=float)
-    if short.shape != long.shape or short.ndim != 1 or short.size == 0:
-        raise ValueError(
-            f"nll_short {short.shape} and nll_long {long.shape} must be equally long lists of at least one sample"
-        )
-    bad = np.flatnonzero(~(np.isfinite(short) & np.isfinite(long)))
-    if bad.size:
-        raise ValueError(
-            f"NLL of row {bad[0]} is not finite; leave samples without both scores out of the pool"
-        )
-    return short, long
 
 
 def _fill(reader: Readings) -> Columns:

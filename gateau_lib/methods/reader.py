@@ -1,15 +1,14 @@
 """Some samples read by both models: what the methods ask of them, each pass done at most once, whoever asks.
 
 A pass stands here with what it costs, so that the plan needs no second list. Several methods share the long
-model's pass over whole samples; where one of them wants its attention, the others take their losses from that
-pass, too.
+model's pass over whole samples; where one wants its attention, the others take their losses from it, too.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ import pandas as pd
 
 from gateau_lib.data.samples import Encoded, Sample, context_offsets, encode
 from gateau_lib.methods.base import Options
-from gateau_lib.methods.cam_adaptive import adaptive_importance, segments_read
+from gateau_lib.methods.cam_adaptive import adaptive_importance, plan_reading
 from gateau_lib.methods.longattn import long_attention_score
 from gateau_lib.methods.model_passes import (
     LongPass,
@@ -59,8 +58,7 @@ CostOf = Callable[[Lengths, "Size", "Size", Options], Cost]  # of one sample, fo
 
 
 class Pass(cached_property[Any]):
-    """A property of `Reader` that asks a model, remembered; with its name among the counts and what it
-    costs."""
+    """A property of `Reader` that asks a model, remembered; with its name among the counts and its cost."""
 
     def __init__(self, read: Callable[[Reader], Any], counted: str, cost: CostOf, needs_short: bool) -> None:
         super().__init__(read)
@@ -85,11 +83,15 @@ def named_passes(names: Collection[str]) -> list[Pass]:
     Raises:
         ValueError: the reader has no such pass.
     """
-    if unknown := [name for name in names if not isinstance(vars(Reader).get(name), Pass)]:
-        known = ", ".join(name for name, each in vars(Reader).items() if isinstance(each, Pass))
+    there = {name: each for name, each in vars(Reader).items() if isinstance(each, Pass)}
+    if unknown := [name for name in names if name not in there]:
+        known = ", ".join(there)
         raise ValueError(f"no pass {unknown[0]!r}: a Reader has {known}; a new one is a property there")
-    found = {each.counted: each for name, each in reversed(list(vars(Reader).items())) if name in names}
-    return list(reversed(found.values()))
+    found: dict[str, Pass] = {}
+    for name, each in there.items():
+        if name in names:
+            found.setdefault(each.counted, each)
+    return list(found.values())
 
 
 # What a pass costs
@@ -110,8 +112,7 @@ def _cut_cost(sample: Lengths, short: Size, long: Size, options: Options) -> Cos
 
 
 def _alone_cost(sample: Lengths, short: Size, long: Size, options: Options) -> Cost:
-    read = 1 + sample.response
-    return read, long.flops(read, sample.response)
+    return 1 + sample.response, long.flops(1 + sample.response, sample.response)
 
 
 def _segments_cost(sample: Lengths, short: Size, long: Size, options: Options) -> Cost:
@@ -120,9 +121,8 @@ def _segments_cost(sample: Lengths, short: Size, long: Size, options: Options) -
     parts = np.array([min(options.segment_length, sample.context - begin) for begin in begins], dtype=int)
     if options.adaptive and len(parts):
         # How many segments are read does not depend on what the attention says.
-        parts = parts[segments_read(np.ones((1, len(parts))), np.zeros(len(parts)))]
-    around = sample.start + sample.instruction + sample.response
-    tokens = (parts + around).tolist()
+        parts = parts[plan_reading(np.ones((1, len(parts))), np.zeros(len(parts))).read]
+    tokens = (parts + sample.start + sample.instruction + sample.response).tolist()
     return sum(tokens), sum(long.flops(n, sample.response) for n in tokens)
 
 
@@ -137,8 +137,7 @@ def _pairs_cost(sample: Lengths, short: Size, long: Size, options: Options) -> C
 
 
 def _far_cost(sample: Lengths, short: Size, long: Size, options: Options) -> Cost:
-    """One layer; the tokens are counted as a whole pass, though it ends at the first layer that sees the
-    whole text."""
+    """One layer of a pass, whose tokens are counted as a whole one's."""
     return sample.whole, long.flops(sample.whole, 0) / long.layers
 
 
@@ -150,13 +149,10 @@ def _window_segments(options: Options) -> int:
 
 
 def extended(pair: Pair, options: Options, passes: Collection[str]) -> Pair:
-    """The models as a `Reader` takes them: stretched to the run's length by one fixed NTK base each.
+    """The models as a `Reader` takes them, for passes of these names: stretched by one fixed NTK base each.
 
     The long model is stretched where ``max_length`` lies beyond its window, the short one for the reading
     ``ntk`` (GATEAU's extended window), so that no sample's score depends on its company.
-
-    Args:
-        passes: names of those that will be asked for.
     """
     short = pair.short
     if options.reading == "ntk" and "nll_short" in passes:
@@ -164,6 +160,7 @@ def extended(pair: Pair, options: Options, passes: Collection[str]) -> Pair:
     return replace(pair, short=short, long=rope.extend_window(pair.long, options.max_length))
 
 
+@dataclass(eq=False)
 class Reader:
     """The samples of a shard as both models read them.
 
@@ -176,18 +173,12 @@ class Reader:
     Every property may raise NonFiniteLoss or OutOfMemory, which name the sample.
     """
 
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        encoded: Sequence[Encoded],
-        pair: Pair,
-        options: Options,
-        passes: Collection[str] = (),
-        counts: dict[str, Counter[str]] | None = None,
-    ) -> None:
-        self.samples, self.encoded, self.pair, self.options = samples, encoded, pair, options
-        self.passes = frozenset(passes)
-        self.counts = {} if counts is None else counts
+    samples: Sequence[Sample]
+    encoded: Sequence[Encoded]
+    pair: Pair
+    options: Options
+    passes: Collection[str] = ()
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
 
     def count(self, name: str) -> Counter[str]:
         """What is counted of a pass; one that reads nothing has its zeros."""
@@ -217,14 +208,13 @@ class Reader:
 
     @reads("contrast", _cut_cost, needs_short=True)
     def nll_cut(self) -> np.ndarray:
-        """Mean response NLL of the long model on the last tokens that the short window holds, (n,) nats
-        per token."""
+        """The same, on the last tokens that the short window holds."""
         window, count = self.options.short_window, self.count("contrast")
         return short_reader_nll(self.pair.long, self.encoded, "truncate", window=window, count=count)
 
     @reads("ifd", _alone_cost)
     def nll_alone(self) -> np.ndarray:
-        """Mean NLL of the response without its prompt, (n,) nats per token, by the long model."""
+        """The same, of the response without its prompt."""
         # One token before the response: a chat template's opening would be an instruction of its own.
         starts = [sample.start[:1] or [self.pair.tokenizer.eos_token_id] for sample in self.encoded]
         responses = [sample.response for sample in self.encoded]
@@ -233,7 +223,7 @@ class Reader:
 
     @reads("longattn", _far_cost)
     def far_attention(self) -> np.ndarray:
-        """LongAttn's score of each sample, (n,), see `longattn.long_attention_score`."""
+        """LongAttn's score of each sample, (n,)."""
         return long_attention_score(self.pair.long, self.encoded, count=self.count("longattn"))
 
     @reads("cam", _segments_cost)
@@ -246,30 +236,20 @@ class Reader:
 
     @reads("prolong", _pairs_cost)
     def dependencies(self) -> pd.DataFrame:
-        """ProLong's scores of the samples as plain documents, a row each, see
-        `pair_passes.score_documents`."""
-        return score_documents(
-            self.pair.long,
-            [
-                each.context + each.instruction + each.response
-                for each in map(self._uncut, range(len(self.samples)))
-            ],
-            segment_length=self.options.segment_length,
-            pairs=self.options.prolong_pairs,
-            window_segments=_window_segments(self.options),
-            seed=self.options.seed,
-            count=self.count("prolong"),
-        )
+        """ProLong's scores of the samples as plain documents, see `pair_passes.score_documents`."""
+        texts = []
+        for sample, encoded in zip(self.samples, self.encoded, strict=True):
+            # With all of its context: pairs of segments are short, whatever the length of the text.
+            whole = (
+                encode(sample, self.pair.tokenizer, chat=self.options.chat) if encoded.dropped else encoded
+            )
+            texts.append(whole.context + whole.instruction + whole.response)
+        shape = {"segment_length": self.options.segment_length, "pairs": self.options.prolong_pairs}
+        shape |= {"window_segments": _window_segments(self.options), "seed": self.options.seed}
+        return score_documents(self.pair.long, texts, **shape, count=self.count("prolong"))
 
     def segment_chars(self) -> list[list[int]]:
         """Where each sample's segments begin and end, as characters of its context; asks no model."""
         size = self.options.segment_length
         both = zip(self.samples, self.encoded, strict=True)
         return [context_offsets(sample, self.pair.tokenizer, encoded, size) for sample, encoded in both]
-
-    def _uncut(self, place: int) -> Encoded:
-        """A sample with all of its context: pairs of segments are short, whatever the length of the text."""
-        encoded = self.encoded[place]
-        if not encoded.dropped:
-            return encoded
-        return encode(self.samples[place], self.pair.tokenizer, None, chat=self.options.chat)

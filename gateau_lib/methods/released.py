@@ -9,26 +9,23 @@ headings in the prompts ("### Input:" and so on), and joining result files by li
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers import PreTrainedModel
 
 from gateau_lib.data.samples import Encoded
-from gateau_lib.models.attention import refuse_unread
+from gateau_lib.models.attention import Layer, reading_rows
+from gateau_lib.models.nll import Count
 from gateau_lib.models.pair import Pair
 from gateau_lib.models.rope import extend_window
 
 CUT = 500  # tokens of instruction and response, with start token (select/cam, construct_data: max_length=500)
 SEGMENTS_AT_ONCE = 32  # select/cam, run_multiprocess_ppl.sh
-_IMPLEMENTATION = "sdpa_with_rows"
 
 
 @dataclass(frozen=True)
@@ -68,9 +65,7 @@ class Defects:
 
 
 @torch.inference_mode()
-def _response_nll(
-    model: PreTrainedModel, sample: Encoded, window: int, late: bool, count: Counter[str] | None
-) -> float:
+def _response_nll(model: PreTrainedModel, sample: Encoded, window: int, late: bool, count: Count) -> float:
     """Mean NLL of the response from one forward pass with all logits; NaN if the labels leave no token."""
     body = sample.context + sample.instruction + sample.response
     ids = sample.start + body[max(0, len(body) + len(sample.start) - window) :]
@@ -88,7 +83,7 @@ def released_hmg(
     window: int,
     *,
     defects: Defects | None = None,
-    count: Counter[str] | None = None,
+    count: Count = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean response NLL of both models as select/hmg computes them: one sample at a time, every logit.
 
@@ -107,37 +102,6 @@ def released_hmg(
 
 
 # GATEAU, select/cam
-
-
-@dataclass
-class _Rows:
-    """Which rows of the attention pass are wanted, which keys they may see, and what was found."""
-
-    first: int
-    seen: torch.Tensor  # (N,) bool
-    found: list[torch.Tensor]  # per layer (rows, N), mean over heads
-
-
-def _attention_with_rows(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-    attention_mask: torch.Tensor | None, released_rows: _Rows | None = None, **kwargs: Any,
-) -> tuple[torch.Tensor, None]:  # fmt: skip
-    """SDPA, and beside it all weights of the rows after the context, from one product as in select/cam."""
-    refuse_unread(module, kwargs)
-    if released_rows is not None:
-        keys = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-        scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
-        scores = query[:, :, released_rows.first :] @ keys.transpose(2, 3) * scaling  # (1, heads, rows, N)
-        columns = torch.arange(key.shape[2], device=key.device)
-        allowed = (columns <= columns[released_rows.first :, None]) & released_rows.seen  # (rows, N)
-        weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1, dtype=torch.float32)
-        released_rows.found.append(weights[0].mean(0))
-    found = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
-    return cast(tuple[torch.Tensor, None], found)
-
-
-AttentionInterface.register(_IMPLEMENTATION, _attention_with_rows)
-AttentionMaskInterface.register(_IMPLEMENTATION, sdpa_mask)
 
 
 @dataclass(frozen=True)
@@ -163,10 +127,8 @@ class _Text:
 
 
 def _text(sample: Encoded, pad: int, window: int, side: str, on: Defects) -> _Text:
-    context, padding = sample.context, 0
-    if on.pad_context:
-        context = context[:window]
-        padding = window - len(context)
+    context = sample.context[:window] if on.pad_context else sample.context
+    padding = window - len(context) if on.pad_context else 0
     ids, real = [pad] * padding, [False] * padding
     left = side == "left"
     cut, first = (CUT if on.cut_parts else None), (1 if on.drop_first else 0)
@@ -181,36 +143,37 @@ def _text(sample: Encoded, pad: int, window: int, side: str, on: Defects) -> _Te
 
 @torch.inference_mode()
 def _segment_attention(
-    model: PreTrainedModel, text: _Text, size: int, on: Defects, count: Counter[str] | None
+    model: PreTrainedModel, text: _Text, size: int, on: Defects, count: Count
 ) -> np.ndarray:
     """Attention of the response to each segment, (layers, segments), mean over heads, rows and keys."""
     first, seen_first, lead = text.opened(slice(None))
     after = text.instruction + text.response
     ids = torch.tensor([first + after], device=model.device)
-    seen = torch.tensor(seen_first + [True] * len(after), device=model.device)
-    mask = torch.ones_like(ids) if on.see_padding else seen[None].long()
-    rows = _Rows(len(first), seen, [])
+    seen = torch.tensor(seen_first + [True] * len(after), device=model.device)  # (N,)
+    columns = torch.arange(len(seen), device=model.device)
+    allowed = (columns <= columns[len(first) :, None]) & seen  # (rows after the context, N)
+    found: list[torch.Tensor] = []  # (segments,) a layer
+
+    def tap(layer: Layer) -> None:
+        """All weights of the rows after the context, from one product as in select/cam."""
+        keys = layer.key.repeat_interleave(layer.query.shape[1] // layer.key.shape[1], dim=1)
+        scores = layer.query[:, :, len(first) :] @ keys.transpose(2, 3) * layer.scaling  # (1, heads, rows, N)
+        weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1, dtype=torch.float32)[0].mean(0)
+        mean = weights[len(text.instruction) :, : len(first)].mean(0)  # from the response
+        mean = torch.cat([mean[:lead], mean[lead + len(text.start) :]])  # to the context
+        found.append(torch.stack([part.mean() for part in torch.split(mean, size)]))
+
     _add(count, ids, int(seen.sum()))
-    before = model.config._attn_implementation
-    model.set_attn_implementation(_IMPLEMENTATION)
-    try:  # the base model: select/cam leaves out the head in this pass
+    mask = torch.ones_like(ids) if on.see_padding else seen[None].long()
+    with reading_rows(model, tap):  # of the base model: select/cam leaves out the head in this pass
         decoder = model.get_decoder()  # type: ignore[no-untyped-call]  # transformers leaves it without types
-        decoder(**_inputs(ids, mask), released_rows=rows)
-    finally:
-        model.set_attn_implementation(before)
-    means = []
-    for layer in rows.found:
-        keys = layer[len(text.instruction) :, : len(first)].mean(0)  # from the response
-        keys = torch.cat([keys[:lead], keys[lead + len(text.start) :]])  # to the context
-        means.append(torch.stack([part.mean() for part in torch.split(keys, size)]))
-    stored = torch.stack(means).to(torch.float16 if on.half_precision else torch.float64)
+        decoder(**_inputs(ids, mask))
+    stored = torch.stack(found).to(torch.float16 if on.half_precision else torch.float64)
     return stored.double().cpu().numpy()
 
 
 @torch.inference_mode()
-def _segment_nll(
-    model: PreTrainedModel, text: _Text, size: int, on: Defects, count: Counter[str] | None
-) -> np.ndarray:
+def _segment_nll(model: PreTrainedModel, text: _Text, size: int, on: Defects, count: Count) -> np.ndarray:
     """Loss of the response after each segment of the context, (segments,), every logit computed."""
     n, after = len(text.context), text.instruction + text.response
     whole = [slice(begin, begin + size) for begin in range(0, n - size + 1, size)]
@@ -235,7 +198,7 @@ def released_cam(
     *,
     side: Literal["left", "right"] = "left",
     defects: Defects | None = None,
-    count: Counter[str] | None = None,
+    count: Count = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The two vectors of CAM as select/cam computes them, one sample at a time, by the long model.
 
@@ -268,18 +231,14 @@ def released_cam(
     for sample in encoded:
         text = _text(sample, pad, window, side, on)
         if not text.response:
-            raise ValueError(
-                f"sample {sample.id!r}: the released code drops the first response token, and there is no "
-                "other"
-            )
+            why = "the released code drops the first response token, and there is no other"
+            raise ValueError(f"sample {sample.id!r}: {why}")
         nll = _segment_nll(pair.long, text, segment_length, on, count)
         found.append((nll, _segment_attention(pair.long, text, segment_length, on, count)))
     return found
 
 
-def every_loss(
-    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, count: Counter[str] | None
-) -> torch.Tensor:
+def every_loss(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, count: Count) -> torch.Tensor:
     """NLL of every token but the first, (B, N - 1), from one forward pass with all logits."""
     _add(count, ids, int(mask.sum()))
     logits = model(**_inputs(ids, mask)).logits[:, :-1]
@@ -293,6 +252,6 @@ def _inputs(ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "use_cache": False}
 
 
-def _add(count: Counter[str] | None, ids: torch.Tensor, tokens: int) -> None:
+def _add(count: Count, ids: torch.Tensor, tokens: int) -> None:
     if count is not None:
         count.update(tokens=tokens, padded=ids.numel(), forwards=1)

@@ -1,5 +1,4 @@
-"""Negative log-likelihood of a continuation given a prefix, in nats per token: the number under every score
-here.
+"""Negative log-likelihood of a continuation given a prefix, in nats per token: the number under every score.
 
 Batches hold sequences of similar length, padded on the right: a causal model never looks to the right, so a
 plain mask of ones is exact, the fast causal kernels apply, and no N x N mask is built. The mask and the
@@ -28,25 +27,19 @@ BATCH_TOKENS = 16384  # padded tokens a forward pass, unless a single sequence i
 CPU_TOKENS = 4096  # the most on a processor: larger batches outgrow its caches and take a quarter longer
 LEAST_FILLED = 0.75  # of a batch's row: past a quarter of padding, another forward pass is cheaper
 
+Count = Counter[str] | None  # what a pass adds to: real ``tokens``, ``padded`` ones too, ``forwards``
 Result = TypeVar("Result")
 
 
 class SequenceError(UserError):
-    """A sequence that cannot be scored.
-
-    ``index`` is its place in the call; ``sample`` (an id) and ``segment`` tell which text it is, where that
-    is known.
-    """
+    """A sequence that cannot be scored: its place in the call, and sample (an id) and segment where known."""
 
     reason = "cannot be scored"
 
     def __init__(self, index: int, sample: str | None = None, segment: int | None = None) -> None:
         self.index, self.sample, self.segment = index, sample, segment
-        names = []
-        if sample is not None:
-            names.append(f"sample {sample!r}")
-        if segment is not None:
-            names.append(f"segment {segment}")
+        names = [] if sample is None else [f"sample {sample!r}"]
+        names += [] if segment is None else [f"segment {segment}"]
         super().__init__(f"{', '.join(names) or f'sequence {index}'}: {self.reason}")
 
 
@@ -80,20 +73,13 @@ def naming(ids: Sequence[str]) -> Iterator[None]:
 def padded(
     sequences: Sequence[Sequence[int]], device: torch.device, past: int = 0
 ) -> dict[str, torch.Tensor]:
-    """A model's inputs for sequences padded on the right: ids, a mask of ones, positions.
-
-    Args:
-        sequences: token ids; the longest has N.
-        past: tokens before them that a cache holds; the mask covers these too, and positions go on after
-            them.
+    """A model's inputs for token ids padded on the right to N, the longest, after ``past`` cached tokens.
 
     Returns:
-        ``input_ids`` and ``position_ids`` (B, N), ``attention_mask`` (B, past + N).
+        ``input_ids`` and ``position_ids`` (B, N), ``attention_mask`` of ones (B, past + N).
     """
     longest = max(map(len, sequences))
-    ids = torch.zeros(
-        len(sequences), longest, dtype=torch.long
-    )  # what stands in the padding is never looked at
+    ids = torch.zeros(len(sequences), longest, dtype=torch.long)  # what is in the padding is never looked at
     for b, sequence in enumerate(sequences):
         ids[b, : len(sequence)] = torch.as_tensor(sequence)
     ids = ids.to(device)
@@ -135,12 +121,9 @@ def run_batches(
     run: Callable[[list[int]], Sequence[Result]],
     edge: int | None = None,
 ) -> list[Result]:
-    """``run(group)`` for groups of indices of similar length; all results in the order of ``lengths``.
+    """``run(group)``, a result an index, for groups of `plan_batches`; all in the order of ``lengths``.
 
     A group that does not fit into memory is halved, and so are all groups after it that are as large.
-
-    Args:
-        run: one result an index of the group, in its order.
 
     Raises:
         OutOfMemory: one sequence alone does not fit.
@@ -162,8 +145,7 @@ def run_batches(
             torch.cuda.empty_cache()
         rest = [index for left in (group, *todo) for index in left]
         half = len(group) // 2 * lengths[group[0]]
-        smaller = plan_batches([lengths[i] for i in rest], half, edge)
-        todo = [[rest[i] for i in part] for part in smaller]
+        todo = [[rest[i] for i in part] for part in plan_batches([lengths[i] for i in rest], half, edge)]
     return [done[i] for i in range(len(lengths))]
 
 
@@ -171,17 +153,13 @@ def batch_nll(
     model: PreTrainedModel,
     sequences: Sequence[Sequence[int]],
     n_targets: Sequence[int],
-    count: Counter | None = None,
+    count: Count = None,
     tap: Tap | None = None,
 ) -> list[np.ndarray]:
-    """One forward pass: NLL of the last ``n_targets[b]`` tokens of each sequence.
-
-    Args:
-        tap: sees every attention layer on the way, see `attention.reading_rows`.
+    """NLL of the last ``n_targets[b]`` tokens of each sequence, from one forward pass that ``tap`` watches.
 
     Returns:
-        For each sequence an array (n_targets[b],), float64, nats; the softmax is in fp32 whatever the model's
-        dtype.
+        For each sequence an array (n_targets[b],), float64, nats; the softmax is in fp32 whatever the dtype.
     """
     inputs = padded(sequences, model.device)
     places = target_places([len(s) for s in sequences], n_targets)
@@ -207,17 +185,15 @@ def continuation_nll(
     prefixes: Sequence[Sequence[int]],
     targets: Sequence[Sequence[int]],
     *,
-    batch_tokens: int = BATCH_TOKENS,
-    count: Counter | None = None,
+    batch_tokens: int | None = None,
+    count: Count = None,
 ) -> list[np.ndarray]:
     """NLL of every target token given its prefix and the target tokens before it.
 
     Args:
-        prefixes: token ids, at least one each (the start token, if nothing else).
-        targets: token ids, at least one each.
-        batch_tokens: padded tokens a forward pass, on a processor `CPU_TOKENS` at most; a longer sequence
-            goes alone.
-        count: its ``tokens`` (real), ``padded`` and ``forwards`` are increased.
+        prefixes, targets: token ids, at least one each (the start token, if nothing else).
+        batch_tokens: padded tokens a forward pass, `BATCH_TOKENS` by default, on a processor `CPU_TOKENS` at
+            most; a longer sequence goes alone.
 
     Returns:
         One array (number of target tokens,) a pair, float64, nats, in the order of the call.
@@ -228,10 +204,8 @@ def continuation_nll(
     """
     for index, (prefix, target) in enumerate(zip(prefixes, targets, strict=True)):
         if not len(prefix) or not len(target):
-            raise ValueError(
-                f"sequence {index}: prefix and target need at least one token each; give a start token "
-                "as prefix"
-            )
+            fix = "give a start token as prefix"
+            raise ValueError(f"sequence {index}: prefix and target need at least one token each; {fix}")
 
     def run(group: list[int]) -> list[np.ndarray]:
         sequences = [[*prefixes[i], *targets[i]] for i in group]
@@ -242,6 +216,6 @@ def continuation_nll(
         return losses
 
     lengths = [len(prefix) + len(target) for prefix, target in zip(prefixes, targets, strict=True)]
-    if model.device.type == "cpu":
-        batch_tokens = min(batch_tokens, CPU_TOKENS)
-    return run_batches(lengths, batch_tokens, run, rope_edge(model))
+    most = BATCH_TOKENS if batch_tokens is None else batch_tokens
+    most = min(most, CPU_TOKENS) if model.device.type == "cpu" else most
+    return run_batches(lengths, most, run, rope_edge(model))

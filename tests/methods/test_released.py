@@ -254,7 +254,7 @@ def test_prolong_turns_any_error_into_zero(pair, monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(released_prolong, "_perplexities", fails)
+    monkeypatch.setattr(released_prolong, "_losses", fails)
     assert released_prolong.released_prolong(
         pair.long, [document(96)], segment_length=16, pairs=3, window_segments=8
     ).tolist() == [0.0]
