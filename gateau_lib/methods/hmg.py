@@ -51,7 +51,7 @@ def pool_gap(
     Raises:
         ValueError: unknown scale, unequal lengths, NaN.
     """
-    short, long = np.asarray(nll_short, dtype=float), np.asarray(nll_long, dtype=float)
+    short, long = np.asarray(nll_short, dtype=np.float64), np.asarray(nll_long, dtype=np.float64)
     if short.shape != long.shape or short.ndim != 1 or short.size == 0:
         both = f"nll_short {short.shape} and nll_long {long.shape}"
         raise ValueError(f"{both} must be equally long lists of at least one sample")

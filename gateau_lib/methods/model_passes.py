@@ -14,7 +14,7 @@ from gateau_lib.data.samples import Encoded, segments
 from gateau_lib.methods.base import READINGS, Reading
 from gateau_lib.models import nll, rope
 from gateau_lib.models.attention import Layer, check_layers
-from gateau_lib.models.nll import Count, NonFiniteLoss, SequenceError, continuation_nll, naming
+from gateau_lib.models.nll import Count, NonFiniteLoss, SequenceError, batch_nll, continuation_nll, naming
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def long_pass(
         def tap(layer: Layer) -> None:
             layers.append([segment_mean(layer, b, sample, segment_length) for b, sample in enumerate(chosen)])
 
-        losses = nll.batch_nll(model, [s.ids for s in chosen], [len(s.response) for s in chosen], count, tap)
+        losses = batch_nll(model, [s.ids for s in chosen], [len(s.response) for s in chosen], count, tap)
         check_layers(model, len(layers))
         passes = []
         for b, (index, sample, loss) in enumerate(zip(group, chosen, losses, strict=True)):

@@ -1,5 +1,4 @@
-"""LoRA adapters (peft): low-rank matrices beside a frozen model's linear layers, trained and kept in place of
-its weights.
+"""LoRA adapters (peft): low-rank matrices beside a frozen model's linear layers, trained in their place.
 
 A folder with adapters holds them as safetensors, the tokenizer, and the configuration that the base is to be
 read with (its RoPE base and window), but not the base itself.
@@ -33,8 +32,7 @@ def _peft() -> Any:
 
 
 def attach(model: PreTrainedModel, base: Path | str, rank: int, seed: int) -> torch.nn.Module:
-    """The model with new adapters at all linear layers but the output head, ready to be trained; its own
-    weights are frozen.
+    """The model, frozen, with new adapters at all linear layers but the output head, ready to be trained.
 
     The adapters begin as zero changes, in float32 whatever the dtype of the model.
 
@@ -70,8 +68,7 @@ def merged(base: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
         try:
-            # peft reads a JSON file and tensors; it builds no model and has no code to fetch, since the base
-            # is given.
+            # peft reads a JSON file and tensors; with the base given, it has no code to fetch.
             adapted = peft.PeftModel.from_pretrained(base, str(folder))
             # Read once more: only this call tells what did not fit.
             fit = adapted.load_adapter(str(folder), "default")

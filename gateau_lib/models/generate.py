@@ -16,8 +16,7 @@ def continue_greedily(
     ends: Sequence[int],
     pad: int | None = None,
 ) -> list[list[int]]:
-    """Prompts, padded on the left as one batch: the new ids of each,
-    up to (without) the first of ``ends``."""
+    """New ids of each prompt of a batch padded on the left, up to (without) the first of ``ends``."""
     return _continue(model, prompts, ends, pad, do_sample=False, max_new_tokens=max_new_tokens)
 
 
@@ -51,8 +50,7 @@ def _continue(
     ids = torch.tensor([[pad] * (width - len(p)) + [*p] for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     asked = GenerationConfig(eos_token_id=list(ends) or None, pad_token_id=pad, use_cache=True, **how)
-    # What a configuration leaves open is taken from the model's own: a hub model's may sample or punish
-    # repetition.
+    # What a configuration leaves open is taken from the model's own: it may sample or punish repetition.
     own, model.generation_config = model.generation_config, GenerationConfig()
     try:
         # Every causal language model has `generate`, from a mixin that PreTrainedModel does not name.

@@ -45,19 +45,16 @@ def _measure(prepare: Callable[..., tuple[Work, Work]], arguments: tuple[Any, ..
 def high_water() -> int:
     """Most bytes that this process has held so far."""
     status = Path("/proc/self/status")
-    if (
-        status.exists()
-    ):  # ru_maxrss is kept when a process is started from a larger one, and would show the parent's
-        return (
-            next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-            * 1024
-        )
+    # ru_maxrss is kept when a process is started from a larger one, and would show the parent's.
+    if status.exists():
+        lines = status.read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: a device's error, Python's own, or the message of torch's CPU allocator."""
-    text = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-    )
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    said = any(words in str(error).lower() for words in ("out of memory", "can't allocate memory"))
+    return isinstance(error, RuntimeError) and said

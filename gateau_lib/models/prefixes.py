@@ -7,7 +7,6 @@ need when it is there.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -17,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from gateau_lib.models.attention import reading_rows
-from gateau_lib.models.nll import padded, target_places
+from gateau_lib.models.nll import Count, padded, target_places
 from gateau_lib.models.output_head import logits_at, token_nll
 from gateau_lib.models.rope import rope_edge
 
@@ -36,13 +35,12 @@ def reusable(model: PreTrainedModel, length: int) -> bool:
 
 
 def read(
-    model: PreTrainedModel, parts: Sequence[Sequence[int]], count: Counter | None = None
+    model: PreTrainedModel, parts: Sequence[Sequence[int]], count: Count = None
 ) -> tuple[list[float], DynamicCache]:
     """Mean NLL of each part's tokens but the first, nats per token, and the parts' keys and values.
 
     Args:
         parts: token ids, all of one length of at least two.
-        count: its ``tokens``, ``padded`` and ``forwards`` are increased.
     """
     # Without the configuration, a sliding layer keeps all keys; its mask hides those out of reach.
     cache = DynamicCache()
@@ -54,7 +52,7 @@ def read_after(
     prefixes: DynamicCache,
     rows: np.ndarray,
     parts: Sequence[Sequence[int]],
-    count: Counter | None = None,
+    count: Count = None,
 ) -> list[float]:
     """As `read`, where part b follows prefix ``rows[b]`` of those that `read` returned."""
     which = torch.as_tensor(rows, device=model.device)
@@ -65,7 +63,7 @@ def read_after(
 
 @torch.inference_mode()
 def _forward(
-    model: PreTrainedModel, parts: Sequence[Sequence[int]], cache: DynamicCache, count: Counter | None
+    model: PreTrainedModel, parts: Sequence[Sequence[int]], cache: DynamicCache, count: Count
 ) -> list[float]:
     inputs = padded(parts, model.device, past=cache.get_seq_length())
     ids = inputs["input_ids"]  # (B, L), all of one length

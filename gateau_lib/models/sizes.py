@@ -50,11 +50,8 @@ class Size:
         return 2 * self.layers * self.kv_heads * self.head_dim
 
     def flops(self, tokens: int, scored: int, before: int = 0) -> float:
-        """One forward pass of a sequence after ``before`` cached tokens; attention in full and causal.
-
-        Two operations a weight and token; for every query and key it sees, four a channel (query x key,
-        weight x value).
-        """
+        """Operations of one forward pass after ``before`` cached tokens; attention in full and causal."""
+        # Two a weight and token; for a query and a key it sees, four a channel (query x key, weight x value).
         seen = tokens * before + tokens * (tokens + 1) / 2
         return 2.0 * self.linear * tokens + 2.0 * self.head * scored + 4.0 * self.layers * self.width * seen
 
@@ -73,28 +70,16 @@ class Work(NamedTuple):
 
 
 def llama(
-    layers: int,
-    hidden: int,
-    mlp: int,
-    heads: int,
-    kv_heads: int,
-    vocabulary: int,
-    tied: bool,
-    window: int,
-    biased: bool = False,
-) -> Size:
-    """The size of a Llama-like model: grouped heads, a gated MLP, RMS norms.
-
-    Args:
-        biased: query, key, value and output projections have biases.
-    """
+    layers: int, hidden: int, mlp: int, heads: int, kv_heads: int, vocabulary: int, *,
+    tied: bool, window: int, biased: bool = False,
+) -> Size:  # fmt: skip
+    """The size of a Llama-like model: grouped heads, a gated MLP, RMS norms, ``biased`` projections."""
     head_dim = hidden // heads
     queries, keys = heads * head_dim, kv_heads * head_dim
     attention = 2 * hidden * (queries + keys) + biased * (queries + 2 * keys + hidden)
     linear = layers * (attention + 3 * hidden * mlp + 2 * hidden) + hidden
-    return Size(
-        linear, vocabulary * hidden, tied, layers, hidden, mlp, heads, kv_heads, head_dim, vocabulary, window
-    )
+    shape = (layers, hidden, mlp, heads, kv_heads, head_dim, vocabulary, window)
+    return Size(linear, vocabulary * hidden, tied, *shape)
 
 
 def of_config(config: Any) -> Size:
@@ -121,11 +106,7 @@ def of_config(config: Any) -> Size:
 
 
 def of(name: str) -> Size:
-    """The size of a model by its hub id or folder.
-
-    Raises:
-        UnknownSize: not in the registry, and no configuration in the folder, the hub's cache or on the hub.
-    """
+    """The size of a model by its hub id or folder; UnknownSize if neither registry nor configuration says."""
     entry = registry.models().get(name)
     if entry and not (Path(name).expanduser() / "config.json").is_file():
         facts = (entry.layers, entry.hidden, entry.mlp, entry.heads, entry.kv_heads, entry.vocabulary)
@@ -135,6 +116,5 @@ def of(name: str) -> Size:
     except ModelError as error:
         raise UnknownSize(f"{name}: size unknown, no configuration to read ({error})") from None
     except AttributeError as error:
-        raise UnknownSize(
-            f"{name}: size unknown, its configuration is not one of a decoder ({error})"
-        ) from None
+        why = "its configuration is not one of a decoder"
+        raise UnknownSize(f"{name}: size unknown, {why} ({error})") from None
