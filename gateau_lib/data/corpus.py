@@ -95,11 +95,10 @@ def make_sample(
 ) -> Sample:
     """One labelled sample; a near duplicate is the far one of its seed with three filler sentences exchanged.
 
-    Args:
-        seed: fixes every word of the sample.
-        kind: a key of `KINDS`.
-        length: tokens of the whole sample, met within a sentence or two.
-        window: the short model's window in tokens; far evidence lies before it, counted from the end.
+    ``seed``: fixes every word of the sample.
+    ``kind``: a key of `KINDS`.
+    ``length``: tokens of the whole sample, met within a sentence or two.
+    ``window``: the short model's window in tokens; far evidence lies before it, counted from the end.
     """
     rng = np.random.default_rng(seed)
     drafted = "far" if kind == "near_duplicate" else kind
@@ -184,8 +183,7 @@ def needle_set(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
 def recall_items(tokenizer: Any, length: int, seed: int, count: int) -> list[Encoded]:
     """Facts restated in prose, as pretraining practises: ``count`` documents of ``length`` tokens.
 
-    Returns:
-        Items; context: the document, instruction: ``" Again, the code of Mira is"``, response: the value.
+    Returns Items; context: the document, instruction: ``" Again, the code of Mira is"``, response: the value.
     """
     items = []
     for n in range(count):

@@ -40,9 +40,7 @@ def from_record(record: Any, where: str) -> Sample:
     Context and instruction are the record's ``context`` and ``instruction`` fields if it has both; if it has
     only ``instruction`` and the user turn ends with it, the rest is the context; else the instruction is the
     last blank-line-separated paragraph of the user turn.
-
-    Raises:
-        RecordError: not an object, no id, no usable messages, more than one exchange, empty response.
+    Raises RecordError: not an object, no id, no usable messages, more than one exchange, empty response.
     """
     if not isinstance(record, dict):
         raise RecordError(where, "expected a JSON object", f", got {type(record).__name__}")
@@ -167,8 +165,7 @@ def parse(path: Path, raw: RawRecord) -> Any:
 def read_records(path: str | Path) -> list[tuple[str, Any]]:
     """Raw records of a JSONL or Parquet file with their place (``file, line N``), in file order.
 
-    Raises:
-        DataError: missing or empty file, unknown suffix, malformed line.
+    Raises DataError: missing or empty file, unknown suffix, malformed line.
     """
     path = Path(path)
     check_file(path)

@@ -56,13 +56,10 @@ class Encoded:
 def encode(sample: Sample, tokenizer: Any, max_length: int | None = None, chat: bool = False) -> Encoded:
     """Tokenize one sample; over-long context is cut on the left, instruction and response stay whole.
 
-    Args:
-        max_length: tokens of the whole sample at most (GATEAU cuts at 64,000).
-        chat: put the tokenizer's chat template around it: what it writes before the user's text is ``start``,
-            what it writes after it ends ``instruction``; the response stays last, without an end of turn.
-
-    Raises:
-        DataError: empty response, instruction and response exceed ``max_length``, or an unusable template.
+    ``max_length``: tokens of the whole sample at most (GATEAU cuts at 64,000).
+    ``chat``: put the tokenizer's chat template around it: what it writes before the user's text is ``start``,
+        what it writes after it ends ``instruction``; the response stays last, without an end of turn.
+    Raises DataError: empty response, instruction and response exceed ``max_length``, or an unusable template.
     """
     lead = SEPARATOR if sample.context else ""
     if chat:

@@ -72,8 +72,7 @@ def longest(ids: Sequence[str], lengths: Sequence[float], k: int) -> list[str]:
 def instruction_following_difficulty(nll_given: Sequence[float], nll_alone: Sequence[float]) -> np.ndarray:
     """IFD, the response's loss given its prompt over its loss alone, (n,).
 
-    Raises:
-        ValueError: NaN, unequal lengths, a loss alone of 0.
+    Raises ValueError: NaN, unequal lengths, a loss alone of 0.
     """
     given, alone = numbers(nll_given, "nll_given"), numbers(nll_alone, "nll_alone")
     if given.shape != alone.shape:

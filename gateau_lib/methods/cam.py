@@ -82,12 +82,9 @@ def contextual_awareness(
 ) -> float:
     """How little (``misaligned``: 1 - cosine) or how much (``aligned``: cosine) attention follows importance.
 
-    Args:
-        segment_nll: (segments,), from `model_passes.segment_importance`.
-        attention_layers: (layers, segments), from `model_passes.long_pass`.
-
-    Raises:
-        ValueError: no segments, shapes that differ, NaN, or an unknown variant.
+    ``segment_nll``: (segments,), from `model_passes.segment_importance`.
+    ``attention_layers``: (layers, segments), from `model_passes.long_pass`.
+    Raises ValueError: no segments, shapes that differ, NaN, or an unknown variant.
     """
     nll, layers = np.asarray(segment_nll, dtype=float), np.asarray(attention_layers, dtype=float)
     if nll.size == 0:

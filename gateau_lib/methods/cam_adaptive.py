@@ -90,8 +90,7 @@ class ReadingPlan:
 def plan_reading(attention: np.ndarray, shared: np.ndarray) -> ReadingPlan:
     """Choose the segments of a sample that are read.
 
-    Args:
-        attention: (layers, segments), from `model_passes.long_pass`. shared: (segments,), from `shared_text`.
+    ``attention``: (layers, segments), from `model_passes.long_pass`. shared: (segments,), from `shared_text`.
     """
     n = len(shared)
     share = attention / np.maximum(attention.sum(1, keepdims=True), np.finfo(float).tiny)
@@ -116,12 +115,9 @@ def adaptive_importance(
 ) -> list[np.ndarray]:
     """As `model_passes.segment_importance`, read for some segments and estimated for the others.
 
-    Args:
-        passes: of the same samples and segment length, from `model_passes.long_pass`.
-
-    Raises:
-        ValueError: passes of another segment length.
-        NonFiniteLoss, OutOfMemory: naming the sample and the segment; ``index`` is the sample's place.
+    ``passes``: of the same samples and segment length, from `model_passes.long_pass`.
+    Raises ValueError: passes of another segment length; NonFiniteLoss, OutOfMemory: naming the sample and the
+        segment; ``index`` is the sample's place.
     """
     plans = []
     for sample, long_pass in zip(encoded, passes, strict=True):

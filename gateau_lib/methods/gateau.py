@@ -32,14 +32,11 @@ def combine(
 ) -> np.ndarray:
     """GATEAU's final score, alpha x HMP + (1 - alpha) x CAM, (n,), high = select.
 
-    Args:
-        hmp: HMP over the pool, from `hmg.homologous_models_perplexity` (sums to one).
-        cam: contextual awareness scores that grow with misalignment, from `cam.contextual_awareness`.
-        variant: ``as_released``: both as they are; ``softmax_both``: CAM softmaxed over the pool as HMP is;
-            ``rank``: both turned into pool ranks in (0, 1], ties shared.
-
-    Raises:
-        ValueError: NaN, unequal lengths, unknown variant, alpha outside [0, 1], an HMP that is no softmax.
+    ``hmp``: HMP over the pool, from `hmg.homologous_models_perplexity` (sums to one).
+    ``cam``: contextual awareness scores that grow with misalignment, from `cam.contextual_awareness`.
+    ``variant``: ``as_released``: both as they are; ``softmax_both``: CAM softmaxed over the pool as HMP is;
+        ``rank``: both turned into pool ranks in (0, 1], ties shared.
+    Raises ValueError: NaN, unequal lengths, unknown variant, alpha outside [0, 1], an HMP that is no softmax.
     """
     h, c = numbers(hmp, "hmp"), numbers(cam, "cam")
     if h.shape != c.shape:

@@ -47,9 +47,7 @@ def pool_gap(
 
     ``minmax_ppl``: perplexities min-maxed over the pool for each model, then subtracted (GATEAU), in [-1, 1];
     ``log``: NLL difference in nats per token, which needs no pool.
-
-    Raises:
-        ValueError: unknown scale, unequal lengths, NaN.
+    Raises ValueError: unknown scale, unequal lengths, NaN.
     """
     short, long = np.asarray(nll_short, dtype=np.float64), np.asarray(nll_long, dtype=np.float64)
     if short.shape != long.shape or short.ndim != 1 or short.size == 0:

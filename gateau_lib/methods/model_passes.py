@@ -60,9 +60,7 @@ def _mean_nll(
 def response_nll(model: PreTrainedModel, encoded: Sequence[Encoded], *, count: Count = None) -> np.ndarray:
     """Mean NLL of each response given its whole prompt, (n,), nats per token; exp is PPL(y | c, x) (GATEAU).
 
-    Raises:
-        ValueError: nothing before a response.
-        NonFiniteLoss, OutOfMemory: naming the sample.
+    Raises ValueError: nothing before a response; NonFiniteLoss, OutOfMemory: naming the sample.
     """
     _check_prompts(encoded)
     return _mean_nll(model, encoded, [(sample.prompt, sample.response) for sample in encoded], count)
@@ -95,20 +93,14 @@ def short_reader_nll(
 ) -> np.ndarray:
     """Mean response NLL of the short-window model, which must somehow read beyond its window.
 
-    Args:
-        reading: ``ntk``: RoPE stretched to ``target`` tokens by one fixed NTK base (GATEAU; its ablation "w/o
-            extended window" is worse); ``truncate``: the last ``window`` tokens only, see `last_window`;
-            ``raw``: as if it had no window.
-        window: tokens the short model was trained for; by default its own ``max_position_embeddings``.
-        target: tokens to stretch to. Give a fixed number in a run over shards: the default, the longest
-            sample of this call, makes a sample's score depend on its company.
-
-    Returns:
-        (n,), nats per response token.
-
-    Raises:
-        ValueError: unknown reading.
-        NonFiniteLoss, OutOfMemory: naming the sample.
+    ``reading``: ``ntk``: RoPE stretched to ``target`` tokens by one fixed NTK base (GATEAU; its ablation "w/o
+        extended window" is worse); ``truncate``: the last ``window`` tokens only, see `last_window`; ``raw``:
+        as if it had no window.
+    ``window``: tokens the short model was trained for; by default its own ``max_position_embeddings``.
+    ``target``: tokens to stretch to. Give a fixed number in a run over shards: the default, the longest
+        sample of this call, makes a sample's score depend on its company.
+    Returns (n,), nats per response token.
+    Raises ValueError: unknown reading; NonFiniteLoss, OutOfMemory: naming the sample.
     """
     if reading not in READINGS:
         raise ValueError(f"unknown reading {reading!r}: choose one of {', '.join(READINGS)}")
@@ -155,11 +147,9 @@ def long_pass(
     Queries are the positions of all response tokens. No N x N matrix is built; softmax of the attention rows
     is in fp32 for every model dtype. Segments out of a sliding window's sight get exactly 0, soft-capped
     scores are capped. A sample without context has no segments: ``attention`` is (layers, 0).
-
-    Raises:
-        ValueError: segment length below 1, a sample with nothing before its response.
-        ModelError: a family whose attention cannot be read, or a layer without softmax attention.
-        NonFiniteLoss, OutOfMemory: naming the sample.
+    Raises ValueError: segment length below 1, a sample with nothing before its response; ModelError: a family
+        whose attention cannot be read, or a layer without softmax attention; NonFiniteLoss, OutOfMemory:
+        naming the sample.
     """
     if segment_length < 1:
         raise ValueError(f"segment_length must be at least 1 token, got {segment_length}")
@@ -199,15 +189,9 @@ def segment_importance(
     """Mean response NLL given one segment and the instruction; low means important (GATEAU, select/cam).
 
     A context shorter than a segment is one short segment; the last segment of a context may be short.
-
-    Args:
-        chosen: for each sample, the indices of the segments that are read; None: all of them.
-
-    Returns:
-        For each sample an array (segments read,), nats per token; empty for a sample without context.
-
-    Raises:
-        NonFiniteLoss, OutOfMemory: naming the sample and the segment; ``index`` is the sample's place.
+    ``chosen``: for each sample, the indices of the segments that are read; None: all of them.
+    Returns for each sample an array (segments read,), nats per token; empty for a sample without context.
+    Raises NonFiniteLoss, OutOfMemory: naming the sample and the segment; ``index`` is the sample's place.
     """
     result = []
     # One call a sample: its segments have one length, so they fill batches without padding.

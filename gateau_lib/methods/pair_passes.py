@@ -29,18 +29,12 @@ def pair_nll(
     """Mean NLL of each segment's tokens but the first, alone and after another segment.
 
     There is no start token, as in the released code.
-
-    Args:
-        token_ids: a document, cut by `prolong.document_segments` with this ``window_segments`` and ``seed``.
-        pairs: (T, 2), from `prolong.sample_pairs`.
-
-    Returns:
-        ``alone``: segment index -> nats per token, each segment of the pairs read once; ``given``: (T,) nats
-        per token.
-
-    Raises:
-        ValueError: a pair beyond the document's segments, or not i > j.
-        NonFiniteLoss, OutOfMemory: a segment's loss is NaN or infinite, or it does not fit into memory.
+    ``token_ids``: a document, cut by `prolong.document_segments` with this ``window_segments`` and ``seed``.
+    ``pairs``: (T, 2), from `prolong.sample_pairs`.
+    Returns ``alone``: segment index -> nats per token, each segment of the pairs read once; ``given``: (T,)
+        nats per token.
+    Raises ValueError: a pair beyond the document's segments, or not i > j; NonFiniteLoss, OutOfMemory: a
+        segment's loss is NaN or infinite, or it does not fit into memory.
     """
     parts = prolong.document_segments(token_ids, segment_length, window_segments, seed)
     pairs = np.asarray(pairs, dtype=int).reshape(-1, 2)
@@ -100,13 +94,10 @@ def score_documents(
 ) -> pd.DataFrame:
     """Long-dependency scores of documents given as token ids.
 
-    Args:
-        pairs: T, sampled pairs a document; a document that has fewer uses all of them.
-        window_segments: N_max (ProLong: 32,768 tokens in segments of 128).
-
-    Returns:
-        A row a document: ``lds``, ``lds_no_specificity`` (every specificity 1), ``pairs``, ``segments``. A
-        document of fewer than two whole segments has no pair, and both scores are NaN there.
+    ``pairs``: T, sampled pairs a document; a document that has fewer uses all of them.
+    ``window_segments``: N_max (ProLong: 32,768 tokens in segments of 128).
+    Returns a row a document: ``lds``, ``lds_no_specificity`` (every specificity 1), ``pairs``, ``segments``.
+        A document of fewer than two whole segments has no pair, and both scores are NaN there.
     """
     rows = []
     for document in docs:

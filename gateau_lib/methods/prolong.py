@@ -69,13 +69,10 @@ def dependency_terms(
 ) -> pd.DataFrame:
     """Strength, distance and specificity of every pair (ProLong's DST, DDI and DSP).
 
-    Args:
-        alone, given: mean NLL in nats per token, from `pair_passes.pair_nll`.
-        n_max: segments of the scorer's window; a pair that far apart has distance 1.
-
-    Returns:
-        Columns ``i, j``; ``strength``, at most 1, negative if c_j harms; ``distance`` and ``specificity`` in
-        [0, 1], the latter 1 where only one j was sampled. Rows in the order of ``pairs``.
+    ``alone``, ``given``: mean NLL in nats per token, from `pair_passes.pair_nll`.
+    ``n_max``: segments of the scorer's window; a pair that far apart has distance 1.
+    Returns columns ``i, j``; ``strength``, at most 1, negative if c_j harms; ``distance`` and ``specificity``
+        in [0, 1], the latter 1 where only one j was sampled. Rows in the order of ``pairs``.
     """
     if n_max < 2:
         raise ValueError(f"n_max must be at least 2 segments, got {n_max}")

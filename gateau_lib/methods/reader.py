@@ -70,9 +70,8 @@ def reads(
 ) -> Callable[[Callable[[Reader], Any]], Pass]:
     """Make a property of `Reader` a pass.
 
-    Args:
-        counted: its name in manifests and plans.
-        needs_short: it reads with the short model, or needs to know its window.
+    ``counted``: its name in manifests and plans.
+    ``needs_short``: it reads with the short model, or needs to know its window.
     """
     return lambda read: Pass(read, counted, cost, needs_short)
 
@@ -80,8 +79,7 @@ def reads(
 def named_passes(names: Collection[str]) -> list[Pass]:
     """The passes of these names, in the order of `Reader`; of those counted as one only the first.
 
-    Raises:
-        ValueError: the reader has no such pass.
+    Raises ValueError: the reader has no such pass.
     """
     there = {name: each for name, each in vars(Reader).items() if isinstance(each, Pass)}
     if unknown := [name for name in names if name not in there]:
@@ -164,13 +162,11 @@ def extended(pair: Pair, options: Options, passes: Collection[str]) -> Pair:
 class Reader:
     """The samples of a shard as both models read them.
 
-    Args:
-        samples, encoded: as text and as tokens, in one order.
-        pair: the models, from `extended`.
-        passes: names of all that will be asked for, so that shared ones are done in the form that serves all.
-        counts: pass -> its ``tokens``, ``padded`` and ``forwards`` are increased.
-
-    Every property may raise NonFiniteLoss or OutOfMemory, which name the sample.
+    ``samples``, ``encoded``: as text and as tokens, in one order.
+    ``pair``: the models, from `extended`.
+    ``passes``: names of all that will be asked for, so that shared ones are done in the form that serves all.
+    ``counts``: pass -> its ``tokens``, ``padded`` and ``forwards`` are increased. Every property may raise
+        NonFiniteLoss or OutOfMemory, which name the sample.
     """
 
     samples: Sequence[Sample]

@@ -87,12 +87,9 @@ def released_hmg(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean response NLL of both models as select/hmg computes them: one sample at a time, every logit.
 
-    Args:
-        window: tokens of a sample at most, cut on the left (select/hmg: 64,000).
-
-    Returns:
-        ``nll_short`` and ``nll_long``, each (n,), nats per token. NaN where the released code gives NaN: a
-        sample whose prompt alone fills the window.
+    ``window``: tokens of a sample at most, cut on the left (select/hmg: 64,000).
+    Returns ``nll_short`` and ``nll_long``, each (n,), nats per token. NaN where the released code gives NaN:
+        a sample whose prompt alone fills the window.
     """
     on = defects or Defects()
     short = pair.short if on.raw_short_reader else extend_window(pair.short, window)
@@ -117,8 +114,7 @@ class _Text:
     def opened(self, part: slice) -> tuple[list[int], list[bool], int]:
         """A part of the context with the start token before its first real token.
 
-        Returns:
-            Token ids, which of them are real, and how much padding leads.
+        Returns token ids, which of them are real, and how much padding leads.
         """
         ids, real = self.context[part], self.real[part]
         lead = real.index(True) if True in real else len(ids)
@@ -203,23 +199,17 @@ def released_cam(
     """The two vectors of CAM as select/cam computes them, one sample at a time, by the long model.
 
     The released code knows Llama only: a response row sees every key before it, so no sliding windows.
-
-    Args:
-        window: tokens a context is padded to, or cut to on the right; a multiple of ``segment_length``
-            (select/cam: 64,000 in segments of 128). It is padded with the tokenizer's padding token, else its
-            end-of-text token.
-        side: where the padding stands. Nothing in the released code says it, the tokenizer's files do. On the
-            right it parts context and instruction, so that it moves every distance between them; on the left
-            it shifts the segments' borders.
-
-    Returns:
-        For each sample ``segment_nll`` (segments,) in nats, and ``attention`` (layers, segments); with
+    ``window``: tokens a context is padded to, or cut to on the right; a multiple of ``segment_length``
+        (select/cam: 64,000 in segments of 128). It is padded with the tokenizer's padding token, else its
+        end-of-text token.
+    ``side``: where the padding stands. Nothing in the released code says it, the tokenizer's files do. On the
+        right it parts context and instruction, so that it moves every distance between them; on the left it
+        shifts the segments' borders.
+    Returns for each sample ``segment_nll`` (segments,) in nats, and ``attention`` (layers, segments); with
         ``pad_context`` there are always ``window / segment_length`` segments. Turn them into a score with
         `cam.contextual_awareness`; the released code has no such step.
-
-    Raises:
-        ValueError: a window that is no multiple of the segment, an unknown side, a response that is lost with
-            its first token.
+    Raises ValueError: a window that is no multiple of the segment, an unknown side, a response that is lost
+        with its first token.
     """
     on = defects or Defects()
     if window % segment_length:

@@ -55,9 +55,8 @@ def within_quotas(
 ) -> list[str]:
     """The first ``k`` ids of a ranking, passing over those whose source has given its quota; or fewer.
 
-    Args:
-        sources: id -> source.
-        quotas: source -> samples at most; a source that is not named has no limit.
+    ``sources``: id -> source.
+    ``quotas``: source -> samples at most; a source that is not named has no limit.
     """
     taken: list[str] = []
     given: Counter[str] = Counter()

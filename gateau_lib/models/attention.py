@@ -230,8 +230,7 @@ AttentionMaskInterface.register(IMPLEMENTATION, _mask)
 def reading_rows(model: PreTrainedModel, tap: Tap | None = None) -> Iterator[None]:
     """For a while, let attention layers be computed as this module does, and ``tap`` see each of them.
 
-    Raises:
-        ModelError: the family's attention cannot be exchanged, and there is a tap that would see nothing.
+    Raises ModelError: the family's attention cannot be exchanged, and there is a tap that would see nothing.
     """
     before = model.config._attn_implementation
     if before != IMPLEMENTATION:

@@ -112,10 +112,8 @@ def load(
     """A causal language model in eval mode with its fast tokenizer, from a local folder or the hub.
 
     A folder of adapters (`gateau_lib.models.adapters`) gives their base with the adapters merged into it.
-
-    Raises:
-        ModelError: nothing there, the hub cannot be reached, weights and configuration are not of one model,
-            or the model needs code of its own.
+    Raises ModelError: nothing there, the hub cannot be reached, weights and configuration are not of one
+        model, or the model needs code of its own.
     """
     tokenizer, source = load_tokenizer(name), _resolve(name)
     base = adapters.base_of(source)

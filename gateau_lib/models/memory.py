@@ -20,9 +20,8 @@ Work = Callable[[], Any]
 def peak(prepare: Callable[..., tuple[Work, Work]], *arguments: Any) -> int:
     """Bytes by which a piece of work raises the peak of a fresh process, or of the GPU if there is one.
 
-    Args:
-        prepare: importable by name; ``prepare(*arguments)`` returns a small piece of work, which is done
-            first and not counted (it loads what the large one shares with it), and the large one.
+    ``prepare``: importable by name; ``prepare(*arguments)`` returns a small piece of work, which is done
+        first and not counted (it loads what the large one shares with it), and the large one.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(_measure, prepare, arguments).result()

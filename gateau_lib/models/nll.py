@@ -75,8 +75,7 @@ def padded(
 ) -> dict[str, torch.Tensor]:
     """A model's inputs for token ids padded on the right to N, the longest, after ``past`` cached tokens.
 
-    Returns:
-        ``input_ids`` and ``position_ids`` (B, N), ``attention_mask`` of ones (B, past + N).
+    Returns ``input_ids`` and ``position_ids`` (B, N), ``attention_mask`` of ones (B, past + N).
     """
     longest = max(map(len, sequences))
     ids = torch.zeros(len(sequences), longest, dtype=torch.long)  # what is in the padding is never looked at
@@ -95,9 +94,8 @@ def plan_batches(
 ) -> list[list[int]]:
     """Indices grouped by similar length, longest group first.
 
-    Args:
-        batch_tokens: padded tokens of a group at most, unless it is one sequence.
-        edge: sequences longer than this never share a batch with the others, see `rope.rope_edge`.
+    ``batch_tokens``: padded tokens of a group at most, unless it is one sequence.
+    ``edge``: sequences longer than this never share a batch with the others, see `rope.rope_edge`.
     """
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
@@ -124,9 +122,7 @@ def run_batches(
     """``run(group)``, a result an index, for groups of `plan_batches`; all in the order of ``lengths``.
 
     A group that does not fit into memory is halved, and so are all groups after it that are as large.
-
-    Raises:
-        OutOfMemory: one sequence alone does not fit.
+    Raises OutOfMemory: one sequence alone does not fit.
     """
     done: dict[int, Result] = {}
     todo = plan_batches(lengths, batch_tokens, edge)
@@ -158,8 +154,8 @@ def batch_nll(
 ) -> list[np.ndarray]:
     """NLL of the last ``n_targets[b]`` tokens of each sequence, from one forward pass that ``tap`` watches.
 
-    Returns:
-        For each sequence an array (n_targets[b],), float64, nats; the softmax is in fp32 whatever the dtype.
+    Returns for each sequence an array (n_targets[b],), float64, nats; the softmax is in fp32 whatever the
+        dtype.
     """
     inputs = padded(sequences, model.device)
     places = target_places([len(s) for s in sequences], n_targets)
@@ -190,17 +186,11 @@ def continuation_nll(
 ) -> list[np.ndarray]:
     """NLL of every target token given its prefix and the target tokens before it.
 
-    Args:
-        prefixes, targets: token ids, at least one each (the start token, if nothing else).
-        batch_tokens: padded tokens a forward pass, `BATCH_TOKENS` by default, on a processor `CPU_TOKENS` at
-            most; a longer sequence goes alone.
-
-    Returns:
-        One array (number of target tokens,) a pair, float64, nats, in the order of the call.
-
-    Raises:
-        ValueError: an empty prefix or target.
-        NonFiniteLoss, OutOfMemory: with the index.
+    ``prefixes``, ``targets``: token ids, at least one each (the start token, if nothing else).
+    ``batch_tokens``: padded tokens a forward pass, `BATCH_TOKENS` by default, on a processor `CPU_TOKENS` at
+        most; a longer sequence goes alone.
+    Returns one array (number of target tokens,) a pair, float64, nats, in the order of the call.
+    Raises ValueError: an empty prefix or target; NonFiniteLoss, OutOfMemory: with the index.
     """
     for index, (prefix, target) in enumerate(zip(prefixes, targets, strict=True)):
         if not len(prefix) or not len(target):

@@ -52,9 +52,8 @@ def nll_at(
 ) -> torch.Tensor:
     """NLL of each target (R,) at its row, with gradients, nats, float32, (R,); in parts if they are many.
 
-    Args:
-        model: also wrapped for several processes, or with adapters.
-        rows: indices into (batch x positions), (R,).
+    ``model``: also wrapped for several processes, or with adapters.
+    ``rows``: indices into (batch x positions), (R,).
     """
     # Not under ZeRO-3: it gathers the head's weights at each call, which all processes must make as often.
     gathered_by_call = hasattr(_inner(model).get_output_embeddings().weight, "ds_id")

@@ -39,8 +39,7 @@ def read(
 ) -> tuple[list[float], DynamicCache]:
     """Mean NLL of each part's tokens but the first, nats per token, and the parts' keys and values.
 
-    Args:
-        parts: token ids, all of one length of at least two.
+    ``parts``: token ids, all of one length of at least two.
     """
     # Without the configuration, a sliding layer keeps all keys; its mask hides those out of reach.
     cache = DynamicCache()

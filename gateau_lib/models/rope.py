@@ -46,9 +46,7 @@ def rope_edge(model: PreTrainedModel) -> int | None:
     """Length past which a whole batch is read with other RoPE factors (LongRoPE of Phi-3), or None.
 
     Samples on both sides of it must not share a batch: the short ones would be read as if they were long.
-
-    Raises:
-        ModelError: dynamic NTK, whose reading of a sample depends on what was read before it.
+    Raises ModelError: dynamic NTK, whose reading of a sample depends on what was read before it.
     """
     parameters = _parameters(model.config)
     kind = parameters.get("rope_type", "default")
@@ -85,8 +83,7 @@ def stretched_theta(config: PreTrainedConfig, target: int) -> float:
 def with_rope_theta(model: PreTrainedModel, theta: float, window: int | None = None) -> PreTrainedModel:
     """The same weights (shared, not copied) read with another RoPE base and nominal window.
 
-    Raises:
-        ModelError: the model's RoPE is already scaled in another way, or it has none.
+    Raises ModelError: the model's RoPE is already scaled in another way, or it has none.
     """
     # A configuration that is changed after a model was built changes nothing in it: a second one is built.
     rope = _rope(model.config)
