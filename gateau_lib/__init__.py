@@ -118,7 +118,6 @@ data/                   texts to token ids: samples, records, and the planted wo
     sharded             a data set as shards that prove themselves unchanged
     world               a small English in which every dependency is known
     passages            texts of that world, with facts at wanted places
-    questions           what is asked of a planted document
     corpus              samples with planted, labelled dependencies
     tokenizer           one tokenizer for planted and real text
 

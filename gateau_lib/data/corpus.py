@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ import numpy as np
 from gateau_lib.data import world
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.passages import DOCUMENT_KINDS, Filler, Sentence, Writer, documents, join, tokens_of
-from gateau_lib.data.questions import DISTRACTORS, Question, distractors_of, draw_question
 from gateau_lib.data.samples import Encoded, Sample, split_tokens
 from gateau_lib.data.tokenizer import real_paragraphs
-from gateau_lib.data.world import Cast
+from gateau_lib.data.world import Cast, Fact
+from gateau_lib.models.prompts import SEPARATOR
 from gateau_lib.study.profiles import Profile
 
 KINDS = {
@@ -36,13 +36,48 @@ KINDS = {
     "repetitive": "one passage repeated over and over, its last copy close to the question",
     "near_duplicate": "a copy of a far sample with a few filler sentences changed",
 }
-NEEDS_FAR = frozenset(
-    {"far", "multi_hop", "aggregate", "near_duplicate"}
-)  # honest, evidence beyond the window
+# Honest, and the evidence is beyond the window.
+NEEDS_FAR = frozenset({"far", "multi_hop", "aggregate", "near_duplicate"})
+DISTRACTORS = 30  # facts that nobody asks about, at most: the others are left for what is asked
 POOLS = ("independent", "confounded", "real")
 NEEDLE_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 # Evaluation task: the kind it is made as.
 TASKS = {"single": "far", "multi_hop": "multi_hop", "aggregate": "aggregate"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a document, and the facts that its context must hold for it."""
+
+    facts: list[Fact]
+    asked: str
+    response: str
+    answer: str
+
+    def tokens(self, writer: Writer) -> int:
+        """Tokens of instruction and response."""
+        return writer.count(SEPARATOR + self.asked + SEPARATOR) + writer.count(self.response)
+
+
+def distractors_of(cast: Cast, length: int) -> list[Fact]:
+    """Facts that nobody asks about, for a context of ``length`` tokens."""
+    return cast.facts(min(max(2, length // 150), DISTRACTORS))
+
+
+def draw_question(kind: str, cast: Cast, rng: np.random.Generator) -> Question:
+    """A question of a kind of `KINDS` about people of a document."""
+    attribute = world.pick(rng, world.ATTRIBUTES)
+    facts = cast.facts(3 if kind == "aggregate" else 1, attribute)
+    if kind == "multi_hop" and (keeper := cast.keeper(facts[0].key)):
+        facts = [keeper, facts[0]]
+    asked, pieces = world.question(facts)
+    response = "".join(text for text, _ in pieces)
+    if kind == "context_free":
+        return Question([], *world.chatter(rng))
+    if kind == "corrupt":
+        wrong = " ".join(world.new_value(rng))
+        return Question(facts, asked, response.replace(facts[0].answer, wrong), wrong)
+    return Question(facts, asked, response, response if kind == "aggregate" else facts[-1].answer)
 
 
 def needs_far(sample: Sample) -> bool:
@@ -183,7 +218,7 @@ def needle_set(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
 def recall_items(tokenizer: Any, length: int, seed: int, count: int) -> list[Encoded]:
     """Facts restated in prose, as pretraining practises: ``count`` documents of ``length`` tokens.
 
-    Returns Items; context: the document, instruction: ``" Again, the code of Mira is"``, response: the value.
+    Returns items; context: the document, instruction: ``" Again, the code of Mira is"``, response: the value.
     """
     items = []
     for n in range(count):
@@ -221,7 +256,7 @@ def short_tasks(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
 
 
 def write_corpus(out: Path, profile: Profile, seed: int, tokenizer: Any) -> None:
-    """Everything the study reads, in folders ``tokenizer``, ``pools``, ``short``, ``documents`` and ``eval``."""
+    """Everything the study reads, in folders ``tokenizer, pools, short, documents`` and ``eval``."""
     tokenizer.save_pretrained(out / "tokenizer")
     for n in range(profile.pool_seeds):
         draw = seed * 100 + n

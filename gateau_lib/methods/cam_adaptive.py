@@ -88,10 +88,7 @@ class ReadingPlan:
 
 
 def plan_reading(attention: np.ndarray, shared: np.ndarray) -> ReadingPlan:
-    """Choose the segments of a sample that are read.
-
-    ``attention``: (layers, segments), from `model_passes.long_pass`. shared: (segments,), from `shared_text`.
-    """
+    """The segments to be read, by attention (layers, segments) and `shared_text` (segments,) of a sample."""
     n = len(shared)
     share = attention / np.maximum(attention.sum(1, keepdims=True), np.finfo(float).tiny)
     clues = np.column_stack([np.log(share.mean(0) + 1e-9), np.log(share.max(0) + 1e-9), shared])

@@ -88,8 +88,7 @@ def long_attention(
         if not found:
             why = "no layer sees the whole text, which LongAttn needs; leave out longattn"
             raise ModelError(f"{model.config.model_type}: {why}")
-        if count is not None:
-            count.update(tokens=sum(map(len, sequences)), padded=inputs["input_ids"].numel(), forwards=1)
+        nll.add(count, inputs["input_ids"], sum(map(len, sequences)))
         for index, values in zip(group, found, strict=True):
             if not np.isfinite(values).all():
                 raise NonFiniteLoss(index)

@@ -165,8 +165,8 @@ class Reader:
     ``samples``, ``encoded``: as text and as tokens, in one order.
     ``pair``: the models, from `extended`.
     ``passes``: names of all that will be asked for, so that shared ones are done in the form that serves all.
-    ``counts``: pass -> its ``tokens``, ``padded`` and ``forwards`` are increased. Every property may raise
-        NonFiniteLoss or OutOfMemory, which name the sample.
+    ``counts``: pass -> its ``tokens``, ``padded`` and ``forwards`` are increased.
+    Every property may raise NonFiniteLoss or OutOfMemory, which name the sample.
     """
 
     samples: Sequence[Sample]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from gateau_lib.data.samples import Encoded
 from gateau_lib.models.attention import Layer, reading_rows
-from gateau_lib.models.nll import Count
+from gateau_lib.models.nll import Count, add
 from gateau_lib.models.pair import Pair
 from gateau_lib.models.rope import extend_window
 
@@ -73,7 +73,7 @@ def _response_nll(model: PreTrainedModel, sample: Encoded, window: int, late: bo
     row = torch.tensor([ids], device=model.device)
     labels = row.clone()
     labels[0, :prompt] = -100
-    _add(count, row, len(ids))
+    add(count, row, len(ids))
     return float(model(input_ids=row, labels=labels, use_cache=False).loss)
 
 
@@ -112,26 +112,21 @@ class _Text:
     response: list[int]
 
     def opened(self, part: slice) -> tuple[list[int], list[bool], int]:
-        """A part of the context with the start token before its first real token.
-
-        Returns token ids, which of them are real, and how much padding leads.
-        """
+        """A part, opened before its first real token: ids, which are real, how much padding leads."""
         ids, real = self.context[part], self.real[part]
         lead = real.index(True) if True in real else len(ids)
         opened = ids[:lead] + self.start + ids[lead:]
         return opened, real[:lead] + [True] * len(self.start) + real[lead:], lead
 
 
-def _text(sample: Encoded, pad: int, window: int, side: str, on: Defects) -> _Text:
+def _text(sample: Encoded, pad: int, window: int, on: Defects) -> _Text:
     context = sample.context[:window] if on.pad_context else sample.context
     padding = window - len(context) if on.pad_context else 0
-    ids, real = [pad] * padding, [False] * padding
-    left = side == "left"
     cut, first = (CUT if on.cut_parts else None), (1 if on.drop_first else 0)
     return _Text(
         start=[] if on.drop_first else sample.start,
-        context=ids + context if left else context + ids,
-        real=real + [True] * len(context) if left else [True] * len(context) + real,
+        context=[pad] * padding + context,
+        real=[False] * padding + [True] * len(context),
         instruction=sample.instruction[:cut][first:],
         response=sample.response[:cut][first:],
     )
@@ -159,7 +154,7 @@ def _segment_attention(
         mean = torch.cat([mean[:lead], mean[lead + len(text.start) :]])  # to the context
         found.append(torch.stack([part.mean() for part in torch.split(mean, size)]))
 
-    _add(count, ids, int(seen.sum()))
+    add(count, ids, int(seen.sum()))
     mask = torch.ones_like(ids) if on.see_padding else seen[None].long()
     with reading_rows(model, tap):  # of the base model: select/cam leaves out the head in this pass
         decoder = model.get_decoder()  # type: ignore[no-untyped-call]  # transformers leaves it without types
@@ -192,34 +187,27 @@ def released_cam(
     window: int,
     segment_length: int,
     *,
-    side: Literal["left", "right"] = "left",
     defects: Defects | None = None,
     count: Count = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The two vectors of CAM as select/cam computes them, one sample at a time, by the long model.
 
     The released code knows Llama only: a response row sees every key before it, so no sliding windows.
+    Padding stands on the left, where it shifts the borders of segments: the code does not say it, tokenizers do.
     ``window``: tokens a context is padded to, or cut to on the right; a multiple of ``segment_length``
-        (select/cam: 64,000 in segments of 128). It is padded with the tokenizer's padding token, else its
-        end-of-text token.
-    ``side``: where the padding stands. Nothing in the released code says it, the tokenizer's files do. On the
-        right it parts context and instruction, so that it moves every distance between them; on the left it
-        shifts the segments' borders.
+        (select/cam: 64,000 in segments of 128). The padding token is the tokenizer's, else its end of text.
     Returns for each sample ``segment_nll`` (segments,) in nats, and ``attention`` (layers, segments); with
-        ``pad_context`` there are always ``window / segment_length`` segments. Turn them into a score with
-        `cam.contextual_awareness`; the released code has no such step.
-    Raises ValueError: a window that is no multiple of the segment, an unknown side, a response that is lost
-        with its first token.
+        ``pad_context`` there are always ``window / segment_length``. Their score is the library's
+        (`cam.contextual_awareness`); the released code has none.
+    Raises ValueError: a window of no whole segments, a response that is lost with its first token.
     """
     on = defects or Defects()
     if window % segment_length:
         raise ValueError(f"window {window} must be a multiple of the segment length {segment_length}")
-    if side not in ("left", "right"):
-        raise ValueError(f"unknown side {side!r}: choose left or right")
     pad = next((i for i in (pair.tokenizer.pad_token_id, pair.tokenizer.eos_token_id) if i is not None), 0)
     found = []
     for sample in encoded:
-        text = _text(sample, pad, window, side, on)
+        text = _text(sample, pad, window, on)
         if not text.response:
             why = "the released code drops the first response token, and there is no other"
             raise ValueError(f"sample {sample.id!r}: {why}")
@@ -230,7 +218,7 @@ def released_cam(
 
 def every_loss(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, count: Count) -> torch.Tensor:
     """NLL of every token but the first, (B, N - 1), from one forward pass with all logits."""
-    _add(count, ids, int(mask.sum()))
+    add(count, ids, int(mask.sum()))
     logits = model(**_inputs(ids, mask)).logits[:, :-1]
     losses = functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
     return losses.view(len(ids), -1)
@@ -240,8 +228,3 @@ def _inputs(ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
     """A pass with positions from the left edge, padding included, as the library then counted them."""
     positions = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
     return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "use_cache": False}
-
-
-def _add(count: Count, ids: torch.Tensor, tokens: int) -> None:
-    if count is not None:
-        count.update(tokens=tokens, padded=ids.numel(), forwards=1)

@@ -59,11 +59,10 @@ def skip_positions(
     ``target``: window to be reached, tokens.
     ``jumps``: jumps inside turns (Skip-Inner and Skip-All); fewer when the turns have fewer tokens.
     ``reach``: ``uniform``, the total skip is drawn from {0..target - tokens}; ``full``, it is the largest.
-    Returns int64 ``(sum(turns),)``: 0, 1, 2, ... for ``normal``, ``packed`` and a sample with no place to
-        jump.
-    Raises ValueError: unknown strategy or reach, or more tokens than ``target``. Source: SkipAlign (arXiv
-        2405.03939); PoSE and RandPos as in dwzhu-pku/PoSE ``train_pose.py``: two chunks, the second skipping
-        u ~ U{0..target - tokens}; and positions drawn without replacement from {0..target - 1}, sorted.
+    Returns int64 ``(sum(turns),)``: 0, 1, 2, ... for ``normal``, ``packed`` and where there is no jump.
+    Raises ValueError: unknown strategy or reach, or more tokens than ``target``.
+    Source: SkipAlign (arXiv 2405.03939); PoSE and RandPos as in dwzhu-pku/PoSE ``train_pose.py``: two chunks,
+        the second skipping u ~ U{0..target - tokens}; and positions drawn from {0..target - 1}, sorted.
     """
     total = sum(turns)
     if strategy not in STRATEGIES or reach not in ("uniform", "full"):

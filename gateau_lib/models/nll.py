@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from gateau_lib.models.attention import Tap, reading_rows
 from gateau_lib.models.memory import is_out_of_memory
@@ -154,18 +154,35 @@ def batch_nll(
 ) -> list[np.ndarray]:
     """NLL of the last ``n_targets[b]`` tokens of each sequence, from one forward pass that ``tap`` watches.
 
-    Returns for each sequence an array (n_targets[b],), float64, nats; the softmax is in fp32 whatever the
-        dtype.
+    Returns for each sequence an array (n_targets[b],), float64, nats.
     """
-    inputs = padded(sequences, model.device)
-    places = target_places([len(s) for s in sequences], n_targets)
-    wanted = inputs["input_ids"].flatten()[places]
-    with reading_rows(model, tap):
-        logits = logits_at(model, places - 1, **inputs, use_cache=False)  # a row predicts the next token
-    losses = token_nll(logits, wanted)
-    if count is not None:
-        count.update(tokens=sum(map(len, sequences)), padded=inputs["input_ids"].numel(), forwards=1)
+    losses = target_nll(model, sequences, n_targets, count, tap)
     return [part.double().cpu().numpy() for part in losses.split(list(n_targets))]
+
+
+def target_nll(
+    model: PreTrainedModel,
+    sequences: Sequence[Sequence[int]],
+    n_targets: Sequence[int],
+    count: Count = None,
+    tap: Tap | None = None,
+    cache: DynamicCache | None = None,
+) -> torch.Tensor:
+    """As `batch_nll`, (sum(n_targets),), fp32 whatever the dtype; after the tokens of a ``cache``, if any."""
+    inputs = padded(sequences, model.device, past=0 if cache is None else cache.get_seq_length())
+    ids = inputs["input_ids"]
+    places = target_places([len(s) for s in sequences], n_targets).to(ids.device)
+    more = {} if cache is None else {"past_key_values": cache}
+    with reading_rows(model, tap):  # a row predicts the next token
+        logits = logits_at(model, places - 1, **inputs, **more, use_cache=cache is not None)
+    add(count, ids, sum(map(len, sequences)))
+    return token_nll(logits, ids.flatten()[places])
+
+
+def add(count: Count, ids: torch.Tensor, tokens: int) -> None:
+    """Count one forward pass of padded ids (B, N), of which so many are real."""
+    if count is not None:
+        count.update(tokens=tokens, padded=ids.numel(), forwards=1)
 
 
 def target_places(lengths: Sequence[int], n_targets: Sequence[int]) -> torch.Tensor:

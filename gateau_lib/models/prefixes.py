@@ -15,9 +15,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from gateau_lib.models.attention import reading_rows
-from gateau_lib.models.nll import Count, padded, target_places
-from gateau_lib.models.output_head import logits_at, token_nll
+from gateau_lib.models.nll import Count, target_nll
 from gateau_lib.models.rope import rope_edge
 
 
@@ -64,14 +62,7 @@ def read_after(
 def _forward(
     model: PreTrainedModel, parts: Sequence[Sequence[int]], cache: DynamicCache, count: Count
 ) -> list[float]:
-    inputs = padded(parts, model.device, past=cache.get_seq_length())
-    ids = inputs["input_ids"]  # (B, L), all of one length
-    places = target_places([len(part) for part in parts], [len(part) - 1 for part in parts]).to(ids.device)
-    with reading_rows(model):
-        logits = logits_at(model, places - 1, **inputs, past_key_values=cache, use_cache=True)
-    if count is not None:
-        count.update(tokens=ids.numel(), padded=ids.numel(), forwards=1)
-    losses = token_nll(logits, ids.flatten()[places])
+    losses = target_nll(model, parts, [len(part) - 1 for part in parts], count, cache=cache)
     return losses.double().view(len(parts), -1).mean(1).tolist()
 
 
