@@ -5,8 +5,6 @@ lies, and with it whether a selector should want the sample: the truth against w
 baselines are measured.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """LongAlign's records, JSONL or Parquet, read into samples and written from them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass

@@ -4,8 +4,6 @@ Lengths and places are counted in tokens, so that a distance between a fact and 
 sees.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache

@@ -5,8 +5,6 @@ reads is ``c + "\\n\\n" + x + "\\n\\n" + y``, the papers' plain prompt. The part
 the same tokens stand for *x* and *y* whether they follow the whole context, one segment of it, or nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -4,8 +4,6 @@ One pass over the data finds every record's place, its id, and the hash of every
 reads it again, so the data may be larger than memory, and a file that changes during a run is noticed.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

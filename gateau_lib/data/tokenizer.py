@@ -5,8 +5,6 @@ recall. Real text is covered by frequent fragments, single characters and, below
 is unreadable and decoding gives it back.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import re

@@ -4,8 +4,6 @@ Text is made of *pieces*, pairs of a string and a flag that says whether a caref
 could have predicted it (a recalled value) or not (news): training weights in `pretrain_rows`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -3,8 +3,6 @@
 Nothing here needs torch, so that formulas can be read, ranked by and tested without a model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args

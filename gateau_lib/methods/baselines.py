@@ -17,8 +17,6 @@ the long model at hand is the reader. The length-matched random subset is no met
 another selection to match.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -16,8 +16,6 @@ here are this study's, fixed before any result; the other choices are arguments 
 compared in notebook 04.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal, cast, get_args
 
 import numpy as np

@@ -6,8 +6,6 @@ response attends to, and those that share its words, are read; a spread of the o
 rest. Off by default; a table names the mode.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ Open points: HMP is a softmax over the pool, of the size 1/n; CAM is a cosine. A
 alone (notebook 05), so the same sum is kept in three scales and ``rank`` is the default.
 """
 
-from __future__ import annotations
-
 from typing import Literal, cast, get_args
 
 import numpy as np

@@ -18,8 +18,6 @@ stretches nothing, see `released.Defects`. The score table's column ``hmg`` is N
 pool; it is shown, not ranked by.
 """
 
-from __future__ import annotations
-
 from typing import Literal, cast, get_args
 
 import numpy as np

@@ -15,8 +15,6 @@ the variance by N, after which both lie between 0 and 3/4. The variance then wei
 where each part is stretched to the pool's whole range.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import cast
 

@@ -1,7 +1,5 @@
 """What the models are asked for: response losses, the short reader, attention to segments, segments alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast

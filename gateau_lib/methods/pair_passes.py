@@ -1,7 +1,5 @@
 """What ProLong asks of a model: losses of segments alone and after another segment."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

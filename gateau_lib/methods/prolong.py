@@ -20,8 +20,6 @@ segment of its pairs reads as prefix. T pairs of N segments of L tokens so cost 
 reading each pair from its first token costs (N + 2 T) L (`pair_passes`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

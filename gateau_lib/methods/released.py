@@ -193,7 +193,7 @@ def released_cam(
     """The two vectors of CAM as select/cam computes them, one sample at a time, by the long model.
 
     The released code knows Llama only: a response row sees every key before it, so no sliding windows.
-    Padding stands on the left, where it shifts the borders of segments: the code does not say it, tokenizers do.
+    Padding stands on the left, where it shifts the borders of segments; tokenizers say so, the code does not.
     ``window``: tokens a context is padded to, or cut to on the right; a multiple of ``segment_length``
         (select/cam: 64,000 in segments of 128). The padding token is the tokenizer's, else its end of text.
     Returns for each sample ``segment_nll`` (segments,) in nats, and ``attention`` (layers, segments); with

@@ -3,8 +3,6 @@
 Source: October2001/ProLong (commit 193a51b), prolong/run_batch_multi_process.py and prolong/run.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

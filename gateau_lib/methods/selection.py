@@ -3,8 +3,6 @@
 Every function here works on the whole pool, refuses NaN by name, and does not depend on the pool's order.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

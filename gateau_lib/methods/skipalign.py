@@ -14,8 +14,6 @@ is a parameter here, with our assumption:
 - share of samples that are skipped: a parameter of the fine-tuning job.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal, get_args
 

@@ -4,8 +4,6 @@ A folder with adapters holds them as safetensors, the tokenizer, and the configu
 read with (its RoPE base and window), but not the base itself.
 """
 
-from __future__ import annotations
-
 import json
 import warnings
 from pathlib import Path

@@ -6,8 +6,6 @@ compute) in chunks of rows. A `Tap` sees every layer's queries and keys on the w
 and can ask for attention weights of a few rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar

@@ -1,7 +1,5 @@
 """Continuations of prompts: greedy, or drawn with a seed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, cast
 

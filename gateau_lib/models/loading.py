@@ -4,8 +4,6 @@ Weights are safetensors; code that a model brings along is never run. What is lo
 are missing, or of another model than the configuration, are refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import Logger, LogRecord, getLogger

@@ -1,7 +1,5 @@
 """Peak memory of one piece of work, measured in a process of its own, so that nothing before it counts."""
 
-from __future__ import annotations
-
 import multiprocessing
 import resource
 import sys

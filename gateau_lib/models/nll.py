@@ -6,8 +6,6 @@ positions are always passed, because transformers guesses packing from positions
 output head runs on response rows only.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -6,8 +6,6 @@ cross-entropy run on a part of the tokens at a time, and once more for the gradi
 checkpointing does.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The two models that score: loaded, checked to be of one family, and identified by what they hold."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ keys and values only. The rows of one batch may follow different prefixes: each 
 need when it is there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, cast
 

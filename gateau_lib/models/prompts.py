@@ -1,7 +1,5 @@
 """How a prompt is written, and its token ids."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ RoPE turns pairs of channels by (position x frequency); the base sets the freque
 slow pairs down, so that positions beyond the window look like ones within it (NTK-aware scaling).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """What decides a model's cost, without its weights: from the registry, else from its configuration."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Tiny models built from scratch for the study."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
