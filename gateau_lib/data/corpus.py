@@ -1,13 +1,13 @@
 """Samples with planted, labelled dependencies: candidate pools, short instructions, evaluation sets.
 
 Every sample is a long text of the planted world with a question about it. Its *kind* says where the evidence
-lies, and with it whether a selector should want the sample: the truth against which HMG, CAM, ProLong and the
-baselines are measured.
+lies, and so whether a selector should want the sample: the truth against which selectors are measured.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,7 @@ def candidate_pool(profile: Profile, tokenizer: Any, pool: str, seed: int) -> li
     real documentation as filler and four kinds only.
     """
     kinds = ("far", "near", "corrupt", "context_free") if pool == "real" else tuple(KINDS)
-    filler = _real_filler if pool == "real" else world.filler
+    filler = partial(world.pick, words=real_paragraphs()) if pool == "real" else world.filler
     samples: list[Sample] = []
     for k, kind in enumerate(kinds):
         twin = kinds.index("far") if kind == "near_duplicate" else k  # it has the seed of a far sample
@@ -169,11 +169,6 @@ def candidate_pool(profile: Profile, tokenizer: Any, pool: str, seed: int) -> li
             samples.append(make_sample(tokenizer, base, kind, length, window, name, filler=filler))
     order = np.random.default_rng([seed, POOLS.index(pool)]).permutation(len(samples))
     return [samples[i] for i in order]
-
-
-def _real_filler(rng: np.random.Generator) -> str:
-    """One paragraph of the documentation that ships with Python."""
-    return world.pick(rng, real_paragraphs())
 
 
 def short_instructions(profile: Profile, tokenizer: Any, seed: int, count: int | None = None) -> list[Sample]:
@@ -216,7 +211,7 @@ def needle_set(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
 def recall_items(tokenizer: Any, length: int, seed: int, count: int) -> list[Encoded]:
     """Facts restated in prose, as pretraining practises: ``count`` documents of ``length`` tokens.
 
-    Returns items; context: the document, instruction: ``" Again, the code of Mira is"``, response: the value.
+    Context: the document, instruction: ``" Again, the code of Mira is"``, response: the value.
     """
     items = []
     for n in range(count):

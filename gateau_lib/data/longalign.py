@@ -161,10 +161,7 @@ def parse(path: Path, raw: RawRecord) -> Any:
 
 
 def read_records(path: str | Path) -> list[tuple[str, Any]]:
-    """Raw records of a JSONL or Parquet file with their place (``file, line N``), in file order.
-
-    Raises DataError: missing or empty file, unknown suffix, malformed line.
-    """
+    """Raw records of a JSONL or Parquet file with their place (``file, line N``), or DataError."""
     path = Path(path)
     check_file(path)
     rows = [(f"{path}, {unit_of(path)} {raw.number}", parse(path, raw)) for raw in raw_records(path)]

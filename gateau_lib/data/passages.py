@@ -1,7 +1,6 @@
 """Plain text of the planted world: sentences, passages with facts at wanted places, whole documents.
 
-Lengths and places are counted in tokens, so that a distance between a fact and its use is one that a model
-sees.
+Lengths and places are counted in tokens: a distance between a fact and its use is one that a model sees.
 """
 
 from collections.abc import Callable, Sequence
@@ -84,10 +83,7 @@ class Writer:
     def place(
         self, sentences: list[Sentence], fact: Fact, distance: int, room: float = float("inf")
     ) -> list[Sentence]:
-        """``fact`` inserted so that ``distance`` tokens of context follow it, or a few more.
-
-        The fact and what follows it take ``room`` tokens at most.
-        """
+        """``fact`` put where ``distance`` tokens follow it or a few more, ``room`` with it at most."""
         evidence = self.sentence(fact.sentence, evidence=True)
         after = 0
         for cut in range(len(sentences), 0, -1):

@@ -58,10 +58,7 @@ def _name(record: Any) -> str | None:
 
 
 def index(path: str | Path, size: int) -> list[Shard]:
-    """The shards of a file, ``size`` records each (the last may be smaller); every record is in exactly one.
-
-    Raises DataError: no such file, nothing in it, or a line that is no JSON (its number).
-    """
+    """The shards of a file, ``size`` records each, the last maybe fewer; DataError if a line is no JSON."""
     path = Path(path)
     check_file(path)
     shards: list[Shard] = []
@@ -83,10 +80,7 @@ def index(path: str | Path, size: int) -> list[Shard]:
 
 
 def read(path: str | Path, shard: Shard) -> list[Item]:
-    """The records of a shard in their order; one that cannot be scored keeps its place and says why.
-
-    Raises DataError: the file changed since the shards were made.
-    """
+    """The records of a shard, one that cannot be scored in its place; DataError if the file has changed."""
     path = Path(path)
     items, unit = [], unit_of(path)
     digest, first_use = hashlib.sha256(), dict(shard.twice)

@@ -5,12 +5,10 @@ Nothing here needs torch, so that formulas can be read, ranked by and tested wit
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-
-from gateau_lib.data.samples import Encoded, Sample
 
 Reading = Literal["ntk", "truncate", "raw"]  # how the short model reads beyond its window
 READINGS: tuple[Reading, ...] = get_args(Reading)
@@ -36,25 +34,6 @@ class Options:
     def cam_mode(self) -> str:
         """How segment importance is found."""
         return "adaptive" if self.adaptive else "exact"
-
-
-class Readings(Protocol):
-    """What both models said of a shard; `reader.Reader` has it, each pass with its cost beside it."""
-
-    samples: Sequence[Sample]
-    encoded: Sequence[Encoded]
-    options: Options
-    nll_long: np.ndarray  # (n,) mean NLL of the response, nats per token, as the three below
-    nll_short: np.ndarray
-    nll_cut: np.ndarray  # by the long model, on what the short window holds
-    nll_alone: np.ndarray  # by the long model, without the prompt
-    long_pass: Sequence[Any]  # a `model_passes.LongPass` a sample
-    segment_nll: Sequence[np.ndarray]  # (segments,) a sample
-    far_attention: np.ndarray  # (n,)
-    dependencies: pd.DataFrame  # a row a sample
-
-    def segment_chars(self) -> list[list[int]]:
-        """Where each sample's segments begin and end, as characters of its context."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +62,8 @@ class Method:
     source: str  # paper, section, arXiv id, file of the released code
     rank: Ranking
     needs: tuple[str, ...] = ()  # columns of the table that ``rank`` reads; a row without one is left out
-    fill: Callable[[Readings], Columns] | None = None  # a shard -> its columns, a value a sample
+    # A shard as both models read it, a `reader.Reader` -> its columns, a value a sample.
+    fill: Callable[[Any], Columns] | None = None
     passes: tuple[str, ...] = ()  # what ``fill`` reads of the `reader.Reader`, which tells what it costs
     columns: tuple[str, ...] = ()  # numbers that ``fill`` leaves in the score table
     details: Mapping[str, Kind] = field(default_factory=dict)  # what else it leaves: column -> what it holds

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gateau_lib.methods.base import Columns, Method, RankOptions, Readings, by
+from gateau_lib.methods.base import Columns, Method, RankOptions, by
 from gateau_lib.methods.hmg import pool_gap
 from gateau_lib.methods.selection import numbers, unique
 
@@ -93,7 +93,7 @@ def difficulty_ranking(ifd: npt.ArrayLike) -> np.ndarray:
     return np.where(mismatched(ifd), 0.0, np.asarray(ifd, dtype=float))
 
 
-def _ifd(reader: Readings) -> Columns:
+def _ifd(reader: Any) -> Columns:
     ifd = [
         instruction_following_difficulty([given], [alone])[0] if alone > 0 else None
         for given, alone in zip(reader.nll_long, reader.nll_alone, strict=True)
@@ -105,7 +105,7 @@ def _above_one(row: Mapping[str, Any]) -> str | None:
     return "ifd above 1" if mismatched([row["ifd"]])[0] else None
 
 
-def _contrast(reader: Readings) -> Columns:
+def _contrast(reader: Any) -> Columns:
     return {"contrast": pool_gap(reader.nll_cut, reader.nll_long, scale="log"), "nll_long": reader.nll_long}
 
 

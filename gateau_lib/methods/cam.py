@@ -21,7 +21,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from scipy.special import softmax
 
-from gateau_lib.methods.base import Columns, Kind, Method, Readings, by
+from gateau_lib.methods.base import Columns, Kind, Method, by
 
 Importance = Literal["softmax_nll", "softmax_ppl", "ppl"]
 Attention = Literal["sum", "softmax"]
@@ -80,8 +80,7 @@ def contextual_awareness(
 ) -> float:
     """How little (``misaligned``: 1 - cosine) or how much (``aligned``: cosine) attention follows importance.
 
-    ``segment_nll``: (segments,), from `model_passes.segment_importance`.
-    ``attention_layers``: (layers, segments), from `model_passes.long_pass`.
+    ``segment_nll``: (segments,), ``attention_layers``: (layers, segments), both of `model_passes`.
     Raises ValueError: no segments, shapes that differ, NaN, or an unknown variant.
     """
     nll, layers = np.asarray(segment_nll, dtype=float), np.asarray(attention_layers, dtype=float)
@@ -100,7 +99,7 @@ def contextual_awareness(
     return 1.0 - cosine if sign == "misaligned" else cosine
 
 
-def _fill(reader: Readings) -> Columns:
+def _fill(reader: Any) -> Columns:
     """CAM, and what it is made of; a sample without context has none of it."""
     columns: dict[str, list[Any]] = {name: [] for name in ("nll_long", "cam", *DETAILS)}
     for read, nll, chars in zip(reader.long_pass, reader.segment_nll, reader.segment_chars(), strict=True):

@@ -111,8 +111,7 @@ def adaptive_importance(
     """As `model_passes.segment_importance`, read for some segments and estimated for the others.
 
     ``passes``: of the same samples and segment length, from `model_passes.long_pass`.
-    Raises ValueError: passes of another segment length; NonFiniteLoss, OutOfMemory: naming the sample and the
-        segment; ``index`` is the sample's place.
+    Raises ValueError: passes of another segment length; else as there.
     """
     plans = []
     for sample, long_pass in zip(encoded, passes, strict=True):

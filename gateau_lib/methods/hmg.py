@@ -18,14 +18,14 @@ stretches nothing, see `released.Defects`. The score table's column ``hmg`` is N
 pool; it is shown, not ranked by.
 """
 
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import softmax
 
-from gateau_lib.methods.base import Columns, Method, RankOptions, Readings
+from gateau_lib.methods.base import Columns, Method, RankOptions
 
 Scale = Literal["minmax_ppl", "log"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -68,7 +68,7 @@ def homologous_models_perplexity(nll_short: npt.ArrayLike, nll_long: npt.ArrayLi
     return cast(np.ndarray, softmax(pool_gap(nll_short, nll_long)))
 
 
-def _fill(reader: Readings) -> Columns:
+def _fill(reader: Any) -> Columns:
     short, long = reader.nll_short, reader.nll_long
     return {"nll_short": short, "nll_long": long, "hmg": pool_gap(short, long, scale="log")}
 

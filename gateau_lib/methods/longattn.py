@@ -64,8 +64,7 @@ def long_attention(
     """Strength (share of a token's attention, in [0, 1]) and variance of far attention, each (n,).
 
     The forward pass ends at the layer that is read; its weights are taken in chunks of rows, never N x N.
-    Raises ModelError: no layer sees the whole text, or the family's attention cannot be read; NonFiniteLoss,
-        OutOfMemory: naming the sample.
+    Raises ModelError: no layer to read sees the whole text; NonFiniteLoss, OutOfMemory: naming the sample.
     """
 
     def run(group: list[int]) -> list[tuple[float, float]]:

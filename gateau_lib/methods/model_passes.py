@@ -14,6 +14,8 @@ from gateau_lib.models import nll, rope
 from gateau_lib.models.attention import Layer, check_layers
 from gateau_lib.models.nll import Count, NonFiniteLoss, SequenceError, batch_nll, continuation_nll, naming
 
+Parts = tuple[list[int], list[int]]  # of a sample: a prefix, and the targets that follow it
+
 
 @dataclass(frozen=True)
 class LongPass:
@@ -43,13 +45,10 @@ def _check_prompts(encoded: Sequence[Encoded]) -> None:
 
 
 def _mean_nll(
-    model: PreTrainedModel,
-    encoded: Sequence[Encoded],
-    pairs: Sequence[tuple[list[int], list[int]]],
-    count: Count,
+    model: PreTrainedModel, encoded: Sequence[Encoded], parts: Sequence[Parts], count: Count
 ) -> np.ndarray:
-    """Mean NLL of the targets of a (prefix, targets) pair for each sample, (n,)."""
-    prefixes, targets = [prefix for prefix, _ in pairs], [target for _, target in pairs]
+    """Mean NLL of the targets of each sample, (n,)."""
+    prefixes, targets = [prefix for prefix, _ in parts], [target for _, target in parts]
     with naming([sample.id for sample in encoded]):
         losses = continuation_nll(model, prefixes, targets, count=count)
     return np.array([loss.mean() for loss in losses])
@@ -64,7 +63,7 @@ def response_nll(model: PreTrainedModel, encoded: Sequence[Encoded], *, count: C
     return _mean_nll(model, encoded, [(sample.prompt, sample.response) for sample in encoded], count)
 
 
-def last_window(sample: Encoded, window: int) -> tuple[list[int], list[int]]:
+def last_window(sample: Encoded, window: int) -> Parts:
     """Prefix and targets of a sample cut to ``window`` tokens, the start token included.
 
     The context is cut on the left; instruction and response stay. If those two alone exceed the window, the
@@ -89,7 +88,7 @@ def short_reader_nll(
     target: int | None = None,
     count: Count = None,
 ) -> np.ndarray:
-    """Mean response NLL of the short-window model, which must somehow read beyond its window.
+    """Mean response NLL of the short model, (n,), nats per token; it must somehow read beyond its window.
 
     ``reading``: ``ntk``: RoPE stretched to ``target`` tokens by one fixed NTK base (GATEAU; its ablation "w/o
         extended window" is worse); ``truncate``: the last ``window`` tokens only, see `last_window`; ``raw``:
@@ -97,7 +96,6 @@ def short_reader_nll(
     ``window``: tokens the short model was trained for; by default its own ``max_position_embeddings``.
     ``target``: tokens to stretch to. Give a fixed number in a run over shards: the default, the longest
         sample of this call, makes a sample's score depend on its company.
-    Returns (n,), nats per response token.
     Raises ValueError: unknown reading; NonFiniteLoss, OutOfMemory: naming the sample.
     """
     if reading not in READINGS:
@@ -116,10 +114,7 @@ def short_reader_nll(
 
 
 def segment_mean(layer: Layer, b: int, sample: Encoded, segment_length: int) -> torch.Tensor:
-    """Attention from the response's rows of sequence b to each segment, (segments,), float64.
-
-    Mean over heads, rows and keys.
-    """
+    """Attention of the response in sequence b to each segment, (segments,), mean over heads, rows, keys."""
     start, stop = len(sample.prompt), len(sample.ids)  # the response's rows
     first, last = len(sample.start), len(sample.start) + len(sample.context)  # the context's keys
     total = torch.zeros(last - first, dtype=torch.float64, device=layer.query.device)
@@ -145,9 +140,8 @@ def long_pass(
     Queries are the positions of all response tokens. No N x N matrix is built; softmax of the attention rows
     is in fp32 for every model dtype. Segments out of a sliding window's sight get exactly 0, soft-capped
     scores are capped. A sample without context has no segments: ``attention`` is (layers, 0).
-    Raises ValueError: segment length below 1, a sample with nothing before its response; ModelError: a family
-        whose attention cannot be read, or a layer without softmax attention; NonFiniteLoss, OutOfMemory:
-        naming the sample.
+    Raises ValueError: segment length below 1, nothing before a response; ModelError: attention that cannot be
+        read; NonFiniteLoss, OutOfMemory: naming the sample.
     """
     if segment_length < 1:
         raise ValueError(f"segment_length must be at least 1 token, got {segment_length}")
@@ -160,7 +154,8 @@ def long_pass(
         def tap(layer: Layer) -> None:
             layers.append([segment_mean(layer, b, sample, segment_length) for b, sample in enumerate(chosen)])
 
-        losses = batch_nll(model, [s.ids for s in chosen], [len(s.response) for s in chosen], count, tap)
+        parts = batch_nll(model, [s.ids for s in chosen], [len(s.response) for s in chosen], count, tap)
+        losses = [part.double().cpu().numpy() for part in parts]
         check_layers(model, len(layers))
         passes = []
         for b, (index, sample, loss) in enumerate(zip(group, chosen, losses, strict=True)):
@@ -186,7 +181,6 @@ def segment_importance(
 ) -> list[np.ndarray]:
     """Mean response NLL given one segment and the instruction; low means important (GATEAU, select/cam).
 
-    A context shorter than a segment is one short segment; the last segment of a context may be short.
     ``chosen``: for each sample, the indices of the segments that are read; None: all of them.
     Returns for each sample an array (segments read,), nats per token; empty for a sample without context.
     Raises NonFiniteLoss, OutOfMemory: naming the sample and the segment; ``index`` is the sample's place.

@@ -24,15 +24,12 @@ def pair_nll(
     seed: int = 0,
     count: Count = None,
 ) -> tuple[dict[int, float], np.ndarray]:
-    """Mean NLL of each segment's tokens but the first, alone and after another segment.
+    """Mean NLL of each segment's tokens but the first, alone and after another; no start token, as released.
 
-    There is no start token, as in the released code.
     ``token_ids``: a document, cut by `prolong.document_segments` with this ``window_segments`` and ``seed``.
     ``pairs``: (T, 2), from `prolong.sample_pairs`.
-    Returns ``alone``: segment index -> nats per token, each segment of the pairs read once; ``given``: (T,)
-        nats per token.
-    Raises ValueError: a pair beyond the document's segments, or not i > j; NonFiniteLoss, OutOfMemory: a
-        segment's loss is NaN or infinite, or it does not fit into memory.
+    Returns ``alone``: segment -> nats per token, each segment read once; ``given``: (T,) nats per token.
+    Raises ValueError: a pair beyond the document's segments, or not i > j; NonFiniteLoss, OutOfMemory.
     """
     parts = prolong.document_segments(token_ids, segment_length, window_segments, seed)
     pairs = np.asarray(pairs, dtype=int).reshape(-1, 2)

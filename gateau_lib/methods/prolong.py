@@ -21,6 +21,7 @@ reading each pair from its first token costs (N + 2 T) L (`pair_passes`).
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from gateau_lib.data.samples import segments
-from gateau_lib.methods.base import Columns, Method, Readings, by
+from gateau_lib.methods.base import Columns, Method, by
 
 THRESHOLD = 0.1  # pairs of less strength do not count (ProLong, prolong/run.py)
 
@@ -99,7 +100,7 @@ def long_dependency_score(
     return float(((strong["strength"] + strong["distance"]) * weight).sum())
 
 
-def _fill(reader: Readings) -> Columns:
+def _fill(reader: Any) -> Columns:
     """LDS of context, instruction and response as one document; fewer than two segments have none."""
     scored = reader.dependencies
     return {"prolong": [lds if n else None for lds, n in zip(scored["lds"], scored["pairs"], strict=True)]}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,29 +58,18 @@ CostOf = Callable[[Lengths, "Size", "Size", Options], Cost]  # of one sample, fo
 
 
 class Pass(cached_property[Any]):
-    """A property of `Reader` that asks a model, remembered; with its name among the counts and its cost."""
+    """A property of `Reader` that asks a model, remembered, with what it costs."""
 
-    def __init__(self, read: Callable[[Reader], Any], counted: str, cost: CostOf, needs_short: bool) -> None:
+    def __init__(
+        self, read: Callable[[Reader], Any], counted: str, cost: CostOf, needs_short: bool = False
+    ) -> None:
         super().__init__(read)
+        # Its name in manifests and plans; what it costs; whether it needs the short model or its window.
         self.counted, self.cost, self.needs_short = counted, cost, needs_short
 
 
-def reads(
-    counted: str, cost: CostOf, *, needs_short: bool = False
-) -> Callable[[Callable[[Reader], Any]], Pass]:
-    """Make a property of `Reader` a pass.
-
-    ``counted``: its name in manifests and plans.
-    ``needs_short``: it reads with the short model, or needs to know its window.
-    """
-    return lambda read: Pass(read, counted, cost, needs_short)
-
-
 def named_passes(names: Collection[str]) -> list[Pass]:
-    """The passes of these names, in the order of `Reader`; of those counted as one only the first.
-
-    Raises ValueError: the reader has no such pass.
-    """
+    """The passes of these names, in the order of `Reader`; of those counted as one only the first."""
     there = {name: each for name, each in vars(Reader).items() if isinstance(each, Pass)}
     if unknown := [name for name in names if name not in there]:
         known = ", ".join(there)
@@ -180,20 +169,20 @@ class Reader:
         """What is counted of a pass; one that reads nothing has its zeros."""
         return self.counts.setdefault(name, Counter(dict.fromkeys(COUNTED, 0)))
 
-    @reads("long_pass", _whole_cost)
+    @partial(Pass, counted="long_pass", cost=_whole_cost)
     def long_pass(self) -> list[LongPass]:
         """The long model's pass over whole samples with its attention to every segment."""
         size = self.options.segment_length
         return long_pass(self.pair.long, self.encoded, size, count=self.count("long_pass"))
 
-    @reads("long_pass", _whole_cost)
+    @partial(Pass, counted="long_pass", cost=_whole_cost)
     def nll_long(self) -> np.ndarray:
         """Mean response NLL of the long model, (n,) nats per token."""
         if "long_pass" in self.passes:
             return np.array([each.nll for each in self.long_pass])
         return response_nll(self.pair.long, self.encoded, count=self.count("long_pass"))
 
-    @reads("hmg", _short_cost, needs_short=True)
+    @partial(Pass, counted="hmg", cost=_short_cost, needs_short=True)
     def nll_short(self) -> np.ndarray:
         """Mean response NLL of the short model, (n,) nats per token, read as the options say."""
         count = self.count("hmg")
@@ -202,13 +191,13 @@ class Reader:
             return short_reader_nll(self.pair.short, self.encoded, "truncate", window=window, count=count)
         return response_nll(self.pair.short, self.encoded, count=count)  # stretched by `extended`, or raw
 
-    @reads("contrast", _cut_cost, needs_short=True)
+    @partial(Pass, counted="contrast", cost=_cut_cost, needs_short=True)
     def nll_cut(self) -> np.ndarray:
         """The same, on the last tokens that the short window holds."""
         window, count = self.options.short_window, self.count("contrast")
         return short_reader_nll(self.pair.long, self.encoded, "truncate", window=window, count=count)
 
-    @reads("ifd", _alone_cost)
+    @partial(Pass, counted="ifd", cost=_alone_cost)
     def nll_alone(self) -> np.ndarray:
         """The same, of the response without its prompt."""
         # One token before the response: a chat template's opening would be an instruction of its own.
@@ -217,12 +206,12 @@ class Reader:
         losses = continuation_nll(self.pair.long, starts, responses, count=self.count("ifd"))
         return np.array([loss.mean() for loss in losses])
 
-    @reads("longattn", _far_cost)
+    @partial(Pass, counted="longattn", cost=_far_cost)
     def far_attention(self) -> np.ndarray:
         """LongAttn's score of each sample, (n,)."""
         return long_attention_score(self.pair.long, self.encoded, count=self.count("longattn"))
 
-    @reads("cam", _segments_cost)
+    @partial(Pass, counted="cam", cost=_segments_cost)
     def segment_nll(self) -> list[np.ndarray]:
         """Mean response NLL given one segment and the instruction, (segments,) a sample, nats per token."""
         size, count = self.options.segment_length, self.count("cam")
@@ -230,7 +219,7 @@ class Reader:
             return adaptive_importance(self.pair.long, self.encoded, self.long_pass, size, count=count)
         return segment_importance(self.pair.long, self.encoded, size, count=count)
 
-    @reads("prolong", _pairs_cost)
+    @partial(Pass, counted="prolong", cost=_pairs_cost)
     def dependencies(self) -> pd.DataFrame:
         """ProLong's scores of the samples as plain documents, see `pair_passes.score_documents`."""
         texts = []

@@ -1,10 +1,8 @@
 """GATEAU's public procedure as it was released, so that what the fixes change can be measured.
 
-Every defect is a switch of `Defects` with its source. With all of them off, the same unbatched code computes
-what the library computes. Some defects move numbers, others only cost time: the tests say which. Sources are
-files of the repository S1s-Z/GATEAU (commit 38789ff). What belongs to the data is not repeated here: the
-headings in the prompts ("### Input:" and so on), and joining result files by line number. ProLong's is in
-`released_prolong`.
+Every defect is a switch of `Defects` with its source, a file of the repository S1s-Z/GATEAU (commit 38789ff).
+With all of them off, the same unbatched code computes what the library computes. What belongs to the data is
+not repeated here: headings in the prompts ("### Input:" and so on), joining result files by line number.
 """
 
 from __future__ import annotations
@@ -78,12 +76,7 @@ def _response_nll(model: PreTrainedModel, sample: Encoded, window: int, late: bo
 
 
 def released_hmg(
-    pair: Pair,
-    encoded: Sequence[Encoded],
-    window: int,
-    *,
-    defects: Defects | None = None,
-    count: Count = None,
+    pair: Pair, encoded: Sequence[Encoded], window: int, defects: Defects | None = None, count: Count = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean response NLL of both models as select/hmg computes them: one sample at a time, every logit.
 

@@ -39,9 +39,8 @@ def released_prolong(
 ) -> np.ndarray:
     """ProLong's score of each document, (n,), as the released code reads it.
 
-    0 for a document of fewer than ``pairs`` pairs, for a score that is NaN, and for any error; such a 0
-    cannot be told from "no dependency". Which pairs are drawn follows `prolong.sample_pairs`: the released
-    draw depends on a document's place.
+    0 for a document of fewer than ``pairs`` pairs, for NaN, and for any error; it cannot be told from "no
+    dependency". Pairs are drawn by `prolong.sample_pairs`: the released draw depends on a document's place.
     """
     scores = []
     for document in docs:

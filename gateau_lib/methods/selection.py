@@ -53,8 +53,7 @@ def within_quotas(
 ) -> list[str]:
     """The first ``k`` ids of a ranking, passing over those whose source has given its quota; or fewer.
 
-    ``sources``: id -> source.
-    ``quotas``: source -> samples at most; a source that is not named has no limit.
+    ``sources``: id -> source; ``quotas``: source -> samples at most, without a limit if it is not named.
     """
     taken: list[str] = []
     given: Counter[str] = Counter()

@@ -53,8 +53,7 @@ def skip_positions(
 ) -> np.ndarray:
     """Position ids of one sample under a strategy: strictly increasing and below ``target``.
 
-    ``turns``: tokens of each turn, in order.
-    ``target``: window to be reached, tokens.
+    ``turns``: tokens of each turn, in order; ``target``: window to be reached, tokens.
     ``jumps``: jumps inside turns (Skip-Inner and Skip-All); fewer when the turns have fewer tokens.
     ``reach``: ``uniform``, the total skip is drawn from {0..target - tokens}; ``full``, it is the largest.
     Returns int64 ``(sum(turns),)``: 0, 1, 2, ... for ``normal``, ``packed`` and where there is no jump.

@@ -33,9 +33,7 @@ def attach(model: PreTrainedModel, base: Path | str, rank: int, seed: int) -> to
     """The model, frozen, with new adapters at all linear layers but the output head, ready to be trained.
 
     The adapters begin as zero changes, in float32 whatever the dtype of the model.
-    ``base``: where `merged` will find the model again, folder or hub id.
-    ``rank``: of the adapters; their scale is alpha / rank = 2.
-    Raises AdapterError: peft is not installed.
+    ``base``: where `merged` will find the model again, folder or hub id; ``rank``: half of alpha.
     """
     peft = _peft()
     torch.manual_seed(seed)
@@ -52,10 +50,7 @@ def base_of(folder: Path | str) -> str | None:
 
 
 def merged(base: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
-    """The base with the adapters of a folder added to its weights.
-
-    Raises AdapterError: peft is not installed, or the adapters are those of another model.
-    """
+    """The base with the adapters of a folder added to its weights; AdapterError if they do not fit."""
     peft = _peft()
     other = "its adapters do not belong to this base"
     with warnings.catch_warnings():

@@ -150,13 +150,6 @@ def _refuse_unread(module: torch.nn.Module, keywords: dict[str, Any]) -> None:
         raise ModelError(f"{type(module).__name__}: attention with {odd} is not read here; use another model")
 
 
-def _kind(module: torch.nn.Module) -> str | None:
-    """What the configuration calls an attention layer."""
-    kinds = getattr(getattr(module, "config", None), "layer_types", None)
-    index = getattr(module, "layer_idx", None)
-    return kinds[index] if kinds and index is not None else None
-
-
 def _attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -174,9 +167,12 @@ def _attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     tap = _TAP.get()
     if key.shape[2] != query.shape[2] and (tap or window or softcap):
-        kind = type(module).__name__
-        raise ModelError(f"{kind}: rows are read from whole sequences; call the model with use_cache=False")
-    layer = Layer(query, key, scaling, mask, window, softcap, _kind(module))
+        fix = "rows are read from whole sequences; call the model with use_cache=False"
+        raise ModelError(f"{type(module).__name__}: {fix}")
+    kinds = getattr(getattr(module, "config", None), "layer_types", None)
+    index = getattr(module, "layer_idx", None)
+    kind = kinds[index] if kinds and index is not None else None
+    layer = Layer(query, key, scaling, mask, window, softcap, kind)
     if tap is not None:
         tap(layer)
     if softcap is not None:

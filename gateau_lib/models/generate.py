@@ -6,26 +6,18 @@ from typing import Any, cast
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+Ids = Sequence[int]  # of tokens
+
 
 def continue_greedily(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    ends: Sequence[int],
-    pad: int | None = None,
+    model: PreTrainedModel, prompts: Sequence[Ids], max_new_tokens: int, ends: Ids, pad: int | None = None
 ) -> list[list[int]]:
     """New ids of each prompt of a batch padded on the left, up to (without) the first of ``ends``."""
     return _continue(model, prompts, ends, pad, do_sample=False, max_new_tokens=max_new_tokens)
 
 
 def continue_by_chance(
-    model: PreTrainedModel,
-    prompt: Sequence[int],
-    max_new_tokens: int,
-    ends: Sequence[int],
-    *,
-    temperature: float,
-    seed: int,
+    model: PreTrainedModel, prompt: Ids, max_new_tokens: int, ends: Ids, *, temperature: float, seed: int
 ) -> list[int]:
     """The new token ids of a prompt, each drawn from the model's whole distribution; a seed decides."""
     device = model.device
@@ -37,11 +29,7 @@ def continue_by_chance(
 
 @torch.inference_mode()
 def _continue(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    ends: Sequence[int],
-    pad: int | None,
-    **how: float,
+    model: PreTrainedModel, prompts: Sequence[Ids], ends: Ids, pad: int | None, **how: float
 ) -> list[list[int]]:
     pad = pad if pad is not None else ends[0] if ends else 0
     width = max(map(len, prompts))

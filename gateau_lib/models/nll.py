@@ -149,24 +149,13 @@ def batch_nll(
     n_targets: Sequence[int],
     count: Count = None,
     tap: Tap | None = None,
-) -> list[np.ndarray]:
-    """NLL of the last ``n_targets[b]`` tokens of each sequence, from one forward pass that ``tap`` watches.
-
-    Returns for each sequence an array (n_targets[b],), float64, nats.
-    """
-    losses = target_nll(model, sequences, n_targets, count, tap)
-    return [part.double().cpu().numpy() for part in losses.split(list(n_targets))]
-
-
-def target_nll(
-    model: PreTrainedModel,
-    sequences: Sequence[Sequence[int]],
-    n_targets: Sequence[int],
-    count: Count = None,
-    tap: Tap | None = None,
     cache: DynamicCache | None = None,
-) -> torch.Tensor:
-    """As `batch_nll`, (sum(n_targets),), fp32 whatever the dtype; after the tokens of a ``cache``, if any."""
+) -> list[torch.Tensor]:
+    """NLL of the last ``n_targets[b]`` tokens of each sequence, nats, fp32 whatever the dtype, from one pass.
+
+    ``tap``: sees every attention layer on the way, see `attention.reading_rows`.
+    ``cache``: keys and values of tokens before the sequences; those of the sequences are added.
+    """
     inputs = padded(sequences, model.device, past=0 if cache is None else cache.get_seq_length())
     ids = inputs["input_ids"]
     places = target_places([len(s) for s in sequences], n_targets).to(ids.device)
@@ -174,7 +163,7 @@ def target_nll(
     with reading_rows(model, tap):  # a row predicts the next token
         logits = logits_at(model, places - 1, **inputs, **more, use_cache=cache is not None)
     add(count, ids, sum(map(len, sequences)))
-    return token_nll(logits, ids.flatten()[places])
+    return list(token_nll(logits, ids.flatten()[places]).split(list(n_targets)))
 
 
 def add(count: Count, ids: torch.Tensor, tokens: int) -> None:
@@ -214,7 +203,8 @@ def continuation_nll(
 
     def run(group: list[int]) -> list[np.ndarray]:
         sequences = [[*prefixes[i], *targets[i]] for i in group]
-        losses = batch_nll(model, sequences, [len(targets[i]) for i in group], count)
+        parts = batch_nll(model, sequences, [len(targets[i]) for i in group], count)
+        losses = [part.double().cpu().numpy() for part in parts]
         for index, loss in zip(group, losses, strict=True):
             if not np.isfinite(loss).all():
                 raise NonFiniteLoss(index)

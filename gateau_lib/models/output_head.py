@@ -2,8 +2,7 @@
 
 All logits of 64k tokens over a vocabulary of 32k take 8.4 GB in float32, and only those of response tokens
 are asked for. Where even these are many (39k tokens of a vocabulary of 128k have 20 GB), head and
-cross-entropy run on a part of the tokens at a time, and once more for the gradients, as gradient
-checkpointing does.
+cross-entropy run on a part of the tokens at a time, and once more for the gradients (checkpointing).
 """
 
 from typing import Any
@@ -30,8 +29,7 @@ def logits_at(model: torch.nn.Module, rows: torch.Tensor, **inputs: Any) -> torc
     """Logits (R, vocabulary) at ``rows``, indices into (batch x positions), from one forward pass.
 
     The head itself is called by the model, so that what a family does after it stays (soft caps, scales).
-    ``logits_to_keep`` would take the same positions in every row of the batch, and so more than the responses
-    of right-padded rows.
+    ``logits_to_keep`` would take the same positions in every row, more than the responses of padded rows.
     """
 
     def pick(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

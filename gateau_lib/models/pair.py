@@ -53,8 +53,7 @@ def load_pair(
 ) -> Pair:
     """The two models of `names`; without ``with_short`` the long one stands for both.
 
-    Raises ScoreError: only one model named though both are needed, or models that are not homologous;
-        ModelError: no model there.
+    Raises ScoreError: one is missing, or they are not homologous; ModelError: no model there.
     """
     short, long = names(short, long, with_short)
     long_model, tokenizer = loading.load(long, dtype, device)

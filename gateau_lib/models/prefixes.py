@@ -13,7 +13,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from gateau_lib.models.nll import Count, target_nll
+from gateau_lib.models.nll import Count, batch_nll
 from gateau_lib.models.rope import rope_edge
 
 
@@ -33,10 +33,7 @@ def reusable(model: PreTrainedModel, length: int) -> bool:
 def read(
     model: PreTrainedModel, parts: Sequence[Sequence[int]], count: Count = None
 ) -> tuple[list[float], DynamicCache]:
-    """Mean NLL of each part's tokens but the first, nats per token, and the parts' keys and values.
-
-    ``parts``: token ids, all of one length of at least two.
-    """
+    """Mean NLL of tokens but the first, nats per token, and keys and values of parts of one length."""
     # Without the configuration, a sliding layer keeps all keys; its mask hides those out of reach.
     cache = DynamicCache()
     return _forward(model, parts, cache, count), cache
@@ -60,8 +57,8 @@ def read_after(
 def _forward(
     model: PreTrainedModel, parts: Sequence[Sequence[int]], cache: DynamicCache, count: Count
 ) -> list[float]:
-    losses = target_nll(model, parts, [len(part) - 1 for part in parts], count, cache=cache)
-    return losses.double().view(len(parts), -1).mean(1).tolist()
+    losses = batch_nll(model, parts, [len(part) - 1 for part in parts], count, cache=cache)
+    return torch.stack(losses).double().mean(1).tolist()
 
 
 class _Prefixes(DynamicLayer):

@@ -24,9 +24,8 @@ def templated(
     """A conversation as a chat template writes it, its start token included, up to where the model speaks.
 
     ``messages``: ``{"role": "system" | "user" | "assistant", "content": text}``.
-    ``whose``, ``remedy``: beginning and end of the error message.
+    ``whose``, ``remedy``: beginning and end of the DataError of a template that fails.
     ``template``: Jinja text; None: the tokenizer's own.
-    Raises DataError: the template fails.
     """
     how = {"tokenize": False, "add_generation_prompt": True, "chat_template": template}
     try:
@@ -45,8 +44,7 @@ def prompt_ids(tokenizer: Any, turns: Sequence[str], said: Sequence[str], chat: 
 
     ``turns``: what the user says; at least one more than ``said``, later ones are not read.
     ``said``: the model's answers so far, which stand between the turns.
-    ``chat``: the tokenizer's chat template, or `INST` where it has none (DataError if it fails). Otherwise
-        the study's plain prompt.
+    ``chat``: the tokenizer's chat template, or `INST` where it has none; else the study's plain prompt.
     """
     said = [text.strip() for text in said]
     asked = turns[: len(said) + 1]

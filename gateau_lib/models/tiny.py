@@ -47,7 +47,6 @@ def look_back(model: LlamaForCausalLM, offsets: Sequence[int] = (1, 2, 3), sharp
     Recall of a fact needs a head that copies the token before into each position, and a later one that
     matches it (an induction head). From purely random weights this model stays for thousands of steps on a
     plateau of attending to any value word; with the first half given, the second forms within a few hundred.
-    The biases are trained like all other weights.
     """
     attention = model.model.layers[0].self_attn
     query = attention.q_proj.bias.view(-1, attention.head_dim)
