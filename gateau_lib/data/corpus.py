@@ -39,8 +39,7 @@ NEEDS_FAR = frozenset({"far", "multi_hop", "aggregate", "near_duplicate"})
 DISTRACTORS = 30  # facts that nobody asks about, at most: the others are left for what is asked
 POOLS = ("independent", "confounded", "real")
 NEEDLE_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-# Evaluation task: the kind it is made as.
-TASKS = {"single": "far", "multi_hop": "multi_hop", "aggregate": "aggregate"}
+TASKS = {"single": "far", "multi_hop": "multi_hop", "aggregate": "aggregate"}  # task: the kind it is made as
 
 
 @dataclass(frozen=True)

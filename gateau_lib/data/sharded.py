@@ -27,10 +27,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Shard:
-    """``rows`` consecutive records; ``begin`` and ``end`` are bytes of a JSONL file, rows of a Parquet file.
-
-    ``twice`` lists records whose id stands earlier in the data: (line, line of the first use).
-    """
+    """``rows`` consecutive records; ``begin`` and ``end`` are bytes of JSONL, rows of Parquet."""
 
     number: int
     begin: int
@@ -38,7 +35,7 @@ class Shard:
     first_line: int  # of the data, counted from 1
     rows: int
     sha256: str
-    twice: tuple[tuple[int, int], ...] = ()
+    twice: tuple[tuple[int, int], ...] = ()  # lines of records whose id stands earlier, and that earlier line
 
     @property
     def content(self) -> list[Any]:

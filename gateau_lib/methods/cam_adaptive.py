@@ -1,9 +1,8 @@
 """Segment importance estimated: segments that decide contextual awareness are read, the rest is inferred.
 
 Exact importance reads instruction and response again for every segment, which is most of the cost of scoring.
-Contextual awareness weighs each segment by its attention and its likelihood, so the segments that the
-response attends to, and those that share its words, are read; a spread of the others tells the losses of the
-rest. Off by default; a table names the mode.
+CAM weighs each segment by its attention and its likelihood, so the segments that the response attends to, and
+those that share its words, are read; a spread of the others tells the losses of the rest.
 """
 
 from collections import Counter

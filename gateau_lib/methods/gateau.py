@@ -55,8 +55,8 @@ def combine(
 
 
 def _rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
-    hmp = homologous_models_perplexity(pool["nll_short"].to_numpy(), pool["nll_long"].to_numpy())
-    return combine(hmp, pool["cam"].to_numpy(), cast(Variant, options.combine), options.alpha)
+    hmp = homologous_models_perplexity(pool["nll_short"], pool["nll_long"])
+    return combine(hmp, pool["cam"], cast(Variant, options.combine), options.alpha)
 
 
 GATEAU = Method(

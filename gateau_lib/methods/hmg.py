@@ -22,10 +22,9 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from scipy.special import softmax
 
-from gateau_lib.methods.base import Columns, Method, RankOptions
+from gateau_lib.methods.base import Columns, Method
 
 Scale = Literal["minmax_ppl", "log"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -73,15 +72,11 @@ def _fill(reader: Any) -> Columns:
     return {"nll_short": short, "nll_long": long, "hmg": pool_gap(short, long, scale="log")}
 
 
-def _rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
-    return homologous_models_perplexity(pool["nll_short"].to_numpy(), pool["nll_long"].to_numpy())
-
-
 HMG = Method(
     name="hmg",
     title="HMG",
     source="GATEAU (arXiv 2410.15633), homologous models' guidance; select/hmg and select/rank.py",
-    rank=_rank,
+    rank=lambda pool, options: homologous_models_perplexity(pool["nll_short"], pool["nll_long"]),
     needs=("nll_short", "nll_long"),
     fill=_fill,
     passes=("nll_short", "nll_long"),

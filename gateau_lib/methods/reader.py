@@ -138,8 +138,8 @@ def _window_segments(options: Options) -> int:
 def extended(pair: Pair, options: Options, passes: Collection[str]) -> Pair:
     """The models as a `Reader` takes them, for passes of these names: stretched by one fixed NTK base each.
 
-    The long model is stretched where ``max_length`` lies beyond its window, the short one for the reading
-    ``ntk`` (GATEAU's extended window), so that no sample's score depends on its company.
+    The long model where ``max_length`` lies beyond its window, the short one for reading ``ntk`` (GATEAU's
+    extended window), so that no sample's score depends on its company.
     """
     short = pair.short
     if options.reading == "ntk" and "nll_short" in passes:

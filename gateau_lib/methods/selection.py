@@ -1,6 +1,6 @@
 """From one score a sample to a selection: the top of a pool, within quotas if there are any.
 
-Every function here works on the whole pool, refuses NaN by name, and does not depend on the pool's order.
+Every function works on the whole pool, refuses NaN by name, and does not depend on the pool's order.
 """
 
 import math

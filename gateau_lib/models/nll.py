@@ -1,9 +1,8 @@
 """Negative log-likelihood of a continuation given a prefix, in nats per token: the number under every score.
 
 Batches hold sequences of similar length, padded on the right: a causal model never looks to the right, so a
-plain mask of ones is exact, the fast causal kernels apply, and no N x N mask is built. The mask and the
-positions are always passed, because transformers guesses packing from positions when there is no mask. The
-output head runs on response rows only.
+plain mask of ones is exact, the fast causal kernels apply, and no N x N mask is built. Mask and positions are
+always passed: without, transformers guesses packing. The output head runs on response rows only.
 """
 
 from collections import Counter
