@@ -193,13 +193,13 @@ class Reader:
 
     @partial(Pass, counted="contrast", cost=_cut_cost, needs_short=True)
     def nll_cut(self) -> np.ndarray:
-        """The same, on the last tokens that the short window holds."""
+        """Mean response NLL of the long model on what the short window holds, (n,) nats per token."""
         window, count = self.options.short_window, self.count("contrast")
         return short_reader_nll(self.pair.long, self.encoded, "truncate", window=window, count=count)
 
     @partial(Pass, counted="ifd", cost=_alone_cost)
     def nll_alone(self) -> np.ndarray:
-        """The same, of the response without its prompt."""
+        """Mean NLL of the response without its prompt by the long model, (n,) nats per token."""
         # One token before the response: a chat template's opening would be an instruction of its own.
         starts = [sample.start[:1] or [self.pair.tokenizer.eos_token_id] for sample in self.encoded]
         responses = [sample.response for sample in self.encoded]
@@ -224,11 +224,9 @@ class Reader:
         """ProLong's scores of the samples as plain documents, see `pair_passes.score_documents`."""
         texts = []
         for sample, encoded in zip(self.samples, self.encoded, strict=True):
-            # With all of its context: pairs of segments are short, whatever the length of the text.
-            whole = (
-                encode(sample, self.pair.tokenizer, chat=self.options.chat) if encoded.dropped else encoded
-            )
-            texts.append(whole.context + whole.instruction + whole.response)
+            if encoded.dropped:  # all of its context: pairs are short, whatever the length of the text
+                encoded = encode(sample, self.pair.tokenizer, chat=self.options.chat)
+            texts.append(encoded.context + encoded.instruction + encoded.response)
         shape = {"segment_length": self.options.segment_length, "pairs": self.options.prolong_pairs}
         shape |= {"window_segments": _window_segments(self.options), "seed": self.options.seed}
         return score_documents(self.pair.long, texts, **shape, count=self.count("prolong"))
