@@ -15,8 +15,8 @@ from score_rows import make_rows
 
 from gateau_lib.experiments import pool_tables, ranking
 from gateau_lib.methods import METHODS, SCORED, baselines, name_in_figures, scored_with
-from gateau_lib.methods.base import RankOptions, Readings
-from gateau_lib.methods.reader import Pass, Reader, named_passes
+from gateau_lib.methods.base import RankOptions
+from gateau_lib.methods.reader import named_passes
 from gateau_lib.scoring import score_table
 from gateau_lib.scoring.settings import needs_short
 from gateau_lib.study import labels, style
@@ -45,11 +45,6 @@ def test_a_method_says_what_it_reads_and_leaves(method):
     named_passes(method.passes)  # raises for one that no reader has
     assert all(column in METHODS[scored_with(method, column)].columns for column in method.needs)
     assert style.label(method.name) == method.title
-
-
-def test_readings_are_those_of_a_reader():
-    passes = {name for name, each in vars(Reader).items() if isinstance(each, Pass)}
-    assert set(Readings.__annotations__) == passes | {"samples", "encoded", "options"}
 
 
 def test_looks_can_be_told_apart():
