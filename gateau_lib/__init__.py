@@ -22,7 +22,6 @@ gateau_lib/             commands
 experiments/            what the notebooks call: the study's own pools, runs, tables, claims, figures, plan
     study_corpus        the planted corpus as an artefact, and the tokenizer that reads it
     pool                every score of the candidate pools, computed once and kept
-    pool_tables         the tables of those scores, each computed in a process of its own
     ranking             from scores to rankings, selections, and rows that the claims are judged by
     tuning_runs         which training runs there are, and what their logs say
     outcomes            what the training runs came to: held-out evaluation as tables
