@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,27 +27,23 @@ from gateau_lib.training.recipe import FineTune
 PERPLEXITY_TAIL = 64  # tokens
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(NamedTuple):
     """A model to be evaluated, and what its rows are called."""
 
     name: str
     folder: Path
     method: str
-    # Number of its candidate pool; None: it is untrained, and its rows are given to each seed.
-    seed: int | None
+    seed: int | None = None  # number of its candidate pool; None: untrained, its rows are given to each seed
 
 
 def tuned(jobs: Sequence[FineTune], folders: Sequence[Path]) -> list[Model]:
     """The models that runs have made."""
-    return [
-        Model(job.name, folder, job.method, job.pool_seed) for job, folder in zip(jobs, folders, strict=True)
-    ]
+    return [Model(job.name, path, job.method, job.pool_seed) for job, path in zip(jobs, folders, strict=True)]
 
 
 def untrained(method: str, folder: Path) -> Model:
     """A model that no run has made."""
-    return Model(method, folder, method, None)
+    return Model(method, folder, method)
 
 
 def evaluated(
@@ -67,13 +63,10 @@ def evaluated(
 
 def by_method(rows: pd.DataFrame, models: Sequence[Model], pool_seeds: int) -> pd.DataFrame:
     """``rows`` with ``method`` and ``seed`` in place of ``model``; an untrained model's once a seed."""
-    named = {model.name: model for model in models}
-    frames = []
-    for name, group in rows.groupby("model", sort=False):
-        model, group = named[name], group.drop(columns="model")
-        seeds = range(pool_seeds) if model.seed is None else [model.seed]
-        frames += [group.assign(method=model.method, seed=seed) for seed in seeds]
-    return pd.concat(frames, ignore_index=True)
+    seeds = {m.name: range(pool_seeds) if m.seed is None else [m.seed] for m in models}
+    labels = [(m.name, m.method, seed) for m in models for seed in seeds[m.name]]
+    named = pd.DataFrame(labels, columns=["model", "method", "seed"])
+    return named.merge(rows, on="model").drop(columns="model")
 
 
 def _write_perplexity(
@@ -92,50 +85,33 @@ def perplexities(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.Da
     """
     lengths, count = study.profile.eval_lengths, max(2, study.profile.eval_items // 2)
     # A document may miss its wanted length by a sentence or two.
-    sizes = (max(lengths) + 100, max(lengths) + 200)
-    longer = replace(study.profile, pool_tokens=sizes)
-    texts = [
-        text
-        for _, text in passages.documents(longer, tokenizer, study.seed * 100 + 90_000, "dependent", count)
-    ]
-    documents = [tokenizer(text, verbose=False)["input_ids"] for text in texts]
+    longer = replace(study.profile, pool_tokens=(max(lengths) + 100, max(lengths) + 200))
+    drawn = passages.documents(longer, tokenizer, study.seed * 100 + 90_000, "dependent", count)
+    documents = [tokenizer(text, verbose=False)["input_ids"] for _, text in drawn]
     inputs = {"documents": documents, "lengths": lengths, "dtype": study.profile.dtype}
-    builds = {
-        model.name: Build("perplexity", _write_perplexity, {"model": model.folder, **inputs})
-        for model in models
-    }
+    builds = {m.name: Build("perplexity", _write_perplexity, {"model": m.folder, **inputs}) for m in models}
     folders = build_all(study, builds, at_once(study.profile), "perplexity")
-    found = [
-        pd.read_parquet(folder / "rows.parquet").assign(model=name)
-        for name, folder in zip(builds, folders, strict=True)
-    ]
-    return by_method(pd.concat(found, ignore_index=True), models, study.profile.pool_seeds)
+    read = {name: pd.read_parquet(path / "rows.parquet") for name, path in zip(builds, folders, strict=True)}
+    return by_method(pd.concat(read, names=["model"]).reset_index("model"), models, study.profile.pool_seeds)
 
 
 def cost(profile: Profile) -> Work:
     """What notebook 07 costs: all tuned models, and both models they began with, on the held-out sets."""
     samples, model = workload.planted(profile), workload.pair(profile)[1]
-    pools, items = profile.pool_seeds, profile.eval_items
-    selected = pools * len(SELECTION_RUNS) + 1  # models on the sets long and short, with answers
-    skipped = pools * len(STRATEGIES) + 2  # models on the needles and on documents
-    needled = skipped + pools  # on the needles also those tuned on GATEAU's selection
-    near, lengths = round(workload.short_tokens(profile)), profile.eval_lengths
-    short, long = 2 * items, len(TASKS) * items  # samples of a set
-    needles = len(NEEDLE_DEPTHS) * max(1, items // 4)  # of a length
-    texts = max(2, items // 2)
-    tokens = (
-        selected * (long * workload.mean_tokens(samples) + short * near)
-        + needled * (needles * sum(lengths) + short * near)
-        + skipped * texts * sum(lengths)
-    )
-    operations = (
-        selected * workload.forward(model, samples, long * workload.mean_tokens(samples))
-        + (selected + needled) * short * model.flops(near, workload.RESPONSE)
-        + needled * needles * sum(model.flops(n, workload.RESPONSE) for n in lengths)
-        + skipped * texts * sum(model.flops(n, PERPLEXITY_TAIL) for n in lengths)
-    )
-    written = selected * (short + long) * workload.RESPONSE
-    return Work("07", "evaluate", tokens, operations, written=written)
+    selected = profile.pool_seeds * len(SELECTION_RUNS) + 1  # models on the sets long and short, with answers
+    skipped = profile.pool_seeds * len(STRATEGIES) + 2  # models on the needles and on documents
+    needled = skipped + profile.pool_seeds  # on the needles also those tuned on GATEAU's selection
+    short, long = 2 * profile.eval_items, len(TASKS) * profile.eval_items  # samples of a set
+    needles = len(NEEDLE_DEPTHS) * max(1, profile.eval_items // 4)  # of a length
+    texts, answer = max(2, profile.eval_items // 2), workload.RESPONSE
+    # How many are read, tokens of each, and of those the scored ones.
+    reads = [(selected * long / len(samples), sample.whole, answer) for sample in samples]
+    reads.append(((selected + needled) * short, round(workload.short_tokens(profile)), answer))
+    reads += [(needled * needles, length, answer) for length in profile.eval_lengths]
+    reads += [(skipped * texts, length, PERPLEXITY_TAIL) for length in profile.eval_lengths]
+    tokens = sum(count * length for count, length, _ in reads)
+    operations = sum(count * model.flops(length, scored) for count, length, scored in reads)
+    return Work("07", "evaluate", tokens, operations, written=selected * (short + long) * answer)
 
 
 def metrics_rows(rows: pd.DataFrame, metric: str, measure: str, condition: str) -> list[dict[str, Any]]:
@@ -156,18 +132,15 @@ def selection_metrics(rows: pd.DataFrame) -> list[dict[str, Any]]:
     Conditions: ``equal_tokens``; ``equal_epochs`` for the whole pool and GATEAU's selection, whose runs are
     the same.
     """
-    long, short = rows[rows["set"] == "long"], rows[rows["set"] == "short"]
-    found = metrics_rows(long, "long_accuracy", "token_accuracy", "equal_tokens")
-    found += metrics_rows(long, "long_exact", "exact_match", "equal_tokens")
-    found += metrics_rows(long, "long_f1", "f1", "equal_tokens")
-    found += metrics_rows(short, "short_accuracy", "token_accuracy", "equal_tokens")
+    measures = {"accuracy": "token_accuracy", "exact": "exact_match", "f1": "f1"}
+    asked = [("long", name) for name in measures] + [("short", "accuracy")]
+    found: list[dict[str, Any]] = []
+    for kind, name in asked:
+        found += metrics_rows(rows[rows["set"] == kind], f"{kind}_{name}", measures[name], "equal_tokens")
     epochs = {EQUAL_EPOCHS: "full", "gateau": "gateau"}
-    again = [
-        row | {"method": epochs[row["method"]], "condition": "equal_epochs"}
-        for row in found
-        if row["method"] in epochs
-    ]
-    return [row for row in found if row["method"] != EQUAL_EPOCHS] + again
+    again = [row | {"method": epochs[row["method"]]} for row in found if row["method"] in epochs]
+    equal = [row for row in found if row["method"] != EQUAL_EPOCHS]
+    return equal + [row | {"condition": "equal_epochs"} for row in again]
 
 
 def skip_metrics(rows: pd.DataFrame, cells: pd.DataFrame) -> list[dict[str, Any]]:
@@ -176,11 +149,12 @@ def skip_metrics(rows: pd.DataFrame, cells: pd.DataFrame) -> list[dict[str, Any]
     Args:
         rows: of `evaluated` on the sets needle and short. cells: of `haystack.needle_cells`.
     """
-    found = rows["method"].isin(("theta_a_stretched", *STRATEGIES))
-    needle = rows[found & (rows["set"] == "needle")].merge(cells, on="id", validate="many_to_one")
-    short = rows[found & (rows["set"] == "short")]
+    rows = rows[rows["method"].isin(("theta_a_stretched", *STRATEGIES))]
+    needle = rows[rows["set"] == "needle"].merge(cells, on="id", validate="many_to_one")
     accuracy = metrics_rows(needle, "long_accuracy", "token_accuracy", "length")
-    return accuracy + metrics_rows(short, "short_accuracy", "token_accuracy", "short_tasks")
+    return accuracy + metrics_rows(
+        rows[rows["set"] == "short"], "short_accuracy", "token_accuracy", "short_tasks"
+    )
 
 
 def needle_maps(rows: pd.DataFrame, cells: pd.DataFrame, methods: Sequence[str]) -> dict[str, pd.DataFrame]:
@@ -207,8 +181,8 @@ def against(rows: Iterable[dict[str, Any]], reference: str) -> pd.DataFrame:
     """
     table = pd.DataFrame(rows).pivot(index="seed", columns="method", values="value")
     out = {}
-    for method in table:
-        gap = table[method] - table[reference]
+    for method, value in table.items():
+        gap = value - table[reference]
         mean, low, high = t_interval(gap) if len(gap) >= SEEDS else (gap.mean(), np.nan, np.nan)
-        out[method] = {"value": table[method].mean(), "difference": mean, "low": low, "high": high}
+        out[method] = {"value": value.mean(), "difference": mean, "low": low, "high": high}
     return pd.DataFrame(out).T.rename_axis("method").sort_values("value", ascending=False)
