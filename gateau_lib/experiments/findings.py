@@ -160,7 +160,7 @@ def forest(verdicts: pd.DataFrame, ledger: Sequence[Claim] | None = None) -> Fig
         verdicts: of `claims.verdicts`, all of them or some.
     """
     rules = {claim.id: claim for claim in ledger or load_claims()}
-    fig, axis = blank(8.5, 0.23 * len(verdicts) + 1.2)
+    fig, (axis,) = blank(8.5, 0.23 * len(verdicts) + 1.2)
     for y, row in enumerate(verdicts.itertuples()):
         colour, marker = LOOKS[row.verdict]
         tested = bool(np.isfinite(row.difference))
