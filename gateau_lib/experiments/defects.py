@@ -77,11 +77,7 @@ def _change(values: np.ndarray, exact: np.ndarray) -> dict[str, float]:
 
 
 def measured(study: Study, pair: Path, samples: Path) -> pd.DataFrame:
-    """`changes` over a few samples of every kind of a pool, at most three; computed once and kept.
-
-    Args:
-        pair: of `pretrain.pair`. samples: a pool of `study_corpus.prepared`.
-    """
+    """`changes` over a few samples of every kind of a pool, at most three; computed once and kept."""
     profile = study.profile
     inputs = {"pair": pair, "samples": samples, "per_kind": max(1, min(3, profile.pool_per_kind // 4))}
     inputs |= {"window": profile.max_length, "segment_length": profile.segment_length, "dtype": profile.dtype}
@@ -91,7 +87,7 @@ def measured(study: Study, pair: Path, samples: Path) -> pd.DataFrame:
 def write_changes(
     pair: Path, samples: Path, per_kind: int, window: int, segment_length: int, dtype: str, out: Path
 ) -> None:
-    """Compute the table of `measured` and leave it in the folder ``out``."""
+    """Leave the table of `measured` in the folder ``out``."""
     short, tokenizer = loading.load(pair / "short", dtype)
     long, _ = loading.load(pair / "long", dtype)
     pool = pd.DataFrame({"sample": sorted(read_samples(samples), key=lambda sample: sample.id)})

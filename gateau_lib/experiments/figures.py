@@ -6,7 +6,7 @@ Figures are built without pyplot, so nothing depends on a display or on what was
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,20 +52,14 @@ def name_lines(axis: Axes, names: Collection[str]) -> None:
 def corpus(samples: pd.DataFrame, short_window: int) -> Figure:
     """Lengths by kind, and how far the evidence lies from the response (01).
 
-    Args:
-        samples: columns ``kind``, ``tokens`` and ``distance``: tokens from the evidence to the response, NaN
-            without evidence.
+    Columns ``kind``, ``tokens``; ``distance``: tokens from the evidence to the response, NaN without evidence.
     """
-    kinds = samples["kind"].unique()
-    fig, axes = blank(9, 0.32 * len(kinds) + 1.4, 2, sharey=True)
-    for axis, column in zip(axes, ("tokens", "distance"), strict=True):
-        for y, kind in enumerate(kinds):
-            values = samples.loc[samples["kind"] == kind, column].dropna().to_numpy()
-            axis.scatter(values, np.full(len(values), y), s=14, color=MUTED[y % 9], alpha=0.6, linewidths=0)
-            _draw_median(axis, values, y, 0.3)
-    left, right = axes
-    counts = samples["kind"].value_counts()
-    left.set_yticks(range(len(kinds)), [f"{label(kind)} ({counts[kind]})" for kind in kinds])
+    counts = samples["kind"].value_counts(sort=False)
+    fig, (left, right) = blank(9, 0.32 * len(counts) + 1.4, 2, sharey=True)
+    colours = {kind: MUTED[i % 9] for i, kind in enumerate(counts.index)}
+    for axis, column in ((left, "tokens"), (right, "distance")):
+        _draw_kinds(axis, samples[["kind"]].assign(value=samples[column]), colours)
+    left.set_yticks(range(len(counts)), [f"{label(kind)} ({count})" for kind, count in counts.items()])
     left.invert_yaxis()
     left.set(xlabel="length, tokens", title="Lengths")
     right.axvline(short_window, color=RED, linestyle="--")
@@ -74,9 +68,15 @@ def corpus(samples: pd.DataFrame, short_window: int) -> Figure:
     return fig
 
 
-def _draw_median(axis: Axes, values: np.ndarray, y: int, half: float) -> None:
-    if len(values):
-        axis.plot([np.median(values)] * 2, [y - half, y + half], color=BLACK)
+def _draw_kinds(axis: Axes, rows: pd.DataFrame, colours: Mapping[str, str]) -> None:
+    """Every ``value``, a line a kind, with its median."""
+    for y, (kind, colour) in enumerate(colours.items()):
+        values = rows.loc[rows["kind"] == kind, "value"].dropna()
+        # Spread the points by their rank so that equal values stay visible, without a random generator.
+        offsets = ((np.arange(len(values)) * 0.618) % 1 - 0.5) * 0.5
+        axis.scatter(values, y + offsets, s=9, color=colour, alpha=0.55, linewidths=0)
+        if len(values):
+            axis.plot([values.median()] * 2, [y - 0.38, y + 0.38], color=BLACK)
 
 
 @styled
@@ -86,24 +86,16 @@ def scores_by_kind(
     xlabel: str = "score",
     wanted: str = "evidence beyond the short window",
 ) -> Figure:
-    """Every sample's score by kind, one panel a method (03, 04, 05).
+    """Every sample's score by kind, one panel a method (03, 04, 05); columns ``kind, method, value``.
 
-    Args:
-        scores: columns ``kind, method, value``.
-        found: the kinds a selector ought to put on top; drawn in red, and called ``wanted``.
+    Drawn in red and called ``wanted``: the kinds ``found``, which a selector ought to put on top.
     """
-    methods, kinds = scores["method"].unique(), scores["kind"].unique()
+    methods = scores["method"].unique()
+    kinds = {kind: RED if kind in found else BLUE for kind in scores["kind"].unique()}
     width = 3.1 * min(3, len(methods)) + 0.8
     fig, axes = blank(width, 0.24 * len(kinds) + 0.9, len(methods), sharey=True)
     for axis, method in zip(axes, methods, strict=True):
-        rows = scores[scores["method"] == method]
-        for y, kind in enumerate(kinds):
-            values = rows.loc[rows["kind"] == kind, "value"].to_numpy()
-            # Spread the points by their rank so that equal scores stay visible, without a random generator.
-            offsets = ((np.arange(len(values)) * 0.618) % 1 - 0.5) * 0.5
-            colour = RED if kind in found else BLUE
-            axis.scatter(values, y + offsets, s=9, color=colour, alpha=0.55, linewidths=0)
-            _draw_median(axis, values, y, 0.38)
+        _draw_kinds(axis, scores[scores["method"] == method], kinds)
         axis.set_title(label(method))
         axis.locator_params(axis="x", nbins=6)
     fig.supxlabel(xlabel, fontsize=9)
@@ -158,11 +150,9 @@ def draw_dots(axis: Axes, rows: pd.DataFrame, xlabel: str, chance: float | None)
 
 @styled
 def importance_and_attention(segments: pd.DataFrame, evidence: Sequence[int], title: str = "") -> Figure:
-    """Importance and attention of one sample's segments; shaded: the evidence (04).
+    """Importance and attention of one sample's segments, shares that each sum to one (04).
 
-    Args:
-        segments: columns ``segment, importance, attention``, both shares that sum to one.
-        evidence: numbers of the segments that hold the evidence.
+    Columns ``segment, importance, attention``; shaded: the segments of the numbers ``evidence``.
     """
     fig, (axis,) = blank(7, 2.6)
     for number in evidence:
@@ -179,11 +169,7 @@ def importance_and_attention(segments: pd.DataFrame, evidence: Sequence[int], ti
 
 @styled
 def pair_matrix(terms: pd.DataFrame, threshold: float, kind: str) -> Figure:
-    """ProLong's dependency strength of every sampled pair: row c_i read after column c_j (05).
-
-    Args:
-        terms: columns ``i, j, strength``.
-    """
+    """ProLong's ``strength`` of every sampled pair of segments: row ``i`` read after column ``j`` (05)."""
     size = int(terms["i"].max()) + 1
     grid = np.full((size, size), np.nan)
     grid[terms["i"], terms["j"]] = terms["strength"]
@@ -277,8 +263,7 @@ def verdict_table(verdicts: pd.DataFrame) -> str:
     """Markdown table of verdicts (`claims.verdicts`): claim, verdict, difference with its 95 % interval."""
     lines = ["| claim | of | verdict | difference [95 %] | seeds |", "|---|---|---|---|---|"]
     for row in verdicts.itertuples():
-        tested = np.isfinite(row.difference)
-        parts = [f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" if tested else "", row.reason]
-        difference = "; ".join(filter(None, parts))
+        numbers = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+        difference = "; ".join(filter(None, [numbers if np.isfinite(row.difference) else "", row.reason]))
         lines.append(f"| {row.statement} | {row.paper} | **{row.verdict}** | {difference} | {row.seeds} |")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,7 @@
-"""Verdicts in words, as figures, and beside what others report and reviewers asked (notebook 08, README)."""
+"""Verdicts in words, as figures, and beside what others report and reviewers asked (notebook 08, README).
+
+Functions of ``verdicts`` take rows of `claims.verdicts`, all of them or some.
+"""
 
 from __future__ import annotations
 
@@ -61,9 +64,6 @@ def reported_table(table: str) -> pd.DataFrame:
 def beside(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Reported differences beside ours, for the claims that are about a reported row.
 
-    Args:
-        verdicts: of `claims.verdicts`.
-
     Returns:
         Columns ``claim, table, row, against``, the reported difference of each setting in points, our
         ``difference`` in the claim's own unit, ``verdict``, and ``sign``: same or opposite if our interval
@@ -108,7 +108,7 @@ def reviewers(verdicts: pd.DataFrame) -> pd.DataFrame:
 
 
 def sentence(row: Any) -> str:
-    """One verdict in words, with its numbers; ``row`` is a row of `claims.verdicts`."""
+    """One verdict in words, with its numbers."""
     if not np.isfinite(row.difference):
         return f"**{row.verdict}** · {row.statement} ({row.reason}; `{row.id}`)"
     # Adding zero makes a zero of a minus zero.
@@ -140,11 +140,7 @@ def by_paper(verdicts: pd.DataFrame) -> pd.DataFrame:
 
 @styled
 def forest(verdicts: pd.DataFrame) -> Figure:
-    """Every claim's difference with its 95 % interval; grey ticks: the margin it has to pass or keep (08).
-
-    Args:
-        verdicts: of `claims.verdicts`, all of them or some.
-    """
+    """Every claim's difference with its 95 % interval; grey ticks: the margin it has to pass or keep (08)."""
     rules = {claim.id: claim for claim in load_claims()}
     fig, (axis,) = blank(8.5, 0.23 * len(verdicts) + 1.2)
     for y, row in enumerate(verdicts.itertuples()):

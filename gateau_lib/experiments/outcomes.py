@@ -49,12 +49,7 @@ def untrained(method: str, folder: Path) -> Model:
 def evaluated(
     study: Study, data: Path, models: Sequence[Model], sets: Sequence[str], generated: bool
 ) -> pd.DataFrame:
-    """Rows of `planted.evaluate_all` with the columns ``method`` and ``seed``.
-
-    Args:
-        sets: names of held-out files below ``data/eval``.
-        generated: also decode answers.
-    """
+    """Rows of `planted.evaluate_all` on held-out files of ``data/eval``, with ``method`` and ``seed``."""
     paths = {name: data / "eval" / f"{name}.jsonl" for name in sets}
     folders = {model.name: model.folder for model in models}
     rows = evaluate_all(study, folders, paths, generated=generated, dtype=study.profile.dtype)
@@ -79,9 +74,8 @@ def _write_perplexity(
 def perplexities(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.DataFrame:
     """NLL by length of held-out documents that restate in their second half what their first half says.
 
-    Returns:
-        Columns ``method, seed, document, length, nll``: nats per token of the same last tokens, read with
-        ``length`` tokens.
+    Columns ``method, seed, document, length, nll``: nats per token of the same last tokens, read with
+    ``length`` tokens.
     """
     lengths, count = study.profile.eval_lengths, max(2, study.profile.eval_items // 2)
     # A document may miss its wanted length by a sentence or two.
@@ -117,8 +111,7 @@ def cost(profile: Profile) -> Work:
 def metrics_rows(rows: pd.DataFrame, metric: str, measure: str, condition: str) -> list[dict[str, Any]]:
     """Metrics rows of `evidence.write_metrics`: the mean of ``measure`` for each method and seed, in order.
 
-    Args:
-        condition: a column of ``rows`` whose values are the conditions, or the condition itself.
+    ``condition`` is a column of ``rows`` whose values are the conditions, or the condition itself.
     """
     rows = rows.assign(condition=rows[condition].astype(str) if condition in rows else condition)
     groups = rows.groupby(["method", "condition", "seed"], sort=False)[measure]
@@ -146,8 +139,7 @@ def selection_metrics(rows: pd.DataFrame) -> list[dict[str, Any]]:
 def skip_metrics(rows: pd.DataFrame, cells: pd.DataFrame) -> list[dict[str, Any]]:
     """Metrics of the skipping runs: answer tokens right by length of the needle items, and on short tasks.
 
-    Args:
-        rows: of `evaluated` on the sets needle and short. cells: of `haystack.needle_cells`.
+    From rows of `evaluated` on the sets needle and short, and `haystack.needle_cells`.
     """
     rows = rows[rows["method"].isin(("theta_a_stretched", *STRATEGIES))]
     needle = rows[rows["set"] == "needle"].merge(cells, on="id", validate="many_to_one")
@@ -175,9 +167,7 @@ def task_table(rows: pd.DataFrame) -> pd.DataFrame:
 def against(rows: Iterable[dict[str, Any]], reference: str) -> pd.DataFrame:
     """Each method's metrics rows less those of ``reference``, paired by seed: mean and 95 % interval.
 
-    Returns:
-        index ``method``; columns ``value`` (mean), ``difference``, ``low``, ``high`` (NaN with fewer than
-        three seeds).
+    Columns ``value`` (mean), ``difference``, ``low``, ``high`` (NaN with fewer than three seeds).
     """
     table = pd.DataFrame(rows).pivot(index="seed", columns="method", values="value")
     out = {}

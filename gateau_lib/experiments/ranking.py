@@ -78,11 +78,8 @@ def guidance(table: pd.DataFrame) -> pd.DataFrame:
 def combined(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """A pool table with HMP, GATEAU's three combinations and the baselines that notebook 05 adds.
 
-    ``hmp``: as published, with the short model's window extended; ``ifd``: by
-    `baselines.difficulty_ranking`; ``longest``: tokens.
-
-    Args:
-        alpha: weight of HMP against CAM.
+    ``hmp``: as published, with the short model's window extended; ``alpha``: its weight against CAM; ``ifd``:
+    by `baselines.difficulty_ranking`; ``longest``: tokens.
     """
     hmp = homologous_models_perplexity(table["nll_short_ntk"], table["nll_long"])
     mixed = {f"gateau_{v}": gateau.combine(hmp, table["cam_default"], v, alpha) for v in gateau.VARIANTS}
@@ -101,12 +98,7 @@ def score_columns(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def others(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    """A pool table with a column for each of `OTHERS`; who may not be selected stands last.
-
-    Args:
-        table: with all parts of `pool.PARTS`.
-        alpha: weight of HMP against CAM.
-    """
+    """A pool table of all `pool.PARTS` with a column for each of `OTHERS`; who may not be selected is last."""
     scores, columns = score_columns(table), {}
     for name in OTHERS:
         fit = [METHODS[name].unfit(row) is None for row in scores.to_dict("records")]
@@ -179,15 +171,12 @@ def mean_correlation(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFram
 def selections(table: pd.DataFrame, fraction: float, seed: int) -> dict[str, list[str]]:
     """What every selector takes from one pool, best first: selector -> ids, as notebook 06 trains on them.
 
-    Args:
-        table: a pool table with `guidance`, CAM, ProLong and `combined`.
-        fraction: share of the pool; ``full`` takes all of it.
-        seed: of the random draws.
+    The pool table has `guidance`, CAM, ProLong and `combined`; ``full`` takes all of it.
     """
     ids = list(table["id"])
-    methods = {"gateau": "gateau_rank", "hmg": "hmp", "cam": "cam_default", "prolong": "prolong"}
-    methods |= {"perplexity": "perplexity_guidance"}
-    chosen = {name: selection.top_fraction(ids, table[method], fraction) for name, method in methods.items()}
+    columns = {name: COLUMN_OF[name] for name in ("gateau", "hmg", "cam", "prolong", "perplexity")}
+    columns["hmg"] = "hmp"
+    chosen = {name: selection.top_fraction(ids, table[column], fraction) for name, column in columns.items()}
     size = len(chosen["gateau"])
     return chosen | {
         "random": baselines.random_subset(ids, size, seed),

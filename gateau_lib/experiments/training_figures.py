@@ -36,9 +36,8 @@ def loss_curves(log: pd.DataFrame) -> Figure:
 def by_length(rows: pd.DataFrame, windows: Mapping[str, int], xlabel: str = LENGTH) -> Figure:
     """Answer tokens right by length, one line a method, bars = 95 % interval over seeds (02, 07, 08).
 
-    Args:
-        rows: metrics rows whose ``condition`` is a number of tokens; the axis is logarithmic if they double.
-        windows: lengths to mark with a dashed line, by their label.
+    The ``condition`` of the metrics rows is a number of tokens; the axis is logarithmic if they double.
+    ``windows``: label -> length to be marked.
     """
     fig, (axis,) = blank(6.5, 3.4)
     draw_by_length(axis, rows, xlabel)
@@ -78,11 +77,7 @@ def _draw_lines(axis: Axes, rows: pd.DataFrame, shown: Callable[[Any], Any]) -> 
 
 @styled
 def perplexity_lines(rows: pd.DataFrame) -> Figure:
-    """Perplexity by how much text is read, one line a method, bars = 95 % interval over seeds (07).
-
-    Args:
-        rows: columns ``method, seed, length, nll`` (nats per token).
-    """
+    """Perplexity by how much is read, as `by_length` (07); columns ``method, seed, length, nll`` (nats)."""
     fig, (axis,) = blank(6.5, 3.4)
     means = rows.groupby(["method", "length", "seed"], sort=False)["nll"].mean()
     _draw_lines(axis, means.rename("value").reset_index(), np.exp)
@@ -96,12 +91,9 @@ def perplexity_lines(rows: pd.DataFrame) -> Figure:
 
 @styled
 def positions(drawn: Mapping[str, Sequence[int]], prompt: int, window: int, target: int) -> Figure:
-    """Position ids of one sample under every strategy (06).
+    """Position ids of one sample under every strategy (06); the first ``prompt`` tokens are the user turn.
 
-    Args:
-        drawn: strategy -> position ids of the same tokens.
-        prompt: tokens of the user turn; the others are the response.
-        window: tokens of the short model's window, dashed. target: tokens of the window to be reached.
+    Dashed: the short model's ``window``; the axis ends at ``target``, the one to be reached, in tokens.
     """
     fig, (axis,) = blank(8, 0.3 * len(drawn) + 1.3)
     for y, ids in enumerate(drawn.values()):
@@ -121,9 +113,7 @@ def positions(drawn: Mapping[str, Sequence[int]], prompt: int, window: int, targ
 def reach(panels: Mapping[str, np.ndarray], jumps: Sequence[int]) -> Figure:
     """Which tokens reach which, one panel a way to call the model (06).
 
-    Args:
-        panels: title -> bool ``(tokens, tokens)`` of `tuning_runs.influence`.
-        jumps: tokens before which positions jump.
+    ``panels``: title -> `tuning_runs.influence`; dashed: before the tokens ``jumps`` positions jump.
     """
     fig, axes = blank(3.4 * len(panels), 3.5, len(panels))
     for axis, (title, grid) in zip(axes, panels.items(), strict=True):
@@ -170,11 +160,7 @@ def needle_maps(panels: Mapping[str, pd.DataFrame]) -> Figure:
 
 @styled
 def differences(table: pd.DataFrame, reference: str, xlabel: str) -> Figure:
-    """Difference of each method from a reference, mean and 95 % interval, in the table's order (07).
-
-    Args:
-        table: of `outcomes.against`.
-    """
+    """Difference of each method from a reference, mean and 95 % interval (07); of `outcomes.against`."""
     fig, (axis,) = blank(6.5, 0.28 * len(table) + 1)
     draw_differences(axis, table, [(GREY if m == reference else BLUE, "o") for m in table.index])
     name_lines(axis, table.index)

@@ -54,9 +54,8 @@ def selected_ids(study: Study, selector: str, n: int) -> tuple[str, ...]:
     """
     path = study.root / "selected" / f"05_{selector}-{n}.json"
     if not path.is_file():
-        raise DataError(
-            f"{path}: no selection by {selector!r}; run notebook 05 of profile {study.profile.name} first"
-        )
+        first = f"run notebook 05 of profile {study.profile.name} first"
+        raise DataError(f"{path}: no selection by {selector!r}; {first}")
     return tuple(sorted(json.loads(path.read_text(encoding="utf-8"))))
 
 
@@ -91,9 +90,6 @@ def scale(profile: Profile) -> dict[str, Any]:
 
 def selection_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     """Fine-tuning of the long model with equal tokens, and on the whole pool again with equal epochs.
-
-    Args:
-        data: of `study_corpus.prepared`. pair: of `pretrain.pair`.
 
     Raises:
         DataError: a selection of notebook 05 is missing.
@@ -217,11 +213,8 @@ def stretched(study: Study, pair: Path) -> Path:
 def influence(model: PreTrainedModel, ids: Sequence[int], positions: Sequence[int], mask: bool) -> np.ndarray:
     """Which tokens can change what the model computes at which others: each is exchanged, outputs compared.
 
-    Args:
-        mask: pass a mask of ones; otherwise none.
-
-    Returns:
-        bool ``(tokens, tokens)``: row i, column j is true if token j reaches token i.
+    ``mask``: pass a mask of ones; otherwise none. Returns bool ``(tokens, tokens)``: row i, column j is true
+    if token j reaches token i.
     """
     n, vocabulary = len(ids), model.config.vocab_size
     batch = torch.tensor(ids).repeat(n + 1, 1)
