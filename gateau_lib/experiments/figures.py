@@ -59,8 +59,7 @@ def corpus(samples: pd.DataFrame, short_window: int) -> Figure:
     colours = {kind: MUTED[i % 9] for i, kind in enumerate(counts.index)}
     for axis, column in ((left, "tokens"), (right, "distance")):
         _draw_kinds(axis, samples[["kind"]].assign(value=samples[column]), colours)
-    left.set_yticks(range(len(counts)), [f"{label(kind)} ({count})" for kind, count in counts.items()])
-    left.invert_yaxis()
+    name_lines(left, [f"{kind} ({count})" for kind, count in counts.items()])
     left.set(xlabel="length, tokens", title="Lengths")
     right.axvline(short_window, color=RED, linestyle="--")
     right.set(xlabel="evidence to end of response, tokens", xlim=(0, None))

@@ -32,7 +32,15 @@ def missing(profile: Profile, whole: bool = True) -> list[str]:
     """
     if not profile.needs_gpu:
         return []
-    lacks = [*_devices(profile), *_programs(profile), *_host(profile), *(_disk(profile) if whole else ())]
+    lacks = _devices(profile)
+    needed = {"peft": profile.tuning == "lora", "deepspeed": profile.sharding == "deepspeed"}
+    absent = [name for name, asked in needed.items() if asked and not find_spec(name)]
+    lacks += [f"{name} is not installed (pip install {name})" for name in absent]
+    need, free = footprint.host(profile, len(devices.gpu_memory())), host_memory()
+    if need > free:
+        room = f"{need / GB:,.0f} GB of memory, {free / GB:,.0f} GB are free"
+        lacks.append(f"loading takes {room} (use a larger machine)")
+    lacks += _disk(profile) if whole else []
     names = [profile.short_model, profile.long_model] if profile.from_hub else []
     lacks += [model_missing(profile, name) for name in dict.fromkeys(names)]
     lacks += [data_missing(profile, key) for key in (profile.long_data, profile.short_data) if key]
@@ -57,23 +65,9 @@ def _devices(profile: Profile) -> list[str]:
     for stage, need in footprint.memory(profile, len(have)).items():
         shared = stage == "training" and profile.sharding != "ddp"
         helps = "larger or more GPUs" if shared else "a GPU with more memory"
-        if need > here:
-            lacks.append(
-                f"{stage} takes {need / GB:,.0f} GB of each GPU, {here / GB:,.0f} GB here (use {helps})"
-            )
+        sizes = f"{need / GB:,.0f} GB of each GPU, {here / GB:,.0f} GB here"
+        lacks += [f"{stage} takes {sizes} (use {helps})"] if need > here else []
     return lacks
-
-
-def _programs(profile: Profile) -> list[str]:
-    needed = {"peft": profile.tuning == "lora", "deepspeed": profile.sharding == "deepspeed"}
-    absent = [name for name, asked in needed.items() if asked and not find_spec(name)]
-    return [f"{name} is not installed (pip install {name})" for name in absent]
-
-
-def _host(profile: Profile) -> list[str]:
-    need, have = footprint.host(profile, len(devices.gpu_memory())), host_memory()
-    lack = f"loading takes {need / GB:,.0f} GB of memory, {have / GB:,.0f} GB are free (use a larger machine)"
-    return [lack] if need > have else []
 
 
 def _disk(profile: Profile) -> list[str]:
@@ -140,9 +134,8 @@ def data_missing(profile: Profile, key: str) -> str:
     """The same for a data set of the registry, which may also lie in ``$GATEAU_DATA``."""
     entry, own = registry.data_sets()[key], os.environ.get("GATEAU_DATA")
     revision, folders = _present(profile, entry.repo, "dataset")
-    if folders or (own and (Path(own).expanduser() / key).is_dir()):
-        return ""
-    if entry.host == "hub" and answers(entry.repo, "dataset"):
+    here = folders or (own and (Path(own).expanduser() / key).is_dir())
+    if here or (entry.host == "hub" and answers(entry.repo, "dataset")):
         return ""
     return f"{key} is not here{_at(revision)} ({hub.remedy(entry.repo, 'dataset', revision)})"
 

@@ -107,33 +107,23 @@ def evidence_segments(sample: Sample, encoded: Encoded, tokenizer: Any, segment_
 
 
 def dependencies(pair: Path, texts: Path, sizes: Sizes, out: Path) -> None:
-    """ProLong's long-dependency scores by theta_B of a pool: each sample's text as one document.
+    """ProLong's long-dependency scores, by theta_B, of plain documents or of a pool's samples as such.
 
     Columns ``id``, ``prolong``, ``prolong_no_specificity`` (every specificity at 1), ``pairs``, ``segments``.
     """
-    long, tokenizer = loading.load(pair / "long", sizes["dtype"])
-    encoded = _encoded(read_samples(texts), tokenizer, sizes["max_length"])
-    tokens = {e.id: e.context + e.instruction + e.response for e in encoded}
-    _save_dependencies(long, tokens, sizes, out)
-
-
-def documents(pair: Path, texts: Path, sizes: Sizes, out: Path) -> None:
-    """`dependencies` of plain documents."""
-    long, tokenizer = loading.load(pair / "long", sizes["dtype"])
-    read = {
-        d["id"]: tokenizer(d["text"], add_special_tokens=False, verbose=False) for d in read_documents(texts)
-    }
-    _save_dependencies(long, {name: each["input_ids"] for name, each in read.items()}, sizes, out)
-
-
-def _save_dependencies(long: Any, tokens: Mapping[str, list[int]], sizes: Sizes, out: Path) -> None:
     count: Counter[str] = Counter()
-    size = sizes["segment_length"]
-    shape = {"segment_length": size, "window_segments": sizes["long_window"] // size}
-    found = score_documents(
-        long, list(tokens.values()), **shape, pairs=sizes["prolong_pairs"], seed=sizes["seed"], count=count
-    )
-    found.insert(0, "id", list(tokens))
+    long, tokenizer = loading.load(pair / "long", sizes["dtype"])
+    if sizes["documents"]:
+        plain = read_documents(texts)
+        ids = [d["id"] for d in plain]
+        tokens = [tokenizer(d["text"], add_special_tokens=False, verbose=False)["input_ids"] for d in plain]
+    else:
+        encoded = _encoded(read_samples(texts), tokenizer, sizes["max_length"])
+        ids, tokens = [e.id for e in encoded], [e.context + e.instruction + e.response for e in encoded]
+    size, window = sizes["segment_length"], sizes["long_window"]
+    shape = {"segment_length": size, "window_segments": window // size, "pairs": sizes["prolong_pairs"]}
+    found = score_documents(long, tokens, **shape, seed=sizes["seed"], count=count)
+    found.insert(0, "id", ids)
     names = {"lds": "prolong", "lds_no_specificity": "prolong_no_specificity"}
     _save(out, found.rename(columns=names), count)
 
@@ -170,29 +160,30 @@ def _encoded(drawn: Sequence[Sample], tokenizer: Any, max_length: int) -> list[E
 def _save(out: Path, table: pd.DataFrame, count: Counter[str]) -> None:
     missing = table.select_dtypes("number").isna().any(axis="columns")
     if missing.any():
-        raise ValueError(
-            f"{table['id'][missing.idxmax()]}: a score is missing (too short for it?); a pool must be scored whole"
-        )
+        name = table["id"][missing.idxmax()]
+        raise ValueError(f"{name}: a score is missing (too short for it?); a pool must be scored whole")
     table.to_parquet(out / "scores.parquet")
     (out / "count.json").write_text(json.dumps(dict(count)) + "\n", encoding="utf-8")
 
 
-_PAIRS = "max_length segment_length long_window prolong_pairs dtype seed"
 # What scores a file, and the settings that it takes, which are the only ones in its key.
 PARTS: dict[str, tuple[Callable[[Path, Path, Sizes, Path], None], str]] = {
     "homologous": (homologous, "max_length short_window dtype"),
     "awareness": (awareness, "max_length segment_length dtype"),
-    "dependencies": (dependencies, _PAIRS),
+    "dependencies": (
+        dependencies,
+        "documents max_length segment_length long_window prolong_pairs dtype seed",
+    ),
     "others": (others, "others max_length segment_length short_window prolong_pairs dtype seed"),
 }
-DOCUMENTS = {"documents": (documents, _PAIRS)}
 
 
 def build(study: Study, part: str, pair: Path, texts: Path) -> Build:
-    """How to make one of `PARTS` or `DOCUMENTS` of a file of texts."""
-    function, names = (PARTS | DOCUMENTS)[part]
+    """How to make one of `PARTS` of a pool, or ``documents``: the dependencies of plain ones."""
+    plain = part == "documents"
+    function, names = PARTS["dependencies" if plain else part]
     asked = [name for name in OTHERS if METHODS[name].fill]
-    known = {**vars(study.profile), "seed": study.seed, "others": asked}
+    known = {**vars(study.profile), "seed": study.seed, "others": asked, "documents": plain}
     sizes = {name: known[name] for name in names.split()}
     return Build(f"{part}-{texts.stem}", function, {"pair": pair, "texts": texts, "sizes": sizes})
 
@@ -228,7 +219,7 @@ def scored_documents(study: Study, pair: Path, data: Path) -> pd.DataFrame:
         known[path] = pd.DataFrame(
             [{"seed": n, "id": d["id"], "kind": d["kind"]} for d in read_documents(path)]
         )
-    return _joined(study, pair, known, list(DOCUMENTS))
+    return _joined(study, pair, known, ["documents"])
 
 
 def _joined(

@@ -56,7 +56,7 @@ def draw_by_length(axis: Axes, rows: pd.DataFrame, xlabel: str = LENGTH) -> None
 
 
 def _draw_lines(axis: Axes, rows: pd.DataFrame, shown: Callable[[Any], Any]) -> None:
-    """Means of ``value`` by ``length``, one line a method, with intervals; ``shown`` as ``shown`` has them."""
+    """Mean ``value`` by ``length``, one line a method, and its interval, each as ``shown`` makes of it."""
     methods, lengths = rows["method"].unique(), sorted(rows["length"].unique())
     doubled = all(b >= 2 * a for a, b in pairwise(lengths))
     for i, method in enumerate(methods):
