@@ -52,7 +52,7 @@ def name_lines(axis: Axes, names: Collection[str]) -> None:
 def corpus(samples: pd.DataFrame, short_window: int) -> Figure:
     """Lengths by kind, and how far the evidence lies from the response (01).
 
-    Columns ``kind``, ``tokens``; ``distance``: tokens from the evidence to the response, NaN without evidence.
+    Columns ``kind``, ``tokens``; ``distance``: tokens from evidence to the response, NaN without evidence.
     """
     counts = samples["kind"].value_counts(sort=False)
     fig, (left, right) = blank(9, 0.32 * len(counts) + 1.4, 2, sharey=True)

@@ -95,8 +95,9 @@ def noise(table: pd.DataFrame) -> str:
     gaps = table.loc[table["table"] == about["table"], list(SETTINGS)].abs().to_numpy()
     return (
         f"Reported differences on {about['table']} ({about['items']} items) of more than {least:.1f} points: "
-        f"{(gaps > least).sum()} of {gaps.size}. Two equal models differ by more in one of twenty comparisons "
-        "if their errors are independent. This limit is our estimate; where errors go together, it is lower."
+        f"{(gaps > least).sum()} of {gaps.size}. Two equal models differ by more in one of twenty "
+        "comparisons if their errors are independent. This limit is our estimate; where errors go "
+        "together, it is lower."
     )
 
 

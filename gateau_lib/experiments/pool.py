@@ -6,7 +6,6 @@ Each of `PARTS` makes a table of one file of texts, one row a text in the file's
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -158,12 +157,13 @@ def _encoded(drawn: Sequence[Sample], tokenizer: Any, max_length: int) -> list[E
 
 
 def _save(out: Path, table: pd.DataFrame, count: Counter[str]) -> None:
+    """With how much the models worked in ``attrs["count"]``."""
     missing = table.select_dtypes("number").isna().any(axis="columns")
     if missing.any():
         name = table["id"][missing.idxmax()]
         raise ValueError(f"{name}: a score is missing (too short for it?); a pool must be scored whole")
+    table.attrs["count"] = dict(count)
     table.to_parquet(out / "scores.parquet")
-    (out / "count.json").write_text(json.dumps(dict(count)) + "\n", encoding="utf-8")
 
 
 # What scores a file, and the settings that it takes, which are the only ones in its key.
@@ -211,20 +211,16 @@ def scored(study: Study, pair: Path, data: Path, pools: Sequence[str], parts: Se
 
 
 def scored_documents(study: Study, pair: Path, data: Path) -> pd.DataFrame:
-    """ProLong's scores of the plain documents of every pool seed: ``seed``, ``id``, ``kind``, then as in
-    `scored`."""
+    """ProLong's scores of the plain documents: ``seed`` (their number), ``id``, ``kind``, then as `scored`."""
     known = {}
     for n in range(study.profile.pool_seeds):
         path = data / "documents" / f"{n}.jsonl"
-        known[path] = pd.DataFrame(
-            [{"seed": n, "id": d["id"], "kind": d["kind"]} for d in read_documents(path)]
-        )
+        rows = [(n, d["id"], d["kind"]) for d in read_documents(path)]
+        known[path] = pd.DataFrame(rows, columns=["seed", "id", "kind"])
     return _joined(study, pair, known, ["documents"])
 
 
-def _joined(
-    study: Study, pair: Path, known: Mapping[Path, pd.DataFrame], parts: Sequence[str]
-) -> pd.DataFrame:
+def _joined(study: Study, pair: Path, known: dict[Path, pd.DataFrame], parts: Sequence[str]) -> pd.DataFrame:
     """What is known of each file's texts, beside their scores."""
     builds = {f"{part} of {p.stem}": build(study, part, pair, p) for p in known for part in parts}
     large = sum(path.stat().st_size for path in known) > SERIAL_BYTES
@@ -233,19 +229,13 @@ def _joined(
     frames = []
     for table in known.values():
         for part in parts:
-            found, counted = read_table(next(folders))
-            count[part].update(counted)
+            found = pd.read_parquet(next(folders) / "scores.parquet")
+            count[part].update(found.attrs.pop("count"))
             table = table.merge(found, on="id", validate="one_to_one")
         frames.append(table)
     whole = pd.concat(frames, ignore_index=True)
     whole.attrs["count"] = {part: dict(counted) for part, counted in count.items()}
     return whole
-
-
-def read_table(folder: Path) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The table in an artefact folder of `build`, and how much the model worked on it."""
-    count = json.loads((folder / "count.json").read_text(encoding="utf-8"))
-    return pd.read_parquet(folder / "scores.parquet"), count
 
 
 def cost(profile: Profile) -> list[Work]:

@@ -98,7 +98,7 @@ def score_columns(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def others(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    """A pool table of all `pool.PARTS` with a column for each of `OTHERS`; who may not be selected is last."""
+    """A pool table of all `pool.PARTS` with a column for each of `OTHERS`; who may not be chosen is last."""
     scores, columns = score_columns(table), {}
     for name in OTHERS:
         fit = [METHODS[name].unfit(row) is None for row in scores.to_dict("records")]

@@ -1,8 +1,8 @@
 """The two training experiments of notebooks 06 and 07: which runs there are, and what their logs say.
 
 *Selection*: the long model is tuned on short instructions plus what a selector chose from a pool, with one
-token budget. *Skipping*: the short model, its RoPE base stretched and not yet trained at it, is tuned on short
-instructions alone under each position strategy. Every run exists once a candidate pool ``n``, its seed.
+token budget. *Skipping*: the short model, its RoPE base stretched and not yet trained at it, is tuned on
+short instructions alone under each position strategy. Every run exists once a candidate pool ``n``, its seed.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def read(study, pair, path):
 
 
 def computed(study, part, pair, texts):
-    return pool.read_table(pool.build(study, part, pair, texts).folder(study))[0]
+    return pd.read_parquet(pool.build(study, part, pair, texts).folder(study) / "scores.parquet")
 
 
 @torch.no_grad()
@@ -166,12 +166,12 @@ def test_scored_joins_labels_and_scores_by_id(study, pair, data, path):
 
 def test_the_other_methods_are_scored_as_a_score_table_is(study, pair, data, path, read):
     drawn, encoded, tokenizer = read
-    table, count = pool.read_table(pool.build(study, "others", pair, path).folder(study))
+    table = computed(study, "others", pair, path)
     assert list(table) == ["id", "longattn"] and list(table["id"]) == [sample.id for sample in drawn]
     long = loading.load(pair / "long", study.profile.dtype)[0]
     long = rope.extend_window(long, study.profile.max_length)
     np.testing.assert_array_equal(table["longattn"], longattn.long_attention_score(long, encoded))
-    assert count["tokens"] == sum(len(each.ids) for each in encoded)
+    assert table.attrs["count"]["tokens"] == sum(len(each.ids) for each in encoded)
 
 
 def test_a_table_is_computed_once(study, pair, path, monkeypatch):
