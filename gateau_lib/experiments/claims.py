@@ -58,7 +58,7 @@ class Claim(NamedTuple):
     relation: Relation
     against: Selector | float
     margin: float
-    effect: tuple[Selector, Selector | float] | float | None
+    effect: tuple[Selector, Selector | float] | None
     not_testable: Mapping[str, str]  # profile, or `REHEARSALS`, -> why
 
     def untestable_on(self, profile: str) -> str:
@@ -93,11 +93,11 @@ def _other(base: Selector, given: Any) -> Selector | float:
     return base._replace(**given)
 
 
-def _effect(base: Selector, given: Any) -> tuple[Selector, Selector | float] | float | None:
-    if given is None or isinstance(given, int | float):
-        return given
+def _effect(base: Selector, given: Any) -> tuple[Selector, Selector | float] | None:
+    if given is None:
+        return None
     if not isinstance(given, dict) or "against" not in given:
-        raise LedgerError(f"effect must be a number or a selector with 'against'; got {given!r}")
+        raise LedgerError(f"effect must be a selector with 'against'; got {given!r}")
     first = base._replace(**{k: v for k, v in given.items() if k != "against"})
     return first, _other(first, given["against"])
 
@@ -109,7 +109,7 @@ def parse_claim(entry: dict[str, Any], not_testable: Mapping[str, str] | None = 
         not_testable: profiles on which no claim is testable -> why; the claim's own are added.
 
     Raises:
-        LedgerError: a missing or unknown field, relation or profile; a tolerance of half its effect or more.
+        LedgerError: a missing or unknown field, relation or profile; a tolerance without an effect.
     """
     try:
         base = Selector(**entry["value"])
@@ -136,8 +136,6 @@ def _check(claim: Claim) -> None:
         raise LedgerError(f"margin must be positive, got {claim.margin}")
     if (claim.relation in TOLERANCES) != (claim.effect is not None):
         raise LedgerError(f"relations {', '.join(TOLERANCES)} need an effect, and only they take one")
-    if isinstance(claim.effect, int | float) and claim.margin >= abs(claim.effect) / 2:
-        raise LedgerError(f"tolerance {claim.margin} is not below half the effect {claim.effect}")
     known = (*PROFILES, REHEARSALS)
     for profile, why in claim.not_testable.items():
         if profile not in known or not why:
@@ -228,7 +226,7 @@ def _outcome(
     if claim.relation == "above" and isinstance(claim.against, Selector) and against + margin > CEILING:
         ceiling = f"ceiling: the other side is at {float(against):.3f}"
         return UNTESTED, f"{ceiling}, nearer to 1 than the margin of {claim.margin:g}"
-    if isinstance(claim.effect, tuple):
+    if claim.effect:
         effect = abs(mean([v - a for v, a in _paired(metrics, *claim.effect)] or [Fraction(0)]))
         if margin >= effect / 2:
             tolerance = f"tolerance {claim.margin:g} is not below half the effect"
