@@ -94,6 +94,5 @@ def write_changes(
     kinds = pool["sample"].map(lambda sample: sample.kind)
     first = pool["sample"].groupby(kinds, sort=False).head(per_kind)
     encoded = [encode(sample, tokenizer, window) for sample in first]
-    changes(Pair(short, long, tokenizer), encoded, window, segment_length).to_csv(
-        out / "changes.csv", index=False
-    )
+    found = changes(Pair(short, long, tokenizer), encoded, window, segment_length)
+    found.to_csv(out / "changes.csv", index=False)

@@ -20,6 +20,7 @@ from gateau_lib.experiments import ranking  # noqa: F401 - it names the columns 
 from gateau_lib.study.intervals import SEEDS, t_interval
 from gateau_lib.study.style import BLACK, BLUE, CYCLE, GREY, MARKERS, MUTED, ORANGE, RED, label, styled
 
+FAR = "evidence beyond the short window"
 DASHED: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1}
 
 
@@ -80,10 +81,7 @@ def _draw_kinds(axis: Axes, rows: pd.DataFrame, colours: Mapping[str, str]) -> N
 
 @styled
 def scores_by_kind(
-    scores: pd.DataFrame,
-    found: Collection[str],
-    xlabel: str = "score",
-    wanted: str = "evidence beyond the short window",
+    scores: pd.DataFrame, found: Collection[str], xlabel: str = "score", wanted: str = FAR
 ) -> Figure:
     """Every sample's score by kind, one panel a method (03, 04, 05); columns ``kind, method, value``.
 

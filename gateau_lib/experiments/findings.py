@@ -44,10 +44,9 @@ def reported() -> pd.DataFrame:
     for table in content["tables"]:
         for setting in SETTINGS:
             for name, given in table[setting].items():
-                values = (
-                    zip(content["shares"], given, strict=True) if isinstance(given, list) else [(None, given)]
-                )
-                rows += [(table["table"], setting, name, share, value) for share, value in values]
+                shares, values = (content["shares"], given) if isinstance(given, list) else ([None], [given])
+                place = (table["table"], setting, name)
+                rows += [(*place, *each) for each in zip(shares, values, strict=True)]
     table = pd.DataFrame(rows, columns=["table", "setting", "row", "share", "value"])
     return table.dropna(subset="value", ignore_index=True)
 

@@ -36,7 +36,7 @@ def missing(profile: Profile, whole: bool = True) -> list[str]:
     needed = {"peft": profile.tuning == "lora", "deepspeed": profile.sharding == "deepspeed"}
     absent = [name for name, asked in needed.items() if asked and not find_spec(name)]
     lacks += [f"{name} is not installed (pip install {name})" for name in absent]
-    need, free = footprint.host(profile, len(devices.gpu_memory())), host_memory()
+    need, free = footprint.host(profile, len(devices.gpu_memory())), psutil.virtual_memory().available
     if need > free:
         room = f"{need / GB:,.0f} GB of memory, {free / GB:,.0f} GB are free"
         lacks.append(f"loading takes {room} (use a larger machine)")
@@ -76,15 +76,14 @@ def _disk(profile: Profile) -> list[str]:
     if results.stat().st_dev == cache.stat().st_dev:
         cache = results
     there = {results: footprint.disk(profile).results - _used(results_root() / profile.name)}
-    absent = [
-        n for name, n in footprint.downloads(profile).items() if not _present(profile, name, "model")[1]
-    ]
-    there[cache] = there.get(cache, 0) + sum(absent)
+    downloads = footprint.downloads(profile).items()
+    absent = sum(size for name, size in downloads if not _present(profile, name, "model")[1])
+    there[cache] = there.get(cache, 0) + absent
     move = "free some, or set GATEAU_RESULTS or HF_HOME to a larger disk"
     return [
         f"{folder} has {free / GB:,.0f} GB free of {need / GB:,.0f} GB needed ({move})"
         for folder, need in there.items()
-        if need > (free := free_disk(folder))
+        if need > (free := shutil.disk_usage(folder).free)
     ]
 
 
@@ -96,16 +95,6 @@ def _existing(folder: Path) -> Path:
 def _used(folder: Path) -> int:
     """Bytes that are there already, of a run that goes on."""
     return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())
-
-
-def host_memory() -> int:
-    """Bytes of memory that are free."""
-    return psutil.virtual_memory().available
-
-
-def free_disk(folder: Path) -> int:
-    """Bytes that are free on the disk of a folder."""
-    return shutil.disk_usage(folder).free
 
 
 def _present(profile: Profile, repo: str, kind: hub.Kind) -> tuple[str | None, list[Path]]:
