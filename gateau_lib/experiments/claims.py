@@ -103,10 +103,7 @@ def _effect(base: Selector, given: Any) -> tuple[Selector, Selector | float] | N
 
 
 def parse_claim(entry: dict[str, Any], not_testable: Mapping[str, str] | None = None) -> Claim:
-    """One entry of the ledger, checked.
-
-    Args:
-        not_testable: profiles on which no claim is testable -> why; the claim's own are added.
+    """One entry of the ledger, checked; to its own profiles ``not_testable`` come those of every claim.
 
     Raises:
         LedgerError: a missing or unknown field, relation or profile; a tolerance without an effect.

@@ -143,10 +143,9 @@ def skip_metrics(rows: pd.DataFrame, cells: pd.DataFrame) -> list[dict[str, Any]
     """
     rows = rows[rows["method"].isin(("theta_a_stretched", *STRATEGIES))]
     needle = rows[rows["set"] == "needle"].merge(cells, on="id", validate="many_to_one")
+    short = rows[rows["set"] == "short"]
     accuracy = metrics_rows(needle, "long_accuracy", "token_accuracy", "length")
-    return accuracy + metrics_rows(
-        rows[rows["set"] == "short"], "short_accuracy", "token_accuracy", "short_tasks"
-    )
+    return accuracy + metrics_rows(short, "short_accuracy", "token_accuracy", "short_tasks")
 
 
 def needle_maps(rows: pd.DataFrame, cells: pd.DataFrame, methods: Sequence[str]) -> dict[str, pd.DataFrame]:

@@ -211,7 +211,7 @@ def scored(study: Study, pair: Path, data: Path, pools: Sequence[str], parts: Se
 
 
 def scored_documents(study: Study, pair: Path, data: Path) -> pd.DataFrame:
-    """ProLong's scores of the plain documents: ``seed`` (their number), ``id``, ``kind``, then as `scored`."""
+    """ProLong's scores of plain documents: ``seed`` (their number), ``id``, ``kind``, then as `scored`."""
     known = {}
     for n in range(study.profile.pool_seeds):
         path = data / "documents" / f"{n}.jsonl"

@@ -138,11 +138,8 @@ def correlation_rows(
 def _rows(table: pd.DataFrame, methods: Sequence[str], metric: str, measure: Any) -> list[dict[str, Any]]:
     parts = table.groupby(["pool", "seed"], sort=False)
     about = [({"condition": pool, "seed": seed, "n": len(part)}, part) for (pool, seed), part in parts]
-    return [
-        {"metric": metric, "method": m, **each, "value": measure(part, m)}
-        for each, part in about
-        for m in methods
-    ]
+    named = [(*each, m) for each in about for m in methods]
+    return [{"metric": metric, "method": m, **each, "value": measure(part, m)} for each, part, m in named]
 
 
 def mean_table(rows: Sequence[dict[str, Any]], columns: str = "condition") -> pd.DataFrame:

@@ -111,11 +111,11 @@ def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     shared: dict[str, Any] = {"base": pair / "short", "rope_theta": _stretched_theta(study, pair)}
     shared["tokens"] = study.profile.skip_steps * study.profile.sft_batch_tokens
     # Packed: plain causal attention over the whole row. Kept apart, it would only be Normal in other batches.
-    own: dict[str, Any] = {
-        name: {"strategy": name, "packed_isolated": name != "packed"} for name in STRATEGIES
-    }
-    draws = range(study.profile.pool_seeds)
-    return [_job(study, data, "skipping", name, n, **own[name], **shared) for n in draws for name in own]
+    return [
+        _job(study, data, "skipping", name, n, **shared, strategy=name, packed_isolated=name != "packed")
+        for n in range(study.profile.pool_seeds)
+        for name in STRATEGIES
+    ]
 
 
 def cost(profile: Profile) -> list[Work]:
