@@ -49,7 +49,7 @@ def untrained(method: str, folder: Path) -> Model:
 def evaluated(
     study: Study, data: Path, models: Sequence[Model], sets: Sequence[str], generated: bool
 ) -> pd.DataFrame:
-    """Rows of `planted.evaluate_all` on held-out files of ``data/eval``, with ``method`` and ``seed``."""
+    """Rows of `planted.evaluate_all` on files of ``data/eval`` by name, with ``method`` and ``seed``."""
     paths = {name: data / "eval" / f"{name}.jsonl" for name in sets}
     folders = {model.name: model.folder for model in models}
     rows = evaluate_all(study, folders, paths, generated=generated, dtype=study.profile.dtype)
