@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from score_rows import make_rows
 
-from gateau_lib.experiments import pool_tables, ranking
+from gateau_lib.experiments import pool, ranking
 from gateau_lib.methods import METHODS, SCORED, baselines, name_in_figures, scored_with
 from gateau_lib.methods.base import RankOptions
 from gateau_lib.methods.reader import named_passes
@@ -129,8 +129,8 @@ def test_an_edit_of_a_formula_changes_its_methods_key_and_no_other(tmp_path):
     """Parts of a scoring run are named by the methods that filled them; a pool's table by the whole list."""
     copied = tmp_path / "gateau_lib"
     shutil.copytree(PACKAGE, copied, ignore=shutil.ignore_patterns("tiny_pair", "__pycache__"))
-    codes = {name: [METHODS[name].fill] for name in SCORED} | {"others": [pool_tables.write_others]}
-    codes |= {"training": [fine_tuning.build], "homologous": [pool_tables.write_homologous]}
+    codes = {name: [METHODS[name].fill] for name in SCORED} | {"others": [pool.others]}
+    codes |= {"training": [fine_tuning.build], "homologous": [pool.homologous]}
     before = {name: source_hash(code, copied) for name, code in codes.items()}
     file = copied / "methods" / "prolong.py"
     file.write_text(file.read_text().replace('{"prolong": [', '{"prolong": [0] + ['))
