@@ -65,9 +65,8 @@ training/               fine-tuning and pretraining: one run as data, its batche
     input_rows          samples as rows of ids, labels and positions
     trainer             transformers' Trainer with the loss of a step
     sft                 a recipe in, a model folder out; exact resume
-    failures            what a failed run says, and what to try next
     launch              the processes of a run on this machine
-    reports             what processes tell the one that launched them
+    reports             what processes tell the one that launched them; what a failed run says
     fine_tuning         all fine-tuning runs of a study, each an artefact
     pretrain            a homologous pair from scratch, in minutes
     pretrain_rows       the rows of planted text that the pair learns from

@@ -22,7 +22,7 @@ from gateau_lib.study import devices
 from gateau_lib.study.command import command
 from gateau_lib.study.errors import TrainingError, reason
 from gateau_lib.study.outputs import same_file
-from gateau_lib.training import failures, recipe, reports, sft
+from gateau_lib.training import recipe, reports, sft
 
 
 def _end_with_launcher() -> None:
@@ -71,7 +71,7 @@ def main(words: Sequence[str] | None = None) -> None:
         try:
             sft.fine_tune(job, out)
         except Exception as error:
-            raise failures.reported(job, out, error) from error
+            raise reports.failed(job, out, error) from error
         devices.release_gpu()  # the model of one run must not stand beside that of the next
     if distributed.is_initialized():  # or some runs abort at exit
         distributed.barrier()

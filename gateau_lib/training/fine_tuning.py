@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from gateau_lib.study import devices
@@ -48,32 +45,15 @@ def _train_in_turn(study: Study, jobs: Sequence[FineTune]) -> None:
 
     Each is trained in a folder of its own, so what is trained stays when a later one fails.
     """
-    todo: list[tuple[FineTune, Path]] = []
+    todo: dict[Path, FineTune] = {}
     for job in jobs:
         place = build(job).place(study)
         if not place.exists() and (devices.gpus() or launch.processes(job) > 1):
-            todo.append((job, study.cache / "training" / place.name))
+            todo[study.cache / "training" / place.name] = job
     try:
-        if left := [(job, stage) for job, stage in todo if not _is_trained(stage)]:
-            launch.fine_tune_in_turn(left)
+        left = [(job, stage) for stage, job in todo.items() if not (stage / LOG).is_file()]
+        launch.fine_tune_in_turn(left)
     finally:
-        for job, stage in todo:
-            if _is_trained(stage):
-                build(job).folder(study, partial(_link, stage))
-                shutil.rmtree(stage)
-
-
-def _is_trained(stage: Path) -> bool:
-    return (stage / LOG).is_file()  # written last
-
-
-def _link(stage: Path, out: Path) -> None:
-    """The files of one folder in another, without a second copy where the file system allows it."""
-
-    def link(source: str, to: str) -> None:
-        try:
-            os.link(source, to)
-        except OSError:
-            shutil.copy2(source, to)
-
-    shutil.copytree(stage, out, dirs_exist_ok=True, copy_function=link)
+        for stage, job in todo.items():
+            if (stage / LOG).is_file():  # written last
+                build(job).folder(study, stage.rename)

@@ -23,7 +23,7 @@ from gateau_lib.study import devices
 from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.errors import TrainingError
 from gateau_lib.study.progress import track
-from gateau_lib.training import failures, recipe, reports, sft
+from gateau_lib.training import recipe, reports, sft
 from gateau_lib.training.recipe import FineTune
 
 OUTPUT = "output.txt"  # of the processes' common parent, torch.distributed.run
@@ -59,16 +59,13 @@ def fine_tune(job: FineTune, out: Path) -> dict[str, Any]:
         TrainingError: a process that was lost, memory or disk that did not suffice: how to go on.
         RuntimeError: any other failure of a process, by its first line; from this process, the error itself.
     """
-    recipe.check(job)
-    count = processes(job)
-    if count == 1 and devices.device().type != "cuda":
-        try:
-            return sft.fine_tune(job, out)
-        except Exception as error:
-            raise failures.explained(job, out, error) from error
-    with TemporaryDirectory(prefix="gateau-train-") as folder:
-        _run([(job, out)], count, Path(folder))
-    return sft.training_log(out)
+    if processes(job) > 1 or devices.device().type == "cuda":
+        fine_tune_in_turn([(job, out)])
+        return sft.training_log(out)
+    try:
+        return sft.fine_tune(job, out)
+    except Exception as error:
+        raise reports.explained(job, out, error) from error
 
 
 def fine_tune_in_turn(work: Sequence[tuple[FineTune, Path]]) -> None:
@@ -77,19 +74,13 @@ def fine_tune_in_turn(work: Sequence[tuple[FineTune, Path]]) -> None:
     Raises:
         TrainingError, RuntimeError: as `fine_tune`, at the first job that fails; those before it are done.
     """
-    for job, _ in work:
-        recipe.check(job)
     for count in sorted({processes(job) for job, _ in work}):
         with TemporaryDirectory(prefix="gateau-train-") as folder:
             _run([(job, out) for job, out in work if processes(job) == count], count, Path(folder))
 
 
 def _run(work: Sequence[tuple[FineTune, Path]], count: int, folder: Path) -> None:
-    """Start the processes, show the progress that they report, and raise why they failed.
-
-    Args:
-        folder: for what they are told and tell.
-    """
+    """Start the processes, show the progress that they report in ``folder``, and raise why they failed."""
     places = []
     for place, (job, out) in enumerate(work):
         (folder / f"job-{place}.json").write_text(recipe.to_json(job), encoding="utf-8")
@@ -153,13 +144,12 @@ def _failure(job: FineTune, out: Path, folder: Path) -> Exception:
     output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
     # torch tells the exit code of a process in its summary only.
     if lost := re.search(r"rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*-9\b", output):
-        return TrainingError(
-            f"{job.name}: process {lost[1]} was killed, most likely by the system for want of memory; "
-            "free some, or lower micro_tokens or processes, then run the same again: "
-            f"{failures.next_try(job, out)}"
-        )
-    if told := reports.read(folder / reports.FAILURES):
-        first = told[0]  # when one process fails, others lose it
+        why = f"process {lost[1]} was killed, most likely by the system for want of memory"
+        fix = "free some, or lower micro_tokens or processes, then run the same again"
+        return TrainingError(f"{job.name}: {why}; {fix}: {reports.next_try(job, out)}")
+    if (told := folder / reports.FAILURES).exists():
+        # When one process fails, others lose it.
+        first = json.loads(told.read_text(encoding="utf-8").splitlines()[0])
         return (TrainingError if first["known"] else RuntimeError)(first["text"])
     printed = [path.read_text(errors="replace") for path in sorted(folder.rglob("stderr.log"))]
     last = next((text.strip().splitlines()[-1] for text in [*printed, output] if text.strip()), "nothing")

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -22,19 +23,12 @@ from transformers.trainer_utils import get_last_checkpoint
 from gateau_lib.data.samples import encode, encode_asked
 from gateau_lib.models import adapters, loading, rope
 from gateau_lib.study.code_hash import digest
+from gateau_lib.study.store import keyed_fields
 from gateau_lib.training.minibatches import Batches, compact, training_samples
-from gateau_lib.training.recipe import FineTune, content
+from gateau_lib.training.recipe import FineTune
 from gateau_lib.training.trainer import ResponseTrainer, make_trainer, processes_and_rank, save_steps_of
 
 LOG = "log.json"
-# What full determinism sets in the environment (transformers.trainer_utils.enable_full_determinism).
-SWITCHES: tuple[str, ...] = (
-    "CUDA_LAUNCH_BLOCKING",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "FLASH_ATTENTION_DETERMINISTIC",
-    "ASCEND_LAUNCH_BLOCKING",
-)
-SWITCHES += ("HCCL_DETERMINISTIC",)
 
 
 def steps_of(job: FineTune, tokenizer: Any) -> Batches:
@@ -50,25 +44,24 @@ def steps_of(job: FineTune, tokenizer: Any) -> Batches:
 
 def identity(job: FineTune, steps: Batches) -> str:
     """The run's name, "-" and 12 hex digits of what it trains and on what, not of how that is computed."""
-    return f"{job.name}-{digest(json.dumps([content(job), steps.digest()], default=str))[:12]}"
+    fields = asdict(job)
+    content = {name: fields[name] for name in keyed_fields(job)}
+    return f"{job.name}-{digest(json.dumps([content, steps.digest()], default=str))[:12]}"
 
 
 @contextmanager
 def _restored_determinism() -> Iterator[None]:
     """Undo full determinism after a run: it is a switch of the whole process, and scoring needs none."""
-    before = torch.are_deterministic_algorithms_enabled()
-    warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    mode = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    switches = {name: os.environ.get(name) for name in SWITCHES}
+    environment = dict(os.environ)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn)
+        torch.use_deterministic_algorithms(mode[0], warn_only=mode[1])
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
-        for name, value in switches.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
@@ -121,7 +114,7 @@ def _model(job: FineTune) -> tuple[torch.nn.Module, Any]:
 def _save(job: FineTune, trainer: ResponseTrainer, output: Path) -> None:
     """Write the model as safetensors; all processes take part in gathering it, the first one writes."""
     model: Any = getattr(trainer.model, "module", trainer.model)
-    state = None
+    state, dtype = None, getattr(torch, job.dtype)
     if job.sharding == "deepspeed":  # never run here
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     elif job.sharding == "fsdp":
@@ -132,12 +125,10 @@ def _save(job: FineTune, trainer: ResponseTrainer, output: Path) -> None:
         model.save_pretrained(output, save_embedding_layers=False)
         model.config.save_pretrained(output)
         return
-    dtype = getattr(torch, job.dtype)
     if state is not None or dtype != torch.float32:
         once = dict([*model.named_parameters(), *model.named_buffers()])  # tied weights under one name only
-        state = {
-            name: tensor.to(dtype) for name, tensor in (state or model.state_dict()).items() if name in once
-        }
+        whole = state or model.state_dict()
+        state = {name: tensor.to(dtype) for name, tensor in whole.items() if name in once}
         model.config.dtype = dtype
     model.save_pretrained(output, state_dict=state)
 

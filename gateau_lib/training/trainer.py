@@ -71,7 +71,10 @@ def response_loss(
 
 
 class Parts(torch.utils.data.Dataset):
-    """What each process reads in each step: item ``step * processes + process``, as accelerate deals them."""
+    """What each process reads in each step: item ``step * processes + process``, as accelerate deals them.
+
+    An item holds ``passes``, batches of `input_rows.collate`; ``weights``, a factor each; the step's ``terms``.
+    """
 
     def __init__(self, job: FineTune, steps: Sequence[list[Row]], pad: int, processes: int) -> None:
         self.job, self.steps, self.pad, self.processes = job, steps, pad, processes
@@ -80,27 +83,19 @@ class Parts(torch.utils.data.Dataset):
         return len(self.steps) * self.processes
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        """``passes``: batches of `input_rows.collate`; ``weights``: a factor each; the step's ``terms``."""
         step, process = divmod(item, self.processes)
         rows = self.steps[step]
         passes, counted = zip(*deal(self.job, rows, self.processes, process), strict=True)
         # Gradients and logged losses are averaged over the processes, so each gives its part that many times.
         weights = [float(self.processes * counts) for counts in counted]
-        return {
-            "passes": [collate(p, self.pad) for p in passes],
-            "weights": weights,
-            "terms": terms(rows, self.job.loss),
-        }
+        batches = [collate(each, self.pad) for each in passes]
+        return {"passes": batches, "weights": weights, "terms": terms(rows, self.job.loss)}
 
 
 class ResponseTrainer(Trainer):
     """`Trainer` whose step is the sum of `response_loss` over the passes of this process's part."""
 
-    def __init__(self, job: FineTune, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.job = job
-        self.remove_callback(PrinterCallback)
-        self.add_callback(Watch(job.name))
+    job: FineTune
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *_: Any) -> torch.Tensor:
         """Passes of one step; returns the loss of this process's part, nats, times the processes."""
@@ -144,27 +139,16 @@ class Watch(TrainerCallback):
         """One step further."""
         next(self.steps, None)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: Any,
-        control: Any,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, **also: Any) -> None:
         """Raise at a loss that is not finite; it is the mean over all processes, so all of them raise."""
-        loss = (logs or {}).get("loss", 0.0)
+        loss = also["logs"].get("loss", 0.0)
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"{self.name}: the loss is {loss} at step {state.global_step}; lower learning_rate"
-            )
+            where = f"the loss is {loss} at step {state.global_step}"
+            raise TrainingError(f"{self.name}: {where}; lower learning_rate")
 
 
 def make_trainer(job: FineTune, model: Any, steps: Sequence[list[Row]], folder: Path) -> ResponseTrainer:
     """The `Trainer` of a job over its steps; checkpoints, if asked for, go below ``folder``.
-
-    Args:
-        model: of transformers, perhaps with adapters.
 
     Raises:
         TrainingError: one process that sees several GPUs; `launch.fine_tune` shows it one.
@@ -177,14 +161,11 @@ def make_trainer(job: FineTune, model: Any, steps: Sequence[list[Row]], folder: 
         model.gradient_checkpointing_enable({"use_reentrant": False})
     # Masked and never a label, so any id will do; -1 stands for none.
     pad = max(0, model.config.pad_token_id or 0)
-    data = Parts(job, steps, pad, processes)
-    return ResponseTrainer(
-        job,
-        model=model,
-        args=_arguments(job, len(steps), folder),
-        train_dataset=data,
-        data_collator=lambda items: items[0],
-    )
+    data, arguments = Parts(job, steps, pad, processes), _arguments(job, len(steps), folder)
+    trainer = ResponseTrainer(model, arguments, lambda items: items[0], data, callbacks=[Watch(job.name)])
+    trainer.remove_callback(PrinterCallback)
+    trainer.job = job
+    return trainer
 
 
 def _arguments(job: FineTune, steps: int, folder: Path) -> TrainingArguments:
@@ -193,13 +174,12 @@ def _arguments(job: FineTune, steps: int, folder: Path) -> TrainingArguments:
     shared: dict[str, Any] = {"ddp_find_unused_parameters": False}
     if job.sharding == "fsdp":
         # Each process writes its part of a checkpoint; the final model is gathered by `sft`.
-        shared = {"fsdp": True, "fsdp_config": {"fsdp_version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
-        shared["fsdp_config"] |= {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True}
+        how = {"fsdp_version": 2, "state_dict_type": "SHARDED_STATE_DICT", "reshard_after_forward": True}
+        shared = {"fsdp": True, "fsdp_config": how | {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}}
     elif job.sharding == "deepspeed":  # never run here: it needs GPUs and a package that the lock leaves out
         if not find_spec("deepspeed"):
-            raise TrainingError(
-                f"{job.name}: deepspeed is not installed; pip install deepspeed, or give sharding 'fsdp'"
-            )
+            fix = "pip install deepspeed, or give sharding 'fsdp'"
+            raise TrainingError(f"{job.name}: deepspeed is not installed; {fix}")
         shared = {"deepspeed": str(DEEPSPEED)}
     return TrainingArguments(
         output_dir=str(folder),
