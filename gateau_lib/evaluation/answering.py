@@ -2,15 +2,14 @@
 
 Finished answers lie in part files that are only ever added to. A record is known by the content that decides
 it (model, prompt, lengths, code), so a killed run goes on where it stopped and ends with the same table, and
-another model never meets old answers. Several processes may share a folder: each answers a part of the items,
-and a last call with all of them reads what is there.
+another model never meets old answers.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,10 +51,7 @@ class Questions:
 def answers_of_runs(
     study: Study, benchmark: str, items: Sequence[Item], folders: Mapping[str, Path]
 ) -> dict[str, Answers]:
-    """Every run's answers to the items, generated once; a killed run goes on at the next item.
-
-    Args:
-        folders: run name -> folder of its model.
+    """Every run's (run name -> folder of its model) answers to the items, generated once.
 
     Raises:
         JobError: a run whose model cannot be loaded or asked, by name.
@@ -85,8 +81,7 @@ def write_answers(
     for size in sorted({item.max_new_tokens for item in items}):
         part = [item for item in items if item.max_new_tokens == size]
         tables.append(answer(model, tokenizer, part, work, window=room + size, chat=chat))
-    places = {item.id: place for place, item in enumerate(items)}
-    table = pd.concat(tables).sort_values("id", key=lambda ids: ids.map(places), ignore_index=True)
+    table = pd.concat(tables).set_index("id").loc[[item.id for item in items]].reset_index()
     table.to_parquet(out / TABLE)
 
 
@@ -106,8 +101,7 @@ def answer(
         out: folder of the part files, made if need be.
         window: tokens of prompt and answer together; a longer prompt loses its middle (see `middle`).
         chat: prompts as in a conversation (see `prompt_ids`).
-        batch_tokens: padded tokens of a batch, answers included. A batch that does not fit into memory is
-            halved.
+        batch_tokens: padded tokens of a batch, answers included; what does not fit into memory is halved.
 
     Returns:
         One row an item, in order: ``id``; ``task``; ``answers``, one raw text a turn; ``prompt_tokens`` and
@@ -118,7 +112,13 @@ def answer(
     Raises:
         DataError: an id twice, or a window that leaves no room for a prompt.
     """
-    _check(items, window)
+    for name, count in Counter(item.id for item in items).items():
+        if count > 1:
+            raise DataError(f"item {name!r} is given twice; ids must be unique")
+    for item in items:
+        if window - item.max_new_tokens < 2:
+            lost = f"{item.max_new_tokens} new tokens leave no room in a window of {window}"
+            raise DataError(f"item {item.id!r}: {lost}")
     done, keys = _read(out), _keys(model, tokenizer, items, window, chat)
     ticks = iter(track(items, f"answers, {out.name}"))
     # Apart by how much is written, so that nobody waits for the longest answer of another task.
@@ -143,18 +143,6 @@ def answer(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _check(items: Sequence[Item], window: int) -> None:
-    seen: set[str] = set()
-    for item in items:
-        if item.id in seen:
-            raise DataError(f"item {item.id!r} is given twice; ids must be unique")
-        seen.add(item.id)
-        if window - item.max_new_tokens < 2:
-            raise DataError(
-                f"item {item.id!r}: {item.max_new_tokens} new tokens leave no room in a window of {window}"
-            )
-
-
 def _records(
     model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], window: int, chat: bool
 ) -> list[dict[str, Any]]:
@@ -164,42 +152,38 @@ def _records(
     except (MemoryError, RuntimeError) as error:
         if len(items) > 1 or not is_out_of_memory(error):
             raise
-    length = _length(items[0], tokenizer, window, chat)
+    (item,) = items
+    length = _length(item, tokenizer, window, chat)
     fix = "lower the window, or take bfloat16 or a larger device"
     why = f"{length} tokens do not fit into memory even alone; {fix}"
-    log.warning("item %r: %s", items[0].id, why)
+    log.warning("item %r: %s", item.id, why)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return [{"answers": [], "prompt_tokens": length - items[0].max_new_tokens, "cut_tokens": 0, "error": why}]
+    return [{"answers": [], "prompt_tokens": length - item.max_new_tokens, "cut_tokens": 0, "error": why}]
 
 
 def _converse(
     model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], window: int, chat: bool
 ) -> list[dict[str, Any]]:
     """All turns of items that are asked together, each turn a batch."""
-    room, ends = window - items[0].max_new_tokens, end_tokens(model, tokenizer)
-    answers: list[list[str]] = [[] for _ in items]
+    most, ends = items[0].max_new_tokens, end_tokens(model, tokenizer)
+    records: list[dict[str, Any]] = [{"answers": []} for _ in items]
     for _ in items[0].turns:
-        prompts = [
-            prompt_ids(tokenizer, item.turns, said, chat) for item, said in zip(items, answers, strict=True)
-        ]
-        read = [middle(prompt, room) for prompt in prompts]
-        written = continue_greedily(model, read, items[0].max_new_tokens, ends, tokenizer.pad_token_id)
-        for said, new in zip(answers, written, strict=True):
-            said.append(tokenizer.decode(new, skip_special_tokens=True))
-    return [
-        {"answers": said, "prompt_tokens": len(kept), "cut_tokens": len(prompt) - len(kept), "error": None}
-        for said, kept, prompt in zip(answers, read, prompts, strict=True)
-    ]
+        asked = zip(items, records, strict=True)
+        prompts = [prompt_ids(tokenizer, item.turns, record["answers"], chat) for item, record in asked]
+        read = [middle(prompt, window - most) for prompt in prompts]
+        written = continue_greedily(model, read, most, ends, tokenizer.pad_token_id)
+        for record, prompt, kept, new in zip(records, prompts, read, written, strict=True):
+            record["answers"].append(tokenizer.decode(new, skip_special_tokens=True))
+            record |= {"prompt_tokens": len(kept), "cut_tokens": len(prompt) - len(kept), "error": None}
+    return records
 
 
 def _length(item: Item, tokenizer: Any, window: int, chat: bool) -> int:
     """Tokens of an item when its last answer is written, at most: what batches are planned with."""
+    first = len(prompt_ids(tokenizer, item.turns, [], chat))
     later = sum(len(text_ids(tokenizer, turn)) for turn in item.turns[1:])
-    return min(
-        window,
-        len(prompt_ids(tokenizer, item.turns, [], chat)) + later + item.max_new_tokens * len(item.turns),
-    )
+    return min(window, first + later + item.max_new_tokens * len(item.turns))
 
 
 def _keys(
@@ -207,11 +191,9 @@ def _keys(
 ) -> dict[str, str]:
     """For each item's id the name of its record: a hash of all that decides the answer."""
     made_by = [fingerprint(model, tokenizer), source_hash([answer]), versions(), window, chat]
-    common = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
-    contents = {
-        item.id: json.dumps([common, item.id, item.task, item.turns, item.max_new_tokens]) for item in items
-    }
-    return {name: hashlib.sha256(text.encode()).hexdigest()[:20] for name, text in contents.items()}
+    common = digest(json.dumps(made_by, sort_keys=True))
+    asked = {item.id: [common, item.id, item.task, item.turns, item.max_new_tokens] for item in items}
+    return {name: digest(json.dumps(each))[:20] for name, each in asked.items()}
 
 
 def _read(out: Path) -> dict[str, dict[str, Any]]:
@@ -229,8 +211,5 @@ def _read(out: Path) -> dict[str, dict[str, Any]]:
 def _write(out: Path, records: dict[str, dict[str, Any]]) -> None:
     """A part file with these records, named by what they are."""
     if records:
-        name = hashlib.sha256("".join(records).encode()).hexdigest()[:20]
-        lines = [
-            json.dumps({"key": key} | record, ensure_ascii=False) + "\n" for key, record in records.items()
-        ]
-        atomic_write(out / f"{name}.jsonl", "".join(lines))
+        lines = [json.dumps({"key": key} | each, ensure_ascii=False) + "\n" for key, each in records.items()]
+        atomic_write(out / f"{digest(''.join(records))[:20]}.jsonl", "".join(lines))

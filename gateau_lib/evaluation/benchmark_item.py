@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -54,19 +55,15 @@ class Benchmark:
     name: str  # in profiles and tables
     title: str  # for a reader
     source: str  # paper and code it follows
-    items: Callable[
-        [Study, Any], list[Item]
-    ]  # at the profile's size, for a tokenizer; the same for every run
-    score: Callable[
-        ..., pd.DataFrame
-    ]  # (items, answers table), with a judge also (judge, folder): id, task, score
+    # At the profile's size, for a tokenizer; the same for every run.
+    items: Callable[[Study, Any], list[Item]]
+    # (items, answers table), with a judge also (judge, folder): id, task, score.
+    score: Callable[..., pd.DataFrame]
     cost: Callable[[Profile], list[Asked]]
     data: str = ""  # the data set of the registry that it reads
     packages: tuple[str, ...] = ()  # that it needs beside the library's, as pip knows them
     judged: bool = False  # whether a judge rates the answers
-    read_whole: bool = (
-        False  # whether what is asked for may stand anywhere in the prompt, so that no part may be cut
-    )
+    read_whole: bool = False  # what is asked for may stand anywhere in the prompt: no part may be cut
     # How runs (name -> folder of the model) come to their answers; None: the model writes them (`answering`).
     answers: Callable[[Study, Sequence[Item], Mapping[str, Path]], dict[str, Answers]] | None = None
 
@@ -74,8 +71,8 @@ class Benchmark:
 def middle(ids: list[int], room: int) -> list[int]:
     """At most ``room`` of the ids: the first and the last half of them, as LongBench cuts (pred.py).
 
-    The cut is in token ids, wrapping included, so that nothing is read that the window cannot hold; LongBench
-    decodes the halves and tokenizes them again, which can make other tokens at the seam.
+    The cut is in token ids, wrapping included, so that all fits the window; LongBench decodes the halves and
+    tokenizes them again, which can make other tokens at the seam.
     """
     half = room // 2
     return ids if len(ids) <= room else ids[:half] + ids[len(ids) - half :]
@@ -92,18 +89,23 @@ def first_of_each_task(items: Sequence[Item], count: int | None) -> list[Item]:
     return kept
 
 
-def prompt_lengths(profile: Profile) -> list[int]:
-    """Tokens of prompts that are made to length: what a longer one hides would be cut out of its middle."""
-    return sorted({min(length, profile.benchmark_window) for length in profile.eval_lengths})
+def made_to_length(profile: Profile, make: Callable[[int], Sequence[Item]]) -> list[Item]:
+    """What ``make`` makes for each evaluation length (tokens), with a task for each.
+
+    What a prompt longer than the benchmarks' window hides would be cut out of its middle: it is made shorter.
+    """
+    lengths = sorted({min(length, profile.benchmark_window) for length in profile.eval_lengths})
+    made = [(f"{length:,} tokens", item) for length in lengths for item in make(length)]
+    return [replace(item, task=f"{item.task}, {words}") for words, item in made]
 
 
-def tasks_by_length(items: Sequence[Item]) -> list[Item]:
-    """The items with a task for each length."""
-    return [replace(item, task=f"{item.task}, {item.extra['length']:,} tokens") for item in items]
+def cost_by_length(profile: Profile, items: int, answer: int) -> list[Asked]:
+    """The cost of ``items`` for each evaluation length, with answers of so many tokens."""
+    return [Asked(items, min(n, profile.benchmark_window), answer) for n in profile.eval_lengths]
 
 
 def fixed_size(items: int, prompt: int, answer: int, tasks: int = 1) -> Callable[[Profile], list[Asked]]:
-    """The cost of a published benchmark: items, assumed mean tokens of an uncut prompt and an answer."""
+    """The cost of a published benchmark: items, assumed mean tokens of an uncut prompt and of an answer."""
 
     def cost(profile: Profile) -> list[Asked]:
         few, window = profile.benchmark_items, profile.benchmark_window
@@ -115,32 +117,22 @@ def fixed_size(items: int, prompt: int, answer: int, tasks: int = 1) -> Callable
 def scored(
     items: Sequence[Item], answers: pd.DataFrame, measure: Callable[[Item, Sequence[str]], float]
 ) -> pd.DataFrame:
-    """Every item's score.
+    """Every item's score, ``id, task, score``; missing where there is no answer.
 
     Args:
         answers: of `answering.answer`, in any order, of these items at least.
         measure: 0 to 100, from an item and what was said, a text a turn.
 
-    Returns:
-        ``id, task, score``; the score is missing where there is no answer.
-
     Raises:
         DataError: an item that was not asked.
     """
     said = answers_of(items, answers)
-    rows = [
-        (item.id, item.task, measure(item, said[item.id]) if len(said[item.id]) else float("nan"))
-        for item in items
-    ]
-    return pd.DataFrame(rows, columns=["id", "task", "score"])
+    values = [measure(item, said[item.id]) if len(said[item.id]) else math.nan for item in items]
+    return pd.DataFrame({"id": [i.id for i in items], "task": [i.task for i in items], "score": values})
 
 
 def answers_of(items: Sequence[Item], answers: pd.DataFrame) -> dict[str, Sequence[str]]:
-    """What was said to each item, a text a turn.
-
-    Raises:
-        DataError: an item that was not asked.
-    """
+    """What was said to each item, a text a turn; DataError for an item that was not asked."""
     said = dict(zip(answers["id"].astype(str), answers["answers"], strict=True))
     if lacking := [item.id for item in items if item.id not in said]:
         count = f"{len(lacking)} items have no row of answers, {lacking[0]!r} the first"

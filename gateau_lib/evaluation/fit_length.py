@@ -31,33 +31,28 @@ def longest_prompt(build: Callable[[int], str], tokenizer: Any, length: int, nam
         DataError: not even the text without filling is short enough.
     """
 
-    def count(units: int) -> int:
-        return len(tokenizer(build(units), add_special_tokens=False, verbose=False)["input_ids"]) + wrapping
+    def bare(units: int) -> int:
+        return len(tokenizer(build(units), add_special_tokens=False, verbose=False)["input_ids"])
 
-    wrapping = 0
-    bare = prompt_tokens(build(0), tokenizer)
-    if bare > length:
-        raise DataError(
-            f"{name}: {bare} tokens without any filling, more than the wanted {length}; ask for a longer one"
-        )
-    wrapping = bare - count(0)
-    low, at_low, high = 0, bare, _TRIAL
-    while (at_high := count(high)) <= length:
+    least = prompt_tokens(build(0), tokenizer)
+    if least > length:
+        found = f"{least} tokens without any filling, more than the wanted {length}"
+        raise DataError(f"{name}: {found}; ask for a longer one")
+    empty = bare(0)
+    room = length - least + empty  # for the text without what wraps it
+    low, at_low, high = 0, empty, _TRIAL
+    while (at_high := bare(high)) <= room:
         low, at_low = high, at_high
-        high = low + 1 + int(1.02 * (length - at_low) / _slope(bare, low, at_low))
+        per_unit = max(1, at_high - empty) / high
+        high += 1 + int(1.02 * (room - at_high) / per_unit)
     while high - low > 1:  # towards where the line through both ends meets the wanted length
-        between = low + int((length - at_low) / _slope(0, high - low, at_high - at_low))
-        between = min(max(between, low + 1), high - 1)
-        at = count(between)
-        low, at_low, high, at_high = (
-            (between, at, high, at_high) if at <= length else (low, at_low, between, at)
-        )
-    while (
-        tokens := prompt_tokens(build(low), tokenizer)
-    ) > length:  # a wrapping that takes more around another text
+        per_unit = max(1, at_high - at_low) / (high - low)
+        between = min(max(low + int((room - at_low) / per_unit), low + 1), high - 1)
+        if (at := bare(between)) <= room:
+            low, at_low = between, at
+        else:
+            high, at_high = between, at
+    # A wrapping may take more around another text.
+    while (tokens := prompt_tokens(build(low), tokenizer)) > length:
         low -= 1
     return low, tokens
-
-
-def _slope(begin: int, units: int, end: int) -> float:
-    return max(1, end - begin) / units

@@ -34,10 +34,8 @@ NEW_TOKENS = 1024  # of an answer: LongBench-Chat's eval.py; FastChat's usual --
 JUDGE_TOKENS = 2048  # FastChat's common.py, run_judge_single
 WITH_REFERENCE = ("math", "reasoning", "coding")  # FastChat's common.py, NEED_REF_CATS
 EXAMPLES = 3  # rated answers that LongBench-Chat's prompt shows before the one in question
-BESIDE = {
-    "longbench-chat": "few_shots.json",
-    "mt-bench": "reference_answer/gpt-4.jsonl",
-}  # the questions' file
+# Below the folder of the questions' file.
+BESIDE = {"longbench-chat": "few_shots.json", "mt-bench": "reference_answer/gpt-4.jsonl"}
 COLUMNS = ["id", "task", "score", "ratings", "raw", "why"]
 
 
@@ -88,15 +86,10 @@ def _longbench_chat(record: dict[str, Any], more: Sequence[Any]) -> Item:
         takes = f"the judge's prompt takes {EXAMPLES}"
         raise ValueError(f"{len(shots)} rated answers, {takes}; put few_shots.json beside this file")
     question = str(record["query"])
-    return Item(
-        id=str(place),
-        task="longbench-chat",
-        turns=(str(record["prompt"]),),
-        references=(str(record["answer"]),),
-        max_new_tokens=NEW_TOKENS,
-        language="zh" if re.search("[\u4e00-\u9fff]", question) else "en",
-        extra={"benchmark": "longbench-chat", "query": question, "few_shots": shots},
-    )
+    language = "zh" if re.search("[\u4e00-\u9fff]", question) else "en"
+    extra = {"benchmark": "longbench-chat", "query": question, "few_shots": shots}
+    turns, references = (str(record["prompt"]),), (str(record["answer"]),)
+    return Item(str(place), "longbench-chat", turns, references, NEW_TOKENS, language, extra)
 
 
 def _mt_bench(record: dict[str, Any], more: Sequence[Any]) -> Item:
@@ -138,9 +131,8 @@ def judge_requests(item: Item, answers: Sequence[str]) -> list[Request]:
 
 
 def _request(kit: dict[str, str], text: str) -> Request:
-    return Request(
-        ({"role": "system", "content": kit["system"]}, {"role": "user", "content": text}), JUDGE_TOKENS
-    )
+    messages = ({"role": "system", "content": kit["system"]}, {"role": "user", "content": text})
+    return Request(messages, JUDGE_TOKENS)
 
 
 def _wants_reference(item: Item) -> bool:
@@ -183,20 +175,12 @@ def score(items: Sequence[Item], answers: pd.DataFrame, judge: str, out: Path) -
     Raises:
         DataError: an item without a row in ``answers``. ChatError: no judge, or it cannot be asked any more.
     """
-    model = open_model(judge)
-    given = answers_of(items, answers)
-    asked = [
-        (item, request)
-        for item in items
-        if len(given[item.id])
-        for request in judge_requests(item, given[item.id])
-    ]
+    model, given = open_model(judge), answers_of(items, answers)
+    answered = [item for item in items if len(given[item.id])]
+    asked = [(item, request) for item in answered for request in judge_requests(item, given[item.id])]
     replies = ask(model, [request for _, request in asked], out, "judge", len(asked))
-    again = [
-        n
-        for n, reply in enumerate(replies)
-        if reply.finish != "refused" and _read(asked[n][0], reply) is None
-    ]
+    unread = [n for n, (item, _) in enumerate(asked) if _read(item, replies[n]) is None]
+    again = [n for n in unread if replies[n].finish != "refused"]
     second = [replace(asked[n][1], seed=1, temperature=1.0) for n in again]
     for n, reply in zip(again, ask(model, second, out, "judge, once more", len(second)), strict=True):
         replies[n] = reply
@@ -212,22 +196,15 @@ def _read(item: Item, reply: Reply) -> float | None:
     return rating(item.extra["benchmark"], said(reply))
 
 
-def _row(item: Item, replies: Sequence[Reply]) -> dict[str, Any]:
-    ratings = [_read(item, reply) for reply in replies]
-    whys = [
-        reply.error or "rating not read" for reply, read in zip(replies, ratings, strict=True) if read is None
-    ]
+def _row(item: Item, replies: Sequence[Reply]) -> tuple[Any, ...]:
+    """Values of `COLUMNS`."""
+    read = [(reply, _read(item, reply)) for reply in replies]
+    whys = [reply.error or "rating not read" for reply, value in read if value is None]
     if not replies:
         whys = ["no answer"]
-    values = [math.nan if read is None else read for read in ratings]
-    return {
-        "id": item.id,
-        "task": item.task,
-        "score": math.nan if whys else 10 * sum(values) / len(values),
-        "ratings": values,
-        "raw": [reply.text for reply in replies],
-        "why": whys[0] if whys else None,
-    }
+    values = [math.nan if value is None else value for _, value in read]
+    mean = math.nan if whys else 10 * sum(values) / len(values)
+    return item.id, item.task, mean, values, [reply.text for reply in replies], whys[0] if whys else None
 
 
 def _tell(items: Sequence[Item], frame: pd.DataFrame, out: Path) -> None:

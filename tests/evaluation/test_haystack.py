@@ -11,7 +11,7 @@ from gateau_lib.data.tokenizer import real_paragraphs
 from gateau_lib.evaluation import haystack
 from gateau_lib.evaluation.answering import answer
 from gateau_lib.evaluation.fit_length import longest_prompt
-from gateau_lib.evaluation.haystack import TOLERANCE, cells, items, score
+from gateau_lib.evaluation.haystack import TOLERANCE, items, score
 from gateau_lib.models import loading
 from gateau_lib.models.prompts import prompt_ids
 from gateau_lib.study.errors import DataError
@@ -99,7 +99,10 @@ def test_scores_and_map_by_hand(tokenizer):
     assert scores["score"].tolist()[:3] == [100, 25, 0] and np.isnan(
         scores["score"][3]
     )  # a word, not its plural
-    wide = haystack.needle_map(scores[:3], cells(found)[:3], "score")
+    cells = pd.DataFrame(
+        [{"id": i.id} | {name: i.extra[name] for name in ("length", "depth")} for i in found]
+    )
+    wide = haystack.needle_map(scores[:3], cells[:3], "score")
     assert wide.to_numpy().tolist() == [[62.5], [0]] and wide.index.tolist() == [0, 1]
 
 
