@@ -65,9 +65,8 @@ training/               fine-tuning and pretraining: one run as data, its batche
     input_rows          samples as rows of ids, labels and positions
     trainer             transformers' Trainer with the loss of a step
     sft                 a recipe in, a model folder out; exact resume
-    launch              the processes of a run on this machine
     reports             what processes tell the one that launched them; what a failed run says
-    fine_tuning         all fine-tuning runs of a study, each an artefact
+    fine_tuning         all fine-tuning runs of a study, and the processes of this machine that train them
     pretrain            a homologous pair from scratch, in minutes
     pretrain_rows       the rows of planted text that the pair learns from
 
@@ -77,7 +76,6 @@ evaluation/             questions and their answers: planted tasks, needle, benc
     haystack            a fact hidden in real text
     benchmark_item      one item of a benchmark, cut and scored
     answering           a model's answers to items, each kept as soon as it is written
-    fit_length          prompts of a wanted length in tokens
     text_metrics        LongBench's measures of a written answer
     longbench           LongBench's tasks of GATEAU's tables
     ruler               tasks in RULER's manner

@@ -1,6 +1,6 @@
 """One process of training runs, one after the other: ``python -m gateau_lib.train JOB.json OUT``.
 
-`gateau_lib.training.launch` starts as many as a job asks for. Over several machines, start it with
+`gateau_lib.training.fine_tuning` starts as many as a job asks for. Over several machines, start it with
 ``torch.distributed.run`` or ``accelerate launch`` (their ``-m`` form) on each of them; ``JOB.json`` is what
 `recipe.to_json` writes, and both paths lie on a file system that all machines see.
 """

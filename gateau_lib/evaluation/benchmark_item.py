@@ -1,4 +1,4 @@
-"""A benchmark, its items, and what all benchmarks share: how a prompt is cut and how items are scored."""
+"""A benchmark, its items, and what all share: prompts cut or made to length, few items of many, scores."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
+from gateau_lib.models.prompts import prompt_ids
 from gateau_lib.study.errors import DataError, UserError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study
+
+TRIAL = 16  # units of filling of a first trial, which tells how many tokens one has
 
 
 class NotInstalled(UserError):
@@ -29,7 +33,6 @@ class Item:
     turns: tuple[str, ...]  # what the user says, one after the other
     references: tuple[str, ...] = ()  # answers that count as right
     max_new_tokens: int = 128  # a turn
-    language: str = "en"
     extra: dict[str, Any] = field(default_factory=dict)  # lengths, depths and the like; no model sees them
 
 
@@ -78,6 +81,53 @@ def middle(ids: list[int], room: int) -> list[int]:
     return ids if len(ids) <= room else ids[:half] + ids[len(ids) - half :]
 
 
+def prompt_tokens(text: str, tokenizer: Any) -> int:
+    """Tokens of a prompt of one turn in the longer of its two forms, plain or as in a conversation."""
+    return max(len(prompt_ids(tokenizer, (text,), [], chat)) for chat in (False, True))
+
+
+def longest_prompt(build: Callable[[int], str], tokenizer: Any, length: int, name: str) -> tuple[int, int]:
+    """How many units of filling make the longest text whose prompt has at most ``length`` tokens.
+
+    Args:
+        build: the text with that many units of filling (sentences, words, tokens); more units never make it
+            much shorter.
+        name: for the error message.
+
+    Returns:
+        The units, of which one more would be too many, and the tokens of the prompt (see `prompt_tokens`).
+
+    Raises:
+        DataError: not even the text without filling is short enough.
+    """
+
+    def bare(units: int) -> int:
+        return len(tokenizer(build(units), add_special_tokens=False, verbose=False)["input_ids"])
+
+    least = prompt_tokens(build(0), tokenizer)
+    if least > length:
+        found = f"{least} tokens without any filling, more than the wanted {length}"
+        raise DataError(f"{name}: {found}; ask for a longer one")
+    empty = bare(0)
+    room = length - least + empty  # for the text without what wraps it
+    low, at_low, high = 0, empty, TRIAL
+    while (at_high := bare(high)) <= room:
+        low, at_low = high, at_high
+        per_unit = max(1, at_high - empty) / high
+        high += 1 + int(1.02 * (room - at_high) / per_unit)
+    while high - low > 1:  # towards where the line through both ends meets the wanted length
+        per_unit = max(1, at_high - at_low) / (high - low)
+        between = min(max(low + int((room - at_low) / per_unit), low + 1), high - 1)
+        if (at := bare(between)) <= room:
+            low, at_low = between, at
+        else:
+            high, at_high = between, at
+    # A wrapping may take more around another text.
+    while (tokens := prompt_tokens(build(low), tokenizer)) > length:
+        low -= 1
+    return low, tokens
+
+
 def first_of_each_task(items: Sequence[Item], count: int | None) -> list[Item]:
     """At most ``count`` items of each task, the first ones; None or 0: all."""
     seen: Counter[str] = Counter()
@@ -114,21 +164,27 @@ def fixed_size(items: int, prompt: int, answer: int, tasks: int = 1) -> Callable
     return cost
 
 
-def scored(
-    items: Sequence[Item], answers: pd.DataFrame, measure: Callable[[Item, Sequence[str]], float]
+def scored_by(
+    items: Sequence[Item], answers: pd.DataFrame, measure: Callable[[Item, str], float]
 ) -> pd.DataFrame:
     """Every item's score, ``id, task, score``; missing where there is no answer.
 
     Args:
         answers: of `answering.answer`, in any order, of these items at least.
-        measure: 0 to 100, from an item and what was said, a text a turn.
-
-    Raises:
-        DataError: an item that was not asked.
+        measure: 0 to 100, from an item and what was said last.
     """
     said = answers_of(items, answers)
-    values = [measure(item, said[item.id]) if len(said[item.id]) else math.nan for item in items]
+    values = [measure(item, said[item.id][-1]) if len(said[item.id]) else math.nan for item in items]
     return pd.DataFrame({"id": [i.id for i in items], "task": [i.task for i in items], "score": values})
+
+
+def scored(items: Sequence[Item], answers: pd.DataFrame, holds: Callable[[str, str], bool]) -> pd.DataFrame:
+    """`scored_by` the share of an item's references that ``holds(said, reference)`` finds, 0 to 100."""
+
+    def share(item: Item, said: str) -> float:
+        return 100 * float(np.mean([holds(said, reference) for reference in item.references]))
+
+    return scored_by(items, answers, share)
 
 
 def answers_of(items: Sequence[Item], answers: pd.DataFrame) -> dict[str, Sequence[str]]:

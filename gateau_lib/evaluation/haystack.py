@@ -1,9 +1,8 @@
 """A fact hidden in real text: the needle test, with length and depth in the tokens that the model reads.
 
-A needle stands between two sentences of the haystack. The text before it and after it is cut, at words, to as
-many tokens as the depth asks for, so every tokenizer gets the depth that is named. (GATEAU's released test
-looks for a full stop by a token id of another tokenizer, finds none, and puts every needle at the first
-character.)
+The text before and after a needle, which stands between two sentences, is cut at words to as many tokens as
+the depth asks for, whatever the tokenizer. (GATEAU's released test looks for a full stop by a token id of
+another tokenizer, finds none, and puts every needle at the first character.)
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ import pandas as pd
 
 from gateau_lib.data import world
 from gateau_lib.data.samples import Sample, encode, evidence_tokens
+from gateau_lib.evaluation import benchmark_item
 from gateau_lib.evaluation.answers import exact_match
-from gateau_lib.evaluation.benchmark_item import Benchmark, Item, cost_by_length, made_to_length, scored
-from gateau_lib.evaluation.fit_length import longest_prompt
+from gateau_lib.evaluation.benchmark_item import Benchmark, Item, longest_prompt, made_to_length, scored
 from gateau_lib.models import loading
 from gateau_lib.models.prompts import SEPARATOR
 from gateau_lib.sources import conversion, published
@@ -33,6 +32,7 @@ DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 REPEATS = 3  # items of a length and depth, each with another needle in another place of the haystack
 MAX_NEW_TOKENS = 64
 TOLERANCE = 32  # tokens that length and depth may be off, where words end; or 2 % of the length if more
+CELL = 0.08  # how far an item may be from its cell of a map: of the nominal length, and of the depth
 _WORD = 24  # characters at most that a cut moves to spare a word
 # White space after the end of a sentence, with what begins another; the place after a Chinese full stop; an
 # empty line.
@@ -49,21 +49,19 @@ def items(
     seed: int,
     repeats: int = REPEATS,
 ) -> list[Item]:
-    """Needle items of every length and depth.
+    """Needle items of every length and depth, ``repeats`` of each.
 
     Args:
         texts: the haystack; read in their order, in a circle if they are too short for a length.
-        lengths: tokens of the whole prompt (see `fit_length.prompt_tokens`).
+        lengths: tokens of the whole prompt (see `prompt_tokens`).
         depths: tokens before the needle over all that are not it, 0 to 1.
 
     Returns:
-        ``repeats`` items for each; ``extra`` holds ``length`` and ``depth`` as asked for, ``tokens`` and
-        ``realised_depth`` as they are, ``needle``, and ``copies`` of the haystack (above 1 where it is too
-        short).
+        Items with ``extra``: ``length`` and ``depth`` as asked for, ``tokens`` and ``realised_depth`` as they
+        are, ``needle``, and ``copies`` of the haystack (above 1 where it is too short).
 
     Raises:
-        DataError: texts without two sentences, or a length that is too short; an item that is not as long or
-            as deep as asked.
+        DataError: texts without two sentences; an item that cannot be as long or as deep as asked.
     """
     stack = SEPARATOR.join(text.strip() for text in texts) + SEPARATOR
     borders = [found.end() for found in _BORDER.finditer(stack)]
@@ -139,20 +137,12 @@ def _inside_word(text: str, at: int) -> bool:
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
-    """``id, task, score``: the share of the needle's key words that are in the answer, 0 to 100."""
-
-    def share(item: Item, said: Sequence[str]) -> float:
-        return 100 * float(np.mean([exact_match(said[-1], [word]) for word in item.references]))
-
-    return scored(items, answers, share)
+    """`scored` by the share of the needle's key words that are in the answer."""
+    return scored(items, answers, lambda said, word: exact_match(said, [word]))
 
 
 def realised_depth(sample: Sample, tokenizer: Any) -> float:
-    """Where a needle lies in its context: tokens before it over tokens that are not it, 0 to 1.
-
-    Raises:
-        DataError: not exactly one evidence span.
-    """
+    """Where a needle, a sample's one evidence span, lies: tokens before it over tokens that are not it, 0 to 1."""
     spans = evidence_tokens(sample, tokenizer)
     if len(spans) != 1:
         raise DataError(f"sample {sample.id!r}: a needle item has one evidence span, this has {len(spans)}")
@@ -162,31 +152,26 @@ def realised_depth(sample: Sample, tokenizer: Any) -> float:
 
 
 def needle_cells(
-    samples: Sequence[Sample],
-    tokenizer: Any,
-    lengths: Sequence[int],
-    depths: Sequence[float],
-    tolerance: float = 0.08,
+    samples: Sequence[Sample], tokenizer: Any, lengths: Sequence[int], depths: Sequence[float]
 ) -> pd.DataFrame:
     """The cell of the needle map each item lies in, measured in tokens, not taken from how it was made.
 
     Args:
         lengths: nominal tokens of a whole item. depths: nominal depths, 0 to 1.
-        tolerance: how far an item may be from its cell: of the nominal length, and of the depth.
 
     Returns:
         One row an item: ``id, length, depth``.
 
     Raises:
-        DataError: an item farther from every cell than ``tolerance``.
+        DataError: an item farther than `CELL` from every cell.
     """
     rows = []
     for sample in samples:
         tokens, at = len(encode(sample, tokenizer).ids), realised_depth(sample, tokenizer)
         length, depth = min(lengths, key=lambda n: abs(n - tokens)), min(depths, key=lambda d: abs(d - at))
-        if abs(tokens - length) > tolerance * length or abs(at - depth) > tolerance:
+        if abs(tokens - length) > CELL * length or abs(at - depth) > CELL:
             found = f"{tokens} tokens, needle at depth {at:.3f} lies in no cell of lengths {list(lengths)}"
-            limits = f"depths {list(depths)} (tolerance {tolerance})"
+            limits = f"depths {list(depths)} (tolerance {CELL})"
             raise DataError(f"sample {sample.id!r}: {found} and {limits}; make the item again")
         rows.append({"id": sample.id, "length": length, "depth": depth})
     return pd.DataFrame(rows)
@@ -217,7 +202,7 @@ BENCHMARK = Benchmark(
     source="Kamradt 2023, github.com/gkamradt/LLMTest_NeedleInAHaystack; GATEAU; places counted in tokens",
     items=_of_study,
     score=score,
-    cost=lambda profile: cost_by_length(profile, len(DEPTHS) * REPEATS, MAX_NEW_TOKENS),
+    cost=lambda profile: benchmark_item.cost_by_length(profile, len(DEPTHS) * REPEATS, MAX_NEW_TOKENS),
     data="haystack",
     read_whole=True,
 )
@@ -229,16 +214,13 @@ def needle_maps(
     """Share of needles found by depth (rows) and length (columns), of the first runs that have all answers.
 
     Args:
-        scores: of `suite.scores`. folders: run name -> folder of its model.
-        count: runs at most.
+        scores: of `suite.scores`. folders: run name -> folder of its model. count: runs at most.
     """
     found = scores[scores["benchmark"] == BENCHMARK.name]
     if found.empty:
         return {}
     asked = BENCHMARK.items(study, loading.load_tokenizer(next(iter(folders.values()))))
-    cells = pd.DataFrame(
-        [{"id": i.id, "length": i.extra["length"], "depth": i.extra["depth"]} for i in asked]
-    )
+    cells = pd.DataFrame([{"id": item.id, **item.extra} for item in asked])[["id", "length", "depth"]]
     complete = [(run, rows) for run, rows in found.groupby("run", sort=False) if rows["score"].notna().all()]
     shares = {run: rows[["id"]].assign(score=rows["score"] / 100) for run, rows in complete[:count]}
     return {run: needle_map(rows, cells, "score") for run, rows in shares.items()}

@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from gateau_lib.data.longalign import read_records
-from gateau_lib.evaluation.benchmark_item import Benchmark, Item, first_of_each_task, fixed_size, scored
+from gateau_lib.evaluation.benchmark_item import Benchmark, Item, first_of_each_task, fixed_size, scored_by
 from gateau_lib.evaluation.text_metrics import METRICS
 from gateau_lib.sources import conversion, published
 from gateau_lib.study.errors import DataError
@@ -55,10 +55,7 @@ def _item(where: str, record: Any, name: str) -> Item:
         needs = f"needs {', '.join(FIELDS)}, with answers"
         raise DataError(f"{where}: not a LongBench record ({needs}); fetch the file again")
     turn, references = task.template.format(**record), tuple(record["answers"])
-    extra = {"length": record.get("length")}
-    return Item(
-        f"{name}/{record['_id']}", name, (turn,), references, task.max_new_tokens, task.language, extra
-    )
+    return Item(f"{name}/{record['_id']}", name, (turn,), references, task.max_new_tokens)
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
@@ -67,11 +64,11 @@ def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
     White space around an answer is not counted (GATEAU train/LongBench/eval.py).
     """
 
-    def measure(item: Item, said: Sequence[str]) -> float:
+    def best(item: Item, said: str) -> float:
         metric = METRICS[TASKS[item.task].metric]
-        return max(metric(said[-1].strip(), reference) for reference in item.references)
+        return max(metric(said.strip(), reference) for reference in item.references)
 
-    return scored(items, answers, measure)
+    return scored_by(items, answers, best)
 
 
 def longbench(study: Study) -> Path:

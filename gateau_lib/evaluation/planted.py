@@ -91,10 +91,7 @@ def generate(
     max_new_tokens: int,
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[str]:
-    """Greedy continuations of the prompts, in order, up to the end-of-text token or ``max_new_tokens``.
-
-    Prompts of similar length share a batch; the texts are those of one-by-one generation.
-    """
+    """Greedy continuations of the prompts, in order, up to the end-of-text token or ``max_new_tokens``."""
     ends, pad = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], tokenizer.pad_token_id
     texts: dict[int, str] = {}
     for group in plan_batches([len(e.prompt) + max_new_tokens for e in encoded], batch_tokens):
@@ -106,10 +103,7 @@ def generate(
 def evaluate_samples(
     model: PreTrainedModel, tokenizer: Any, samples: Sequence[Sample], generated: bool = True
 ) -> pd.DataFrame:
-    """All measures of one model on samples, one row each.
-
-    Args:
-        generated: also decode answers, which costs about as much again.
+    """All measures of one model on samples, one row each; ``generated`` costs about as much again.
 
     Returns:
         ``id, kind, tokens`` (prompt and response), then `teacher_forced`'s columns and, if ``generated``, the
@@ -148,10 +142,6 @@ def evaluate_all(
     workers: int | None = None,
 ) -> pd.DataFrame:
     """Every model on every evaluation set, each pair computed once and kept in the study's cache.
-
-    Args:
-        generated: of `evaluate_samples`.
-        workers: processes (see `workers.build_all`); None: the profile's.
 
     Returns:
         The rows of `evaluate_samples` with the columns ``model`` and ``set`` in front.

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from gateau_lib.data import world
-from gateau_lib.evaluation.benchmark_item import Benchmark, Item, cost_by_length, made_to_length, scored
-from gateau_lib.evaluation.fit_length import longest_prompt
+from gateau_lib.evaluation import benchmark_item
+from gateau_lib.evaluation.benchmark_item import Benchmark, Item, longest_prompt, made_to_length, scored
 from gateau_lib.models.prompts import SEPARATOR
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study
@@ -33,13 +33,9 @@ Made = tuple[Build, tuple[str, ...], int]  # the prompt by units of filling, the
 
 
 def items(tokenizer: Any, length: int, seed: int, count: int) -> list[Item]:
-    """``count`` items of each task, as long as at most ``length`` tokens of prompt allow (`fit_length`).
+    """``count`` items of each task, as long as at most ``length`` tokens of prompt allow.
 
-    Returns:
-        Items with ``extra``: ``length`` as asked for, ``tokens`` as it is.
-
-    Raises:
-        DataError: the length is too short for a task.
+    Their ``extra`` holds ``length`` as asked for, ``tokens`` as it is. DataError: too short for a task.
     """
     found = []
     for place, (task, make) in enumerate(TASKS.items()):
@@ -119,12 +115,8 @@ TASKS: dict[str, Callable[[np.random.Generator, int], Made]] = {
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
-    """``id, task, score``: the share of the references that are in the answer, 0 to 100; case is ignored."""
-
-    def share(item: Item, said: Sequence[str]) -> float:
-        return 100 * float(np.mean([reference.lower() in said[-1].lower() for reference in item.references]))
-
-    return scored(items, answers, share)
+    """`scored` by the share of the references that are in the answer; case is ignored."""
+    return scored(items, answers, lambda said, reference: reference.lower() in said.lower())
 
 
 def _count(profile: Profile) -> int:
@@ -143,6 +135,6 @@ BENCHMARK = Benchmark(
     source="after Hsieh et al. 2024, github.com/NVIDIA/RULER; text and prompts are ours",
     items=_of_study,
     score=score,
-    cost=lambda profile: cost_by_length(profile, len(TASKS) * _count(profile), ANSWER),
+    cost=lambda profile: benchmark_item.cost_by_length(profile, len(TASKS) * _count(profile), ANSWER),
     read_whole=True,
 )

@@ -92,35 +92,23 @@ def _scores(samples: dict[str, list[dict[str, Any]]]) -> list[list[Any]]:
     return rows
 
 
-def items(study: Study, tokenizer: Any) -> list[Item]:
-    """One item a task: the harness makes the questions itself."""
-    return [Item(task, task, ()) for task in TASKS]
-
-
 def answers(study: Study, items: Sequence[Item], folders: Mapping[str, Path]) -> dict[str, Answers]:
-    """What the harness says of every run, by run name: rows ``id, task, score``.
-
-    Raises:
-        NotInstalled: see `run`.
-    """
+    """What the harness says of every run, by run name: tables of `run`."""
     found, tasks = {}, [item.task for item in items]
-    how: dict[str, Any] = {"dtype": study.profile.dtype, "limit": study.profile.benchmark_items or None}
+    dtype, limit = study.profile.dtype, study.profile.benchmark_items or None
     for name, folder in track(folders.items(), "short tasks", total=len(folders)):
-        found[name] = Answers(run(folder, tasks, study.cache / "short-tasks" / name, **how))
+        found[name] = Answers(run(folder, tasks, study.cache / "short-tasks" / name, dtype, limit))
     return found
-
-
-def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
-    """``id, task, score``: the harness's own, 0 to 100."""
-    return answers[COLUMNS]
 
 
 BENCHMARK = Benchmark(
     name="short-tasks",
     title="Short tasks",
     source="lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness",
-    items=items,
-    score=score,
+    items=lambda study, tokenizer: [
+        Item(task, task, ()) for task in TASKS
+    ],  # the harness makes the questions
+    score=lambda items, answers: answers[COLUMNS],
     cost=lambda _: [Asked(60_000, 100, 0)],  # sequences that the harness reads, and their tokens; assumed
     packages=("lm-eval",),
     answers=answers,

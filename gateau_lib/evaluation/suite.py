@@ -51,9 +51,6 @@ def scores(study: Study, folders: Mapping[str, Path], judge: str) -> tuple[pd.Da
     Returns:
         Rows ``run, benchmark, task, id, score`` (0 to 100; missing where there is no answer, or a judge's
         could not be read), and what was not run, every reason of it. See `check_finished`.
-
-    Raises:
-        DataError: a benchmark that is not in `BENCHMARKS`.
     """
     answered: list[tuple[Benchmark, list[Item], dict[str, Answers]]] = []
     frames: list[pd.DataFrame] = []
@@ -71,7 +68,12 @@ def scores(study: Study, folders: Mapping[str, Path], judge: str) -> tuple[pd.Da
             lacking += _without_answer(benchmark, runs)
     for benchmark, items, runs in answered:
         with _noting(benchmark, lacking):
-            frames.append(_scored(study, benchmark, items, runs, judge))
+            for run, each in track(runs.items(), f"scores of {benchmark.name}", total=len(runs)):
+                rater = (
+                    (judge, study.cache / "judging" / f"{benchmark.name}-{run}") if benchmark.judged else ()
+                )
+                found = benchmark.score(items, each.table, *rater)
+                frames.append(found.assign(run=run, benchmark=benchmark.name))
     return pd.concat(frames, ignore_index=True)[COLUMNS] if frames else pd.DataFrame(columns=COLUMNS), lacking
 
 
@@ -130,14 +132,3 @@ def _without_answer(benchmark: Benchmark, runs: dict[str, Answers]) -> list[NotR
             again = f"delete {folder.name} in the cache to ask these again"
             rows.append(NotRun(what, f"{failed.iloc[0]['error']}; {again}"))
     return rows
-
-
-def _scored(
-    study: Study, benchmark: Benchmark, items: list[Item], runs: dict[str, Answers], judge: str
-) -> pd.DataFrame:
-    frames = []
-    for run, each in track(runs.items(), f"scores of {benchmark.name}", total=len(runs)):
-        rater = (judge, study.cache / "judging" / f"{benchmark.name}-{run}") if benchmark.judged else ()
-        found = benchmark.score(items, each.table, *rater)
-        frames.append(found.assign(run=run, benchmark=benchmark.name))
-    return pd.concat(frames, ignore_index=True)

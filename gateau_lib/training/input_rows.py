@@ -1,8 +1,8 @@
 """Samples as rows of ids, labels and positions, packed and collated.
 
-A batch ALWAYS carries an attention mask. Without one, transformers takes any position step other than 1 for
-the start of another document whenever there is no cache, and ``Trainer`` and gradient checkpointing run
-without one: training on skipped positions (`skipalign`) would silently become block-diagonal.
+A batch ALWAYS carries an attention mask. Without one, and without a cache, as in training, transformers takes
+any position step other than 1 for the start of another document: training on skipped positions (`skipalign`)
+would silently become block-diagonal.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ def _block_mask(rows: Sequence[Row], width: int) -> torch.Tensor:
 def collate(batch: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
     """Rows padded on the right: ``input_ids``, ``labels``, ``position_ids`` (B, L) and ``attention_mask``.
 
-    The mask is (B, L), or additive float (B, 1, L, L) when a row packs isolated samples. It is never left out
-    (see the module's text). It is all ones, padding included: causal attention never looks to the right, and
-    with ones the fast causal kernels apply. Padding continues the positions of its row.
+    The mask is additive float (B, 1, L, L) when a row packs isolated samples. Else it is (B, L), all ones,
+    padding included: causal attention never looks to the right, and with ones the fast causal kernels apply.
+    Padding continues the positions of its row.
     """
     width = max(len(row.input_ids) for row in batch)
     ids = torch.full((len(batch), width), pad_id)

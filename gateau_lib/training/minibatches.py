@@ -54,11 +54,7 @@ def compact(encoded: Encoded) -> Encoded:
 class Batches(Sequence[list[Row]]):
     """The rows of every optimizer step of a run; positions are drawn at once, rows are made when asked for.
 
-    Args:
-        ending: ids after each response, trained on as well (end-of-text).
-
-    Raises:
-        TrainingError: nothing to train on.
+    ``ending`` are ids after each response, trained on as well (end-of-text).
     """
 
     def __init__(self, job: FineTune, encoded: Sequence[Encoded], ending: Sequence[int]) -> None:

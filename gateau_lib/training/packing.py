@@ -26,8 +26,7 @@ def plan_batches(
 
     Args:
         lengths: tokens of each sample.
-        tokens: budget; samples are cycled in a new shuffled order each epoch, and the last one is taken if
-            that brings the total nearer to the budget.
+        tokens: budget; the last sample is taken if that brings the total nearer to it.
         pack_window: rows are samples packed up to this many tokens (first fit); None: a row is one sample.
 
     Raises:
@@ -63,7 +62,7 @@ def plan_epochs(
 
     Args:
         epochs: passes over the samples; of the last, a random part if this is no whole number.
-        pack_window: rows are packs of samples, as in `plan_batches`; a step ends with the pack that fills it.
+        pack_window: as in `plan_batches`; a step ends with the pack that fills it.
 
     Raises:
         TrainingError: no samples, or less than one sample in all.

@@ -35,11 +35,11 @@ LOG_EVERY = 10  # steps
 TRAINED_ON = 0.4  # share of the tokens that have a loss
 # Speed of an A100 in single precision, in which this trains, over bfloat16's (its data sheet).
 SINGLE = 19.5 / 312
-
-
 # Fields of `profiles.Profile` that decide what a pair trained from scratch becomes.
-RECIPE = ("short_window", "long_window", "long_rope_factor", "hidden_size", "layers", "heads", "rope_theta")
-RECIPE += ("short_stages", "long_stages", "question_share")
+RECIPE = (
+    "short_window long_window long_rope_factor hidden_size layers heads rope_theta short_stages long_stages "
+    "question_share"
+).split()
 
 
 def _logits(model: PreTrainedModel, ids: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
@@ -66,11 +66,7 @@ def weighted_loss(
 def backward(
     model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor, micro_tokens: int = 0
 ) -> torch.Tensor:
-    """Add the gradients of `weighted_loss` over all rows, and return it.
-
-    Args:
-        micro_tokens: tokens of the rows that are read at a time; 0: all.
-    """
+    """Add the gradients of `weighted_loss` over all rows, ``micro_tokens`` read at a time (0: all); return it."""
     rows = max(1, micro_tokens // (ids.shape[1] - 1)) if micro_tokens else len(ids)
     total = weights[:, 1:].sum() if rows < len(ids) else None
     losses = []
@@ -196,24 +192,20 @@ def pair(study: Study, corpus: Path) -> Path:
     names = {"short": profile.short_model, "long": profile.long_model}
     made_of: dict[str, Any] = {"corpus": corpus, "seed": study.seed, "names": names}
     made_of |= {name: getattr(profile, name) for name in RECIPE}
-    if profile.short_model == "scratch":
-
-        def build(out: Path) -> None:
-            build_pair(out, load_tokenizer(corpus / "tokenizer"), profile, study.seed)
-
-    elif profile.short_model == "shipped":
+    if profile.short_model == "shipped":
         made_of["shipped"] = SHIPPED
+    elif profile.short_model != "scratch":
+        made_of["revisions"] = [hub.identity(study, source) for source in names.values()]
 
-        def build(out: Path) -> None:
+    def build(out: Path) -> None:
+        if profile.short_model == "scratch":
+            build_pair(out, load_tokenizer(corpus / "tokenizer"), profile, study.seed)
+        elif profile.short_model == "shipped":
             build_pair(out / "practice", load_tokenizer(corpus / "tokenizer"), profile, study.seed)
             (out / "practice" / "training.json").rename(out / "training.json")
             for name in names:
                 shutil.copytree(SHIPPED / name, out / name)
-
-    else:
-        made_of["revisions"] = [hub.identity(study, source) for source in names.values()]
-
-        def build(out: Path) -> None:
+        else:
             for name, source in names.items():
                 (out / name).mkdir()
                 for file in hub.model(study, source).iterdir():

@@ -14,7 +14,7 @@ from gateau_lib.models.memory import is_out_of_memory
 from gateau_lib.study.errors import TrainingError
 from gateau_lib.training.recipe import FineTune
 
-# Set by `launch` for its processes, whose standard input ends when it does: the folder of their reports.
+# Set by `fine_tuning` for its processes, whose standard input ends when it does: the folder of their reports.
 LAUNCHED = "GATEAU_LAUNCHED"
 STEPS = "steps.jsonl"  # of the first process: ``run``; in a run's first line also the number of its ``steps``
 # ``known`` (whether it is a `TrainingError`) and ``text``, the first failure first.
@@ -22,7 +22,7 @@ FAILURES = "failures.jsonl"
 
 
 def launched() -> bool:
-    """Whether this process is one that `launch` has started."""
+    """Whether this process is one that `fine_tuning` has started."""
     return LAUNCHED in os.environ
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
@@ -26,7 +25,7 @@ from gateau_lib.study.code_hash import digest
 from gateau_lib.study.store import keyed_fields
 from gateau_lib.training.minibatches import Batches, compact, training_samples
 from gateau_lib.training.recipe import FineTune
-from gateau_lib.training.trainer import ResponseTrainer, make_trainer, processes_and_rank, save_steps_of
+from gateau_lib.training.trainer import ResponseTrainer, make_trainer, processes_and_rank
 
 LOG = "log.json"
 
@@ -67,10 +66,9 @@ def _restored_determinism() -> Iterator[None]:
 def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
     """Train a job, or this process's part of it, and save model, tokenizer and ``log.json`` in ``output``.
 
-    Checkpoints, if it makes any (`trainer.save_steps_of`), lie beside ``output`` under the run's `identity`;
-    a run that was killed goes on from the last one and ends with the same weights (bitwise on CPU with one or
-    two processes). They are removed at the end. With adapters, ``output`` holds them and the model's
-    configuration, and `loading.load` puts both together.
+    Checkpoints, if it makes any (`trainer.save_steps_of`), lie beside ``output`` under the run's `identity`
+    until its end; a run that was killed goes on from the last one and ends with the same weights (bitwise on
+    CPU with one or two processes). Of adapters, ``output`` holds only them and the model's configuration.
 
     Returns:
         the log: ``identity``, ``losses`` (nats, one an optimizer step), ``tokens`` used, ``response_tokens``,
@@ -85,15 +83,18 @@ def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
     with _restored_determinism():
         model, tokenizer = _model(job)
         steps = steps_of(job, tokenizer)
-        with _checkpoints(job, steps, output) as folder:
-            trainer = make_trainer(job, model, steps, folder)
-            trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
-            _save(job, trainer, output)
-            _meet()
+        name = identity(job, steps)
+        folder = output.parent / f"{name}.checkpoints"  # the next try of the same run finds it again
+        folder.mkdir(parents=True, exist_ok=True)
+        trainer = make_trainer(job, model, steps, folder)
+        trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+        _save(job, trainer, output)
+        _meet()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    log = {"identity": identity(job, steps), "losses": losses, **steps.usage(processes)}
+    log = {"identity": name, "losses": losses, **steps.usage(processes)}
     log["seconds"] = round(time.monotonic() - started, 2)
     if rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)
         tokenizer.save_pretrained(output)
         (output / LOG).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
     return log
@@ -105,9 +106,9 @@ def _model(job: FineTune) -> tuple[torch.nn.Module, Any]:
     # Where a model is to be sharded, a device may not hold the whole of it: its parts go there one by one.
     to = torch.device("cpu") if job.sharding != "ddp" else None
     model, tokenizer = loading.load(job.base, job.dtype if lora else "float32", to)
-    theta = job.rope_theta or rope.rope_theta(model)
-    if theta != rope.rope_theta(model) or job.window > rope.window(model):
-        model = rope.with_rope_theta(model, theta, max(job.window, rope.window(model)))
+    theta, window = job.rope_theta or rope.rope_theta(model), max(job.window, rope.window(model))
+    if (theta, window) != (rope.rope_theta(model), rope.window(model)):
+        model = rope.with_rope_theta(model, theta, window)
     return adapters.attach(model, job.base, job.lora_rank, job.seed) if lora else model.train(), tokenizer
 
 
@@ -147,23 +148,8 @@ def _meet() -> None:
         distributed.barrier()
 
 
-@contextmanager
-def _checkpoints(job: FineTune, steps: Batches, output: Path) -> Iterator[Path]:
-    """Where checkpoints go: a folder that the next try of the same run finds again, removed after success."""
-    folder = output.parent / f"{identity(job, steps)}.checkpoints"
-    if save_steps_of(job, len(steps)) is None and not folder.exists():
-        with TemporaryDirectory() as empty:
-            yield Path(empty)
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
-    if processes_and_rank()[1] == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _last_checkpoint(folder: Path) -> str | None:
     """The last whole checkpoint; one that a kill cut short is removed (`Trainer` writes its state last)."""
-    found = None
     while processes_and_rank()[1] == 0 and (found := get_last_checkpoint(str(folder))):
         try:
             json.loads((Path(found) / "trainer_state.json").read_text(encoding="utf-8"))

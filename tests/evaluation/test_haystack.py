@@ -10,7 +10,7 @@ from tiny import other_tokenizers
 from gateau_lib.data.tokenizer import real_paragraphs
 from gateau_lib.evaluation import haystack
 from gateau_lib.evaluation.answering import answer
-from gateau_lib.evaluation.fit_length import longest_prompt
+from gateau_lib.evaluation.benchmark_item import longest_prompt
 from gateau_lib.evaluation.haystack import TOLERANCE, items, score
 from gateau_lib.models import loading
 from gateau_lib.models.prompts import prompt_ids
@@ -109,9 +109,9 @@ def test_scores_and_map_by_hand(tokenizer):
 def test_the_shipped_long_model_finds_needles_that_its_window_holds(tmp_path):
     model, shipped = loading.load(loading.SHIPPED / "long")
     asked = items(TEXTS, shipped, [300], [0.0, 0.5], seed=0)
-    found = score(asked, answer(model, shipped, asked, tmp_path / "whole", window=400, chat=False))
+    found = score(asked, answer(model, shipped, asked, tmp_path / "whole", room=336, chat=False))
     assert found["score"].mean() > 75
-    cut = score(asked, answer(model, shipped, asked, tmp_path / "cut", window=264, chat=False))
+    cut = score(asked, answer(model, shipped, asked, tmp_path / "cut", room=200, chat=False))
     assert (
         cut["score"][: haystack.REPEATS].mean() > 75 > 25 > cut["score"][haystack.REPEATS :].mean()
     )  # the middle is lost

@@ -94,8 +94,8 @@ def test_data_out_of_reach_is_not_run(saved_pair, task, tmp_path):
 def test_every_run_is_scored_by_the_harness(saved_pair, tmp_path, monkeypatch):
     asked = []
 
-    def run(model_dir, tasks, out, **how):
-        asked.append((Path(model_dir), tasks, out.name, how["limit"]))
+    def run(model_dir, tasks, out, dtype, limit):
+        asked.append((Path(model_dir), tasks, out.name, limit))
         return pd.DataFrame([("a/0", "a", 50.0)], columns=short_tasks.COLUMNS)
 
     monkeypatch.setattr(short_tasks, "run", run)
@@ -103,5 +103,5 @@ def test_every_run_is_scored_by_the_harness(saved_pair, tmp_path, monkeypatch):
     items = [Item(task, task, ()) for task in ("a", "b")]
     found = short_tasks.answers(study, items, {"full": saved_pair[1]})
     assert asked == [(saved_pair[1], ["a", "b"], "full", 3)]
-    assert short_tasks.score(items, found["full"].table)["score"].tolist() == [50.0]
-    assert [item.task for item in short_tasks.items(study, None)] == list(short_tasks.TASKS)
+    assert short_tasks.BENCHMARK.score(items, found["full"].table)["score"].tolist() == [50.0]
+    assert [item.task for item in short_tasks.BENCHMARK.items(study, None)] == list(short_tasks.TASKS)
