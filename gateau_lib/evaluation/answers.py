@@ -77,12 +77,12 @@ def exact_match(prediction: str, parts: Sequence[str]) -> bool:
 
 
 def token_f1(prediction: str, reference: str, frame: str = "") -> float:
-    """F1 of normalised words as bags (SQuAD), 0 to 1; the words of ``frame`` leave the prediction, once each."""
+    """F1 of normalised words as bags (SQuAD), 0 to 1; words of ``frame`` leave the prediction, once each."""
     return bag_f1(Counter(normalize(prediction)) - Counter(normalize(frame)), Counter(normalize(reference)))
 
 
 def bag_f1(given: Counter[str], wanted: Counter[str]) -> float:
-    """Harmonic mean of precision and recall of a bag of words; if either is empty, 1 when both are, else 0."""
+    """Harmonic mean of precision and recall of bags of words; if either is empty, 1 when both are, else 0."""
     if not given or not wanted:
         return float(given == wanted)
     return 2 * (given & wanted).total() / (given.total() + wanted.total())

@@ -108,7 +108,7 @@ def _item(
 
 
 def _side(stack: str, at: int, tokenizer: Any, most: int, before: bool) -> Callable[[int], str]:
-    """What cuts the text before or after a place of the haystack to a number of tokens, counted from there."""
+    """What cuts the text before or after a place of the haystack to as many tokens, counted from there."""
     offsets: list[tuple[int, int]] = []
     size = 6 * most + 1
     while len(offsets) <= most:  # more characters, until there are more than enough tokens
@@ -142,7 +142,7 @@ def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def realised_depth(sample: Sample, tokenizer: Any) -> float:
-    """Where a needle, a sample's one evidence span, lies: tokens before it over tokens that are not it, 0 to 1."""
+    """Where a sample's one evidence span lies: tokens before it over tokens that are not it, 0 to 1."""
     spans = evidence_tokens(sample, tokenizer)
     if len(spans) != 1:
         raise DataError(f"sample {sample.id!r}: a needle item has one evidence span, this has {len(spans)}")
@@ -178,7 +178,7 @@ def needle_cells(
 
 
 def needle_map(rows: pd.DataFrame, cells: pd.DataFrame, measure: str = "token_accuracy") -> pd.DataFrame:
-    """Mean of a measure by depth (rows) and length (columns), from `planted.evaluate_all` and `needle_cells`."""
+    """Mean of a measure in rows of `planted` by depth (rows) and length (columns) of `needle_cells`."""
     joined = cells.merge(rows, on="id", how="left", validate="one_to_one")
     if joined[measure].isna().any():
         lost = joined.loc[joined[measure].isna(), "id"].iloc[0]

@@ -166,7 +166,7 @@ def score(items: Sequence[Item], answers: pd.DataFrame, judge: str, out: Path) -
     answered = [item for item in items if len(given[item.id])]
     asked = [(item, request) for item in answered for request in judge_requests(item, given[item.id])]
     replies = ask(model, [request for _, request in asked], out, "judge", len(asked))
-    unread = [n for n, (item, _) in enumerate(asked) if _read(item, replies[n]) is None]
+    unread = [n for n, (item, _) in enumerate(asked) if rating(item.task, said(replies[n])) is None]
     again = [n for n in unread if replies[n].finish != "refused"]
     second = [replace(asked[n][1], seed=1, temperature=1.0) for n in again]
     for n, reply in zip(again, ask(model, second, out, "judge, once more", len(second)), strict=True):
@@ -179,13 +179,9 @@ def score(items: Sequence[Item], answers: pd.DataFrame, judge: str, out: Path) -
     return frame
 
 
-def _read(item: Item, reply: Reply) -> float | None:
-    return rating(item.task, said(reply))
-
-
 def _row(item: Item, replies: Sequence[Reply]) -> tuple[Any, ...]:
     """Values of `COLUMNS`."""
-    read = [(reply, _read(item, reply)) for reply in replies]
+    read = [(reply, rating(item.task, said(reply))) for reply in replies]
     whys = [reply.error or "rating not read" for reply, value in read if value is None]
     if not replies:
         whys = ["no answer"]

@@ -18,7 +18,6 @@ from gateau_lib.evaluation import benchmark_item
 from gateau_lib.evaluation.benchmark_item import Benchmark, Item, longest_prompt, made_to_length, scored
 from gateau_lib.models.prompts import SEPARATOR
 from gateau_lib.study.profiles import Profile
-from gateau_lib.study.store import Study
 
 KEYS = 4  # access numbers in a text, one of them asked for
 HOPS = 4  # assignments after the first
@@ -124,16 +123,13 @@ def _count(profile: Profile) -> int:
     return profile.benchmark_items or profile.eval_items
 
 
-def _of_study(study: Study, tokenizer: Any) -> list[Item]:
-    count = _count(study.profile)
-    return made_to_length(study.profile, lambda length: items(tokenizer, length, study.seed, count))
-
-
 BENCHMARK = Benchmark(
     name="ruler",
     title="RULER",
     source="after Hsieh et al. 2024, github.com/NVIDIA/RULER; text and prompts are ours",
-    items=_of_study,
+    items=lambda study, tokenizer: made_to_length(
+        study.profile, lambda length: items(tokenizer, length, study.seed, _count(study.profile))
+    ),
     score=score,
     cost=lambda profile: benchmark_item.cost_by_length(profile, len(TASKS) * _count(profile), ANSWER),
     read_whole=True,

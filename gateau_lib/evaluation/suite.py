@@ -85,7 +85,7 @@ def chosen(profile: Profile) -> list[Benchmark]:
 
 
 def check_finished(lacking: Sequence[NotRun]) -> None:
-    """Raise DataError if an error stopped a benchmark: which, and why; what was done is kept for the next run."""
+    """Raise DataError if an error stopped a benchmark, and say why; what is done is kept for the next run."""
     if stopped := [f"{each.benchmark}: {each.why}" for each in lacking if each.stopped]:
         told = f"{len(stopped)} benchmarks were stopped by an error, the others are done"
         raise DataError(f"{told}; {'; '.join(stopped)}")

@@ -143,7 +143,7 @@ def disk(profile: Profile) -> Disk:
     results = tuned * model + KEPT_CHECKPOINTS * 12 * trained + stretched + DATA_BYTES
     if profile.from_hub:
         return Disk(results, sum(downloads(profile).values()))
-    return Disk(results + 4 * (len(profile.long_stages) + 2) * long.parameters, 0.0)
+    return Disk(results + 4 * 2 * long.parameters, 0.0)  # the pair
 
 
 def downloads(profile: Profile) -> dict[str, float]:

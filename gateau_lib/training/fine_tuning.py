@@ -41,8 +41,8 @@ def fine_tune_all(study: Study, jobs: Sequence[FineTune], workers: int | None = 
     """Folders of all fine-tuned models, in the order of ``jobs``; no run in the study's cache is repeated.
 
     Args:
-        workers: processes; None: as many as `workers.at_once` says. Runs that take several processes each, and
-            all runs where there is one GPU, go one after the other.
+        workers: processes; None: `workers.at_once`. Runs that take several processes each, and all runs where
+            there is one GPU, go one after the other.
 
     Raises:
         TrainingError: two jobs with one name.
@@ -77,7 +77,7 @@ def _train_in_turn(study: Study, jobs: Sequence[FineTune]) -> None:
 
 
 def processes(job: FineTune) -> int:
-    """Processes that a job takes here: what it says, or one a GPU; TrainingError if this machine lacks them."""
+    """Processes of a job: what it says, or one a GPU; TrainingError if this machine has not as many."""
     gpus, wrong = devices.gpus(), ""
     count = job.processes or max(1, gpus)
     if job.sharding != "ddp" and not gpus:

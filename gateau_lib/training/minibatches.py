@@ -45,7 +45,7 @@ def training_samples(job: FineTune) -> list[Sample]:
 
 
 def compact(encoded: Encoded) -> Encoded:
-    """The same ids in four bytes each: as lists, the published data would take tens of gigabytes a process."""
+    """The same ids in four bytes each: lists of the published data would take tens of gigabytes a process."""
     names = ("start", "context", "instruction", "response")
     parts: dict[str, Any] = {name: array("i", getattr(encoded, name)) for name in names}
     return replace(encoded, **parts)

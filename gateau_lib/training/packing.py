@@ -93,9 +93,9 @@ def split_step(
 ) -> list[list[tuple[list[int], bool]]]:
     """Deal the rows of a step: ``split[process][k]`` are the rows of a k-th pass, and whether they count.
 
-    Every process makes the same number of passes, since processes that share a model meet in each of them. The
-    rows of the k-th passes are of similar length, so no process waits long. Where there are fewer rows than
-    passes, a pass repeats the shortest row and does not count.
+    Every process makes the same number of passes, since processes that share a model meet in each of them.
+    The rows of the k-th passes are of similar length, so no process waits long. Where there are fewer rows
+    than passes, a pass repeats the shortest row and does not count.
 
     Args:
         lengths: tokens of each row.

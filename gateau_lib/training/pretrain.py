@@ -12,7 +12,6 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ def weighted_loss(
 def backward(
     model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor, micro_tokens: int = 0
 ) -> torch.Tensor:
-    """Add the gradients of `weighted_loss` over all rows, ``micro_tokens`` read at a time (0: all); return it."""
+    """Add the gradients of `weighted_loss` of all rows, ``micro_tokens`` at a time (0: all); return it."""
     rows = max(1, micro_tokens // (ids.shape[1] - 1)) if micro_tokens else len(ids)
     total = weights[:, 1:].sum() if rows < len(ids) else None
     losses = []
@@ -98,7 +97,6 @@ def train(
     question_share: float,
     far: bool = False,
     micro_tokens: int = 0,
-    at_stage_end: Callable[[int], None] = lambda stage: None,
 ) -> list[dict[str, float]]:
     """Train in stages of growing windows with AdamW; weights change in place.
 
@@ -106,7 +104,6 @@ def train(
         stages: ``(window in tokens, steps, tokens a step)``, in order.
         far: of `RowMaker`.
         micro_tokens: of `backward`, so that a step of many tokens fits into memory.
-        at_stage_end: called with the stage's number, for checkpoints.
 
     Returns:
         Log rows: step, window, loss (nats per weighted token), recall (share), tokens seen, seconds.
@@ -118,7 +115,7 @@ def train(
     log: list[dict[str, float]] = []
     step, seen, start = 0, 0, time.perf_counter()
     model.train()
-    for stage, (window, steps, tokens) in enumerate(stages):
+    for window, steps, tokens in stages:
         for _ in track(range(steps), f"pretraining, window {window}"):
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(step, total, LEARNING_RATE)
@@ -132,22 +129,12 @@ def train(
                 row = {"step": step, "window": window, "loss": loss.item()}
                 row["recall"] = recall_accuracy(model, ids[:2], weights[:2])
                 log.append(row | {"tokens": seen, "seconds": time.perf_counter() - start})
-        at_stage_end(stage)
     model.eval()
     return log
 
 
 def build_pair(out: Path, tokenizer: Any, profile: Profile, seed: int) -> None:
-    """Train the pair and leave ``out/short``, ``out/long``, ``out/long_stage<N>`` and ``out/training.json``.
-
-    Every folder of a model or a checkpoint is loadable by ``from_pretrained``.
-    """
-    out.mkdir(exist_ok=True)
-
-    def save(model: PreTrainedModel, name: str) -> None:
-        model.save_pretrained(out / name)
-        tokenizer.save_pretrained(out / name)
-
+    """Train the pair and leave ``out/short``, ``out/long`` and ``out/training.json``."""
     shape = {name: getattr(profile, name) for name in ("hidden_size", "layers", "heads", "rope_theta")}
     shape["window"] = profile.short_window
     how: dict[str, Any] = {"question_share": profile.question_share, "micro_tokens": profile.micro_tokens}
@@ -155,13 +142,13 @@ def build_pair(out: Path, tokenizer: Any, profile: Profile, seed: int) -> None:
     short = built.to(device())  # type: ignore[arg-type]  # transformers' wrapper hides self
     torch.manual_seed(seed)
     short_log = train(short, tokenizer, profile.short_stages, seed=seed, **how)
-    save(short, "short")
     # The long model must own its weights: training it would change the short one's through shared tensors.
     theta = profile.rope_theta * profile.long_rope_factor
     long = with_rope_theta(copy.deepcopy(short), theta, profile.long_window)
-    how |= {"far": True, "at_stage_end": lambda stage: save(long, f"long_stage{stage}")}
-    long_log = train(long, tokenizer, profile.long_stages, seed=seed + 1, **how)
-    save(long, "long")
+    long_log = train(long, tokenizer, profile.long_stages, seed=seed + 1, far=True, **how)
+    for name, model in (("short", short), ("long", long)):
+        model.save_pretrained(out / name)
+        tokenizer.save_pretrained(out / name)
     settings = {"seed": seed, "question_share": profile.question_share, **shape}
     training = {"settings": settings, "short": short_log, "long": long_log}
     (out / "training.json").write_text(json.dumps(training, indent=1))

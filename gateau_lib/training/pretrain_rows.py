@@ -122,7 +122,7 @@ class RowMaker:
         return ids[: window + 1], weights[: window + 1]
 
     def batch(self, window: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows of one step, about ``tokens`` in all: ids ``(rows, window + 1)`` int64, and weights, float32."""
+        """Rows of a step, about ``tokens`` in all: ids ``(rows, window + 1)`` int64; weights, float32."""
         copies = FAR_COPY_SHARE if self.far else NEAR_COPY_SHARE
         rows = [
             self.copying(window) if self.rng.random() < copies else self.document(window)

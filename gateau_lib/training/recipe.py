@@ -73,8 +73,8 @@ class FineTune:
     method: str = _how("")
     pool_seed: int = _how(0)  # number of the candidate pool, the seed of metrics rows
 
-    # How the run is computed: another number of processes, or passes of another size, gives the same losses up
-    # to the order of summation.
+    # How the run is computed: another number of processes, or passes of another size, gives the same losses
+    # up to the order of summation.
     processes: int = _how(1)  # that train the model together; 0: one a visible GPU
     # Padded tokens of one forward pass of a process; None: its share of the step at once.
     micro_tokens: int | None = _how(None)

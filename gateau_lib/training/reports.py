@@ -1,4 +1,4 @@
-"""What the processes of a run tell the one that launched them, as lines of JSON, and what a failed run says."""
+"""What processes tell the one that launched them, as lines of JSON; what a failed run says."""
 
 from __future__ import annotations
 

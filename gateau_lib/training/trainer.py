@@ -1,8 +1,8 @@
 """The transformers `Trainer` of a fine-tuning run: the loss of a step from response logits, read in parts.
 
-An optimizer step is one planned batch (`minibatches`): each process reads its part of it in one or more passes,
-and every part of the loss is divided by the terms of the whole step. So any number of processes, and passes of
-any size, give the same loss curve up to the order of summation.
+An optimizer step is one planned batch (`minibatches`): each process reads its part of it in one or more
+passes, and every part of the loss is divided by the terms of the whole step. So any number of processes, and
+passes of any size, give the same loss curve up to the order of summation.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def response_loss(
         batch: from `input_rows.collate`.
         loss: ``token``, every labelled token counts the same; ``sample``, every sample does: 1/M sum_i
             L_i/N_i over the M samples of the batch (LongAlign's loss weighting).
-        over: what to divide by where the batch is a part of a step (`minibatches.terms`); None: its own terms.
+        over: what to divide by where the batch is part of a step (`minibatches.terms`); None: its own terms.
     """
     labels = batch["labels"]
     inputs = {key: value for key, value in batch.items() if key != "labels"}
