@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -87,7 +87,11 @@ def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
         folder = output.parent / f"{name}.checkpoints"  # the next try of the same run finds it again
         folder.mkdir(parents=True, exist_ok=True)
         trainer = make_trainer(job, model, steps, folder)
-        trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+        try:
+            trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+        finally:
+            with suppress(OSError):
+                folder.rmdir()  # only if it holds no checkpoint
         _save(job, trainer, output)
         _meet()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
