@@ -1,7 +1,5 @@
 """The library's commands by one name: ``gateau COMMAND``, the same as ``python -m gateau_lib.COMMAND``."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Sequence

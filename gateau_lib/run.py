@@ -4,8 +4,6 @@ It says what is stale and why. Only a notebook whose every cell ran leaves an ex
 manifest entry.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time
@@ -68,11 +66,7 @@ def main(line: Sequence[str] | None = None) -> int:
 
 
 def prepare(study: Study, whole: bool) -> None:
-    """Give a rehearsal its models and data; see that this machine has what a large profile needs.
-
-    Raises:
-        RunError: something is missing; the plan, printed before, lists it.
-    """
+    """Give a rehearsal its models and data; RunError if this machine lacks what a large profile needs."""
     if study.profile.rehearsed:
         # Slow: it brings torch, which other runs must not wait for.
         from gateau_lib.experiments import rehearsal
@@ -82,16 +76,12 @@ def prepare(study: Study, whole: bool) -> None:
         *text, lacks = plan(study, whole)
         say("\n".join(text))
         if lacks:
-            missing = f"{lacks} things are missing, listed above"
-            raise RunError(f"profile {study.profile.name} cannot run here: {missing}", 2)
+            cannot = f"profile {study.profile.name} cannot run here"
+            raise RunError(f"{cannot}: {lacks} things are missing, listed above", 2)
 
 
 def run(study: Study, todo: Sequence[Step]) -> None:
-    """Run the stale notebooks in order, and say how many ran and where they are.
-
-    Raises:
-        RunError: a notebook failed; those before it are done and stay.
-    """
+    """Run the stale notebooks in order, and say how many ran and where; RunError if one failed."""
     start, ran = time.monotonic(), 0
     with locked(study.cache):  # a second run of the same profile would write the same files
         for place, step in enumerate(todo, 1):

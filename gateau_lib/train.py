@@ -1,11 +1,9 @@
 """One process of training runs, one after the other: ``python -m gateau_lib.train JOB.json OUT``.
 
-`gateau_lib.training.launch` starts as many as a job asks for. Over several machines, start it with
-``torch.distributed.run`` or ``accelerate launch`` (their ``-m`` form) on each of them; ``JOB.json`` is what
+`training.launch` starts as many as a job asks for. Over several machines, start it with
+``torch.distributed.run`` or ``accelerate launch`` (their ``-m`` form) on each; ``JOB.json`` is what
 `recipe.to_json` writes, and both paths lie on a file system that all machines see.
 """
-
-from __future__ import annotations
 
 import os
 import sys
@@ -36,8 +34,7 @@ def _job(path: Path) -> recipe.FineTune:
     try:
         return recipe.from_json(path.read_text(encoding="utf-8"))
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        # In the raise: a module that is named elsewhere counts in this one's key,
-        # and jobs leads to all of scoring.
+        # In the raise: a module named elsewhere counts in this one's key, and jobs leads to all of scoring.
         raise TrainingError(
             f"{path}: no run as gateau_lib.jobs --write gives it ({reason(error)})"
         ) from error

@@ -1,7 +1,5 @@
 """Errors that are the user's to mend, and what other libraries' errors say, in one line."""
 
-from __future__ import annotations
-
 
 class UserError(ValueError):
     """What the user gave cannot be used; the message is one line that names the place and the fix.

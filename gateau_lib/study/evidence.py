@@ -1,7 +1,5 @@
 """The small files that git keeps as evidence: metrics, tables, selected ids, figures."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -21,12 +19,8 @@ ROW = ("metric", "method", "condition", "seed", "value", "n")
 def write_metrics(study: Study, name: str, rows: Sequence[dict[str, Any]]) -> Path:
     """Write one notebook's metrics to ``metrics/<name>.json``, sorted, one row a line.
 
-    Args:
-        rows: dicts with ``metric, method, condition`` (text), ``seed`` (int), ``value`` (finite number),
-            ``n`` (what it is over).
-
-    Raises:
-        ValueError: missing or unknown key, value not finite, or the same place of a value twice.
+    ``rows``: ``metric, method, condition`` (text), ``seed`` (int), ``value`` (finite), ``n`` (over what).
+    Raises ValueError: missing or unknown key, value not finite, or the same place of a value twice.
     """
     done: dict[tuple[str, str, str, int], str] = {}
     for row in rows:
@@ -45,7 +39,7 @@ def write_metrics(study: Study, name: str, rows: Sequence[dict[str, Any]]) -> Pa
     return atomic_write(_evidence(study, "metrics", name, "json"), text)
 
 
-def read_metrics(study: Study) -> pd.DataFrame:
+def read_metrics(study: Study) -> "pd.DataFrame":
     """All metrics of a study, one row each, with the column ``notebook`` naming the file they come from."""
     import pandas as pd
 
@@ -55,7 +49,7 @@ def read_metrics(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*ROW, "notebook"])
 
 
-def write_table(study: Study, name: str, table: pd.DataFrame) -> Path:
+def write_table(study: Study, name: str, table: "pd.DataFrame") -> Path:
     """Write ``tables/<name>.csv``; an index that carries names is kept as columns."""
     named = any(level is not None for level in table.index.names)
     text = table.to_csv(index=named, lineterminator="\n")

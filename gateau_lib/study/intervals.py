@@ -1,11 +1,10 @@
 """Means and their intervals: the t-interval over seeds, and the mean over a benchmark's tasks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -44,13 +43,13 @@ class Interval:
     reach: Fraction  # half the interval, squared, so that no root is rounded
 
     @classmethod
-    def of(cls, values: Sequence[Fraction]) -> Interval:
+    def of(cls, values: Sequence[Fraction]) -> Self:
         """The interval of at least two values, as `t_interval` has it."""
         n, mean = len(values), sum(values, Fraction(0)) / len(values)
         variance = sum(((v - mean) ** 2 for v in values), Fraction(0)) / (n - 1)
         return cls(mean, Fraction(_student(n)) ** 2 * variance / n)
 
-    def __neg__(self) -> Interval:
+    def __neg__(self) -> "Interval":
         return Interval(-self.mean, self.reach)
 
     def above(self, bound: Fraction | int) -> bool:

@@ -4,8 +4,6 @@
 differs tells what would be computed again.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +17,7 @@ CHOSEN = Node("methods", "METHODS")  # a scoring's key takes those of them that 
 
 
 def keys(notebooks: Mapping[str, str], package: Path = PACKAGE) -> list[str]:
-    """Sorted lines ``name<TAB>key`` for definitions that key what is kept, by bare name, and for notebooks.
-
-    Args:
-        notebooks: name -> code.
-    """
+    """Sorted lines ``name<TAB>key``: definitions that key what is kept, and ``notebooks`` (name: code)."""
     found = [(root.name, definition_hash([root], package)) for root in roots(library(package))]
     found += [(name, text_parts(code, package)["<key>"]) for name, code in notebooks.items()]
     return sorted(f"{name}\t{key}" for name, key in found)

@@ -1,10 +1,7 @@
 """What readers see in place of the short names of methods, models and scores.
 
-A registered method brings its title and its look (`gateau_lib.methods`), a variant's label stands in the
-module that makes the variant; the names here belong to neither.
+A registered method brings its own (`gateau_lib.methods`), a variant's stands in the module that makes it.
 """
-
-from __future__ import annotations
 
 LABELS = {
     "theta_a": "short model",

@@ -2,15 +2,7 @@
 
 The stamp in the cache says what the run was made from and left, the manifest of the results folder on what
 machine and at what cost, with each file's sha256. A run that fails leaves neither.
-
-A notebook's ``seconds`` are the wall-clock seconds that it costs when the notebooks before it have run and
-nothing of its own is ready. ``reused_seconds`` is the part of them that the recorded run did not spend,
-because it found artefacts ready: the time that building them took when they were built, counted once where
-they were built side by side. A run that found artefacts ready does not know what building them needs, so
-``seconds`` and ``peak_memory_mb`` are not less than this machine's record before it.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -31,11 +23,7 @@ from gateau_lib.study.whole_files import atomic_write
 
 
 def begin(step: Step) -> dict[str, float]:
-    """Take back what the run before left on record.
-
-    Returns:
-        ``seconds`` and ``peak_memory_mb`` that this machine recorded for these parameters, or nothing.
-    """
+    """Take back what the run before left on record; returns what it cost with these parameters, if here."""
     about = read(step.study)
     last = about["notebooks"].get(step.name, {})
     step.stamp.unlink(missing_ok=True)
@@ -50,12 +38,11 @@ def entry(
 ) -> dict[str, Any]:
     """The manifest's entry of a run, without its files.
 
-    Args:
-        last: what `begin` returned.
-        artefacts: names of those that the run used.
-        began: in seconds since the epoch.
-        seconds: that the run took.
-        peak: memory in bytes.
+    ``seconds`` is what the notebook costs when those before it have run and nothing of its own is ready, and
+    ``reused_seconds`` the part that was not spent, since artefacts were ready. A run that found some does not
+    know what building them needs, so its cost is not less than this machine's record before.
+    ``last``: what `begin` returned; ``artefacts``: names of those used; ``began``: seconds since the epoch;
+    ``seconds``: that the run took; ``peak``: bytes.
     """
     earlier = {name for before in step.upstream for name in before.last().get("artefacts", ())}
     spans = [built(step.study.cache / name) for name in artefacts if name not in earlier]
@@ -154,14 +141,12 @@ def files(study: Study, start: str = "") -> dict[str, str]:
 
 def verify(study: Study) -> list[str]:
     """What does not agree between the manifest and the files, one line each; empty when all is well."""
-    done = read(study)["notebooks"]
     if not (study.root / "manifest.json").exists():
         seed = f" SEED={study.seed}" if study.seed else ""
         return [f"{study.root.name}: no manifest.json; run make {study.profile.name}{seed} first"]
-    listed = {name: sha for entry in done.values() for name, sha in entry["files"].items()}
-    found = files(study)
+    done, found = read(study)["notebooks"].values(), files(study)
+    listed = {name: sha for entry in done for name, sha in entry["files"].items()}
     wrong = [f"{name}: missing" for name in listed.keys() - found]
     wrong += [f"{name}: not in the manifest" for name in found.keys() - listed]
-    both = found.keys() & listed
-    wrong += [f"{name}: not the file the manifest lists" for name in both if found[name] != listed[name]]
-    return sorted(wrong)
+    changed = (name for name in found.keys() & listed if found[name] != listed[name])
+    return sorted(wrong + [f"{name}: not the file the manifest lists" for name in changed])

@@ -1,10 +1,7 @@
 """Models and data sets that the study knows by name: pairs, training data, benchmarks (registry.yml).
 
-What a source says is recorded with that source; what none was read for is None. Whether two models really fit
-together is checked when they are loaded (`pair.check_homologous`).
+What a source says is recorded with that source; what none was read for is None.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
@@ -74,10 +71,11 @@ def _content() -> Any:
 @cache
 def pairs() -> dict[str, PairEntry]:
     """Homologous pairs by name."""
-    return {
-        name: PairEntry(name, ModelEntry(**fields["short"]), ModelEntry(**fields["long"]), fields["note"])
-        for name, fields in _content()["pairs"].items()
-    }
+    found = {}
+    for name, fields in _content()["pairs"].items():
+        short, long = (ModelEntry(**fields[which]) for which in ("short", "long"))
+        found[name] = PairEntry(name, short, long, fields["note"])
+    return found
 
 
 @cache

@@ -1,9 +1,4 @@
-"""The house style of the figures: colours for colour-blind readers too, names of methods, byte-stable SVG.
-
-Text stays text in the SVG, the hash salt is fixed and there is no date: the same numbers give the same bytes.
-"""
-
-from __future__ import annotations
+"""The house style of the figures: colours for colour-blind readers too, names of methods, byte-stable SVG."""
 
 import io
 from pathlib import Path
@@ -24,25 +19,15 @@ CYCLE = [BLUE, RED, GREEN, ORANGE, "#CC79A7", SKY, BLACK, "#999999"]
 MUTED = ["#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499"]
 MARKERS = "osD^vP*X"
 GREY = "#8A8A8A"
+# fmt: off
 STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "lines.linewidth": 1.6,
-    "figure.facecolor": "white",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "gateau",
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"], "font.size": 9,
+    "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.6,
+    "legend.frameon": False, "legend.fontsize": 8, "lines.linewidth": 1.6, "figure.facecolor": "white",
+    "svg.fonttype": "none", "svg.hashsalt": "gateau",  # text stays text, the same numbers give the same bytes
 }
+# fmt: on
 styled = matplotlib.rc_context(STYLE)  # decorates a function that draws
 # Models that stand in several figures of lines look the same in all of them.
 LINES = ["theta_a_stretched", "normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all", "base"]
@@ -61,9 +46,9 @@ def look(method: str, place: int) -> dict[str, str]:
 
 
 def text_table(frame: pd.DataFrame) -> Any:
-    """A table of words for a notebook to display, read from the left in every viewer; the index is not shown.
+    """A table of words for a notebook to display, without its index, read from the left in every viewer.
 
-    It is Markdown, since viewers set the cells of pandas' own tables to the right and some drop its styles.
+    Markdown, since viewers set the cells of pandas' own tables to the right and some drop its styles.
     """
     from IPython.display import Markdown
 
@@ -91,4 +76,4 @@ def svg(fig: Figure) -> str:
     with matplotlib.rc_context(STYLE):
         fig.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     # Matplotlib ends some lines with spaces.
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    return "\n".join(map(str.rstrip, out.getvalue().splitlines())) + "\n"

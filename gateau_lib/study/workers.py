@@ -1,7 +1,5 @@
 """Many small jobs over a few fresh processes, one torch thread each; artefacts built once."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -33,16 +31,12 @@ def at_once(profile: Profile) -> int:
 def run_jobs(
     function: Callable[..., Result], jobs: Mapping[str, tuple[Any, ...]], workers: int, label: str
 ) -> list[Result]:
-    """``function(*arguments)`` for every job, in the order of ``jobs``.
+    """``function(*arguments)`` for every job (name -> arguments), in their order.
 
-    Args:
-        function: importable by name, since spawned processes (and CUDA) know nothing of this one's memory.
-        jobs: job name -> arguments.
-        workers: processes, each for many jobs; 0: here, one job after the other.
-        label: for the progress line.
-
-    Raises:
-        JobError: the first job that failed, or whose process died; jobs that have not begun are dropped.
+    ``function``: importable by name, since spawned processes (and CUDA) know nothing of this one's memory.
+    ``workers``: processes, each for many jobs; 0: here, one job after the other.
+    ``label``: for the progress line.
+    Raises JobError: the first job that failed, or whose process died; jobs that have not begun are dropped.
     """
     results: dict[str, Result] = {}
     if workers == 0 or not jobs:
@@ -114,11 +108,7 @@ class Build:
 
 
 def build_all(study: Study, builds: Mapping[str, Build], workers: int, label: str) -> list[Path]:
-    """Artefact folders of ``builds`` (by name of the job), in order; processes are started for missing ones.
-
-    Raises:
-        JobError: see `run_jobs`.
-    """
+    """Artefact folders of ``builds`` (by name of the job), in order; missing ones are jobs of `run_jobs`."""
     kept: dict[str, Path | None] = {}
     for name, build in builds.items():
         with _naming(name):

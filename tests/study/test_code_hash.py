@@ -689,15 +689,7 @@ def test_all_modules_moved_and_renamed_change_no_key_of_the_library(copied):
 
 def test_every_artefact_of_the_library_has_its_key_in_the_list():
     lines = dict(line.split("\t") for line in keys.keys({}))
-    assert {
-        "pair",
-        "write_corpus",
-        "fine_tune",
-        "score_items",
-        "write_homologous",
-        "answer",
-        "_write_rows",
-    } <= set(lines)
+    assert {"pair", "write_corpus", "fine_tune", "score_items", "answer", "_write_rows"} <= set(lines)
     assert lines["pair"] == code_hash.source_hash([pretrain.pair])
 
 
