@@ -9,7 +9,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from gateau_lib.study import keys, manifest, notebooks
+from gateau_lib.study import manifest, notebooks
+from gateau_lib.study.code_hash import all_keys
 from gateau_lib.study.command import command, parser
 from gateau_lib.study.execute import execute
 from gateau_lib.study.profiles import PROFILES, REHEARSED
@@ -56,7 +57,7 @@ def main(line: Sequence[str] | None = None) -> int:
         print(f"profile {study.profile.name}, seed {study.seed}\n{status(todo)}")
     elif options.keys:
         code = {step.name: notebooks.code(notebooks.read(step.path), step.path.name) for step in todo}
-        print(*keys.keys(code), sep="\n")
+        print(*all_keys(code), sep="\n")
     elif options.plan:
         print(*plan(study, whole)[:2], sep="\n")
     else:

@@ -25,6 +25,8 @@ CHANGES_NO_RESULT = True  # it says what a result is called, not what it is
 PACKAGE = Path(gateau_lib.__file__).parent
 # The shipped pair is an input of what is made from it; a study that trains its own must not depend on it.
 NOT_COUNTED = {"tiny_pair", "__pycache__"}
+TAKE = {"source_hash": 0, "Build": 1, "_build": 1}  # where these are given what makes a key
+CHOSEN = Node("methods", "METHODS")  # a scoring's key takes those of them that are asked for
 HERE, SELF = "\0", "<self>"  # in a definition's text: something of ours is named here; its own name
 
 
@@ -66,6 +68,13 @@ def text_parts(source: str, package: Path = PACKAGE) -> dict[str, str]:
         name = f"{FILE} {each.text.split()[0]}" if node.name == FILE else f"{node.module}.{node.name}"
         parts[name.strip(".")] = digest(json.dumps([each.text, *(named.name for named in each.named)]))
     return parts
+
+
+def all_keys(notebooks: Mapping[str, str], package: Path = PACKAGE) -> list[str]:
+    """Sorted lines ``name<TAB>key``: definitions that key what is kept, and ``notebooks`` (name: code)."""
+    found = [(root.name, definition_hash([root], package)) for root in roots(library(package))]
+    found += [(name, text_parts(code, package)["<key>"]) for name, code in notebooks.items()]
+    return sorted(f"{name}\t{key}" for name, key in found)
 
 
 def digest(data: str | bytes) -> str:
@@ -252,3 +261,22 @@ class Reader:
             return f"<{node.name}>"
         self.named.append(node)
         return HERE
+
+
+def roots(ours: Library) -> set[Node]:
+    """Definitions that a call names as ``code=``, or gives to what `TAKE` lists, and `CHOSEN`."""
+    found = {CHOSEN} if CHOSEN.module in ours.paths else set()
+
+    class Calls(Reader):
+        def _Call(self, node: ast.Call) -> str:
+            place = TAKE.get(ast.unparse(node.func).split(".")[-1], len(node.args))
+            given = [each.value for each in node.keywords if each.arg == "code"]
+            for each in (*node.args[place : place + 1], *given):
+                items = each.elts if isinstance(each, ast.List) else [each]
+                found.update(root for item in items if (root := self.lead(item)))
+            return self.fields(node)
+
+    for module in ours.paths:
+        for name, statements in ours.module(module).definitions.items():
+            Calls(ours, module, name).read(statements)
+    return found

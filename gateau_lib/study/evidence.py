@@ -28,15 +28,15 @@ def write_metrics(study: Study, name: str, rows: Sequence[dict[str, Any]]) -> Pa
             got = ", ".join(map(str, row))
             raise ValueError(f"metrics {name}: a row needs exactly the keys {', '.join(ROW)}, got {got}")
         value = float(row["value"])
-        place = (str(row["metric"]), str(row["method"]), str(row["condition"]), int(row["seed"]))
+        key = (str(row["metric"]), str(row["method"]), str(row["condition"]), int(row["seed"]))
         if not math.isfinite(value):
-            raise ValueError(f"metrics {name}: {place} is {value}; leave the row out or find out why")
-        if place in done:
-            raise ValueError(f"metrics {name}: {place} is given twice; a condition must tell the rows apart")
-        whole = dict(zip(ROW, (*place, value, int(row["n"])), strict=True))
-        done[place] = json.dumps(whole, ensure_ascii=False)
-    text = "[\n" + ",\n".join(done[place] for place in sorted(done)) + "\n]\n"
-    return atomic_write(_evidence(study, "metrics", name, "json"), text)
+            raise ValueError(f"metrics {name}: {key} is {value}; leave the row out or find out why")
+        if key in done:
+            raise ValueError(f"metrics {name}: {key} is given twice; a condition must tell the rows apart")
+        whole = dict(zip(ROW, (*key, value, int(row["n"])), strict=True))
+        done[key] = json.dumps(whole, ensure_ascii=False)
+    text = "[\n" + ",\n".join(done[key] for key in sorted(done)) + "\n]\n"
+    return atomic_write(place(study, "metrics", name, "json"), text)
 
 
 def read_metrics(study: Study) -> "pd.DataFrame":
@@ -53,20 +53,16 @@ def write_table(study: Study, name: str, table: "pd.DataFrame") -> Path:
     """Write ``tables/<name>.csv``; an index that carries names is kept as columns."""
     named = any(level is not None for level in table.index.names)
     text = table.to_csv(index=named, lineterminator="\n")
-    return atomic_write(_evidence(study, "tables", name, "csv"), text)
+    return atomic_write(place(study, "tables", name, "csv"), text)
 
 
 def write_ids(study: Study, name: str, ids: Iterable[str]) -> Path:
     """Write selected sample ids, in their order, to ``selected/<name>.json``."""
-    return atomic_write(_evidence(study, "selected", name, "json"), json.dumps(list(ids), indent=0) + "\n")
+    return atomic_write(place(study, "selected", name, "json"), json.dumps(list(ids), indent=0) + "\n")
 
 
-def figure_path(study: Study, name: str) -> Path:
-    """Where the figure ``name`` belongs: ``figures/<name>.svg``."""
-    return _evidence(study, "figures", name, "svg")
-
-
-def _evidence(study: Study, folder: str, name: str, suffix: str) -> Path:
+def place(study: Study, folder: str, name: str, suffix: str) -> Path:
+    """Where evidence belongs: ``<folder>/<name>.<suffix>``."""
     if not re.fullmatch(r"\d\d_[\w.-]+", name):
         raise ValueError(f"{folder}: name {name!r} must begin with its notebook's number, as '03_auc' does")
     return study.root / folder / f"{name}.{suffix}"

@@ -4,29 +4,15 @@ A registered method brings its own (`gateau_lib.methods`), a variant's stands in
 """
 
 LABELS = {
-    "theta_a": "short model",
-    "theta_a_ntk": "short model, NTK-extended",
-    "theta_a_stretched": "stretched, not tuned",
-    "theta_b": "long model",
-    "base": "long model, not tuned",
-    "length_matched": "random, same lengths",
-    "full": "whole pool",
-    "full_epochs": "whole pool, equal epochs",
-    "short_only": "short samples only",
-    "n_tokens": "length",
-    "nll_long": "NLL, long model",
-    "normal": "ordinary SFT",
-    "packed": "packed SFT",
-    "pose": "PoSE",
-    "skip_outer": "Skip-Outer",
-    "skip_inner": "Skip-Inner",
-    "skip_all": "Skip-All",
-    "randpos": "RandPos",
-}
+    "theta_a": "short model", "theta_a_ntk": "short model, NTK-extended", "theta_b": "long model",
+    "theta_a_stretched": "stretched, not tuned", "base": "long model, not tuned",
+    "length_matched": "random, same lengths", "full": "whole pool", "full_epochs": "whole pool, equal epochs",
+    "short_only": "short samples only", "n_tokens": "length", "nll_long": "NLL, long model",
+    "normal": "ordinary SFT", "packed": "packed SFT", "pose": "PoSE", "skip_outer": "Skip-Outer",
+    "skip_inner": "Skip-Inner", "skip_all": "Skip-All", "randpos": "RandPos",
+}  # fmt: skip
 # Name -> colour and marker of its line. Registered methods add theirs; no two share a colour.
 LOOKS: dict[str, tuple[str, str]] = {
-    "short_only": ("#88CCEE", "<"),
-    "full": ("#882255", "h"),
-    "full_epochs": ("#AA4499", "h"),
-    "length_matched": ("#999933", "d"),
-}
+    "short_only": ("#88CCEE", "<"), "length_matched": ("#999933", "d"),
+    "full": ("#882255", "h"), "full_epochs": ("#AA4499", "h"),
+}  # fmt: skip

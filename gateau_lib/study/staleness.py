@@ -21,16 +21,10 @@ from gateau_lib.study.store import OTHER, Study, versions
 
 # Which notebooks' files and artefacts a notebook reads.
 UPSTREAM: dict[str, tuple[str, ...]] = {
-    "01": (),
-    "02": ("01",),
-    "03": ("01", "02"),
-    "04": ("01", "02", "03"),
-    "05": ("01", "02", "03", "04"),
-    "06": ("01", "02", "05"),
-    "07": ("01", "02", "06"),
-    "08": ("01", "02", "03", "04", "05", "06", "07"),
+    "01": (), "02": ("01",), "03": ("01", "02"), "04": ("01", "02", "03"), "05": ("01", "02", "03", "04"),
+    "06": ("01", "02", "05"), "07": ("01", "02", "06"), "08": ("01", "02", "03", "04", "05", "06", "07"),
     "09": ("02",),
-}
+}  # fmt: skip
 # Files and folders of results, beside the profile's own, that a notebook reads.
 READS = {"05": ["bench"], "09": ["gpu*/manifest.json", "paper/manifest.json", "[gp]*/tables/09_measured.csv"]}
 TYPES: dict[str, Callable[[str], Any]]  # of parameters that a command line sets

@@ -23,9 +23,8 @@ from gateau_lib.study.profiles import REHEARSED, Profile, named, resolve
 from gateau_lib.study.whole_files import atomic_write
 
 # What a result is called and when it is made.
-CHANGES_NO_RESULT = ("artefact", "kept_artefact", "artefact_folder")
-# Metadata of a data class's field that says how a result is computed, not what it is.
-UNKEYED = {"keyed": False}
+CHANGES_NO_RESULT = ("artefact", "artefact_folder", "used")
+UNKEYED = {"keyed": False}  # metadata of a data class's field: how a result is computed, not what it is
 TRACKED = ("metrics", "tables", "selected", "figures", "notebooks")  # folders of a study that git keeps
 # In a folder's name: a rehearsal begins with the first, another seed and changed sizes end with the second.
 OTHER = re.compile(rf"^{REHEARSED}|-(seed-?\d+|custom-[0-9a-f]{{6}})$")
@@ -99,13 +98,7 @@ def artefact(
     folder = artefact_folder(study, name, code=code, **inputs)
     if not folder.exists():
         _build(folder, build)
-    return _used(folder)
-
-
-def kept_artefact(study: Study, name: str, *, code: Sequence[ModuleType | Any], **inputs: Any) -> Path | None:
-    """The folder of `artefact` if it has been built, else None."""
-    folder = artefact_folder(study, name, code=code, **inputs)
-    return _used(folder) if folder.exists() else None
+    return used(folder)
 
 
 def artefact_folder(study: Study, name: str, *, code: Sequence[ModuleType | Any], **inputs: Any) -> Path:
@@ -115,7 +108,7 @@ def artefact_folder(study: Study, name: str, *, code: Sequence[ModuleType | Any]
     return study.cache / f"{name}-{key}"
 
 
-def _used(folder: Path) -> Path:
+def used(folder: Path) -> Path:
     """Note the use for the runner, which asks what a notebook used."""
     if log := os.environ.get("GATEAU_ARTEFACT_LOG"):
         with Path(log).open("a", encoding="utf-8") as out:

@@ -8,8 +8,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from gateau_lib.study import labels
-from gateau_lib.study.evidence import figure_path
+from gateau_lib.study import evidence, labels
 from gateau_lib.study.store import Study
 from gateau_lib.study.whole_files import atomic_write
 
@@ -19,15 +18,13 @@ CYCLE = [BLUE, RED, GREEN, ORANGE, "#CC79A7", SKY, BLACK, "#999999"]
 MUTED = ["#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499"]
 MARKERS = "osD^vP*X"
 GREY = "#8A8A8A"
-# fmt: off
 STYLE: Any = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"], "font.size": 9,
     "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.6,
     "legend.frameon": False, "legend.fontsize": 8, "lines.linewidth": 1.6, "figure.facecolor": "white",
     "svg.fonttype": "none", "svg.hashsalt": "gateau",  # text stays text, the same numbers give the same bytes
-}
-# fmt: on
+}  # fmt: skip
 styled = matplotlib.rc_context(STYLE)  # decorates a function that draws
 # Models that stand in several figures of lines look the same in all of them.
 LINES = ["theta_a_stretched", "normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all", "base"]
@@ -60,7 +57,7 @@ def text_table(frame: pd.DataFrame) -> Any:
 
 def save(study: Study, fig: Figure, name: str) -> Path:
     """Write ``figures/<name>.svg`` of the study, byte-stable, whole or not at all."""
-    return atomic_write(figure_path(study, name), svg(fig))
+    return atomic_write(evidence.place(study, "figures", name, "svg"), svg(fig))
 
 
 def show(study: Study, fig: Figure, name: str) -> Any:

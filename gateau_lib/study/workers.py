@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from gateau_lib.study import devices
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.progress import track
-from gateau_lib.study.store import Study, artefact, artefact_folder, kept_artefact
+from gateau_lib.study.store import Study, artefact, artefact_folder, used
 
 Result = TypeVar("Result")
 
@@ -99,7 +99,8 @@ class Build:
 
     def kept(self, study: Study) -> Path | None:
         """The artefact's folder, None if it is not there yet."""
-        return kept_artefact(study, self.name, code=[self.function], **self.inputs)
+        folder = self.place(study)
+        return used(folder) if folder.exists() else None
 
     def folder(self, study: Study, build: Callable[[Path], Any] | None = None) -> Path:
         """The artefact's folder, filled by the function (or by ``build``) if it is not there yet."""
