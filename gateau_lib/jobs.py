@@ -20,7 +20,7 @@ from gateau_lib.training.recipe import FineTune, to_json
 
 
 def find_run(study: Study, name: str) -> FineTune:
-    """The run of that name among those of notebooks 06 and 09; the scores it needs are computed if missing."""
+    """The run of that name among those of notebooks 06 and 09; scores it needs are computed if missing."""
     rows = (row for row in replication_rows.runs(study.profile) if row.row != replication_rows.UNTUNED)
     published = {row.name: row for row in rows}
     skipping = tuning_runs.run_names(study.profile, "skipping")

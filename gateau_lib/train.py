@@ -1,8 +1,7 @@
 """One process of training runs, one after the other: ``python -m gateau_lib.train JOB.json OUT``.
 
-`training.launch` starts as many as a job asks for. Over several machines, start it with
-``torch.distributed.run`` or ``accelerate launch`` (their ``-m`` form) on each; ``JOB.json`` is what
-`recipe.to_json` writes, and both paths lie on a file system that all machines see.
+`training.launch` starts as many as a job (`recipe.to_json`) asks for. Over several machines, start it on each
+with ``torch.distributed.run`` or ``accelerate launch`` (``-m``); all of them must see both paths.
 """
 
 import os

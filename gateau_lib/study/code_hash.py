@@ -1,7 +1,7 @@
 """Content keys of code: hashes of what a piece of code depends on, wherever in the library that lies.
 
 A top-level definition is read as its syntax tree without docstrings, comments and layout. A name that leads
-to one of ours becomes a mark, so no place and no name of a module, function or constant counts (CONTRIBUTING.md).
+to one of ours becomes a mark, so no place or name of a module, function or constant counts (CONTRIBUTING.md).
 Not seen: a name put together at run time (``globals()``), and what another module does to a definition.
 """
 
@@ -31,10 +31,7 @@ HERE, SELF = "\0", "<self>"  # in a definition's text: something of ours is name
 
 
 def source_hash(code: Sequence[ModuleType | Any], package: Path = PACKAGE) -> str:
-    """Key of modules, functions or classes of the package and of all they depend on inside it; 64 hex digits.
-
-    Raises ValueError: an item of another package.
-    """
+    """Key of code of the package and of all it depends on there, 64 hex digits; ValueError: other code."""
     roots = []
     for item in code:
         whole = isinstance(item, ModuleType)
@@ -54,10 +51,9 @@ def definition_hash(roots: Iterable[Node], package: Path = PACKAGE) -> str:
 
 
 def text_parts(source: str, package: Path = PACKAGE) -> dict[str, str]:
-    """Hashes of what a script or a notebook's code depends on: ``<key>`` of all, then of each part.
+    """Hashes of what a notebook's code depends on: ``<key>`` of all, and of each part, to tell what changed.
 
-    Parts tell where a change comes from: ``<code>`` the text's own, ``module.name`` a definition, ``module`` what
-    runs on import of it, ``<file> name`` a file.
+    ``<code>``: the text's own; ``module.name``: a definition; ``module``: its import; ``<file> name``: file.
     """
     reader = Reader(ours := library(package))
     body, reader.bound = definitions.parse(source, "a notebook", package.name)

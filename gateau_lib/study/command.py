@@ -11,7 +11,6 @@ from typing import ParamSpec
 from gateau_lib.study.errors import UserError, reason
 
 CHANGES_NO_RESULT = True
-STOPPED = 130  # exit status after Ctrl-C, as shells have it
 LIBRARY = logging.getLogger(__name__.partition(".")[0])
 
 Words = ParamSpec("Words")
@@ -26,8 +25,7 @@ def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
 def command(kept: str = "") -> Callable[[Callable[Words, int | None]], Callable[Words, int]]:
     """Make a function a command's ``main``: it returns the exit status and says in one line what to mend.
 
-    A `UserError` gives its own status, a file that cannot be read or written 2, Ctrl-C 130. Any other is a fault
-    of the program: it passes, with its traceback.
+    A `UserError` gives its own status, a file that cannot be read or written 2, Ctrl-C 130; any other passes.
     ``kept``: what a command that ends early leaves, for example ``"finished shards are kept"``.
     """
     again = "give the same command to go on" if kept else "give the same command again"
@@ -49,7 +47,7 @@ def command(kept: str = "") -> Callable[[Callable[Words, int | None]], Callable[
                     return 2
                 except KeyboardInterrupt:
                     LIBRARY.error("stopped; %s%s", stays, again)
-                    return STOPPED
+                    return 130  # as shells have it
 
         return ended
 

@@ -81,10 +81,7 @@ class Library:
 
 
 def parse(text: str, path: str, package: str) -> tuple[list[ast.stmt], Places]:
-    """Statements of a text, imports by full names, and places of names that are not looked up in its module.
-
-    Raises UserError: it is no Python.
-    """
+    """Statements, imports by full names; places of names not looked up there. UserError: it is no Python."""
     try:
         tree = ast.parse(text)
         # Without the future of annotations, so that the names in them are looked up.

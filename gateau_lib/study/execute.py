@@ -26,10 +26,7 @@ RUNNING, KERNEL_LOG = "running.ipynb", "kernel.log"  # in the folder of a run th
 
 
 def execute(step: Step, parts: dict[str, str]) -> None:
-    """Run a notebook, of which `Step.parts` are now ``parts``; it leaves a record only if every cell ran.
-
-    Raises RunError: a cell raised or the kernel died; the copy is left as ``NN_name.failed.ipynb``.
-    """
+    """Run a notebook whose `Step.parts` are ``parts``; record it if every cell ran, else raise RunError."""
     inspect(step.path)
     before, last = _evidence(step), manifest.begin(step)
     start, began = time.monotonic(), time.time()

@@ -14,8 +14,7 @@ SEEDS = 3  # least seeds of an interval
 CONFIDENCE = 0.95
 
 COUNTS = 10**6  # greatest denominator that a recorded ratio of counts may have
-# Units in the last place by which a sum of floats may miss its ratio; recorded ones miss it by 3 at most.
-ROUNDING = 8
+ROUNDING = 8  # units in the last place by which a sum of floats may miss its ratio; recorded: 3 at most
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float, float]:

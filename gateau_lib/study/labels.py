@@ -1,7 +1,4 @@
-"""What readers see in place of the short names of methods, models and scores.
-
-A registered method brings its own (`gateau_lib.methods`), a variant's stands in the module that makes it.
-"""
+"""What readers see in place of short names that neither a registered method nor a variant's module brings."""
 
 LABELS = {
     "theta_a": "short model", "theta_a_ntk": "short model, NTK-extended", "theta_b": "long model",

@@ -38,11 +38,10 @@ def entry(
 ) -> dict[str, Any]:
     """The manifest's entry of a run, without its files.
 
-    ``seconds`` is what the notebook costs when those before it have run and nothing of its own is ready, and
-    ``reused_seconds`` the part that was not spent, since artefacts were ready. A run that found some does not
-    know what building them needs, so its cost is not less than this machine's record before.
-    ``last``: what `begin` returned; ``artefacts``: names of those used; ``began``: seconds since the epoch;
-    ``seconds``: that the run took; ``peak``: bytes.
+    Its ``seconds`` are what the notebook costs when those before it have run and nothing of its own is ready;
+    ``reused_seconds`` the part not spent, since artefacts were ready. A run that found some does not know
+    what building them needs, so its cost is not less than ``last`` (see `begin`).
+    ``began``: seconds since the epoch; ``peak``: bytes.
     """
     earlier = {name for before in step.upstream for name in before.last().get("artefacts", ())}
     spans = [built(step.study.cache / name) for name in artefacts if name not in earlier]

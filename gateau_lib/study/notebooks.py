@@ -61,10 +61,7 @@ def code_cells(notebook: Notebook) -> list[Cell]:
 
 
 def code(notebook: Notebook, name: str) -> str:
-    """All code as one Python text in which cell borders still show and magics are plain assignments.
-
-    Raises NotebookError: a cell that is no valid Python.
-    """
+    """All code as one text, with cell borders, magics as assignments; NotebookError: a cell is no Python."""
     texts = []
     for number, cell in _code(notebook):
         text = re.sub(r"(?m)^(\s*)([%!].*)$", lambda m: f"{m[1]}__magic__ = {m[2]!r}", source(cell))

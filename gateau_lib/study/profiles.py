@@ -143,10 +143,7 @@ PROFILES = {base: Profile(base, "", False, **_sizes(base)) for base in ("smoke",
 
 
 def named(name: str) -> Profile:
-    """The profile of that name: one of `PROFILES`, ``gpu+PAIR``, ``rehearse-gpu[+PAIR]``, ``rehearse-paper``.
-
-    Raises ProfileError: no such profile or pair.
-    """
+    """The profile of that name: one of `PROFILES` or a variant; ProfileError: no such profile or pair."""
     base, plus, pair = name.removeprefix(REHEARSED).partition("+")
     if base not in PROFILES:
         variants = f"gpu+PAIR, {REHEARSED}gpu, {REHEARSED}paper"
@@ -190,10 +187,7 @@ def _rehearsal(profile: Profile) -> Profile:
 
 
 def resolve(name: str, /, **overrides: Any) -> Profile:
-    """The named profile with a few fields replaced.
-
-    Raises ProfileError: unknown profile or field, a value of another type than the field's.
-    """
+    """The named profile with some fields replaced; ProfileError: no such profile, field or type."""
     profile = named(name)
     values = {field: value for field, value, _ in profile.describe()}
     for key, value in overrides.items():

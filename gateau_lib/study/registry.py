@@ -1,7 +1,4 @@
-"""Models and data sets that the study knows by name: pairs, training data, benchmarks (registry.yml).
-
-What a source says is recorded with that source; what none was read for is None.
-"""
+"""Models and data sets that the study knows by name (registry.yml); what no source was read for is None."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -63,7 +60,6 @@ class DataEntry:
     host: str = "hub"  # "github": not on the hub
 
 
-@cache
 def _content() -> Any:
     return yaml.safe_load(Path(__file__).with_name("registry.yml").read_text(encoding="utf-8"))
 

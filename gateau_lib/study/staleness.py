@@ -1,8 +1,4 @@
-"""What a notebook depends on, whether what it left is still good, and why not.
-
-Its code and the library's have one hash, which no move and no renaming changes; the names of definitions only
-tell where a change of it comes from.
-"""
+"""What a notebook depends on, whether what it left is still good, and why not."""
 
 from __future__ import annotations
 
@@ -139,10 +135,7 @@ def notebooks_folder() -> Path:
 
 
 def steps(study: Study, settings: Sequence[str] = (), only: str | None = None) -> list[Step]:
-    """The study's notebooks in order, or one with all that it reads, with their parameters checked.
-
-    Raises RunError: no such notebook; a setting that no notebook takes, or of the wrong type.
-    """
+    """The notebooks in order, or one with all that it reads; RunError: no such notebook or setting."""
     paths = {p.name[:2]: p for p in sorted(notebooks_folder().glob("[0-9][0-9]_*.ipynb"))}
     if not paths:
         raise RunError(f"{notebooks_folder()}: holds no notebooks named NN_*.ipynb", 2)
@@ -187,10 +180,7 @@ def _set(todo: Iterable[Step], settings: Sequence[str]) -> None:
 
 
 def inspect(path: Path) -> dict[str, str]:
-    """Names and types of the parameters that a notebook declares.
-
-    Raises RunError: no profile or no seed among them, or one without a type.
-    """
+    """Names and types of a notebook's parameters; RunError: no profile or no seed, or one without a type."""
     from papermill import inspect_notebook
 
     found = {k: str(v["inferred_type_name"]) for k, v in inspect_notebook(str(path)).items()}

@@ -43,10 +43,7 @@ def look(method: str, place: int) -> dict[str, str]:
 
 
 def text_table(frame: pd.DataFrame) -> Any:
-    """A table of words for a notebook to display, without its index, read from the left in every viewer.
-
-    Markdown, since viewers set the cells of pandas' own tables to the right and some drop its styles.
-    """
+    """A table of words, without its index, as Markdown: viewers set the cells of pandas' own to the right."""
     from IPython.display import Markdown
 
     rows = [[str(value).replace("|", "\\|") for value in row] for row in frame.itertuples(index=False)]

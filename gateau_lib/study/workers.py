@@ -35,7 +35,6 @@ def run_jobs(
 
     ``function``: importable by name, since spawned processes (and CUDA) know nothing of this one's memory.
     ``workers``: processes, each for many jobs; 0: here, one job after the other.
-    ``label``: for the progress line.
     Raises JobError: the first job that failed, or whose process died; jobs that have not begun are dropped.
     """
     results: dict[str, Result] = {}
@@ -97,11 +96,6 @@ class Build:
         """Where the artefact's folder is or will be."""
         return artefact_folder(study, self.name, code=[self.function], **self.inputs)
 
-    def kept(self, study: Study) -> Path | None:
-        """The artefact's folder, None if it is not there yet."""
-        folder = self.place(study)
-        return used(folder) if folder.exists() else None
-
     def folder(self, study: Study, build: Callable[[Path], Any] | None = None) -> Path:
         """The artefact's folder, filled by the function (or by ``build``) if it is not there yet."""
         fill = build or (lambda folder: self.function(**self.inputs, out=folder))
@@ -113,7 +107,8 @@ def build_all(study: Study, builds: Mapping[str, Build], workers: int, label: st
     kept: dict[str, Path | None] = {}
     for name, build in builds.items():
         with _naming(name):
-            kept[name] = build.kept(study)
+            place = build.place(study)
+            kept[name] = used(place) if place.exists() else None
     missing = {name: (builds[name], study) for name, folder in kept.items() if not folder}
     made = iter(run_jobs(Build.folder, missing, workers, label))
     return [folder or next(made) for folder in kept.values()]

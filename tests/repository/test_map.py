@@ -1,4 +1,4 @@
-"""The map in docs/architecture.md is the folder; the rooms, README.md and the index of formulas agree."""
+"""The map in docs/architecture.md is the folder; the rooms and README.md agree; formulas have functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import gateau_lib
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "gateau_lib"
-FORMULAS = re.split(r"\n\nFormulas\n-+\n", gateau_lib.__doc__ or "")[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 MAP = re.split(r"```(?:text)?\n", PAGE)[1].strip()
 PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,13 +28,14 @@ def rooms() -> dict[str, tuple[str, dict[str, str]]]:
     return found
 
 
-def formulas() -> list[tuple[str, str, list[str]]]:
-    """Rows of the index: formula, whose it is, functions."""
-    rows = []
-    for line in FORMULAS.strip().splitlines():
-        formula, of, names = re.split(r" {2,}|(?<= ours) +", line.strip())
-        rows.append((formula, of, qualified(names)))
-    return rows
+def formulas() -> list[str]:
+    """Functions of the page's table of formulas, as whole names; each stands in the file of its link."""
+    found = []
+    for _, _, cell in re.findall(r"^\| (.+?) \| (\w+) \| (.+?) \|$", PAGE, flags=re.M):
+        if link := re.fullmatch(r"\[`(.+?)`\]\(\.\./gateau_lib/(.+?)\.py\)", cell):
+            assert link[1].startswith(link[2].replace("/", ".") + "."), cell
+            found += qualified(link[1])
+    return found
 
 
 def qualified(names: str) -> list[str]:
@@ -70,18 +70,11 @@ def test_the_library_readme_and_map_show_one_tree():
     assert {name for name, _ in readme} == set(rooms()) - {LIBRARY.name}
 
 
-def test_the_page_has_the_same_formulas():
-    rows = re.findall(r"^\| (.+?) \| (\w+) \| (.+?) \|$", PAGE, flags=re.M)
-    shown = []
-    for formula, of, cell in rows:
-        link = re.fullmatch(r"\[`(.+?)`\]\(\.\./gateau_lib/(.+?)\.py\)", cell)
-        if link:
-            assert link[1].startswith(link[2].replace("/", ".") + "."), cell
-            shown.append((formula, of, qualified(link[1])))
-    assert shown == formulas()
+def test_the_page_has_a_table_of_formulas():
+    assert len(formulas()) > 20
 
 
-@pytest.mark.parametrize("name", sorted({name for *_, names in formulas() for name in names}))
+@pytest.mark.parametrize("name", sorted(set(formulas())))
 def test_every_function_of_the_index_exists(name):
     module, _, function = name.rpartition(".")
     assert callable(getattr(importlib.import_module(f"gateau_lib.{module}"), function))
