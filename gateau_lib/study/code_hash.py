@@ -68,9 +68,8 @@ def text_parts(source: str, package: Path = PACKAGE) -> dict[str, str]:
 
 def all_keys(notebooks: Mapping[str, str], package: Path = PACKAGE) -> list[str]:
     """Sorted lines ``name<TAB>key``: definitions that key what is kept, and ``notebooks`` (name: code)."""
-    found = [(root.name, definition_hash([root], package)) for root in roots(library(package))]
-    found += [(name, text_parts(code, package)["<key>"]) for name, code in notebooks.items()]
-    return sorted(f"{name}\t{key}" for name, key in found)
+    found = [f"{root.name}\t{definition_hash([root], package)}" for root in roots(library(package))]
+    return sorted(found + [f"{k}\t{text_parts(code, package)['<key>']}" for k, code in notebooks.items()])
 
 
 def digest(data: str | bytes) -> str:

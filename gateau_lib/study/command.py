@@ -12,7 +12,6 @@ from gateau_lib.study.errors import UserError, reason
 
 CHANGES_NO_RESULT = True
 LIBRARY = logging.getLogger(__name__.partition(".")[0])
-
 Words = ParamSpec("Words")
 
 

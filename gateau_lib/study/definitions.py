@@ -110,8 +110,8 @@ def _steps(code: CodeType) -> Iterator[tuple[int, tuple[int | None, int | None]]
 def _module(text: str, path: str, package: str) -> Module:
     """The parts of a module; raises ValueError if it marks as changing no result what it does not define."""
     body, bound = parse(text, path, package)
-    nodes = (each for item in body for each in ast.walk(item))
-    read = {each.id for each in nodes if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)}
+    nodes = (each for item in body for each in ast.walk(item) if isinstance(each, ast.Name))
+    read = {each.id for each in nodes if isinstance(each.ctx, ast.Load)}
     found = Module({}, {}, {}, [], [], bound, False)
     for statement in body:  # it grows
         if named := {name: target for _, name, target in imported(statement, package)}:

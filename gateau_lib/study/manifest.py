@@ -7,6 +7,7 @@ machine and at what cost, with each file's sha256. A run that fails leaves neith
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -28,9 +29,8 @@ def begin(step: Step) -> dict[str, float]:
     last = about["notebooks"].get(step.name, {})
     step.stamp.unlink(missing_ok=True)
     _update(step, None)
-    if about.get("machine") != machine() or last.get("parameters") != step.parameters:
-        return {}
-    return {name: last[name] for name in ("seconds", "peak_memory_mb")}
+    same = about.get("machine") == machine() and last.get("parameters") == step.parameters
+    return {name: last[name] for name in ("seconds", "peak_memory_mb")} if same else {}
 
 
 def entry(
@@ -120,11 +120,10 @@ def machine() -> dict[str, Any]:
     import psutil
 
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = re.search(r"^model name\s*:(.*)", info.read_text() if info.exists() else "", re.M)
     return {
-        "device": os.environ.get("GATEAU_DEVICE") or (gpu_name() or "cpu"),
-        "cpu": models[0] if models else platform.processor(),
+        "device": os.environ.get("GATEAU_DEVICE") or gpu_name() or "cpu",
+        "cpu": model[1].strip() if model else platform.processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",

@@ -9,18 +9,16 @@ from operator import length_hint
 from typing import TypeVar
 
 CHANGES_NO_RESULT = True  # it tells a waiting person how far the work is
-
+QUIET_SECONDS = 3.0  # work shorter than this says nothing
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
-
-QUIET_SECONDS = 3.0  # work shorter than this says nothing
 
 
 def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
     """Yield the items of ``iterable`` and report on stderr how far the loop is.
 
     Work under three seconds is silent. Without a terminal (a notebook's kernel, a log file) a line appears
-    every ten seconds; ``GATEAU_PROGRESS_SECONDS`` sets another pace, as the runner does for who is watching.
+    every ten seconds, or every ``GATEAU_PROGRESS_SECONDS``.
     """
     total = length_hint(iterable) or None if total is None else total
     if sys.stderr.isatty():

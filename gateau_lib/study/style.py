@@ -1,7 +1,6 @@
 """The house style of the figures: colours for colour-blind readers too, names of methods, byte-stable SVG."""
 
 import io
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -52,16 +51,12 @@ def text_table(frame: pd.DataFrame) -> Any:
     return Markdown(text)  # type: ignore[no-untyped-call]
 
 
-def save(study: Study, fig: Figure, name: str) -> Path:
-    """Write ``figures/<name>.svg`` of the study, byte-stable, whole or not at all."""
-    return atomic_write(evidence.place(study, "figures", name, "svg"), svg(fig))
-
-
 def show(study: Study, fig: Figure, name: str) -> Any:
-    """Save a figure and return it for a notebook to display."""
+    """Write ``figures/<name>.svg`` of the study, byte-stable, and return it for a notebook to display."""
     from IPython.display import SVG
 
-    return SVG(filename=str(save(study, fig, name)))  # type: ignore[no-untyped-call]
+    path = atomic_write(evidence.place(study, "figures", name, "svg"), svg(fig))
+    return SVG(filename=str(path))  # type: ignore[no-untyped-call]
 
 
 def svg(fig: Figure) -> str:

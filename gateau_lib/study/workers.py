@@ -104,11 +104,10 @@ class Build:
 
 def build_all(study: Study, builds: Mapping[str, Build], workers: int, label: str) -> list[Path]:
     """Artefact folders of ``builds`` (by name of the job), in order; missing ones are jobs of `run_jobs`."""
-    kept: dict[str, Path | None] = {}
+    places: dict[str, Path] = {}
     for name, build in builds.items():
         with _naming(name):
-            place = build.place(study)
-            kept[name] = used(place) if place.exists() else None
-    missing = {name: (builds[name], study) for name, folder in kept.items() if not folder}
-    made = iter(run_jobs(Build.folder, missing, workers, label))
-    return [folder or next(made) for folder in kept.values()]
+            places[name] = build.place(study)
+    missing = {name: (builds[name], study) for name, folder in places.items() if not folder.exists()}
+    run_jobs(Build.folder, missing, workers, label)
+    return [used(folder) for folder in places.values()]
