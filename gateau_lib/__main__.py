@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-from collections.abc import Sequence
 
 from gateau_lib.study.command import command
 from gateau_lib.study.errors import UserError
@@ -20,7 +19,7 @@ COMMANDS = {
 
 
 @command()
-def main(words: Sequence[str] | None = None) -> int:
+def main(words: list[str] | None = None) -> int:
     """Give a command its words; alone, list the commands."""
     name, *rest = (sys.argv[1:] if words is None else words) or ["--help"]
     if name in COMMANDS:

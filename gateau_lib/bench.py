@@ -6,14 +6,13 @@ peak memory; what the adaptive estimate does to a ranking. Writes ``results/benc
 
 import sys
 import time
-from collections.abc import Sequence
 
 from gateau_lib.scoring import speed, speed_goals
 from gateau_lib.study.command import command, parser
 
 
 @command()
-def main(line: Sequence[str] | None = None) -> None:
+def main(line: list[str] | None = None) -> None:
     """Measure, print the tables and write them to a file of this machine's."""
     parse = parser("bench", __doc__)
     own = "without --short and --long: random weights, the cpu profile's sizes"

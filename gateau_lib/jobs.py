@@ -6,7 +6,6 @@ where the notebooks find it as if they had trained it.
 
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from gateau_lib.experiments import rehearsal, replication, replication_rows, study_corpus, tuning_runs
@@ -50,7 +49,7 @@ def adopt(study: Study, job: FineTune, trained: Path) -> Path:
 
 
 @command()
-def main(line: Sequence[str] | None = None) -> None:
+def main(line: list[str] | None = None) -> None:
     """Write a run for another machine, or take its model into the study, as the command line says."""
     parse = parser("jobs", __doc__)
     parse.add_argument("profile")

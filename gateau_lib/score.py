@@ -3,10 +3,8 @@
 One row a sample, in input order. A killed run goes on at the next shard when the command is given again.
 """
 
-import argparse
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -16,8 +14,9 @@ from gateau_lib.scoring import data_set, pass_costs, settings
 from gateau_lib.study.command import command, parser
 
 
-def words_of(line: Sequence[str] | None) -> argparse.Namespace:
-    """The options that a command line gives."""
+@command(kept="finished shards are kept")
+def main(line: list[str] | None = None) -> None:
+    """Score the samples that the command line names, or say what that costs."""
     parse = parser("score", __doc__)
     add = parse.add_argument
     add("data", type=Path, help="JSONL or Parquet file of LongAlign records")
@@ -41,13 +40,7 @@ def words_of(line: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, help="CPU threads a worker (default: all cores, shared by the workers)")
     cost = "only print tokens, FLOPs and GPU-hours, for as many records as DATA has, or for N like them"
     add("--plan", type=int, nargs="?", const=0, metavar="N", help=cost)
-    return parse.parse_args(line)
-
-
-@command(kept="finished shards are kept")
-def main(line: Sequence[str] | None = None) -> None:
-    """Score the samples that the command line names, or say what that costs."""
-    start, given = time.monotonic(), vars(words_of(line))
+    start, given = time.monotonic(), vars(parse.parse_args(line))
     records, methods = given.pop("plan"), given.pop("methods").split(",")
     asked = settings.resolve(**given, methods=methods, only_plan=records is not None)
     if records is not None:

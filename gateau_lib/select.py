@@ -5,7 +5,6 @@ usable rows; then near-identical contexts are dropped if asked for, and the best
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from gateau_lib.methods import METHODS, gateau
@@ -15,7 +14,7 @@ from gateau_lib.study.command import command, parser
 
 
 @command()
-def main(line: Sequence[str] | None = None) -> None:
+def main(line: list[str] | None = None) -> None:
     """Select as the command line says."""
     parse = parser("select", __doc__)
     add = parse.add_argument

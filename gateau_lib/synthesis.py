@@ -6,7 +6,6 @@ with its reason. A killed run goes on when the same command is given again, and 
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from gateau_lib.sources.documents import SUFFIXES
@@ -15,7 +14,7 @@ from gateau_lib.study.command import command, parser
 
 
 @command(kept="answers are kept")
-def main(line: Sequence[str] | None = None) -> None:
+def main(line: list[str] | None = None) -> None:
     """Make the samples that the command line asks for."""
     parse = parser("synthesis", __doc__)
     add = parse.add_argument

@@ -7,7 +7,6 @@ with ``torch.distributed.run`` or ``accelerate launch`` (``-m``); all of them mu
 import os
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -41,7 +40,7 @@ def _job(path: Path) -> recipe.FineTune:
 
 @command(kept="checkpoints are kept")
 @record
-def main(line: Sequence[str] | None = None) -> None:
+def main(line: list[str] | None = None) -> None:
     """Train this process's part of each job."""
     parse = parser("train", __doc__)
     what = "a run as JSON, a folder for its model"

@@ -25,6 +25,7 @@ CHANGES_NO_RESULT = True  # it says what a result is called, not what it is
 PACKAGE = Path(gateau_lib.__file__).parent
 # The shipped pair is an input of what is made from it; a study that trains its own must not depend on it.
 NOT_COUNTED = {"tiny_pair", "__pycache__"}
+KEPT = lru_cache(maxsize=4)(Library)
 TAKE = {"source_hash": 0, "Build": 1, "_build": 1}  # where these are given what makes a key
 CHOSEN = Node("methods", "METHODS")  # a scoring's key takes those of them that are asked for
 HERE, SELF = "\0", "<self>"  # in a definition's text: something of ours is named here; its own name
@@ -91,13 +92,7 @@ def library(package: Path) -> Library:
     files = sorted(p for p in package.rglob("*") if p.is_file() and not NOT_COUNTED & {*p.parts})
     names = (p.relative_to(package).as_posix() for p in files)
     contents = (p.read_text(encoding="utf-8") if p.suffix == ".py" else path_hash(p) for p in files)
-    return _library(package.name, tuple(zip(names, contents, strict=True)))
-
-
-@lru_cache(maxsize=4)
-def _library(package: str, contents: tuple[tuple[str, str], ...]) -> Library:
-    texts = {path: text for path, text in contents if path.endswith(".py")}
-    return Library(package, texts, {path: sha for path, sha in contents if path not in texts})
+    return KEPT(package.name, tuple(zip(names, contents, strict=True)))
 
 
 def _reach(start: Mapping[Node, Definition], ours: Library) -> dict[Node, Definition]:

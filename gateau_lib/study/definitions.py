@@ -40,12 +40,15 @@ class Module(NamedTuple):
 
 
 class Library:
-    """The modules of a package, and hashes of its other ``files``, both by path."""
+    """The modules of a package, and hashes of its other files, from pairs (path, text or hash)."""
 
-    def __init__(self, package: str, texts: dict[str, str], files: dict[str, str]) -> None:
-        self.package, self._texts, self.files = package, texts, files
-        rooms = {room for path in texts for room in PurePosixPath(path).parents}  # with an __init__.py or not
-        paths = {(room / "__init__.py").as_posix() for room in rooms} | {*texts}
+    def __init__(self, package: str, contents: tuple[tuple[str, str], ...]) -> None:
+        self.package, self._texts = package, {p: text for p, text in contents if p.endswith(".py")}
+        self.files = {path: sha for path, sha in contents if path not in self._texts}
+        rooms = {
+            room for path in self._texts for room in PurePosixPath(path).parents
+        }  # with __init__.py or not
+        paths = {(room / "__init__.py").as_posix() for room in rooms} | {*self._texts}
         self.paths = {re.sub(r"(^|/)__init__$", "", path[:-3]).replace("/", "."): path for path in paths}
         names = sorted(map(re.escape, filter(None, self.paths)), reverse=True)  # the longest first
         self.told = re.compile(rf"(^\s*(?:python3? )?(?:-m )?)?\b{package}\.({'|'.join(names)})\b")

@@ -5,13 +5,12 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from gateau_lib.study.store import Study
 from gateau_lib.study.whole_files import atomic_write
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ROW = ("metric", "method", "condition", "seed", "value", "n")
 
@@ -39,17 +38,15 @@ def write_metrics(study: Study, name: str, rows: Sequence[dict[str, Any]]) -> Pa
     return atomic_write(place(study, "metrics", name, "json"), text)
 
 
-def read_metrics(study: Study) -> "pd.DataFrame":
+def read_metrics(study: Study) -> pd.DataFrame:
     """All metrics of a study, one row each, with the column ``notebook`` naming the file they come from."""
-    import pandas as pd
-
     rows = []
     for path in sorted((study.root / "metrics").glob("*.json")):
         rows += [row | {"notebook": path.stem} for row in json.loads(path.read_text(encoding="utf-8"))]
     return pd.DataFrame(rows, columns=[*ROW, "notebook"])
 
 
-def write_table(study: Study, name: str, table: "pd.DataFrame") -> Path:
+def write_table(study: Study, name: str, table: pd.DataFrame) -> Path:
     """Write ``tables/<name>.csv``; an index that carries names is kept as columns."""
     named = any(level is not None for level in table.index.names)
     text = table.to_csv(index=named, lineterminator="\n")
