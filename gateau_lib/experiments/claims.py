@@ -5,8 +5,6 @@ seeds or more. The rules stand at the head of the ledger; only the ledger and th
 comparisons are made in fractions, because a float difference can miss a margin that it equals.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from fractions import Fraction
@@ -105,8 +103,7 @@ def _effect(base: Selector, given: Any) -> tuple[Selector, Selector | float] | N
 def parse_claim(entry: dict[str, Any], not_testable: Mapping[str, str] | None = None) -> Claim:
     """One entry of the ledger, checked; to its own profiles ``not_testable`` come those of every claim.
 
-    Raises:
-        LedgerError: a missing or unknown field, relation or profile; a tolerance without an effect.
+    Raises LedgerError: a missing or unknown field, relation or profile; a tolerance without an effect.
     """
     try:
         base = Selector(**entry["value"])
@@ -142,8 +139,7 @@ def _check(claim: Claim) -> None:
 def load_claims() -> list[Claim]:
     """Every claim of the ledger in its order; ids are unique.
 
-    Raises:
-        LedgerError: see `parse_claim`; a duplicate id.
+    Raises LedgerError: see `parse_claim`; a duplicate id.
     """
     ledger = yaml.safe_load(LEDGER.read_text(encoding="utf-8"))
     claims = [parse_claim(entry, ledger["not_testable"]) for entry in ledger["claims"]]
@@ -156,8 +152,7 @@ def load_claims() -> list[Claim]:
 def by_seed(metrics: pd.DataFrame, which: Selector) -> pd.Series:
     """The selector's values indexed by seed; empty if there are none.
 
-    Raises:
-        LedgerError: two different values for one seed.
+    Raises LedgerError: two different values for one seed.
     """
     rows = metrics[(metrics["metric"] == which.metric) & (metrics["method"] == which.method)]
     conditions = rows["condition"].astype(str)
@@ -196,8 +191,7 @@ def _decide(relation: Relation, margin: Fraction, difference: Interval) -> Outco
 def verdict(claim: Claim, metrics: pd.DataFrame, profile: str) -> Verdict:
     """The verdict of one claim on metrics rows ``metric, method, condition, seed, value`` of one profile.
 
-    Returns:
-        ``holds``, ``fails``, ``inconclusive``, or ``not testable here``: the ledger excludes the profile, or
+    ``holds``, ``fails``, ``inconclusive``, or ``not testable here``: the ledger excludes the profile, or
         seeds are too few, or the reference is so near to 1 that nothing passes it by the margin.
     """
     about: dict[str, Any] = {name: getattr(claim, name) for name in ("id", "paper", "statement", "evidence")}
@@ -234,8 +228,7 @@ def _outcome(
 def verdicts(metrics: pd.DataFrame, profile: str, evidence: str | None = None) -> pd.DataFrame:
     """One row a claim with the fields of `Verdict`, in the ledger's order; ``evidence``: only a notebook's.
 
-    Raises:
-        LedgerError: ``evidence`` names no claim.
+    Raises LedgerError: ``evidence`` names no claim.
     """
     ledger = load_claims()
     chosen = [c for c in ledger if evidence in (None, c.evidence)]

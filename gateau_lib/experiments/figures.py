@@ -1,10 +1,8 @@
 """One function a figure: a tidy table in, a matplotlib figure out, in one colour-blind-safe style.
 
-Here are those of pools and of scores; `training_figures` has those of training and of trained models.
-Figures are built without pyplot, so nothing depends on a display or on what was drawn before.
+Here are those of pools and of scores; `training_figures` has those of training and of trained models. Figures
+are built without pyplot, so nothing depends on a display or on what was drawn before.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any

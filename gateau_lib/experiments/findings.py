@@ -3,8 +3,6 @@
 Functions of ``verdicts`` take rows of `claims.verdicts`, all of them or some.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,8 +34,7 @@ def read_reported() -> dict[str, Any]:
 def reported() -> pd.DataFrame:
     """Every number that GATEAU reports and this study compares itself with; none of them was measured here.
 
-    Returns:
-        Columns ``table, setting, row``, ``share`` (per cent of the long samples; missing where the row has no
+    Columns ``table, setting, row``, ``share`` (per cent of the long samples; missing where the row has no
         choice), ``value`` (points of 100).
     """
     content, rows = read_reported(), []
@@ -63,8 +60,7 @@ def reported_table(table: str) -> pd.DataFrame:
 def beside(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Reported differences beside ours, for the claims that are about a reported row.
 
-    Returns:
-        Columns ``claim, table, row, against``, the reported difference of each setting in points, our
+    Columns ``claim, table, row, against``, the reported difference of each setting in points, our
         ``difference`` in the claim's own unit, ``verdict``, and ``sign``: same or opposite if our interval
         excludes zero, else open.
     """

@@ -82,8 +82,7 @@ def _training_passes(profile: Profile, many: int) -> list[tuple[float, float]]:
 def _kept(size: Size, tokens: float, wide: int, whole: bool, fine: int = 4) -> float:
     """Bytes that the backward pass needs: all layers, or with gradient checkpoints one and the inputs of all.
 
-    Args:
-        wide: bytes of a number in products; norms keep single precision. fine: between layers.
+    ``wide``: bytes of a number in products; norms keep single precision. ``fine``: between layers.
     """
     norms = 4 * size.hidden  # numbers a token: what comes into a layer's two norms, and it normalised
     # Inputs of products and of the activation, attention's parts.

@@ -1,7 +1,5 @@
 """What a run needs and this machine lacks, each with its remedy."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Sequence
@@ -24,11 +22,8 @@ GB = 2**30
 def missing(profile: Profile, whole: bool = True) -> list[str]:
     """What this machine lacks for the profile; empty for a profile that needs no GPU.
 
-    Args:
-        whole: all of the profile is to run; of a part (one notebook, some runs) the disk is not counted.
-
-    Raises:
-        ModelError: a model of which nothing can be read here.
+    ``whole``: all of the profile is to run; of a part (one notebook, some runs) the disk is not counted.
+    Raises ModelError: a model of which nothing can be read here.
     """
     if not profile.needs_gpu:
         return []

@@ -1,7 +1,5 @@
 """What the training experiments came to: every run evaluated, as tables and metrics rows (notebook 07)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path

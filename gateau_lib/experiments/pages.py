@@ -54,8 +54,7 @@ def generated(results: Path, sources: Path) -> dict[str, dict[str, str]]:
 def fill(page: Path, made: Mapping[str, str]) -> str:
     """The text of a page with every part between its marks.
 
-    Raises:
-        PageError: a part's marks are missing, or stand there for an unknown part.
+    Raises PageError: a part's marks are missing, or stand there for an unknown part.
     """
     text = page.read_text(encoding="utf-8")
     marked = re.findall(r"^<!-- begin (\w+) -->$", text, flags=re.M)
@@ -72,11 +71,7 @@ def fill(page: Path, made: Mapping[str, str]) -> str:
 
 
 def readme(results: Path, sources: Path) -> dict[str, str]:
-    """The parts of README.md by name.
-
-    Raises:
-        PageError: no results, or results that lack the metrics.
-    """
+    """The parts of README.md by name. Raises PageError: no results, or results that lack the metrics."""
     study = Study(resolve(PROFILE), 0, results)
     made, metrics = manifest.read(study), read_metrics(study)
     if not made["notebooks"] or metrics.empty:

@@ -54,8 +54,7 @@ def hours(part: Work, model: Size) -> float:
 def describe(profile: Profile) -> str:
     """The plan as text: models, data, steps, tokens, operations, hours, memory, disk.
 
-    Raises:
-        ModelError: a model of which nothing can be read here.
+    Raises ModelError: a model of which nothing can be read here.
     """
     (short, long), cards = workload.pair(profile), len(devices.gpu_memory())
     parts = [(part, hours(part, long)) for part in work(profile)]

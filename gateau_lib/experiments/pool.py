@@ -4,8 +4,6 @@ Each of `PARTS` makes a table of one file of texts, one row a text in the file's
 (min-max, softmax, ranks) are left to `ranking`, because they depend on which samples are in the pool.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -192,15 +190,12 @@ def build(study: Study, part: str, pair: Path, texts: Path) -> Build:
 def scored(study: Study, pair: Path, data: Path, pools: Sequence[str], parts: Sequence[str]) -> pd.DataFrame:
     """Scores of all samples of the named pools, of every pool seed, with what is known about the samples.
 
-    Args:
-        pair: of `pretrain.pair`. data: of `study_corpus.prepared`.
-        parts: keys of `PARTS`; missing tables are built by `workers.at_once` processes, or here if there is
-            little text.
-
-    Returns:
-        One row a sample: ``pool``, ``seed`` (the pool's number), ``id``, ``kind``, ``needs_far`` (the label
-        to be found), then the columns of the parts. ``attrs["count"]`` has ``tokens``, ``padded`` and
-        ``forwards`` of the model for each part.
+    ``pair``: of `pretrain.pair`. ``data``: of `study_corpus.prepared`.
+    ``parts``: keys of `PARTS`; missing tables are built by `workers.at_once` processes, or here if there is
+        little text.
+    One row a sample: ``pool``, ``seed`` (the pool's number), ``id``, ``kind``, ``needs_far`` (the label to be
+        found), then the columns of the parts. ``attrs["count"]`` has ``tokens``, ``padded`` and ``forwards``
+        of the model for each part.
     """
     known = {}
     for pool in pools:

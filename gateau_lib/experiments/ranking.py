@@ -4,8 +4,6 @@ A *pool table* is what `pool.scored` returns for one pool and seed; a *method* i
 what it would select.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,7 +77,7 @@ def combined(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """A pool table with HMP, GATEAU's three combinations and the baselines that notebook 05 adds.
 
     ``hmp``: as published, with the short model's window extended; ``alpha``: its weight against CAM; ``ifd``:
-    by `baselines.difficulty_ranking`; ``longest``: tokens.
+        by `baselines.difficulty_ranking`; ``longest``: tokens.
     """
     hmp = homologous_models_perplexity(table["nll_short_ntk"], table["nll_long"])
     mixed = {f"gateau_{v}": gateau.combine(hmp, table["cam_default"], v, alpha) for v in gateau.VARIANTS}
@@ -203,8 +201,7 @@ def twins(ids: Sequence[str]) -> int:
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     """Spearman's correlation of two scores over a pool: how much a part decides the combined ranking.
 
-    Raises:
-        ValueError: NaN, or a constant score (its ranks are undefined).
+    Raises ValueError: NaN, or a constant score (its ranks are undefined).
     """
     x, y = numbers(a, "first score"), numbers(b, "second score")
     if np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -221,8 +218,7 @@ def auc(labels: Sequence[bool], scores: Sequence[float]) -> float:
 
 
 def precision_at(labels: Sequence[bool], scores: Sequence[float], fraction: float) -> float:
-    """Share of labelled samples in the top ``fraction``; those tied at its edge count by their expected
-    share."""
+    """Share of labelled samples in the top ``fraction``; those tied at its edge count by expected share."""
     truth, values = np.asarray(labels, dtype=bool), numbers(scores, "scores")
     k = size(values.size, fraction)
     edge = np.sort(values)[-k]

@@ -90,8 +90,7 @@ def shortfalls(study: Study) -> list[tuple[str, str]]:
 def scored(study: Study, pair: Path) -> pd.DataFrame:
     """Scores of the long samples; those that cannot be scored keep a row, with the reason in ``error``.
 
-    Returns:
-        Columns of `gateau_lib.score`'s table for HMG (window extended), CAM, IFD and perplexity, and
+    Columns of `gateau_lib.score`'s table for HMG (window extended), CAM, IFD and perplexity, and
         ``nll_short_raw``: the short model's loss when it reads beyond its window as it is.
     """
     profile, data = study.profile, long_file(study)

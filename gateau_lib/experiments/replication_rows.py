@@ -66,9 +66,7 @@ def guidance(pool: pd.DataFrame, alpha: float) -> dict[str, np.ndarray]:
     GATEAU takes the sum as released, alpha x HMP + (1 - alpha) x CAM, with our sign and normalisation of CAM.
     "without Norm" is read as the softmax of plain perplexity differences, without min-max over the pool
     (assumed).
-
-    Args:
-        pool: scores of `replication.scored`.
+    ``pool``: scores of `replication.scored`.
     """
     names = ("nll_long", "nll_short", "nll_short_raw", "cam", "ifd")
     long, short, raw, cam, ifd = (pool[name].to_numpy(dtype=float) for name in names)
@@ -89,11 +87,8 @@ def guidance(pool: pd.DataFrame, alpha: float) -> dict[str, np.ndarray]:
 def selected(run: Run, table: pd.DataFrame, seed: int) -> list[str]:
     """Ids of the long samples that a run trains on, best first.
 
-    Args:
-        table: of `replication.scored`.
-
-    Raises:
-        DataError: no sample could be scored.
+    ``table``: of `replication.scored`.
+    Raises DataError: no sample could be scored.
     """
     pool = table[table["error"].isna()]
     if pool.empty:

@@ -32,8 +32,7 @@ ACROSS: Looks = {  # rows without a share
 def measured(items: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
     """Items of `suite.scores` as numbers of the paper's tables.
 
-    Returns:
-        Columns ``table, setting, row, share`` (per cent), ``measured`` (0 to 100), ``low, high`` (95 %, over
+    Columns ``table, setting, row, share`` (per cent), ``measured`` (0 to 100), ``low, high`` (95 %, over
         items), ``items``; ``over_full, over_low, over_high``: minus the setting's "Full" on the same items.
     """
     found = []
@@ -73,8 +72,7 @@ def _mean(scores: pd.Series) -> tuple[float, float, float]:
 def beside(numbers: pd.DataFrame) -> pd.DataFrame:
     """Every reported number of GATEAU's tables beside ours, missing on the side that has none.
 
-    Args:
-        numbers: of `measured`.
+    ``numbers``: of `measured`.
     """
     reported = findings.reported().rename(columns={"value": "reported"})
     both = reported.merge(numbers, on=KEYS, how="outer")
@@ -198,9 +196,7 @@ def recorded(study: Study) -> pd.DataFrame:
 
     The line of the profile of ``study`` is about the study itself, whatever its seed, others about seed 0.
     Notebook 09 of ``study`` counts as run: it is the one that asks, its entry is written when it ends.
-
-    Returns:
-        Columns ``profile, notebooks, device, commit``.
+    Columns ``profile, notebooks, device, commit``.
     """
     own = study.profile.name
     folders = {folder.name: folder for folder in profile_folders()}

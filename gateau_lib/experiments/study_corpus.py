@@ -1,7 +1,5 @@
 """The study's planted corpus as an artefact, and the tokenizer that reads it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

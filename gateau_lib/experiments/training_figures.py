@@ -1,7 +1,5 @@
 """Figures of training, its batches and the models that it leaves (02, 06 to 09), as in `figures`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast

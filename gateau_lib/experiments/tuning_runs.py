@@ -5,8 +5,6 @@ token budget. *Skipping*: the short model, its RoPE base stretched and not yet t
 short instructions alone under each position strategy. Every run exists once a candidate pool ``n``, its seed.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence
@@ -50,8 +48,7 @@ def run_names(profile: Profile, experiment: str) -> list[str]:
 def selected_ids(study: Study, selector: str, n: int) -> tuple[str, ...]:
     """Ids that notebook 05 selected from pool ``n``, sorted: no run's key depends on their rank.
 
-    Raises:
-        DataError: there is no such selection.
+    Raises DataError: there is no such selection.
     """
     path = study.root / "selected" / f"05_{selector}-{n}.json"
     if not path.is_file():
@@ -92,8 +89,7 @@ def scale(profile: Profile) -> dict[str, Any]:
 def selection_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     """Fine-tuning of the long model with equal tokens, and on the whole pool again with equal epochs.
 
-    Raises:
-        DataError: a selection of notebook 05 is missing.
+    Raises DataError: a selection of notebook 05 is missing.
     """
     jobs, budget = [], study.profile.sft_tokens
     for n in range(study.profile.pool_seeds):
@@ -212,7 +208,7 @@ def influence(model: PreTrainedModel, ids: Sequence[int], positions: Sequence[in
     """Which tokens can change what the model computes at which others: each is exchanged, outputs compared.
 
     ``mask``: pass a mask of ones; otherwise none. Returns bool ``(tokens, tokens)``: row i, column j is true
-    if token j reaches token i.
+        if token j reaches token i.
     """
     n, vocabulary = len(ids), model.config.vocab_size
     batch = torch.tensor(ids).repeat(n + 1, 1)
