@@ -49,10 +49,7 @@ def name_lines(axis: Axes, names: Collection[str]) -> None:
 
 @styled
 def corpus(samples: pd.DataFrame, short_window: int) -> Figure:
-    """Lengths by kind, and how far the evidence lies from the response (01).
-
-    Columns ``kind``, ``tokens``; ``distance``: tokens from evidence to the response, NaN without evidence.
-    """
+    """Lengths by kind, and tokens from evidence to response (01); columns ``kind, tokens, distance`` (or NaN)."""
     counts = samples["kind"].value_counts(sort=False)
     fig, (left, right) = blank(9, 0.32 * len(counts) + 1.4, 2, sharey=True)
     colours = {kind: MUTED[i % 9] for i, kind in enumerate(counts.index)}
@@ -81,7 +78,7 @@ def _draw_kinds(axis: Axes, rows: pd.DataFrame, colours: Mapping[str, str]) -> N
 def scores_by_kind(
     scores: pd.DataFrame, found: Collection[str], xlabel: str = "score", wanted: str = FAR
 ) -> Figure:
-    """Every sample's score by kind, one panel a method (03, 04, 05); columns ``kind, method, value``.
+    """Every sample's score by kind, a panel a method (03 to 05); columns ``kind, method, value``.
 
     Drawn in red and called ``wanted``: the kinds ``found``, which a selector ought to put on top.
     """
@@ -104,8 +101,7 @@ def scores_by_kind(
 @styled
 def dots(rows: pd.DataFrame, xlabel: str = "AUC", chance: float | None = 0.5) -> Figure:
     """One line a method, best first: dots for seeds, mean, 95 % interval, a colour a condition (03 to 08)."""
-    height = (0.25 + 0.05 * rows["condition"].nunique()) * rows["method"].nunique() + 1.1
-    fig, (axis,) = blank(6.5, height)
+    fig, (axis,) = blank(6.5, (0.25 + 0.05 * rows["condition"].nunique()) * rows["method"].nunique() + 1.1)
     draw_dots(axis, rows, xlabel, chance)
     return fig
 
@@ -145,10 +141,7 @@ def draw_dots(axis: Axes, rows: pd.DataFrame, xlabel: str, chance: float | None)
 
 @styled
 def importance_and_attention(segments: pd.DataFrame, evidence: Sequence[int], title: str = "") -> Figure:
-    """Importance and attention of one sample's segments, shares that each sum to one (04).
-
-    Columns ``segment, importance, attention``; shaded: the segments of the numbers ``evidence``.
-    """
+    """Columns ``importance`` and ``attention`` of one sample by ``segment``, ``evidence`` shaded (04)."""
     fig, (axis,) = blank(7, 2.6)
     for number in evidence:
         axis.axvspan(number - 0.5, number + 0.5, color=ORANGE, alpha=0.25, linewidth=0)
