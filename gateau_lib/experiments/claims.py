@@ -175,7 +175,7 @@ def verdict(claim: Claim, metrics: pd.DataFrame, profile: str) -> Verdict:
     """The verdict of one claim on metrics rows ``metric, method, condition, seed, value`` of one profile.
 
     ``holds``, ``fails``, ``inconclusive``, or ``not testable here``: the ledger excludes the profile, or
-        seeds are too few, or the reference is so near to 1 that nothing passes it by the margin.
+    seeds are too few, or the reference is so near to 1 that nothing passes it by the margin.
     """
     about: dict[str, Any] = {name: getattr(claim, name) for name in ("id", "paper", "statement", "evidence")}
     if why := claim.untestable_on(profile):

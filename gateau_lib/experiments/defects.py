@@ -35,9 +35,9 @@ SCORES = ("HMG", "CAM")
 def changes(pair: Pair, encoded: Sequence[Encoded], window: int, segment_length: int) -> pd.DataFrame:
     """Every defect by itself, and all together, against none; ``window``: tokens, a multiple of a segment.
 
-    Columns ``score`` (HMG or CAM), ``defect``; ``rank_correlation`` (Spearman, of samples with both scores; NaN
-    under three), ``largest_change`` (HMG: nats per token; CAM: one minus cosine), ``lost`` (samples whose score
-    is NaN), ``cost`` (tokens read, padding included, over those without the defect).
+    Columns ``score`` (HMG or CAM), ``defect``; ``rank_correlation`` (Spearman, of samples with both scores;
+    NaN under three), ``largest_change`` (HMG: nats per token; CAM: one minus cosine), ``lost`` (samples whose
+    score is NaN), ``cost`` (tokens read, padding included, over those without the defect).
     """
 
     def scored(score: str, defects: Defects) -> tuple[np.ndarray, int]:

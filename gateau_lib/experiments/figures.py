@@ -49,7 +49,7 @@ def name_lines(axis: Axes, names: Collection[str]) -> None:
 
 @styled
 def corpus(samples: pd.DataFrame, short_window: int) -> Figure:
-    """Lengths by kind, and tokens from evidence to response (01); columns ``kind, tokens, distance`` (or NaN)."""
+    """Lengths by kind, and tokens from evidence to response (01); columns ``kind, tokens, distance``."""
     counts = samples["kind"].value_counts(sort=False)
     fig, (left, right) = blank(9, 0.32 * len(counts) + 1.4, 2, sharey=True)
     colours = {kind: MUTED[i % 9] for i, kind in enumerate(counts.index)}

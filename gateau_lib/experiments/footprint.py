@@ -32,8 +32,7 @@ def processes(profile: Profile, cards: int) -> int:
 def memory(profile: Profile, cards: int = 0) -> dict[str, float]:
     """Bytes of one device at the peak of each stage: ``pretraining`` (if any), ``scoring`` and so on."""
     (short, long), wide = workload.pair(profile), NUMBER[profile.dtype]
-    found = {}
-    read = max(profile.max_length, profile.long_window, BATCH_TOKENS)
+    found, read = dict[str, float](), max(profile.max_length, profile.long_window, BATCH_TOKENS)
     if stages := (*profile.short_stages, *profile.long_stages):
         most = profile.micro_tokens or math.inf  # of a pass, unless a row is longer; all in single precision
         tokens = max(min(each, max(most, window)) for window, _, each in stages)
@@ -80,10 +79,8 @@ def _training_passes(profile: Profile, many: int) -> list[tuple[float, float]]:
 
 
 def _kept(size: Size, tokens: float, wide: int, whole: bool, fine: int = 4) -> float:
-    """Bytes that the backward pass needs: all layers, or with gradient checkpoints one and the inputs of all.
-
-    ``wide``: bytes of a number in products; norms keep single precision. ``fine``: between layers.
-    """
+    """Bytes the backward pass needs, ``wide`` a number in products, ``fine`` between layers, 4 in norms."""
+    # All layers, or with gradient checkpoints one and the inputs of all.
     norms = 4 * size.hidden  # numbers a token: what comes into a layer's two norms, and it normalised
     # Inputs of products and of the activation, attention's parts.
     products = 3 * size.hidden + 2 * (size.heads + size.kv_heads) * size.head_dim + 4 * size.mlp
@@ -99,16 +96,13 @@ def _passing(size: Size, wide: int) -> float:
 
 def adapters(size: Size, rank: int = ADAPTER_RANK) -> int:
     """Parameters of LoRA adapters at all linear layers."""
-    keys = size.kv_heads * size.head_dim
-    ends = 2 * (size.hidden + size.width) + 2 * (size.hidden + keys) + 3 * (size.hidden + size.mlp)
+    ends = 7 * size.hidden + 2 * size.width + 2 * size.kv_heads * size.head_dim + 3 * size.mlp
     return size.layers * rank * ends
 
 
 def host(profile: Profile, cards: int = 0) -> float:
-    """Bytes of memory that models take at most, all in single precision.
-
-    One that will be shared is read whole by every process; worked examples hold two (`loading.load_on_cpu`).
-    """
+    """Bytes of memory that models take at most, all in single precision."""
+    # One to be shared is read whole by every process; worked examples hold two (`loading.load_on_cpu`).
     shared = processes(profile, cards) if profile.sharding != "ddp" else 1
     return max(shared, 2) * 4 * workload.pair(profile)[1].parameters
 
@@ -116,9 +110,8 @@ def host(profile: Profile, cards: int = 0) -> float:
 def disk(profile: Profile) -> Disk:
     """Bytes that the results, with every tuned model, and the hub's cache will take."""
     short, long = workload.pair(profile)
-    trained, wide = (
-        (adapters(long), 4) if profile.tuning == "lora" else (long.parameters, NUMBER[profile.dtype])
-    )
+    lora = profile.tuning == "lora"
+    trained, wide = (adapters(long), 4) if lora else (long.parameters, NUMBER[profile.dtype])
     tuned = profile.pool_seeds * (len(tuning_runs.SELECTION_RUNS) + len(tuning_runs.STRATEGIES))
     tuned += sum(run.row != replication_rows.UNTUNED for run in replication_rows.runs(profile))
     stretched = 4 * short.parameters  # the start of notebook 06's short models

@@ -23,7 +23,7 @@ def missing(profile: Profile, whole: bool = True) -> list[str]:
     """What this machine lacks for the profile; empty for a profile that needs no GPU.
 
     ``whole``: all of the profile is to run; of a part (one notebook, some runs) the disk is not counted.
-    Raises ModelError: a model of which nothing can be read here.
+        Raises ModelError: a model of which nothing can be read here.
     """
     if not profile.needs_gpu:
         return []

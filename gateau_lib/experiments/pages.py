@@ -52,10 +52,7 @@ def generated(results: Path, sources: Path) -> dict[str, dict[str, str]]:
 
 
 def fill(page: Path, made: Mapping[str, str]) -> str:
-    """The text of a page with every part between its marks.
-
-    Raises PageError: a part's marks are missing, or stand there for an unknown part.
-    """
+    """The text of a page, every part between its marks; PageError: a mark is missing or unknown."""
     text = page.read_text(encoding="utf-8")
     marked = re.findall(r"^<!-- begin (\w+) -->$", text, flags=re.M)
     if sorted(marked) != sorted(made):
@@ -77,13 +74,8 @@ def readme(results: Path, sources: Path) -> dict[str, str]:
     if not made["notebooks"] or metrics.empty:
         raise PageError(f"results/{PROFILE}: no manifest or no metrics; run make {PROFILE} first")
     found = verdicts(metrics, PROFILE)
-    return {
-        "headline": headline(found),
-        "cost": cost(made),
-        "reading": reading(made, sources),
-        "verdicts": verdict_table(found).strip(),
-        "profiles": profiles(),
-    }
+    parts = {"headline": headline(found), "cost": cost(made), "reading": reading(made, sources)}
+    return parts | {"verdicts": verdict_table(found).strip(), "profiles": profiles()}
 
 
 def _table(head: Sequence[str], rows: Iterable[Iterable[str]], align: str = "---") -> str:

@@ -1,8 +1,7 @@
-"""What a profile will cost, before anything is downloaded or computed.
+"""What a profile will cost, before anything is downloaded or computed; docs/scale.md: how it was checked.
 
-Estimates: each part of the study says in its `cost` what it reads and trains, `footprint` counts room; what
-they were checked against stands in docs/scale.md. Hours are those of an A100 or A800 of 80 GB at the
-utilisation that `pass_costs` assumes; a small model reaches less of it.
+Estimates: each part of the study says in its `cost` what it reads and trains. Hours are those of an A100 or
+A800 of 80 GB at the utilisation that `pass_costs` assumes; a small model reaches less of it.
 """
 
 from importlib.util import find_spec
@@ -52,10 +51,7 @@ def hours(part: Work, model: Size) -> float:
 
 
 def describe(profile: Profile) -> str:
-    """The plan as text: models, data, steps, tokens, operations, hours, memory, disk.
-
-    Raises ModelError: a model of which nothing can be read here.
-    """
+    """The plan as text: models, data, steps, tokens, operations, hours, memory, disk; ModelError: no size."""
     (short, long), cards = workload.pair(profile), len(devices.gpu_memory())
     parts = [(part, hours(part, long)) for part in work(profile)]
     many = footprint.processes(profile, cards)
