@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from transformers import LlamaConfig
 
-from gateau_lib.experiments import footprint, plan, setting_sources
+from gateau_lib.experiments import machine_check, plan, setting_sources
 from gateau_lib.experiments.claims import verdicts
 from gateau_lib.experiments.figures import verdict_table
 from gateau_lib.experiments.findings import summary
@@ -140,8 +140,8 @@ def plans() -> str:
 
 def _needs(profile: Profile) -> dict[str, str]:
     """What one profile takes, as the rows of `plans`."""
-    cards, long, parts = footprint.processes(profile, 0), plan.size(profile), plan.work(profile)
-    (results, hub), memory = footprint.disk(profile), footprint.memory(profile, cards)
+    cards, long, parts = machine_check.processes(profile, 0), plan.size(profile), plan.work(profile)
+    (results, hub), memory = machine_check.disk(profile), machine_check.memory(profile, cards)
     stages = ("pretraining", "scoring", "training", "evaluation")
     of_a_card = {stage: f"{memory[stage] / GB:.1f}" if stage in memory else "–" for stage in stages}
     return {
@@ -151,7 +151,7 @@ def _needs(profile: Profile) -> dict[str, str]:
         "optimizer steps": f"{sum(part.steps for part in parts):,}",
         "GPU-hours": f"{sum(plan.hours(part, long) for part in parts):,.0f}",
         **{f"GB of a card, {stage}": need for stage, need in of_a_card.items()},
-        "GB of the host, to load": f"{footprint.host(profile, cards) / GB:.0f}",
+        "GB of the host, to load": f"{machine_check.host(profile, cards) / GB:.0f}",
         "GB of disk, results": f"{results / GB:,.0f}",
         "GB of disk, the hub's cache": f"{hub / GB:,.0f}",
     }
