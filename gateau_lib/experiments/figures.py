@@ -219,7 +219,14 @@ def cost(rows: pd.DataFrame) -> Figure:
     fig = Figure(figsize=(10.5, 2.9))
     left, middle, right = fig.subplots(1, 3)
     fig.subplots_adjust(left=0.15, right=0.98, bottom=0.18, top=0.87, wspace=0.65)
-    _draw_shares(left, rows[rows["section"].isin(["HMG + CAM", "ProLong"])])
+    released = rows[rows["section"].isin(["HMG + CAM", "ProLong"])]
+    table = released.set_index(["section", "what"])[["seconds", "padded"]]
+    share = table.div(table.xs("released", level="what"), level="section").drop("released", level="what")
+    for n, (column, name) in enumerate({"seconds": "seconds", "padded": "tokens, with padding"}.items()):
+        left.barh(np.arange(len(share)) + 0.38 * (n - 0.5), share[column], 0.36, color=CYCLE[n], label=name)
+    left.axvline(1, **DASHED)
+    left.set_yticks(range(len(share)), [f"{section}, {what}" for section, what in share.index])
+    left.set(xlabel="share of the released procedure", xlim=(0, 1.05))
     passes, peaks = rows[rows["section"] == "passes"], rows[rows["section"] == "memory"]
     for n, (what, group) in enumerate(passes.groupby("what", sort=False)):
         middle.plot(group["length"], group["seconds"], label=what, color=CYCLE[n], marker=MARKERS[n])
@@ -234,17 +241,6 @@ def cost(rows: pd.DataFrame) -> Figure:
     for axis in (left, middle):
         axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return fig
-
-
-def _draw_shares(axis: Axes, rows: pd.DataFrame) -> None:
-    """Seconds and tokens of each procedure as parts of the released one's."""
-    table = rows.set_index(["section", "what"])[["seconds", "padded"]]
-    share = table.div(table.xs("released", level="what"), level="section").drop("released", level="what")
-    for n, (column, name) in enumerate({"seconds": "seconds", "padded": "tokens, with padding"}.items()):
-        axis.barh(np.arange(len(share)) + 0.38 * (n - 0.5), share[column], 0.36, color=CYCLE[n], label=name)
-    axis.axvline(1, **DASHED)
-    axis.set_yticks(range(len(share)), [f"{section}, {what}" for section, what in share.index])
-    axis.set(xlabel="share of the released procedure", xlim=(0, 1.05))
 
 
 def verdict_table(verdicts: pd.DataFrame) -> str:

@@ -1,8 +1,8 @@
-"""What a profile needs: memory of a device at each stage, of the host, disk; and what this machine lacks of it.
+"""What a profile needs: memory of a device at each stage, of the host, disk; and what this machine lacks.
 
-Weights are exact; what passes leave behind is an estimate, checked on a trained model in the tests. Sharing by
-`fsdp` or `deepspeed` divides weights, gradients and optimizer states by the processes; nothing divides what one
-process computes, and the two models that score lie on one device together.
+Weights are exact; what passes leave behind is an estimate, checked on a trained model in the tests. Sharing
+by `fsdp` or `deepspeed` divides weights, gradients and optimizer states by the processes; nothing divides
+what one process computes, and the two models that score lie on one device together.
 """
 
 import math
@@ -27,7 +27,6 @@ from gateau_lib.training.pretrain import TRAINED_ON
 
 GB = 2**30
 NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes
-PUBLISHED_CARDS = 8  # GATEAU and LongAlign: 8 x A800 of 80 GB
 LOGITS = 14  # bytes a vocabulary entry of a trained token: bf16, as fp32, its log-softmax, its gradient
 ADAPTER_RANK = 16  # as recipe.FineTune
 DATA_BYTES = 4 << 30  # data sets, their converted copies, scores and answers; assumed
@@ -36,7 +35,7 @@ KEPT_CHECKPOINTS = 2  # the last one stays until the next one is whole
 
 def processes(profile: Profile, cards: int) -> int:
     """Processes that train one model together on a machine with so many GPUs (none: the published one)."""
-    return profile.processes or cards or PUBLISHED_CARDS
+    return profile.processes or cards or 8  # GATEAU and LongAlign: 8 x A800 of 80 GB
 
 
 def memory(profile: Profile, cards: int = 0) -> dict[str, float]:
@@ -233,7 +232,8 @@ def model_missing(profile: Profile, name: str) -> str:
         return f"{name} {why} (where there is a network, convert them once: {command})"
     if folders or answers(name):
         return ""
-    return f"{name} is not in the hub's cache{_at(revision)} ({hub.remedy(name, 'model', revision)})"
+    at = f" at commit {revision[:7]}" if revision else ""
+    return f"{name} is not in the hub's cache{at} ({hub.remedy(name, 'model', revision)})"
 
 
 def data_missing(profile: Profile, key: str) -> str:
@@ -243,11 +243,8 @@ def data_missing(profile: Profile, key: str) -> str:
     here = folders or (own and (Path(own).expanduser() / key).is_dir())
     if here or (entry.host == "hub" and answers(entry.repo, "dataset")):
         return ""
-    return f"{key} is not here{_at(revision)} ({hub.remedy(entry.repo, 'dataset', revision)})"
-
-
-def _at(revision: str | None) -> str:
-    return f" at commit {revision[:7]}" if revision else ""
+    at = f" at commit {revision[:7]}" if revision else ""
+    return f"{key} is not here{at} ({hub.remedy(entry.repo, 'dataset', revision)})"
 
 
 def answers(name: str, kind: hub.Kind = "model") -> bool:

@@ -62,9 +62,7 @@ def by_method(rows: pd.DataFrame, models: Sequence[Model], pool_seeds: int) -> p
     return named.merge(rows, on="model").drop(columns="model")
 
 
-def _write_perplexity(
-    model: Path, documents: list[list[int]], lengths: tuple[int, ...], dtype: str, out: Path
-) -> None:
+def _write_perplexity(model: Path, documents: Any, lengths: tuple[int, ...], dtype: str, out: Path) -> None:
     loaded, _ = loading.load(model, dtype)
     perplexity_by_length(loaded, documents, lengths, tail=PERPLEXITY_TAIL).to_parquet(out / "rows.parquet")
 

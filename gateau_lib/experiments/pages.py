@@ -28,7 +28,6 @@ from gateau_lib.study.evidence import read_metrics
 from gateau_lib.study.profiles import PROFILES, Profile, resolve
 from gateau_lib.study.store import Study
 
-SETTING_COLUMNS = ("setting", "paper profile", "source, or what was assumed")
 PROFILE = "cpu"  # the published evidence
 PURPOSE = {
     "smoke": "tests",
@@ -44,11 +43,9 @@ class PageError(UserError):
 
 def generated(results: Path, sources: Path) -> dict[str, dict[str, str]]:
     """The generated parts, Markdown: page -> name -> text, from ``results/cpu`` and the source notebooks."""
-    return {
-        "README.md": readme(results, sources),
-        "docs/cluster.md": {"plan": example()},
-        "docs/scale.md": {"plans": plans(), "audit": _table(SETTING_COLUMNS, setting_sources.rows())},
-    }
+    audit = _table(("setting", "paper profile", "source, or what was assumed"), setting_sources.rows())
+    found = {"README.md": readme(results, sources), "docs/cluster.md": {"plan": example()}}
+    return found | {"docs/scale.md": {"plans": plans(), "audit": audit}}
 
 
 def fill(page: Path, made: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ ranks) are left to `ranking`, because they depend on which samples are in the po
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -190,11 +191,10 @@ def scored(study: Study, pair: Path, data: Path, pools: Sequence[str], parts: Se
         model for each part.
     """
     known = {}
-    for pool in pools:
-        for n in range(study.profile.pool_seeds):
-            path = data / "pools" / f"{pool}-{n}.jsonl"
-            rows = [(pool, n, s.id, s.kind, needs_far(s)) for s in read_samples(path)]
-            known[path] = pd.DataFrame(rows, columns=["pool", "seed", "id", "kind", "needs_far"])
+    for pool, n in product(pools, range(study.profile.pool_seeds)):
+        path = data / "pools" / f"{pool}-{n}.jsonl"
+        rows = [(pool, n, s.id, s.kind, needs_far(s)) for s in read_samples(path)]
+        known[path] = pd.DataFrame(rows, columns=["pool", "seed", "id", "kind", "needs_far"])
     return _joined(study, pair, known, parts)
 
 

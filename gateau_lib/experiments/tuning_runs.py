@@ -54,15 +54,12 @@ def selected_ids(study: Study, selector: str, n: int) -> tuple[str, ...]:
     return tuple(sorted(json.loads(path.read_text(encoding="utf-8"))))
 
 
-def _job(
-    study: Study, data: Path, experiment: str, method: str, n: int, tokens: int, **settings: Any
-) -> FineTune:
-    profile, name = study.profile, f"{RUNS[experiment][0]}-{method}-{n}"
-    settings |= {"experiment": experiment, "method": method, "pool_seed": n, "seed": study.seed * 100 + n}
-    settings |= {"window": profile.long_window, "learning_rate": profile.sft_learning_rate}
+def _job(study: Study, data: Path, kind: str, method: str, n: int, tokens: int, **how: Any) -> FineTune:
+    profile, samples = study.profile, (data / "short" / f"{n}.jsonl",)
+    how |= {"experiment": kind, "method": method, "pool_seed": n, "seed": study.seed * 100 + n}
+    how |= {"window": profile.long_window, "learning_rate": profile.sft_learning_rate} | scale(profile)
     length = ByTokens(tokens, profile.sft_batch_tokens)
-    samples = (data / "short" / f"{n}.jsonl",)
-    return FineTune(name, samples=samples, length=length, **settings, **scale(profile))
+    return FineTune(f"{RUNS[kind][0]}-{method}-{n}", samples=samples, length=length, **how)
 
 
 def scale(profile: Profile) -> dict[str, Any]:
