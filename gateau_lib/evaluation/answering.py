@@ -5,8 +5,6 @@ it (model, prompt, lengths, code), so a killed run goes on where it stopped and 
 another model never meets old answers.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections import Counter

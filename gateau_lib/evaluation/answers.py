@@ -4,8 +4,6 @@ A sample's *answer* is the part of its response that only the evidence can tell;
 frame. Text is normalised as in SQuAD: lower case; punctuation, articles and extra space removed.
 """
 
-from __future__ import annotations
-
 import re
 import string
 from collections import Counter

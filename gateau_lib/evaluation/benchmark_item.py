@@ -1,7 +1,5 @@
 """A benchmark, its items, and what all share: prompts cut or made to length, few items of many, scores."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

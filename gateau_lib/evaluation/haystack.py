@@ -5,8 +5,6 @@ the depth asks for, whatever the tokenizer. (GATEAU's released test looks for a 
 another tokenizer, finds none, and puts every needle at the first character.)
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product

@@ -4,8 +4,6 @@ The judge is any model of `gateau_lib.sources.chat`. It rates from 1 to 10; scor
 GATEAU's tables. Nothing here gives an answer the score 0. All that is asked and said stays in a transcript.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import re

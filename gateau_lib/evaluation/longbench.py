@@ -1,7 +1,5 @@
 """LongBench's twelve tasks of GATEAU's tables: items from the published files, scores as published."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

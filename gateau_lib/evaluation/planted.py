@@ -6,8 +6,6 @@
   by `answers.exact_match` and `answers.token_f1`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path

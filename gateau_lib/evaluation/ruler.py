@@ -5,8 +5,6 @@ are our own, without its worked example and the words it puts into the model's m
 those of its table.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 Without the package, or without a task's data, nothing was run, and that is what is said: no score is made up.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version

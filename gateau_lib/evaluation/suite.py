@@ -4,8 +4,6 @@ A benchmark that has no number (no judge, an extra that is not installed, data t
 *not run*, with the reason. It never counts as 0.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

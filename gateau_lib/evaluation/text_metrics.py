@@ -5,8 +5,6 @@ sentence in full: the published code recurses once a word, Python stops it at 1,
 0. A Chinese summary is one sentence, for it has no ASCII full stop.
 """
 
-from __future__ import annotations
-
 import string
 import sys
 from collections import Counter

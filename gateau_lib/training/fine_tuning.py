@@ -4,8 +4,6 @@ Checkpoints stay after a failure, so the same call goes on from the last one, if
 `gateau_lib.train` tells how to start a run over several machines.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -40,13 +38,9 @@ def build(job: FineTune) -> Build:
 def fine_tune_all(study: Study, jobs: Sequence[FineTune], workers: int | None = None) -> list[Path]:
     """Folders of all fine-tuned models, in the order of ``jobs``; no run in the study's cache is repeated.
 
-    Args:
-        workers: processes; None: `workers.at_once`. Runs that take several processes each, and all runs where
-            there is one GPU, go one after the other.
-
-    Raises:
-        TrainingError: two jobs with one name.
-        JobError: a run that failed, by name.
+    ``workers``: processes; None: `workers.at_once`. Runs that take several processes each, and all runs where
+        there is one GPU, go one after the other.
+    Raises TrainingError: two jobs with one name; JobError: a run that failed, by name.
     """
     if len({job.name for job in jobs}) < len(jobs):
         raise TrainingError("two fine-tuning runs have the same name; give each its own")
@@ -96,9 +90,7 @@ def fine_tune(job: FineTune, out: Path) -> dict[str, Any]:
 
     On a CPU that is done in this process if one is enough. Not so on a GPU: torch reads once, at its first
     matrix product there, whether these are to be deterministic, and a notebook that scored has made it.
-
-    Raises:
-        TrainingError: a process that was lost, memory or disk that did not suffice: how to go on.
+    Raises TrainingError: a process that was lost, memory or disk that did not suffice: how to go on;
         RuntimeError: any other failure of a process, by its first line; from this process, the error itself.
     """
     if processes(job) > 1 or devices.device().type == "cuda":
@@ -111,7 +103,7 @@ def fine_tune(job: FineTune, out: Path) -> dict[str, Any]:
 
 
 def _launch(work: Sequence[tuple[FineTune, Path]]) -> None:
-    """Train jobs one after the other; processes are started once for all jobs that take equally many.
+    """Train jobs one after the other, with one start for all that take equally many processes.
 
     At the first job that fails it raises as `fine_tune` does; those before it are done.
     """
@@ -122,10 +114,9 @@ def _launch(work: Sequence[tuple[FineTune, Path]]) -> None:
 
 def _run(work: Sequence[tuple[FineTune, Path]], count: int, folder: Path) -> None:
     """Start the processes, show the progress that they report in ``folder``, and raise why they failed."""
-    places = []
+    places: list[str] = []
     for place, (job, out) in enumerate(work):
-        path = folder / f"job-{place}.json"
-        path.write_text(recipe.to_json(job), encoding="utf-8")
+        (path := folder / f"job-{place}.json").write_text(recipe.to_json(job), encoding="utf-8")
         places += [str(path), str(out.absolute())]
     # One server of the run for its processes to meet at; what they print goes to files.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
@@ -133,12 +124,14 @@ def _run(work: Sequence[tuple[FineTune, Path]], count: int, folder: Path) -> Non
     command += ["-m", "gateau_lib.train", *places]
     devices.release_gpu()
     with (folder / OUTPUT).open("wb") as output:
-        # The pipe to its standard input is never written to: when this process ends, however it ends, the
-        # others see the pipe close.
+        # Nobody writes to the pipe to its standard input: however this process ends, the others see it close.
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": output, "stderr": subprocess.STDOUT}
         with subprocess.Popen(command, env=_environment(count, folder), **pipes) as run:
             try:
-                _show(_steps(run, folder / reports.STEPS), len(work))
+                runs = groupby(_steps(run, folder / reports.STEPS), itemgetter("run"))
+                for name, taken in track(runs, "fine-tuning", len(work)) if len(work) > 1 else runs:
+                    for _ in track(taken, f"{name}: steps", next(taken)["steps"]):
+                        pass
             except BaseException:
                 run.terminate()
                 raise
@@ -170,15 +163,6 @@ def _steps(run: subprocess.Popen, path: Path) -> Iterator[dict[str, Any]]:
             ended = run.returncode is not None  # before reading, so that nothing is missed
             *lines, rest = (rest + file.read()).split("\n")  # the last line may be half written
             yield from map(json.loads, lines)
-
-
-def _show(steps: Iterator[dict[str, Any]], count: int) -> None:
-    """Progress of ``count`` runs, one after the other."""
-    runs = groupby(steps, itemgetter("run"))
-    for name, taken in track(runs, "fine-tuning", count) if count > 1 else runs:
-        first = next(taken)
-        for _ in track(taken, f"{name}: steps", first["steps"]):
-            pass
 
 
 def _failure(job: FineTune, out: Path, folder: Path) -> Exception:

@@ -5,8 +5,6 @@ any position step other than 1 for the start of another document: training on sk
 would silently become block-diagonal.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -37,9 +35,8 @@ def sample_row(encoded: Encoded, ending: Sequence[int], positions: Iterable[int]
 def pack_rows(rows: Sequence[Row], isolated: bool = True) -> Row:
     """Several samples in one row, one after the other.
 
-    Args:
-        isolated: block-diagonal attention (LongAlign), and positions that restart with each sample; otherwise
-            samples see the samples before them, and positions run on over the whole row.
+    ``isolated``: block-diagonal attention (LongAlign), and positions that restart with each sample; otherwise
+        samples see the samples before them, and positions run on over the whole row.
     """
     lengths = [len(row.input_ids) for row in rows]
     positions = (p for row in rows for p in row.position_ids) if isolated else range(sum(lengths))

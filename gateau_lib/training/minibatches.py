@@ -3,8 +3,6 @@
 All follows from the job and its data: the same steps for any number of processes, before and after a kill.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from array import array
@@ -27,14 +25,12 @@ from gateau_lib.training.recipe import ByTokens, FineTune
 def training_samples(job: FineTune) -> list[Sample]:
     """The samples of a job: its files, then the selected part of its pool in pool order.
 
-    Raises:
-        DataError: a selected id that is not in the pool, or no samples at all.
+    Raises DataError: a selected id that is not in the pool, or no samples at all.
     """
     samples = [sample for path in job.samples for sample in read_samples(path)]
     if job.pool is not None:
         pool, wanted = read_samples(job.pool), set(job.selected)
-        missing = wanted - {sample.id for sample in pool}
-        if missing:
+        if missing := wanted - {sample.id for sample in pool}:
             lost = f"{len(missing)} selected ids are missing, first {min(missing)!r}"
             raise DataError(f"{job.pool}: {lost}; select from this pool")
         samples += [sample for sample in pool if sample.id in wanted]
@@ -46,9 +42,8 @@ def training_samples(job: FineTune) -> list[Sample]:
 
 def compact(encoded: Encoded) -> Encoded:
     """The same ids in four bytes each: lists of the published data would take tens of gigabytes a process."""
-    names = ("start", "context", "instruction", "response")
-    parts: dict[str, Any] = {name: array("i", getattr(encoded, name)) for name in names}
-    return replace(encoded, **parts)
+    names = "start", "context", "instruction", "response"
+    return replace(encoded, **{name: array("i", getattr(encoded, name)) for name in names})
 
 
 class Batches(Sequence[list[Row]]):
@@ -86,11 +81,10 @@ class Batches(Sequence[list[Row]]):
             return [self[i] for i in range(*step.indices(len(self)))]
         rows = []
         for indices, drawn in zip(self.plan[step], self.positions[step], strict=True):
-            positions = [
-                range(self.lengths[i]) if p is None else p for i, p in zip(indices, drawn, strict=True)
+            placed = [
+                (i, range(self.lengths[i]) if p is None else p) for i, p in zip(indices, drawn, strict=True)
             ]
-            chosen = (self.encoded[i] for i in indices)
-            made = [sample_row(e, self.ending, p) for e, p in zip(chosen, positions, strict=True)]
+            made = [sample_row(self.encoded[i], self.ending, positions) for i, positions in placed]
             rows.append(pack_rows(made, self.job.packed_isolated) if self.packed else made[0])
         return rows
 
@@ -109,9 +103,8 @@ class Batches(Sequence[list[Row]]):
         used = [i for step in self.plan for row in step for i in row]
         padded = largest = 0
         for rows in self:
-            for process in range(processes):
-                for part, _ in deal(self.job, rows, processes, process):
-                    padded += len(part) * max(len(row.input_ids) for row in part)
+            passes = (part for n in range(processes) for part, _ in deal(self.job, rows, processes, n))
+            padded += sum(len(part) * max(len(row.input_ids) for row in part) for part in passes)
             largest = max(largest, *(max(row.position_ids) for row in rows))
         return {
             "tokens": sum(self.lengths[i] for i in used),

@@ -6,8 +6,6 @@ values of several tokens, copy practice with random period, most loss weight on 
 determines, and windows that grow.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import shutil
@@ -53,8 +51,7 @@ def weighted_loss(
 ) -> torch.Tensor:
     """Weighted mean NLL in nats per token of next-token prediction over rows ``(rows, window + 1)``.
 
-    Args:
-        total: what to divide by where the rows are a part of a step; None: the sum of their weights.
+    ``total``: what to divide by where the rows are a part of a step; None: the sum of their weights.
     """
     where = weights[:, 1:] > 0
     logits, weight = _logits(model, ids, where).float(), weights[:, 1:][where]
@@ -98,15 +95,10 @@ def train(
     far: bool = False,
     micro_tokens: int = 0,
 ) -> list[dict[str, float]]:
-    """Train in stages of growing windows with AdamW; weights change in place.
+    """Train in stages ``(window in tokens, steps, tokens a step)`` with AdamW; weights change in place.
 
-    Args:
-        stages: ``(window in tokens, steps, tokens a step)``, in order.
-        far: of `RowMaker`.
-        micro_tokens: of `backward`, so that a step of many tokens fits into memory.
-
-    Returns:
-        Log rows: step, window, loss (nats per weighted token), recall (share), tokens seen, seconds.
+    ``far``: of `RowMaker`. ``micro_tokens``: of `backward`, so that a step of many tokens fits into memory.
+    Returns log rows: step, window, loss (nats per weighted token), recall (share), tokens seen, seconds.
     """
     rows = RowMaker(tokenizer, seed, question_share, far)
     how: dict[str, Any] = {"betas": (0.9, 0.98), "weight_decay": 0.01, "fused": True}
@@ -138,8 +130,8 @@ def build_pair(out: Path, tokenizer: Any, profile: Profile, seed: int) -> None:
     shape = {name: getattr(profile, name) for name in ("hidden_size", "layers", "heads", "rope_theta")}
     shape["window"] = profile.short_window
     how: dict[str, Any] = {"question_share": profile.question_share, "micro_tokens": profile.micro_tokens}
-    built = build_llama(len(tokenizer), seed=seed, **shape)
-    short = built.to(device())  # type: ignore[arg-type]  # transformers' wrapper hides self
+    # transformers' wrapper hides self
+    short = build_llama(len(tokenizer), seed=seed, **shape).to(device())  # type: ignore[arg-type]
     torch.manual_seed(seed)
     short_log = train(short, tokenizer, profile.short_stages, seed=seed, **how)
     # The long model must own its weights: training it would change the short one's through shared tensors.
@@ -149,8 +141,8 @@ def build_pair(out: Path, tokenizer: Any, profile: Profile, seed: int) -> None:
     for name, model in (("short", short), ("long", long)):
         model.save_pretrained(out / name)
         tokenizer.save_pretrained(out / name)
-    settings = {"seed": seed, "question_share": profile.question_share, **shape}
-    training = {"settings": settings, "short": short_log, "long": long_log}
+    training = {"settings": {"seed": seed, "question_share": profile.question_share, **shape}}
+    training |= {"short": short_log, "long": long_log}
     (out / "training.json").write_text(json.dumps(training, indent=1))
 
 

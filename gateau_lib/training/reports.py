@@ -1,7 +1,5 @@
 """What processes tell the one that launched them, as lines of JSON; what a failed run says."""
 
-from __future__ import annotations
-
 import errno
 import glob
 import json
@@ -43,10 +41,10 @@ def counted(steps: range, run: str) -> Iterator[int]:
 
 def failed(job: FineTune, output: Path, error: Exception) -> Exception:
     """The error `explained`, after the process that launched this one has been told."""
-    known = explained(job, output, error)
-    is_known = isinstance(known, TrainingError)
-    _add(FAILURES, known=is_known, text=str(known) if is_known else f"{type(known).__name__}: {known}")
-    return known
+    told = explained(job, output, error)
+    known = isinstance(told, TrainingError)
+    _add(FAILURES, known=known, text=str(told) if known else f"{type(told).__name__}: {told}")
+    return told
 
 
 def explained(job: FineTune, output: Path, error: Exception) -> Exception:
