@@ -1,8 +1,7 @@
 """Models' answers to benchmark items: greedy, batched by length, each kept on disk as soon as it is written.
 
-Finished answers lie in part files that are only ever added to. A record is known by the content that decides
-it (model, prompt, lengths, code), so a killed run goes on where it stopped and ends with the same table, and
-another model never meets old answers.
+Part files are only added to; a record is known by all that decides it (model, prompt, lengths, code).
+So a killed run goes on where it stopped and ends with the same table; another model meets no old answers.
 """
 
 import json
@@ -51,8 +50,7 @@ def answers_of_runs(
 ) -> dict[str, Answers]:
     """Every run's (run name -> folder of its model) answers to the items, generated once.
 
-    Raises:
-        JobError: a run whose model cannot be loaded or asked, by name.
+    Raises JobError: a run whose model cannot be loaded or asked, by name.
     """
     profile = study.profile
     how = {"questions": Questions(items, digest(repr(items))), "room": profile.benchmark_window}
@@ -83,21 +81,15 @@ def answer(
     chat: bool,
     batch_tokens: int = BATCH_TOKENS,
 ) -> pd.DataFrame:
-    """A model's greedy answers; what ``out`` already holds is not generated again.
+    """A model's greedy answers; what ``out``, the folder of the part files, holds is not generated again.
 
-    Args:
-        out: folder of the part files.
-        room: tokens of a prompt, whatever its answer takes; a longer one loses its middle (see `middle`).
-        chat: prompts as in a conversation (see `prompt_ids`).
-        batch_tokens: padded tokens of a batch, answers included; what does not fit into memory is halved.
-
-    Returns:
-        One row an item, in order: ``id``; ``task``; ``answers``, one raw text a turn; ``prompt_tokens`` and
+    ``room``: tokens of a prompt, whatever its answer takes; a longer one loses its middle (see `middle`).
+    ``chat``: prompts as in a conversation (see `prompt_ids`).
+    ``batch_tokens``: padded tokens of a batch, answers included; what does not fit into memory is halved.
+    Returns a row an item, in order: ``id``; ``task``; ``answers``, one raw text a turn; ``prompt_tokens`` and
         ``cut_tokens``, read and cut, of the last turn (which holds the turns before it); ``error``, None or
         why there is no answer: the item does not fit into memory alone. The next call tries it again.
-
-    Raises:
-        DataError: an id twice, or no room for a prompt.
+    Raises DataError: an id twice, or no room for a prompt.
     """
     for name, count in Counter(item.id for item in items).items():
         if count > 1:
@@ -194,7 +186,7 @@ def _read(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write(out: Path, records: dict[str, dict[str, Any]]) -> None:
-    """A part file with these records, named by what they are."""
+    """Add a part file with these records, named by what they are."""
     if records:
         lines = [json.dumps({"key": key} | each, ensure_ascii=False) + "\n" for key, each in records.items()]
         atomic_write(out / f"{digest(''.join(records))[:20]}.jsonl", "".join(lines))

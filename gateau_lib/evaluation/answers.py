@@ -32,9 +32,7 @@ def answer_parts(sample: Sample) -> list[tuple[int, int]]:
 
     One span if the response holds the answer as it is (its last occurrence) or there is none (the whole
     response). Otherwise its words must stand there in order; words with only space between are one span.
-
-    Raises:
-        DataError: a word of the answer is not in the response.
+    Raises DataError: a word of the answer is not in the response.
     """
     response, answer = sample.response, sample.answer.strip() or sample.response
     if answer in response:

@@ -56,10 +56,12 @@ class Benchmark:
     name: str  # in profiles and tables
     title: str  # for a reader
     source: str  # paper and code it follows
-    # At the profile's size, for a tokenizer; the same for every run.
-    items: Callable[[Study, Any], list[Item]]
-    # (items, answers table), with a judge also (judge, folder): id, task, score.
-    score: Callable[..., pd.DataFrame]
+    items: Callable[
+        [Study, Any], list[Item]
+    ]  # at the profile's size, for a tokenizer; the same for every run
+    score: Callable[
+        ..., pd.DataFrame
+    ]  # id, task, score; from items, answers' table and, judged, judge, folder
     cost: Callable[[Profile], list[Asked]]
     data: str = ""  # the data set of the registry that it reads
     packages: tuple[str, ...] = ()  # that it needs beside the library's, as pip knows them
@@ -87,16 +89,9 @@ def prompt_tokens(text: str, tokenizer: Any) -> int:
 def longest_prompt(build: Callable[[int], str], tokenizer: Any, length: int, name: str) -> tuple[int, int]:
     """How many units of filling make the longest text whose prompt has at most ``length`` tokens.
 
-    Args:
-        build: the text with that many units of filling (sentences, words, tokens); more units never make it
-            much shorter.
-        name: for the error message.
-
-    Returns:
-        The units, of which one more would be too many, and the tokens of the prompt (see `prompt_tokens`).
-
-    Raises:
-        DataError: not even the text without filling is short enough.
+    ``build``: the text with that many units (sentences, words, tokens); more never make it much shorter.
+    Returns the units, of which one more would be too many, and the prompt's tokens (see `prompt_tokens`).
+    Raises DataError, with ``name``: not even the text without filling is short enough.
     """
 
     def bare(units: int) -> int:
@@ -167,9 +162,8 @@ def scored_by(
 ) -> pd.DataFrame:
     """Every item's score, ``id, task, score``; missing where there is no answer.
 
-    Args:
-        answers: of `answering.answer`, in any order, of these items at least.
-        measure: 0 to 100, from an item and what was said last.
+    ``answers``: of `answering.answer`, in any order, of these items at least.
+    ``measure``: 0 to 100, from an item and what was said last.
     """
     said = answers_of(items, answers)
     values = [measure(item, said[item.id][-1]) if len(said[item.id]) else math.nan for item in items]

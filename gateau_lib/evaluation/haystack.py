@@ -49,17 +49,12 @@ def items(
 ) -> list[Item]:
     """Needle items of every length and depth, ``repeats`` of each.
 
-    Args:
-        texts: the haystack; read in their order, in a circle if they are too short for a length.
-        lengths: tokens of the whole prompt (see `prompt_tokens`).
-        depths: tokens before the needle over all that are not it, 0 to 1.
-
-    Returns:
-        Items with ``extra``: ``length`` and ``depth`` as asked for, ``tokens`` and ``realised_depth`` as they
+    ``texts``: the haystack; read in their order, in a circle if they are too short for a length.
+    ``lengths``: tokens of the whole prompt (see `prompt_tokens`).
+    ``depths``: tokens before the needle over all that are not it, 0 to 1.
+    Items have in ``extra``: ``length`` and ``depth`` as asked for, ``tokens`` and ``realised_depth`` as they
         are, ``needle``, and ``copies`` of the haystack (above 1 where it is too short).
-
-    Raises:
-        DataError: texts without two sentences; an item that cannot be as long or as deep as asked.
+    Raises DataError: texts without two sentences; an item that cannot be as long or as deep as asked.
     """
     stack = SEPARATOR.join(text.strip() for text in texts) + SEPARATOR
     borders = [found.end() for found in _BORDER.finditer(stack)]
@@ -154,14 +149,8 @@ def needle_cells(
 ) -> pd.DataFrame:
     """The cell of the needle map each item lies in, measured in tokens, not taken from how it was made.
 
-    Args:
-        lengths: nominal tokens of a whole item. depths: nominal depths, 0 to 1.
-
-    Returns:
-        One row an item: ``id, length, depth``.
-
-    Raises:
-        DataError: an item farther than `CELL` from every cell.
+    Returns a row an item, ``id, length, depth``: of ``lengths`` (tokens of a whole item) and ``depths`` (0 to
+        1), both nominal. Raises DataError: an item farther than `CELL` from every cell.
     """
     rows = []
     for sample in samples:
@@ -211,8 +200,7 @@ def needle_maps(
 ) -> dict[str, pd.DataFrame]:
     """Share of needles found by depth (rows) and length (columns), of the first runs that have all answers.
 
-    Args:
-        scores: of `suite.scores`. folders: run name -> folder of its model. count: runs at most.
+    ``scores``: of `suite.scores`. ``folders``: run name -> folder of its model. ``count``: runs at most.
     """
     found = scores[scores["benchmark"] == BENCHMARK.name]
     if found.empty:

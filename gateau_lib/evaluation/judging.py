@@ -34,7 +34,6 @@ EXAMPLES = 3  # rated answers that LongBench-Chat's prompt shows before the one 
 BESIDE = {"longbench-chat": "few_shots.json", "mt-bench": "reference_answer/gpt-4.jsonl"}
 COLUMNS = ["id", "task", "score", "ratings", "raw", "why"]
 
-
 # The judges' prompts, with repository, commit and licence.
 PROMPTS = yaml.safe_load(Path(__file__).with_name("judging.yml").read_text(encoding="utf-8"))
 
@@ -47,9 +46,7 @@ def items(path: Path, benchmark: str) -> list[Item]:
     MT-Bench: ``question.jsonl`` of lm-sys/FastChat (``question_id, category, turns, reference``), with
     ``reference_answer/gpt-4.jsonl`` beside it if there is one: its answers stand before the questions' own.
     The task is ``longbench-chat``, or MT-Bench's category.
-
-    Raises:
-        DataError: a file or field that is missing, or an id twice.
+    Raises DataError: a file or field that is missing, or an id twice.
     """
     beside = path.parent / BESIDE[benchmark]
     more = [record for _, record in conversion.rows(beside)] if beside.is_file() else []
@@ -96,10 +93,7 @@ def judge_requests(item: Item, answers: Sequence[str]) -> list[Request]:
 
     LongBench-Chat's judge sees question, reference and three rated answers, never the document; the answer
     without its line breaks, as eval.py stores it. MT-Bench's second request shows both turns. References are
-    shown in math, reasoning and coding.
-
-    Raises:
-        DataError: not as many answers as turns.
+    shown in math, reasoning and coding. Raises DataError: not as many answers as turns.
     """
     if len(answers) != len(item.turns):
         counts = f"{len(answers)} answers to {len(item.turns)} turns"
@@ -117,12 +111,10 @@ def judge_requests(item: Item, answers: Sequence[str]) -> list[Request]:
         fields |= {"question": fields["question_1"], "answer": fields["answer_1"]}
         kits = [PROMPTS["mt-bench"][name] for name in (base, f"{base}-multi-turn")]
         asked = [(kit, kit["prompt"].format(**fields)) for kit in kits[: len(item.turns)]]
-    return [
-        Request(
-            ({"role": "system", "content": kit["system"]}, {"role": "user", "content": text}), JUDGE_TOKENS
-        )
-        for kit, text in asked
+    turns = [
+        ({"role": "system", "content": k["system"]}, {"role": "user", "content": text}) for k, text in asked
     ]
+    return [Request(messages, JUDGE_TOKENS) for messages in turns]
 
 
 def rating(task: str, text: str) -> float | None:
@@ -142,23 +134,14 @@ def rating(task: str, text: str) -> float | None:
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame, judge: str, out: Path) -> pd.DataFrame:
-    """Ratings of the answers to one benchmark's items.
+    """Ratings of one benchmark's answers (of `answering.answer`) by ``judge`` (see `chat.open_model`).
 
     A judge whose rating cannot be read is asked once more, with another seed and at temperature 1 (at 0 it
-    would repeat itself).
-
-    Args:
-        answers: of `answering.answer`.
-        judge: the model, in the spelling of `chat.open_model`.
-        out: folder of the transcript; what it holds is not asked again.
-
-    Returns:
-        One row an item, in order: ``id``; ``task``; ``score``, the mean rating of its turns times 10, NaN if
-        one is missing; ``ratings`` and ``raw``, the judge's last words, one a turn; ``why``, None or why
+    would repeat itself). ``out``: folder of the transcript; what it holds is not asked again.
+    Returns a row an item, in order: ``id``; ``task``; ``score``, the mean rating of its turns times 10, NaN
+        if one is missing; ``ratings`` and ``raw``, the judge's last words, one a turn; ``why``, None or why
         there is no score.
-
-    Raises:
-        DataError: an item without a row in ``answers``. ChatError: no judge, or it cannot be asked any more.
+    Raises DataError: an item without a row in ``answers``; ChatError: no judge, or it can be asked no more.
     """
     model, given = open_model(judge), answers_of(items, answers)
     answered = [item for item in items if len(given[item.id])]

@@ -37,14 +37,10 @@ GROUPS = {task.group: [name for name in TASKS if TASKS[name].group == task.group
 def items(folder: Path) -> list[Item]:
     """All items of the twelve tasks, from the published files, one ``<task>.jsonl`` a task.
 
-    Raises:
-        DataError: a file that is missing, or a record that is not as published; the place is named.
+    Raises DataError: a file that is missing, or a record that is not as published; the place is named.
     """
-    return [
-        _item(where, record, name)
-        for name in TASKS
-        for where, record in read_records(folder / f"{name}.jsonl")
-    ]
+    read = ((name, *each) for name in TASKS for each in read_records(folder / f"{name}.jsonl"))
+    return [_item(where, record, name) for name, where, record in read]
 
 
 def _item(where: str, record: Any, name: str) -> Item:
@@ -57,7 +53,7 @@ def _item(where: str, record: Any, name: str) -> Item:
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
-    """`scored` by each task's measure against the reference that fits best.
+    """`scored_by` each task's measure against the reference that fits best.
 
     White space around an answer is not counted (GATEAU train/LongBench/eval.py).
     """

@@ -1,9 +1,7 @@
 """How well a model uses its context: answers (see `answers`) that it reads or writes, perplexity by length.
 
-- Teacher-forced: the model reads prompt and response; an answer token is right if it is the most likely next
-  token.
-- Generated: greedy decoding from the prompt up to the end-of-text token; the text is compared with the answer
-  by `answers.exact_match` and `answers.token_f1`.
+Teacher-forced: it reads prompt and response; an answer token is right if it is the most likely next token.
+Generated: greedy decoding from the prompt up to the end-of-text token, compared with the answer by `matches`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,15 +37,11 @@ def teacher_forced(
 ) -> pd.DataFrame:
     """Answers read with everything before them given.
 
-    Args:
-        answers: for each sample, indices of response tokens that count (see `answer_tokens`); None: all.
-        ending: ids that must follow the response for ``complete`` (end-of-text).
-
-    Returns:
-        One row a sample, in order: ``id``; ``nll``, mean nats per answer token; ``response_nll``, per
+    ``answers``: for each sample, indices of response tokens that count (see `answer_tokens`); None: all.
+    ``ending``: ids that must follow the response for ``complete`` (end-of-text).
+    Returns a row a sample, in order: ``id``; ``nll``, mean nats per answer token; ``response_nll``, per
         response token; ``token_accuracy``, share of answer tokens that are the most likely ones; ``exact``,
-        all of them are; ``complete``, all response tokens and the ending are: greedy generation would write
-        the response.
+        all are; ``complete``, all of response and ending are: greedy generation would write the response.
     """
     rows: dict[int, dict[str, Any]] = {}
     full = [[*e.ids, *ending] for e in encoded]
@@ -103,10 +97,8 @@ def evaluate_samples(
 ) -> pd.DataFrame:
     """All measures of one model on samples, one row each; ``generated`` costs about as much again.
 
-    Returns:
-        ``id, kind, tokens`` (prompt and response), then `teacher_forced`'s columns and, if ``generated``, the
-        ``text`` written (as many tokens at most as the longest response of ``samples``), ``exact_match`` and
-        ``f1``.
+    Returns ``id, kind, tokens`` (prompt and response), then `teacher_forced`'s columns and, if ``generated``,
+        the ``text`` written (no more tokens than the longest response of all), ``exact_match`` and ``f1``.
     """
     encoded = [encode(sample, tokenizer) for sample in samples]
     answers = [answer_tokens(sample, tokenizer) for sample in samples]
@@ -141,8 +133,7 @@ def evaluate_all(
 ) -> pd.DataFrame:
     """Every model on every evaluation set, each pair computed once and kept in the study's cache.
 
-    Returns:
-        The rows of `evaluate_samples` with the columns ``model`` and ``set`` in front.
+    Returns the rows of `evaluate_samples` with the columns ``model`` and ``set`` in front.
     """
     pairs, how = list(product(model_dirs, eval_paths)), {"generated": generated, "dtype": study.profile.dtype}
     builds = {}
@@ -160,11 +151,8 @@ def evaluate_all(
 def summarise(rows: pd.DataFrame, lengths: Sequence[int], by: Sequence[str] = ("kind",)) -> pd.DataFrame:
     """Means by group and length; a sample belongs to the shortest of ``lengths`` (tokens) that holds it.
 
-    Returns:
-        Columns ``by``, ``length``, ``n`` and the means of all measures in ``rows``.
-
-    Raises:
-        ValueError: a sample longer than all ``lengths``.
+    Returns columns ``by``, ``length``, ``n`` and the means of all measures in ``rows``.
+    Raises ValueError: a sample longer than all ``lengths``.
     """
     edges = np.sort(np.asarray(lengths))
     place = np.searchsorted(edges, rows["tokens"])
@@ -182,16 +170,10 @@ def perplexity_by_length(
 ) -> pd.DataFrame:
     """NLL of the same last ``tail`` tokens of each document, read with more and more of the text before them.
 
-    Args:
-        documents: token ids, each at least ``max(lengths)`` long; the last ``max(lengths)`` tokens are used.
-        lengths: tokens read in all, tail included.
-
-    Returns:
-        One row a document and length: ``document`` (index), ``length``, ``nll`` (nats per token); perplexity
-        is its exponential.
-
-    Raises:
-        ValueError: a document that is too short, or a length not above ``tail``.
+    ``documents``: token ids, at least ``max(lengths)``; as many are used, the last ones.
+    ``lengths``: tokens read in all, tail included.
+    Returns a row a document and length: ``document`` (index), ``length``, ``nll`` (nats per token; perplexity
+        is its exponential). Raises ValueError: a document that is too short, or a length not above ``tail``.
     """
     if min(lengths) <= tail or any(len(d) < max(lengths) for d in documents):
         wrong = f"lengths {list(lengths)} must exceed the tail ({tail} tokens)"

@@ -28,18 +28,12 @@ COLUMNS = ["id", "task", "score"]
 def run(
     model_dir: Path, tasks: Sequence[str | dict[str, Any]], out: Path, dtype: str, limit: int | None = None
 ) -> pd.DataFrame:
-    """A saved model on short tasks; a task whose scores lie in ``out`` is not run again.
+    """A saved model on short tasks, a row an item: ``id, task, score``, 0 to 100.
 
-    Args:
-        tasks: names of the harness's tasks, or configurations in its form.
-        out: folder of the scores, one file a task and model.
-        limit: items a task at most, the first ones; None: all.
-
-    Returns:
-        One row an item: ``id, task, score``, 0 to 100.
-
-    Raises:
-        NotInstalled: no harness, or no data for a task. Scores of the tasks before it are kept.
+    ``tasks``: names of the harness's tasks, or configurations in its form.
+    ``out``: folder of the scores, one file a task and model; what it holds is not run again.
+    ``limit``: items a task at most, the first ones; None: all.
+    Raises NotInstalled: no harness, or no data for a task. Scores of the tasks before it are kept.
     """
     try:
         from lm_eval import simple_evaluate  # optional, and slow
@@ -103,9 +97,7 @@ BENCHMARK = Benchmark(
     name="short-tasks",
     title="Short tasks",
     source="lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness",
-    items=lambda study, tokenizer: [
-        Item(task, task, ()) for task in TASKS
-    ],  # the harness makes the questions
+    items=lambda *_: [Item(task, task, ()) for task in TASKS],  # the harness makes the questions
     score=lambda items, answers: answers[COLUMNS],
     cost=lambda _: [Asked(60_000, 100, 0)],  # sequences that the harness reads, and their tokens; assumed
     packages=("lm-eval",),

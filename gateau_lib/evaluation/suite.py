@@ -42,12 +42,9 @@ class NotRun(NamedTuple):
 def scores(study: Study, folders: Mapping[str, Path], judge: str) -> tuple[pd.DataFrame, list[NotRun]]:
     """Every run on every benchmark of the profile; an error in one of them does not stop the others.
 
-    Args:
-        folders: run name -> folder of its model.
-        judge: of `chat`, an endpoint ``http://host/v1#model`` or a local model; "" if there is none.
-
-    Returns:
-        Rows ``run, benchmark, task, id, score`` (0 to 100; missing where there is no answer, or a judge's
+    ``folders``: run name -> folder of its model.
+    ``judge``: of `chat`, an endpoint ``http://host/v1#model`` or a local model; "" if there is none.
+    Returns rows ``run, benchmark, task, id, score`` (0 to 100; missing where there is no answer, or a judge's
         could not be read), and what was not run, every reason of it. See `check_finished`.
     """
     answered: list[tuple[Benchmark, list[Item], dict[str, Answers]]] = []
@@ -56,8 +53,9 @@ def scores(study: Study, folders: Mapping[str, Path], judge: str) -> tuple[pd.Da
     # All answers first, so that a judge on this machine has its memory to itself.
     for benchmark in chosen(study.profile):
         if benchmark.judged and not judge:
-            why = "no judge was named (SET='judge=http://host:8000/v1#model')"
-            lacking.append(NotRun(benchmark.name, why))
+            lacking.append(
+                NotRun(benchmark.name, "no judge was named (SET='judge=http://host:8000/v1#model')")
+            )
             continue
         with _noting(benchmark, lacking):
             items = benchmark.items(study, loading.load_tokenizer(next(iter(folders.values()))))
@@ -67,10 +65,8 @@ def scores(study: Study, folders: Mapping[str, Path], judge: str) -> tuple[pd.Da
     for benchmark, items, runs in answered:
         with _noting(benchmark, lacking):
             for run, each in track(runs.items(), f"scores of {benchmark.name}", total=len(runs)):
-                rater = (
-                    (judge, study.cache / "judging" / f"{benchmark.name}-{run}") if benchmark.judged else ()
-                )
-                found = benchmark.score(items, each.table, *rater)
+                place = study.cache / "judging" / f"{benchmark.name}-{run}"
+                found = benchmark.score(items, each.table, *((judge, place) if benchmark.judged else ()))
                 frames.append(found.assign(run=run, benchmark=benchmark.name))
     return pd.concat(frames, ignore_index=True)[COLUMNS] if frames else pd.DataFrame(columns=COLUMNS), lacking
 
@@ -122,10 +118,7 @@ def _without_answer(benchmark: Benchmark, runs: dict[str, Answers]) -> list[NotR
     """Items that have no answer, run by run, and how to ask them again; their scores are missing."""
     rows = []
     for run, (table, folder) in runs.items():
-        if folder is None:
-            continue
-        failed = table[table["error"].notna()]
-        if len(failed):
+        if folder and len(failed := table[table["error"].notna()]):
             what = f"{len(failed)} of {len(table)} items of {benchmark.name}, {run}"
             again = f"delete {folder.name} in the cache to ask these again"
             rows.append(NotRun(what, f"{failed.iloc[0]['error']}; {again}"))

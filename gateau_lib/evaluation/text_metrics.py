@@ -30,8 +30,8 @@ def _module(name: str) -> ModuleType:
     try:
         module = import_module(name)
     except ImportError:
-        how = f"install it: pip install {name}"
-        raise NotInstalled(f"LongBench is scored with the package {name}; {how}") from None
+        fix = f"install it: pip install {name}"
+        raise NotInstalled(f"LongBench is scored with the package {name}; {fix}") from None
     if name == "jieba":
         module.setLogLevel("WARNING")  # else it reports on stderr where its dictionary lies
     return module

@@ -83,8 +83,7 @@ def split_step(
     Every process makes the same number of passes, since processes that share a model meet in each of them.
     The rows of the k-th passes are of similar length, so no process waits long. Where there are fewer rows
     than passes, a pass repeats the shortest row and does not count.
-    ``micro_tokens``: padded tokens of one pass at most, or those of the longest row; None: a process reads its
-        share at once.
+    ``micro_tokens``: padded tokens of a pass at most, or those of the longest row; None: a process's share.
     """
     # Stable, so rows that are sorted already keep their places.
     order = sorted(range(len(lengths)), key=lengths.__getitem__)

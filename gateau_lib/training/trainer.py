@@ -46,8 +46,8 @@ def response_loss(
 ) -> torch.Tensor:
     """Mean NLL of the labelled tokens of a batch of `input_rows.collate`, nats; no other logits are computed.
 
-    ``loss``: ``token``, every labelled token counts the same; ``sample``, every sample does: 1/M sum_i L_i/N_i
-        over the M samples of the batch (LongAlign's loss weighting).
+    ``loss``: ``token``, every labelled token counts the same; ``sample``, every sample does (LongAlign's loss
+        weighting): 1/M sum_i L_i/N_i over the M samples of the batch.
     ``over``: what to divide by where the batch is part of a step (`minibatches.terms`); None: its own terms.
     """
     labels = batch["labels"]
