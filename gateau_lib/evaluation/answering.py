@@ -48,10 +48,7 @@ class Questions:
 def answers_of_runs(
     study: Study, benchmark: str, items: Sequence[Item], folders: Mapping[str, Path]
 ) -> dict[str, Answers]:
-    """Every run's (run name -> folder of its model) answers to the items, generated once.
-
-    Raises JobError: a run whose model cannot be loaded or asked, by name.
-    """
+    """Every run's (run name -> folder of its model) answers, generated once; JobError names one that failed."""
     profile = study.profile
     how = {"questions": Questions(items, digest(repr(items))), "room": profile.benchmark_window}
     how |= {"chat": profile.template != "plain", "dtype": profile.dtype}
@@ -67,25 +64,17 @@ def write_answers(
     model_dir: Path, questions: Questions, work: Path, room: int, chat: bool, dtype: str, out: Path
 ) -> None:
     """Generate a model's answers in ``work``, where they survive a kill, and leave the table in ``out``."""
-    table = answer(*loading.load(model_dir, dtype), questions.items, work, room=room, chat=chat)
-    table.to_parquet(out / TABLE)
+    found = answer(*loading.load(model_dir, dtype), questions.items, work, room=room, chat=chat)
+    found.to_parquet(out / TABLE)
 
 
 def answer(
-    model: PreTrainedModel,
-    tokenizer: Any,
-    items: Sequence[Item],
-    out: Path,
-    *,
-    room: int,
-    chat: bool,
-    batch_tokens: int = BATCH_TOKENS,
+    model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], out: Path, *, room: int, chat: bool
 ) -> pd.DataFrame:
     """A model's greedy answers; what ``out``, the folder of the part files, holds is not generated again.
 
     ``room``: tokens of a prompt, whatever its answer takes; a longer one loses its middle (see `middle`).
     ``chat``: prompts as in a conversation (see `prompt_ids`).
-    ``batch_tokens``: padded tokens of a batch, answers included; what does not fit into memory is halved.
     Returns a row an item, in order: ``id``; ``task``; ``answers``, one raw text a turn; ``prompt_tokens`` and
         ``cut_tokens``, read and cut, of the last turn (which holds the turns before it); ``error``, None or
         why there is no answer: the item does not fit into memory alone. The next call tries it again.
@@ -103,8 +92,7 @@ def answer(
         chosen = [item for item in items if (item.max_new_tokens, len(item.turns)) == kind]
 
         def run(group: list[int], chosen: Sequence[Item] = chosen) -> list[None]:
-            missing = [chosen[i] for i in group if keys[chosen[i].id] not in done]
-            if missing:
+            if missing := [chosen[i] for i in group if keys[chosen[i].id] not in done]:
                 records = _records(model, tokenizer, missing, room, chat)
                 fresh = {keys[item.id]: record for item, record in zip(missing, records, strict=True)}
                 done.update(fresh)
@@ -113,8 +101,8 @@ def answer(
                 next(ticks, None)
             return [None] * len(group)
 
-        lengths = [_length(item, tokenizer, room, chat) for item in chosen]
-        run_batches(lengths, batch_tokens, run, rope_edge(model))
+        lengths = [_length(item, tokenizer, room, chat) for item in chosen]  # with the answers
+        run_batches(lengths, BATCH_TOKENS, run, rope_edge(model))
     next(ticks, None)
     rows = [{"id": item.id, "task": item.task} | done[keys[item.id]] for item in items]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -129,8 +117,7 @@ def _records(
     except (MemoryError, RuntimeError) as error:
         if len(items) > 1 or not is_out_of_memory(error):
             raise
-    (item,) = items
-    length = _length(item, tokenizer, room, chat)
+    (item,), length = items, _length(items[0], tokenizer, room, chat)
     fix = "lower benchmark_window, or take bfloat16 or a larger device"
     why = f"{length} tokens do not fit into memory even alone; {fix}"
     log.warning("item %r: %s", item.id, why)

@@ -1,8 +1,9 @@
 """A benchmark, its items, and what all share: prompts cut or made to length, few items of many, scores."""
 
+import itertools
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +15,6 @@ from gateau_lib.models.prompts import prompt_ids
 from gateau_lib.study.errors import DataError, UserError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study
-
-TRIAL = 16  # units of filling of a first trial, which tells how many tokens one has
 
 
 class NotInstalled(UserError):
@@ -103,7 +102,7 @@ def longest_prompt(build: Callable[[int], str], tokenizer: Any, length: int, nam
         raise DataError(f"{name}: {found}; ask for a longer one")
     empty = bare(0)
     room = length - least + empty  # for the text without what wraps it
-    low, at_low, high = 0, empty, TRIAL
+    low, at_low, high = 0, empty, 16  # a first trial, which tells how many tokens a unit has
     while (at_high := bare(high)) <= room:
         low, at_low = high, at_high
         per_unit = max(1, at_high - empty) / high
@@ -123,23 +122,16 @@ def longest_prompt(build: Callable[[int], str], tokenizer: Any, length: int, nam
 
 def first_of_each_task(items: Sequence[Item], count: int | None) -> list[Item]:
     """At most ``count`` items of each task, the first ones; None or 0: all."""
-    seen: Counter[str] = Counter()
-    kept = []
-    for item in items:
-        seen[item.task] += 1
-        if not count or seen[item.task] <= count:
-            kept.append(item)
-    return kept
+    places: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)  # in the task, from 0
+    return [item for item in items if next(places[item.task]) < (count or len(items))]
 
 
 def made_to_length(profile: Profile, make: Callable[[int], Sequence[Item]]) -> list[Item]:
-    """What ``make`` makes for each evaluation length (tokens), with a task for each.
-
-    What a prompt longer than the benchmarks' window hides would be cut out of its middle: it is made shorter.
-    """
+    """What ``make`` makes for each evaluation length (tokens), with a task for each."""
+    # What a prompt longer than the benchmarks' window hides would be cut out of its middle: make it shorter.
     lengths = sorted({min(length, profile.benchmark_window) for length in profile.eval_lengths})
-    made = [(f"{length:,} tokens", item) for length in lengths for item in make(length)]
-    return [replace(item, task=f"{item.task}, {words}") for words, item in made]
+    made = [(length, item) for length in lengths for item in make(length)]
+    return [replace(item, task=f"{item.task}, {length:,} tokens") for length, item in made]
 
 
 def cost_by_length(profile: Profile, items: int, answer: int) -> list[Asked]:
@@ -160,10 +152,9 @@ def fixed_size(items: int, prompt: int, answer: int, tasks: int = 1) -> Callable
 def scored_by(
     items: Sequence[Item], answers: pd.DataFrame, measure: Callable[[Item, str], float]
 ) -> pd.DataFrame:
-    """Every item's score, ``id, task, score``; missing where there is no answer.
+    """Every item's score, ``id, task, score``: ``measure``, 0 to 100, of the item and what was said last.
 
-    ``answers``: of `answering.answer`, in any order, of these items at least.
-    ``measure``: 0 to 100, from an item and what was said last.
+    Missing where there is no answer. ``answers``: of `answering.answer`, of these items at least, any order.
     """
     said = answers_of(items, answers)
     values = [measure(item, said[item.id][-1]) if len(said[item.id]) else math.nan for item in items]

@@ -40,14 +40,9 @@ _BORDER = re.compile(
 
 
 def items(
-    texts: Sequence[str],
-    tokenizer: Any,
-    lengths: Sequence[int],
-    depths: Sequence[float],
-    seed: int,
-    repeats: int = REPEATS,
+    texts: Sequence[str], tokenizer: Any, lengths: Sequence[int], depths: Sequence[float], seed: int
 ) -> list[Item]:
-    """Needle items of every length and depth, ``repeats`` of each.
+    """Needle items of every length and depth, `REPEATS` of each.
 
     ``texts``: the haystack; read in their order, in a circle if they are too short for a length.
     ``lengths``: tokens of the whole prompt (see `prompt_tokens`).
@@ -61,7 +56,7 @@ def items(
     if len(borders) < 2:
         raise DataError("the haystack has no two sentences; give real text")
     found = []
-    for length, (place, depth), repeat in product(lengths, enumerate(depths), range(repeats)):
+    for length, (place, depth), repeat in product(lengths, enumerate(depths), range(REPEATS)):
         rng = np.random.default_rng([seed, length, place, repeat])
         at = borders[int(rng.integers(len(borders)))]
         name = f"{TASK}-{length}-{depth:g}-{seed}-{repeat}"
@@ -118,15 +113,12 @@ def _side(stack: str, at: int, tokenizer: Any, most: int, before: bool) -> Calla
             return ""
         place, step = (offsets[-tokens][0], 1) if before else (offsets[tokens - 1][1], -1)
         for _ in range(_WORD):
-            place += step * _inside_word(text, place)
+            # Chinese and the like, from this character on, have no words to part.
+            inside = all(c.isalnum() and c < "\u2e80" for c in text[place - 1 : place + 1])
+            place += step * (0 < place < len(text) and inside)
         return text[place:] if before else text[:place]
 
     return cut
-
-
-def _inside_word(text: str, at: int) -> bool:
-    """Whether a cut there would part a word; Chinese and the like have no words to part."""
-    return 0 < at < len(text) and all(c.isalnum() and c < "\u2e80" for c in text[at - 1 : at + 1])
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
@@ -198,15 +190,12 @@ BENCHMARK = Benchmark(
 def needle_maps(
     study: Study, scores: pd.DataFrame, folders: Mapping[str, Path], count: int = 3
 ) -> dict[str, pd.DataFrame]:
-    """Share of needles found by depth (rows) and length (columns), of the first runs that have all answers.
-
-    ``scores``: of `suite.scores`. ``folders``: run name -> folder of its model. ``count``: runs at most.
-    """
+    """Share of needles found in `suite.scores`, depth by length, for ``count`` runs that have all answers."""
     found = scores[scores["benchmark"] == BENCHMARK.name]
     if found.empty:
         return {}
     asked = BENCHMARK.items(study, loading.load_tokenizer(next(iter(folders.values()))))
     cells = pd.DataFrame([{"id": item.id, **item.extra} for item in asked])[["id", "length", "depth"]]
     complete = [(run, rows) for run, rows in found.groupby("run", sort=False) if rows["score"].notna().all()]
-    shares = {run: rows[["id"]].assign(score=rows["score"] / 100) for run, rows in complete[:count]}
-    return {run: needle_map(rows, cells, "score") for run, rows in shares.items()}
+    shares = [(run, rows[["id"]].assign(score=rows["score"] / 100)) for run, rows in complete[:count]]
+    return {run: needle_map(rows, cells, "score") for run, rows in shares}

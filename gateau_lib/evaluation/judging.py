@@ -156,32 +156,26 @@ def score(items: Sequence[Item], answers: pd.DataFrame, judge: str, out: Path) -
     for (item, _), reply in zip(asked, replies, strict=True):
         of_item[item.id].append(reply)
     frame = pd.DataFrame([_row(item, of_item[item.id]) for item in items], columns=COLUMNS)
-    _tell(items, frame, out)
+    if whys := Counter(frame["why"].dropna()):
+        counts = ", ".join(f"{why}: {n}" for why, n in whys.most_common())
+        lost = f"{whys.total()} of {len(frame)} items have no score ({counts})"
+        log.warning("%s; see %s", lost, out / TRANSCRIPT)
+    # References that the official prompt would show.
+    if bare := [item.id for item in items if item.task in WITH_REFERENCE and not item.references]:
+        which = f"{len(bare)} questions without reference answers (the first: {bare[0]})"
+        fix = "put FastChat's reference_answer/gpt-4.jsonl beside question.jsonl"
+        log.warning("%s were judged with the general prompt; %s", which, fix)
     return frame
 
 
 def _row(item: Item, replies: Sequence[Reply]) -> tuple[Any, ...]:
     """Values of `COLUMNS`."""
-    read = [(reply, rating(item.task, said(reply))) for reply in replies]
-    whys = [reply.error or "rating not read" for reply, value in read if value is None]
-    if not replies:
-        whys = ["no answer"]
-    values = [math.nan if value is None else value for _, value in read]
+    read = [rating(item.task, said(reply)) for reply in replies]
+    whys = [r.error or "rating not read" for r, value in zip(replies, read, strict=True) if value is None]
+    whys += [] if replies else ["no answer"]
+    values = [math.nan if value is None else value for value in read]
     mean = math.nan if whys else 10 * sum(values) / len(values)
     return item.id, item.task, mean, values, [reply.text for reply in replies], whys[0] if whys else None
-
-
-def _tell(items: Sequence[Item], frame: pd.DataFrame, out: Path) -> None:
-    """Say what is missing: items without a score, and references that the official prompt would show."""
-    whys = Counter(frame["why"].dropna())
-    if whys:
-        counts = ", ".join(f"{why}: {n}" for why, n in whys.most_common())
-        lost = f"{whys.total()} of {len(frame)} items have no score ({counts})"
-        log.warning("%s; see %s", lost, out / TRANSCRIPT)
-    if bare := [item.id for item in items if item.task in WITH_REFERENCE and not item.references]:
-        which = f"{len(bare)} questions without reference answers (the first: {bare[0]})"
-        fix = "put FastChat's reference_answer/gpt-4.jsonl beside question.jsonl"
-        log.warning("%s were judged with the general prompt; %s", which, fix)
 
 
 def questions(study: Study, benchmark: str) -> Path:

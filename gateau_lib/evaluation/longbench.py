@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import yaml
@@ -35,21 +34,18 @@ GROUPS = {task.group: [name for name in TASKS if TASKS[name].group == task.group
 
 
 def items(folder: Path) -> list[Item]:
-    """All items of the twelve tasks, from the published files, one ``<task>.jsonl`` a task.
-
-    Raises DataError: a file that is missing, or a record that is not as published; the place is named.
-    """
+    """All items of the published files, ``<task>.jsonl`` each; DataError names what is not as published."""
+    found = []
     read = ((name, *each) for name in TASKS for each in read_records(folder / f"{name}.jsonl"))
-    return [_item(where, record, name) for name, where, record in read]
-
-
-def _item(where: str, record: Any, name: str) -> Item:
-    whole, task = isinstance(record, dict) and all(field in record for field in FIELDS), TASKS[name]
-    if not (whole and isinstance(record["answers"], list) and record["answers"]):
-        needs = f"needs {', '.join(FIELDS)}, with answers"
-        raise DataError(f"{where}: not a LongBench record ({needs}); fetch the file again")
-    turn, references = task.template.format(**record), tuple(record["answers"])
-    return Item(f"{name}/{record['_id']}", name, (turn,), references, task.max_new_tokens)
+    for name, where, record in read:
+        whole = isinstance(record, dict) and all(field in record for field in FIELDS)
+        if not (whole and isinstance(record["answers"], list) and record["answers"]):
+            needs = f"needs {', '.join(FIELDS)}, with answers"
+            raise DataError(f"{where}: not a LongBench record ({needs}); fetch the file again")
+        turn, references = TASKS[name].template.format(**record), tuple(record["answers"])
+        new = TASKS[name].max_new_tokens
+        found.append(Item(f"{name}/{record['_id']}", name, (turn,), references, new))
+    return found
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:

@@ -33,7 +33,6 @@ def teacher_forced(
     encoded: Sequence[Encoded],
     answers: Sequence[Sequence[int] | np.ndarray] | None = None,
     ending: Sequence[int] = (),
-    batch_tokens: int = BATCH_TOKENS,
 ) -> pd.DataFrame:
     """Answers read with everything before them given.
 
@@ -45,7 +44,7 @@ def teacher_forced(
     """
     rows: dict[int, dict[str, Any]] = {}
     full = [[*e.ids, *ending] for e in encoded]
-    for group in plan_batches([len(ids) for ids in full], batch_tokens):
+    for group in plan_batches([len(ids) for ids in full], BATCH_TOKENS):
         spans = [len(encoded[i].response) + len(ending) for i in group]
         nll, right = _read(model, [full[i] for i in group], spans)
         for i, losses, hits in zip(group, nll, right, strict=True):
@@ -77,16 +76,12 @@ def _read(
 
 @torch.inference_mode()
 def generate(
-    model: PreTrainedModel,
-    tokenizer: Any,
-    encoded: Sequence[Encoded],
-    max_new_tokens: int,
-    batch_tokens: int = BATCH_TOKENS,
+    model: PreTrainedModel, tokenizer: Any, encoded: Sequence[Encoded], max_new_tokens: int
 ) -> list[str]:
     """Greedy continuations of the prompts, in order, up to the end-of-text token or ``max_new_tokens``."""
     ends, pad = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], tokenizer.pad_token_id
     texts: dict[int, str] = {}
-    for group in plan_batches([len(e.prompt) + max_new_tokens for e in encoded], batch_tokens):
+    for group in plan_batches([len(e.prompt) + max_new_tokens for e in encoded], BATCH_TOKENS):
         written = continue_greedily(model, [encoded[i].prompt for i in group], max_new_tokens, ends, pad)
         texts.update(zip(group, map(tokenizer.decode, written), strict=True))
     return [texts[i] for i in range(len(encoded))]
@@ -124,23 +119,15 @@ def _write_rows(model: Path | str, samples: Path, generated: bool, dtype: str, o
 
 
 def evaluate_all(
-    study: Study,
-    model_dirs: Mapping[str, Path | str],
-    eval_paths: Mapping[str, Path],
-    *,
-    generated: bool = True,
-    workers: int | None = None,
+    study: Study, models: Mapping[str, Path | str], sets: Mapping[str, Path], generated: bool = True
 ) -> pd.DataFrame:
-    """Every model on every evaluation set, each pair computed once and kept in the study's cache.
-
-    Returns the rows of `evaluate_samples` with the columns ``model`` and ``set`` in front.
-    """
-    pairs, how = list(product(model_dirs, eval_paths)), {"generated": generated, "dtype": study.profile.dtype}
+    """`evaluate_samples` of every model on every evaluation set, ``model`` and ``set`` in front; cached."""
+    pairs, how = list(product(models, sets)), {"generated": generated, "dtype": study.profile.dtype}
     builds = {}
     for model, name in pairs:
-        inputs = {"model": model_dirs[model], "samples": eval_paths[name], **how}
+        inputs = {"model": models[model], "samples": sets[name], **how}
         builds[f"{model} on {name}"] = Build("evaluation", _write_rows, inputs)
-    folders = build_all(study, builds, at_once(study.profile) if workers is None else workers, "evaluation")
+    folders = build_all(study, builds, at_once(study.profile), "evaluation")
     frames = [pd.read_parquet(folder / ROWS) for folder in folders]
     for frame, (model, name) in zip(frames, pairs, strict=True):
         frame.insert(0, "model", model)
@@ -149,10 +136,9 @@ def evaluate_all(
 
 
 def summarise(rows: pd.DataFrame, lengths: Sequence[int], by: Sequence[str] = ("kind",)) -> pd.DataFrame:
-    """Means by group and length; a sample belongs to the shortest of ``lengths`` (tokens) that holds it.
+    """Means by group and length of all measures in ``rows``, and ``n``.
 
-    Returns columns ``by``, ``length``, ``n`` and the means of all measures in ``rows``.
-    Raises ValueError: a sample longer than all ``lengths``.
+    A sample belongs to the shortest of ``lengths`` (tokens) that holds it. Raises ValueError: none does.
     """
     edges = np.sort(np.asarray(lengths))
     place = np.searchsorted(edges, rows["tokens"])

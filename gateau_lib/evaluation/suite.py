@@ -53,9 +53,8 @@ def scores(study: Study, folders: Mapping[str, Path], judge: str) -> tuple[pd.Da
     # All answers first, so that a judge on this machine has its memory to itself.
     for benchmark in chosen(study.profile):
         if benchmark.judged and not judge:
-            lacking.append(
-                NotRun(benchmark.name, "no judge was named (SET='judge=http://host:8000/v1#model')")
-            )
+            why = "no judge was named (SET='judge=http://host:8000/v1#model')"
+            lacking.append(NotRun(benchmark.name, why))
             continue
         with _noting(benchmark, lacking):
             items = benchmark.items(study, loading.load_tokenizer(next(iter(folders.values()))))

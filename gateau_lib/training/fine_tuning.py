@@ -35,20 +35,17 @@ def build(job: FineTune) -> Build:
     return Build(job.name, fine_tune, {"job": job})
 
 
-def fine_tune_all(study: Study, jobs: Sequence[FineTune], workers: int | None = None) -> list[Path]:
+def fine_tune_all(study: Study, jobs: Sequence[FineTune]) -> list[Path]:
     """Folders of all fine-tuned models, in the order of ``jobs``; no run in the study's cache is repeated.
 
-    ``workers``: processes; None: `workers.at_once`. Runs that take several processes each, and all runs where
-        there is one GPU, go one after the other.
     Raises TrainingError: two jobs with one name; JobError: a run that failed, by name.
     """
     if len({job.name for job in jobs}) < len(jobs):
         raise TrainingError("two fine-tuning runs have the same name; give each its own")
-    if devices.gpus() == 1 or any(job.processes != 1 for job in jobs):
-        workers = 0
+    # One after the other where each takes several processes, or where there is one GPU.
+    if in_turn := devices.gpus() == 1 or any(job.processes != 1 for job in jobs):
         _train_in_turn(study, jobs)
-    elif workers is None:
-        workers = at_once(study.profile)
+    workers = 0 if in_turn else at_once(study.profile)
     return build_all(study, {job.name: build(job) for job in jobs}, workers, "fine-tuning")
 
 

@@ -114,8 +114,8 @@ class Watch(TrainerCallback):
         """Raise at a loss that is not finite; it is the mean over all processes, so all of them raise."""
         loss = also["logs"].get("loss", 0.0)
         if not math.isfinite(loss):
-            at = f"step {state.global_step}"
-            raise TrainingError(f"{self.name}: the loss is {loss} at {at}; lower learning_rate")
+            step = f"step {state.global_step}"
+            raise TrainingError(f"{self.name}: the loss is {loss} at {step}; lower learning_rate")
 
 
 def make_trainer(job: FineTune, model: Any, steps: Sequence[list[Row]], folder: Path) -> ResponseTrainer:
@@ -163,16 +163,11 @@ def _arguments(job: FineTune, steps: int, folder: Path) -> TrainingArguments:
     how: dict[str, Any] = {"num_train_epochs": 1, "per_device_train_batch_size": 1, "use_cpu": on_cpu}
     how |= {"train_sampling_strategy": "sequential", "remove_unused_columns": False}
     how |= {"full_determinism": True, "seed": job.seed, "data_seed": job.seed}
-    how |= {
-        "learning_rate": job.learning_rate,
-        "lr_scheduler_type": "cosine",
-        "bf16": job.dtype == "bfloat16",
-    }
-    how |= {"warmup_steps": math.ceil(0.03 * steps), "weight_decay": 0.0}
-    how |= {"adam_beta1": 0.9, "adam_beta2": 0.95}
+    how |= {"learning_rate": job.learning_rate, "lr_scheduler_type": "cosine", "weight_decay": 0.0}
+    how |= {"warmup_steps": math.ceil(0.03 * steps), "adam_beta1": 0.9, "adam_beta2": 0.95}
     how |= {"save_strategy": "steps" if save_steps else "no", "save_steps": save_steps or 500}
     how |= {"save_total_limit": 1, "logging_steps": 1, "logging_nan_inf_filter": False, "report_to": "none"}
-    how |= {"disable_tqdm": True, "dataloader_pin_memory": not on_cpu}
+    how |= {"disable_tqdm": True, "dataloader_pin_memory": not on_cpu, "bf16": job.dtype == "bfloat16"}
     return TrainingArguments(str(folder), **how, **shared)
 
 
