@@ -33,6 +33,7 @@ from gateau_lib.study.workers import Build, at_once, build_all
 
 log = logging.getLogger(__name__)
 
+Records = list[dict[str, Any]]  # `COLUMNS` but for id and task
 TABLE = "answers.parquet"
 COLUMNS = ["id", "task", "answers", "prompt_tokens", "cut_tokens", "error"]
 
@@ -48,7 +49,7 @@ class Questions:
 def answers_of_runs(
     study: Study, benchmark: str, items: Sequence[Item], folders: Mapping[str, Path]
 ) -> dict[str, Answers]:
-    """Every run's (run name -> folder of its model) answers, generated once; JobError names one that failed."""
+    """Every run's (run name -> folder of its model) answers, generated once; JobError names a failed one."""
     profile = study.profile
     how = {"questions": Questions(items, digest(repr(items))), "room": profile.benchmark_window}
     how |= {"chat": profile.template != "plain", "dtype": profile.dtype}
@@ -108,12 +109,10 @@ def answer(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _records(
-    model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], room: int, chat: bool
-) -> list[dict[str, Any]]:
-    """`_converse`, but a single item that does not fit into memory becomes a record that says so."""
+def _records(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], room: int, chat: bool) -> Records:
+    """`_asked`, but a single item that does not fit into memory becomes a record that says so."""
     try:
-        return _converse(model, tokenizer, items, room, chat)
+        return _asked(model, tokenizer, items, room, chat)
     except (MemoryError, RuntimeError) as error:
         if len(items) > 1 or not is_out_of_memory(error):
             raise
@@ -126,15 +125,13 @@ def _records(
     return [{"answers": [], "prompt_tokens": length - item.max_new_tokens, "cut_tokens": 0, "error": why}]
 
 
-def _converse(
-    model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], room: int, chat: bool
-) -> list[dict[str, Any]]:
+def _asked(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], room: int, chat: bool) -> Records:
     """All turns of items that are asked together, each turn a batch."""
     most, ends = items[0].max_new_tokens, end_tokens(model, tokenizer)
-    records: list[dict[str, Any]] = [{"answers": []} for _ in items]
+    records: Records = [{"answers": []} for _ in items]
     for _ in items[0].turns:
-        asked = zip(items, records, strict=True)
-        prompts = [prompt_ids(tokenizer, item.turns, record["answers"], chat) for item, record in asked]
+        now = zip(items, records, strict=True)
+        prompts = [prompt_ids(tokenizer, item.turns, record["answers"], chat) for item, record in now]
         read = [middle(prompt, room) for prompt in prompts]
         written = continue_greedily(model, read, most, ends, tokenizer.pad_token_id)
         for record, prompt, kept, new in zip(records, prompts, read, written, strict=True):

@@ -1,7 +1,7 @@
 """What counts in a response: where its answer stands, and whether a generated text holds it.
 
 A sample's *answer* is the part of its response that only the evidence can tell; the words around it are its
-frame. Text is normalised as in SQuAD: lower case; punctuation, articles and extra space removed.
+frame.
 """
 
 import re

@@ -71,10 +71,9 @@ class Benchmark:
 
 
 def middle(ids: list[int], room: int) -> list[int]:
-    """At most ``room`` of the ids: the first and the last half of them, as LongBench cuts (pred.py).
+    """At most ``room`` of a whole prompt's ids: the first half and the last, as LongBench cuts (pred.py).
 
-    The cut is in token ids, wrapping included, so that all fits the window; LongBench decodes the halves and
-    tokenizes them again, which can make other tokens at the seam.
+    LongBench decodes the halves and tokenizes them again, which can make other tokens at the seam.
     """
     half = room // 2
     return ids if len(ids) <= room else ids[:half] + ids[len(ids) - half :]

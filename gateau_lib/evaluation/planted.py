@@ -50,14 +50,9 @@ def teacher_forced(
         for i, losses, hits in zip(group, nll, right, strict=True):
             n = len(encoded[i].response)
             counted = list(range(n)) if answers is None else list(answers[i])
-            rows[i] = {
-                "id": encoded[i].id,
-                "nll": losses[counted].mean(),
-                "response_nll": losses[:n].mean(),
-                "token_accuracy": hits[counted].mean(),
-                "exact": bool(hits[counted].all()),
-                "complete": bool(hits.all()),
-            }
+            rows[i] = {"id": encoded[i].id, "nll": losses[counted].mean(), "response_nll": losses[:n].mean()}
+            rows[i] |= {"token_accuracy": hits[counted].mean(), "exact": bool(hits[counted].all())}
+            rows[i]["complete"] = bool(hits.all())
     return pd.DataFrame([rows[i] for i in range(len(encoded))])
 
 
@@ -136,10 +131,7 @@ def evaluate_all(
 
 
 def summarise(rows: pd.DataFrame, lengths: Sequence[int], by: Sequence[str] = ("kind",)) -> pd.DataFrame:
-    """Means by group and length of all measures in ``rows``, and ``n``.
-
-    A sample belongs to the shortest of ``lengths`` (tokens) that holds it. Raises ValueError: none does.
-    """
+    """Means by group and the shortest of ``lengths`` (tokens) that holds a sample; ValueError: none does."""
     edges = np.sort(np.asarray(lengths))
     place = np.searchsorted(edges, rows["tokens"])
     if (place == len(edges)).any():

@@ -74,8 +74,7 @@ def _scores(samples: dict[str, list[dict[str, Any]]]) -> list[list[Any]]:
     """``[id, task, score]`` of every item in the harness's record of them."""
     rows = []
     for task, each in samples.items():
-        metric = next((name for name in METRICS if each and name in each[0]), None)
-        if metric is None:
+        if (metric := next((name for name in METRICS if each and name in each[0]), None)) is None:
             known = ", ".join(METRICS)
             raise ValueError(f"short task {task}: no score of {known} among its results; choose another task")
         # The harness has one row a filter, if there are several.

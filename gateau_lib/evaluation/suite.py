@@ -89,13 +89,10 @@ def _noting(benchmark: Benchmark, lacking: list[NotRun]) -> Iterator[None]:
     """Turn an error into a row of what was not run."""
     try:
         yield
-    except (HubError, NotInstalled) as error:
-        lacking.append(NotRun(benchmark.name, str(error)))
-    except UserError as error:
-        lacking.append(NotRun(benchmark.name, str(error), stopped=True))
-    except JobError as error:
-        log.exception("%s: a process failed", benchmark.name)  # it may be a fault of ours: keep the traceback
-        lacking.append(NotRun(benchmark.name, str(error), stopped=True))
+    except (UserError, JobError) as error:
+        if isinstance(error, JobError):  # it may be a fault of ours: keep the traceback
+            log.exception("%s: a process failed", benchmark.name)
+        lacking.append(NotRun(benchmark.name, str(error), not isinstance(error, HubError | NotInstalled)))
 
 
 def _answers(

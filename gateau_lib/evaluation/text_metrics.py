@@ -1,8 +1,8 @@
 """LongBench's measures of a written answer, English and Chinese: F1 of words, ROUGE-L; 0 to 100.
 
-They give what LongBench's metrics.py gives (github.com/THUDM/LongBench, MIT licence), but compare a long
-sentence in full: the published code recurses once a word, Python stops it at 1,000, and that error counts as
-0. A Chinese summary is one sentence, for it has no ASCII full stop.
+As LongBench's metrics.py (github.com/THUDM/LongBench, MIT licence), but a long sentence is compared in full:
+there Python stops a recursion at 1,000 words, which counts as 0. A Chinese summary, without an ASCII full
+stop, is one sentence.
 """
 
 import string
@@ -64,9 +64,8 @@ def _f1(given: Sequence[str], wanted: Sequence[str]) -> float:
 def rouge_en(prediction: str, reference: str) -> float:
     """ROUGE-L F of the package `rouge`: how much of two texts' words is in the longest common subsequences.
 
-    Sentences end at full stops and nowhere else; each of the reference is compared with each of the
-    prediction, and a word that is in any of the subsequences counts once. White space after the last full
-    stop counts as one more word.
+    Sentences end at full stops only; each of the reference is compared with each of the prediction; a word in
+    any of the subsequences counts once. White space after the last full stop counts as one more word.
     """
     rouge = _module("rouge").Rouge(metrics=["rouge-l"])
     before = sys.getrecursionlimit()

@@ -1,7 +1,6 @@
 """Fine-tuning runs of a study, each an artefact, and the processes of this machine that train them.
 
-Checkpoints stay after a failure, so the same call goes on from the last one, if there is one.
-`gateau_lib.train` tells how to start a run over several machines.
+Checkpoints stay after a failure: the same call goes on from the last. Several machines: `gateau_lib.train`.
 """
 
 import json
@@ -42,29 +41,22 @@ def fine_tune_all(study: Study, jobs: Sequence[FineTune]) -> list[Path]:
     """
     if len({job.name for job in jobs}) < len(jobs):
         raise TrainingError("two fine-tuning runs have the same name; give each its own")
-    # One after the other where each takes several processes, or where there is one GPU.
-    if in_turn := devices.gpus() == 1 or any(job.processes != 1 for job in jobs):
-        _train_in_turn(study, jobs)
+    in_turn = devices.gpus() == 1 or any(job.processes != 1 for job in jobs)
+    if in_turn:  # processes are started once for all that the cache lacks
+        # A folder for each, so what is trained stays when a later one fails.
+        todo: dict[Path, FineTune] = {}
+        for job in jobs:
+            place = build(job).place(study)
+            if not place.exists() and (devices.gpus() or processes(job) > 1):
+                todo[study.cache / "training" / place.name] = job
+        try:
+            _launch([(job, stage) for stage, job in todo.items() if not (stage / sft.LOG).is_file()])
+        finally:
+            for stage, job in todo.items():
+                if (stage / sft.LOG).is_file():  # written last
+                    build(job).folder(study, stage.rename)
     workers = 0 if in_turn else at_once(study.profile)
     return build_all(study, {job.name: build(job) for job in jobs}, workers, "fine-tuning")
-
-
-def _train_in_turn(study: Study, jobs: Sequence[FineTune]) -> None:
-    """Train the runs that are not in the cache in processes that are started once for all of them.
-
-    Each is trained in a folder of its own, so what is trained stays when a later one fails.
-    """
-    todo: dict[Path, FineTune] = {}
-    for job in jobs:
-        place = build(job).place(study)
-        if not place.exists() and (devices.gpus() or processes(job) > 1):
-            todo[study.cache / "training" / place.name] = job
-    try:
-        _launch([(job, stage) for stage, job in todo.items() if not (stage / sft.LOG).is_file()])
-    finally:
-        for stage, job in todo.items():
-            if (stage / sft.LOG).is_file():  # written last
-                build(job).folder(study, stage.rename)
 
 
 def processes(job: FineTune) -> int:

@@ -1,8 +1,7 @@
 """Samples as rows of ids, labels and positions, packed and collated.
 
-A batch ALWAYS carries an attention mask. Without one, and without a cache, as in training, transformers takes
-any position step other than 1 for the start of another document: training on skipped positions (`skipalign`)
-would silently become block-diagonal.
+A batch ALWAYS carries an attention mask. Without one (and a cache, in training) transformers takes any other
+position step than 1 for a new document: skipped positions (`skipalign`) would silently be block-diagonal.
 """
 
 from collections.abc import Iterable, Sequence

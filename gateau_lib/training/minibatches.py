@@ -23,10 +23,7 @@ from gateau_lib.training.recipe import ByTokens, FineTune
 
 
 def training_samples(job: FineTune) -> list[Sample]:
-    """The samples of a job: its files, then the selected part of its pool in pool order.
-
-    Raises DataError: a selected id that is not in the pool, or no samples at all.
-    """
+    """A job's samples: its files, then the selected of its pool, in pool order; DataError: one is missing."""
     samples = [sample for path in job.samples for sample in read_samples(path)]
     if job.pool is not None:
         pool, wanted = read_samples(job.pool), set(job.selected)
@@ -106,16 +103,11 @@ class Batches(Sequence[list[Row]]):
             passes = (part for n in range(processes) for part, _ in deal(self.job, rows, processes, n))
             padded += sum(len(part) * max(len(row.input_ids) for row in part) for part in passes)
             largest = max(largest, *(max(row.position_ids) for row in rows))
-        return {
-            "tokens": sum(self.lengths[i] for i in used),
-            "response_tokens": sum(len(self.encoded[i].response) + len(self.ending) for i in used),
-            "padded": padded,
-            "samples": len(used),
-            "distinct": len(set(used)),
-            "epochs": round(len(used) / len(self.encoded), 4),
-            "steps": len(self),
-            "max_position": largest,
-        }
+        answers = sum(len(self.encoded[i].response) + len(self.ending) for i in used)
+        found = {"tokens": sum(self.lengths[i] for i in used), "response_tokens": answers, "padded": padded}
+        found |= {"samples": len(used), "distinct": len(set(used))}
+        epochs = round(len(used) / len(self.encoded), 4)
+        return found | {"epochs": epochs, "steps": len(self), "max_position": largest}
 
 
 def deal(job: FineTune, rows: Sequence[Row], processes: int, process: int) -> list[tuple[list[Row], bool]]:

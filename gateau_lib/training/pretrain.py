@@ -1,9 +1,7 @@
-"""Pretrain a homologous pair from scratch in minutes.
+"""Pretrain a homologous pair in minutes; the long model goes on from the short one, its RoPE base raised.
 
-The short model sees windows up to ``short_window``; the long model starts from its weights, with the RoPE
-base raised, and goes on with longer windows of the same text. What makes half a million parameters recall:
-values of several tokens, copy practice with random period, most loss weight on tokens that the text so far
-determines, and windows that grow.
+What makes half a million parameters recall: values of several tokens, copy practice with random period, most
+loss weight on tokens that the text so far determines, and windows that grow.
 """
 
 import copy
@@ -49,10 +47,7 @@ def _logits(model: PreTrainedModel, ids: torch.Tensor, where: torch.Tensor) -> t
 def weighted_loss(
     model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor, total: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Weighted mean NLL in nats per token of next-token prediction over rows ``(rows, window + 1)``.
-
-    ``total``: what to divide by where the rows are a part of a step; None: the sum of their weights.
-    """
+    """Weighted mean NLL, nats per token, of ids (rows, window + 1); ``total``: the whole step's weight."""
     where = weights[:, 1:] > 0
     logits, weight = _logits(model, ids, where).float(), weights[:, 1:][where]
     nll = torch.nn.functional.cross_entropy(logits, ids[:, 1:][where], reduction="none")
@@ -183,8 +178,7 @@ def pair(study: Study, corpus: Path) -> Path:
         else:
             for name, source in names.items():
                 (out / name).mkdir()
-                for file in hub.model(study, source).iterdir():
-                    # Linked, since a copy would take the models' room twice.
+                for file in hub.model(study, source).iterdir():  # a copy would take the models' room twice
                     (out / name / file.name).symlink_to(file.resolve())
 
     return artefact(study, "pair", build, code=[pair], **made_of)

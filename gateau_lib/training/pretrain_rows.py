@@ -24,10 +24,7 @@ REAL_SHARE = 0.10  # rows whose filler is real documentation
 
 
 class RowMaker:
-    """Endless rows of planted text as token ids with loss weights; a seed fixes every row.
-
-    ``far``: rows for a model that can copy already and has to learn it over long distances, see `copying`.
-    """
+    """Endless seeded rows of planted text: ids and loss weights; ``far``: to copy over long distances."""
 
     def __init__(self, tokenizer: Any, seed: int, question_share: float, far: bool = False):
         self.rng, self.tokenizer = np.random.default_rng(seed), tokenizer

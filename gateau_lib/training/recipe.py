@@ -33,19 +33,16 @@ class ByEpochs:
 
 @dataclass(frozen=True)
 class FineTune:
-    """One fine-tuning run. ``samples`` are used whole; of ``pool`` the samples with the ids ``selected``.
-
-    Raises TrainingError: fields that contradict each other, or a value that is no choice.
-    """
+    """One fine-tuning run; TrainingError: fields that contradict each other, or a value that is no choice."""
 
     name: str = field(metadata=UNKEYED)
     base: Path | str  # model folder or hub id
-    samples: tuple[Path, ...]  # LongAlign JSONL or Parquet
+    samples: tuple[Path, ...]  # LongAlign JSONL or Parquet, used whole
     window: int  # tokens, longest sample and target of skipped positions
     learning_rate: float  # peak; cosine with 3 % warm-up
     seed: int
     length: ByTokens | ByEpochs
-    pool: Path | None = None
+    pool: Path | None = None  # of which the samples with the ids ``selected`` are used
     selected: tuple[str, ...] = ()
     strategy: Strategy = "normal"
     skip_share: float = 1.0  # share of samples whose positions are skipped; the rest keep 0, 1, 2, ...

@@ -1,8 +1,8 @@
 """The transformers `Trainer` of a fine-tuning run: the loss of a step from response logits, read in parts.
 
-An optimizer step is one planned batch (`minibatches`): each process reads its part of it in one or more
-passes, and every part of the loss is divided by the terms of the whole step. So any number of processes, and
-passes of any size, give the same loss curve up to the order of summation.
+An optimizer step is one planned batch (`minibatches`): each process reads its part in one or more passes, and
+divides by the terms of the whole step. So any number of processes, and passes of any size, give the same loss
+curve up to the order of summation.
 """
 
 import math
