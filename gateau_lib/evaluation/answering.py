@@ -65,8 +65,8 @@ def write_answers(
     model_dir: Path, questions: Questions, work: Path, room: int, chat: bool, dtype: str, out: Path
 ) -> None:
     """Generate a model's answers in ``work``, where they survive a kill, and leave the table in ``out``."""
-    found = answer(*loading.load(model_dir, dtype), questions.items, work, room=room, chat=chat)
-    found.to_parquet(out / TABLE)
+    table = answer(*loading.load(model_dir, dtype), questions.items, work, room=room, chat=chat)
+    table.to_parquet(out / TABLE)
 
 
 def answer(
@@ -86,7 +86,11 @@ def answer(
             raise DataError(f"item {name!r} is given twice; ids must be unique")
     if room < 2:
         raise DataError(f"a prompt of {room} tokens says nothing; raise the profile's benchmark_window")
-    done, keys = _read(out), _keys(model, tokenizer, items, room, chat)
+    # A record's name is a hash of all that decides the answer.
+    made_by = [fingerprint(model, tokenizer), source_hash([answer]), versions(), room, chat]
+    common = digest(json.dumps(made_by, sort_keys=True))
+    asked = {item.id: [common, item.id, item.task, item.turns, item.max_new_tokens] for item in items}
+    done, keys = _read(out), {name: digest(json.dumps(each))[:20] for name, each in asked.items()}
     ticks = iter(track(items, f"answers, {out.name}"))
     # Apart by how much is written, so that nobody waits for the longest answer of another task.
     for kind in sorted({(item.max_new_tokens, len(item.turns)) for item in items}):
@@ -145,16 +149,6 @@ def _length(item: Item, tokenizer: Any, room: int, chat: bool) -> int:
     first = len(prompt_ids(tokenizer, item.turns, [], chat))
     later = sum(len(text_ids(tokenizer, turn)) for turn in item.turns[1:])
     return min(room + item.max_new_tokens, first + later + item.max_new_tokens * len(item.turns))
-
-
-def _keys(
-    model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], room: int, chat: bool
-) -> dict[str, str]:
-    """For each item's id the name of its record: a hash of all that decides the answer."""
-    made_by = [fingerprint(model, tokenizer), source_hash([answer]), versions(), room, chat]
-    common = digest(json.dumps(made_by, sort_keys=True))
-    asked = {item.id: [common, item.id, item.task, item.turns, item.max_new_tokens] for item in items}
-    return {name: digest(json.dumps(each))[:20] for name, each in asked.items()}
 
 
 def _read(out: Path) -> dict[str, dict[str, Any]]:

@@ -55,12 +55,8 @@ class Benchmark:
     name: str  # in profiles and tables
     title: str  # for a reader
     source: str  # paper and code it follows
-    items: Callable[
-        [Study, Any], list[Item]
-    ]  # at the profile's size, for a tokenizer; the same for every run
-    score: Callable[
-        ..., pd.DataFrame
-    ]  # id, task, score; from items, answers' table and, judged, judge, folder
+    items: Callable[[Study, Any], list[Item]]  # at the profile's size, for a tokenizer; for all runs the same
+    score: Callable[..., pd.DataFrame]  # (items, answers' table[, judge, its folder]): id, task, score
     cost: Callable[[Profile], list[Asked]]
     data: str = ""  # the data set of the registry that it reads
     packages: tuple[str, ...] = ()  # that it needs beside the library's, as pip knows them

@@ -111,22 +111,16 @@ def judge_requests(item: Item, answers: Sequence[str]) -> list[Request]:
         fields |= {"question": fields["question_1"], "answer": fields["answer_1"]}
         kits = [PROMPTS["mt-bench"][name] for name in (base, f"{base}-multi-turn")]
         asked = [(kit, kit["prompt"].format(**fields)) for kit in kits[: len(item.turns)]]
-    turns = [
-        ({"role": "system", "content": k["system"]}, {"role": "user", "content": text}) for k, text in asked
-    ]
-    return [Request(messages, JUDGE_TOKENS) for messages in turns]
+    turns = [[("system", kit["system"]), ("user", text)] for kit, text in asked]
+    return [Request(tuple({"role": a, "content": b} for a, b in turn), JUDGE_TOKENS) for turn in turns]
 
 
 def rating(task: str, text: str) -> float | None:
-    """The rating in a judge's answer, 1 to 10, or None.
-
-    LongBench-Chat: the first number of the last ``[[...]]`` (eval.py). MT-Bench, all its tasks: the first
-    ``[[number]]``, else the first ``[number]`` (common.py).
-    """
-    if task == "longbench-chat":
+    """The rating in a judge's answer, 1 to 10, or None."""
+    if task == "longbench-chat":  # the first number of the last ``[[...]]`` (eval.py)
         marked = re.findall(r"\[\[([^\]]+)\]\]", text)
         found = re.search(r"(\d+\.\d+|\d+)", marked[-1], re.ASCII) if marked else None
-    else:
+    else:  # MT-Bench's tasks: the first ``[[number]]``, else the first ``[number]`` (common.py)
         one, two = r"\[(\d+\.?\d*)\]", r"\[\[(\d+\.?\d*)\]\]"
         found = re.search(two, text, re.ASCII) or re.search(one, text, re.ASCII)
     value = float(found.group(1)) if found else math.nan
@@ -160,7 +154,6 @@ def score(items: Sequence[Item], answers: pd.DataFrame, judge: str, out: Path) -
         counts = ", ".join(f"{why}: {n}" for why, n in whys.most_common())
         lost = f"{whys.total()} of {len(frame)} items have no score ({counts})"
         log.warning("%s; see %s", lost, out / TRANSCRIPT)
-    # References that the official prompt would show.
     if bare := [item.id for item in items if item.task in WITH_REFERENCE and not item.references]:
         which = f"{len(bare)} questions without reference answers (the first: {bare[0]})"
         fix = "put FastChat's reference_answer/gpt-4.jsonl beside question.jsonl"

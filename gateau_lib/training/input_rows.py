@@ -39,13 +39,10 @@ def pack_rows(rows: Sequence[Row], isolated: bool = True) -> Row:
     """
     lengths = [len(row.input_ids) for row in rows]
     positions = (p for row in rows for p in row.position_ids) if isolated else range(sum(lengths))
-    return Row(
-        [i for row in rows for i in row.input_ids],
-        # The first token of a sample would be predicted from the sample before it: never a target.
-        [label for row in rows for label in (IGNORED, *row.labels[1:])],
-        list(positions),
-        tuple(lengths) if isolated else (),
-    )
+    ids = [i for row in rows for i in row.input_ids]
+    # The first token of a sample would be predicted from the sample before it: never a target.
+    labels = [label for row in rows for label in (IGNORED, *row.labels[1:])]
+    return Row(ids, labels, list(positions), tuple(lengths) if isolated else ())
 
 
 def unpack_row(row: Row) -> list[Row]:

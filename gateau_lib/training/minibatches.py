@@ -40,7 +40,8 @@ def training_samples(job: FineTune) -> list[Sample]:
 def compact(encoded: Encoded) -> Encoded:
     """The same ids in four bytes each: lists of the published data would take tens of gigabytes a process."""
     names = "start", "context", "instruction", "response"
-    return replace(encoded, **{name: array("i", getattr(encoded, name)) for name in names})
+    parts: dict[str, Any] = {name: array("i", getattr(encoded, name)) for name in names}
+    return replace(encoded, **parts)
 
 
 class Batches(Sequence[list[Row]]):
@@ -78,9 +79,8 @@ class Batches(Sequence[list[Row]]):
             return [self[i] for i in range(*step.indices(len(self)))]
         rows = []
         for indices, drawn in zip(self.plan[step], self.positions[step], strict=True):
-            placed = [
-                (i, range(self.lengths[i]) if p is None else p) for i, p in zip(indices, drawn, strict=True)
-            ]
+            pairs = zip(indices, drawn, strict=True)
+            placed = [(i, range(self.lengths[i]) if p is None else p) for i, p in pairs]
             made = [sample_row(self.encoded[i], self.ending, positions) for i, positions in placed]
             rows.append(pack_rows(made, self.job.packed_isolated) if self.packed else made[0])
         return rows

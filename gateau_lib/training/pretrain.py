@@ -136,8 +136,8 @@ def build_pair(out: Path, tokenizer: Any, profile: Profile, seed: int) -> None:
     for name, model in (("short", short), ("long", long)):
         model.save_pretrained(out / name)
         tokenizer.save_pretrained(out / name)
-    training = {"settings": {"seed": seed, "question_share": profile.question_share, **shape}}
-    training |= {"short": short_log, "long": long_log}
+    settings = {"seed": seed, "question_share": profile.question_share, **shape}
+    training = {"settings": settings, "short": short_log, "long": long_log}
     (out / "training.json").write_text(json.dumps(training, indent=1))
 
 

@@ -31,9 +31,7 @@ from gateau_lib.training.recipe import FineTune
 warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
 
 SAVE_STEPS = 100  # as in GATEAU's train/scripts
-DEEPSPEED = (
-    Path(__file__).parent / "deepspeed_zero3.json"
-)  # LongAlign's ds_config/stage3.json; never run here
+DEEPSPEED = Path(__file__).with_name("deepspeed_zero3.json")  # LongAlign's stage3.json; never run here
 
 
 def processes_and_rank() -> tuple[int, int]:
