@@ -70,7 +70,6 @@ def _item(
 ) -> Item:
     left = _side(stack, at, tokenizer, round(depth * length), before=True)
     right = _side(stack, at, tokenizer, length - round(depth * length), before=False)
-    question = world.question([fact])[0]
 
     def context(tokens: int) -> tuple[str, int]:
         """The haystack with that many tokens of filling, and the character that the needle begins at."""
@@ -78,12 +77,10 @@ def _item(
         lead = before if not before or before[-1].isspace() else before + " "
         return f"{lead}{fact.sentence} {after}".rstrip(), len(lead)
 
-    def prompt(tokens: int) -> str:
-        return context(tokens)[0] + SEPARATOR + question
-
-    tokens, read = longest_prompt(prompt, tokenizer, length, name)
+    asked = SEPARATOR + world.question([fact])[0]
+    tokens, read = longest_prompt(lambda tokens: context(tokens)[0] + asked, tokenizer, length, name)
     text, begin = context(tokens)
-    sample = Sample(name, text, question, fact.sentence, evidence=((begin, begin + len(fact.sentence)),))
+    sample = Sample(name, text, asked, fact.sentence, evidence=((begin, begin + len(fact.sentence)),))
     realised = realised_depth(sample, tokenizer)
     allowed = max(TOLERANCE, length // 50)
     if length - read > allowed or abs(realised - depth) * read > allowed:
@@ -92,7 +89,7 @@ def _item(
     copies = -(-(len(text) - len(fact.sentence)) // len(stack))
     extra: dict[str, Any] = {"length": length, "depth": depth, "tokens": read, "realised_depth": realised}
     extra |= {"needle": fact.sentence, "copies": copies}
-    return Item(name, TASK, (prompt(tokens),), fact.value, MAX_NEW_TOKENS, extra=extra)
+    return Item(name, TASK, (text + asked,), fact.value, MAX_NEW_TOKENS, extra=extra)
 
 
 def _side(stack: str, at: int, tokenizer: Any, most: int, before: bool) -> Callable[[int], str]:

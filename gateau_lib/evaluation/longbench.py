@@ -55,8 +55,7 @@ def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
     """
 
     def best(item: Item, said: str) -> float:
-        metric = METRICS[TASKS[item.task].metric]
-        return max(metric(said.strip(), reference) for reference in item.references)
+        return max(METRICS[TASKS[item.task].metric](said.strip(), each) for each in item.references)
 
     return scored_by(items, answers, best)
 

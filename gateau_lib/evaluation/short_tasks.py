@@ -48,7 +48,12 @@ def run(
         name = task if isinstance(task, str) else task["task"]
         path = out / f"{name}-{digest(json.dumps([made_by, task], sort_keys=True))[:12]}.json"
         if not path.exists():
-            _fetch(manager, task, name)
+            try:  # before the run, so that a failure is known to be the data's
+                manager.load([task])
+            except Exception as error:  # whatever the hub, the network or a file's reader raise
+                how = f"run `lm-eval run --model dummy --tasks {name} --limit 1` where there is a network"
+                why = f"its data cannot be read ({reason(error)}); {how}, and take its HF_HOME along"
+                raise NotInstalled(f"short task {name}: {why}") from error
             if model is None:
                 loaded, tokenizer = loading.load(model_dir, dtype)
                 size = "auto" if loaded.device.type == "cuda" else 8
@@ -58,16 +63,6 @@ def run(
             atomic_write(path, json.dumps(_scores(found["samples"])))
         frames.append(pd.DataFrame(json.loads(path.read_text(encoding="utf-8")), columns=COLUMNS))
     return pd.concat(frames, ignore_index=True)
-
-
-def _fetch(manager: Any, task: str | dict[str, Any], name: str) -> None:
-    """Load a task's data once, so that a failure is known to be theirs."""
-    try:
-        manager.load([task])
-    except Exception as error:  # whatever the hub, the network or a file's reader raise
-        command = f"lm-eval run --model dummy --tasks {name} --limit 1"
-        how = f"run `{command}` where there is a network, and take its HF_HOME along"
-        raise NotInstalled(f"short task {name}: its data cannot be read ({reason(error)}); {how}") from error
 
 
 def _scores(samples: dict[str, list[dict[str, Any]]]) -> list[list[Any]]:

@@ -60,7 +60,12 @@ def scores(study: Study, folders: Mapping[str, Path], judge: str) -> tuple[pd.Da
             items = benchmark.items(study, loading.load_tokenizer(next(iter(folders.values()))))
             runs = _answers(study, benchmark, items, folders)
             answered.append((benchmark, items, runs))
-            lacking += _without_answer(benchmark, runs)
+            for run, (table, folder) in runs.items():
+                # Items without an answer: their scores are missing.
+                if folder and len(failed := table[table["error"].notna()]):
+                    what = f"{len(failed)} of {len(table)} items of {benchmark.name}, {run}"
+                    again = f"delete {folder.name} in the cache to ask these again"
+                    lacking.append(NotRun(what, f"{failed.iloc[0]['error']}; {again}"))
     for benchmark, items, runs in answered:
         with _noting(benchmark, lacking):
             for run, each in track(runs.items(), f"scores of {benchmark.name}", total=len(runs)):
@@ -108,14 +113,3 @@ def _answers(
             lost = f"item {cut.iloc[0]['id']!r} lost {cut.iloc[0]['cut_tokens']} tokens of its prompt"
             raise DataError(f"{benchmark.name}: {lost}; raise the profile's benchmark_window")
     return runs
-
-
-def _without_answer(benchmark: Benchmark, runs: dict[str, Answers]) -> list[NotRun]:
-    """Items that have no answer, run by run, and how to ask them again; their scores are missing."""
-    rows = []
-    for run, (table, folder) in runs.items():
-        if folder and len(failed := table[table["error"].notna()]):
-            what = f"{len(failed)} of {len(table)} items of {benchmark.name}, {run}"
-            again = f"delete {folder.name} in the cache to ask these again"
-            rows.append(NotRun(what, f"{failed.iloc[0]['error']}; {again}"))
-    return rows

@@ -111,11 +111,17 @@ def _run(work: Sequence[tuple[FineTune, Path]], count: int, folder: Path) -> Non
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     command += [f"--nproc-per-node={count}", f"--log-dir={folder}", "--redirects=3"]
     command += ["-m", "gateau_lib.train", *places]
+    ours_first = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, reports.LAUNCHED: str(folder), "PYTHONPATH": ours_first, "PYTHONUNBUFFERED": "1"}
+    if count == 1 and (device := devices.device()).type == "cuda":
+        card, names = device.index or 0, os.environ.get("CUDA_VISIBLE_DEVICES")
+        env["GATEAU_DEVICE"] = "cuda"  # a single process sees its card only
+        env["CUDA_VISIBLE_DEVICES"] = names.split(",")[card] if names else str(card)
     devices.release_gpu()
     with (folder / OUTPUT).open("wb") as output:
         # Nobody writes to the pipe to its standard input: however this process ends, the others see it close.
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": output, "stderr": subprocess.STDOUT}
-        with subprocess.Popen(command, env=_environment(count, folder), **pipes) as run:
+        with subprocess.Popen(command, env=env, **pipes) as run:
             try:
                 runs = groupby(_steps(run, folder / reports.STEPS), itemgetter("run"))
                 for name, taken in track(runs, "fine-tuning", len(work)) if len(work) > 1 else runs:
@@ -127,18 +133,6 @@ def _run(work: Sequence[tuple[FineTune, Path]], count: int, folder: Path) -> Non
     if run.returncode:
         failed = next(((job, out) for job, out in work if not (out / sft.LOG).exists()), work[-1])
         raise _failure(*failed, folder)
-
-
-def _environment(count: int, folder: Path) -> dict[str, str]:
-    """Environment of the processes: this package first on Python's path; its card for a single one."""
-    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
-    found = {**os.environ, reports.LAUNCHED: str(folder), "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
-    device = devices.device()
-    if count == 1 and device.type == "cuda":
-        card, names = device.index or 0, os.environ.get("CUDA_VISIBLE_DEVICES")
-        found["CUDA_VISIBLE_DEVICES"] = names.split(",")[card] if names else str(card)
-        found["GATEAU_DEVICE"] = "cuda"
-    return found
 
 
 def _steps(run: subprocess.Popen, path: Path) -> Iterator[dict[str, Any]]:

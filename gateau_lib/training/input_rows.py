@@ -6,6 +6,7 @@ position step than 1 for a new document: skipped positions (`skipalign`) would s
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -50,23 +51,9 @@ def unpack_row(row: Row) -> list[Row]:
 
     They need no mask of the row's square: at 64k tokens 16 GiB that no fast attention kernel reads.
     """
-    rows, begin = [], 0
-    for length in row.blocks or (len(row.input_ids),):
-        part = slice(begin, begin + length)
-        rows.append(Row(row.input_ids[part], row.labels[part], row.position_ids[part]))
-        begin += length
-    return rows
-
-
-def _block_mask(rows: Sequence[Row], width: int) -> torch.Tensor:
-    """Mask (B, 1, width, width) to keep packed samples apart; eager and SDPA read an additive one alike."""
-    blocks = torch.full((len(rows), width), -1)
-    for row, line in zip(rows, blocks, strict=True):
-        lengths = torch.tensor(row.blocks or (len(row.input_ids),))
-        line[: len(row.input_ids)] = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    seen = (blocks[:, :, None] == blocks[:, None, :]) & torch.ones(width, width, dtype=torch.bool).tril()
-    # Padding sees earlier padding, so no row of the mask is empty and no NaN can arise.
-    return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.bfloat16).min)[:, None]
+    lengths = row.blocks or (len(row.input_ids),)
+    parts = [slice(end - length, end) for length, end in zip(lengths, accumulate(lengths), strict=True)]
+    return [Row(row.input_ids[part], row.labels[part], row.position_ids[part]) for part in parts]
 
 
 def collate(batch: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
@@ -85,6 +72,12 @@ def collate(batch: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
         ids[b, :n], labels[b, :n] = torch.tensor(row.input_ids), torch.tensor(row.labels)
         positions[b, :n] = torch.tensor(row.position_ids)
         positions[b, n:] = row.position_ids[-1] + 1 + torch.arange(width - n)
-    if any(len(row.blocks) > 1 for row in batch):
-        mask = _block_mask(batch, width)
+    if any(len(row.blocks) > 1 for row in batch):  # eager and SDPA read an additive mask alike
+        blocks = torch.full((len(batch), width), -1)
+        for row, line in zip(batch, blocks, strict=True):
+            lengths = torch.tensor(row.blocks or (len(row.input_ids),))
+            line[: len(row.input_ids)] = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        seen = (blocks[:, :, None] == blocks[:, None, :]) & torch.ones(width, width, dtype=torch.bool).tril()
+        # Padding sees earlier padding, so no row of the mask is empty and no NaN can arise.
+        mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.bfloat16).min)[:, None]
     return {"input_ids": ids, "labels": labels, "position_ids": positions, "attention_mask": mask}

@@ -33,7 +33,14 @@ def plan_batches(
                 break
             epoch.append(index)
             used += lengths[index]
-        batches = _sorted_batches(_rows(epoch, lengths, pack_window), lengths, batch_tokens)
+        # Rows of similar length together, batches of nearly equal tokens, none of them a small rest.
+        rows = _rows(epoch, lengths, pack_window)
+        rows.sort(key=lambda row: sum(lengths[i] for i in row))  # stable: equal lengths stay shuffled
+        sizes = np.array([sum(lengths[i] for i in row) for row in rows], np.float64)
+        count = max(1, round(sizes.sum() / batch_tokens))
+        batch = ((np.cumsum(sizes) - sizes / 2) * count / max(sizes.sum(), 1)).astype(int)
+        groups = [[row for row, b in zip(rows, batch, strict=True) if b == wanted] for wanted in range(count)]
+        batches = [group for group in groups if group]
         plan += [batches[i] for i in rng.permutation(len(batches))]
         if len(epoch) < len(lengths):
             break
@@ -121,13 +128,3 @@ def _rows(order: Sequence[int], lengths: Sequence[int], window: int | None) -> l
         packs[place].append(index)
         rooms[place] -= lengths[index]
     return [tuple(pack) for pack in packs]
-
-
-def _sorted_batches(rows: list[tuple[int, ...]], lengths: Sequence[int], batch_tokens: int) -> Plan:
-    """Rows of similar length together, batches of nearly equal tokens, none of them a small rest."""
-    rows = sorted(rows, key=lambda row: sum(lengths[i] for i in row))  # stable: equal lengths stay shuffled
-    sizes = np.array([sum(lengths[i] for i in row) for row in rows], np.float64)
-    count = max(1, round(sizes.sum() / batch_tokens))
-    batch = ((np.cumsum(sizes) - sizes / 2) * count / max(sizes.sum(), 1)).astype(int)
-    groups = [[row for row, b in zip(rows, batch, strict=True) if b == wanted] for wanted in range(count)]
-    return [group for group in groups if group]
