@@ -147,10 +147,7 @@ def fixed_size(items: int, prompt: int, answer: int, tasks: int = 1) -> Callable
 def scored_by(
     items: Sequence[Item], answers: pd.DataFrame, measure: Callable[[Item, str], float]
 ) -> pd.DataFrame:
-    """Every item's score, ``id, task, score``: ``measure``, 0 to 100, of the item and what was said last.
-
-    Missing where there is no answer. ``answers``: of `answering.answer`, of these items at least, any order.
-    """
+    """``id, task, score`` of items: ``measure``, 0 to 100, of what was said last; missing: no answer."""
     said = answers_of(items, answers)
     values = [measure(item, said[item.id][-1]) if len(said[item.id]) else math.nan for item in items]
     return pd.DataFrame({"id": [i.id for i in items], "task": [i.task for i in items], "score": values})

@@ -58,8 +58,7 @@ def items(
     found = []
     for length, (place, depth), repeat in product(lengths, enumerate(depths), range(REPEATS)):
         rng = np.random.default_rng([seed, length, place, repeat])
-        at = borders[int(rng.integers(len(borders)))]
-        name = f"{TASK}-{length}-{depth:g}-{seed}-{repeat}"
+        at, name = borders[int(rng.integers(len(borders)))], f"{TASK}-{length}-{depth:g}-{seed}-{repeat}"
         fact = cast(world.Fact, world.Cast(rng).fact())  # a new cast has someone without a fact
         found.append(_item(name, stack, at, fact, tokenizer, length, depth))
     return found

@@ -161,8 +161,7 @@ def score(items: Sequence[Item], answers: pd.DataFrame, judge: str, out: Path) -
     return frame
 
 
-def _row(item: Item, replies: Sequence[Reply]) -> tuple[Any, ...]:
-    """Values of `COLUMNS`."""
+def _row(item: Item, replies: Sequence[Reply]) -> tuple[Any, ...]:  # of `COLUMNS`
     read = [rating(item.task, said(reply)) for reply in replies]
     whys = [r.error or "rating not read" for r, value in zip(replies, read, strict=True) if value is None]
     whys += [] if replies else ["no answer"]

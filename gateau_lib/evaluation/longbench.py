@@ -36,25 +36,21 @@ GROUPS = {task.group: [name for name in TASKS if TASKS[name].group == task.group
 def items(folder: Path) -> list[Item]:
     """All items of the published files, ``<task>.jsonl`` each; DataError names what is not as published."""
     found = []
-    read = ((name, *each) for name in TASKS for each in read_records(folder / f"{name}.jsonl"))
-    for name, where, record in read:
+    for name, (where, record) in ((n, each) for n in TASKS for each in read_records(folder / f"{n}.jsonl")):
         whole = isinstance(record, dict) and all(field in record for field in FIELDS)
         if not (whole and isinstance(record["answers"], list) and record["answers"]):
             needs = f"needs {', '.join(FIELDS)}, with answers"
             raise DataError(f"{where}: not a LongBench record ({needs}); fetch the file again")
-        turn, references = TASKS[name].template.format(**record), tuple(record["answers"])
-        new = TASKS[name].max_new_tokens
-        found.append(Item(f"{name}/{record['_id']}", name, (turn,), references, new))
+        asked, key = (TASKS[name].template.format(**record),), f"{name}/{record['_id']}"
+        found.append(Item(key, name, asked, tuple(record["answers"]), TASKS[name].max_new_tokens))
     return found
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
-    """`scored_by` each task's measure against the reference that fits best.
-
-    White space around an answer is not counted (GATEAU train/LongBench/eval.py).
-    """
+    """`scored_by` each task's measure against the reference that fits best."""
 
     def best(item: Item, said: str) -> float:
+        # White space around an answer is not counted (GATEAU train/LongBench/eval.py).
         return max(METRICS[TASKS[item.task].metric](said.strip(), each) for each in item.references)
 
     return scored_by(items, answers, best)

@@ -148,8 +148,7 @@ def perplexity_by_length(
 ) -> pd.DataFrame:
     """NLL of the same last ``tail`` tokens of each document, read with more and more of the text before them.
 
-    ``documents``: token ids, at least ``max(lengths)``; as many are used, the last ones.
-    ``lengths``: tokens read in all, tail included.
+    ``documents``: token ids, at least ``max(lengths)``. ``lengths``: tokens read in all, tail included.
     Returns a row a document and length: ``document`` (index), ``length``, ``nll`` (nats per token; perplexity
         is its exponential). Raises ValueError: a document that is too short, or a length not above ``tail``.
     """

@@ -30,9 +30,8 @@ def run(
 ) -> pd.DataFrame:
     """A saved model on short tasks, a row an item: ``id, task, score``, 0 to 100.
 
-    ``tasks``: names of the harness's tasks, or configurations in its form.
+    ``tasks``: names of the harness's, or configurations in its form. ``limit``: of the first items of each.
     ``out``: folder of the scores, one file a task and model; what it holds is not run again.
-    ``limit``: items a task at most, the first ones; None: all.
     Raises NotInstalled: no harness, or no data for a task. Scores of the tasks before it are kept.
     """
     try:

@@ -40,9 +40,8 @@ class NotRun(NamedTuple):
 
 
 def scores(study: Study, folders: Mapping[str, Path], judge: str) -> tuple[pd.DataFrame, list[NotRun]]:
-    """Every run on every benchmark of the profile; an error in one of them does not stop the others.
+    """Every run (name -> folder of its model) on the profile's benchmarks; an error in one stops no other.
 
-    ``folders``: run name -> folder of its model.
     ``judge``: of `chat`, an endpoint ``http://host/v1#model`` or a local model; "" if there is none.
     Returns rows ``run, benchmark, task, id, score`` (0 to 100; missing where there is no answer, or a judge's
         could not be read), and what was not run, every reason of it. See `check_finished`.

@@ -8,7 +8,7 @@ stop, is one sentence.
 import string
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -21,8 +21,6 @@ CHINESE_PUNCTUATION = "！？｡。＂＃＄％＆＇（）＊＋，－／：；
 CHINESE_PUNCTUATION += "〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏."
 _DROPPED = str.maketrans("", "", string.punctuation + CHINESE_PUNCTUATION)
 
-Metric = Callable[[str, str], float]
-
 
 @cache
 def _module(name: str) -> ModuleType:
@@ -30,8 +28,8 @@ def _module(name: str) -> ModuleType:
     try:
         module = import_module(name)
     except ImportError:
-        fix = f"install it: pip install {name}"
-        raise NotInstalled(f"LongBench is scored with the package {name}; {fix}") from None
+        why = f"LongBench is scored with the package {name}; install it: pip install {name}"
+        raise NotInstalled(why) from None
     if name == "jieba":
         module.setLogLevel("WARNING")  # else it reports on stderr where its dictionary lies
     return module
@@ -83,4 +81,4 @@ def rouge_zh(prediction: str, reference: str) -> float:
     return rouge_en(" ".join(chinese_words(prediction)), " ".join(chinese_words(reference)))
 
 
-METRICS: dict[str, Metric] = {"f1_en": f1_en, "f1_zh": f1_zh, "rouge_en": rouge_en, "rouge_zh": rouge_zh}
+METRICS = {"f1_en": f1_en, "f1_zh": f1_zh, "rouge_en": rouge_en, "rouge_zh": rouge_zh}

@@ -35,10 +35,7 @@ def build(job: FineTune) -> Build:
 
 
 def fine_tune_all(study: Study, jobs: Sequence[FineTune]) -> list[Path]:
-    """Folders of all fine-tuned models, in the order of ``jobs``; no run in the study's cache is repeated.
-
-    Raises TrainingError: two jobs with one name; JobError: a run that failed, by name.
-    """
+    """Folders of all jobs' models, trained or cached; TrainingError: a name twice; JobError: a run failed."""
     if len({job.name for job in jobs}) < len(jobs):
         raise TrainingError("two fine-tuning runs have the same name; give each its own")
     in_turn = devices.gpus() == 1 or any(job.processes != 1 for job in jobs)
@@ -92,10 +89,7 @@ def fine_tune(job: FineTune, out: Path) -> dict[str, Any]:
 
 
 def _launch(work: Sequence[tuple[FineTune, Path]]) -> None:
-    """Train jobs one after the other, with one start for all that take equally many processes.
-
-    At the first job that fails it raises as `fine_tune` does; those before it are done.
-    """
+    """Train jobs in turn, one start for all that take equally many processes; raise at the first that fails."""
     for count in sorted({processes(job) for job, _ in work}):
         with TemporaryDirectory(prefix="gateau-train-") as folder:
             _run([(job, out) for job, out in work if processes(job) == count], count, Path(folder))

@@ -45,10 +45,7 @@ def compact(encoded: Encoded) -> Encoded:
 
 
 class Batches(Sequence[list[Row]]):
-    """The rows of every optimizer step of a run; positions are drawn at once, rows are made when asked for.
-
-    ``ending`` are ids after each response, trained on as well (end-of-text).
-    """
+    """The rows of every optimizer step, made when asked for; ``ending``: ids that end a response, trained on."""
 
     def __init__(self, job: FineTune, encoded: Sequence[Encoded], ending: Sequence[int]) -> None:
         self.job, self.encoded, self.ending = job, encoded, ending
@@ -111,11 +108,8 @@ class Batches(Sequence[list[Row]]):
 
 
 def deal(job: FineTune, rows: Sequence[Row], processes: int, process: int) -> list[tuple[list[Row], bool]]:
-    """One process's part of a step: the rows of each of its passes, and whether they count (`split_step`).
-
-    A step that is split does not keep packed samples together: those that must not see each other are read as
-    rows of their own.
-    """
+    """One process's part of a step: the rows of each of its passes, and whether they count (`split_step`)."""
+    # A step that is split does not keep packed samples together: they are read as rows of their own.
     if processes > 1 or job.micro_tokens is not None:
         rows = [part for row in rows for part in unpack_row(row)]
     parts = split_step([len(row.input_ids) for row in rows], processes, job.micro_tokens)[process]

@@ -170,13 +170,10 @@ def _arguments(job: FineTune, steps: int, folder: Path) -> TrainingArguments:
 
 
 def save_steps_of(job: FineTune, steps: int) -> int | None:
-    """Steps between the checkpoints of a run of so many steps; None: no checkpoints.
-
-    If the job does not say: for large models (adapters, gradient checkpointing, sharding) a quarter of the
-    run, 20 to 100 steps; else 100 steps, in runs more than twice as long.
-    """
+    """Steps between the checkpoints of a run of so many steps; None: no checkpoints."""
     if job.save_steps:
         return job.save_steps
+    # For large models a quarter of the run, 20 to 100 steps; else 100 steps, in runs more than twice as long.
     if job.tuning == "lora" or job.gradient_checkpointing or job.sharding != "ddp":
         every = min(SAVE_STEPS, max(20, steps // 4))  # their steps take minutes
         return every if steps > every else None
