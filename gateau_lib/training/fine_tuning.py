@@ -89,7 +89,7 @@ def fine_tune(job: FineTune, out: Path) -> dict[str, Any]:
 
 
 def _launch(work: Sequence[tuple[FineTune, Path]]) -> None:
-    """Train jobs in turn, one start for all that take equally many processes; raise at the first that fails."""
+    """Train jobs in turn; one start for all of as many processes; the first that fails raises."""
     for count in sorted({processes(job) for job, _ in work}):
         with TemporaryDirectory(prefix="gateau-train-") as folder:
             _run([(job, out) for job, out in work if processes(job) == count], count, Path(folder))

@@ -22,8 +22,7 @@ class Row:
     input_ids: list[int]
     labels: list[int]  # IGNORED outside responses; labels[i] is the id to be predicted from position i - 1
     position_ids: list[int]
-    # Tokens of each sample packed into the row, which must not see each other; empty: one sample.
-    blocks: tuple[int, ...] = ()
+    blocks: tuple[int, ...] = ()  # tokens of each packed sample, which see no other; empty: one sample
 
 
 def sample_row(encoded: Encoded, ending: Sequence[int], positions: Iterable[int]) -> Row:

@@ -45,7 +45,7 @@ def compact(encoded: Encoded) -> Encoded:
 
 
 class Batches(Sequence[list[Row]]):
-    """The rows of every optimizer step, made when asked for; ``ending``: ids that end a response, trained on."""
+    """The rows of every optimizer step, made when asked for; ``ending``: ids after responses, trained on."""
 
     def __init__(self, job: FineTune, encoded: Sequence[Encoded], ending: Sequence[int]) -> None:
         self.job, self.encoded, self.ending = job, encoded, ending

@@ -51,8 +51,7 @@ class FineTune:
     packed_isolated: bool = True  # see input_rows.pack_rows; positions of an open pack run on
     rope_theta: float | None = None  # RoPE base to train with; None: the base model's
     template: str | None = None  # chat template (Jinja) for tokenizer and samples; None: the plain prompt
-    # Mean over the response tokens of a step, or over its samples, so that each counts once (LongAlign).
-    loss: Literal["token", "sample"] = "token"
+    loss: Literal["token", "sample"] = "token"  # mean of a step's response tokens, or samples (LongAlign)
     dtype: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast over float32 weights, then saved
     tuning: Literal["full", "lora"] = "full"  # lora: adapters of all linear layers, on a base in ``dtype``
     lora_rank: int = 16  # alpha is twice the rank

@@ -15,8 +15,7 @@ from gateau_lib.training.recipe import FineTune
 # Set by `fine_tuning` for its processes, whose standard input ends when it does: the folder of their reports.
 LAUNCHED = "GATEAU_LAUNCHED"
 STEPS = "steps.jsonl"  # of the first process: ``run``; in a run's first line also the number of its ``steps``
-# ``known`` (whether it is a `TrainingError`) and ``text``, the first failure first.
-FAILURES = "failures.jsonl"
+FAILURES = "failures.jsonl"  # ``known`` (as a `TrainingError`) and ``text``, the first failure first
 
 
 def launched() -> bool:

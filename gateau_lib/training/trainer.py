@@ -124,8 +124,7 @@ def make_trainer(job: FineTune, model: Any, steps: Sequence[list[Row]], folder: 
         raise TrainingError(f"{visible}: set CUDA_VISIBLE_DEVICES to one")  # `fine_tuning` does
     if job.gradient_checkpointing:  # the Trainer's argument for it changes its name between versions
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    # Masked and never a label, so any id will do; -1 stands for none.
-    pad = max(0, model.config.pad_token_id or 0)
+    pad = max(0, model.config.pad_token_id or 0)  # -1 is none; masked and never a label, so any id will do
 
     def part(items: list[int]) -> dict[str, Any]:
         """What a process reads in a step; accelerate deals it the item ``step * processes + process``."""
