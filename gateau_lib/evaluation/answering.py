@@ -1,11 +1,8 @@
 """Models' answers to benchmark items: greedy, batched by length, each kept on disk as soon as it is written.
 
-Finished answers lie in part files that are only ever added to. A record is known by the content that decides
-it (model, prompt, lengths, code), so a killed run goes on where it stopped and ends with the same table, and
-another model never meets old answers.
+Part files are only added to; a record is known by all that decides it (model, prompt, lengths, code).
+So a killed run goes on where it stopped and ends with the same table; another model meets no old answers.
 """
-
-from __future__ import annotations
 
 import json
 import logging
@@ -36,6 +33,7 @@ from gateau_lib.study.workers import Build, at_once, build_all
 
 log = logging.getLogger(__name__)
 
+Records = list[dict[str, Any]]  # `COLUMNS` but for id and task
 TABLE = "answers.parquet"
 COLUMNS = ["id", "task", "answers", "prompt_tokens", "cut_tokens", "error"]
 
@@ -51,11 +49,7 @@ class Questions:
 def answers_of_runs(
     study: Study, benchmark: str, items: Sequence[Item], folders: Mapping[str, Path]
 ) -> dict[str, Answers]:
-    """Every run's (run name -> folder of its model) answers to the items, generated once.
-
-    Raises:
-        JobError: a run whose model cannot be loaded or asked, by name.
-    """
+    """Every run's (run name -> folder of its model) answers, generated once; JobError names a failed one."""
     profile = study.profile
     how = {"questions": Questions(items, digest(repr(items))), "room": profile.benchmark_window}
     how |= {"chat": profile.template != "plain", "dtype": profile.dtype}
@@ -76,45 +70,34 @@ def write_answers(
 
 
 def answer(
-    model: PreTrainedModel,
-    tokenizer: Any,
-    items: Sequence[Item],
-    out: Path,
-    *,
-    room: int,
-    chat: bool,
-    batch_tokens: int = BATCH_TOKENS,
+    model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], out: Path, *, room: int, chat: bool
 ) -> pd.DataFrame:
-    """A model's greedy answers; what ``out`` already holds is not generated again.
+    """A model's greedy answers; what ``out``, the folder of the part files, holds is not generated again.
 
-    Args:
-        out: folder of the part files.
-        room: tokens of a prompt, whatever its answer takes; a longer one loses its middle (see `middle`).
-        chat: prompts as in a conversation (see `prompt_ids`).
-        batch_tokens: padded tokens of a batch, answers included; what does not fit into memory is halved.
-
-    Returns:
-        One row an item, in order: ``id``; ``task``; ``answers``, one raw text a turn; ``prompt_tokens`` and
+    ``room``: tokens of a prompt, whatever its answer takes; a longer one loses its middle (see `middle`).
+    ``chat``: prompts as in a conversation (see `prompt_ids`).
+    Returns a row an item, in order: ``id``; ``task``; ``answers``, one raw text a turn; ``prompt_tokens`` and
         ``cut_tokens``, read and cut, of the last turn (which holds the turns before it); ``error``, None or
         why there is no answer: the item does not fit into memory alone. The next call tries it again.
-
-    Raises:
-        DataError: an id twice, or no room for a prompt.
+    Raises DataError: an id twice, or no room for a prompt.
     """
     for name, count in Counter(item.id for item in items).items():
         if count > 1:
             raise DataError(f"item {name!r} is given twice; ids must be unique")
     if room < 2:
         raise DataError(f"a prompt of {room} tokens says nothing; raise the profile's benchmark_window")
-    done, keys = _read(out), _keys(model, tokenizer, items, room, chat)
+    # A record's name is a hash of all that decides the answer.
+    made_by = [fingerprint(model, tokenizer), source_hash([answer]), versions(), room, chat]
+    common = digest(json.dumps(made_by, sort_keys=True))
+    asked = {item.id: [common, item.id, item.task, item.turns, item.max_new_tokens] for item in items}
+    done, keys = _read(out), {name: digest(json.dumps(each))[:20] for name, each in asked.items()}
     ticks = iter(track(items, f"answers, {out.name}"))
     # Apart by how much is written, so that nobody waits for the longest answer of another task.
     for kind in sorted({(item.max_new_tokens, len(item.turns)) for item in items}):
         chosen = [item for item in items if (item.max_new_tokens, len(item.turns)) == kind]
 
         def run(group: list[int], chosen: Sequence[Item] = chosen) -> list[None]:
-            missing = [chosen[i] for i in group if keys[chosen[i].id] not in done]
-            if missing:
+            if missing := [chosen[i] for i in group if keys[chosen[i].id] not in done]:
                 records = _records(model, tokenizer, missing, room, chat)
                 fresh = {keys[item.id]: record for item, record in zip(missing, records, strict=True)}
                 done.update(fresh)
@@ -123,24 +106,21 @@ def answer(
                 next(ticks, None)
             return [None] * len(group)
 
-        lengths = [_length(item, tokenizer, room, chat) for item in chosen]
-        run_batches(lengths, batch_tokens, run, rope_edge(model))
+        lengths = [_length(item, tokenizer, room, chat) for item in chosen]  # with the answers
+        run_batches(lengths, BATCH_TOKENS, run, rope_edge(model))
     next(ticks, None)
     rows = [{"id": item.id, "task": item.task} | done[keys[item.id]] for item in items]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _records(
-    model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], room: int, chat: bool
-) -> list[dict[str, Any]]:
-    """`_converse`, but a single item that does not fit into memory becomes a record that says so."""
+def _records(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], room: int, chat: bool) -> Records:
+    """`_asked`, but a single item that does not fit into memory becomes a record that says so."""
     try:
-        return _converse(model, tokenizer, items, room, chat)
+        return _asked(model, tokenizer, items, room, chat)
     except (MemoryError, RuntimeError) as error:
         if len(items) > 1 or not is_out_of_memory(error):
             raise
-    (item,) = items
-    length = _length(item, tokenizer, room, chat)
+    (item,), length = items, _length(items[0], tokenizer, room, chat)
     fix = "lower benchmark_window, or take bfloat16 or a larger device"
     why = f"{length} tokens do not fit into memory even alone; {fix}"
     log.warning("item %r: %s", item.id, why)
@@ -149,15 +129,13 @@ def _records(
     return [{"answers": [], "prompt_tokens": length - item.max_new_tokens, "cut_tokens": 0, "error": why}]
 
 
-def _converse(
-    model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], room: int, chat: bool
-) -> list[dict[str, Any]]:
+def _asked(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], room: int, chat: bool) -> Records:
     """All turns of items that are asked together, each turn a batch."""
     most, ends = items[0].max_new_tokens, end_tokens(model, tokenizer)
-    records: list[dict[str, Any]] = [{"answers": []} for _ in items]
+    records: Records = [{"answers": []} for _ in items]
     for _ in items[0].turns:
-        asked = zip(items, records, strict=True)
-        prompts = [prompt_ids(tokenizer, item.turns, record["answers"], chat) for item, record in asked]
+        now = zip(items, records, strict=True)
+        prompts = [prompt_ids(tokenizer, item.turns, record["answers"], chat) for item, record in now]
         read = [middle(prompt, room) for prompt in prompts]
         written = continue_greedily(model, read, most, ends, tokenizer.pad_token_id)
         for record, prompt, kept, new in zip(records, prompts, read, written, strict=True):
@@ -173,16 +151,6 @@ def _length(item: Item, tokenizer: Any, room: int, chat: bool) -> int:
     return min(room + item.max_new_tokens, first + later + item.max_new_tokens * len(item.turns))
 
 
-def _keys(
-    model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], room: int, chat: bool
-) -> dict[str, str]:
-    """For each item's id the name of its record: a hash of all that decides the answer."""
-    made_by = [fingerprint(model, tokenizer), source_hash([answer]), versions(), room, chat]
-    common = digest(json.dumps(made_by, sort_keys=True))
-    asked = {item.id: [common, item.id, item.task, item.turns, item.max_new_tokens] for item in items}
-    return {name: digest(json.dumps(each))[:20] for name, each in asked.items()}
-
-
 def _read(out: Path) -> dict[str, dict[str, Any]]:
     """All records of the part files in a folder; a damaged file is said and left out."""
     found: dict[str, dict[str, Any]] = {}
@@ -196,7 +164,7 @@ def _read(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write(out: Path, records: dict[str, dict[str, Any]]) -> None:
-    """A part file with these records, named by what they are."""
+    """Add a part file with these records, named by what they are."""
     if records:
         lines = [json.dumps({"key": key} | each, ensure_ascii=False) + "\n" for key, each in records.items()]
         atomic_write(out / f"{digest(''.join(records))[:20]}.jsonl", "".join(lines))

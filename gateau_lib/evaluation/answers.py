@@ -1,10 +1,8 @@
 """What counts in a response: where its answer stands, and whether a generated text holds it.
 
 A sample's *answer* is the part of its response that only the evidence can tell; the words around it are its
-frame. Text is normalised as in SQuAD: lower case; punctuation, articles and extra space removed.
+frame.
 """
-
-from __future__ import annotations
 
 import re
 import string
@@ -34,9 +32,7 @@ def answer_parts(sample: Sample) -> list[tuple[int, int]]:
 
     One span if the response holds the answer as it is (its last occurrence) or there is none (the whole
     response). Otherwise its words must stand there in order; words with only space between are one span.
-
-    Raises:
-        DataError: a word of the answer is not in the response.
+    Raises DataError: a word of the answer is not in the response.
     """
     response, answer = sample.response, sample.answer.strip() or sample.response
     if answer in response:

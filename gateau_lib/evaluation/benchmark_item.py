@@ -1,10 +1,9 @@
 """A benchmark, its items, and what all share: prompts cut or made to length, few items of many, scores."""
 
-from __future__ import annotations
-
+import itertools
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +15,6 @@ from gateau_lib.models.prompts import prompt_ids
 from gateau_lib.study.errors import DataError, UserError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study
-
-TRIAL = 16  # units of filling of a first trial, which tells how many tokens one has
 
 
 class NotInstalled(UserError):
@@ -58,10 +55,8 @@ class Benchmark:
     name: str  # in profiles and tables
     title: str  # for a reader
     source: str  # paper and code it follows
-    # At the profile's size, for a tokenizer; the same for every run.
-    items: Callable[[Study, Any], list[Item]]
-    # (items, answers table), with a judge also (judge, folder): id, task, score.
-    score: Callable[..., pd.DataFrame]
+    items: Callable[[Study, Any], list[Item]]  # at the profile's size, for a tokenizer; for all runs the same
+    score: Callable[..., pd.DataFrame]  # (items, answers' table[, judge, its folder]): id, task, score
     cost: Callable[[Profile], list[Asked]]
     data: str = ""  # the data set of the registry that it reads
     packages: tuple[str, ...] = ()  # that it needs beside the library's, as pip knows them
@@ -72,10 +67,9 @@ class Benchmark:
 
 
 def middle(ids: list[int], room: int) -> list[int]:
-    """At most ``room`` of the ids: the first and the last half of them, as LongBench cuts (pred.py).
+    """At most ``room`` of a whole prompt's ids: the first half and the last, as LongBench cuts (pred.py).
 
-    The cut is in token ids, wrapping included, so that all fits the window; LongBench decodes the halves and
-    tokenizes them again, which can make other tokens at the seam.
+    LongBench decodes the halves and tokenizes them again, which can make other tokens at the seam.
     """
     half = room // 2
     return ids if len(ids) <= room else ids[:half] + ids[len(ids) - half :]
@@ -89,16 +83,9 @@ def prompt_tokens(text: str, tokenizer: Any) -> int:
 def longest_prompt(build: Callable[[int], str], tokenizer: Any, length: int, name: str) -> tuple[int, int]:
     """How many units of filling make the longest text whose prompt has at most ``length`` tokens.
 
-    Args:
-        build: the text with that many units of filling (sentences, words, tokens); more units never make it
-            much shorter.
-        name: for the error message.
-
-    Returns:
-        The units, of which one more would be too many, and the tokens of the prompt (see `prompt_tokens`).
-
-    Raises:
-        DataError: not even the text without filling is short enough.
+    ``build``: the text with that many units (sentences, words, tokens); more never make it much shorter.
+    Returns the units, of which one more would be too many, and the prompt's tokens (see `prompt_tokens`).
+    Raises DataError, with ``name``: not even the text without filling is short enough.
     """
 
     def bare(units: int) -> int:
@@ -110,7 +97,7 @@ def longest_prompt(build: Callable[[int], str], tokenizer: Any, length: int, nam
         raise DataError(f"{name}: {found}; ask for a longer one")
     empty = bare(0)
     room = length - least + empty  # for the text without what wraps it
-    low, at_low, high = 0, empty, TRIAL
+    low, at_low, high = 0, empty, 16  # a first trial, which tells how many tokens a unit has
     while (at_high := bare(high)) <= room:
         low, at_low = high, at_high
         per_unit = max(1, at_high - empty) / high
@@ -130,23 +117,16 @@ def longest_prompt(build: Callable[[int], str], tokenizer: Any, length: int, nam
 
 def first_of_each_task(items: Sequence[Item], count: int | None) -> list[Item]:
     """At most ``count`` items of each task, the first ones; None or 0: all."""
-    seen: Counter[str] = Counter()
-    kept = []
-    for item in items:
-        seen[item.task] += 1
-        if not count or seen[item.task] <= count:
-            kept.append(item)
-    return kept
+    places: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)  # in the task, from 0
+    return [item for item in items if next(places[item.task]) < (count or len(items))]
 
 
 def made_to_length(profile: Profile, make: Callable[[int], Sequence[Item]]) -> list[Item]:
-    """What ``make`` makes for each evaluation length (tokens), with a task for each.
-
-    What a prompt longer than the benchmarks' window hides would be cut out of its middle: it is made shorter.
-    """
+    """What ``make`` makes for each evaluation length (tokens), with a task for each."""
+    # What a prompt longer than the benchmarks' window hides would be cut out of its middle: make it shorter.
     lengths = sorted({min(length, profile.benchmark_window) for length in profile.eval_lengths})
-    made = [(f"{length:,} tokens", item) for length in lengths for item in make(length)]
-    return [replace(item, task=f"{item.task}, {words}") for words, item in made]
+    made = [(length, item) for length in lengths for item in make(length)]
+    return [replace(item, task=f"{item.task}, {length:,} tokens") for length, item in made]
 
 
 def cost_by_length(profile: Profile, items: int, answer: int) -> list[Asked]:
@@ -167,12 +147,7 @@ def fixed_size(items: int, prompt: int, answer: int, tasks: int = 1) -> Callable
 def scored_by(
     items: Sequence[Item], answers: pd.DataFrame, measure: Callable[[Item, str], float]
 ) -> pd.DataFrame:
-    """Every item's score, ``id, task, score``; missing where there is no answer.
-
-    Args:
-        answers: of `answering.answer`, in any order, of these items at least.
-        measure: 0 to 100, from an item and what was said last.
-    """
+    """``id, task, score`` of items: ``measure``, 0 to 100, of what was said last; missing: no answer."""
     said = answers_of(items, answers)
     values = [measure(item, said[item.id][-1]) if len(said[item.id]) else math.nan for item in items]
     return pd.DataFrame({"id": [i.id for i in items], "task": [i.task for i in items], "score": values})

@@ -5,8 +5,6 @@ the depth asks for, whatever the tokenizer. (GATEAU's released test looks for a 
 another tokenizer, finds none, and puts every needle at the first character.)
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
@@ -42,36 +40,25 @@ _BORDER = re.compile(
 
 
 def items(
-    texts: Sequence[str],
-    tokenizer: Any,
-    lengths: Sequence[int],
-    depths: Sequence[float],
-    seed: int,
-    repeats: int = REPEATS,
+    texts: Sequence[str], tokenizer: Any, lengths: Sequence[int], depths: Sequence[float], seed: int
 ) -> list[Item]:
-    """Needle items of every length and depth, ``repeats`` of each.
+    """Needle items of every length and depth, `REPEATS` of each.
 
-    Args:
-        texts: the haystack; read in their order, in a circle if they are too short for a length.
-        lengths: tokens of the whole prompt (see `prompt_tokens`).
-        depths: tokens before the needle over all that are not it, 0 to 1.
-
-    Returns:
-        Items with ``extra``: ``length`` and ``depth`` as asked for, ``tokens`` and ``realised_depth`` as they
+    ``texts``: the haystack; read in their order, in a circle if they are too short for a length.
+    ``lengths``: tokens of the whole prompt (see `prompt_tokens`).
+    ``depths``: tokens before the needle over all that are not it, 0 to 1.
+    Items have in ``extra``: ``length`` and ``depth`` as asked for, ``tokens`` and ``realised_depth`` as they
         are, ``needle``, and ``copies`` of the haystack (above 1 where it is too short).
-
-    Raises:
-        DataError: texts without two sentences; an item that cannot be as long or as deep as asked.
+    Raises DataError: texts without two sentences; an item that cannot be as long or as deep as asked.
     """
     stack = SEPARATOR.join(text.strip() for text in texts) + SEPARATOR
     borders = [found.end() for found in _BORDER.finditer(stack)]
     if len(borders) < 2:
         raise DataError("the haystack has no two sentences; give real text")
     found = []
-    for length, (place, depth), repeat in product(lengths, enumerate(depths), range(repeats)):
+    for length, (place, depth), repeat in product(lengths, enumerate(depths), range(REPEATS)):
         rng = np.random.default_rng([seed, length, place, repeat])
-        at = borders[int(rng.integers(len(borders)))]
-        name = f"{TASK}-{length}-{depth:g}-{seed}-{repeat}"
+        at, name = borders[int(rng.integers(len(borders)))], f"{TASK}-{length}-{depth:g}-{seed}-{repeat}"
         fact = cast(world.Fact, world.Cast(rng).fact())  # a new cast has someone without a fact
         found.append(_item(name, stack, at, fact, tokenizer, length, depth))
     return found
@@ -82,7 +69,6 @@ def _item(
 ) -> Item:
     left = _side(stack, at, tokenizer, round(depth * length), before=True)
     right = _side(stack, at, tokenizer, length - round(depth * length), before=False)
-    question = world.question([fact])[0]
 
     def context(tokens: int) -> tuple[str, int]:
         """The haystack with that many tokens of filling, and the character that the needle begins at."""
@@ -90,12 +76,10 @@ def _item(
         lead = before if not before or before[-1].isspace() else before + " "
         return f"{lead}{fact.sentence} {after}".rstrip(), len(lead)
 
-    def prompt(tokens: int) -> str:
-        return context(tokens)[0] + SEPARATOR + question
-
-    tokens, read = longest_prompt(prompt, tokenizer, length, name)
+    asked = SEPARATOR + world.question([fact])[0]
+    tokens, read = longest_prompt(lambda tokens: context(tokens)[0] + asked, tokenizer, length, name)
     text, begin = context(tokens)
-    sample = Sample(name, text, question, fact.sentence, evidence=((begin, begin + len(fact.sentence)),))
+    sample = Sample(name, text, asked, fact.sentence, evidence=((begin, begin + len(fact.sentence)),))
     realised = realised_depth(sample, tokenizer)
     allowed = max(TOLERANCE, length // 50)
     if length - read > allowed or abs(realised - depth) * read > allowed:
@@ -104,7 +88,7 @@ def _item(
     copies = -(-(len(text) - len(fact.sentence)) // len(stack))
     extra: dict[str, Any] = {"length": length, "depth": depth, "tokens": read, "realised_depth": realised}
     extra |= {"needle": fact.sentence, "copies": copies}
-    return Item(name, TASK, (prompt(tokens),), fact.value, MAX_NEW_TOKENS, extra=extra)
+    return Item(name, TASK, (text + asked,), fact.value, MAX_NEW_TOKENS, extra=extra)
 
 
 def _side(stack: str, at: int, tokenizer: Any, most: int, before: bool) -> Callable[[int], str]:
@@ -125,15 +109,12 @@ def _side(stack: str, at: int, tokenizer: Any, most: int, before: bool) -> Calla
             return ""
         place, step = (offsets[-tokens][0], 1) if before else (offsets[tokens - 1][1], -1)
         for _ in range(_WORD):
-            place += step * _inside_word(text, place)
+            # Chinese and the like, from this character on, have no words to part.
+            inside = all(c.isalnum() and c < "\u2e80" for c in text[place - 1 : place + 1])
+            place += step * (0 < place < len(text) and inside)
         return text[place:] if before else text[:place]
 
     return cut
-
-
-def _inside_word(text: str, at: int) -> bool:
-    """Whether a cut there would part a word; Chinese and the like have no words to part."""
-    return 0 < at < len(text) and all(c.isalnum() and c < "\u2e80" for c in text[at - 1 : at + 1])
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
@@ -156,14 +137,8 @@ def needle_cells(
 ) -> pd.DataFrame:
     """The cell of the needle map each item lies in, measured in tokens, not taken from how it was made.
 
-    Args:
-        lengths: nominal tokens of a whole item. depths: nominal depths, 0 to 1.
-
-    Returns:
-        One row an item: ``id, length, depth``.
-
-    Raises:
-        DataError: an item farther than `CELL` from every cell.
+    Returns a row an item, ``id, length, depth``: of ``lengths`` (tokens of a whole item) and ``depths`` (0 to
+        1), both nominal. Raises DataError: an item farther than `CELL` from every cell.
     """
     rows = []
     for sample in samples:
@@ -211,16 +186,12 @@ BENCHMARK = Benchmark(
 def needle_maps(
     study: Study, scores: pd.DataFrame, folders: Mapping[str, Path], count: int = 3
 ) -> dict[str, pd.DataFrame]:
-    """Share of needles found by depth (rows) and length (columns), of the first runs that have all answers.
-
-    Args:
-        scores: of `suite.scores`. folders: run name -> folder of its model. count: runs at most.
-    """
+    """Share of needles found in `suite.scores`, depth by length, for ``count`` runs that have all answers."""
     found = scores[scores["benchmark"] == BENCHMARK.name]
     if found.empty:
         return {}
     asked = BENCHMARK.items(study, loading.load_tokenizer(next(iter(folders.values()))))
     cells = pd.DataFrame([{"id": item.id, **item.extra} for item in asked])[["id", "length", "depth"]]
     complete = [(run, rows) for run, rows in found.groupby("run", sort=False) if rows["score"].notna().all()]
-    shares = {run: rows[["id"]].assign(score=rows["score"] / 100) for run, rows in complete[:count]}
-    return {run: needle_map(rows, cells, "score") for run, rows in shares.items()}
+    shares = [(run, rows[["id"]].assign(score=rows["score"] / 100)) for run, rows in complete[:count]]
+    return {run: needle_map(rows, cells, "score") for run, rows in shares}

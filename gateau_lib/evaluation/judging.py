@@ -4,8 +4,6 @@ The judge is any model of `gateau_lib.sources.chat`. It rates from 1 to 10; scor
 GATEAU's tables. Nothing here gives an answer the score 0. All that is asked and said stays in a transcript.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import re
@@ -32,10 +30,8 @@ NEW_TOKENS = 1024  # of an answer: LongBench-Chat's eval.py; FastChat's usual --
 JUDGE_TOKENS = 2048  # FastChat's common.py, run_judge_single
 WITH_REFERENCE = ("math", "reasoning", "coding")  # FastChat's common.py, NEED_REF_CATS
 EXAMPLES = 3  # rated answers that LongBench-Chat's prompt shows before the one in question
-# Below the folder of the questions' file.
-BESIDE = {"longbench-chat": "few_shots.json", "mt-bench": "reference_answer/gpt-4.jsonl"}
+BESIDE = {"longbench-chat": "few_shots.json", "mt-bench": "reference_answer/gpt-4.jsonl"}  # the questions
 COLUMNS = ["id", "task", "score", "ratings", "raw", "why"]
-
 
 # The judges' prompts, with repository, commit and licence.
 PROMPTS = yaml.safe_load(Path(__file__).with_name("judging.yml").read_text(encoding="utf-8"))
@@ -49,9 +45,7 @@ def items(path: Path, benchmark: str) -> list[Item]:
     MT-Bench: ``question.jsonl`` of lm-sys/FastChat (``question_id, category, turns, reference``), with
     ``reference_answer/gpt-4.jsonl`` beside it if there is one: its answers stand before the questions' own.
     The task is ``longbench-chat``, or MT-Bench's category.
-
-    Raises:
-        DataError: a file or field that is missing, or an id twice.
+    Raises DataError: a file or field that is missing, or an id twice.
     """
     beside = path.parent / BESIDE[benchmark]
     more = [record for _, record in conversion.rows(beside)] if beside.is_file() else []
@@ -98,10 +92,7 @@ def judge_requests(item: Item, answers: Sequence[str]) -> list[Request]:
 
     LongBench-Chat's judge sees question, reference and three rated answers, never the document; the answer
     without its line breaks, as eval.py stores it. MT-Bench's second request shows both turns. References are
-    shown in math, reasoning and coding.
-
-    Raises:
-        DataError: not as many answers as turns.
+    shown in math, reasoning and coding. Raises DataError: not as many answers as turns.
     """
     if len(answers) != len(item.turns):
         counts = f"{len(answers)} answers to {len(item.turns)} turns"
@@ -119,24 +110,16 @@ def judge_requests(item: Item, answers: Sequence[str]) -> list[Request]:
         fields |= {"question": fields["question_1"], "answer": fields["answer_1"]}
         kits = [PROMPTS["mt-bench"][name] for name in (base, f"{base}-multi-turn")]
         asked = [(kit, kit["prompt"].format(**fields)) for kit in kits[: len(item.turns)]]
-    return [
-        Request(
-            ({"role": "system", "content": kit["system"]}, {"role": "user", "content": text}), JUDGE_TOKENS
-        )
-        for kit, text in asked
-    ]
+    turns = [[("system", kit["system"]), ("user", text)] for kit, text in asked]
+    return [Request(tuple({"role": a, "content": b} for a, b in turn), JUDGE_TOKENS) for turn in turns]
 
 
 def rating(task: str, text: str) -> float | None:
-    """The rating in a judge's answer, 1 to 10, or None.
-
-    LongBench-Chat: the first number of the last ``[[...]]`` (eval.py). MT-Bench, all its tasks: the first
-    ``[[number]]``, else the first ``[number]`` (common.py).
-    """
-    if task == "longbench-chat":
+    """The rating in a judge's answer, 1 to 10, or None."""
+    if task == "longbench-chat":  # the first number of the last ``[[...]]`` (eval.py)
         marked = re.findall(r"\[\[([^\]]+)\]\]", text)
         found = re.search(r"(\d+\.\d+|\d+)", marked[-1], re.ASCII) if marked else None
-    else:
+    else:  # MT-Bench's tasks: the first ``[[number]]``, else the first ``[number]`` (common.py)
         one, two = r"\[(\d+\.?\d*)\]", r"\[\[(\d+\.?\d*)\]\]"
         found = re.search(two, text, re.ASCII) or re.search(one, text, re.ASCII)
     value = float(found.group(1)) if found else math.nan
@@ -144,23 +127,14 @@ def rating(task: str, text: str) -> float | None:
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame, judge: str, out: Path) -> pd.DataFrame:
-    """Ratings of the answers to one benchmark's items.
+    """Ratings of one benchmark's answers (of `answering.answer`) by ``judge`` (see `chat.open_model`).
 
     A judge whose rating cannot be read is asked once more, with another seed and at temperature 1 (at 0 it
-    would repeat itself).
-
-    Args:
-        answers: of `answering.answer`.
-        judge: the model, in the spelling of `chat.open_model`.
-        out: folder of the transcript; what it holds is not asked again.
-
-    Returns:
-        One row an item, in order: ``id``; ``task``; ``score``, the mean rating of its turns times 10, NaN if
-        one is missing; ``ratings`` and ``raw``, the judge's last words, one a turn; ``why``, None or why
+    would repeat itself). ``out``: folder of the transcript; what it holds is not asked again.
+    Returns a row an item, in order: ``id``; ``task``; ``score``, the mean rating of its turns times 10, NaN
+        if one is missing; ``ratings`` and ``raw``, the judge's last words, one a turn; ``why``, None or why
         there is no score.
-
-    Raises:
-        DataError: an item without a row in ``answers``. ChatError: no judge, or it cannot be asked any more.
+    Raises DataError: an item without a row in ``answers``; ChatError: no judge, or it can be asked no more.
     """
     model, given = open_model(judge), answers_of(items, answers)
     answered = [item for item in items if len(given[item.id])]
@@ -175,25 +149,7 @@ def score(items: Sequence[Item], answers: pd.DataFrame, judge: str, out: Path) -
     for (item, _), reply in zip(asked, replies, strict=True):
         of_item[item.id].append(reply)
     frame = pd.DataFrame([_row(item, of_item[item.id]) for item in items], columns=COLUMNS)
-    _tell(items, frame, out)
-    return frame
-
-
-def _row(item: Item, replies: Sequence[Reply]) -> tuple[Any, ...]:
-    """Values of `COLUMNS`."""
-    read = [(reply, rating(item.task, said(reply))) for reply in replies]
-    whys = [reply.error or "rating not read" for reply, value in read if value is None]
-    if not replies:
-        whys = ["no answer"]
-    values = [math.nan if value is None else value for _, value in read]
-    mean = math.nan if whys else 10 * sum(values) / len(values)
-    return item.id, item.task, mean, values, [reply.text for reply in replies], whys[0] if whys else None
-
-
-def _tell(items: Sequence[Item], frame: pd.DataFrame, out: Path) -> None:
-    """Say what is missing: items without a score, and references that the official prompt would show."""
-    whys = Counter(frame["why"].dropna())
-    if whys:
+    if whys := Counter(frame["why"].dropna()):
         counts = ", ".join(f"{why}: {n}" for why, n in whys.most_common())
         lost = f"{whys.total()} of {len(frame)} items have no score ({counts})"
         log.warning("%s; see %s", lost, out / TRANSCRIPT)
@@ -201,6 +157,16 @@ def _tell(items: Sequence[Item], frame: pd.DataFrame, out: Path) -> None:
         which = f"{len(bare)} questions without reference answers (the first: {bare[0]})"
         fix = "put FastChat's reference_answer/gpt-4.jsonl beside question.jsonl"
         log.warning("%s were judged with the general prompt; %s", which, fix)
+    return frame
+
+
+def _row(item: Item, replies: Sequence[Reply]) -> tuple[Any, ...]:  # of `COLUMNS`
+    read = [rating(item.task, said(reply)) for reply in replies]
+    whys = [r.error or "rating not read" for r, value in zip(replies, read, strict=True) if value is None]
+    whys += [] if replies else ["no answer"]
+    values = [math.nan if value is None else value for value in read]
+    mean = math.nan if whys else 10 * sum(values) / len(values)
+    return item.id, item.task, mean, values, [reply.text for reply in replies], whys[0] if whys else None
 
 
 def questions(study: Study, benchmark: str) -> Path:

@@ -1,11 +1,8 @@
 """LongBench's twelve tasks of GATEAU's tables: items from the published files, scores as published."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import yaml
@@ -37,36 +34,24 @@ GROUPS = {task.group: [name for name in TASKS if TASKS[name].group == task.group
 
 
 def items(folder: Path) -> list[Item]:
-    """All items of the twelve tasks, from the published files, one ``<task>.jsonl`` a task.
-
-    Raises:
-        DataError: a file that is missing, or a record that is not as published; the place is named.
-    """
-    return [
-        _item(where, record, name)
-        for name in TASKS
-        for where, record in read_records(folder / f"{name}.jsonl")
-    ]
-
-
-def _item(where: str, record: Any, name: str) -> Item:
-    whole, task = isinstance(record, dict) and all(field in record for field in FIELDS), TASKS[name]
-    if not (whole and isinstance(record["answers"], list) and record["answers"]):
-        needs = f"needs {', '.join(FIELDS)}, with answers"
-        raise DataError(f"{where}: not a LongBench record ({needs}); fetch the file again")
-    turn, references = task.template.format(**record), tuple(record["answers"])
-    return Item(f"{name}/{record['_id']}", name, (turn,), references, task.max_new_tokens)
+    """All items of the published files, ``<task>.jsonl`` each; DataError names what is not as published."""
+    found = []
+    for name, (where, record) in ((n, each) for n in TASKS for each in read_records(folder / f"{n}.jsonl")):
+        whole = isinstance(record, dict) and all(field in record for field in FIELDS)
+        if not (whole and isinstance(record["answers"], list) and record["answers"]):
+            needs = f"needs {', '.join(FIELDS)}, with answers"
+            raise DataError(f"{where}: not a LongBench record ({needs}); fetch the file again")
+        asked, key = (TASKS[name].template.format(**record),), f"{name}/{record['_id']}"
+        found.append(Item(key, name, asked, tuple(record["answers"]), TASKS[name].max_new_tokens))
+    return found
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
-    """`scored` by each task's measure against the reference that fits best.
-
-    White space around an answer is not counted (GATEAU train/LongBench/eval.py).
-    """
+    """`scored_by` each task's measure against the reference that fits best."""
 
     def best(item: Item, said: str) -> float:
-        metric = METRICS[TASKS[item.task].metric]
-        return max(metric(said.strip(), reference) for reference in item.references)
+        # White space around an answer is not counted (GATEAU train/LongBench/eval.py).
+        return max(METRICS[TASKS[item.task].metric](said.strip(), each) for each in item.references)
 
     return scored_by(items, answers, best)
 

@@ -1,12 +1,8 @@
 """How well a model uses its context: answers (see `answers`) that it reads or writes, perplexity by length.
 
-- Teacher-forced: the model reads prompt and response; an answer token is right if it is the most likely next
-  token.
-- Generated: greedy decoding from the prompt up to the end-of-text token; the text is compared with the answer
-  by `answers.exact_match` and `answers.token_f1`.
+Teacher-forced: it reads prompt and response; an answer token is right if it is the most likely next token.
+Generated: greedy decoding from the prompt up to the end-of-text token, compared with the answer by `matches`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -37,36 +33,26 @@ def teacher_forced(
     encoded: Sequence[Encoded],
     answers: Sequence[Sequence[int] | np.ndarray] | None = None,
     ending: Sequence[int] = (),
-    batch_tokens: int = BATCH_TOKENS,
 ) -> pd.DataFrame:
     """Answers read with everything before them given.
 
-    Args:
-        answers: for each sample, indices of response tokens that count (see `answer_tokens`); None: all.
-        ending: ids that must follow the response for ``complete`` (end-of-text).
-
-    Returns:
-        One row a sample, in order: ``id``; ``nll``, mean nats per answer token; ``response_nll``, per
+    ``answers``: for each sample, indices of response tokens that count (see `answer_tokens`); None: all.
+    ``ending``: ids that must follow the response for ``complete`` (end-of-text).
+    Returns a row a sample, in order: ``id``; ``nll``, mean nats per answer token; ``response_nll``, per
         response token; ``token_accuracy``, share of answer tokens that are the most likely ones; ``exact``,
-        all of them are; ``complete``, all response tokens and the ending are: greedy generation would write
-        the response.
+        all are; ``complete``, all of response and ending are: greedy generation would write the response.
     """
     rows: dict[int, dict[str, Any]] = {}
     full = [[*e.ids, *ending] for e in encoded]
-    for group in plan_batches([len(ids) for ids in full], batch_tokens):
+    for group in plan_batches([len(ids) for ids in full], BATCH_TOKENS):
         spans = [len(encoded[i].response) + len(ending) for i in group]
         nll, right = _read(model, [full[i] for i in group], spans)
         for i, losses, hits in zip(group, nll, right, strict=True):
             n = len(encoded[i].response)
             counted = list(range(n)) if answers is None else list(answers[i])
-            rows[i] = {
-                "id": encoded[i].id,
-                "nll": losses[counted].mean(),
-                "response_nll": losses[:n].mean(),
-                "token_accuracy": hits[counted].mean(),
-                "exact": bool(hits[counted].all()),
-                "complete": bool(hits.all()),
-            }
+            rows[i] = {"id": encoded[i].id, "nll": losses[counted].mean(), "response_nll": losses[:n].mean()}
+            rows[i] |= {"token_accuracy": hits[counted].mean(), "exact": bool(hits[counted].all())}
+            rows[i]["complete"] = bool(hits.all())
     return pd.DataFrame([rows[i] for i in range(len(encoded))])
 
 
@@ -85,16 +71,12 @@ def _read(
 
 @torch.inference_mode()
 def generate(
-    model: PreTrainedModel,
-    tokenizer: Any,
-    encoded: Sequence[Encoded],
-    max_new_tokens: int,
-    batch_tokens: int = BATCH_TOKENS,
+    model: PreTrainedModel, tokenizer: Any, encoded: Sequence[Encoded], max_new_tokens: int
 ) -> list[str]:
     """Greedy continuations of the prompts, in order, up to the end-of-text token or ``max_new_tokens``."""
     ends, pad = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], tokenizer.pad_token_id
     texts: dict[int, str] = {}
-    for group in plan_batches([len(e.prompt) + max_new_tokens for e in encoded], batch_tokens):
+    for group in plan_batches([len(e.prompt) + max_new_tokens for e in encoded], BATCH_TOKENS):
         written = continue_greedily(model, [encoded[i].prompt for i in group], max_new_tokens, ends, pad)
         texts.update(zip(group, map(tokenizer.decode, written), strict=True))
     return [texts[i] for i in range(len(encoded))]
@@ -105,10 +87,8 @@ def evaluate_samples(
 ) -> pd.DataFrame:
     """All measures of one model on samples, one row each; ``generated`` costs about as much again.
 
-    Returns:
-        ``id, kind, tokens`` (prompt and response), then `teacher_forced`'s columns and, if ``generated``, the
-        ``text`` written (as many tokens at most as the longest response of ``samples``), ``exact_match`` and
-        ``f1``.
+    Returns ``id, kind, tokens`` (prompt and response), then `teacher_forced`'s columns and, if ``generated``,
+        the ``text`` written (no more tokens than the longest response of all), ``exact_match`` and ``f1``.
     """
     encoded = [encode(sample, tokenizer) for sample in samples]
     answers = [answer_tokens(sample, tokenizer) for sample in samples]
@@ -134,24 +114,15 @@ def _write_rows(model: Path | str, samples: Path, generated: bool, dtype: str, o
 
 
 def evaluate_all(
-    study: Study,
-    model_dirs: Mapping[str, Path | str],
-    eval_paths: Mapping[str, Path],
-    *,
-    generated: bool = True,
-    workers: int | None = None,
+    study: Study, models: Mapping[str, Path | str], sets: Mapping[str, Path], generated: bool = True
 ) -> pd.DataFrame:
-    """Every model on every evaluation set, each pair computed once and kept in the study's cache.
-
-    Returns:
-        The rows of `evaluate_samples` with the columns ``model`` and ``set`` in front.
-    """
-    pairs, how = list(product(model_dirs, eval_paths)), {"generated": generated, "dtype": study.profile.dtype}
+    """`evaluate_samples` of every model on every evaluation set, ``model`` and ``set`` in front; cached."""
+    pairs, how = list(product(models, sets)), {"generated": generated, "dtype": study.profile.dtype}
     builds = {}
     for model, name in pairs:
-        inputs = {"model": model_dirs[model], "samples": eval_paths[name], **how}
+        inputs = {"model": models[model], "samples": sets[name], **how}
         builds[f"{model} on {name}"] = Build("evaluation", _write_rows, inputs)
-    folders = build_all(study, builds, at_once(study.profile) if workers is None else workers, "evaluation")
+    folders = build_all(study, builds, at_once(study.profile), "evaluation")
     frames = [pd.read_parquet(folder / ROWS) for folder in folders]
     for frame, (model, name) in zip(frames, pairs, strict=True):
         frame.insert(0, "model", model)
@@ -160,14 +131,7 @@ def evaluate_all(
 
 
 def summarise(rows: pd.DataFrame, lengths: Sequence[int], by: Sequence[str] = ("kind",)) -> pd.DataFrame:
-    """Means by group and length; a sample belongs to the shortest of ``lengths`` (tokens) that holds it.
-
-    Returns:
-        Columns ``by``, ``length``, ``n`` and the means of all measures in ``rows``.
-
-    Raises:
-        ValueError: a sample longer than all ``lengths``.
-    """
+    """Means by group and the shortest of ``lengths`` (tokens) that holds a sample; ValueError: none does."""
     edges = np.sort(np.asarray(lengths))
     place = np.searchsorted(edges, rows["tokens"])
     if (place == len(edges)).any():
@@ -184,16 +148,9 @@ def perplexity_by_length(
 ) -> pd.DataFrame:
     """NLL of the same last ``tail`` tokens of each document, read with more and more of the text before them.
 
-    Args:
-        documents: token ids, each at least ``max(lengths)`` long; the last ``max(lengths)`` tokens are used.
-        lengths: tokens read in all, tail included.
-
-    Returns:
-        One row a document and length: ``document`` (index), ``length``, ``nll`` (nats per token); perplexity
-        is its exponential.
-
-    Raises:
-        ValueError: a document that is too short, or a length not above ``tail``.
+    ``documents``: token ids, at least ``max(lengths)``. ``lengths``: tokens read in all, tail included.
+    Returns a row a document and length: ``document`` (index), ``length``, ``nll`` (nats per token; perplexity
+        is its exponential). Raises ValueError: a document that is too short, or a length not above ``tail``.
     """
     if min(lengths) <= tail or any(len(d) < max(lengths) for d in documents):
         wrong = f"lengths {list(lengths)} must exceed the tail ({tail} tokens)"

@@ -1,11 +1,8 @@
 """Tasks in RULER's manner at any length: one of several keys, a chain of variables, commonest words.
 
-Tasks, sizes and score follow RULER (Hsieh et al. 2024, github.com/NVIDIA/RULER, Apache-2.0); text and prompts
-are our own, without its worked example and the words it puts into the model's mouth, so the numbers are not
-those of its table.
+Tasks, sizes and score follow RULER (Hsieh et al. 2024, github.com/NVIDIA/RULER, Apache-2.0). Text and prompts
+are ours, without its worked example and answer's beginning, so the numbers are not those of its table.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,17 +29,14 @@ Made = tuple[Build, tuple[str, ...], int]  # the prompt by units of filling, the
 
 
 def items(tokenizer: Any, length: int, seed: int, count: int) -> list[Item]:
-    """``count`` items of each task, as long as at most ``length`` tokens of prompt allow.
-
-    Their ``extra`` holds ``length`` as asked for, ``tokens`` as it is. DataError: too short for a task.
-    """
+    """``count`` items of each task, of at most ``length`` tokens of prompt; DataError: too few for a task."""
     found = []
     for place, (task, make) in enumerate(TASKS.items()):
         for n in range(count):
             build, references, new = make(np.random.default_rng([seed, length, place, n]), length)
             name = f"{task}-{length}-{seed}-{n}"
             units, tokens = longest_prompt(build, tokenizer, length, name)
-            extra = {"length": length, "tokens": tokens}
+            extra = {"length": length, "tokens": tokens}  # as asked for, and as it is
             found.append(Item(name, task, (build(units),), references, new, extra=extra))
     return found
 
@@ -119,7 +113,6 @@ def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _count(profile: Profile) -> int:
-    """Items of a task and length."""
     return profile.benchmark_items or profile.eval_items
 
 

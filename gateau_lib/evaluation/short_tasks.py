@@ -3,8 +3,6 @@
 Without the package, or without a task's data, nothing was run, and that is what is said: no score is made up.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -30,18 +28,11 @@ COLUMNS = ["id", "task", "score"]
 def run(
     model_dir: Path, tasks: Sequence[str | dict[str, Any]], out: Path, dtype: str, limit: int | None = None
 ) -> pd.DataFrame:
-    """A saved model on short tasks; a task whose scores lie in ``out`` is not run again.
+    """A saved model on short tasks, a row an item: ``id, task, score``, 0 to 100.
 
-    Args:
-        tasks: names of the harness's tasks, or configurations in its form.
-        out: folder of the scores, one file a task and model.
-        limit: items a task at most, the first ones; None: all.
-
-    Returns:
-        One row an item: ``id, task, score``, 0 to 100.
-
-    Raises:
-        NotInstalled: no harness, or no data for a task. Scores of the tasks before it are kept.
+    ``tasks``: names of the harness's, or configurations in its form. ``limit``: of the first items of each.
+    ``out``: folder of the scores, one file a task and model; what it holds is not run again.
+    Raises NotInstalled: no harness, or no data for a task. Scores of the tasks before it are kept.
     """
     try:
         from lm_eval import simple_evaluate  # optional, and slow
@@ -56,7 +47,12 @@ def run(
         name = task if isinstance(task, str) else task["task"]
         path = out / f"{name}-{digest(json.dumps([made_by, task], sort_keys=True))[:12]}.json"
         if not path.exists():
-            _fetch(manager, task, name)
+            try:  # before the run, so that a failure is known to be the data's
+                manager.load([task])
+            except Exception as error:  # whatever the hub, the network or a file's reader raise
+                how = f"run `lm-eval run --model dummy --tasks {name} --limit 1` where there is a network"
+                why = f"its data cannot be read ({reason(error)}); {how}, and take its HF_HOME along"
+                raise NotInstalled(f"short task {name}: {why}") from error
             if model is None:
                 loaded, tokenizer = loading.load(model_dir, dtype)
                 size = "auto" if loaded.device.type == "cuda" else 8
@@ -68,22 +64,11 @@ def run(
     return pd.concat(frames, ignore_index=True)
 
 
-def _fetch(manager: Any, task: str | dict[str, Any], name: str) -> None:
-    """Load a task's data once, so that a failure is known to be theirs."""
-    try:
-        manager.load([task])
-    except Exception as error:  # whatever the hub, the network or a file's reader raise
-        command = f"lm-eval run --model dummy --tasks {name} --limit 1"
-        how = f"run `{command}` where there is a network, and take its HF_HOME along"
-        raise NotInstalled(f"short task {name}: its data cannot be read ({reason(error)}); {how}") from error
-
-
 def _scores(samples: dict[str, list[dict[str, Any]]]) -> list[list[Any]]:
     """``[id, task, score]`` of every item in the harness's record of them."""
     rows = []
     for task, each in samples.items():
-        metric = next((name for name in METRICS if each and name in each[0]), None)
-        if metric is None:
+        if (metric := next((name for name in METRICS if each and name in each[0]), None)) is None:
             known = ", ".join(METRICS)
             raise ValueError(f"short task {task}: no score of {known} among its results; choose another task")
         # The harness has one row a filter, if there are several.
@@ -105,9 +90,7 @@ BENCHMARK = Benchmark(
     name="short-tasks",
     title="Short tasks",
     source="lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness",
-    items=lambda study, tokenizer: [
-        Item(task, task, ()) for task in TASKS
-    ],  # the harness makes the questions
+    items=lambda *_: [Item(task, task, ()) for task in TASKS],  # the harness makes the questions
     score=lambda items, answers: answers[COLUMNS],
     cost=lambda _: [Asked(60_000, 100, 0)],  # sequences that the harness reads, and their tokens; assumed
     packages=("lm-eval",),

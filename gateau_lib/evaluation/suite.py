@@ -4,8 +4,6 @@ A benchmark that has no number (no judge, an extra that is not installed, data t
 *not run*, with the reason. It never counts as 0.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,14 +40,10 @@ class NotRun(NamedTuple):
 
 
 def scores(study: Study, folders: Mapping[str, Path], judge: str) -> tuple[pd.DataFrame, list[NotRun]]:
-    """Every run on every benchmark of the profile; an error in one of them does not stop the others.
+    """Every run (name -> folder of its model) on the profile's benchmarks; an error in one stops no other.
 
-    Args:
-        folders: run name -> folder of its model.
-        judge: of `chat`, an endpoint ``http://host/v1#model`` or a local model; "" if there is none.
-
-    Returns:
-        Rows ``run, benchmark, task, id, score`` (0 to 100; missing where there is no answer, or a judge's
+    ``judge``: of `chat`, an endpoint ``http://host/v1#model`` or a local model; "" if there is none.
+    Returns rows ``run, benchmark, task, id, score`` (0 to 100; missing where there is no answer, or a judge's
         could not be read), and what was not run, every reason of it. See `check_finished`.
     """
     answered: list[tuple[Benchmark, list[Item], dict[str, Answers]]] = []
@@ -65,14 +59,17 @@ def scores(study: Study, folders: Mapping[str, Path], judge: str) -> tuple[pd.Da
             items = benchmark.items(study, loading.load_tokenizer(next(iter(folders.values()))))
             runs = _answers(study, benchmark, items, folders)
             answered.append((benchmark, items, runs))
-            lacking += _without_answer(benchmark, runs)
+            for run, (table, folder) in runs.items():
+                # Items without an answer: their scores are missing.
+                if folder and len(failed := table[table["error"].notna()]):
+                    what = f"{len(failed)} of {len(table)} items of {benchmark.name}, {run}"
+                    again = f"delete {folder.name} in the cache to ask these again"
+                    lacking.append(NotRun(what, f"{failed.iloc[0]['error']}; {again}"))
     for benchmark, items, runs in answered:
         with _noting(benchmark, lacking):
             for run, each in track(runs.items(), f"scores of {benchmark.name}", total=len(runs)):
-                rater = (
-                    (judge, study.cache / "judging" / f"{benchmark.name}-{run}") if benchmark.judged else ()
-                )
-                found = benchmark.score(items, each.table, *rater)
+                place = study.cache / "judging" / f"{benchmark.name}-{run}"
+                found = benchmark.score(items, each.table, *((judge, place) if benchmark.judged else ()))
                 frames.append(found.assign(run=run, benchmark=benchmark.name))
     return pd.concat(frames, ignore_index=True)[COLUMNS] if frames else pd.DataFrame(columns=COLUMNS), lacking
 
@@ -96,13 +93,10 @@ def _noting(benchmark: Benchmark, lacking: list[NotRun]) -> Iterator[None]:
     """Turn an error into a row of what was not run."""
     try:
         yield
-    except (HubError, NotInstalled) as error:
-        lacking.append(NotRun(benchmark.name, str(error)))
-    except UserError as error:
-        lacking.append(NotRun(benchmark.name, str(error), stopped=True))
-    except JobError as error:
-        log.exception("%s: a process failed", benchmark.name)  # it may be a fault of ours: keep the traceback
-        lacking.append(NotRun(benchmark.name, str(error), stopped=True))
+    except (UserError, JobError) as error:
+        if isinstance(error, JobError):  # it may be a fault of ours: keep the traceback
+            log.exception("%s: a process failed", benchmark.name)
+        lacking.append(NotRun(benchmark.name, str(error), not isinstance(error, HubError | NotInstalled)))
 
 
 def _answers(
@@ -118,17 +112,3 @@ def _answers(
             lost = f"item {cut.iloc[0]['id']!r} lost {cut.iloc[0]['cut_tokens']} tokens of its prompt"
             raise DataError(f"{benchmark.name}: {lost}; raise the profile's benchmark_window")
     return runs
-
-
-def _without_answer(benchmark: Benchmark, runs: dict[str, Answers]) -> list[NotRun]:
-    """Items that have no answer, run by run, and how to ask them again; their scores are missing."""
-    rows = []
-    for run, (table, folder) in runs.items():
-        if folder is None:
-            continue
-        failed = table[table["error"].notna()]
-        if len(failed):
-            what = f"{len(failed)} of {len(table)} items of {benchmark.name}, {run}"
-            again = f"delete {folder.name} in the cache to ask these again"
-            rows.append(NotRun(what, f"{failed.iloc[0]['error']}; {again}"))
-    return rows

@@ -1,16 +1,14 @@
 """LongBench's measures of a written answer, English and Chinese: F1 of words, ROUGE-L; 0 to 100.
 
-They give what LongBench's metrics.py gives (github.com/THUDM/LongBench, MIT licence), but compare a long
-sentence in full: the published code recurses once a word, Python stops it at 1,000, and that error counts as
-0. A Chinese summary is one sentence, for it has no ASCII full stop.
+As LongBench's metrics.py (github.com/THUDM/LongBench, MIT licence), but a long sentence is compared in full:
+there Python stops a recursion at 1,000 words, which counts as 0. A Chinese summary, without an ASCII full
+stop, is one sentence.
 """
-
-from __future__ import annotations
 
 import string
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -23,8 +21,6 @@ CHINESE_PUNCTUATION = "！？｡。＂＃＄％＆＇（）＊＋，－／：；
 CHINESE_PUNCTUATION += "〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏."
 _DROPPED = str.maketrans("", "", string.punctuation + CHINESE_PUNCTUATION)
 
-Metric = Callable[[str, str], float]
-
 
 @cache
 def _module(name: str) -> ModuleType:
@@ -32,8 +28,8 @@ def _module(name: str) -> ModuleType:
     try:
         module = import_module(name)
     except ImportError:
-        how = f"install it: pip install {name}"
-        raise NotInstalled(f"LongBench is scored with the package {name}; {how}") from None
+        why = f"LongBench is scored with the package {name}; install it: pip install {name}"
+        raise NotInstalled(why) from None
     if name == "jieba":
         module.setLogLevel("WARNING")  # else it reports on stderr where its dictionary lies
     return module
@@ -66,9 +62,8 @@ def _f1(given: Sequence[str], wanted: Sequence[str]) -> float:
 def rouge_en(prediction: str, reference: str) -> float:
     """ROUGE-L F of the package `rouge`: how much of two texts' words is in the longest common subsequences.
 
-    Sentences end at full stops and nowhere else; each of the reference is compared with each of the
-    prediction, and a word that is in any of the subsequences counts once. White space after the last full
-    stop counts as one more word.
+    Sentences end at full stops only; each of the reference is compared with each of the prediction; a word in
+    any of the subsequences counts once. White space after the last full stop counts as one more word.
     """
     rouge = _module("rouge").Rouge(metrics=["rouge-l"])
     before = sys.getrecursionlimit()
@@ -86,4 +81,4 @@ def rouge_zh(prediction: str, reference: str) -> float:
     return rouge_en(" ".join(chinese_words(prediction)), " ".join(chinese_words(reference)))
 
 
-METRICS: dict[str, Metric] = {"f1_en": f1_en, "f1_zh": f1_zh, "rouge_en": rouge_en, "rouge_zh": rouge_zh}
+METRICS = {"f1_en": f1_en, "f1_zh": f1_zh, "rouge_en": rouge_en, "rouge_zh": rouge_zh}

@@ -1,10 +1,7 @@
 """Fine-tuning runs of a study, each an artefact, and the processes of this machine that train them.
 
-Checkpoints stay after a failure, so the same call goes on from the last one, if there is one.
-`gateau_lib.train` tells how to start a run over several machines.
+Checkpoints stay after a failure: the same call goes on from the last. Several machines: `gateau_lib.train`.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -37,43 +34,26 @@ def build(job: FineTune) -> Build:
     return Build(job.name, fine_tune, {"job": job})
 
 
-def fine_tune_all(study: Study, jobs: Sequence[FineTune], workers: int | None = None) -> list[Path]:
-    """Folders of all fine-tuned models, in the order of ``jobs``; no run in the study's cache is repeated.
-
-    Args:
-        workers: processes; None: `workers.at_once`. Runs that take several processes each, and all runs where
-            there is one GPU, go one after the other.
-
-    Raises:
-        TrainingError: two jobs with one name.
-        JobError: a run that failed, by name.
-    """
+def fine_tune_all(study: Study, jobs: Sequence[FineTune]) -> list[Path]:
+    """Folders of all jobs' models, trained or cached; TrainingError: a name twice; JobError: a run failed."""
     if len({job.name for job in jobs}) < len(jobs):
         raise TrainingError("two fine-tuning runs have the same name; give each its own")
-    if devices.gpus() == 1 or any(job.processes != 1 for job in jobs):
-        workers = 0
-        _train_in_turn(study, jobs)
-    elif workers is None:
-        workers = at_once(study.profile)
+    in_turn = devices.gpus() == 1 or any(job.processes != 1 for job in jobs)
+    if in_turn:  # processes are started once for all that the cache lacks
+        # A folder for each, so what is trained stays when a later one fails.
+        todo: dict[Path, FineTune] = {}
+        for job in jobs:
+            place = build(job).place(study)
+            if not place.exists() and (devices.gpus() or processes(job) > 1):
+                todo[study.cache / "training" / place.name] = job
+        try:
+            _launch([(job, stage) for stage, job in todo.items() if not (stage / sft.LOG).is_file()])
+        finally:
+            for stage, job in todo.items():
+                if (stage / sft.LOG).is_file():  # written last
+                    build(job).folder(study, stage.rename)
+    workers = 0 if in_turn else at_once(study.profile)
     return build_all(study, {job.name: build(job) for job in jobs}, workers, "fine-tuning")
-
-
-def _train_in_turn(study: Study, jobs: Sequence[FineTune]) -> None:
-    """Train the runs that are not in the cache in processes that are started once for all of them.
-
-    Each is trained in a folder of its own, so what is trained stays when a later one fails.
-    """
-    todo: dict[Path, FineTune] = {}
-    for job in jobs:
-        place = build(job).place(study)
-        if not place.exists() and (devices.gpus() or processes(job) > 1):
-            todo[study.cache / "training" / place.name] = job
-    try:
-        _launch([(job, stage) for stage, job in todo.items() if not (stage / sft.LOG).is_file()])
-    finally:
-        for stage, job in todo.items():
-            if (stage / sft.LOG).is_file():  # written last
-                build(job).folder(study, stage.rename)
 
 
 def processes(job: FineTune) -> int:
@@ -96,9 +76,7 @@ def fine_tune(job: FineTune, out: Path) -> dict[str, Any]:
 
     On a CPU that is done in this process if one is enough. Not so on a GPU: torch reads once, at its first
     matrix product there, whether these are to be deterministic, and a notebook that scored has made it.
-
-    Raises:
-        TrainingError: a process that was lost, memory or disk that did not suffice: how to go on.
+    Raises TrainingError: a process that was lost, memory or disk that did not suffice: how to go on;
         RuntimeError: any other failure of a process, by its first line; from this process, the error itself.
     """
     if processes(job) > 1 or devices.device().type == "cuda":
@@ -111,10 +89,7 @@ def fine_tune(job: FineTune, out: Path) -> dict[str, Any]:
 
 
 def _launch(work: Sequence[tuple[FineTune, Path]]) -> None:
-    """Train jobs one after the other; processes are started once for all jobs that take equally many.
-
-    At the first job that fails it raises as `fine_tune` does; those before it are done.
-    """
+    """Train jobs in turn; one start for all of as many processes; the first that fails raises."""
     for count in sorted({processes(job) for job, _ in work}):
         with TemporaryDirectory(prefix="gateau-train-") as folder:
             _run([(job, out) for job, out in work if processes(job) == count], count, Path(folder))
@@ -122,41 +97,36 @@ def _launch(work: Sequence[tuple[FineTune, Path]]) -> None:
 
 def _run(work: Sequence[tuple[FineTune, Path]], count: int, folder: Path) -> None:
     """Start the processes, show the progress that they report in ``folder``, and raise why they failed."""
-    places = []
+    places: list[str] = []
     for place, (job, out) in enumerate(work):
-        path = folder / f"job-{place}.json"
-        path.write_text(recipe.to_json(job), encoding="utf-8")
+        (path := folder / f"job-{place}.json").write_text(recipe.to_json(job), encoding="utf-8")
         places += [str(path), str(out.absolute())]
     # One server of the run for its processes to meet at; what they print goes to files.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     command += [f"--nproc-per-node={count}", f"--log-dir={folder}", "--redirects=3"]
     command += ["-m", "gateau_lib.train", *places]
+    ours_first = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, reports.LAUNCHED: str(folder), "PYTHONPATH": ours_first, "PYTHONUNBUFFERED": "1"}
+    if count == 1 and (device := devices.device()).type == "cuda":
+        card, names = device.index or 0, os.environ.get("CUDA_VISIBLE_DEVICES")
+        env["GATEAU_DEVICE"] = "cuda"  # a single process sees its card only
+        env["CUDA_VISIBLE_DEVICES"] = names.split(",")[card] if names else str(card)
     devices.release_gpu()
     with (folder / OUTPUT).open("wb") as output:
-        # The pipe to its standard input is never written to: when this process ends, however it ends, the
-        # others see the pipe close.
+        # Nobody writes to the pipe to its standard input: however this process ends, the others see it close.
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": output, "stderr": subprocess.STDOUT}
-        with subprocess.Popen(command, env=_environment(count, folder), **pipes) as run:
+        with subprocess.Popen(command, env=env, **pipes) as run:
             try:
-                _show(_steps(run, folder / reports.STEPS), len(work))
+                runs = groupby(_steps(run, folder / reports.STEPS), itemgetter("run"))
+                for name, taken in track(runs, "fine-tuning", len(work)) if len(work) > 1 else runs:
+                    for _ in track(taken, f"{name}: steps", next(taken)["steps"]):
+                        pass
             except BaseException:
                 run.terminate()
                 raise
     if run.returncode:
         failed = next(((job, out) for job, out in work if not (out / sft.LOG).exists()), work[-1])
         raise _failure(*failed, folder)
-
-
-def _environment(count: int, folder: Path) -> dict[str, str]:
-    """Environment of the processes: this package first on Python's path; its card for a single one."""
-    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
-    found = {**os.environ, reports.LAUNCHED: str(folder), "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
-    device = devices.device()
-    if count == 1 and device.type == "cuda":
-        card, names = device.index or 0, os.environ.get("CUDA_VISIBLE_DEVICES")
-        found["CUDA_VISIBLE_DEVICES"] = names.split(",")[card] if names else str(card)
-        found["GATEAU_DEVICE"] = "cuda"
-    return found
 
 
 def _steps(run: subprocess.Popen, path: Path) -> Iterator[dict[str, Any]]:
@@ -170,15 +140,6 @@ def _steps(run: subprocess.Popen, path: Path) -> Iterator[dict[str, Any]]:
             ended = run.returncode is not None  # before reading, so that nothing is missed
             *lines, rest = (rest + file.read()).split("\n")  # the last line may be half written
             yield from map(json.loads, lines)
-
-
-def _show(steps: Iterator[dict[str, Any]], count: int) -> None:
-    """Progress of ``count`` runs, one after the other."""
-    runs = groupby(steps, itemgetter("run"))
-    for name, taken in track(runs, "fine-tuning", count) if count > 1 else runs:
-        first = next(taken)
-        for _ in track(taken, f"{name}: steps", first["steps"]):
-            pass
 
 
 def _failure(job: FineTune, out: Path, folder: Path) -> Exception:

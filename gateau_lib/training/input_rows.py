@@ -1,14 +1,12 @@
 """Samples as rows of ids, labels and positions, packed and collated.
 
-A batch ALWAYS carries an attention mask. Without one, and without a cache, as in training, transformers takes
-any position step other than 1 for the start of another document: training on skipped positions (`skipalign`)
-would silently become block-diagonal.
+A batch ALWAYS carries an attention mask. Without one (and a cache, in training) transformers takes any other
+position step than 1 for a new document: skipped positions (`skipalign`) would silently be block-diagonal.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -24,8 +22,7 @@ class Row:
     input_ids: list[int]
     labels: list[int]  # IGNORED outside responses; labels[i] is the id to be predicted from position i - 1
     position_ids: list[int]
-    # Tokens of each sample packed into the row, which must not see each other; empty: one sample.
-    blocks: tuple[int, ...] = ()
+    blocks: tuple[int, ...] = ()  # tokens of each packed sample, which see no other; empty: one sample
 
 
 def sample_row(encoded: Encoded, ending: Sequence[int], positions: Iterable[int]) -> Row:
@@ -37,43 +34,22 @@ def sample_row(encoded: Encoded, ending: Sequence[int], positions: Iterable[int]
 def pack_rows(rows: Sequence[Row], isolated: bool = True) -> Row:
     """Several samples in one row, one after the other.
 
-    Args:
-        isolated: block-diagonal attention (LongAlign), and positions that restart with each sample; otherwise
-            samples see the samples before them, and positions run on over the whole row.
+    ``isolated``: block-diagonal attention (LongAlign), and positions that restart with each sample; otherwise
+        samples see the samples before them, and positions run on over the whole row.
     """
     lengths = [len(row.input_ids) for row in rows]
     positions = (p for row in rows for p in row.position_ids) if isolated else range(sum(lengths))
-    return Row(
-        [i for row in rows for i in row.input_ids],
-        # The first token of a sample would be predicted from the sample before it: never a target.
-        [label for row in rows for label in (IGNORED, *row.labels[1:])],
-        list(positions),
-        tuple(lengths) if isolated else (),
-    )
+    ids = [i for row in rows for i in row.input_ids]
+    # The first token of a sample would be predicted from the sample before it: never a target.
+    labels = [label for row in rows for label in (IGNORED, *row.labels[1:])]
+    return Row(ids, labels, list(positions), tuple(lengths) if isolated else ())
 
 
 def unpack_row(row: Row) -> list[Row]:
-    """The samples of a row packed with ``isolated`` as rows of their own, which give the same losses.
-
-    They need no mask of the row's square: at 64k tokens 16 GiB that no fast attention kernel reads.
-    """
-    rows, begin = [], 0
-    for length in row.blocks or (len(row.input_ids),):
-        part = slice(begin, begin + length)
-        rows.append(Row(row.input_ids[part], row.labels[part], row.position_ids[part]))
-        begin += length
-    return rows
-
-
-def _block_mask(rows: Sequence[Row], width: int) -> torch.Tensor:
-    """Mask (B, 1, width, width) to keep packed samples apart; eager and SDPA read an additive one alike."""
-    blocks = torch.full((len(rows), width), -1)
-    for row, line in zip(rows, blocks, strict=True):
-        lengths = torch.tensor(row.blocks or (len(row.input_ids),))
-        line[: len(row.input_ids)] = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    seen = (blocks[:, :, None] == blocks[:, None, :]) & torch.ones(width, width, dtype=torch.bool).tril()
-    # Padding sees earlier padding, so no row of the mask is empty and no NaN can arise.
-    return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.bfloat16).min)[:, None]
+    """The samples of an isolated pack as rows: same losses without a mask of the square (16 GiB at 64k)."""
+    lengths = row.blocks or (len(row.input_ids),)
+    parts = [slice(end - length, end) for length, end in zip(lengths, accumulate(lengths), strict=True)]
+    return [Row(row.input_ids[part], row.labels[part], row.position_ids[part]) for part in parts]
 
 
 def collate(batch: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
@@ -92,6 +68,12 @@ def collate(batch: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
         ids[b, :n], labels[b, :n] = torch.tensor(row.input_ids), torch.tensor(row.labels)
         positions[b, :n] = torch.tensor(row.position_ids)
         positions[b, n:] = row.position_ids[-1] + 1 + torch.arange(width - n)
-    if any(len(row.blocks) > 1 for row in batch):
-        mask = _block_mask(batch, width)
+    if any(len(row.blocks) > 1 for row in batch):  # eager and SDPA read an additive mask alike
+        blocks = torch.full((len(batch), width), -1)
+        for row, line in zip(batch, blocks, strict=True):
+            lengths = torch.tensor(row.blocks or (len(row.input_ids),))
+            line[: len(row.input_ids)] = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        seen = (blocks[:, :, None] == blocks[:, None, :]) & torch.ones(width, width, dtype=torch.bool).tril()
+        # Padding sees earlier padding, so no row of the mask is empty and no NaN can arise.
+        mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.bfloat16).min)[:, None]
     return {"input_ids": ids, "labels": labels, "position_ids": positions, "attention_mask": mask}

@@ -3,8 +3,6 @@
 All follows from the job and its data: the same steps for any number of processes, before and after a kill.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from array import array
@@ -25,16 +23,11 @@ from gateau_lib.training.recipe import ByTokens, FineTune
 
 
 def training_samples(job: FineTune) -> list[Sample]:
-    """The samples of a job: its files, then the selected part of its pool in pool order.
-
-    Raises:
-        DataError: a selected id that is not in the pool, or no samples at all.
-    """
+    """A job's samples: its files, then the selected of its pool, in pool order; DataError: one is missing."""
     samples = [sample for path in job.samples for sample in read_samples(path)]
     if job.pool is not None:
         pool, wanted = read_samples(job.pool), set(job.selected)
-        missing = wanted - {sample.id for sample in pool}
-        if missing:
+        if missing := wanted - {sample.id for sample in pool}:
             lost = f"{len(missing)} selected ids are missing, first {min(missing)!r}"
             raise DataError(f"{job.pool}: {lost}; select from this pool")
         samples += [sample for sample in pool if sample.id in wanted]
@@ -46,16 +39,13 @@ def training_samples(job: FineTune) -> list[Sample]:
 
 def compact(encoded: Encoded) -> Encoded:
     """The same ids in four bytes each: lists of the published data would take tens of gigabytes a process."""
-    names = ("start", "context", "instruction", "response")
+    names = "start", "context", "instruction", "response"
     parts: dict[str, Any] = {name: array("i", getattr(encoded, name)) for name in names}
     return replace(encoded, **parts)
 
 
 class Batches(Sequence[list[Row]]):
-    """The rows of every optimizer step of a run; positions are drawn at once, rows are made when asked for.
-
-    ``ending`` are ids after each response, trained on as well (end-of-text).
-    """
+    """The rows of every optimizer step, made when asked for; ``ending``: ids after responses, trained on."""
 
     def __init__(self, job: FineTune, encoded: Sequence[Encoded], ending: Sequence[int]) -> None:
         self.job, self.encoded, self.ending = job, encoded, ending
@@ -86,11 +76,9 @@ class Batches(Sequence[list[Row]]):
             return [self[i] for i in range(*step.indices(len(self)))]
         rows = []
         for indices, drawn in zip(self.plan[step], self.positions[step], strict=True):
-            positions = [
-                range(self.lengths[i]) if p is None else p for i, p in zip(indices, drawn, strict=True)
-            ]
-            chosen = (self.encoded[i] for i in indices)
-            made = [sample_row(e, self.ending, p) for e, p in zip(chosen, positions, strict=True)]
+            pairs = zip(indices, drawn, strict=True)
+            placed = [(i, range(self.lengths[i]) if p is None else p) for i, p in pairs]
+            made = [sample_row(self.encoded[i], self.ending, positions) for i, positions in placed]
             rows.append(pack_rows(made, self.job.packed_isolated) if self.packed else made[0])
         return rows
 
@@ -109,28 +97,19 @@ class Batches(Sequence[list[Row]]):
         used = [i for step in self.plan for row in step for i in row]
         padded = largest = 0
         for rows in self:
-            for process in range(processes):
-                for part, _ in deal(self.job, rows, processes, process):
-                    padded += len(part) * max(len(row.input_ids) for row in part)
+            passes = (part for n in range(processes) for part, _ in deal(self.job, rows, processes, n))
+            padded += sum(len(part) * max(len(row.input_ids) for row in part) for part in passes)
             largest = max(largest, *(max(row.position_ids) for row in rows))
-        return {
-            "tokens": sum(self.lengths[i] for i in used),
-            "response_tokens": sum(len(self.encoded[i].response) + len(self.ending) for i in used),
-            "padded": padded,
-            "samples": len(used),
-            "distinct": len(set(used)),
-            "epochs": round(len(used) / len(self.encoded), 4),
-            "steps": len(self),
-            "max_position": largest,
-        }
+        answers = sum(len(self.encoded[i].response) + len(self.ending) for i in used)
+        found = {"tokens": sum(self.lengths[i] for i in used), "response_tokens": answers, "padded": padded}
+        found |= {"samples": len(used), "distinct": len(set(used))}
+        epochs = round(len(used) / len(self.encoded), 4)
+        return found | {"epochs": epochs, "steps": len(self), "max_position": largest}
 
 
 def deal(job: FineTune, rows: Sequence[Row], processes: int, process: int) -> list[tuple[list[Row], bool]]:
-    """One process's part of a step: the rows of each of its passes, and whether they count (`split_step`).
-
-    A step that is split does not keep packed samples together: those that must not see each other are read as
-    rows of their own.
-    """
+    """One process's part of a step: the rows of each of its passes, and whether they count (`split_step`)."""
+    # A step that is split does not keep packed samples together: they are read as rows of their own.
     if processes > 1 or job.micro_tokens is not None:
         rows = [part for row in rows for part in unpack_row(row)]
     parts = split_step([len(row.input_ids) for row in rows], processes, job.micro_tokens)[process]

@@ -1,13 +1,7 @@
 """Which samples go into which optimizer step, and how a step is dealt to processes and their forward passes.
 
-Two ways to plan the steps, both with LongAlign's sorted batching, so that hardly anything is padding:
-
-- by tokens (`plan_batches`): samples are cycled in a new seeded order each epoch until a budget is spent, so
-  runs on selections of different size cost the same;
-- by epochs (`plan_epochs`): whole passes over the samples and a fixed number of them a step, as published.
+Both ways to plan the steps sort samples as LongAlign does, so that hardly anything is padding.
 """
-
-from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -17,20 +11,18 @@ import numpy as np
 from gateau_lib.study.errors import TrainingError
 
 GROUP = 8  # samples of similar length side by side, see plan_epochs
+Plan = list[list[tuple[int, ...]]]  # step, row: the samples of it
 
 
 def plan_batches(
     lengths: Sequence[int], tokens: int, batch_tokens: int, seed: int, pack_window: int | None = None
-) -> list[list[tuple[int, ...]]]:
+) -> Plan:
     """Which samples go into which row of which batch: ``plan[step][row]`` are indices into ``lengths``.
 
-    Args:
-        lengths: tokens of each sample.
-        tokens: budget; the last sample is taken if that brings the total nearer to it.
-        pack_window: rows are samples packed up to this many tokens (first fit); None: a row is one sample.
-
-    Raises:
-        TrainingError: no samples, or a budget that not even one sample comes near.
+    Samples are cycled in a new seeded order each epoch until the budget ``tokens`` is spent, so runs on
+    selections of different size cost the same; the last sample is taken if the total comes nearer to it.
+    ``pack_window``: rows are samples packed up to this many tokens (first fit); None: a row is one sample.
+    Raises TrainingError: no samples, or a budget that not even one sample comes near.
     """
     rng = np.random.default_rng(seed)
     used, plan = 0, []
@@ -41,7 +33,14 @@ def plan_batches(
                 break
             epoch.append(index)
             used += lengths[index]
-        batches = _sorted_batches(_rows(epoch, lengths, pack_window), lengths, batch_tokens)
+        # Rows of similar length together, batches of nearly equal tokens, none of them a small rest.
+        rows = _rows(epoch, lengths, pack_window)
+        rows.sort(key=lambda row: sum(lengths[i] for i in row))  # stable: equal lengths stay shuffled
+        sizes = np.array([sum(lengths[i] for i in row) for row in rows], np.float64)
+        count = max(1, round(sizes.sum() / batch_tokens))
+        batch = ((np.cumsum(sizes) - sizes / 2) * count / max(sizes.sum(), 1)).astype(int)
+        groups = [[row for row, b in zip(rows, batch, strict=True) if b == wanted] for wanted in range(count)]
+        batches = [group for group in groups if group]
         plan += [batches[i] for i in rng.permutation(len(batches))]
         if len(epoch) < len(lengths):
             break
@@ -53,19 +52,14 @@ def plan_batches(
 
 def plan_epochs(
     lengths: Sequence[int], epochs: float, batch_samples: int, seed: int, pack_window: int | None = None
-) -> list[list[tuple[int, ...]]]:
+) -> Plan:
     """Which samples go into which row of which step, as `plan_batches`, with ``batch_samples`` a step.
 
     As in LongAlign's ``sort_and_group.py``, samples are sorted by length, grouped by eight, and the groups
     shuffled; a step is as many groups as it takes. Unlike there, each epoch has an order of its own and no
-    sample is left out. Steps run on over the end of an epoch, so only the last one may be smaller.
-
-    Args:
-        epochs: passes over the samples; of the last, a random part if this is no whole number.
-        pack_window: as in `plan_batches`; a step ends with the pack that fills it.
-
-    Raises:
-        TrainingError: no samples, or less than one sample in all.
+    sample is left out. Steps run on over the end of an epoch, so only the last one may be smaller; a step of
+    packs ends with the one that fills it. Of a last pass that is not whole, a random part is read.
+    Raises TrainingError: no samples, or less than one sample in all.
     """
     rng = np.random.default_rng(seed)
     total, rows = round(epochs * len(lengths)), []
@@ -80,7 +74,7 @@ def plan_epochs(
     if not rows:
         found = f"{len(lengths)} samples, {epochs} epochs"
         raise TrainingError(f"nothing to train on: {found}; give samples or more epochs")
-    plan: list[list[tuple[int, ...]]] = [[]]
+    plan: Plan = [[]]
     for row in rows:
         if sum(map(len, plan[-1])) >= batch_samples:
             plan.append([])
@@ -96,11 +90,7 @@ def split_step(
     Every process makes the same number of passes, since processes that share a model meet in each of them.
     The rows of the k-th passes are of similar length, so no process waits long. Where there are fewer rows
     than passes, a pass repeats the shortest row and does not count.
-
-    Args:
-        lengths: tokens of each row.
-        micro_tokens: padded tokens of one pass at most, or those of the longest row; None: a process reads
-            its share at once.
+    ``micro_tokens``: padded tokens of a pass at most, or those of the longest row; None: a process's share.
     """
     # Stable, so rows that are sorted already keep their places.
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
@@ -131,23 +121,10 @@ def _rows(order: Sequence[int], lengths: Sequence[int], window: int | None) -> l
     packs: list[list[int]] = []
     rooms: list[int] = []
     for index in order:
-        place = next((p for p, room in enumerate(rooms) if room >= lengths[index]), None)
-        if place is None:
+        place = next((p for p, room in enumerate(rooms) if room >= lengths[index]), len(packs))
+        if place == len(packs):
             packs.append([])
             rooms.append(window)
-            place = len(packs) - 1
         packs[place].append(index)
         rooms[place] -= lengths[index]
     return [tuple(pack) for pack in packs]
-
-
-def _sorted_batches(
-    rows: list[tuple[int, ...]], lengths: Sequence[int], batch_tokens: int
-) -> list[list[tuple[int, ...]]]:
-    """Rows of similar length together, batches of nearly equal tokens, none of them a small rest."""
-    rows = sorted(rows, key=lambda row: sum(lengths[i] for i in row))  # stable: equal lengths stay shuffled
-    sizes = np.array([sum(lengths[i] for i in row) for row in rows], np.float64)
-    count = max(1, round(sizes.sum() / batch_tokens))
-    batch = ((np.cumsum(sizes) - sizes / 2) * count / max(sizes.sum(), 1)).astype(int)
-    groups = [[row for row, b in zip(rows, batch, strict=True) if b == wanted] for wanted in range(count)]
-    return [group for group in groups if group]

@@ -1,12 +1,8 @@
-"""Pretrain a homologous pair from scratch in minutes.
+"""Pretrain a homologous pair in minutes; the long model goes on from the short one, its RoPE base raised.
 
-The short model sees windows up to ``short_window``; the long model starts from its weights, with the RoPE
-base raised, and goes on with longer windows of the same text. What makes half a million parameters recall:
-values of several tokens, copy practice with random period, most loss weight on tokens that the text so far
-determines, and windows that grow.
+What makes half a million parameters recall: values of several tokens, copy practice with random period, most
+loss weight on tokens that the text so far determines, and windows that grow.
 """
-
-from __future__ import annotations
 
 import copy
 import json
@@ -51,11 +47,7 @@ def _logits(model: PreTrainedModel, ids: torch.Tensor, where: torch.Tensor) -> t
 def weighted_loss(
     model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor, total: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Weighted mean NLL in nats per token of next-token prediction over rows ``(rows, window + 1)``.
-
-    Args:
-        total: what to divide by where the rows are a part of a step; None: the sum of their weights.
-    """
+    """Weighted mean NLL, nats per token, of ids (rows, window + 1); ``total``: the whole step's weight."""
     where = weights[:, 1:] > 0
     logits, weight = _logits(model, ids, where).float(), weights[:, 1:][where]
     nll = torch.nn.functional.cross_entropy(logits, ids[:, 1:][where], reduction="none")
@@ -98,15 +90,10 @@ def train(
     far: bool = False,
     micro_tokens: int = 0,
 ) -> list[dict[str, float]]:
-    """Train in stages of growing windows with AdamW; weights change in place.
+    """Train in stages ``(window in tokens, steps, tokens a step)`` with AdamW; weights change in place.
 
-    Args:
-        stages: ``(window in tokens, steps, tokens a step)``, in order.
-        far: of `RowMaker`.
-        micro_tokens: of `backward`, so that a step of many tokens fits into memory.
-
-    Returns:
-        Log rows: step, window, loss (nats per weighted token), recall (share), tokens seen, seconds.
+    ``far``: of `RowMaker`. ``micro_tokens``: of `backward`, so that a step of many tokens fits into memory.
+    Returns log rows: step, window, loss (nats per weighted token), recall (share), tokens seen, seconds.
     """
     rows = RowMaker(tokenizer, seed, question_share, far)
     how: dict[str, Any] = {"betas": (0.9, 0.98), "weight_decay": 0.01, "fused": True}
@@ -138,8 +125,8 @@ def build_pair(out: Path, tokenizer: Any, profile: Profile, seed: int) -> None:
     shape = {name: getattr(profile, name) for name in ("hidden_size", "layers", "heads", "rope_theta")}
     shape["window"] = profile.short_window
     how: dict[str, Any] = {"question_share": profile.question_share, "micro_tokens": profile.micro_tokens}
-    built = build_llama(len(tokenizer), seed=seed, **shape)
-    short = built.to(device())  # type: ignore[arg-type]  # transformers' wrapper hides self
+    # transformers' wrapper hides self
+    short = build_llama(len(tokenizer), seed=seed, **shape).to(device())  # type: ignore[arg-type]
     torch.manual_seed(seed)
     short_log = train(short, tokenizer, profile.short_stages, seed=seed, **how)
     # The long model must own its weights: training it would change the short one's through shared tensors.
@@ -191,8 +178,7 @@ def pair(study: Study, corpus: Path) -> Path:
         else:
             for name, source in names.items():
                 (out / name).mkdir()
-                for file in hub.model(study, source).iterdir():
-                    # Linked, since a copy would take the models' room twice.
+                for file in hub.model(study, source).iterdir():  # a copy would take the models' room twice
                     (out / name / file.name).symlink_to(file.resolve())
 
     return artefact(study, "pair", build, code=[pair], **made_of)

@@ -1,7 +1,5 @@
 """Rows of tokens that the pair is pretrained on, with the weight of each token."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 
@@ -26,11 +24,7 @@ REAL_SHARE = 0.10  # rows whose filler is real documentation
 
 
 class RowMaker:
-    """Endless rows of planted text as token ids with loss weights; a seed fixes every row.
-
-    Args:
-        far: rows for a model that can copy already and has to learn it over long distances, see `copying`.
-    """
+    """Endless seeded rows of planted text: ids and loss weights; ``far``: to copy over long distances."""
 
     def __init__(self, tokenizer: Any, seed: int, question_share: float, far: bool = False):
         self.rng, self.tokenizer = np.random.default_rng(seed), tokenizer
@@ -124,10 +118,8 @@ class RowMaker:
     def batch(self, window: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows of a step, about ``tokens`` in all: ids ``(rows, window + 1)`` int64; weights, float32."""
         copies = FAR_COPY_SHARE if self.far else NEAR_COPY_SHARE
-        rows = [
-            self.copying(window) if self.rng.random() < copies else self.document(window)
-            for _ in range(max(1, tokens // window))
-        ]
+        count = range(max(1, tokens // window))
+        rows = [(self.copying if self.rng.random() < copies else self.document)(window) for _ in count]
         ids, weights = torch.tensor([r[0] for r in rows]), np.array([r[1] for r in rows], np.float32)
         sampled = self.rng.random(weights.shape) < BACKGROUND_SAMPLE
         background = weights == np.float32(BACKGROUND_WEIGHT)

@@ -1,7 +1,5 @@
 """One fine-tuning run as data: what is trained on what, and how."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,20 +33,16 @@ class ByEpochs:
 
 @dataclass(frozen=True)
 class FineTune:
-    """One fine-tuning run. ``samples`` are used whole; of ``pool`` the samples with the ids ``selected``.
-
-    Raises:
-        TrainingError: fields that contradict each other, or a value that is no choice.
-    """
+    """One fine-tuning run; TrainingError: fields that contradict each other, or a value that is no choice."""
 
     name: str = field(metadata=UNKEYED)
     base: Path | str  # model folder or hub id
-    samples: tuple[Path, ...]  # LongAlign JSONL or Parquet
+    samples: tuple[Path, ...]  # LongAlign JSONL or Parquet, used whole
     window: int  # tokens, longest sample and target of skipped positions
     learning_rate: float  # peak; cosine with 3 % warm-up
     seed: int
     length: ByTokens | ByEpochs
-    pool: Path | None = None
+    pool: Path | None = None  # of which the samples with the ids ``selected`` are used
     selected: tuple[str, ...] = ()
     strategy: Strategy = "normal"
     skip_share: float = 1.0  # share of samples whose positions are skipped; the rest keep 0, 1, 2, ...
@@ -56,14 +50,10 @@ class FineTune:
     reach: Reach = "uniform"  # see skipalign.skip_positions
     packed_isolated: bool = True  # see input_rows.pack_rows; positions of an open pack run on
     rope_theta: float | None = None  # RoPE base to train with; None: the base model's
-    # Chat template (Jinja) put on the tokenizer and around each sample; None: the plain prompt.
-    template: str | None = None
-    # Mean over the response tokens of a step, or over its samples, so that each counts once (LongAlign).
-    loss: Literal["token", "sample"] = "token"
-    # "bfloat16": autocast over float32 weights, saved in bfloat16.
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    # "lora": adapters of all linear layers beside a base in ``dtype``.
-    tuning: Literal["full", "lora"] = "full"
+    template: str | None = None  # chat template (Jinja) for tokenizer and samples; None: the plain prompt
+    loss: Literal["token", "sample"] = "token"  # mean of a step's response tokens, or samples (LongAlign)
+    dtype: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast over float32 weights, then saved
+    tuning: Literal["full", "lora"] = "full"  # lora: adapters of all linear layers, on a base in ``dtype``
     lora_rank: int = 16  # alpha is twice the rank
     # How processes share the model: "ddp", each holds all; "fsdp", each holds a part; "deepspeed", ZeRO-3.
     sharding: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
@@ -73,21 +63,16 @@ class FineTune:
     method: str = _how("")
     pool_seed: int = _how(0)  # number of the candidate pool, the seed of metrics rows
 
-    # How the run is computed: another number of processes, or passes of another size, gives the same losses
-    # up to the order of summation.
+    # How the run is computed: whatever stands here, the losses are the same up to the order of summation.
     processes: int = _how(1)  # that train the model together; 0: one a visible GPU
-    # Padded tokens of one forward pass of a process; None: its share of the step at once.
-    micro_tokens: int | None = _how(None)
+    micro_tokens: int | None = _how(None)  # padded, of a process's forward pass; None: its share at once
     gradient_checkpointing: bool = _how(False)
-    # Optimizer steps between checkpoints; None: see trainer.save_steps_of.
-    save_steps: int | None = _how(None)
+    save_steps: int | None = _how(None)  # optimizer steps between checkpoints; None: trainer.save_steps_of
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(FineTune)
-        allowed = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                given, choices = f"{name} {getattr(self, name)!r}", ", ".join(values)
+        for name, hint in get_type_hints(FineTune).items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                given, choices = f"{name} {getattr(self, name)!r}", ", ".join(get_args(hint))
                 raise TrainingError(f"{self.name}: {given}; choose one of {choices}")
         if self.tuning == "lora" and self.sharding != "ddp":
             why = "adapters are trained whole on each GPU"

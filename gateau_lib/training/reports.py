@@ -1,7 +1,5 @@
 """What processes tell the one that launched them, as lines of JSON; what a failed run says."""
 
-from __future__ import annotations
-
 import errno
 import glob
 import json
@@ -17,8 +15,7 @@ from gateau_lib.training.recipe import FineTune
 # Set by `fine_tuning` for its processes, whose standard input ends when it does: the folder of their reports.
 LAUNCHED = "GATEAU_LAUNCHED"
 STEPS = "steps.jsonl"  # of the first process: ``run``; in a run's first line also the number of its ``steps``
-# ``known`` (whether it is a `TrainingError`) and ``text``, the first failure first.
-FAILURES = "failures.jsonl"
+FAILURES = "failures.jsonl"  # ``known`` (as a `TrainingError`) and ``text``, the first failure first
 
 
 def launched() -> bool:
@@ -43,10 +40,10 @@ def counted(steps: range, run: str) -> Iterator[int]:
 
 def failed(job: FineTune, output: Path, error: Exception) -> Exception:
     """The error `explained`, after the process that launched this one has been told."""
-    known = explained(job, output, error)
-    is_known = isinstance(known, TrainingError)
-    _add(FAILURES, known=is_known, text=str(known) if is_known else f"{type(known).__name__}: {known}")
-    return known
+    told = explained(job, output, error)
+    known = isinstance(told, TrainingError)
+    _add(FAILURES, known=known, text=str(told) if known else f"{type(told).__name__}: {told}")
+    return told
 
 
 def explained(job: FineTune, output: Path, error: Exception) -> Exception:

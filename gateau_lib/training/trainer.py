@@ -1,11 +1,9 @@
 """The transformers `Trainer` of a fine-tuning run: the loss of a step from response logits, read in parts.
 
-An optimizer step is one planned batch (`minibatches`): each process reads its part of it in one or more
-passes, and every part of the loss is divided by the terms of the whole step. So any number of processes, and
-passes of any size, give the same loss curve up to the order of summation.
+An optimizer step is one planned batch (`minibatches`): each process reads its part in one or more passes, and
+divides by the terms of the whole step. So any number of processes, and passes of any size, give the same loss
+curve up to the order of summation.
 """
-
-from __future__ import annotations
 
 import math
 import multiprocessing
@@ -33,9 +31,7 @@ from gateau_lib.training.recipe import FineTune
 warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
 
 SAVE_STEPS = 100  # as in GATEAU's train/scripts
-LARGE_STEPS = 20  # of large models: a step takes minutes
-# LongAlign's ds_config/stage3.json; never run here.
-DEEPSPEED = Path(__file__).parent / "deepspeed_zero3.json"
+DEEPSPEED = Path(__file__).with_name("deepspeed_zero3.json")  # LongAlign's stage3.json; never run here
 
 
 def processes_and_rank() -> tuple[int, int]:
@@ -46,13 +42,11 @@ def processes_and_rank() -> tuple[int, int]:
 def response_loss(
     model: torch.nn.Module, batch: dict[str, torch.Tensor], loss: str = "token", over: int | None = None
 ) -> torch.Tensor:
-    """Mean NLL of the labelled tokens of a batch, nats; logits are computed at those tokens only.
+    """Mean NLL of the labelled tokens of a batch of `input_rows.collate`, nats; no other logits are computed.
 
-    Args:
-        batch: from `input_rows.collate`.
-        loss: ``token``, every labelled token counts the same; ``sample``, every sample does: 1/M sum_i
-            L_i/N_i over the M samples of the batch (LongAlign's loss weighting).
-        over: what to divide by where the batch is part of a step (`minibatches.terms`); None: its own terms.
+    ``loss``: ``token``, every labelled token counts the same; ``sample``, every sample does (LongAlign's loss
+        weighting): 1/M sum_i L_i/N_i over the M samples of the batch.
+    ``over``: what to divide by where the batch is part of a step (`minibatches.terms`); None: its own terms.
     """
     labels = batch["labels"]
     inputs = {key: value for key, value in batch.items() if key != "labels"}
@@ -118,8 +112,8 @@ class Watch(TrainerCallback):
         """Raise at a loss that is not finite; it is the mean over all processes, so all of them raise."""
         loss = also["logs"].get("loss", 0.0)
         if not math.isfinite(loss):
-            where = f"the loss is {loss} at step {state.global_step}"
-            raise TrainingError(f"{self.name}: {where}; lower learning_rate")
+            step = f"step {state.global_step}"
+            raise TrainingError(f"{self.name}: the loss is {loss} at {step}; lower learning_rate")
 
 
 def make_trainer(job: FineTune, model: Any, steps: Sequence[list[Row]], folder: Path) -> ResponseTrainer:
@@ -130,8 +124,7 @@ def make_trainer(job: FineTune, model: Any, steps: Sequence[list[Row]], folder: 
         raise TrainingError(f"{visible}: set CUDA_VISIBLE_DEVICES to one")  # `fine_tuning` does
     if job.gradient_checkpointing:  # the Trainer's argument for it changes its name between versions
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    # Masked and never a label, so any id will do; -1 stands for none.
-    pad = max(0, model.config.pad_token_id or 0)
+    pad = max(0, model.config.pad_token_id or 0)  # -1 is none; masked and never a label, so any id will do
 
     def part(items: list[int]) -> dict[str, Any]:
         """What a process reads in a step; accelerate deals it the item ``step * processes + process``."""
@@ -166,34 +159,21 @@ def _arguments(job: FineTune, steps: int, folder: Path) -> TrainingArguments:
     # One epoch of the planned steps, in their order; an item of the data is one process's part of a step.
     how: dict[str, Any] = {"num_train_epochs": 1, "per_device_train_batch_size": 1, "use_cpu": on_cpu}
     how |= {"train_sampling_strategy": "sequential", "remove_unused_columns": False}
-    how |= {
-        "full_determinism": True,
-        "seed": job.seed,
-        "data_seed": job.seed,
-        "bf16": job.dtype == "bfloat16",
-    }
-    how |= {"learning_rate": job.learning_rate, "lr_scheduler_type": "cosine"}
-    how |= {
-        "warmup_steps": math.ceil(0.03 * steps),
-        "adam_beta1": 0.9,
-        "adam_beta2": 0.95,
-        "weight_decay": 0.0,
-    }
+    how |= {"full_determinism": True, "seed": job.seed, "data_seed": job.seed}
+    how |= {"learning_rate": job.learning_rate, "lr_scheduler_type": "cosine", "weight_decay": 0.0}
+    how |= {"warmup_steps": math.ceil(0.03 * steps), "adam_beta1": 0.9, "adam_beta2": 0.95}
     how |= {"save_strategy": "steps" if save_steps else "no", "save_steps": save_steps or 500}
     how |= {"save_total_limit": 1, "logging_steps": 1, "logging_nan_inf_filter": False, "report_to": "none"}
-    how |= {"disable_tqdm": True, "dataloader_pin_memory": not on_cpu}
+    how |= {"disable_tqdm": True, "dataloader_pin_memory": not on_cpu, "bf16": job.dtype == "bfloat16"}
     return TrainingArguments(str(folder), **how, **shared)
 
 
 def save_steps_of(job: FineTune, steps: int) -> int | None:
-    """Steps between the checkpoints of a run of so many steps; None: no checkpoints.
-
-    If the job does not say: for large models (adapters, gradient checkpointing, sharding) a quarter of the
-    run, 20 to 100 steps; else 100 steps, in runs more than twice as long.
-    """
+    """Steps between the checkpoints of a run of so many steps; None: no checkpoints."""
     if job.save_steps:
         return job.save_steps
+    # For large models a quarter of the run, 20 to 100 steps; else 100 steps, in runs more than twice as long.
     if job.tuning == "lora" or job.gradient_checkpointing or job.sharding != "ddp":
-        every = min(SAVE_STEPS, max(LARGE_STEPS, steps // 4))
+        every = min(SAVE_STEPS, max(20, steps // 4))  # their steps take minutes
         return every if steps > every else None
     return SAVE_STEPS if steps > 2 * SAVE_STEPS else None

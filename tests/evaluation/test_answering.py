@@ -44,9 +44,10 @@ def many() -> list[Item]:
 
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize("batch_tokens", [1, 200, 10_000])
-def test_batches_equal_one_item_and_one_token_at_a_time(llama, tokenizer, tmp_path, batch_tokens, chat):
+def test_batches_equal_one_item_at_a_time(llama, tokenizer, tmp_path, batch_tokens, chat, monkeypatch):
+    monkeypatch.setattr(answering, "BATCH_TOKENS", batch_tokens)
     items = many()
-    found = answer(llama, tokenizer, items, tmp_path, room=128, chat=chat, batch_tokens=batch_tokens)
+    found = answer(llama, tokenizer, items, tmp_path, room=128, chat=chat)
     assert found["id"].tolist() == [item.id for item in items] and found["error"].isna().all()
     for item, row in zip(items, found.itertuples(), strict=True):
         said: list[str] = []
@@ -136,8 +137,9 @@ def interrupted_after(calls: int, monkeypatch) -> list[int]:
     return sizes
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_table(llama, tokenizer, tmp_path):
-    items, options = many(), {"room": 128, "chat": False, "batch_tokens": 150}
+def test_a_killed_run_goes_on_and_ends_with_the_same_table(llama, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(answering, "BATCH_TOKENS", 150)
+    items, options = many(), {"room": 128, "chat": False}
     whole = answer(llama, tokenizer, items, tmp_path / "whole", **options)
     for calls in (0, 1, 3, 4):
         out = tmp_path / str(calls)
@@ -159,7 +161,8 @@ def test_what_is_answered_is_not_asked_again(llama, tokenizer, tmp_path, monkeyp
         answer(llama, tokenizer, part, tmp_path, **options)
     with monkeypatch.context() as patch:
         interrupted_after(0, patch)
-        together = answer(llama, tokenizer, items, tmp_path, batch_tokens=77, **options)
+        patch.setattr(answering, "BATCH_TOKENS", 77)
+        together = answer(llama, tokenizer, items, tmp_path, **options)
         for change in ({"room": 127}, {"chat": True}):  # another question: not to be had from the parts
             with pytest.raises(KeyboardInterrupt):
                 answer(llama, tokenizer, items[:1], tmp_path, **(options | change))
@@ -183,7 +186,7 @@ def test_a_damaged_part_is_answered_again(llama, tokenizer, tmp_path, caplog):
 def test_out_of_memory_halves_batches_and_loses_only_what_does_not_fit_alone(
     llama, tokenizer, tmp_path, small_memory, caplog
 ):
-    items, options = many(), {"room": 128, "chat": False, "batch_tokens": 10_000}
+    items, options = many(), {"room": 128, "chat": False}
     items.insert(2, Item("huge", "one", (words(30, 3),), max_new_tokens=5))
     whole = answer(llama, tokenizer, items, tmp_path / "whole", **options)
     with small_memory(llama, 60) as refused:

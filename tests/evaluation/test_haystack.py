@@ -25,8 +25,9 @@ def any_tokenizer(request, tokenizer):
     return tokenizer if request.param == "bytes" else other_tokenizers()[request.param]()
 
 
-def test_length_and_depth_are_those_of_the_tokens_that_are_read(any_tokenizer):
-    found = items(TEXTS, any_tokenizer, LENGTHS, DEPTHS, seed=3, repeats=2)
+def test_length_and_depth_are_those_of_the_tokens_that_are_read(any_tokenizer, monkeypatch):
+    monkeypatch.setattr(haystack, "REPEATS", 2)
+    found = items(TEXTS, any_tokenizer, LENGTHS, DEPTHS, seed=3)
     assert len(found) == 16 and len({item.id for item in found}) == 16
     begins = set()
     for item in found:
@@ -89,8 +90,9 @@ def test_bad_haystacks_and_lengths_are_named(tokenizer):
         items(TEXTS, tokenizer, [60], [0.5], 0)
 
 
-def test_scores_and_map_by_hand(tokenizer):
-    found = items(TEXTS, tokenizer, [400], [0.0, 1.0], seed=0, repeats=2)
+def test_scores_and_map_by_hand(tokenizer, monkeypatch):
+    monkeypatch.setattr(haystack, "REPEATS", 2)
+    found = items(TEXTS, tokenizer, [400], [0.0, 1.0], seed=0)
     words = [item.references for item in found]
     said = [" ".join(words[0]) + ".", f"{words[1][2].upper()}, {words[1][0]}s", "", "I cannot tell"]
     rows = [{"id": item.id, "answers": [text]} for item, text in zip(found, said, strict=True)]

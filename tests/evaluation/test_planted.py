@@ -53,9 +53,10 @@ LIST = Sample(
 )
 
 
-def test_teacher_forced_equals_a_loop(model, encoded):
+def test_teacher_forced_equals_a_loop(model, encoded, monkeypatch):
+    monkeypatch.setattr(planted, "BATCH_TOKENS", 200)
     answers = [list(range(len(e.response)))[-2:] for e in encoded]
-    found = teacher_forced(model, encoded, answers, batch_tokens=200)
+    found = teacher_forced(model, encoded, answers)
     for e, answer, row in zip(encoded, answers, found.itertuples(), strict=True):
         logits = eager(model)(input_ids=torch.tensor([e.ids])).logits[0].detach().log_softmax(-1)
         first = len(e.prompt)
@@ -86,8 +87,9 @@ def test_exact_is_what_greedy_generation_would_write(model, encoded, wrong):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 150, 10_000])
-def test_generation_in_batches_equals_one_by_one(model, tokenizer, encoded, batch_tokens):
-    found = generate(model, tokenizer, encoded, 8, batch_tokens)
+def test_generation_in_batches_equals_one_by_one(model, tokenizer, encoded, batch_tokens, monkeypatch):
+    monkeypatch.setattr(planted, "BATCH_TOKENS", batch_tokens)
+    found = generate(model, tokenizer, encoded, 8)
     expected = [greedy_reference(model, e.prompt, 8, tokenizer.eos_token_id) for e in encoded]
     assert found == [tokenizer.decode([t for t in ids if t != tokenizer.eos_token_id]) for ids in expected]
 
@@ -215,7 +217,8 @@ def test_all_pairs_are_evaluated_once_and_processes_change_nothing(saved_pair, t
     }
     folders = {"short": saved_pair[0], "long": saved_pair[1]}
     study = Study(resolve("smoke"), 0, tmp_path / "results")
-    here = evaluate_all(study, folders, paths, workers=0)
+    monkeypatch.setattr(planted, "at_once", lambda _: 0)
+    here = evaluate_all(study, folders, paths)
     sizes = {("short", "a"): 3, ("short", "b"): 2, ("long", "a"): 3, ("long", "b"): 2}
     assert here.groupby(["model", "set"]).size().to_dict() == sizes
     alone = evaluate_samples(*planted.loading.load(saved_pair[1]), questions(3))
@@ -223,15 +226,16 @@ def test_all_pairs_are_evaluated_once_and_processes_change_nothing(saved_pair, t
         here.query("model == 'long' and set == 'a'")[alone.columns].reset_index(drop=True), alone
     )
     with monkeypatch.context() as patch:
-        patch.setattr(
-            planted.loading, "load", None
-        )  # everything comes from the cache, and no process is started
-        pd.testing.assert_frame_equal(evaluate_all(study, folders, paths, workers=2), here)
-    other = Study(resolve("smoke"), 0, tmp_path / "other")
-    elsewhere = evaluate_all(other, {"long": saved_pair[1]}, {"a": paths["a"]}, workers=1)
+        patch.setattr(planted, "at_once", lambda _: 2)
+        patch.setattr(planted.loading, "load", None)  # all comes from the cache, and no process is started
+        pd.testing.assert_frame_equal(evaluate_all(study, folders, paths), here)
+    with monkeypatch.context() as patch:
+        patch.setattr(planted, "at_once", lambda _: 1)
+        other = Study(resolve("smoke"), 0, tmp_path / "other")
+        elsewhere = evaluate_all(other, {"long": saved_pair[1]}, {"a": paths["a"]})
     pd.testing.assert_frame_equal(elsewhere[alone.columns], alone)
     with pytest.raises(JobError, match="gone on a: .*/nowhere/model"):
-        evaluate_all(study, {"gone": Path("/nowhere/model")}, paths, workers=0)
+        evaluate_all(study, {"gone": Path("/nowhere/model")}, paths)
 
 
 def test_summary_by_length():

@@ -41,7 +41,7 @@ def test_a_run_trained_apart_is_taken_for_the_study_s_own(study, job, tmp_path, 
     out.mkdir()
     log = sft.fine_tune(again, out)
     assert jobs.main(["smoke", job.name, "--trained", str(out)]) == 0
-    (folder,) = fine_tuning.fine_tune_all(study, [job], workers=0)
+    (folder,) = fine_tuning.fine_tune_all(study, [job])
     assert str(folder) == capsys.readouterr().out.split()[-1]
     assert sft.training_log(folder)["losses"] == log["losses"]
 

@@ -22,7 +22,7 @@ from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import resolve
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import JobError
-from gateau_lib.training import sft
+from gateau_lib.training import fine_tuning, sft
 from gateau_lib.training import trainer as trainer_module
 from gateau_lib.training.fine_tuning import fine_tune_all
 from gateau_lib.training.input_rows import IGNORED, collate
@@ -230,23 +230,25 @@ def test_bad_jobs_are_named(job, data, tmp_path):
     assert not (tmp_path / "d").exists()
 
 
-def test_all_runs_are_cached_and_processes_equal_the_notebook(job, tmp_path):
+def test_all_runs_are_cached_and_processes_equal_the_notebook(job, tmp_path, monkeypatch):
     """Two processes, then none: same bytes; nothing is trained twice; a failing run is named."""
     jobs = [
         dataclasses.replace(job, name=f"run-{s}", strategy=s, length=ByTokens(700, 300))
         for s in ("normal", "pose")
     ]
     study = Study(resolve("smoke"), 0, tmp_path / "a")
-    folders = fine_tune_all(study, jobs, workers=2)
+    monkeypatch.setattr(fine_tuning, "at_once", lambda _: 2)
+    folders = fine_tune_all(study, jobs)
     stamps = [(f / "model.safetensors").stat().st_mtime_ns for f in folders]
-    assert fine_tune_all(study, jobs, workers=2) == folders
+    assert fine_tune_all(study, jobs) == folders
     assert [(f / "model.safetensors").stat().st_mtime_ns for f in folders] == stamps
-    here = fine_tune_all(Study(resolve("smoke"), 0, tmp_path / "b"), jobs, workers=0)
+    monkeypatch.setattr(fine_tuning, "at_once", lambda _: 0)
+    here = fine_tune_all(Study(resolve("smoke"), 0, tmp_path / "b"), jobs)
     assert [f.name for f in here] == [f.name for f in folders]
     for one, other in zip(folders, here, strict=True):
         assert all(torch.equal(weights(one)[k], weights(other)[k]) for k in weights(one))
         assert json.loads((one / "log.json").read_text())["losses"] == training_log(other)["losses"]
     with pytest.raises(JobError, match="run-bad: .*raise the budget"):
-        fine_tune_all(study, [dataclasses.replace(job, name="run-bad", length=ByTokens(3, 300))], workers=0)
+        fine_tune_all(study, [dataclasses.replace(job, name="run-bad", length=ByTokens(3, 300))])
     with pytest.raises(ValueError, match="the same name"):
-        fine_tune_all(study, [job, job], workers=0)
+        fine_tune_all(study, [job, job])

@@ -327,9 +327,7 @@ def test_a_job_survives_its_file(job):
 
 def test_how_a_run_is_computed_is_not_part_of_its_name(job, tmp_path):
     study = Study(resolve("smoke"), 0, tmp_path)
-    (first,) = fine_tuning.fine_tune_all(
-        study, [dataclasses.replace(job, length=ByTokens(400, 400))], workers=0
-    )
+    (first,) = fine_tuning.fine_tune_all(study, [dataclasses.replace(job, length=ByTokens(400, 400))])
     again = dataclasses.replace(
         job,
         length=ByTokens(400, 400),
