@@ -1,0 +1,140 @@
+"""The cpu study's scoring and fine-tuning as library calls: on a card and on its host, same verdicts?
+
+Both read the shipped pair and the planted pools of the cpu profile. Then the gpu profile's pretraining runs a
+few steps, for tokens a second and memory against what the plan says.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import torch
+
+from gateau_lib.experiments import claims, footprint, gpu_record, pool, ranking, study_corpus, tuning_runs
+from gateau_lib.experiments.gpu_card import Shapes
+from gateau_lib.models import loading
+from gateau_lib.models.tiny import build_llama
+from gateau_lib.study import profiles
+from gateau_lib.study.profiles import Profile
+from gateau_lib.study.store import Study
+from gateau_lib.training import pretrain, sft
+
+PART = "study"
+POOLS = ("independent", "confounded")
+RUNS = ("normal", "skip_all")
+STEPS = 10  # of pretraining a stage
+
+
+def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
+    """Verdicts and losses of both devices, the card first; then pretraining."""
+    profile = replace(profiles.CPU, short_model="shipped", long_model="shipped", workers=0)
+    if shapes.tiny:
+        few = {"pool_per_kind": 1, "pool_tokens": (600, 700), "short_pool": 24, "prolong_pairs": 10}
+        profile = replace(profile, **few, eval_items=2, eval_lengths=(256,), skip_steps=2)
+    with TemporaryDirectory() as folder:
+        found, losses = {}, {}
+        for where in dict.fromkeys((device.type, "cpu")):
+            study = Study(profile, 0, Path(folder) / where)
+            with _on(where):
+                found[where] = _verdicts(path, study, where)
+                losses[where] = _fine_tuned(path, study, where, Path(folder))
+        _compare(path, device.type, found, losses)
+    pretraining(path, profiles.GPU if device.type == "cuda" else profiles.SMOKE, device)
+
+
+@contextmanager
+def _on(device: str) -> Iterator[None]:
+    """Let the library compute on a device for a while."""
+    before = os.environ.get("GATEAU_DEVICE")
+    os.environ["GATEAU_DEVICE"] = device
+    try:
+        yield
+    finally:
+        os.environ.pop("GATEAU_DEVICE")
+        if before is not None:
+            os.environ["GATEAU_DEVICE"] = before
+
+
+def _verdicts(path: Path, study: Study, where: str) -> dict[str, str]:
+    """Score the pools, and judge every claim about areas and precisions that they decide."""
+    data = study_corpus.prepared(study)
+    begin = time.perf_counter()
+    table = pool.scored(study, loading.SHIPPED, data, POOLS, list(pool.PARTS))
+    seconds = time.perf_counter() - begin
+    tokens = sum(count["tokens"] for count in table.attrs["count"].values())
+    table = ranking.by_pool(ranking.by_pool(table, ranking.guidance), ranking.combined, study.profile.alpha)
+    names = [*ranking.GUIDANCE, *ranking.COMBINATIONS, *ranking.AWARENESS, "prolong", "ifd", "longest"]
+    methods = [name for name in names if name in table]
+    rows = [*ranking.auc_rows(table, methods), *ranking.precision_rows(table, methods)]
+    judged = claims.verdicts(pd.DataFrame(rows), study.profile.name)
+    decided = judged[judged["seeds"] > 0]
+    measured = {"samples": len(table), "tokens": tokens, "seconds": seconds, "claims": len(decided)}
+    gpu_record.add(path, PART, f"scoring of the pools, {where}", **measured)
+    return dict(zip(decided["id"], decided["verdict"], strict=True))
+
+
+def _fine_tuned(path: Path, study: Study, where: str, folder: Path) -> dict[str, list[float]]:
+    """The first run of each strategy; its losses, nats, a step."""
+    data = study_corpus.prepared(study)
+    jobs = {job.strategy: job for job in reversed(tuning_runs.skip_jobs(study, data, loading.SHIPPED))}
+    losses = {}
+    for strategy in RUNS:
+        begin = time.perf_counter()
+        log = sft.fine_tune(jobs[strategy], folder / f"{strategy}-{where}")
+        measured = {"tokens": log["tokens"], "steps": log["steps"], "seconds": time.perf_counter() - begin}
+        gpu_record.add(path, PART, f"fine-tuning {strategy}, {where}", **measured)
+        losses[strategy] = log["losses"]
+    return losses
+
+
+def _compare(
+    path: Path, card: str, found: dict[str, dict[str, str]], losses: dict[str, dict[str, list[float]]]
+) -> None:
+    """What differs between card and host."""
+    changed = [name for name, verdict in found["cpu"].items() if found[card].get(name) != verdict]
+    note = f"changed: {', '.join(changed)}" if changed else ""
+    gpu_record.add(path, PART, "verdicts", claims=len(found["cpu"]), changed=len(changed), note=note)
+    for strategy in RUNS:
+        a, b = (np.array(losses[where][strategy]) for where in (card, "cpu"))
+        apart = float(np.abs(a - b).max())
+        gpu_record.add(path, PART, f"losses of {strategy}", steps=len(a), largest_difference=apart)
+
+
+def pretraining(path: Path, profile: Profile, device: torch.device) -> None:
+    """A few steps of each stage's window, as the profile trains its long model from scratch."""
+    tokenizer = study_corpus.load_tokenizer(Study(profile, 0, Path()))
+    sizes = {name: getattr(profile, name) for name in ("hidden_size", "layers", "heads")}
+    window = profile.long_window
+    built = build_llama(len(tokenizer), **sizes, window=window, rope_theta=profile.rope_theta, seed=0)
+    model = built.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides self
+    planned = footprint.memory(profile, 1).get("pretraining")
+    for length, _, tokens in (*profile.short_stages, *profile.long_stages):
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        log = pretrain.train(
+            model,
+            tokenizer,
+            ((length, STEPS, tokens),),
+            seed=0,
+            question_share=profile.question_share,
+            learning_rate=pretrain.LEARNING_RATE,
+            micro_tokens=profile.micro_tokens,
+            log_every=STEPS // 2,
+        )
+        first, last = log[0], log[-1]  # the first half warms up
+        measured = {
+            "length": length,
+            "tokens": last["tokens"] - first["tokens"],
+            "seconds": last["seconds"] - first["seconds"],
+            "peak_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+            "planned_bytes": planned,
+        }
+        gpu_record.add(path, PART, f"pretraining, {profile.name}", **measured)
