@@ -8,30 +8,23 @@ prints tables and writes ``results/bench/<machine>.json``.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
 
 from gateau_lib.scoring import speed, speed_goals
-from gateau_lib.study.command import command
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    line = argparse.ArgumentParser(prog="python -m gateau_lib.bench", description=__doc__.split("\n")[0])
-    own = "without --short and --long: random weights, the cpu profile's sizes"
-    line.add_argument("--short", help=f"short-window model ({own})")
-    line.add_argument("--long", help="long-window model of the same family")
-    line.add_argument("--samples", type=int, default=8, help="samples for both procedures (default: 8)")
-    return line
+from gateau_lib.study.command import command, parser
 
 
 @command()
-def main(words: Sequence[str] | None = None) -> None:
+def main(line: Sequence[str] | None = None) -> None:
     """Measure, print the tables and write them to a file of this machine's."""
-    given = parser().parse_args(words)
-    begin = time.perf_counter()
+    parse = parser("bench", __doc__)
+    own = "without --short and --long: random weights, the cpu profile's sizes"
+    parse.add_argument("--short", help=f"short-window model ({own})")
+    parse.add_argument("--long", help="long-window model of the same family")
+    parse.add_argument("--samples", type=int, default=8, help="samples for both procedures (default: 8)")
+    given, begin = parse.parse_args(line), time.perf_counter()
     about = speed.measure(given.short, given.long, max(1, given.samples))
     path = speed_goals.write(about)
     print(*(frame.to_string(index=False) for frame in speed_goals.readable(about)), sep="\n\n")

@@ -6,7 +6,6 @@ where the notebooks find it as if they had trained it.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from gateau_lib.experiments import rehearsal, replication, replication_rows, study_corpus, tuning_runs
 from gateau_lib.models.loading import load_tokenizer
-from gateau_lib.study.command import command
+from gateau_lib.study.command import command, parser
 from gateau_lib.study.errors import UserError
 from gateau_lib.study.store import Study, open_study
 from gateau_lib.study.whole_files import atomic_write
@@ -28,12 +27,10 @@ def find_run(study: Study, name: str) -> FineTune:
     Raises:
         UserError: no such run.
     """
-    published = {
-        run.name: run for run in replication_rows.runs(study.profile) if run.row != replication_rows.UNTUNED
-    }
-    known = [*published]
-    for experiment in ("skipping", "selection"):
-        known += tuning_runs.run_names(study.profile, experiment)
+    rows = (row for row in replication_rows.runs(study.profile) if row.row != replication_rows.UNTUNED)
+    published = {row.name: row for row in rows}
+    skipping = tuning_runs.run_names(study.profile, "skipping")
+    known = [*published, *skipping, *tuning_runs.run_names(study.profile, "selection")]
     if name not in known:
         choices = ", ".join(known)
         raise UserError(f"no run {name!r} in profile {study.profile.name}: choose one of {choices}")
@@ -43,8 +40,7 @@ def find_run(study: Study, name: str) -> FineTune:
         run = published[name]
         chosen = replication_rows.selected(run, replication.scored(study, pair), study.seed)
         return replication.training_job(study, pair, run, chosen)
-    is_skipping = name in tuning_runs.run_names(study.profile, "skipping")
-    listed = tuning_runs.skip_jobs if is_skipping else tuning_runs.selection_jobs
+    listed = tuning_runs.skip_jobs if name in skipping else tuning_runs.selection_jobs
     return next(job for job in listed(study, data, pair) if job.name == name)
 
 
@@ -64,26 +60,26 @@ def adopt(study: Study, job: FineTune, trained: Path) -> Path:
 
 
 @command()
-def main(words: Sequence[str] | None = None) -> None:
+def main(line: Sequence[str] | None = None) -> None:
     """Write a run for another machine, or take its model into the study, as the command line says."""
-    parser = argparse.ArgumentParser(prog="python -m gateau_lib.jobs", description=__doc__.splitlines()[0])
-    parser.add_argument("profile")
-    parser.add_argument("run", help="name of the run, as notebook 06 or 09 shows it")
-    parser.add_argument("--seed", type=int, default=0)
-    does = parser.add_mutually_exclusive_group(required=True)
-    does.add_argument("--write", type=Path, metavar="JOB.json", help="write the run for gateau_lib.train")
-    does.add_argument(
-        "--trained", type=Path, metavar="FOLDER", help="take the model that was trained there into the study"
-    )
-    options = parser.parse_args(words)
+    parse = parser("jobs", __doc__)
+    parse.add_argument("profile")
+    parse.add_argument("run", help="name of the run, as notebook 06 or 09 shows it")
+    parse.add_argument("--seed", type=int, default=0)
+    add = parse.add_mutually_exclusive_group(required=True).add_argument
+    add("--write", type=Path, metavar="JOB.json", help="write the run for gateau_lib.train")
+    add("--trained", type=Path, metavar="FOLDER", help="take the model trained there into the study")
+    options = parse.parse_args(line)
     if options.write and options.write.is_dir():  # finding a run may take hours
         raise UserError(f"--write {options.write}: this is a folder; give the name of a file")
     study = open_study(options.profile, options.seed)
     if study.profile.rehearsed:
         rehearsal.enter(study.cache / "hub")
     job = find_run(study, options.run)
-    path = options.write
-    print(atomic_write(path, to_json(job)) if path else adopt(study, job, options.trained))
+    if options.write:
+        print(atomic_write(options.write, to_json(job)))
+    else:
+        print(adopt(study, job, options.trained))
 
 
 if __name__ == "__main__":

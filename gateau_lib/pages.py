@@ -16,9 +16,7 @@ def main() -> None:
     """Write what has changed."""
     root = PACKAGE.parent
     if not (root / "README.md").exists():
-        raise PageError(
-            f"{root}: no README.md there; the pages are the repository's, clone it and give the command there"
-        )
+        raise PageError(f"{root}: no README.md there; clone the repository and give the command there")
     made = generated(results_root() / PROFILE, root / "notebooks")
     texts = {page: fill(root / page, parts) for page, parts in made.items()}
     for page, text in texts.items():

@@ -12,43 +12,43 @@ import time
 from collections.abc import Sequence
 
 from gateau_lib.study import keys, manifest, notebooks
-from gateau_lib.study.command import command
-from gateau_lib.study.execute import bring_up_to_date, only_run
+from gateau_lib.study.command import command, parser
+from gateau_lib.study.execute import execute
 from gateau_lib.study.profiles import PROFILES, REHEARSED
 from gateau_lib.study.progress import say
 from gateau_lib.study.staleness import RunError, Step, notebooks_folder, status, steps
 from gateau_lib.study.store import Study, open_study
+from gateau_lib.study.whole_files import locked
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    line = argparse.ArgumentParser(prog="python -m gateau_lib.run", description=__doc__.splitlines()[0])
-    line.add_argument("profile", help=f"{', '.join(PROFILES)}, gpu+PAIR, {REHEARSED}gpu or {REHEARSED}paper")
-    line.add_argument("--seed", type=int, default=0)
-    line.add_argument("--notebook", metavar="NN", help="only this notebook and what it reads")
-    line.add_argument(
-        "--set", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the notebooks"
-    )
-    does = line.add_mutually_exclusive_group()
-    does.add_argument("--status", action="store_true", help="say what is stale and why; run nothing")
-    does.add_argument(
-        "--plan",
-        action="store_true",
-        help="print models, data, tokens, cost and what is missing; run nothing",
-    )
-    does.add_argument("--keys", action="store_true", help="print the content keys of the code; run nothing")
-    does.add_argument(
-        "--verify", action="store_true", help="compare the results with the manifest's checksums"
-    )
-    return line
+def words_of(line: Sequence[str] | None) -> argparse.Namespace:
+    """The options that a command line gives."""
+    parse = parser("run", __doc__)
+    add = parse.add_argument
+    add("profile", help=f"{', '.join(PROFILES)}, gpu+PAIR, {REHEARSED}gpu or {REHEARSED}paper")
+    add("--seed", type=int, default=0)
+    add("--notebook", metavar="NN", help="only this notebook and what it reads")
+    add("--set", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the notebooks")
+    does = parse.add_mutually_exclusive_group()
+    for name, what in {
+        "--status": "say what is stale and why; run nothing",
+        "--plan": "print models, data, tokens, cost and what is missing; run nothing",
+        "--keys": "print the content keys of the code; run nothing",
+        "--verify": "compare the results with the manifest's checksums",
+    }.items():
+        does.add_argument(name, action="store_true", help=what)
+    return parse.parse_args(line)
 
 
 @command(kept="finished notebooks are kept")
-def main(words: Sequence[str] | None = None) -> int:
+def main(line: Sequence[str] | None = None) -> int:
     """Do with a study what the command line says; 1 if its files are not those of the manifest."""
-    options = parser().parse_args(words)
+    options = words_of(line)
     if options.verify:
-        return verify(open_study(options.profile, options.seed))
+        study = open_study(options.profile, options.seed)
+        wrong = manifest.verify(study)
+        print("\n".join(wrong) or f"{study.root.name}: every file is the one the manifest lists")
+        return 1 if wrong else 0
     notebooks_folder()  # before folders are made for their results
     study = open_study(options.profile, options.seed)
     # A slip in these must not show only when the plan fits, or after hours.
@@ -67,13 +67,6 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def verify(study: Study) -> int:
-    """Say which files are not those of the manifest; 1 if there are any."""
-    wrong = manifest.verify(study)
-    print("\n".join(wrong) or f"{study.root.name}: every file is the one the manifest lists")
-    return 1 if wrong else 0
-
-
 def prepare(study: Study, whole: bool) -> None:
     """Give a rehearsal its models and data; see that this machine has what a large profile needs.
 
@@ -81,37 +74,43 @@ def prepare(study: Study, whole: bool) -> None:
         RunError: something is missing; the plan, printed before, lists it.
     """
     if study.profile.rehearsed:
-        from gateau_lib.experiments import (
-            rehearsal,  # slow: it brings torch, which other runs must not wait for
-        )
+        # Slow: it brings torch, which other runs must not wait for.
+        from gateau_lib.experiments import rehearsal
 
         rehearsal.enter(study.cache / "hub")
     elif study.profile.needs_gpu:
         *text, lacks = plan(study, whole)
         say("\n".join(text))
         if lacks:
-            raise RunError(
-                f"profile {study.profile.name} cannot run here: {lacks} things are missing, listed above", 2
-            )
+            missing = f"{lacks} things are missing, listed above"
+            raise RunError(f"profile {study.profile.name} cannot run here: {missing}", 2)
 
 
 def run(study: Study, todo: Sequence[Step]) -> None:
-    """Bring the notebooks up to date, and say how many ran and where they are."""
-    start = time.monotonic()
-    with only_run(study):
-        ran = bring_up_to_date(todo)
-    spent = time.monotonic() - start
-    say(
-        f"{study.profile.name}: {ran} of {len(todo)} notebooks ran in {spent:.1f} s; see {study.root}/notebooks"
-    )
+    """Run the stale notebooks in order, and say how many ran and where they are.
+
+    Raises:
+        RunError: a notebook failed; those before it are done and stay.
+    """
+    start, ran = time.monotonic(), 0
+    with locked(study.cache):  # a second run of the same profile would write the same files
+        for place, step in enumerate(todo, 1):
+            parts = step.parts()
+            if reasons := step.stale(parts):
+                more = f" (and {len(reasons) - 1} more)" if reasons[1:] else ""
+                say(f"[{place}/{len(todo)}] {step.name}: {reasons[0]}{more}")
+                execute(step, parts)
+                ran += 1
+            else:
+                manifest.refresh_prose(step)
+    done = f"{ran} of {len(todo)} notebooks ran in {time.monotonic() - start:.1f} s"
+    say(f"{study.profile.name}: {done}; see {study.root}/notebooks")
 
 
 def plan(study: Study, whole: bool) -> tuple[str, str, int]:
     """The plan of a study, what this machine lacks for it, and how many things those are."""
-    from gateau_lib.experiments import (  # slow: they bring torch, which a warm run must not wait for
-        machine_check,
-        plan,
-    )
+    # Slow: they bring torch, which a warm run must not wait for.
+    from gateau_lib.experiments import machine_check, plan
 
     lacks = machine_check.missing(study.profile, whole)
     return plan.describe(study.profile), machine_check.listed(lacks), len(lacks)

@@ -16,71 +16,38 @@ from typing import get_args
 from gateau_lib.methods import SCORED
 from gateau_lib.methods.base import READINGS
 from gateau_lib.scoring import data_set, pass_costs, settings
-from gateau_lib.study.command import command
+from gateau_lib.study.command import command, parser
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    line = argparse.ArgumentParser(prog="python -m gateau_lib.score", description=__doc__.split("\n")[0])
-    line.add_argument("data", type=Path, help="JSONL or Parquet file of LongAlign records")
-    line.add_argument(
-        "--short",
-        help="short-window model: folder or hub id (without --short and --long: the shipped tiny pair)",
-    )
-    line.add_argument("--long", help="long-window model of the same family: folder or hub id")
-    line.add_argument(
-        "--out", type=Path, help="scores.parquet; finished shards lie in OUT.parts, a manifest beside it"
-    )
-    line.add_argument(
-        "--methods", default="hmg,cam", help=f"comma-separated, of {', '.join(SCORED)} (default: hmg,cam)"
-    )
-    line.add_argument(
-        "--reading", choices=READINGS, default="ntk", help="how the short model reads beyond its window"
-    )
-    line.add_argument(
-        "--segment-length",
-        type=int,
-        help="tokens a segment (default: 128, at most an eighth of the short window)",
-    )
-    line.add_argument(
+def words_of(line: Sequence[str] | None) -> argparse.Namespace:
+    """The options that a command line gives."""
+    parse = parser("score", __doc__)
+    add = parse.add_argument
+    add("data", type=Path, help="JSONL or Parquet file of LongAlign records")
+    add("--short", help="short model: folder or hub id (without --short and --long: the shipped tiny pair)")
+    add("--long", help="long-window model of the same family: folder or hub id")
+    add("--out", type=Path, help="scores.parquet; finished shards lie in OUT.parts, a manifest beside it")
+    add("--methods", default="hmg,cam", help=f"comma-separated, of {', '.join(SCORED)} (default: hmg,cam)")
+    add("--reading", choices=READINGS, default="ntk", help="how the short model reads beyond its window")
+    add("--segment-length", type=int, help="tokens a segment (default: 128, at most 1/8 of the short window)")
+    add(
         "--max-length",
         type=int,
-        help="tokens a sample, cut on the left (default: the long model's window, stretched for the shipped pair)",
+        help="tokens a sample, cut on the left (default: the long window; of the shipped pair, stretched)",
     )
-    line.add_argument(
-        "--prolong-pairs",
-        type=int,
-        default=500,
-        help="pairs a sample for prolong (default: 500; its paper 5000)",
-    )
-    line.add_argument(
-        "--chat-template",
-        action="store_true",
-        help="the tokenizer's chat template, not the papers' plain prompt",
-    )
-    line.add_argument(
-        "--adaptive",
-        action="store_true",
-        help="read a third of the segments, estimate the importance of the rest",
-    )
-    line.add_argument("--dtype", choices=DTYPES, default="float32")
-    line.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
-    line.add_argument("--shard-size", type=int, default=16, help="samples a shard (default: 16)")
-    line.add_argument(
-        "--engine",
-        choices=get_args(settings.Engine),
-        default="local",
-        help="this process, or workers of a Ray cluster",
-    )
-    line.add_argument(
-        "--workers", type=int, help="Ray workers (default: one a GPU, or one a machine without GPUs)"
-    )
-    line.add_argument(
-        "--threads", type=int, help="CPU threads a worker (default: all cores, shared by the workers)"
-    )
-    line.add_argument(
+    add("--prolong-pairs", type=int, default=500, help="pairs a sample (default: 500; the paper's 5000)")
+    add("--chat-template", action="store_true", help="the tokenizer's chat template, not the plain prompt")
+    add("--adaptive", action="store_true", help="read a third of the segments, estimate the rest")
+    add("--dtype", choices=DTYPES, default="float32")
+    add("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    add("--shard-size", type=int, default=16, help="samples a shard (default: 16)")
+    engines = get_args(settings.Engine)
+    add("--engine", choices=engines, default="local", help="this process, or workers of a Ray cluster")
+    add("--workers", type=int, help="Ray workers (default: one a GPU, or one a machine without GPUs)")
+    add("--threads", type=int, help="CPU threads a worker (default: all cores, shared by the workers)")
+    add(
         "--plan",
         type=int,
         nargs="?",
@@ -88,27 +55,19 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="only print tokens, FLOPs and GPU-hours, for as many records as DATA has, or for N like them",
     )
-    return line
-
-
-def run(words: argparse.Namespace) -> str:
-    """Do what the command line asks; returns the text to print.
-
-    Raises:
-        UserError: input, models or options that cannot be used.
-    """
-    start, given = time.monotonic(), vars(words)
-    records, methods = given.pop("plan"), given.pop("methods").split(",")
-    asked = settings.resolve(**given, methods=methods, only_plan=records is not None)
-    if records is not None:
-        return pass_costs.plan(asked, records)
-    return data_set.summary_text(asked, data_set.score(asked), time.monotonic() - start)
+    return parse.parse_args(line)
 
 
 @command(kept="finished shards are kept")
-def main(words: Sequence[str] | None = None) -> None:
-    """Score the samples that the command line names."""
-    print(run(parser().parse_args(words)))
+def main(line: Sequence[str] | None = None) -> None:
+    """Score the samples that the command line names, or say what that costs."""
+    start, given = time.monotonic(), vars(words_of(line))
+    records, methods = given.pop("plan"), given.pop("methods").split(",")
+    asked = settings.resolve(**given, methods=methods, only_plan=records is not None)
+    if records is not None:
+        print(pass_costs.plan(asked, records))
+    else:
+        print(data_set.summary_text(asked, data_set.score(asked), time.monotonic() - start))
 
 
 if __name__ == "__main__":

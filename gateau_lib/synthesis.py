@@ -8,54 +8,30 @@ goes on when the same command is given again, and asks nothing twice.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from gateau_lib.sources.documents import SUFFIXES
 from gateau_lib.sources.synthesis import Order, run
-from gateau_lib.study.command import command
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    line = argparse.ArgumentParser(prog="python -m gateau_lib.synthesis", description=__doc__.split("\n")[0])
-    line.add_argument(
-        "documents", type=Path, help=f"folder (or one file) of {', '.join(SUFFIXES)} (with a field text)"
-    )
-    line.add_argument(
-        "--model",
-        required=True,
-        help="http://host:8000/v1#name (key in GATEAU_CHAT_KEY), a folder or a hub id",
-    )
-    line.add_argument(
-        "--out", type=Path, required=True, help="long.jsonl; transcript and rejections lie in OUT.parts"
-    )
-    line.add_argument(
-        "--per-document",
-        type=int,
-        default=1,
-        help="samples a document, the first four of four kinds (default: 1)",
-    )
-    line.add_argument("--limit", type=int, help="documents at most, the first ones")
-    line.add_argument(
-        "--max-length", type=int, help="characters of a sample at most; longer ones are rejected"
-    )
-    line.add_argument(
-        "--max-new-tokens", type=int, default=1024, help="tokens of an answer at most (default: 1024)"
-    )
-    line.add_argument("--parallel", type=int, help="requests at once to an endpoint (default: 4)")
-    line.add_argument(
-        "--seed", type=int, default=0, help="decides kinds and drawn questions, and goes with each request"
-    )
-    return line
+from gateau_lib.study.command import command, parser
 
 
 @command(kept="answers are kept")
-def main(words: Sequence[str] | None = None) -> None:
+def main(line: Sequence[str] | None = None) -> None:
     """Make the samples that the command line asks for."""
-    print(run(Order(**vars(parser().parse_args(words)))))
+    parse = parser("synthesis", __doc__)
+    add = parse.add_argument
+    add("documents", type=Path, help=f"folder (or one file) of {', '.join(SUFFIXES)} (with a field text)")
+    add("--model", required=True, help="http://host:8000/v1#name (key in GATEAU_CHAT_KEY), folder or hub id")
+    add("--out", type=Path, required=True, help="long.jsonl; transcript and rejections lie in OUT.parts")
+    add("--per-document", type=int, default=1, help="samples a document, of four kinds in turn (default: 1)")
+    add("--limit", type=int, help="documents at most, the first ones")
+    add("--max-length", type=int, help="characters of a sample at most; longer ones are rejected")
+    add("--max-new-tokens", type=int, default=1024, help="tokens of an answer at most (default: 1024)")
+    add("--parallel", type=int, help="requests at once to an endpoint (default: 4)")
+    add("--seed", type=int, default=0, help="decides kinds and drawn questions, and goes with each request")
+    print(run(Order(**vars(parse.parse_args(line)))))
 
 
 if __name__ == "__main__":

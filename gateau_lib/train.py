@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import threading
@@ -19,7 +18,7 @@ from torch import distributed
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from gateau_lib.study import devices
-from gateau_lib.study.command import command
+from gateau_lib.study.command import command, parser
 from gateau_lib.study.errors import TrainingError, reason
 from gateau_lib.study.outputs import same_file
 from gateau_lib.training import failures, recipe, reports, sft
@@ -46,21 +45,20 @@ def _job(path: Path) -> recipe.FineTune:
 
 @command(kept="checkpoints are kept")
 @record
-def main(words: Sequence[str] | None = None) -> None:
+def main(line: Sequence[str] | None = None) -> None:
     """Train this process's part of each job."""
-    parser = argparse.ArgumentParser(prog="python -m gateau_lib.train", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "work", type=Path, nargs="+", metavar="JOB.json OUT", help="a run as JSON, a folder for its model"
-    )
-    places = parser.parse_args(words).work
+    parse = parser("train", __doc__)
+    what = "a run as JSON, a folder for its model"
+    parse.add_argument("work", type=Path, nargs="+", metavar="JOB.json OUT", help=what)
+    places = parse.parse_args(line).work
     if len(places) % 2:
-        parser.error(f"{places[-1]} has no folder for its model; give JOB.json OUT, once or several times")
+        parse.error(f"{places[-1]} has no folder for its model; give JOB.json OUT, once or several times")
     work = [(_job(path), out) for path, out in zip(places[::2], places[1::2], strict=True)]
     for job, out in work:
         if same_file(out, Path(job.base)):
-            parser.error(f"{out}: is the model that run {job.name} begins with; give another folder")
+            parse.error(f"{out}: is the model that run {job.name} begins with; give another folder")
         if out.is_file():
-            parser.error(f"{out}: is a file; give a folder")
+            parse.error(f"{out}: is a file; give a folder")
     if reports.launched():
         threading.Thread(target=_end_with_launcher, daemon=True).start()
     if devices.device().type == "cuda":

@@ -49,7 +49,7 @@ AWARENESS = {
 }
 MORE = {"hmp": "HMP", "prolong_no_specificity": "ProLong without specificity"}
 name_in_figures()
-labels.add(GUIDANCE | COMBINATIONS | AWARENESS | MORE)
+labels.LABELS.update(GUIDANCE | COMBINATIONS | AWARENESS | MORE)
 
 # The registered methods that pool tables hold, some by columns of other names: name -> column.
 COLUMN_OF = {

@@ -17,7 +17,7 @@ def rows() -> list[tuple[str, str, str]]:
     """``(setting, value, source)``: every field of the paper profile, then what the code fixes."""
     fixed = yaml.safe_load(Path(__file__).with_name("setting_sources.yml").read_text(encoding="utf-8"))
     arguments = trainer_arguments()
-    settings = [(f"`{name}`", _text(value), source) for name, value, _, source in resolve("paper").describe()]
+    settings = [(f"`{name}`", _text(value), source) for name, value, source in resolve("paper").describe()]
     for name, source in fixed["trainer"].items():
         settings.append((f"`{name}` (Trainer)", _text(getattr(arguments, name)), source))
     for what, value, source in fixed["also"]:

@@ -44,5 +44,5 @@ def name_in_figures() -> None:
 
     Not done on import: what runs there counts in the keys of all that this folder holds.
     """
-    labels.add({name: method.title for name, method in METHODS.items()})
+    labels.LABELS.update({name: method.title for name, method in METHODS.items()})
     labels.LOOKS.update({name: method.look for name, method in METHODS.items()})

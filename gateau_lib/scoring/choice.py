@@ -13,7 +13,6 @@ import pandas as pd
 
 from gateau_lib.data import sharded
 from gateau_lib.data.longalign import from_record, read_records
-from gateau_lib.data.samples import Sample
 from gateau_lib.methods import METHODS, name_in_figures, selection
 from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring import dedup, report
@@ -27,11 +26,7 @@ name_in_figures()
 
 @dataclass(frozen=True)
 class Selection:
-    """What is to be selected, how, and where it goes.
-
-    Raises:
-        DataError: settings that make no sense by themselves.
-    """
+    """What is to be selected, how, and where it goes; DataError if that makes no sense by itself."""
 
     scores: Path  # of gateau_lib.score
     data: Path  # that was scored
@@ -42,16 +37,12 @@ class Selection:
     top: int | None = None  # samples
     per_source: bool = False  # that share or number of every source by itself
     quota: tuple[str, ...] = ()  # SOURCE=N, at most N samples of this source
-    dedup: float | None = (
-        None  # Jaccard index of contexts from which on the better-scored one stands for both
-    )
+    # Jaccard index of contexts from which on the better-scored one stands for both.
+    dedup: float | None = None
 
     def __post_init__(self) -> None:
-        if (
-            not 0 < self.fraction <= 1
-            or not 0 <= self.ranking.alpha <= 1
-            or (self.top is not None and self.top < 1)
-        ):
+        few = self.top is not None and self.top < 1
+        if not 0 < self.fraction <= 1 or not 0 <= self.ranking.alpha <= 1 or few:
             raise DataError("--fraction must lie in (0, 1], --alpha in [0, 1], and --top must be at least 1")
         if self.dedup is not None and not 0 < self.dedup <= 1:
             raise DataError(f"--dedup {self.dedup:g}: must lie in (0, 1]; 0.8 is usual")
@@ -69,28 +60,22 @@ class Selection:
         return self.out.with_suffix(".dropped.jsonl")
 
 
-def read_data(path: Path) -> dict[str, tuple[Any, str]]:
-    """Records and their places by id; the first record with an id counts, as in scoring."""
+def records_of(table: Table, path: Path) -> dict[str, tuple[Any, str]]:
+    """The scored records and their places by id; DataError unless data and scores hold the same ids."""
     sharded.check_file(path)
     found: dict[str, tuple[Any, str]] = {}
     for where, record in read_records(path):
         if isinstance(record, dict) and record.get("id") not in (None, ""):
             # Half a surrogate pair (escaped in JSON) is no text that a score table can hold.
             found.setdefault(str(record["id"]).encode("utf-8", "replace").decode(), (record, where))
+    scored = {row["id"] for row in table.rows if row["id"] is not None}
+    if lost := sorted(scored - found.keys()):
+        what = f"{len(lost)} scored ids are not in it (first {lost[0]!r})"
+        raise DataError(f"{path}: {what}; give the data that was scored")
+    if new := sorted(found.keys() - scored):
+        what = f"{len(new)} records of {path} have no row (first {new[0]!r})"
+        raise DataError(f"{table.path}: {what}; score the data again")
     return found
-
-
-def check_join(rows: Sequence[dict[str, Any]], records: dict[str, Any], scores: Path, data: Path) -> None:
-    """Raise DataError unless scores and data hold the same ids."""
-    scored = {row["id"] for row in rows if row["id"] is not None}
-    if lost := sorted(scored - records.keys()):
-        raise DataError(
-            f"{data}: {len(lost)} scored ids are not in it (first {lost[0]!r}); give the data that was scored"
-        )
-    if new := sorted(records.keys() - scored):
-        raise DataError(
-            f"{scores}: {len(new)} records of {data} have no row (first {new[0]!r}); score the data again"
-        )
 
 
 def rank(pool: pd.DataFrame, score: str, options: RankOptions) -> pd.DataFrame:
@@ -101,27 +86,12 @@ def rank(pool: pd.DataFrame, score: str, options: RankOptions) -> pd.DataFrame:
     return ranked.dropna(axis="columns", how="all")
 
 
-def add_twins(ranked: pd.DataFrame, contexts: Sequence[str], threshold: float | None) -> pd.DataFrame:
-    """The ranking with the columns ``twin``, the better sample of nearly the same context or None, and
-    ``similarity``."""
-    found = {} if threshold is None else dedup.near_identical(ranked["id"].tolist(), contexts, threshold)
-    twins = [found.get(name, (None, None)) for name in ranked["id"]]
-    return ranked.assign(
-        twin=pd.Series([t for t, _ in twins], dtype=object), similarity=[s for _, s in twins]
-    )
-
-
 def quotas_of(asked: Selection, distinct: pd.DataFrame) -> dict[str, int]:
-    """Source -> samples at most, from ``--quota`` and ``--per-source``.
-
-    Raises:
-        DataError: not of the form SOURCE=N, a source that no sample has, or no sources at all.
-    """
+    """Source -> samples at most, from ``--quota`` and ``--per-source``; DataError if those are bad."""
     sources = Counter(distinct["source"])
     if (asked.quota or asked.per_source) and not set(sources) - {""}:
-        raise DataError(
-            f"{asked.data}: no usable record has a 'source'; leave out --quota and --per-source, or add the field"
-        )
+        remedy = "leave out --quota and --per-source, or add the field"
+        raise DataError(f"{asked.data}: no usable record has a 'source'; {remedy}")
     quotas: dict[str, int] = {}
     for text in asked.quota:
         source, equals, number = text.rpartition("=")
@@ -131,38 +101,25 @@ def quotas_of(asked: Selection, distinct: pd.DataFrame) -> dict[str, int]:
             known = ", ".join(map(repr, sorted(sources)[:8])) + (", ..." if len(sources) > 8 else "")
             raise DataError(f"--quota {text}: no usable sample has this source; there are {known}")
         quotas[source] = min(int(number), quotas.get(source, len(distinct)))
-    if asked.per_source:
-        share = {
-            source: asked.top if asked.top is not None else selection.size(n, asked.fraction)
-            for source, n in sources.items()
-        }
-        quotas = {source: min(n, quotas.get(source, n)) for source, n in share.items()}
+    for source, n in sources.items() if asked.per_source else ():
+        share = selection.size(n, asked.fraction) if asked.top is None else asked.top
+        quotas[source] = min(share, quotas.get(source, share))
     return quotas
 
 
 def choose(ranked: pd.DataFrame, asked: Selection) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The ranking with the column ``chosen``, and the quotas; needs the columns ``source, twin``.
-
-    Raises:
-        DataError: more samples asked for than there are, or bad quotas.
-    """
+    """The ranking with the column ``chosen``, and the quotas; DataError if too many samples are asked for."""
     distinct = ranked[ranked["twin"].isna()]
-    quotas = quotas_of(asked, distinct)
-    if asked.per_source:
-        many = len(distinct)
-    elif asked.top is None:
-        many = selection.size(len(distinct), asked.fraction)
-    elif asked.top <= len(distinct):
-        many = asked.top
-    else:
+    quotas, many = quotas_of(asked, distinct), len(distinct)
+    if not asked.per_source:
+        many = selection.size(many, asked.fraction) if asked.top is None else asked.top
+    if many > len(distinct):
         left = "" if len(distinct) == len(ranked) else " after near-identical ones were dropped"
-        raise DataError(
-            f"--top {asked.top}: only {len(distinct)} samples are usable{left}; give at most that"
-        )
+        usable = f"only {len(distinct)} samples are usable{left}"
+        raise DataError(f"--top {asked.top}: {usable}; give at most that")
     sources = dict(zip(distinct["id"], distinct["source"], strict=True))
-    return ranked.assign(
-        chosen=ranked["id"].isin(selection.within_quotas(list(sources), sources, quotas, many))
-    ), quotas
+    chosen = selection.within_quotas(list(sources), sources, quotas, many)
+    return ranked.assign(chosen=ranked["id"].isin(chosen)), quotas
 
 
 def scoring_of(about: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -193,22 +150,15 @@ def facts_of(
     if "cam_mode" in ranked and "cam" in METHODS[asked.score].needs:
         estimated = {"adaptive": "adaptive, segment importance estimated"}
         facts += [("CAM", estimated.get(mode, mode)) for mode in set(ranked["cam_mode"])]
-    cut, tokens = int((ranked["n_dropped"] > 0).sum()), ranked["tokens"].sum()
-    facts += [
-        ("asked for", many),
-        ("records", f"{len(table.rows):,}"),
-        ("left out", "; ".join(f"{n:,} with {cause}" for cause, n in sorted(why.items())) or "none"),
-        ("usable", _sizes(ranked)),
-        (
-            "read in part",
-            f"{cut:,} usable samples, {ranked['n_dropped'].sum() / tokens:.1%} of all usable tokens: "
-            "context cut on the left to fit --max-length",
-        ),
-    ]
+    cut, share = (ranked["n_dropped"] > 0).sum(), ranked["n_dropped"].sum() / ranked["tokens"].sum()
+    read = f"{cut:,} usable samples, {share:.1%} of all usable tokens"
+    facts += [("asked for", many), ("records", f"{len(table.rows):,}")]
+    left_out = "; ".join(f"{n:,} with {cause}" for cause, n in sorted(why.items())) or "none"
+    facts += [("left out", left_out), ("usable", _sizes(ranked))]
+    facts += [("read in part", f"{read}: context cut on the left to fit --max-length")]
     if asked.dedup is not None:
-        twins = int(ranked["twin"].notna().sum())
-        what = f"{twins:,} dropped for a better one, Jaccard index of contexts {asked.dedup:g} or more"
-        facts.append(("near-identical", what))
+        bound = f"Jaccard index of contexts {asked.dedup:g} or more"
+        facts += [("near-identical", f"{ranked['twin'].count():,} dropped for a better one, {bound}")]
     return [*facts, ("selected", _sizes(ranked[ranked["chosen"]]))]
 
 
@@ -218,40 +168,34 @@ def _sizes(part: pd.DataFrame) -> str:
 
 
 def run(asked: Selection) -> str:
-    """Write the selection and its report; returns the summary to print.
-
-    Raises:
-        DataError: scores or data that cannot be used.
-    """
-    table, records = read_scores(asked.scores), read_data(asked.data)
-    check_join(table.rows, records, asked.scores, asked.data)
+    """Write the selection and its report; the summary to print. DataError: input that cannot be used."""
+    table = read_scores(asked.scores)
+    records = records_of(table, asked.data)
     pool, why = usable(table, asked.score)
     pool = pool.assign(tokens=pool[list(LENGTHS)].sum(axis="columns"))
     ranked = rank(pool, asked.score, asked.ranking)
-    samples: dict[str, Sample] = {name: from_record(*records[name]) for name in ranked["id"]}
-    ranked["source"] = [samples[name].source for name in ranked["id"]]
-    ranked, quotas = choose(
-        add_twins(ranked, [samples[name].context for name in ranked["id"]], asked.dedup), asked
-    )
+    samples = {name: from_record(*records[name]) for name in ranked["id"]}
+    ranked["source"] = [sample.source for sample in samples.values()]
+    contexts, twins = [sample.context for sample in samples.values()], {}
+    if asked.dedup is not None:
+        twins = dedup.near_identical(list(samples), contexts, asked.dedup)
+    ranked["twin"] = [twins.get(name, (None, None))[0] for name in samples]
+    ranked["similarity"] = [twins.get(name, (None, None))[1] for name in samples]
+    ranked, quotas = choose(ranked, asked)
     facts = facts_of(ranked, why, asked, table)
-    page = report.Report(
-        ranked,
-        samples,
-        facts,
-        asked.score,
-        quotas=quotas,
-        segments=table.segments(report.shown(ranked)["id"].tolist()),
-        left_out=[(str(row["id"] or ""), row["error"]) for row in table.rows if row["error"] is not None],
-        shipped=bool(table.about.get("shipped_pair")),
-    )
-    written = [asked.out, atomic_write(asked.report, report.page(page))]
+    segments = table.segments(report.shown(ranked)["id"].tolist())
+    left_out = [(str(row["id"] or ""), row["error"]) for row in table.rows if row["error"] is not None]
+    warning = report.WARNING if table.about.get("shipped_pair") else ""
+    more = {"facts": facts, "left_out": left_out, "warning": warning}
+    page = report.page(ranked, samples, segments, quotas, asked.score, **more)
+    written = [asked.out, atomic_write(asked.report, page)]
     if asked.dedup is not None:
         gone = ranked.loc[ranked["twin"].notna(), ["id", "twin", "similarity"]].to_dict("records")
         written.append(atomic_write(asked.dropped, _lines(gone)))
     # Last, so that a selection without its report is none.
     atomic_write(asked.out, _lines([records[name][0] for name in ranked.loc[ranked["chosen"], "id"]]))
-    warning = [f"warning: {report.WARNING}"] if page.shipped else []
-    return "\n".join([*(f"{k}: {v}" for k, v in facts), *warning, f"written: {', '.join(map(str, written))}"])
+    said = [f"{name}: {fact}" for name, fact in facts] + ([f"warning: {warning}"] if warning else [])
+    return "\n".join([*said, f"written: {', '.join(map(str, written))}"])
 
 
 def _lines(records: Sequence[Any]) -> str:

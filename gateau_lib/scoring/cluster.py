@@ -1,9 +1,7 @@
-"""The shards of a run on a Ray cluster: one worker a GPU or per some cores, each calling what a local run
-calls.
+"""The shards of a run on a Ray cluster: one worker a GPU or per some cores, calling what a local run calls.
 
-A worker loads the models once and then scores shard after shard. Data and output lie on a file system that
-all machines see; only the number of a shard travels. Ray starts a worker that died again and gives it its
-shard again.
+Data and output lie on a file system that all machines see; only a shard's place travels. Ray starts a worker
+that died again and gives it its shard again.
 """
 
 from __future__ import annotations
@@ -12,14 +10,14 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from gateau_lib.data.sharded import Shard
 from gateau_lib.models.pair import Pair
 from gateau_lib.scoring import part_files
-from gateau_lib.scoring.settings import ScoringRun, asked_methods
-from gateau_lib.scoring.worker import prepare
+from gateau_lib.scoring.settings import ScoringRun
 from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.progress import track
 
@@ -27,38 +25,32 @@ RETRIES = 3  # times that a worker may die before the run gives up
 
 
 class Scorer:
-    """One worker; the models are loaded by its first call, so that what is wrong with them comes back as
-    that call's error."""
+    """One worker; its first call loads the models, so that a fault of theirs is that call's error."""
 
     def __init__(self, run: ScoringRun) -> None:
         self.run = run
-        self.pair: Pair | None = None
-        self.made_by: dict[str, Any] = {}
 
-    def about(self) -> dict[str, Any]:
-        """What makes this worker's numbers, see `part_files.makers`."""
-        if self.pair is None:
-            self.pair = prepare(self.run)
-            self.made_by = part_files.makers(self.pair, asked_methods(self.run.options.methods))
-        return self.made_by
+    @cached_property
+    def begun(self) -> tuple[part_files.Job, Pair]:
+        return part_files.begin(self.run)
+
+    def job(self) -> part_files.Job:
+        """The run as this worker sees it."""
+        return self.begun[0]
 
     def finish(self, job: part_files.Job, shard: Shard) -> None:
-        """Leave the shard's part file.
-
-        Raises:
-            ScoreError: this machine holds other models, code or versions than the first worker's.
-        """
-        if differing := [name for name, value in self.about().items() if job.made_by.get(name) != value]:
-            host, what = socket.gethostname(), ", ".join(differing)
-            raise ScoreError(
-                f"machine {host} differs from the first worker's in: {what}; install the same on all machines"
+        """Leave the shard's part file; ScoreError if models or code here are not the first worker's."""
+        mine, pair = self.begun
+        if differing := [name for name in mine.made_by if job.made_by.get(name) != mine.made_by[name]]:
+            what = (
+                f"machine {socket.gethostname()} differs from the first worker's in: {', '.join(differing)}"
             )
-        part_files.finish(job, shard, cast(Pair, self.pair))  # `about` has loaded it
+            raise ScoreError(f"{what}; install the same on all machines")
+        part_files.finish(job, shard, pair)
 
 
 def score(run: ScoringRun, all_shards: Sequence[Shard]) -> part_files.Job:
-    """Every shard finished on the cluster that ``RAY_ADDRESS`` names, one that runs on this machine, or a new
-    local one.
+    """Every shard finished on the cluster that ``RAY_ADDRESS`` names, one that runs here, or a new local one.
 
     Raises:
         ScoreError: Ray is missing, the cluster is too small for the workers asked for, or workers keep dying.
@@ -66,30 +58,26 @@ def score(run: ScoringRun, all_shards: Sequence[Shard]) -> part_files.Job:
     try:
         import ray  # an optional package
     except ImportError:
-        raise ScoreError(
-            "--engine ray: Ray is not installed; pip install ray in this environment, or leave it out"
-        ) from None
+        remedy = "pip install ray in this environment, or leave it out"
+        raise ScoreError(f"--engine ray: Ray is not installed; {remedy}") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         workers, needs, threads = _layout(run, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         # Workers run in a folder of their own.
-        short, long = _absolute(run.short), _absolute(run.long)
-        asked = replace(run, data=run.data.resolve(), short=short, long=cast(str, long), threads=threads)
+        models = {"short": _absolute(run.short), "long": _absolute(run.long)}
+        asked = replace(run, data=run.data.absolute(), out=run.written.absolute(), threads=threads, **models)
         remote = ray.remote(Scorer).options(**needs, max_restarts=RETRIES, max_task_retries=RETRIES)
         actors = [remote.remote(asked) for _ in range(min(workers, len(all_shards)))]
-        made_by = ray.get(actors[0].about.remote())
-        job = part_files.Job(asked.data, run.parts.resolve(), run.options, made_by, run.shard_size)
-        for _ in track(
-            _dispatch(ray, actors, job, all_shards), f"scoring, shards of {job.size}", len(all_shards)
-        ):
+        job = ray.get(actors[0].job.remote())
+        done = _dispatch(ray, actors, job, all_shards)
+        for _ in track(done, f"scoring, shards of {run.shard_size}", len(all_shards)):
             pass
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayActorError:
-        raise ScoreError(
-            f"--engine ray: a worker died {RETRIES + 1} times, most likely out of memory; give fewer --workers"
-        ) from None
+        why = f"a worker died {RETRIES + 1} times, most likely out of memory"
+        raise ScoreError(f"--engine ray: {why}; give fewer --workers") from None
     finally:
         ray.shutdown()
     return job
@@ -110,42 +98,26 @@ def _dispatch(
             running[actor.finish.remote(job, shard)] = actor
 
 
-def _absolute(model: str | None) -> str | None:
+def _absolute(model: str | None) -> Any:
     """A model's folder as an absolute path; a hub id as it is."""
     return str(Path(model).resolve()) if model and Path(model).is_dir() else model
 
 
-def _layout(
-    run: ScoringRun, machines: Sequence[dict[str, float]]
-) -> tuple[int, dict[str, float], int | None]:
-    """Number of workers, what each reserves, and its CPU threads (None: whatever the GPU's host gives).
-
-    Args:
-        machines: what each has, as Ray counts it.
-    """
+def _layout(run: ScoringRun, machines: Sequence[dict[str, float]]) -> tuple[int, dict[str, int], int | None]:
+    """Number of workers, what each reserves, and its CPU threads (None: whatever the GPU's host gives)."""
     gpus, cpus = sum(int(m.get("GPU", 0)) for m in machines), [int(m.get("CPU", 0)) for m in machines]
     if gpus and (run.device or "cuda").startswith("cuda"):
         workers = run.workers or gpus
         if workers > gpus:
-            raise ScoreError(
-                f"--workers {workers}: the cluster has {gpus} GPUs, one for each worker; give at most that"
-            )
+            held = f"the cluster has {gpus} GPUs, one for each worker"
+            raise ScoreError(f"--workers {workers}: {held}; give at most that")
         return workers, {"num_gpus": 1, "num_cpus": 0}, run.threads
-    workers = run.workers or len(
-        machines
-    )  # each holds the models, so more than one a machine is for the user to ask
-
-    def places(threads: int) -> int:
-        return sum(cores // threads for cores in cpus)
-
-    # A worker stays on one machine, so what counts is how many fit there:
-    # for the others Ray would wait for ever.
-    threads = run.threads or max(
-        (n for n in range(1, max(cpus, default=1) + 1) if places(n) >= workers), default=1
-    )
-    if places(threads) < workers:
-        held = " + ".join(map(str, cpus))
-        raise ScoreError(
-            f"--workers {workers} of {threads} threads: the cluster has {held} CPU cores; give fewer"
-        )
+    # Each holds the models, so more than one a machine is for the user to ask.
+    workers = run.workers or len(machines)
+    # A worker stays on one machine, so what counts is how many fit there: Ray would wait for ever for others.
+    fitting = (n for n in range(max(cpus, default=1), 0, -1) if sum(c // n for c in cpus) >= workers)
+    threads = run.threads or next(fitting, 1)
+    if sum(cores // threads for cores in cpus) < workers:
+        held = f"the cluster has {' + '.join(map(str, cpus))} CPU cores"
+        raise ScoreError(f"--workers {workers} of {threads} threads: {held}; give fewer")
     return workers, {"num_cpus": threads}, threads

@@ -1,49 +1,47 @@
-"""A whole data set scored, in six stations: index, models, shards, table, manifest, summary; none is visited
-twice."""
+"""A whole data set scored, in six stations: index, models, shards, table, manifest, summary."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
+
+import pandas as pd
 
 from gateau_lib.data import sharded
 from gateau_lib.scoring import cluster, part_files, score_table
-from gateau_lib.scoring.score_table import Summary
-from gateau_lib.scoring.settings import ScoringRun, asked_methods
-from gateau_lib.scoring.worker import prepare
+from gateau_lib.scoring.score_table import Part
+from gateau_lib.scoring.settings import ScoringRun
 from gateau_lib.study import whole_files
+from gateau_lib.study.code_hash import digest, path_hash
 from gateau_lib.study.progress import track
 from gateau_lib.study.whole_files import atomic_write
 
 
-def score(run: ScoringRun) -> Summary:
-    """Leave the table and the manifest of a run (from `settings.resolve`), reusing the shards that are
-    finished.
+def score(run: ScoringRun) -> list[Part]:
+    """Leave the table and the manifest of a run (from `settings.resolve`); its parts, without their rows.
+
+    Finished shards are reused.
 
     Raises:
         DataError, ModelError, ScoreError: input, models or files that cannot be used.
-        OSError: something cannot be written; what is finished stays.
     """
     shards = sharded.index(run.data, run.shard_size)
     with whole_files.locked(run.parts):
         job = cluster.score(run, shards) if run.engine == "ray" else score_here(run, shards)
         about = describe(run, job.made_by)
-        out = cast(Path, run.out)  # missing only where nothing is scored
-        summary = score_table.write_table(part_files.parts(job, shards), about, out)
-        facts = part_files.manifest(job, shards, summary.parts, about, out)
+        done = score_table.write_table(part_files.parts(job, shards), about, run.written)
+        facts = manifest(job, shards, done, about)
         atomic_write(run.manifest, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    return summary
+    return done
 
 
 def score_here(run: ScoringRun, shards: Sequence[sharded.Shard]) -> part_files.Job:
     """Every shard finished in this process."""
-    pair = prepare(run)
-    made_by = part_files.makers(pair, asked_methods(run.options.methods))
-    job = part_files.Job(run.data, run.parts, run.options, made_by, run.shard_size)
-    for shard in track(shards, f"scoring, shards of {job.size}"):
+    job, pair = part_files.begin(run)
+    for shard in track(shards, f"scoring, shards of {run.shard_size}"):
         part_files.finish(job, shard, pair)
     return job
 
@@ -58,10 +56,41 @@ def describe(run: ScoringRun, made_by: dict[str, Any]) -> dict[str, Any]:
     return asdict(run.options) | {"models": models, "shipped_pair": run.shipped, "dtype": made_by["dtype"]}
 
 
-def summary_text(run: ScoringRun, summary: Summary, seconds: float) -> str:
+def manifest(
+    job: part_files.Job, shards: Sequence[sharded.Shard], done: Sequence[Part], about: dict[str, Any]
+) -> dict[str, Any]:
+    """What made a table: content of data, models, options and code, and what each shard took."""
+    run, listed = job.run, []
+    for shard, part in zip(shards, done, strict=True):
+        entry = {"part": job.part(shard).name, "rows": shard.rows, "sha256": shard.sha256}
+        listed.append(entry | {"seconds": part.seconds, "passes": part.counts})
+    content = digest("".join(shard.sha256 for shard in shards))
+    return {
+        "table": {"sha256": path_hash(run.written), "rows": sum(shard.rows for shard in shards)},
+        "data": {"name": run.data.name, "sha256_of_shards": content},
+        "options": about | {"shard_size": run.shard_size},
+        "made_by": job.made_by,
+        "passes": total(done),
+        "seconds": round(sum(part.seconds for part in done), 3),  # of work, added over workers
+        "shards": listed,
+    }
+
+
+def total(parts: Sequence[Part]) -> dict[str, dict[str, int]]:
+    """Tokens of each pass over many shards, the dearest first."""
+    sums: dict[str, Counter[str]] = {}
+    for part in parts:
+        for name, count in part.counts.items():
+            sums.setdefault(name, Counter()).update(count)
+    return {name: dict(sums[name]) for name in sorted(sums, key=lambda name: -sums[name]["tokens"])}
+
+
+def summary_text(run: ScoringRun, done: Sequence[Part], seconds: float) -> str:
     """A finished run in two lines."""
-    cut = f"{summary.cut} cut to {run.options.max_length} tokens, losing {summary.lost:,}"
-    notes = f"{summary.errors} with an error, {cut}, {summary.bare} without context"
-    counts = part_files.total(part.counts for part in summary.parts)
-    passes = ", ".join(f"{name} {count['tokens']:,}" for name, count in counts.items()) or "none"
-    return f"{run.out}: {summary.rows} rows, {notes}; {seconds:.0f} s\ntokens forwarded: {passes}"
+    rows = pd.read_parquet(run.written, columns=["error", "n_context", "n_dropped"])
+    errors, lost = int(rows["error"].notna().sum()), int(rows["n_dropped"].sum())
+    cut = f"{(rows['n_dropped'] > 0).sum()} cut to {run.options.max_length} tokens, losing {lost:,}"
+    bare = ((rows["n_context"] == 0) & rows["error"].isna()).sum()
+    passes = ", ".join(f"{name} {count['tokens']:,}" for name, count in total(done).items()) or "none"
+    notes = f"{len(rows)} rows, {errors} with an error, {cut}, {bare} without context"
+    return f"{run.out}: {notes}; {seconds:.0f} s\ntokens forwarded: {passes}"

@@ -1,8 +1,5 @@
-"""Near-identical contexts of a pool: MinHash (Broder 1997) of word shingles finds the candidates,
-their Jaccard index decides.
-
-The signatures and the index of candidates are those of the library `datasketch`.
-"""
+"""Near-identical contexts of a pool: MinHash (Broder 1997, by `datasketch`) of word shingles finds the
+candidates, their Jaccard index decides."""
 
 from __future__ import annotations
 
@@ -24,8 +21,7 @@ _WORD = re.compile(rf"[{_IDEOGRAPH}]|[^\W{_IDEOGRAPH}]+")
 
 
 def shingles(text: str) -> set[str]:
-    """Every run of `SHINGLE` words of a text, case and punctuation aside;
-    a shorter text is one shingle, an empty one none."""
+    """Every run of `SHINGLE` words, case and punctuation aside; a shorter text is one shingle."""
     words = _WORD.findall(text.casefold()) or text.split()
     count = max(1, len(words) - SHINGLE + 1) if words else 0
     return {" ".join(words[i : i + SHINGLE]) for i in range(count)}
@@ -47,42 +43,33 @@ def signature(of: set[str]) -> MinHash:
 def near_identical(
     ids: Sequence[str], contexts: Sequence[str], threshold: float
 ) -> dict[str, tuple[str, float]]:
-    """Samples to drop, each with the kept sample that it nearly equals and their Jaccard index,
-    in the order of ``ids``.
+    """Samples to drop, each with the kept one that it nearly equals and their Jaccard index, in order.
 
     Whoever comes first is kept: give the pool best first. A sample is dropped if its context's shingles have
-    a Jaccard index of at least ``threshold`` with those of a kept one; samples without context are never
-    dropped. A pair is overlooked if its signatures agree in no band of the index, with probability below 1 %
-    at the threshold and less above it.
-
-    Args:
-        threshold: above 0 and at most 1; 1 drops contexts whose shingles are the same.
+    a Jaccard index of at least ``threshold``, in (0, 1], with those of a kept one; one without context never
+    is. A pair is overlooked if its signatures agree in no band of the index, with probability below 1 % at
+    the threshold and less above it.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
-    place = {name: i for i, name in enumerate(ids)}
-    bands, rows = _bands(threshold)
-    index = MinHashLSH(num_perm=PERMUTATIONS, params=(bands, rows))
+    index = MinHashLSH(num_perm=PERMUTATIONS, params=_bands(threshold))
     dropped: dict[str, tuple[str, float]] = {}
-    for name, context in track(list(zip(ids, contexts, strict=True)), "near-identical contexts"):
+    for place, context in enumerate(track(contexts, "near-identical contexts")):
         mine = shingles(context)
         if not mine:
             continue
         mark = signature(mine)
-        close = [
-            (jaccard(mine, shingles(contexts[place[other]])), -place[other]) for other in index.query(mark)
-        ]
+        close = [(jaccard(mine, shingles(contexts[other])), -other) for other in index.query(mark)]
         similarity, best = max(close, default=(0.0, 0))
         if similarity >= threshold:
-            dropped[name] = ids[-best], similarity
+            dropped[ids[place]] = ids[-best], similarity
         else:
-            index.insert(name, mark, check_duplication=False)
+            index.insert(place, mark, check_duplication=False)
     return dropped
 
 
 def _bands(threshold: float, overlooked: float = 0.01) -> tuple[int, int]:
-    """Bands and rows a band of the index: the longest bands that overlook a pair
-    at the threshold rarely enough."""
+    """Bands and rows a band of the index: the longest bands that overlook a pair at the threshold rarely."""
     fits = [(PERMUTATIONS // rows, rows) for rows in range(1, PERMUTATIONS + 1)]
     good = [
         (bands, rows) for bands, rows in fits if bands > 1 and (1 - threshold**rows) ** bands <= overlooked

@@ -1,31 +1,32 @@
-"""Shards scored once each: part files that are right or absent, and the manifest of what they took.
+"""Shards scored once each: part files that are right or absent.
 
-A part file is named by the content of everything that decides its rows: the records, the models' weights, the
-options, the library's code and the versions below it. A restarted run ends with the same bytes, and a changed
-option never meets old parts. Whoever scores a shard, in this process or on another machine, calls `finish`.
+A part file is named by the content of all that decides its rows: records, weights, options, code, versions.
+So a restarted run ends with the same bytes, and a changed option never meets old parts. Whoever scores
+shards, in this process or on another machine, calls `begin` once, then `finish` for each.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import torch
+
 from gateau_lib.data import sharded
 from gateau_lib.data.sharded import Shard
-from gateau_lib.methods import METHODS
-from gateau_lib.methods.base import Method, Options
+from gateau_lib.methods.base import Method
 from gateau_lib.methods.reader import extended
-from gateau_lib.models.pair import Pair, identity
+from gateau_lib.models.pair import Pair, choose_device, identity, load_pair
 from gateau_lib.scoring import scorer
 from gateau_lib.scoring.score_table import Part
-from gateau_lib.study.code_hash import source_hash
+from gateau_lib.scoring.settings import ScoringRun, asked_methods, needs_short
+from gateau_lib.study.code_hash import digest, source_hash
 from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.store import versions
 from gateau_lib.study.whole_files import atomic_write
@@ -35,25 +36,35 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A scoring run as a worker sees it, its models apart: where the data and the parts lie, and what
-    decides the rows."""
+    """A scoring run as a worker sees it, its models apart."""
 
-    data: Path
-    folder: Path  # of the parts
-    options: Options
+    run: ScoringRun
     made_by: dict[str, Any]  # see `makers`
-    size: int  # records a shard: how samples are batched moves the last bits of a loss
 
     def part(self, shard: Shard) -> Path:
         """The shard's part file."""
-        common = [asdict(self.options), self.made_by, self.size]
-        text = json.dumps([common, shard.content], sort_keys=True)
-        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
+        # How samples are batched moves the last bits of a loss, so the size of a shard counts.
+        common = [asdict(self.run.options), self.made_by, self.run.shard_size]
+        return self.run.parts / f"{digest(json.dumps([common, shard.content], sort_keys=True))[:20]}.json"
+
+
+def prepare(run: ScoringRun) -> Pair:
+    """The models in this process, each stretched to the run's length once for all shards."""
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    asked = asked_methods(run.options.methods)
+    pair = load_pair(run.short, run.long, needs_short(asked), run.dtype, choose_device(run.device))
+    return extended(pair, run.options, scorer.passes_of(asked))
+
+
+def begin(run: ScoringRun) -> tuple[Job, Pair]:
+    """What a worker needs before its first shard."""
+    pair = prepare(run)
+    return Job(run, makers(pair, asked_methods(run.options.methods))), pair
 
 
 def makers(pair: Pair, methods: Sequence[Method]) -> dict[str, Any]:
-    """What decides a row beside data and options: the models (see `pair.identity`), the code, the versions
-    below it.
+    """What decides a row beside data and options: models (see `pair.identity`), code, versions below it.
 
     Of the methods only those that are asked for count: a new one, or an edit of another, makes no part stale.
     """
@@ -68,7 +79,7 @@ def read_part(path: Path, rows: int) -> Part | None:
     try:
         head, body = path.read_text(encoding="utf-8").split("\n", 1)
         about = json.loads(head)
-        if hashlib.sha256(body.encode()).hexdigest() != about["sha256"]:
+        if digest(body) != about["sha256"]:
             raise ValueError("checksum")
         part = Part(json.loads(body), about["counts"], about["seconds"])
         if len(part.rows) != rows:
@@ -81,81 +92,24 @@ def read_part(path: Path, rows: int) -> Part | None:
     return part
 
 
-def finish(job: Job, shard: Shard, pair: Pair) -> Part:
-    """Score the shard and leave its part file, unless that is there already.
-
-    Raises:
-        DataError: the data changed since the run began.
-        OSError: the part cannot be written (a full disk, say); nothing half-written stays.
-    """
-    path = job.part(shard)
-    if (done := read_part(path, shard.rows)) is not None:
-        return done
+def finish(job: Job, shard: Shard, pair: Pair) -> None:
+    """Score the shard and leave its part file, whole or not at all, unless that is there already."""
+    path, options = job.part(shard), job.run.options
+    if read_part(path, shard.rows) is not None:
+        return
     start = monotonic()
     counts: dict[str, Counter[str]] = {}
-    methods = [METHODS[name] for name in job.options.methods]
-    rows = scorer.score_items(sharded.read(job.data, shard), pair, job.options, methods, counts)
-    part = Part(rows, {name: dict(count) for name, count in counts.items()}, round(monotonic() - start, 3))
+    items = sharded.read(job.run.data, shard)
+    rows = scorer.score_items(items, pair, options, asked_methods(options.methods), counts)
     body = json.dumps(rows, allow_nan=False)
-    about = {
-        "sha256": hashlib.sha256(body.encode()).hexdigest(),
-        "counts": part.counts,
-        "seconds": part.seconds,
-    }
+    about = {"sha256": digest(body), "counts": counts, "seconds": round(monotonic() - start, 3)}
     atomic_write(path, json.dumps(about) + "\n" + body)
-    return part
 
 
 def parts(job: Job, shards: Sequence[Shard]) -> Iterator[Part]:
-    """The finished parts in the order of the data, one in memory at a time.
-
-    Raises:
-        ScoreError: one of them is gone or damaged.
-    """
+    """The finished parts in the order of the data, one in memory at a time; ScoreError if one is gone."""
     for shard in shards:
         part = read_part(job.part(shard), shard.rows)
         if part is None:
             raise ScoreError(f"{job.part(shard)}: this part is gone or damaged; give the same command again")
         yield part
-
-
-def total(counts: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
-    """Tokens of each pass over many shards, the dearest first."""
-    sums: dict[str, Counter[str]] = {}
-    for each in counts:
-        for name, count in each.items():
-            sums.setdefault(name, Counter()).update(count)
-    return {name: dict(sums[name]) for name in sorted(sums, key=lambda name: -sums[name]["tokens"])}
-
-
-def manifest(
-    job: Job, shards: Sequence[Shard], done: Sequence[Part], about: dict[str, Any], table: Path
-) -> dict[str, Any]:
-    """What made a table: content of data, models, options and code, and the tokens and seconds that each
-    shard took."""
-    with table.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    listed = [
-        {
-            "part": job.part(shard).name,
-            "rows": shard.rows,
-            "sha256": shard.sha256,
-            "seconds": part.seconds,
-            "passes": part.counts,
-        }
-        for shard, part in zip(shards, done, strict=True)
-    ]
-    return {
-        "table": {"sha256": sha256, "rows": sum(shard.rows for shard in shards)},
-        "data": {
-            "name": job.data.name,
-            "sha256_of_shards": hashlib.sha256(
-                "".join(shard.sha256 for shard in shards).encode()
-            ).hexdigest(),
-        },
-        "options": about | {"shard_size": job.size},
-        "made_by": job.made_by,
-        "passes": total(part.counts for part in done),
-        "seconds": round(sum(part.seconds for part in done), 3),  # of work, added over workers
-        "shards": listed,
-    }

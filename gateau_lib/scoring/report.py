@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import base64
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from base64 import b64encode
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,47 +84,55 @@ def shown(ranked: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([distinct.head(ENDS), distinct.tail(min(ENDS, max(0, len(distinct) - ENDS)))])
 
 
-def page(given: Report) -> str:
+def page(
+    ranked: pd.DataFrame,
+    samples: Mapping[str, Sample],
+    segments: Mapping[str, Segments],
+    quotas: Mapping[str, int],
+    name: str,
+    **more: Any,
+) -> str:
     """The report as HTML; needs no other file and no network.
+
+    Args:
+        ranked: the usable samples, best first, index 0, 1, ..., with the columns ``id, score, tokens,
+            n_dropped, chosen, source, twin, similarity`` and, if scored, ``hmg, cam``.
+        samples, segments: by id.
+        quotas: source -> samples at most.
+        name: of the score, as `select` takes it.
+        more: ``facts`` (rows of the table at the top), ``left_out`` (id and reason), ``warning``.
 
     Raises:
         DataError: segments that do not fit their sample.
     """
-    ranked, called = given.ranked, label(given.name)
-    parts = [name for name in ("hmg", "cam") if name in ranked and name != given.name]
-    lines = [_line(place, row, parts, given) for place, row in shown(ranked).iterrows()]
-    options: dict[str, Any] = {
-        "trim_blocks": True,
-        "lstrip_blocks": True,
-        "undefined": jinja2.StrictUndefined,
-    }
-    pages = jinja2.Environment(autoescape=True, **options)
-    pages.filters["snippet"] = snippet
-    return pages.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        called=called,
-        warning=WARNING if given.shipped else "",
-        facts=given.facts,
-        figures=[_encoded(fig) for fig in _figures(ranked, called)],
-        lengths=_lengths(ranked),
-        sources=_sources(ranked, given.quotas),
-        segmented=bool(given.segments),
-        columns=["rank", "score", *map(label, parts), "tokens", "cut"],
-        top=lines[:ENDS],
-        bottom=lines[ENDS:],
-        twins=_twins(ranked),
-        left_out=given.left_out,
-        listed=LISTED,
-        red=RED,
-        blue=BLUE,
-    )
-
-
-def _figures(ranked: pd.DataFrame, called: str) -> list[Figure]:
+    called, gone = label(name), ranked[ranked["twin"].notna()]
+    parts = [part for part in ("hmg", "cam") if part in ranked and part != name]
+    lines = []
+    for place, row in shown(ranked).iterrows():
+        sample, found = samples[row["id"]], segments.get(row["id"])
+        numbers = [f"{place + 1:,}", *(f"{row[part]:#.4g}" for part in ("score", *parts))]
+        numbers += [f"{row['tokens']:,}", f"{row['n_dropped']:,}"]
+        line = {"sample": sample, "chosen": row["chosen"], "numbers": numbers}
+        lines.append(line | {"sides": found and _sides(sample, found)})
     figures = [score_histogram(ranked, called), length_histogram(ranked)]
     figures.append(scatter(ranked, "tokens", "score", called))
     if {"hmg", "cam"} <= set(ranked.columns):
         figures.append(scatter(ranked, "hmg", "cam", called))
-    return figures
+    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "autoescape": True}
+    pages = jinja2.Environment(undefined=jinja2.StrictUndefined, **options)
+    pages.filters["snippet"] = snippet
+    pages.globals |= {"called": called, "listed": LISTED, "red": RED, "blue": BLUE}
+    return pages.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        figures=[(f.axes[0].get_title(loc="left"), b64encode(svg(f).encode()).decode()) for f in figures],
+        lengths=_lengths(ranked),
+        sources=_sources(ranked, quotas),
+        segmented=bool(segments),
+        columns=["rank", "score", *map(label, parts), "tokens", "cut"],
+        top=lines[:ENDS],
+        bottom=lines[ENDS:],
+        twins=[(r.id, r.twin, f"{r.similarity:.3f}", f"{r.score:#.4g}") for r in gone.itertuples()],
+        **more,
+    )
 
 
 def snippet(text: str) -> str:
@@ -138,15 +144,10 @@ def snippet(text: str) -> str:
     return (head if len(head) > SNIPPET // 2 else flat[:SNIPPET]) + " …"
 
 
-def _encoded(fig: Figure) -> tuple[str, str]:
-    """Title, and the SVG in base64."""
-    return fig.axes[0].get_title(loc="left"), base64.b64encode(svg(fig).encode()).decode()
-
-
 def _lengths(ranked: pd.DataFrame) -> list[tuple[str | int, ...]]:
     """Tokens of the samples before and after, uncut: how many samples, their sum, quantiles."""
-    distinct = ranked[ranked["twin"].isna()]
-    parts = {"usable": ranked, "without near-identical": distinct, "selected": ranked[ranked["chosen"]]}
+    distinct, chosen = ranked[ranked["twin"].isna()], ranked[ranked["chosen"]]
+    parts = {"usable": ranked, "without near-identical": distinct, "selected": chosen}
     if len(distinct) == len(ranked):
         del parts["without near-identical"]
     rows = []
@@ -159,32 +160,14 @@ def _lengths(ranked: pd.DataFrame) -> list[tuple[str | int, ...]]:
 
 def _sources(ranked: pd.DataFrame, quotas: Mapping[str, int]) -> list[tuple[str | int, ...]]:
     """Samples of each source, the largest first; none where no sample has one."""
-    usable = Counter(ranked["source"])
-    if set(usable) <= {""}:
+    if not ranked["source"].any():
         return []
-    twins = Counter(ranked.loc[ranked["twin"].notna(), "source"])
-    chosen = Counter(ranked.loc[ranked["chosen"], "source"])
+    counts = ranked.groupby("source")[["id", "twin"]].count().join(ranked.groupby("source")["chosen"].sum())
+    largest_first = counts.sort_index().sort_values("id", ascending=False, kind="stable")
     return [
-        (name or "(no source)", usable[name], twins[name], quotas.get(name, "none"), chosen[name])
-        for name in sorted(usable, key=lambda name: (-usable[name], name))
+        (source or "(no source)", usable, twins, quotas.get(source, "none"), chosen)
+        for source, usable, twins, chosen in largest_first.itertuples()
     ]
-
-
-def _twins(ranked: pd.DataFrame) -> list[tuple[str, ...]]:
-    gone = ranked[ranked["twin"].notna()]
-    return [(row.id, row.twin, f"{row.similarity:.3f}", f"{row.score:#.4g}") for row in gone.itertuples()]
-
-
-def _line(place: int, row: pd.Series, parts: Sequence[str], given: Report) -> dict[str, Any]:
-    """A line of the ranking, with its segments if they are known."""
-    sample, segments = given.samples[row["id"]], given.segments.get(row["id"])
-    scores = [f"{row[name]:#.4g}" for name in ("score", *parts)]
-    return {
-        "sample": sample,
-        "chosen": row["chosen"],
-        "numbers": [f"{place + 1:,}", *scores, f"{row['tokens']:,}", f"{row['n_dropped']:,}"],
-        "sides": segments and _sides(sample, segments),
-    }
 
 
 def _sides(sample: Sample, found: Segments) -> dict[str, Any]:
@@ -215,21 +198,3 @@ def _sides(sample: Sample, found: Segments) -> dict[str, Any]:
 def _outline(heights: np.ndarray) -> str:
     """Bars of width 1 side by side as an SVG path, in [-1, 1], 1 downwards."""
     return "M0 0" + "".join(f"L{i} {20 * height:.3g}H{i + 1}" for i, height in enumerate(heights)) + "V0Z"
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a report is made of.
-
-    ``ranked`` holds the usable samples, best first, index 0, 1, ..., with the columns ``id, score, tokens,
-    n_dropped, chosen, source, twin, similarity`` and, if scored, ``hmg, cam``.
-    """
-
-    ranked: pd.DataFrame
-    samples: Mapping[str, Sample]  # by id
-    facts: Sequence[tuple[str, str]]  # rows of the table at the top
-    name: str  # of the score, as `select` takes it
-    quotas: Mapping[str, int] = field(default_factory=dict)  # source -> samples at most
-    segments: Mapping[str, Segments] = field(default_factory=dict)  # by id
-    left_out: Sequence[tuple[str, str]] = ()  # id and reason
-    shipped: bool = False  # the tiny pair scored

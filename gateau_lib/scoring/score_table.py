@@ -1,8 +1,7 @@
 """The score table: its columns, writing it, and reading it back with the rows that a method can rank.
 
 A row a record, in input order. The columns are those of every registered method; one that was not asked for
-is empty. What the table says about itself rides along as metadata under ``gateau``, with the number of its
-format.
+is empty. What the table says about itself is metadata under ``gateau``, with the number of its format.
 """
 
 from __future__ import annotations
@@ -11,8 +10,9 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,12 @@ from gateau_lib.methods import METHODS, scored_with
 from gateau_lib.study.errors import DataError, reason
 
 FORMAT = 1  # of the table; raised when a column changes its meaning
-LENGTHS = (
-    "n_context",
-    "n_instruction",
-    "n_response",
-    "n_dropped",
-)  # tokens read, and context tokens cut on the left
+# Tokens read, and context tokens cut on the left.
+LENGTHS = ("n_context", "n_instruction", "n_response", "n_dropped")
 SCORES = tuple(dict.fromkeys(column for method in METHODS.values() for column in method.columns))
 DETAILS = {column: kind for method in METHODS.values() for column, kind in method.details.items()}
-SEGMENTS = (
-    "segment_nll",
-    "segment_attention",
-    "segment_chars",
-)  # read only for the samples that the report shows
+# Read only for the samples that the report shows.
+SEGMENTS = ("segment_nll", "segment_attention", "segment_chars")
 COLUMNS = ("id", *LENGTHS, *SCORES, *DETAILS, "error")
 ROW_GROUP = 1024  # rows of the table written at a time, whatever the shards' size
 KINDS = {"text": pa.string(), "numbers": pa.list_(pa.float64()), "integers": pa.list_(pa.int64())}
@@ -44,41 +37,16 @@ KINDS = {"text": pa.string(), "numbers": pa.list_(pa.float64()), "integers": pa.
 
 @dataclass(frozen=True)
 class Part:
-    """What scoring one shard gave: its rows, the tokens of each pass (see `reader.Reader`), and what it
-    took."""
+    """What scoring one shard gave: rows, tokens of each pass (see `reader.Reader`), and time."""
 
     rows: list[dict[str, Any]]
     counts: dict[str, dict[str, int]]
     seconds: float
 
 
-@dataclass
-class Summary:
-    """What is worth knowing of a table that was written: rows of each kind, and the parts without their
-    rows."""
-
-    rows: int = 0
-    errors: int = 0
-    cut: int = 0  # rows whose context was cut
-    lost: int = 0  # tokens that were cut
-    bare: int = 0  # scored rows without context
-    parts: list[Part] = field(default_factory=list)
-
-    def add(self, part: Part) -> None:
-        """Count a part."""
-        for row in part.rows:
-            self.rows += 1
-            self.errors += row["error"] is not None
-            self.cut += bool(row["n_dropped"])
-            self.lost += row["n_dropped"] or 0
-            self.bare += row["error"] is None and row["n_context"] == 0
-        self.parts.append(Part([], part.counts, part.seconds))
-
-
 @dataclass(frozen=True)
 class Segments:
-    """What scoring left of one sample's segments: loss of the response given each alone, share of
-    attention, borders."""
+    """What scoring left of one sample's segments."""
 
     nll: list[float]  # (segments,) nats a token
     attention: list[float]  # (segments,) share of the response's attention, averaged over layers
@@ -87,8 +55,7 @@ class Segments:
 
 @dataclass(frozen=True)
 class Table:
-    """A score table: a dict a row without the columns `SEGMENTS`, and what the table says of the models
-    that scored."""
+    """A score table: a dict a row without the columns `SEGMENTS`, and what the table says of itself."""
 
     path: Path
     rows: list[dict[str, Any]]
@@ -98,105 +65,79 @@ class Table:
         """The segments of some samples, without those of whom the table knows none."""
         if not set(SEGMENTS) <= set(pq.read_schema(self.path).names):
             return {}
-        wanted = pq.read_table(
-            self.path, columns=["id", *SEGMENTS], filters=[("id", "in", list(ids))]
-        ).to_pylist()
-        return {
-            row["id"]: Segments(*(row[name] for name in SEGMENTS)) for row in wanted if row["segment_nll"]
-        }
+        some = pq.read_table(self.path, columns=["id", *SEGMENTS], filters=[("id", "in", list(ids))])
+        rows = [row for row in some.to_pylist() if row["segment_nll"]]
+        return {row["id"]: Segments(*(row[name] for name in SEGMENTS)) for row in rows}
 
 
-def write_table(parts: Iterable[Part], about: dict[str, Any], path: Path) -> Summary:
+def write_table(parts: Iterable[Part], about: dict[str, Any], path: Path) -> list[Part]:
     """Write the rows of the parts as Parquet, whole or not at all; equal rows give equal bytes.
 
     Args:
-        parts: in the order of the data; one is in memory at a time.
+        parts: in the order of the data; one is in memory at a time. They are returned without their rows.
         about: what the table says about itself.
     """
-    schema = _schema(about)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    summary = Summary()
-    waiting: list[dict[str, Any]] = []
-    try:
-        with pq.ParquetWriter(unfinished, schema) as out:
-            for part in parts:
-                summary.add(part)
-                waiting += part.rows
-                while len(waiting) >= ROW_GROUP:
-                    out.write_table(pa.Table.from_pylist(waiting[:ROW_GROUP], schema))
-                    del waiting[:ROW_GROUP]
-            if waiting:
-                out.write_table(pa.Table.from_pylist(waiting, schema))
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return summary
-
-
-def _schema(about: dict[str, Any]) -> pa.Schema:
     kinds = {"id": pa.string(), "error": pa.string()} | dict.fromkeys(LENGTHS, pa.int64())
     kinds |= {column: KINDS[kind] for column, kind in DETAILS.items()}
     fields = [(name, kinds.get(name, pa.float64())) for name in COLUMNS]
-    return pa.schema(fields, {"gateau": json.dumps(about | {"format": FORMAT}, sort_keys=True)})
+    schema = pa.schema(fields, {"gateau": json.dumps(about | {"format": FORMAT}, sort_keys=True)})
+    done: list[Part] = []
+
+    def all_rows() -> Iterator[dict[str, Any]]:
+        for part in parts:
+            done.append(replace(part, rows=[]))
+            yield from part.rows
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    rows = all_rows()
+    try:
+        with pq.ParquetWriter(unfinished, schema) as out:
+            while group := list(islice(rows, ROW_GROUP)):
+                out.write_table(pa.Table.from_pylist(group, schema))
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return done
 
 
 def read_scores(path: Path) -> Table:
-    """A score table.
-
-    Raises:
-        DataError: no such file, not a score table, one of a newer library, an id twice, a NaN or infinity.
-    """
+    """A score table; DataError if it is none, of a newer library, or holds an id twice, a NaN or infinity."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; write it with python -m gateau_lib.score")
     try:
         schema = pq.read_schema(path)
-        rows = pq.read_table(
-            path, columns=[name for name in schema.names if name not in SEGMENTS]
-        ).to_pylist()
+        rows = pq.read_table(path, columns=[n for n in schema.names if n not in SEGMENTS]).to_pylist()
     except pa.ArrowInvalid as error:
         raise DataError(f"{path}: not a Parquet file ({reason(error)})") from None
     about = json.loads((schema.metadata or {}).get(b"gateau", b"{}"))
     if about.get("format", FORMAT) > FORMAT:  # the first tables did not say
-        raise DataError(
-            f"{path}: a score table of format {about['format']}, and this library reads up to {FORMAT}; "
-            "update the library, or score the data again with this one"
-        )
+        what = f"a score table of format {about['format']}, and this library reads up to {FORMAT}"
+        raise DataError(f"{path}: {what}; update the library, or score the data again with this one")
     if about.get("as_released"):
-        raise DataError(
-            f"{path}: scored by the released procedures with their defects, which no selection should be "
-            "made from; score the data again"
-        )
+        what = "scored by the released procedures with their defects, which no selection should be made from"
+        raise DataError(f"{path}: {what}; score the data again")
     if not rows or not {"id", "error", *LENGTHS} <= rows[0].keys():
         raise DataError(f"{path}: not a score table; write it with python -m gateau_lib.score")
     for number, row in enumerate(rows, 1):
-        bad = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
-        if bad:
-            raise DataError(
-                f"{path}, row {number}, id {row['id']!r}: {bad[0]} is {row[bad[0]]}; score this sample again"
-            )
-    twice = [name for name, n in Counter(row["id"] for row in rows if row["error"] is None).items() if n > 1]
-    if twice:
+        if bad := [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]:
+            what = f"{bad[0]} is {row[bad[0]]}; score this sample again"
+            raise DataError(f"{path}, row {number}, id {row['id']!r}: {what}")
+    scored = Counter(row["id"] for row in rows if row["error"] is None)
+    if twice := [name for name, n in scored.items() if n > 1]:
         raise DataError(f"{path}: id {twice[0]!r} stands twice; ids must be unique")
     return Table(path, rows, about)
 
 
 def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
-    """Rows that a method can rank, and how many are left out for which reason.
-
-    Raises:
-        DataError: the table does not hold what the method needs, mixes ways of finding CAM, or nothing is
-            left.
-    """
+    """Rows that a method can rank, and how many are left out for which reason; DataError if none is left."""
     method, path = METHODS[name], table.path
-    why: Counter[str] = Counter()
     for column in method.needs:
         if all(row.get(column) is None for row in table.rows):
-            ask = scored_with(method, column)
-            raise DataError(
-                f"{path}: no {column} in it; score with --methods {ask} among others, or choose another --score"
-            )
-    kept = []
+            ask = f"score with --methods {scored_with(method, column)} among others"
+            raise DataError(f"{path}: no {column} in it; {ask}, or choose another --score")
+    kept: list[dict[str, Any]] = []
+    why: Counter[str] = Counter()
     for row in table.rows:
         if row["error"] is not None:
             why["an error in scoring"] += 1
@@ -206,11 +147,10 @@ def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
             why[cause] += 1
         else:
             kept.append(row)
-    modes = sorted({row["cam_mode"] for row in kept if row.get("cam_mode")}) if "cam" in method.needs else []
-    if len(modes) > 1:
-        raise DataError(
-            f"{path}: CAM is {' in some rows and '.join(modes)} in others; score all the data in one way"
-        )
+    modes = sorted({row["cam_mode"] for row in kept if row.get("cam_mode")})
+    if len(modes) > 1 and "cam" in method.needs:
+        ways = " in some rows and ".join(modes)
+        raise DataError(f"{path}: CAM is {ways} in others; score all the data in one way")
     if not kept:
         counted = "; ".join(f"{n} with {cause}" for cause, n in why.items())
         raise DataError(f"{path}: no usable row for --score {name} ({counted})")

@@ -1,15 +1,13 @@
-"""One record in, one row out: every method's score of a few samples, each model reading each of them as
-seldom as possible.
+"""One record in, one row out: every method's scores, each model reading a sample as seldom as possible.
 
-A sample that cannot be scored is a row that says why and never touches the others. Ranks and other statements
-about the whole pool are left to the selection.
+Ranks and other statements about the whole pool are left to the selection.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -23,14 +21,8 @@ from gateau_lib.models.pair import Pair
 from gateau_lib.scoring.score_table import LENGTHS
 from gateau_lib.study.errors import DataError
 
-
-@dataclass(frozen=True)
-class Ready:
-    """A sample as it stands in its record, as tokens, and the row that is being filled."""
-
-    sample: Sample
-    encoded: Encoded
-    row: dict[str, Any]
+Ready = tuple[Sample, Encoded, dict[str, Any]]  # as it stands in its record, as tokens, the row to fill
+Fill = Callable[[Sequence[Ready]], None]
 
 
 def passes_of(methods: Sequence[Method]) -> set[str]:
@@ -45,8 +37,7 @@ def score_items(
     methods: Sequence[Method],
     counts: dict[str, Counter[str]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows with ``id``, ``error``, `score_table.LENGTHS` and the columns of the methods, one an item in its
-    order.
+    """Rows with ``id``, ``error``, `score_table.LENGTHS` and the methods' columns, one an item in its order.
 
     A value is None where nothing was computed. A sample whose loss is not finite, or that does not fit into
     memory alone, is an error row and does not touch the others.
@@ -56,7 +47,6 @@ def score_items(
         methods: those that the options name.
         counts: as of `Reader`.
     """
-    counts = {} if counts is None else counts
     columns = [column for method in methods for column in (*method.columns, *method.details)]
     rows = [{"id": item.id, "error": item.error} | dict.fromkeys((*LENGTHS, *columns)) for item in items]
     ready: list[Ready] = []
@@ -70,29 +60,24 @@ def score_items(
             continue
         sizes = len(encoded.context), len(encoded.instruction), len(encoded.response), encoded.dropped
         row |= dict(zip(LENGTHS, sizes, strict=True))
-        ready.append(Ready(item.sample, encoded, row))
+        ready.append((item.sample, encoded, row))
+    counts = {} if counts is None else counts
     if ready:
-        _fill_or_mark(ready, pair, options, methods, counts)
+        _fill_or_mark(ready, partial(_fill, pair=pair, options=options, methods=methods, counts=counts))
     return rows
 
 
-def _fill_or_mark(
-    ready: Sequence[Ready],
-    pair: Pair,
-    options: Options,
-    methods: Sequence[Method],
-    counts: dict[str, Counter[str]],
-) -> None:
+def _fill_or_mark(ready: Sequence[Ready], fill: Fill) -> None:
     """Fill the rows; a sample that cannot be scored is found by halving, and marked."""
     try:
-        _fill(ready, pair, options, methods, counts)
+        fill(ready)
     except SequenceError as error:
         if len(ready) > 1:
             half = len(ready) // 2
-            for part in (ready[:half], ready[half:]):
-                _fill_or_mark(part, pair, options, methods, counts)
+            _fill_or_mark(ready[:half], fill)
+            _fill_or_mark(ready[half:], fill)
             return
-        row = ready[0].row
+        row = ready[0][-1]
         segment = "" if error.segment is None else f", segment {error.segment}"
         filled = row.keys() - {"id", *LENGTHS}
         row.update(dict.fromkeys(filled), error=f"sample {row['id']!r}{segment}: {error.reason}")
@@ -106,13 +91,13 @@ def _fill(
     counts: dict[str, Counter[str]],
 ) -> None:
     """Let every method put its columns into the rows."""
-    samples, encoded = [each.sample for each in ready], [each.encoded for each in ready]
+    samples, encoded, rows = zip(*ready, strict=True)
     reader = Reader(samples, encoded, pair, options, passes_of(methods), counts)
     for method in methods:
         fill = cast(Callable[[Reader], Mapping[str, Any]], method.fill)  # of a method that is scored
         for name, values in fill(reader).items():
-            for each, value in zip(ready, values, strict=True):
-                each.row[name] = _plain(value)
+            for row, value in zip(rows, values, strict=True):
+                row[name] = _plain(value)
 
 
 def _plain(value: Any) -> Any:

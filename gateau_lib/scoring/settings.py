@@ -1,12 +1,11 @@
-"""A scoring run with everything decided: data, models, options, where it runs. The command's words end
-here."""
+"""A scoring run with everything decided: data, models, options, where it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal
 
 from gateau_lib.methods import METHODS, SCORED
 from gateau_lib.methods.base import Method, Options, Reading
@@ -40,19 +39,20 @@ class ScoringRun:
     threads: int | None = None  # of a processor, a worker
 
     @property
+    def written(self) -> Path:
+        """The table, of a run that writes one."""
+        assert self.out is not None  # see `resolve`
+        return self.out
+
+    @property
     def parts(self) -> Path:
         """The folder of finished shards."""
-        return self._out.with_name(self._out.name + ".parts")
+        return self.written.with_name(self.written.name + ".parts")
 
     @property
     def manifest(self) -> Path:
         """The file that says what made the table."""
-        return self._out.with_suffix(".manifest.json")
-
-    @property
-    def _out(self) -> Path:
-        assert self.out is not None  # see `resolve`
-        return self.out
+        return self.written.with_suffix(".manifest.json")
 
 
 def resolve(
@@ -68,86 +68,49 @@ def resolve(
     prolong_pairs: int = 500,
     chat_template: bool = False,
     adaptive: bool = False,
-    dtype: str = "float32",
-    device: str | None = None,
-    shard_size: int = 16,
-    engine: Engine = "local",
-    workers: int | None = None,
-    threads: int | None = None,
     only_plan: bool = False,
+    **where: Any,
 ) -> ScoringRun:
-    """The run that these words ask for; lengths that are not given come from the models' windows, see
-    `lengths`.
+    """The run that these words ask for; what is not given comes from the models' windows, see `lengths`.
 
     Reads the models' configurations, no weights.
 
     Args:
         only_plan: nothing will be written, so that ``out`` may be missing.
+        where: fields of `ScoringRun` from ``dtype`` on.
 
     Raises:
-        ScoreError: words that cannot be meant.
-        DataError: an output that would write over the data.
-        ModelError: no model there.
+        ScoreError, DataError, ModelError: words that cannot be meant, no model there.
     """
-    counted = {
-        "segment-length": segment_length,
-        "max-length": max_length,
-        "shard-size": shard_size,
-        "prolong-pairs": prolong_pairs,
-        "workers": workers,
-        "threads": threads,
-    }
+    counted = {"segment-length": segment_length, "max-length": max_length, "prolong-pairs": prolong_pairs}
+    counted |= {name: where.get(name.replace("-", "_")) for name in ("shard-size", "workers", "threads")}
     for name, value in counted.items():
         if value is not None and value < 1:
             raise ScoreError(f"--{name} must be at least 1, got {value}")
     asked = asked_methods(methods)
+    named = tuple(method.name for method in asked)
     if not only_plan and (out is None or out.suffix != ".parquet"):
         raise ScoreError(f"--out {out or 'is missing'}: give a name that ends in .parquet")
-    if workers and engine == "local":
+    if where.get("workers") and where.get("engine", "local") == "local":
         raise ScoreError("--workers is for --engine ray; a local run is one process with --threads threads")
-    if adaptive and "cam" not in [method.name for method in asked]:
+    if adaptive and "cam" not in named:
         raise ScoreError("--adaptive is about segment importance; ask for --methods cam among others")
-    short_name, long_name = names(short, long, needs_short(asked))
-    segment, longest, window = lengths(short_name, long_name, long is None, segment_length, max_length)
-    if segment < 2 and "prolong" in [method.name for method in asked]:
-        raise ScoreError(
-            "--segment-length must be at least 2 for prolong: a segment's first token has no loss"
-        )
-    options = Options(
-        methods=tuple(method.name for method in asked),
-        reading=reading,
-        segment_length=segment,
-        max_length=longest,
-        short_window=window,
-        prolong_pairs=prolong_pairs,
-        chat=chat_template,
-        adaptive=adaptive,
-    )
-    run = ScoringRun(
-        data=data,
-        out=out,
-        options=options,
-        short=short_name,
-        long=long_name,
-        shipped=short is None and long is None,
-        dtype=dtype,
-        device=device,
-        shard_size=shard_size,
-        engine=engine,
-        workers=workers,
-        threads=threads,
-    )
+    shipped = short is None and long is None
+    short, long = names(short, long, needs_short(asked))
+    segment, longest, window = lengths(short, long, shipped, segment_length, max_length)
+    if segment < 2 and "prolong" in named:
+        why = "a segment's first token has no loss"
+        raise ScoreError(f"--segment-length must be at least 2 for prolong: {why}")
+    more = {"chat": chat_template, "adaptive": adaptive}
+    options = Options(named, reading, segment, longest, window, prolong_pairs, **more)
+    run = ScoringRun(data, out, options, short, long, shipped, **where)
     if not only_plan:
-        check_out(cast(Path, run.out), [data], [run.manifest], run.parts)
+        check_out(run.written, [data], [run.manifest], run.parts)
     return run
 
 
 def asked_methods(names: Sequence[str]) -> list[Method]:
-    """The methods of these names, in the library's order.
-
-    Raises:
-        ScoreError: an unknown name, or none.
-    """
+    """The methods of these names, in the library's order; ScoreError: an unknown name, or none."""
     asked = {name.strip() for name in names if name.strip()}
     if unknown := sorted(asked - set(SCORED)):
         raise ScoreError(f"--methods: unknown method {unknown[0]!r}; choose from {', '.join(SCORED)}")
@@ -172,11 +135,7 @@ def lengths(
     """
     if shipped:  # lengths must not depend on whether a method reads with its short model
         short = str(loading.SHIPPED / "short")
-    long_window = _window(long)
-    short_window = _window(short) if short else long_window
+    configs = [loading.load_config(name).get_text_config(decoder=True) for name in (long, short or long)]
+    long_window, short_window = (int(config.max_position_embeddings) for config in configs)
     segment = segment_length or min(SEGMENT_LENGTH, max(1, short_window // 8))
     return segment, max_length or long_window * (SHIPPED_STRETCH if shipped else 1), short_window
-
-
-def _window(name: str) -> int:
-    return int(loading.load_config(name).get_text_config(decoder=True).max_position_embeddings)

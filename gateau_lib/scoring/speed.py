@@ -19,7 +19,6 @@ from scipy.stats import spearmanr
 from gateau_lib.data import corpus
 from gateau_lib.data.samples import Encoded, encode
 from gateau_lib.methods import cam, cam_adaptive, model_passes, pair_passes, released, released_prolong
-from gateau_lib.methods.model_passes import response_nll
 from gateau_lib.models import loading, memory, rope, tiny
 from gateau_lib.models.pair import Pair, load_pair
 from gateau_lib.scoring import speed_goals
@@ -33,6 +32,7 @@ WINDOW, SEGMENT = 8192, 128  # tokens
 LONGEST_WINDOW = 65_536  # tokens of a named model's window that are used
 INSTRUCTION, RESPONSE = 40, 176  # tokens of random samples: medians of long instruction data
 PASS_LENGTHS, PASS_RESPONSE = (1024, 2048, 4096, 8192, 16384), 200
+KINDS = ("plain pass", "pass with attention", "attention matrices")
 MEMORY_LENGTH, PAIRS = 8192, 5_000  # pairs of ProLong, in the paper
 
 
@@ -46,13 +46,10 @@ def measure(short: str | None, long: str | None, samples: int) -> dict[str, Any]
     Raises:
         ScoreError, ModelError: no models there that fit together, or procedures that disagree.
     """
-    device = devices.device()
-    named = bool(short or long)
+    device, named = devices.device(), bool(short or long)
     pair = load_pair(short, long, True, "float32", device) if named else random_pair(device)
     window = min(pair.long.config.max_position_embeddings, LONGEST_WINDOW) // SEGMENT * SEGMENT
-    rows = compare_memory(long)
-    rows += compare_passes(pair)
-    rows += compare_prolong(pair)
+    rows = compare_memory(long) + compare_passes(pair) + compare_prolong(pair)
     rows += compare_procedures(pair, samples, window, SEGMENT)
     fidelity = adaptive_fidelity()
     parameters = sum(p.numel() for p in pair.long.parameters())
@@ -80,26 +77,31 @@ def measurement(section: str, what: str, seconds: float | None, count: Mapping[s
     return {"section": section, "what": what, "seconds": seconds, **counted, **more}
 
 
-def _timed(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds and result; waits for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    result = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start, result
+def _best(
+    device: torch.device, works: Mapping[str, Callable[..., Any]], repeats: int = 1
+) -> dict[str, tuple[float, Counter[str], Any]]:
+    """Best seconds, counts and result of each work; they take turns, so that other load meets all of them."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda _: None
+    found: dict[str, tuple[float, Counter[str], Any]] = {}
+    for name, work in list(works.items()) * repeats:
+        count: Counter[str] = Counter()
+        wait(device)
+        start = time.perf_counter()
+        result = work(count=count)
+        wait(device)
+        seconds = time.perf_counter() - start
+        found[name] = min(seconds, found[name][0] if name in found else seconds), count, result
+    return found
 
 
 def random_pair(device: torch.device) -> Pair:
     """The cpu profile's sizes with random weights: speed does not depend on what a model knows."""
-    p = profiles.CPU
+    p = profiles.PROFILES["cpu"]
     sizes = {"hidden_size": p.hidden_size, "layers": p.layers, "heads": p.heads, "window": p.short_window}
     built = tiny.build_llama(2048, **sizes, rope_theta=p.rope_theta, seed=0)
     short = built.to(device).eval()  # type: ignore[arg-type]  # transformers' wrapper hides self
     long = rope.with_rope_theta(short, p.rope_theta * p.long_rope_factor, WINDOW)
-    tokenizer = loading.load_tokenizer(loading.SHIPPED / "long")  # only its padding token is used
-    return Pair(short, long, tokenizer)
+    return Pair(short, long, loading.load_tokenizer(loading.SHIPPED / "long"))  # for its padding token
 
 
 def random_samples(pair: Pair, lengths: Sequence[int], response: int = RESPONSE) -> list[Encoded]:
@@ -118,30 +120,18 @@ def log_uniform(n: int, window: int) -> list[int]:
     return [int(window / 8 * 8 ** ((i + 0.5) / n)) for i in range(n)]
 
 
-def score_as_released(
-    pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter[str]
+def score(
+    how: str, pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter[str]
 ) -> np.ndarray:
-    """HMG and CAM by the released procedures; the gap between the models' losses, (n,).
-
-    The short model is stretched, which costs nothing, so that the losses can be compared.
-    """
-    on = replace(released.Defects(), raw_short_reader=False)
-    short, long = released.released_hmg(pair, samples, window, defects=on, count=count)
-    released.released_cam(pair, samples, window, segment, count=count)
-    return short - long
-
-
-def score_by_library(
-    pair: Pair,
-    samples: Sequence[Encoded],
-    window: int,
-    segment: int,
-    count: Counter[str],
-    adaptive: bool = False,
-) -> np.ndarray:
-    """HMG and CAM by the library, with exact or with adaptive importance; the gap, (n,)."""
+    """HMG and CAM by the library, "exact" or "adaptive", or as "released"; the gap of the losses, (n,)."""
+    if how == "released":
+        # The short model is stretched, which costs nothing, so that the losses can be compared.
+        on = replace(released.Defects(), raw_short_reader=False)
+        short, long = released.released_hmg(pair, samples, window, defects=on, count=count)
+        released.released_cam(pair, samples, window, segment, count=count)
+        return short - long
     passes = model_passes.long_pass(pair.long, samples, segment, count=count)
-    if adaptive:
+    if how == "adaptive":
         cam_adaptive.adaptive_importance(pair.long, samples, passes, segment, count=count)
     else:
         model_passes.segment_importance(pair.long, samples, segment, count=count)
@@ -150,111 +140,83 @@ def score_by_library(
 
 
 def compare_procedures(pair: Pair, n: int, window: int, segment: int, repeats: int = 2) -> list[Row]:
-    """Best seconds and tokens of HMG and CAM over ``n`` samples of log-uniform lengths (`log_uniform`).
-
-    Raises:
-        ScoreError: the procedures disagree about a loss.
-    """
-    samples = random_samples(pair, log_uniform(n, window))
-    procedures: dict[str, Callable[..., np.ndarray]] = {
-        "exact": score_by_library,
-        "adaptive": partial(score_by_library, adaptive=True),
-        "released": score_as_released,
-    }
-    for procedure in procedures.values():
-        procedure(pair, samples[:1], window, segment, Counter())  # first calls of a kernel are slow
-    rows: dict[str, Row] = {}
-    gaps: dict[str, np.ndarray] = {}
-    for name, procedure in list(procedures.items()) * repeats:
-        count: Counter[str] = Counter()
-        run = partial(procedure, pair, samples, window, segment, count)
-        seconds, gaps[name] = _timed(pair.long.device, run)
-        best = min(seconds, rows[name]["seconds"]) if name in rows else seconds
-        rows[name] = measurement("HMG + CAM", name, best, count, samples=n)
+    """Best seconds and tokens of HMG and CAM over ``n`` samples; ScoreError if the losses differ."""
+    samples, works = random_samples(pair, log_uniform(n, window)), {}
+    for how in ("exact", "adaptive", "released"):
+        score(how, pair, samples[:1], window, segment, Counter())  # first calls of a kernel are slow
+        works[how] = partial(score, how, pair, samples, window, segment)
+    found = _best(pair.long.device, works, repeats)
+    rows = {name: measurement("HMG + CAM", name, *best[:2], samples=n) for name, best in found.items()}
     rows["exact"]["fewest_tokens"] = cam_adaptive.minimum_tokens(samples, segment)
-    tolerance = 1e-3 if pair.long.dtype == torch.float32 else 0.1
+    gaps = {name: gap for name, (_, _, gap) in found.items()}
     for name in ("exact", "adaptive"):
         worst = np.abs(gaps[name] - gaps["released"]).max()
-        if not np.allclose(gaps[name], gaps["released"], atol=tolerance):
+        if not np.allclose(gaps[name], gaps["released"], atol=tolerance(pair)):
             what = f"{name} and released procedure differ by {worst:.2g} nats"
             raise ScoreError(f"{what}; this is a defect, report it")
     return list(rows.values())
 
 
-def compare_prolong(pair: Pair, pairs: int = PAIRS, segment: int = SEGMENT) -> list[Row]:
-    """Seconds and tokens of ProLong on one document that has just more than ``pairs`` pairs of segments.
+def tolerance(pair: Pair) -> float:
+    """How far two procedures may differ by rounding."""
+    return 1e-3 if pair.long.dtype == torch.float32 else 0.1
 
-    Raises:
-        ScoreError: the two scores disagree.
-    """
+
+def compare_prolong(pair: Pair, pairs: int = PAIRS, segment: int = SEGMENT) -> list[Row]:
+    """The same of ProLong on one document that has just more than ``pairs`` pairs of segments."""
     n = next(n for n in range(2, pairs + 2) if n * (n - 1) // 2 >= pairs)
     document = np.random.default_rng(0).integers(3, pair.long.config.vocab_size, n * segment).tolist()
-    shape = {"segment_length": segment, "pairs": pairs, "window_segments": max(n, 256)}
-    procedures: dict[str, Callable[..., Any]] = {
-        "exact": pair_passes.score_documents,
-        "released": released_prolong.released_prolong,
-    }
-    rows, scores = [], []
-    for name, procedure in procedures.items():
-        count: Counter[str] = Counter()
-        run = partial(procedure, pair.long, [document], **shape, count=count)
-        seconds, found = _timed(pair.long.device, run)
-        rows.append(measurement("ProLong", name, seconds, count, samples=1, pairs=pairs))
-        scores.append(found["lds"].to_numpy() if name == "exact" else found)
-    if not np.allclose(scores[0], scores[1], rtol=1e-3 if pair.long.dtype == torch.float32 else 0.1):
-        both = f"{scores[0][0]:.6g} and {scores[1][0]:.6g}"
-        raise ScoreError(f"ProLong's scores differ: {both}; this is a defect, report it")
-    return rows
+    shape: dict[str, Any] = {"segment_length": segment, "pairs": pairs, "window_segments": max(n, 256)}
+    exact: Callable[..., Any] = partial(pair_passes.score_documents, pair.long, [document], **shape)
+    as_released = partial(released_prolong.released_prolong, pair.long, [document], **shape)
+    found = _best(pair.long.device, {"exact": exact, "released": as_released})
+    a, b = found["exact"][-1]["lds"].to_numpy(), found["released"][-1]
+    if not np.allclose(a, b, rtol=tolerance(pair)):
+        raise ScoreError(f"ProLong's scores differ: {a[0]:.6g} and {b[0]:.6g}; this is a defect, report it")
+    return [measurement("ProLong", name, *best[:2], samples=1, pairs=pairs) for name, best in found.items()]
 
 
 def compare_passes(
     pair: Pair, lengths: Sequence[int] = PASS_LENGTHS, response: int = PASS_RESPONSE
 ) -> list[Row]:
-    """Best seconds of a plain SDPA pass (loss of the response) and of CAM's (attention, too) by length.
-
-    The two take turns, so that what else the machine does meets both.
-    """
+    """Best seconds of a plain SDPA pass (loss of the response) and of CAM's (attention, too) by length."""
     rows = []
     for length in lengths:
         samples = random_samples(pair, [length], response)
-        passes: dict[str, Callable[..., Any]] = {
-            "plain pass": partial(response_nll, pair.long, samples),
-            "pass with attention": partial(model_passes.long_pass, pair.long, samples, SEGMENT),
-        }
-        found: dict[str, list[float]] = {name: [] for name in passes}
-        for _ in range(max(3, min(15, 2**16 // length))):
-            for name, run in passes.items():
-                count: Counter[str] = Counter()
-                found[name].append(_timed(pair.long.device, partial(run, count=count))[0])
-        for name, seconds in found.items():
-            rows.append(measurement("passes", name, min(seconds[1:]), count, samples=1, length=length))
+        works = {kind: partial(_pass, kind, pair, samples) for kind in KINDS[:2]}
+        _best(pair.long.device, works)  # first calls of a kernel are slow
+        found = _best(pair.long.device, works, max(2, min(14, 2**16 // length - 1)))
+        for kind, (seconds, count, _) in found.items():
+            rows.append(measurement("passes", kind, seconds, count, samples=1, length=length))
     return rows
+
+
+def _pass(kind: str, pair: Pair, samples: Sequence[Encoded], count: Counter[str] | None = None) -> None:
+    """One of `KINDS`."""
+    if kind == "plain pass":
+        model_passes.response_nll(pair.long, samples, count=count)
+    elif kind == "pass with attention":
+        model_passes.long_pass(pair.long, samples, SEGMENT, count=count)
+    else:
+        pair.long.set_attn_implementation("eager")
+        ids = torch.tensor([samples[0].ids], device=pair.long.device)
+        how = {"attention_mask": torch.ones_like(ids), "use_cache": False, "output_attentions": True}
+        with torch.inference_mode():
+            pair.long(input_ids=ids, **how)
 
 
 def prepare_pass(kind: str, length: int, long: str | None) -> tuple[memory.Work, memory.Work]:
     """A short pass and one of ``length`` tokens, for `memory.peak`."""
     device = devices.device()
     pair = random_pair(device) if long is None else load_pair(long, long, False, "float32", device)
-    passes: dict[str, Callable[[Sequence[Encoded]], Any]] = {
-        "plain pass": partial(response_nll, pair.long),
-        "pass with attention": lambda samples: model_passes.long_pass(pair.long, samples, SEGMENT),
-        "attention matrices": partial(_eager, pair),
-    }
     short, whole = (random_samples(pair, [n], PASS_RESPONSE) for n in (512, length))
-    return partial(passes[kind], short), partial(passes[kind], whole)
-
-
-@torch.inference_mode()
-def _eager(pair: Pair, samples: Sequence[Encoded]) -> None:
-    pair.long.set_attn_implementation("eager")
-    ids = torch.tensor([samples[0].ids], device=pair.long.device)
-    pair.long(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, output_attentions=True)
+    return partial(_pass, kind, pair, short), partial(_pass, kind, pair, whole)
 
 
 def compare_memory(long: str | None, length: int = MEMORY_LENGTH) -> list[Row]:
     """Peak memory of one pass beyond the model and a pass of 512 tokens, each in a process of its own."""
     rows = []
-    for kind in ("plain pass", "pass with attention", "attention matrices"):
+    for kind in KINDS:
         peak = round(memory.peak(prepare_pass, kind, length, long) / 2**20, 1)
         rows.append(measurement("memory", kind, None, {}, samples=1, length=length, peak_mib=peak))
     return rows
@@ -262,22 +224,20 @@ def compare_memory(long: str | None, length: int = MEMORY_LENGTH) -> list[Row]:
 
 def adaptive_fidelity(per_kind: int | None = None) -> dict[str, Any]:
     """What the adaptive estimate does to the shipped pair's ranking of a planted pool, and tokens read."""
-    profile = replace(profiles.CPU, pool_per_kind=per_kind or profiles.CPU.pool_per_kind)
+    profile = profiles.resolve("cpu", **({"pool_per_kind": per_kind} if per_kind else {}))
     pair = load_pair(None, None, False, "float32", devices.device())
     pool = corpus.candidate_pool(profile, pair.tokenizer, "independent", 0)
     samples = [encode(sample, pair.tokenizer, profile.max_length) for sample in pool]
-    size = profile.segment_length
-    exact: Counter[str] = Counter()
-    adaptive: Counter[str] = Counter()
-    passes = model_passes.long_pass(pair.long, samples, size)
+    model, size = pair.long, profile.segment_length
+    exact, adaptive = Counter[str](), Counter[str]()
+    passes = model_passes.long_pass(model, samples, size)
 
-    def score(importance: Sequence[np.ndarray]) -> list[float]:
-        pairs = zip(importance, passes, strict=True)
-        return [cam.contextual_awareness(nll, read.attention) for nll, read in pairs]
+    def scores(importance: Sequence[np.ndarray]) -> list[float]:
+        return [cam.contextual_awareness(i, p.attention) for i, p in zip(importance, passes, strict=True)]
 
     like = fidelity(
-        score(model_passes.segment_importance(pair.long, samples, size, count=exact)),
-        score(cam_adaptive.adaptive_importance(pair.long, samples, passes, size, count=adaptive)),
+        scores(model_passes.segment_importance(model, samples, size, count=exact)),
+        scores(cam_adaptive.adaptive_importance(model, samples, passes, size, count=adaptive)),
     )
     tokens = {"importance_tokens_exact": exact["tokens"], "importance_tokens_adaptive": adaptive["tokens"]}
     return {"samples": len(samples), **like, **tokens}

@@ -29,22 +29,20 @@ def reached(rows: Sequence[Mapping[str, Any]], fidelity: Mapping[str, float]) ->
     """Each of `GOALS` with the measured ``value``, its ``bound`` and whether it is ``met``."""
     measured = {(row["section"], row["what"], row.get("length")): row for row in rows}
 
-    def ratio(
-        section: str, above: str, below: str, column: str = "seconds", length: int | None = None
-    ) -> float:
+    def ratio(section: str, above: str, below: str, column: str, length: int | None = None) -> float:
         return measured[section, above, length][column] / measured[section, below, length][column]
 
     lengths = sorted({row["length"] for row in rows if row["section"] == "passes"})
-    overhead = [ratio("passes", "pass with attention", "plain pass", length=n) for n in lengths]
+    overhead = [ratio("passes", "pass with attention", "plain pass", "seconds", n) for n in lengths]
     memory = next(row["length"] for row in rows if row["section"] == "memory")
     exact = measured["HMG + CAM", "exact", None]
     values = [
-        ratio("HMG + CAM", "released", "exact"),
+        ratio("HMG + CAM", "released", "exact", "seconds"),
         exact["tokens"] / exact["fewest_tokens"],
-        ratio("HMG + CAM", "released", "adaptive"),
+        ratio("HMG + CAM", "released", "adaptive", "seconds"),
         fidelity["rank_correlation"],
         fidelity["top_overlap"],
-        ratio("ProLong", "released", "exact"),
+        ratio("ProLong", "released", "exact", "seconds"),
         overhead[lengths.index(8192) if 8192 in lengths else -1],
         overhead[-1] / overhead[0],
         ratio("memory", "pass with attention", "attention matrices", "peak_mib", memory),

@@ -1,11 +1,8 @@
 """A model that answers messages: an OpenAI-compatible endpoint or a local model.
 
-One spelling chooses it: ``http://host:8000/v1#name`` is an endpoint (its key is read from the environment,
-``GATEAU_CHAT_KEY``), anything else a local folder or hub id. `gateau_lib.sources.transcript` asks it many
-things and keeps the answers.
-
-The endpoint is spoken to with Python's own HTTP client: the hub's would send the user's hub token to any
-server, and refuses to speak to a server of one's own while ``HF_HUB_OFFLINE`` is set.
+``http://host:8000/v1#name`` is an endpoint, anything else a local folder or hub id. The endpoint is spoken to
+with Python's own HTTP client: the hub's would send the user's hub token to any server, and refuses to speak
+to a server of one's own while ``HF_HUB_OFFLINE`` is set.
 """
 
 from __future__ import annotations
@@ -84,16 +81,13 @@ class Endpoint:
         """One answer.
 
         Raises:
-            Busy: time-out, dropped connection, status 408, 429 or 5xx, or a body that is not a chat
-                completion.
+            Busy: time-out, dropped connection, status 408, 429 or 5xx, or a body that is no chat completion.
             ChatError: no server of this kind, or it does not accept the key.
         """
         body = {"model": self.name, "messages": [dict(m) for m in request.messages], "stream": False}
         body |= {"max_tokens": request.max_tokens, "temperature": request.temperature, "seed": request.seed}
-        call = urllib.request.Request(
-            self.url + "/chat/completions", json.dumps(body).encode(), method="POST"
-        )
-        call.add_header("Content-Type", "application/json")
+        url, header = self.url + "/chat/completions", {"Content-Type": "application/json"}
+        call = urllib.request.Request(url, json.dumps(body).encode(), header, method="POST")
         if key := _key():
             call.add_unredirected_header("Authorization", f"Bearer {key}")
         try:
@@ -101,10 +95,7 @@ class Endpoint:
                 return _completion(answer.read())
         except urllib.error.HTTPError as error:
             return self._refused(error)
-        except (
-            OSError,
-            http.client.HTTPException,
-        ) as error:  # time-outs and broken connections of every kind
+        except (OSError, http.client.HTTPException) as error:  # time-outs, broken connections of every kind
             cause = getattr(error, "reason", error)
             raise Busy(_line(str(cause)) or type(error).__name__) from None
 
@@ -117,9 +108,8 @@ class Endpoint:
         if error.code in (401, 403):
             raise ChatError(f"{self.url}: does not accept the key ({why}); put the right one into {KEY}")
         if error.code == 404 or error.code < 400:
-            raise ChatError(
-                f"{self.url}: no model {self.name!r} there ({why}); give URL#name, URL usually ends in /v1"
-            )
+            remedy = "give URL#name, URL usually ends in /v1"
+            raise ChatError(f"{self.url}: no model {self.name!r} there ({why}); {remedy}")
         if error.code in (408, 429) or error.code >= 500:
             asked = error.headers.get("Retry-After", "")
             raise Busy(why, min(float(asked), LONGEST_PAUSE) if asked.isdigit() else 0.0)
@@ -138,27 +128,22 @@ class Local:
 
     def reply(self, request: Request) -> Reply:
         """One answer; a conversation that is too long for the model or its memory is refused."""
-        prompt = self.prompt(request.messages)
-        room = rope.window(self.model) - request.max_tokens
+        model, tokenizer, most = self.model, self.tokenizer, request.max_tokens
+        prompt, room = self.prompt(request.messages), rope.window(model) - most
         if len(prompt) > room:
             return Reply("", "refused", f"{len(prompt)} tokens; the window leaves {room} for the messages")
+        heat, seed, ends = request.temperature, request.seed, end_tokens(model, tokenizer)
         try:
-            new = self._write(prompt, request)
+            if heat == 0:
+                new = continue_greedily(model, [prompt], most, ends, tokenizer.pad_token_id)[0]
+            else:
+                new = continue_by_chance(model, prompt, most, ends, temperature=heat, seed=seed)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             return Reply("", "refused", f"{len(prompt)} tokens do not fit into memory")
-        text = self.tokenizer.decode(new, skip_special_tokens=True)
-        return Reply(text, "stop" if len(new) < request.max_tokens else "length")
-
-    def _write(self, prompt: list[int], request: Request) -> list[int]:
-        ends = end_tokens(self.model, self.tokenizer)
-        if request.temperature == 0:
-            return continue_greedily(
-                self.model, [prompt], request.max_tokens, ends, self.tokenizer.pad_token_id
-            )[0]
-        how: dict[str, Any] = {"temperature": request.temperature, "seed": request.seed}
-        return continue_by_chance(self.model, prompt, request.max_tokens, ends, **how)
+        text = tokenizer.decode(new, skip_special_tokens=True)
+        return Reply(text, "stop" if len(new) < most else "length")
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation: in the tokenizer's chat template, else as in `prompts.plain_ids`.
@@ -166,8 +151,9 @@ class Local:
         Raises:
             ChatError: the template fails, also with the system turn put before the question.
         """
+        texts = [message["content"] for message in messages]
         if not has_template(self.tokenizer):
-            return plain_ids(self.tokenizer, [message["content"] for message in messages])
+            return plain_ids(self.tokenizer, texts)
         what = {"whose": self.name, "remedy": "mend it, or take another model"}
         try:
             return text_ids(self.tokenizer, templated(self.tokenizer, messages, **what))
@@ -175,8 +161,7 @@ class Local:
             if messages[0]["role"] != "system":
                 raise ChatError(str(error)) from None
         # Some templates know no system turn.
-        system, question = (message["content"] for message in messages[:2])
-        return self.prompt([{"role": "user", "content": system + SEPARATOR + question}, *messages[2:]])
+        return self.prompt([{"role": "user", "content": SEPARATOR.join(texts[:2])}, *messages[2:]])
 
 
 Chat = Endpoint | Local
@@ -184,20 +169,15 @@ Chat = Endpoint | Local
 
 @lru_cache(maxsize=1)  # a judge marks several runs; a large model is loaded once
 def open_model(spec: str) -> Chat:
-    """The model of that spelling: ``http://host:8000/v1#name``, a folder, or a hub id.
-
-    Raises:
-        ChatError: no name, or a key inside the address. ModelError: no model there.
-    """
+    """The model of that spelling, see above; ChatError: no name, a key inside it. ModelError: none there."""
     if not spec:
         raise ChatError("no model is named; give http://host:8000/v1#name, a folder or a hub id")
     if spec.startswith(("http://", "https://")):
         url, _, name = spec.partition("#")
         parts = urlsplit(url)
         if parts.username or parts.password or parts.query:
-            raise ChatError(
-                f"--model {name}: its address holds a key or query; put the key into the environment as {KEY}"
-            )
+            remedy = f"put the key into the environment as {KEY}"
+            raise ChatError(f"--model {name}: its address holds a key or query; {remedy}")
         if not name or not parts.hostname:
             raise ChatError(f"{spec}: name the model after a #, for example http://host:8000/v1#name")
         return Endpoint(url.rstrip("/").removesuffix("/chat/completions"), name)
@@ -218,9 +198,8 @@ def _completion(body: bytes) -> Reply:
         text, finish = choice["message"].get("content") or "", choice.get("finish_reason") or "stop"
         if not (isinstance(text, str) and isinstance(finish, str)):
             raise TypeError
-        return Reply(
-            _secret(text.encode("utf-8", "replace").decode()), finish
-        )  # JSON may hold halves of surrogate pairs
+        # JSON may hold halves of surrogate pairs.
+        return Reply(_secret(text.encode("utf-8", "replace").decode()), finish)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         raise Busy(f"not a chat completion: {_line(_secret(body.decode('utf-8', 'replace')))!r}") from None
 

@@ -23,26 +23,17 @@ KEPT = ("language",)  # fields of a record that stay with its sample
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "system": "system"}
 
 
-class Unusable(ValueError):
-    """A record that is no sample; ``reason`` is what it is counted under."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 def convert(files: Sequence[Path], kind: Literal["long", "short"], name: str, out: Path) -> dict[str, Any]:
     """Write the samples of ``files`` to ``out`` as LongAlign JSONL, in their order.
 
     Args:
         kind: "long" (LongAlign's records) or "short" (ShareGPT's conversations). Of both, the first question
             and answer of a conversation are taken.
-        name: of the data set; every sample's ``source``, and the beginning of the id of a record that has
-            none.
+        name: of the data set; every sample's ``source``, and the beginning of an id where a record has none.
 
     Returns:
-        ``read``, ``kept``, ``cut to first exchange`` (kept without later turns) and ``dropped``: number of
-        records by reason.
+        Numbers of records: ``read``, ``kept``, ``cut to first exchange`` (kept without later turns), and
+        ``dropped`` by reason.
 
     Raises:
         DataError: a file that cannot be read; the place is named.
@@ -57,94 +48,75 @@ def convert(files: Sequence[Path], kind: Literal["long", "short"], name: str, ou
                 read += 1
                 try:
                     sample, more = make(record, f"{name}-{read:06d}", name)
-                    if sample.id in seen:
-                        raise Unusable("its id was already used")
                     kept = {field: record[field] for field in KEPT if field in record}
-                    lines.write(json.dumps(_encodable(to_record(sample) | kept), ensure_ascii=False) + "\n")
-                    seen.add(sample.id)
-                    cut += more > 0
-                except Unusable as unusable:
-                    dropped[unusable.reason] += 1
-    return {
-        "read": read,
-        "kept": len(seen),
-        "cut to first exchange": cut,
-        "dropped": dict(sorted(dropped.items())),
-    }
+                    line = json.dumps(to_record(sample) | kept, ensure_ascii=False)
+                    if sample.id in seen:
+                        raise _unusable("its id was already used")
+                    if any("\ud800" <= character <= "\udfff" for character in line):
+                        raise _unusable("half a character (a lone surrogate) in its text")
+                except RecordError as error:
+                    dropped[error.fault] += 1
+                    continue
+                lines.write(line + "\n")
+                seen.add(sample.id)
+                cut += more > 0
+    counts = {"read": read, "kept": len(seen), "cut to first exchange": cut}
+    return counts | {"dropped": dict(sorted(dropped.items()))}
 
 
-def _encodable(record: dict[str, Any]) -> dict[str, Any]:
-    """The record, if it can be written as UTF-8: JSON may hold half a character."""
-    if any("\ud800" <= character <= "\udfff" for character in json.dumps(record, ensure_ascii=False)):
-        raise Unusable("half a character (a lone surrogate) in its text")
-    return record
+def _unusable(fault: str) -> RecordError:
+    return RecordError("record", fault, "")
 
 
 def long_sample(record: Any, identifier: str, source: str) -> tuple[Sample, int]:
-    """The first exchange of a LongAlign record (see `longalign.from_record`), and how many turns follow it.
-
-    Raises:
-        Unusable: no messages, another order of turns, an empty response.
-    """
+    """The first exchange of a LongAlign record (`longalign.from_record`), and how many turns follow it."""
     more = 0
     if isinstance(record, dict):
         record = record | {"id": record.get("id") or identifier, "source": source}
         if (turns := turns_of(record)) and (more := len(turns[2:])):
             record["messages"] = [{"role": role, "content": text} for role, text in turns[:2]]
-    try:
-        return from_record(record, "record"), more
-    except RecordError as error:
-        raise Unusable(error.fault) from None
+    return from_record(record, "record"), more
 
 
 def short_sample(record: Any, identifier: str, source: str) -> tuple[Sample, int]:
     """The first question and answer of a conversation, and how many turns follow them.
 
-    The conversation is ShareGPT's (``conversations``: from, value), or stands in ``messages``.
-
-    Raises:
-        Unusable: no turns, a turn that is neither the user's nor the assistant's (open-instruct drops such
-            conversations, and LongAlign followed it), a first turn that is not the user's, no answer to it or
-            an empty one.
+    It is ShareGPT's (``conversations``: from, value), or stands in ``messages``. One with a turn of anybody
+    else is dropped: open-instruct does so, and LongAlign followed it.
     """
     turns = _turns(record)
+    roles = [role for role, _ in turns]
     if not turns:
-        raise Unusable("no turns")
-    if others := [role for role, _ in turns if role not in ("user", "assistant")]:
-        raise Unusable(f"a turn by {others[0][:20]!r}")
-    roles = [role for role, _ in turns[:2]]
+        raise _unusable("no turns")
+    if others := [role for role in roles if role not in ("user", "assistant")]:
+        raise _unusable(f"a turn by {others[0][:20]!r}")
     if roles[0] != "user":
-        raise Unusable("it does not begin with the user's turn")
-    if roles[1:] != ["assistant"]:
-        raise Unusable("the first question has no answer")
+        raise _unusable("it does not begin with the user's turn")
+    if roles[1:2] != ["assistant"]:
+        raise _unusable("the first question has no answer")
     question, answer = (text for _, text in turns[:2])
     if not question.strip():
-        raise Unusable("empty question")
+        raise _unusable("empty question")
     if not answer.strip():
-        raise Unusable("empty response")
+        raise _unusable("empty response")
     return Sample(str(record.get("id") or identifier), "", question, answer, source=source), len(turns) - 2
 
 
 def _turns(record: Any) -> list[tuple[str, str]]:
     """Roles (of `ROLES`, else as they stand) and texts of a conversation's turns."""
     if not isinstance(record, dict):
-        raise Unusable("not a JSON object")
+        raise _unusable("not a JSON object")
     role, text = ("from", "value") if "conversations" in record else ("role", "content")
     turns: Any = record.get("conversations", record.get("messages"))
-    usable = isinstance(turns, list) and all(
+    if not isinstance(turns, list) or not all(
         isinstance(t, dict) and isinstance(t.get(text), str) for t in turns
-    )
-    if not usable:
-        raise Unusable("no usable turns")
+    ):
+        raise _unusable("no usable turns")
     return [(ROLES.get(str(turn.get(role)), str(turn.get(role))), turn[text]) for turn in turns]
 
 
 def rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Records of a file with their places: JSON lines, a JSON list, Parquet, or a table with a header.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """Records of a file (JSON lines, a JSON list, Parquet, CSV with a header) with their places."""
     if path.suffix in (".jsonl", ".parquet"):
         yield from read_records(path)
     elif path.suffix == ".csv":
@@ -159,21 +131,13 @@ def rows(path: Path) -> Iterator[tuple[str, Any]]:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not valid JSON ({error}); fetch the file again") from None
         if not isinstance(content, list):
-            raise DataError(
-                f"{path}: expected a list of records, got {type(content).__name__}; fetch the file again"
-            )
+            what = f"expected a list of records, got {type(content).__name__}"
+            raise DataError(f"{path}: {what}; fetch the file again")
         yield from ((f"{path}, record {n}", record) for n, record in enumerate(content, 1))
 
 
 def unpack(files: Sequence[Path], names: Sequence[str], out: Path) -> dict[str, int]:
-    """Write each task's records to ``out/<task>.jsonl``, from LongBench's archive or files of those names.
-
-    Returns:
-        Records by task.
-
-    Raises:
-        DataError: a task that is nowhere, or a broken archive.
-    """
+    """Write tasks' records to ``out/<task>.jsonl``, from LongBench's archive or files; records by task."""
     counts = {}
     for name in names:
         content = _content(files, f"{name}.jsonl")
@@ -198,19 +162,13 @@ def _content(files: Sequence[Path], name: str) -> bytes:
 
 def questions(table: Path, out: Path) -> int:
     """MT-Bench's table as FastChat's ``question.jsonl``; the number of questions."""
-    records = [record for _, record in rows(table)]
-    out.write_text(
-        "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8"
-    )
-    return len(records)
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for _, record in rows(table)]
+    out.write_text("".join(lines), encoding="utf-8")
+    return len(lines)
 
 
 def texts(files: Sequence[Path]) -> list[str]:
-    """Plain texts: whole ``.txt`` files, or the column ``text`` of tables; empty ones are left out.
-
-    Raises:
-        DataError: a table without that column, a file that is not UTF-8, or no text at all.
-    """
+    """Plain texts that are not empty: whole ``.txt`` files, or the column ``text`` of tables."""
     found = []
     for path in files:
         if path.suffix == ".txt":
@@ -218,11 +176,11 @@ def texts(files: Sequence[Path]) -> list[str]:
                 found.append(path.read_text(encoding="utf-8-sig"))
             except UnicodeDecodeError:
                 raise DataError(f"{path}: not UTF-8; save the file as UTF-8") from None
-        else:
-            for where, row in rows(path):
-                if not isinstance(row.get("text"), str):
-                    raise DataError(f"{where}: no column 'text'")
-                found.append(row["text"])
+            continue
+        for where, row in rows(path):
+            if not isinstance(row.get("text"), str):
+                raise DataError(f"{where}: no column 'text'")
+            found.append(row["text"])
     if not (kept := [text for text in found if text.strip()]):
         raise DataError(f"no text in {', '.join(map(str, files))}; fetch the files again")
     return kept

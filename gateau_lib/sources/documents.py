@@ -13,11 +13,8 @@ from gateau_lib.study.errors import DataError
 
 SUFFIXES = (".txt", ".md", ".jsonl")
 ABOUT = 0.2  # share of a text's words that must stand in the document
-COPY_PIECE, COPY_LENGTH, COPIED = (
-    40,
-    300,
-    0.8,
-)  # characters; a text as long as that, mostly of pieces of the document, is a copy
+# A text as long as that (characters), mostly of pieces of the document, is a copy.
+COPY_LENGTH, COPY_PIECE, COPIED = 300, 40, 0.8
 
 
 @dataclass(frozen=True)
@@ -30,33 +27,21 @@ class Document:
 
 
 def files(source: Path) -> list[Path]:
-    """The files with documents in a folder, by path, or the one file.
-
-    Raises:
-        DataError: nothing there.
-    """
+    """The files with documents in a folder, by path, or the one file; DataError if there are none."""
     if not source.exists():
         raise DataError(f"{source}: no such folder; give one with {', '.join(SUFFIXES)} files")
-    paths = (
-        sorted(path for path in source.rglob("*") if path.suffix in SUFFIXES) if source.is_dir() else [source]
-    )
-    paths = [path for path in paths if path.is_file()]
-    if not paths or paths[0].suffix not in SUFFIXES:
+    paths = sorted(source.rglob("*")) if source.is_dir() else [source]
+    paths = [path for path in paths if path.is_file() and path.suffix in SUFFIXES]
+    if not paths:
         raise DataError(f"{source}: holds no documents; they end in {', '.join(SUFFIXES)}")
     return paths
 
 
 def documents(source: Path, limit: int | None = None) -> Iterator[Document]:
-    """The documents of a folder, by path, or of one file; read one by one.
-
-    Raises:
-        DataError: nothing there, or a JSONL file with a bad line.
-    """
-    named = (
-        (path, path.relative_to(source).as_posix() if source.is_dir() else path.name)
-        for path in files(source)
-    )
-    yield from islice((document for path, name in named for document in _read(path, name)), limit)
+    """The documents of a folder, by path, or of one file, read one by one; DataError names a bad line."""
+    root = source if source.is_dir() else source.parent
+    found = ((path.relative_to(root).as_posix(), path) for path in files(source))
+    yield from islice((document for name, path in found for document in _read(path, name)), limit)
 
 
 def _read(path: Path, name: str) -> Iterator[Document]:

@@ -1,9 +1,8 @@
 """Repositories of models and data by name: from the hub's cache, or from the hub.
 
 What is used is pinned: the commit that a study first met stands in its revisions.json and is required from
-then on; a commit that the registry knows is required at once. Of a model's repository only safetensors,
-configuration and tokenizer are fetched. What the hub's client had fetched when something went wrong is kept,
-and the next run goes on from there.
+then on; a commit that the registry knows is required at once. Of a model only safetensors, configuration and
+tokenizer are fetched. What was fetched before something went wrong is kept, and the next run goes on there.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from gateau_lib.study.whole_files import atomic_write
 CHANGES_NO_RESULT = True  # what is fetched enters keys by its revision
 Kind = Literal["model", "dataset"]
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt")
+SMALL = 1_000_000  # bytes of a file that is hashed; hashing weights takes minutes
 
 
 class HubError(UserError):
@@ -42,33 +42,23 @@ def revisions(study: Study) -> dict[str, str]:
 
 
 def model(study: Study, name: str) -> Path:
-    """The folder of a model: a local folder as it is, a hub id's snapshot (named after its commit).
-
-    Raises:
-        HubError: no model there; see `snapshot`.
-    """
+    """The folder of a model: a local folder as it is, a hub id's snapshot (named after its commit)."""
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file():
         return folder
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise HubError(
-            f"{name}: no config.json there; give a folder with a saved model or a hub id owner/name"
-        )
+        what = "give a folder with a saved model or a hub id owner/name"
+        raise HubError(f"{name}: no config.json there; {what}")
     return snapshot(study, name)
 
 
 def identity(study: Study, name: str) -> str:
-    """What tells a model from another of the same name: a hub id's commit, or a hash of a local folder.
-
-    The hash is of its small files and of the sizes and times of the large ones, since hashing weights takes
-    minutes.
-    """
+    """What tells a model from its namesakes: a commit, or a hash (of large files: of size and time)."""
     folder = model(study, name)
     if folder.name in revisions(study).values():
         return folder.name
     files = [(path, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
-    small = 1_000_000  # bytes
-    parts = [(p.name, sha256(p) if s.st_size < small else [s.st_size, s.st_mtime_ns]) for p, s in files]
+    parts = [(p.name, sha256(p) if s.st_size < SMALL else [s.st_size, s.st_mtime_ns]) for p, s in files]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -76,38 +66,35 @@ def snapshot(study: Study, repo: str, kind: Kind = "model") -> Path:
     """The folder of a repository's snapshot in the hub's cache, at the pinned commit; fetched if need be.
 
     Raises:
-        HubError: out of reach, gated, incomplete, without weights that can be loaded, or another commit than
-            the pinned one.
+        HubError: out of reach, gated, not whole, not to be loaded, or another commit than the pinned one.
     """
-    folder = _fetched(study, repo, kind, _agreed(study, repo, kind))
+    entry, revision = _entry(repo, kind), required(study, repo, kind)
+    if entry and entry.revision and entry.revision != revision:
+        pins = f"{study.root / PINS} records commit {revision}, the registry now requires {entry.revision}"
+        how = "to go on with that one, delete its line there (results made with the old one are made again)"
+        raise HubError(f"{repo}: {pins}; {how}")
+    folder = _fetched(study, repo, kind, revision)
     if fault := lacking(folder, repo, kind):
         raise HubError(f"{repo} at {folder.name} {fault}")
-    key, pins = f"{kind}s/{repo}", revisions(study)
-    if pins.get(key) != folder.name:
-        pins[key] = folder.name
-        atomic_write(study.root / PINS, json.dumps(dict(sorted(pins.items())), indent=1) + "\n")
+    key, pinned = f"{kind}s/{repo}", revisions(study)
+    if pinned.get(key) != folder.name:
+        pinned[key] = folder.name
+        atomic_write(study.root / PINS, json.dumps(dict(sorted(pinned.items())), indent=1) + "\n")
     return folder
 
 
 def remedy(repo: str, kind: Kind = "model", revision: str | None = None) -> str:
     """How to get a repository, as part of a sentence: the command, what it needs, where else it may lie."""
-    entry = _entry(repo, kind)
-    if isinstance(entry, DataEntry) and entry.host == "github":
-        return f"fetch it from https://github.com/{repo} ({', '.join(entry.files)}) and {_own(entry)}"
+    entry, other = _entry(repo, kind), "give a folder that holds the model in place of its name"
+    if isinstance(entry, DataEntry):
+        other = f"put the files into $GATEAU_DATA/{entry.name}/"
+        if entry.host == "github":
+            return f"fetch it from https://github.com/{repo} ({', '.join(entry.files)}) and {other}"
     words = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
     words += " --repo-type dataset" if kind == "dataset" else ""
     page = f"https://huggingface.co/{repo}"
     gate = f" (accept its licence on {page} first, then hf auth login)" if entry and entry.gated else ""
-    other = (
-        _own(entry)
-        if isinstance(entry, DataEntry)
-        else "give a folder that holds the model in place of its name"
-    )
     return f"where there is a network: {words}{gate}, its cache is {cache()}; or {other}"
-
-
-def _own(entry: DataEntry) -> str:
-    return f"put the files into $GATEAU_DATA/{entry.name}/"
 
 
 def matching(root: Path, patterns: Sequence[str]) -> list[Path]:
@@ -127,9 +114,6 @@ def _digest(path: Path, size: int, time: int) -> str:
     return path_hash(path)
 
 
-# The cache -----------------------------------------------------------------------------------------------
-
-
 def cache() -> Path:
     """The folder of the hub's cache."""
     return Path(constants.HF_HUB_CACHE)
@@ -146,18 +130,7 @@ def required(study: Study, repo: str, kind: Kind = "model") -> str | None:
     return revisions(study).get(f"{kind}s/{repo}") or (entry.revision if entry else None)
 
 
-def _agreed(study: Study, repo: str, kind: Kind) -> str | None:
-    """The required commit, on which the study's pins and the registry agree."""
-    entry, revision = _entry(repo, kind), required(study, repo, kind)
-    if entry and entry.revision and entry.revision != revision:
-        pins = f"{study.root / PINS} records commit {revision}, the registry now requires {entry.revision}"
-        how = "to go on with that one, delete its line there (results made with the old one are made again)"
-        raise HubError(f"{repo}: {pins}; {how}")
-    return revision
-
-
 def _entry(repo: str, kind: Kind) -> ModelEntry | DataEntry | None:
-    """The registry's entry of a repository, None if it has none."""
     if kind == "model":
         return registry.models().get(repo)
     return next((entry for entry in registry.data_sets().values() if entry.repo == repo), None)
@@ -165,12 +138,10 @@ def _entry(repo: str, kind: Kind) -> ModelEntry | DataEntry | None:
 
 def lacking(folder: Path, repo: str, kind: Kind = "model") -> str:
     """What a snapshot lacks to be used, with the way to get it; empty if it is whole."""
-    entry = _entry(repo, kind)
     again = f"; {remedy(repo, kind, folder.name)}"
     if kind == "dataset":
-        files = entry.files if isinstance(entry, DataEntry) else ()
-        whole = entry is None or matching(folder, files)
-        return "" if whole else f"lacks one of {', '.join(files)}{again}"
+        files = getattr(_entry(repo, kind), "files", ())
+        return f"lacks one of {', '.join(files)}{again}" if files and not matching(folder, files) else ""
     if not (folder / "config.json").is_file():
         return f"has no config.json{again}"
     index = folder / "model.safetensors.index.json"
@@ -189,22 +160,19 @@ def conversion_command(folder: Path, repo: str) -> str:
     """The command that writes a repository's ``pytorch_model.bin`` as safetensors; it reads tensors only."""
     source = f"hf_hub_download('{repo}', 'pytorch_model.bin', revision='{folder.name}')"
     load = f"torch.load({source}, weights_only=True, mmap=True)"
-    imports = (
+    names = (
         "import torch; from huggingface_hub import hf_hub_download; from safetensors.torch import save_file"
     )
-    return f"python -c \"{imports}; save_file({load}, '{folder}/model.safetensors', {{'format': 'pt'}})\""
-
-
-# Fetching ------------------------------------------------------------------------------------------------
+    return f"python -c \"{names}; save_file({load}, '{folder}/model.safetensors', {{'format': 'pt'}})\""
 
 
 def _fetched(study: Study, repo: str, kind: Kind, revision: str | None) -> Path:
     """The snapshot's folder; a pinned one that is in the cache is taken without asking the hub."""
     entry = _entry(repo, kind)
-    patterns = MODEL_FILES if kind == "model" else entry.files if isinstance(entry, DataEntry) else None
+    patterns = MODEL_FILES if kind == "model" else getattr(entry, "files", None)
     what: dict[str, Any] = {"repo_id": repo, "repo_type": kind, "revision": revision, "cache_dir": cache()}
     what["allow_patterns"] = patterns and list(patterns)
-    away = isinstance(entry, DataEntry) and entry.host != "hub"  # only a rehearsal has put it into the cache
+    away = getattr(entry, "host", "hub") != "hub"  # only a rehearsal has put it into the cache
     if revision or away:
         try:
             folder = Path(huggingface_hub.snapshot_download(**what, local_files_only=True))
@@ -230,15 +198,14 @@ def _fault(study: Study, repo: str, kind: Kind, revision: str | None, error: Exc
     if isinstance(error, errors.RevisionNotFoundError):
         return f"the hub has no commit {revision}"
     if getattr(error, "errno", None) == errno.ENOSPC:
-        where = f"the disk of {cache()} is full"
-        return f"{where}; free some or set HF_HOME to a larger one, what was fetched is kept"
+        more = "free some or set HF_HOME to a larger one, what was fetched is kept"
+        return f"the disk of {cache()} is full; {more}"
     others = sorted(folder.name for folder in snapshots(repo, kind).glob("*"))
     if revision and others and revision not in others:
-        recorded = f"{kind}s/{repo}" in revisions(study)
-        who = study.root / PINS if recorded else "the registry"
-        more = "; to go on with another, delete the line there" if recorded else ""
+        who, more = "the registry", ""
+        if f"{kind}s/{repo}" in revisions(study):
+            who, more = str(study.root / PINS), "; to go on with another, delete the line there"
         return f"{who} requires commit {revision}, the cache has {', '.join(others)}{more}"
-    why = f"the hub does not answer ({reason(error)})"
-    return (
-        f"not in the cache, or not whole, and {'HF_HUB_OFFLINE is set' if constants.HF_HUB_OFFLINE else why}"
-    )
+    offline = constants.HF_HUB_OFFLINE
+    why = "HF_HUB_OFFLINE is set" if offline else f"the hub does not answer ({reason(error)})"
+    return f"not in the cache, or not whole, and {why}"

@@ -34,17 +34,16 @@ def short_samples(study: Study) -> Path:
 
 
 def _samples(study: Study, key: str, kind: Literal["long", "short"]) -> Path:
-    entry = registry.data_sets().get(key)
-    if entry is None or entry.kind != kind:
-        known = ", ".join(name for name, each in registry.data_sets().items() if each.kind == kind)
-        raise HubError(f"{key!r} is no {kind} data set of the registry; it has {known}")
+    known = [name for name, each in registry.data_sets().items() if each.kind == kind]
+    if key not in known:
+        raise HubError(f"{key!r} is no {kind} data set of the registry; it has {', '.join(known)}")
     files, about = files_of(study, key)
 
     def build(out: Path) -> None:
         counts = conversion.convert(files, kind, key, out / "samples.jsonl")
         if not counts["kept"]:
             reasons = f"{counts['read']} records can be used: {counts['dropped']}"
-            raise DataError(f"{key}: none of {reasons}; fetch the files of {entry.repo} again")
+            raise DataError(f"{key}: none of {reasons}; fetch the files of {about['repo']} again")
         write_card(out, about | counts)
 
     return artefact(study, key, build, code=[conversion.convert], kind=kind, about=about)
@@ -53,39 +52,25 @@ def _samples(study: Study, key: str, kind: Literal["long", "short"]) -> Path:
 def files_of(study: Study, key: str) -> tuple[list[Path], dict[str, Any]]:
     """Files of a data set in the order they are read, and the beginning of its card.
 
-    Raises:
-        HubError: out of reach, or a folder of one's own without them.
+    They lie in ``$GATEAU_DATA/<key>`` if there is such a folder; HubError if they can be had nowhere.
     """
-    entry, own = registry.data_sets()[key], own_folder(key)
-    if own is not None:
-        root, revision = own, None
-        files = matching(own, entry.files) or matching(own, [Path(pattern).name for pattern in entry.files])
-        files = files or [path for pattern in entry.own for path in sorted(own.rglob(pattern))]
+    entry, own = registry.data_sets()[key], os.environ.get("GATEAU_DATA")
+    root, revision = Path(own or "").expanduser() / key, None
+    if own and root.is_dir():
+        files = matching(root, entry.files) or matching(root, [Path(each).name for each in entry.files])
+        files = files or [path for pattern in entry.own for path in sorted(root.rglob(pattern))]
         if not files:
             names = ", ".join(entry.files + entry.own)
-            raise HubError(f"{own} holds none of {names}; put the files of {entry.repo} there")
+            raise HubError(f"{root} holds none of {names}; put the files of {entry.repo} there")
     else:
         root = snapshot(study, entry.repo, "dataset")
         files, revision = matching(root, entry.files), root.name
-    about = {
-        "name": key,
-        "repo": entry.repo,
-        "revision": revision,
-        "folder": None if revision else f"$GATEAU_DATA/{key}",
-        "licence": entry.licence,
-        "source": entry.source,
-        "sha256": {path.relative_to(root).as_posix(): sha256(path) for path in files},
-    }
-    return files, about
+    about = {"name": key, "repo": entry.repo, "revision": revision}
+    about |= {"folder": None if revision else f"$GATEAU_DATA/{key}"}
+    about |= {"licence": entry.licence, "source": entry.source}
+    return files, about | {"sha256": {path.relative_to(root).as_posix(): sha256(path) for path in files}}
 
 
 def write_card(out: Path, card: dict[str, Any]) -> None:
     """What a folder's data were made from, beside them."""
     (out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def own_folder(key: str) -> Path | None:
-    """The folder of one's own that holds a data set, ``$GATEAU_DATA/<key>``; None if there is none."""
-    root = os.environ.get("GATEAU_DATA")
-    folder = Path(root).expanduser() / key if root else None
-    return folder if folder is not None and folder.is_dir() else None

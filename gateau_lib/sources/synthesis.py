@@ -6,7 +6,7 @@ import json
 import random
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -27,7 +27,6 @@ from gateau_lib.study.outputs import check_out
 from gateau_lib.study.whole_files import atomic_write
 
 KINDS = ("general", "summary", "reasoning", "extraction")  # LongAlign, appendix A
-REJECTED = "rejected.jsonl"
 NUMBERED = re.compile(r"^[\s*#>-]*(?:Q|Question|问题)?\s*\d{1,2}\s*[:：.．)）、]\s*(.*)$", re.IGNORECASE)
 
 
@@ -80,39 +79,33 @@ def prompts() -> dict[str, Any]:
     return yaml.safe_load(Path(__file__).with_name("synthesis.yml").read_text(encoding="utf-8"))
 
 
-def tasks(document: Document, count: int, seed: int, max_length: int | None = None) -> list[Task]:
+def tasks(order: Order, document: Document) -> list[Task]:
     """What shall be made of a document: kinds in a drawn order, each four tasks once."""
-    order = random.Random(f"{seed}/{document.id}").sample(KINDS, len(KINDS))
-    fault = document.fault or ("document too long" if max_length and len(document.text) > max_length else "")
-    return [Task(document.id, number, order[number % len(KINDS)], fault) for number in range(count)]
+    kinds = random.Random(f"{order.seed}/{document.id}").sample(KINDS, len(KINDS))
+    too_long = order.max_length and len(document.text) > order.max_length
+    fault = document.fault or ("document too long" if too_long else "")
+    return [Task(document.id, n, kinds[n % len(KINDS)], fault) for n in range(order.per_document)]
 
 
-def proposal_request(document: Document, task: Task, seed: int, max_tokens: int) -> Request:
+def proposal_request(order: Order, document: Document, task: Task) -> Request:
     """Ask for questions of the task's kind."""
-    kit = prompts()
-    words = kit[language(document.text)]
-    text = words["propose"].format(
-        document=document.text, count=kit["questions"], kind=words["kinds"][task.kind]
-    )
-    return Request(({"role": "user", "content": text},), max_tokens, kit["temperature"], seed)
+    kit, words = prompts(), prompts()[language(document.text)]
+    what = {"count": kit["questions"], "kind": words["kinds"][task.kind]}
+    turn = {"role": "user", "content": words["propose"].format(document=document.text, **what)}
+    return Request((turn,), order.max_new_tokens, kit["temperature"], order.seed)
 
 
-def answer_request(document: Document, task: Task, seed: int, max_tokens: int) -> Request:
+def answer_request(order: Order, document: Document, task: Task) -> Request:
     """Ask the drawn question, the user turn as it will stand in the sample."""
-    system = prompts()[language(document.text)]["answer"]
-    user = document.text + SEPARATOR + task.question
-    return Request(
-        ({"role": "system", "content": system}, {"role": "user", "content": user}), max_tokens, 0.0, seed
-    )
+    system = {"role": "system", "content": prompts()[language(document.text)]["answer"]}
+    user = {"role": "user", "content": document.text + SEPARATOR + task.question}
+    return Request((system, user), order.max_new_tokens, 0.0, order.seed)
 
 
 def read_questions(reply: Reply) -> list[str]:
     """The questions of a numbered list, each once; the last one of a reply that was cut is left out."""
-    found = [
-        match.group(1).strip().strip("*").strip()
-        for line in said(reply).splitlines()
-        if (match := NUMBERED.match(line))
-    ]
+    matches = [match for line in said(reply).splitlines() if (match := NUMBERED.match(line))]
+    found = [match[1].strip().strip("*").strip() for match in matches]
     if reply.finish == "length":
         found = found[:-1]
     return list(dict.fromkeys(question for question in found if re.search(r"\w\w", question)))
@@ -155,26 +148,21 @@ def settle(task: Task, document: Document, reply: Reply, max_length: int | None)
 
 def make(order: Order, model: Chat) -> list[Task]:
     """All tasks, asked and settled; progress with the estimated time goes to stderr."""
-    made: list[Task] = []
-    taken: dict[str, set[str]] = {}
-    for document in documents(order.documents, order.limit):
-        made += tasks(document, order.per_document, order.seed, order.max_length)
-        taken[document.id] = set()
-    stage = [task for task in made if not task.fault]
-    for _, task, reply in _ask(order, model, proposal_request, stage, "questions"):
+    made = [task for document in documents(order.documents, order.limit) for task in tasks(order, document)]
+    taken: defaultdict[str, set[str]] = defaultdict(set)
+    for _, task, reply in _ask(order, model, proposal_request, made, "questions"):
         draw(task, reply, order.seed, taken[task.document])
-    stage = [task for task in stage if not task.fault]
-    for document, task, reply in _ask(order, model, answer_request, stage, "answers"):
+    for document, task, reply in _ask(order, model, answer_request, made, "answers"):
         settle(task, document, reply, order.max_length)
     return made
 
 
 def _ask(
-    order: Order, model: Chat, request: Callable[..., Request], stage: list[Task], label: str
+    order: Order, model: Chat, request: Callable[..., Request], made: list[Task], label: str
 ) -> Iterator[tuple[Document, Task, Reply]]:
-    """Each task with its document and what the model replied."""
-    pairs = _with_documents(order, stage)
-    requests = (request(document, task, order.seed, order.max_new_tokens) for document, task in pairs)
+    """Each task without a fault with its document and what the model replied."""
+    stage = [task for task in made if not task.fault]
+    requests = (request(order, document, task) for document, task in _with_documents(order, stage))
     replies = ask(model, requests, order.parts, label, len(stage))
     for (document, task), reply in zip(_with_documents(order, stage), replies, strict=True):
         yield document, task, reply
@@ -182,19 +170,15 @@ def _ask(
 
 def _with_documents(order: Order, chosen: Sequence[Task]) -> Iterator[tuple[Document, Task]]:
     """The tasks with their documents, which are read again: all texts at once may not fit into memory."""
-    of_document: dict[str, list[Task]] = {}
+    of_document: defaultdict[str, list[Task]] = defaultdict(list)
     for task in chosen:
-        of_document.setdefault(task.document, []).append(task)
+        of_document[task.document].append(task)
     for document in documents(order.documents, order.limit):
         yield from ((document, task) for task in of_document.get(document.id, []))
 
 
 def check(order: Order) -> None:
-    """Refuse options that cannot be meant, before anything is read or asked.
-
-    Raises:
-        ScoreError, DataError: name the option or the place.
-    """
+    """Refuse options that cannot be meant (ScoreError, DataError), before anything is read or asked."""
     for name in ("per_document", "limit", "max_length", "max_new_tokens", "parallel"):
         if (value := getattr(order, name)) is not None and value < 1:
             raise ScoreError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
@@ -210,8 +194,7 @@ def run(order: Order) -> str:
     """Make the samples; returns the text to print.
 
     Raises:
-        ChatError, DataError, ModelError, ScoreError: model, documents or options that cannot be used, or no
-            sample was kept.
+        ChatError, DataError, ModelError, ScoreError: input that cannot be used, or no sample was kept.
     """
     start = time.monotonic()
     check(order)
@@ -222,7 +205,7 @@ def run(order: Order) -> str:
         model = replace(model, parallel=order.parallel)
     made = make(order, model)
     kept, lost = [task for task in made if not task.fault], [task for task in made if task.fault]
-    rejected = order.parts / REJECTED
+    rejected = order.parts / "rejected.jsonl"
     lines = [json.dumps({"id": task.id} | asdict(task), ensure_ascii=False) + "\n" for task in lost]
     atomic_write(rejected, "".join(lines))
     reasons = dict(Counter(task.fault for task in lost).most_common())
@@ -230,29 +213,14 @@ def run(order: Order) -> str:
     why = f"{len(lost)} rejected ({counts}), see {rejected}" if lost else "none rejected"
     if not kept:
         raise ScoreError(f"{order.out}: not written, no sample was kept; {why} and {TRANSCRIPT} beside it")
-    write_samples((_sample(document, task) for document, task in _with_documents(order, kept)), order.out)
-    accounts: dict[str, Any] = {
-        "documents": len({task.document for task in made}),
-        "asked": len(made),
-        "kept": dict(sorted(Counter(task.kind for task in kept).items())),
-        "rejected": reasons,
-    }
-    _write_manifest(order, model, accounts)
-    kinds = ", ".join(f"{kind} {n}" for kind, n in accounts["kept"].items())
-    seconds = time.monotonic() - start
-    what = f"{len(kept)} samples ({kinds}) on {accounts['documents']} documents"
-    return f"{order.out}: {what}; {why}; {seconds:.0f} s"
-
-
-def _write_manifest(order: Order, model: Chat, accounts: dict[str, Any]) -> None:
-    options = {
-        name: getattr(order, name)
-        for name in ("seed", "per_document", "limit", "max_length", "max_new_tokens")
-    }
-    facts = {"model": model.identity, "prompts": prompts(), **options, **accounts}
-    facts["sha256"] = {order.out.name: path_hash(order.out)}
+    pairs = _with_documents(order, kept)
+    made_of = (Sample(t.id, d.text, t.question, t.answer, kind=t.kind, source=d.id) for d, t in pairs)
+    write_samples(made_of, order.out)
+    kinds, sources = dict(sorted(Counter(task.kind for task in kept).items())), {t.document for t in made}
+    facts: dict[str, Any] = {"model": model.identity, "prompts": prompts()}
+    facts |= {n: getattr(order, n) for n in ("seed", "per_document", "limit", "max_length", "max_new_tokens")}
+    facts |= {"documents": len(sources), "asked": len(made), "kept": kinds, "rejected": reasons}
+    facts |= {"sha256": {order.out.name: path_hash(order.out)}}
     atomic_write(order.manifest, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-
-
-def _sample(document: Document, task: Task) -> Sample:
-    return Sample(task.id, document.text, task.question, task.answer, kind=task.kind, source=document.id)
+    what = f"{len(kept)} samples ({', '.join(f'{kind} {n}' for kind, n in kinds.items())})"
+    return f"{order.out}: {what} on {len(sources)} documents; {why}; {time.monotonic() - start:.0f} s"

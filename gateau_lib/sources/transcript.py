@@ -13,9 +13,11 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
+from io import FileIO
 from itertools import chain, islice
 from pathlib import Path
 
@@ -46,13 +48,11 @@ def ask(
         ChatError: no answer after `PAUSES`, or the server refuses everything. Answers so far are kept.
         ScoreError: another run writes to ``folder``.
     """
-    with locked(folder), _Transcript(folder / TRANSCRIPT) as transcript:
-        keys: list[str] = []
-        talk, pool = _Talk(model, transcript), ThreadPoolExecutor(model.parallel)
-        missing = _missing(model, requests, transcript, keys)
-        first = list(
-            islice(missing, 1)
-        )  # what a resumed run has already is passed here, before the clock starts
+    with locked(folder), (folder / TRANSCRIPT).open("ab+", buffering=0) as file:
+        talk, keys = _Talk(model, file), list[str]()
+        missing, pool = talk.missing(requests, keys), ThreadPoolExecutor(model.parallel)
+        # What a resumed run has already is passed here, before the clock starts.
+        first = list(islice(missing, 1))
         left = None if total is None else total - len(keys) + len(first)
         waiting: set[Future[None]] = set()
         try:
@@ -68,19 +68,7 @@ def ask(
         finally:  # after an error, too, those under way may still answer; nobody starts another try
             talk.ended.set()
             pool.shutdown(cancel_futures=True)
-        return [transcript.answers.get(key) or talk.refused[key] for key in keys]
-
-
-def _missing(
-    model: Chat, requests: Iterable[Request], transcript: _Transcript, keys: list[str]
-) -> Iterator[tuple[str, Request]]:
-    """Requests that have no answer yet, each once, with their keys; the keys of all are put into ``keys``."""
-    seen = set()
-    for request in requests:
-        keys.append(_key(model, request))
-        if keys[-1] not in transcript.answers and keys[-1] not in seen:
-            seen.add(keys[-1])
-            yield keys[-1], request
+        return [talk.answers.get(key) or talk.refused[key] for key in keys]
 
 
 def _settle(waiting: set[Future[None]]) -> set[Future[None]]:
@@ -91,63 +79,14 @@ def _settle(waiting: set[Future[None]]) -> set[Future[None]]:
 
 
 class _Talk:
-    """Requests of one call, each tried until it is answered or refused."""
+    """Requests of one call, and the append-only file of them; a line that a kill left torn is asked again."""
 
-    def __init__(self, model: Chat, transcript: _Transcript) -> None:
-        self.model, self.transcript = model, transcript
-        self.refused: dict[str, Reply] = {}
-        self.answered = 0
-        self.ended = threading.Event()
-
-    def ask(self, key: str, request: Request) -> None:
-        where = getattr(self.model, "url", self.model.name)
-        for pause in (*PAUSES, None):
-            begin = time.time()
-            try:
-                reply = self.model.reply(request)
-                break
-            except Busy as busy:
-                if pause is None:
-                    kept = f"{len(self.transcript.answers)} answers are kept in {self.transcript.path}"
-                    how = f"{kept}, see to the server and give the same command to go on"
-                    raise ChatError(
-                        f"{where}: no answer after {len(PAUSES) + 1} tries ({busy}); {how}"
-                    ) from None
-                pause = max(pause, busy.pause)
-                log.warning("%s: %s; again in %.0f s", where, busy, pause)
-                if self.ended.wait(pause):
-                    return  # another request ended the run
-        self.transcript.add(key, self.model, request, reply, begin)
-        if reply.finish != "refused":
-            self.answered += 1
-            return
-        self.refused[key] = reply
-        if not self.answered and len(self.refused) >= REFUSALS:
-            fault = f"refused the first {REFUSALS} requests: {reply.error}"
-            raise ChatError(f"{self.model.name} {fault}; see {self.transcript.path}")
-
-
-class _Transcript:
-    """An append-only JSONL file of requests and replies. A line that a kill left torn is asked again."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, model: Chat, file: FileIO) -> None:
+        self.model, self.file, self.path = model, file, Path(file.name)
         self.answers: dict[str, Reply] = {}
-        self._turn = threading.Lock()
-
-    def __enter__(self) -> _Transcript:
-        self._file = self.path.open("ab+", buffering=0)
-        try:
-            self._read()
-        except BaseException:
-            self._file.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def _read(self) -> None:
+        self.refused: dict[str, Reply] = {}
+        self.finished: Counter[str] = Counter()  # by this call
+        self.ended, self.turn = threading.Event(), threading.Lock()
         end = 0
         with self.path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
@@ -156,34 +95,63 @@ class _Transcript:
                 end += len(line)
                 try:
                     record = json.loads(line)
-                    reply = Reply(**record["reply"])
-                    if reply.finish != "refused":
-                        self.answers[record["key"]] = reply
+                    self._keep(record["key"], Reply(**record["reply"]))
                 except (ValueError, KeyError, TypeError):
-                    raise ChatError(
-                        f"{self.path}, line {number}: damaged; delete that line, it will be asked again"
-                    ) from None
-        self._file.truncate(end)
+                    remedy = "damaged; delete that line, it will be asked again"
+                    raise ChatError(f"{self.path}, line {number}: {remedy}") from None
+        file.truncate(end)
 
-    def add(self, key: str, model: Chat, request: Request, reply: Reply, begin: float) -> None:
-        """Append one exchange and keep its answer; on a full disk the file stays as it was."""
-        record = {"key": key, **model.identity, "url": getattr(model, "url", None), **asdict(request)}
-        record |= {"reply": asdict(reply), "asked": round(begin, 3), "seconds": round(time.time() - begin, 3)}
-        line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "replace")
-        with self._turn:
-            end = self._file.seek(0, os.SEEK_END)
+    def _keep(self, key: str, reply: Reply) -> None:
+        (self.refused if reply.finish == "refused" else self.answers)[key] = reply
+
+    def missing(self, requests: Iterable[Request], keys: list[str]) -> Iterator[tuple[str, Request]]:
+        """Requests without an answer, each once, with their keys; the keys of all are put into ``keys``."""
+        seen = set(self.answers)
+        for request in requests:
+            told = json.dumps([self.model.identity, asdict(request)], sort_keys=True)
+            key = hashlib.sha256(told.encode()).hexdigest()[:32]
+            keys.append(key)
+            if key not in seen:
+                seen.add(key)
+                yield key, request
+
+    def ask(self, key: str, request: Request) -> None:
+        """Get one reply, and keep it; its errors are those of the function `ask`."""
+        where = getattr(self.model, "url", self.model.name)
+        for pause in (*PAUSES, None):
+            begin = time.time()
             try:
-                if self._file.write(line) != len(line):
+                reply = self.model.reply(request)
+                break
+            except Busy as busy:
+                if pause is None:
+                    kept = f"{len(self.answers)} answers are kept in {self.path}"
+                    how = f"{kept}, see to the server and give the same command to go on"
+                    tries = f"no answer after {len(PAUSES) + 1} tries ({busy})"
+                    raise ChatError(f"{where}: {tries}; {how}") from None
+                pause = max(pause, busy.pause)
+                log.warning("%s: %s; again in %.0f s", where, busy, pause)
+                if self.ended.wait(pause):
+                    return  # another request ended the run
+        self.add(key, request, reply, begin)
+        self.finished[reply.finish] += 1
+        if self.finished.total() == self.finished["refused"] >= REFUSALS:
+            fault = f"refused the first {REFUSALS} requests: {reply.error}"
+            raise ChatError(f"{self.model.name} {fault}; see {self.path}")
+
+    def add(self, key: str, request: Request, reply: Reply, begin: float) -> None:
+        """Append one exchange and keep its answer; on a full disk the file stays as it was."""
+        record = {"key": key, **self.model.identity, "url": getattr(self.model, "url", None)}
+        record |= asdict(request) | {"reply": asdict(reply), "asked": round(begin, 3)}
+        record["seconds"] = round(time.time() - begin, 3)
+        line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+        with self.turn:
+            end = self.file.seek(0, os.SEEK_END)
+            try:
+                if self.file.write(line) != len(line):
                     raise OSError(errno.ENOSPC, "No space left on device", str(self.path))
-                os.fsync(self._file.fileno())
+                os.fsync(self.file.fileno())
             except OSError:
-                self._file.truncate(end)
+                self.file.truncate(end)
                 raise
-            if reply.finish != "refused":
-                self.answers[key] = reply
-
-
-def _key(model: Chat, request: Request) -> str:
-    return hashlib.sha256(json.dumps([model.identity, asdict(request)], sort_keys=True).encode()).hexdigest()[
-        :32
-    ]
+            self._keep(key, reply)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -18,14 +19,20 @@ LIBRARY = logging.getLogger(__name__.partition(".")[0])
 Words = ParamSpec("Words")
 
 
+def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """A parser for the command of that name, described by the first line of its module's docstring."""
+    return argparse.ArgumentParser(
+        prog=f"python -m gateau_lib.{name}", description=(doc or "").split("\n")[0]
+    )
+
+
 def command(kept: str = "") -> Callable[[Callable[Words, int | None]], Callable[Words, int]]:
     """Make a function a command's ``main``: it returns the exit status and says in one line what to mend.
 
     A `UserError` gives its own status, a file that cannot be read or written 2, Ctrl-C 130. Any other
     exception is a fault of the program: it passes, with its traceback.
 
-    Args:
-        kept: what a command that ends early leaves, for example ``"finished shards are kept"``.
+    ``kept`` says what a command that ends early leaves, for example ``"finished shards are kept"``.
     """
     again = "give the same command to go on" if kept else "give the same command again"
     stays = f"{kept}, " if kept else ""
@@ -40,7 +47,9 @@ def command(kept: str = "") -> Callable[[Callable[Words, int | None]], Callable[
                     LIBRARY.error("error: %s", error)
                     return error.status
                 except OSError as error:
-                    LIBRARY.error("error: %s; %smend it and %s", in_words(error), stays, again)
+                    place = f"{error.filename}: " if error.filename else ""
+                    what = error.strerror or reason(error)
+                    LIBRARY.error("error: %s%s; %smend it and %s", place, what, stays, again)
                     return 2
                 except KeyboardInterrupt:
                     LIBRARY.error("stopped; %s%s", stays, again)
@@ -49,12 +58,6 @@ def command(kept: str = "") -> Callable[[Callable[Words, int | None]], Callable[
         return ended
 
     return wrapped
-
-
-def in_words(error: OSError) -> str:
-    """The file that an error of the system is about, if it names one, and what is wrong with it."""
-    place = f"{error.filename}: " if error.filename else ""
-    return f"{place}{error.strerror or reason(error)}"
 
 
 class Lines(logging.Handler):

@@ -57,9 +57,7 @@ def gpu_memory() -> list[int]:
     """Memory in bytes of each GPU that ``CUDA_VISIBLE_DEVICES`` leaves visible."""
     names = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = None if names is None else [word.strip() for word in names.split(",")]
-    return [
-        gpu.memory for gpu in driver_gpus() if visible is None or gpu.number in visible or gpu.uuid in visible
-    ]
+    return [gpu.memory for gpu in driver_gpus() if visible is None or {gpu.number, gpu.uuid} & {*visible}]
 
 
 def release_gpu() -> None:

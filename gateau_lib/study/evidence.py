@@ -15,7 +15,6 @@ from gateau_lib.study.whole_files import atomic_write
 if TYPE_CHECKING:
     import pandas as pd
 
-
 ROW = ("metric", "method", "condition", "seed", "value", "n")
 
 
@@ -27,8 +26,7 @@ def write_metrics(study: Study, name: str, rows: Sequence[dict[str, Any]]) -> Pa
             ``n`` (what it is over).
 
     Raises:
-        ValueError: missing or unknown key, value not finite, or the same metric, method, condition and seed
-            twice.
+        ValueError: missing or unknown key, value not finite, or the same place of a value twice.
     """
     done: dict[tuple[str, str, str, int], str] = {}
     for row in rows:
@@ -41,12 +39,10 @@ def write_metrics(study: Study, name: str, rows: Sequence[dict[str, Any]]) -> Pa
             raise ValueError(f"metrics {name}: {place} is {value}; leave the row out or find out why")
         if place in done:
             raise ValueError(f"metrics {name}: {place} is given twice; a condition must tell the rows apart")
-        done[place] = json.dumps(
-            dict(zip(ROW, (*place, value, int(row["n"])), strict=True)), ensure_ascii=False
-        )
-    return atomic_write(
-        _evidence(study, "metrics", name, "json"), "[\n" + ",\n".join(done[p] for p in sorted(done)) + "\n]\n"
-    )
+        whole = dict(zip(ROW, (*place, value, int(row["n"])), strict=True))
+        done[place] = json.dumps(whole, ensure_ascii=False)
+    text = "[\n" + ",\n".join(done[place] for place in sorted(done)) + "\n]\n"
+    return atomic_write(_evidence(study, "metrics", name, "json"), text)
 
 
 def read_metrics(study: Study) -> pd.DataFrame:
@@ -62,9 +58,8 @@ def read_metrics(study: Study) -> pd.DataFrame:
 def write_table(study: Study, name: str, table: pd.DataFrame) -> Path:
     """Write ``tables/<name>.csv``; an index that carries names is kept as columns."""
     named = any(level is not None for level in table.index.names)
-    return atomic_write(
-        _evidence(study, "tables", name, "csv"), table.to_csv(index=named, lineterminator="\n")
-    )
+    text = table.to_csv(index=named, lineterminator="\n")
+    return atomic_write(_evidence(study, "tables", name, "csv"), text)
 
 
 def write_ids(study: Study, name: str, ids: Iterable[str]) -> Path:
@@ -79,7 +74,5 @@ def figure_path(study: Study, name: str) -> Path:
 
 def _evidence(study: Study, folder: str, name: str, suffix: str) -> Path:
     if not re.fullmatch(r"\d\d_[\w.-]+", name):
-        raise ValueError(
-            f"{folder}: name {name!r} must begin with its notebook's number, for example '03_auc'"
-        )
+        raise ValueError(f"{folder}: name {name!r} must begin with its notebook's number, as '03_auc' does")
     return study.root / folder / f"{name}.{suffix}"

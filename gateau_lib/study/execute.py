@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -11,16 +10,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
-from gateau_lib.study import manifest, notebooks, record
+from gateau_lib.study import manifest, notebooks
 from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.progress import say
 from gateau_lib.study.staleness import RunError, Step, inspect
-from gateau_lib.study.store import Study, results_root
+from gateau_lib.study.store import TRACKED, results_root
 from gateau_lib.study.whole_files import atomic_write
 
 KERNEL = "gateau"
@@ -29,31 +28,26 @@ RUNNING, KERNEL_LOG = "running.ipynb", "kernel.log"  # in the folder of a run th
 
 
 def execute(step: Step, parts: dict[str, str]) -> None:
-    """Run a notebook; its executed copy, stamp and manifest entry appear only if every cell ran.
-
-    Args:
-        parts: what `Step.parts` gives now.
+    """Run a notebook, of which `Step.parts` are now ``parts``; it leaves a record only if every cell ran.
 
     Raises:
-        RunError: a cell raised (the copy is left as ``NN_name.failed.ipynb``) or the kernel died.
+        RunError: a cell raised or the kernel died; the copy is left as ``NN_name.failed.ipynb``.
     """
     inspect(step.path)
-    before, last = evidence(step), record.begin(step)
+    before, last = _evidence(step), manifest.begin(step)
     start, began = time.monotonic(), time.time()
-    with tempfile.TemporaryDirectory(prefix="gateau-") as scratch, PeakMemory() as memory:
-        artefacts = _run_cells(step, Path(scratch), memory)
-        executed = notebooks.clean(
-            notebooks.read(Path(scratch) / RUNNING), notebooks.read(step.path), private_paths()
-        )
-    for name in (n for n, seen in evidence(step).items() if before.get(n) == seen):
+    with tempfile.TemporaryDirectory(prefix="gateau-") as scratch, peak_memory() as peak:
+        artefacts = _run_cells(step, Path(scratch), peak)
+        executed = _cleaned(step, notebooks.read(Path(scratch) / RUNNING))
+    for name in (n for n, seen in _evidence(step).items() if before.get(n) == seen):
         (step.study.root / name).unlink()  # an earlier version of the notebook wrote it, this one did not
-    atomic_write(step.executed, notebooks.write_text(executed))
+    atomic_write(step.executed, executed)
     seconds = time.monotonic() - start
-    record.finish(step, parts, artefacts, record.entry(step, last, artefacts, began, seconds, memory.peak))
-    say(f"      done in {seconds:.0f} s, {memory.peak / 2**30:.1f} GB at most")
+    manifest.finish(step, parts, artefacts, manifest.entry(step, last, artefacts, began, seconds, peak()))
+    say(f"      done in {seconds:.0f} s, {peak() / 2**30:.1f} GB at most")
 
 
-def _run_cells(step: Step, scratch: Path, memory: PeakMemory) -> list[str]:
+def _run_cells(step: Step, scratch: Path, peak: Callable[[], int]) -> list[str]:
     """Run the cells into a copy in ``scratch``; returns the names of the artefacts that they used."""
     from nbclient.exceptions import DeadKernelError
     from papermill import execute_notebook
@@ -61,8 +55,8 @@ def _run_cells(step: Step, scratch: Path, memory: PeakMemory) -> list[str]:
 
     running, log = scratch / RUNNING, scratch / "artefacts"
     log.touch()
-    with Live() as live, kernel(scratch, log, live.watched), quiet_when_stopped():
-        try:
+    try:
+        with closing(Live()) as live, kernel(scratch, log, live.watched), quiet_when_stopped():
             execute_notebook(
                 str(step.path),
                 str(running),
@@ -73,69 +67,58 @@ def _run_cells(step: Step, scratch: Path, memory: PeakMemory) -> list[str]:
                 progress_bar=False,
                 stderr_file=live,
             )
-        except PapermillExecutionError as error:
-            live.close()
-            why = f"{error.ename}: {error.evalue}".splitlines()[0]
-            raise RunError(_left(step, running, why)) from None
-        except DeadKernelError:
-            live.close()
-            if said := (scratch / KERNEL_LOG).read_text(errors="replace").rstrip():
-                say(said)
-            held = f"it held {memory.peak / 2**30:.1f} GB"
-            why = f"the kernel died, likely out of memory ({held}); free some or lower the profile"
-            raise RunError(_left(step, running, why), DEAD_KERNEL) from None
+    except PapermillExecutionError as error:
+        raise RunError(_left(step, running, f"{error.ename}: {error.evalue}".splitlines()[0])) from None
+    except DeadKernelError:
+        if said := (scratch / KERNEL_LOG).read_text(errors="replace").rstrip():
+            say(said)
+        held = f"it held {peak() / 2**30:.1f} GB"
+        why = f"the kernel died, likely out of memory ({held}); free some or lower the profile"
+        raise RunError(_left(step, running, why), DEAD_KERNEL) from None
     return list(dict.fromkeys(log.read_text().split()))
 
 
-def evidence(step: Step) -> dict[str, tuple[int, int]]:
+def _evidence(step: Step) -> dict[str, tuple[int, int]]:
     """The notebook's files with what changes when a file is written again."""
-    found = (p for folder in manifest.TRACKED for p in (step.study.root / folder).glob(f"{step.number}_*"))
+    found = (p for folder in TRACKED for p in (step.study.root / folder).glob(f"{step.number}_*"))
     return {p.relative_to(step.study.root).as_posix(): (p.stat().st_mtime_ns, p.stat().st_ino) for p in found}
 
 
 def _left(step: Step, running: Path, why: str) -> str:
     """Keep the failed copy; the message names cell, error and file."""
     executed = notebooks.read(running if running.exists() else step.path)
-    place = notebooks.failed_cell(executed)
-    atomic_write(
-        step.failed,
-        notebooks.write_text(notebooks.clean(executed, notebooks.read(step.path), private_paths())),
-    )
-    line = (
-        next((x.strip() for x in notebooks.source(place[1]).splitlines() if x.strip()), "") if place else ""
-    )
-    where = f"cell {place[0]} ({line[:60]})" if place else "before its first cell"
+    atomic_write(step.failed, _cleaned(step, executed))
+    where = "before its first cell"
+    if place := notebooks.failed_cell(executed):
+        line = next((x.strip() for x in notebooks.source(place[1]).splitlines() if x.strip()), "")
+        where = f"cell {place[0]} ({line[:60]})"
     shown = f"{step.study.root.name}/notebooks/{step.failed.name}"
     return f"{step.path.name}, {where}: {why}; the copy is {results_root().name}/{shown}"
 
 
-def private_paths() -> list[tuple[str, str]]:
-    """Folders of this machine and what stands for them in a saved copy, longest first."""
+def _cleaned(step: Step, executed: notebooks.Notebook) -> str:
+    """The text of an executed copy, with other names for this machine's folders, longest first."""
     hidden = {
         str(results_root()): "results",
         str(results_root().resolve()): "results",
         str(PACKAGE.parent): ".",
-    }
-    hidden |= {
         sys.prefix: "<environment>",
         sys.base_prefix: "<python>",
         tempfile.gettempdir(): "<tmp>",
         str(Path.home()): "~",
     }
-    return sorted(((k, v) for k, v in hidden.items() if len(k) > 3), key=lambda pair: -len(pair[0]))
+    longest = sorted(((k, v) for k, v in hidden.items() if len(k) > 3), key=lambda pair: -len(pair[0]))
+    return notebooks.write_text(notebooks.clean(executed, notebooks.read(step.path), longest))
 
 
 @contextmanager
 def kernel(scratch: Path, log: Path, watched: bool) -> Iterator[None]:
-    """Make a kernel of the running interpreter findable, and set the environment that notebooks see."""
+    """Make a kernel of the running interpreter findable, with the environment that notebooks see."""
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"]
     # What the kernel itself says, not its cells, is shown only when it dies: Ctrl-C makes it say a lot.
     command = ["/bin/sh", "-c", 'exec "$@" 2>>"$0"', str(scratch / KERNEL_LOG), *command]
-    spec = {"argv": command, "display_name": KERNEL, "language": "python"}
-    atomic_write(scratch / "kernels" / KERNEL / "kernel.json", json.dumps(spec))
     path = os.environ.get("PYTHONPATH")
-    new = {
-        "JUPYTER_PATH": str(scratch),
+    environment = {
         "IPYTHONDIR": str(scratch / "ipython"),  # no start-up files or history of the user's
         "PYTHONPATH": f"{PACKAGE.parent}{os.pathsep}{path}" if path else str(PACKAGE.parent),
         "PYTHONHASHSEED": "0",
@@ -146,16 +129,17 @@ def kernel(scratch: Path, log: Path, watched: bool) -> Iterator[None]:
         "GATEAU_RESULTS": str(results_root().resolve()),
         "GATEAU_ARTEFACT_LOG": str(log),
     } | ({"GATEAU_PROGRESS_SECONDS": "1"} if watched else {})
-    old = {name: os.environ.get(name) for name in new}
-    os.environ.update(new)
+    plain = {name: value.replace("$", "$$") for name, value in environment.items()}  # no templates
+    spec = {"argv": command, "env": plain, "display_name": KERNEL, "language": "python"}
+    atomic_write(scratch / "kernels" / KERNEL / "kernel.json", json.dumps(spec))
+    before = os.environ.get("JUPYTER_PATH")
+    os.environ["JUPYTER_PATH"] = str(scratch)
     try:
         yield
     finally:
-        for name, value in old.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        del os.environ["JUPYTER_PATH"]
+        if before is not None:
+            os.environ["JUPYTER_PATH"] = before
 
 
 @contextmanager
@@ -187,9 +171,8 @@ class Live:
         """Take text as the kernel sent it, cut anywhere."""
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
-            line = (
-                line.rstrip("\r").rpartition("\r")[2].rstrip()
-            )  # a bar that redraws itself shows its last state
+            # A bar that redraws itself shows its last state.
+            line = line.rstrip("\r").rpartition("\r")[2].rstrip()
             if line and self.watched:
                 print(f"\r\x1b[K      {line[:110]}", end="", file=sys.stderr, flush=True)
             elif line:
@@ -203,70 +186,27 @@ class Live:
         if self.watched:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
-    def __enter__(self) -> Live:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-
-class PeakMemory:
-    """Highest resident memory of all processes below this one, in bytes, sampled five times a second."""
-
-    def __init__(self) -> None:
-        self.peak = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def _watch(self) -> None:
-        import psutil
-
-        me = psutil.Process()
-        while not self._stop.wait(0.2):
-            total = 0
-            for child in me.children(recursive=True):
-                try:
-                    total += child.memory_info().rss
-                except psutil.Error:  # it ended meanwhile
-                    continue
-            self.peak = max(self.peak, total)
-
-    def __enter__(self) -> PeakMemory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stop.set()
-        self._thread.join()
-
-
-def bring_up_to_date(todo: Sequence[Step]) -> int:
-    """Run the stale notebooks in order; returns how many ran.
-
-    Raises:
-        RunError: a notebook failed; those before it are done and stay.
-    """
-    ran = 0
-    for place, step in enumerate(todo, 1):
-        parts = step.parts()
-        if reasons := step.stale(parts):
-            more = f" (and {len(reasons) - 1} more)" if reasons[1:] else ""
-            say(f"[{place}/{len(todo)}] {step.name}: {reasons[0]}{more}")
-            execute(step, parts)
-            ran += 1
-        else:
-            record.refresh_prose(step)
-    return ran
-
 
 @contextmanager
-def only_run(study: Study) -> Iterator[None]:
-    """Hold the study's folder; a second run of the same profile would write the same files."""
-    with (study.cache / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(
-                f"another run of profile {study.profile.name} is going on; wait for it or stop it"
-            ) from None
-        yield
+def peak_memory() -> Iterator[Callable[[], int]]:
+    """Give a function that tells the highest resident memory in bytes of all processes below this one."""
+    import psutil
+
+    me, stop, peak = psutil.Process(), threading.Event(), 0
+
+    def watch() -> None:
+        nonlocal peak
+        while not stop.wait(0.2):
+            total = 0
+            for child in me.children(recursive=True):
+                with suppress(psutil.Error):  # it ended meanwhile
+                    total += child.memory_info().rss
+            peak = max(peak, total)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield lambda: peak
+    finally:
+        stop.set()
+        thread.join()

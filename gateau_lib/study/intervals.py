@@ -19,21 +19,20 @@ COUNTS = 10**6  # greatest denominator that a recorded ratio of counts may have
 ROUNDING = 8
 
 
-def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean and two-sided Student t-interval ``(mean, low, high)`` of at least two values."""
     data = np.asarray(values, dtype=float)
     if data.size < 2:
         raise ValueError(f"an interval needs two values or more, got {data.size}")
-    half = _student(data.size, confidence) * stats.sem(data)
+    half = _student(data.size) * stats.sem(data)
     return float(data.mean()), float(data.mean() - half), float(data.mean() + half)
 
 
 def exact(value: float) -> Fraction:
     """The number that a float records: the ratio or the decimal near it, else its shortest text."""
     ratio = Fraction(value).limit_denominator(COUNTS)
-    unit = Fraction(
-        math.ulp(max(abs(value), abs(float(ratio))))
-    )  # below a power of two a float's own is half
+    # Below a power of two a float's own unit is half.
+    unit = Fraction(math.ulp(max(abs(value), abs(float(ratio)))))
     return ratio if abs(ratio - Fraction(value)) <= ROUNDING * unit else Fraction(repr(float(value)))
 
 
@@ -69,15 +68,14 @@ class Interval:
         return mean, mean - half, mean + half
 
 
-def _student(n: int, confidence: float = CONFIDENCE) -> float:
+def _student(n: int) -> float:
     """How many standard errors the interval of ``n`` values reaches to each side."""
-    return float(stats.t.ppf((1 + confidence) / 2, n - 1))
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
 
 
 def mean_of_tasks(parts: Sequence[pd.Series]) -> tuple[float, float, float]:
-    """Mean of the parts' means with its t-interval; the smallest part decides the degrees
-    of freedom (one item: no interval)."""
+    """Mean of the parts' means and its t-interval, with the smallest part's degrees of freedom."""
     means = np.mean([part.mean() for part in parts])
     error = np.sqrt(sum(part.var(ddof=1) / len(part) for part in parts)) / len(parts)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, min(map(len, parts)) - 1) * error
+    half = _student(min(map(len, parts))) * error  # of one item: no interval
     return float(means), float(means - half), float(means + half)

@@ -6,8 +6,6 @@ module that makes the variant; the names here belong to neither.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 LABELS = {
     "theta_a": "short model",
     "theta_a_ntk": "short model, NTK-extended",
@@ -35,8 +33,3 @@ LOOKS: dict[str, tuple[str, str]] = {
     "full_epochs": ("#AA4499", "h"),
     "length_matched": ("#999933", "d"),
 }
-
-
-def add(labels: Mapping[str, str]) -> None:
-    """Make more names known: short name -> what a reader sees."""
-    LABELS.update(labels)

@@ -1,4 +1,7 @@
-"""The manifest of a results folder: what made each file, on what machine, at what cost, with its sha256.
+"""How a run of a notebook is recorded: taken back before it begins, written when every cell has run.
+
+The stamp in the cache says what the run was made from and left, the manifest of the results folder on what
+machine and at what cost, with each file's sha256. A run that fails leaves neither.
 
 A notebook's ``seconds`` are the wall-clock seconds that it costs when the notebooks before it have run and
 nothing of its own is ready. ``reused_seconds`` is the part of them that the recorded run did not spend,
@@ -13,68 +16,115 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gateau_lib.study import notebooks
 from gateau_lib.study.code_hash import PACKAGE, path_hash
 from gateau_lib.study.devices import gpu_name
-from gateau_lib.study.store import Study
+from gateau_lib.study.progress import say
+from gateau_lib.study.staleness import Step, computing
+from gateau_lib.study.store import TRACKED, Study, built
 from gateau_lib.study.whole_files import atomic_write
 
-TRACKED = ("metrics", "tables", "selected", "figures", "notebooks")
+
+def begin(step: Step) -> dict[str, float]:
+    """Take back what the run before left on record.
+
+    Returns:
+        ``seconds`` and ``peak_memory_mb`` that this machine recorded for these parameters, or nothing.
+    """
+    about = read(step.study)
+    last = about["notebooks"].get(step.name, {})
+    step.stamp.unlink(missing_ok=True)
+    _update(step, None)
+    if about.get("machine") != machine() or last.get("parameters") != step.parameters:
+        return {}
+    return {name: last[name] for name in ("seconds", "peak_memory_mb")}
 
 
-def path(study: Study) -> Path:
-    """The manifest's file."""
-    return study.root / "manifest.json"
+def entry(
+    step: Step, last: dict[str, float], artefacts: Iterable[str], began: float, seconds: float, peak: int
+) -> dict[str, Any]:
+    """The manifest's entry of a run, without its files.
+
+    Args:
+        last: what `begin` returned.
+        artefacts: names of those that the run used.
+        began: in seconds since the epoch.
+        seconds: that the run took.
+        peak: memory in bytes.
+    """
+    earlier = {name for before in step.upstream for name in before.last().get("artefacts", ())}
+    spans = [built(step.study.cache / name) for name in artefacts if name not in earlier]
+    reused = covered(span for span in spans if span[0] < began)
+    cost = {"seconds": round(seconds + reused, 1), "peak_memory_mb": round(peak / 2**20)}
+    if reused:
+        cost = {name: max(value, last.get(name, 0)) for name, value in cost.items()}
+    return {"parameters": step.parameters, "reused_seconds": round(reused, 1)} | cost
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Time inside at least one span: what was built side by side, or one inside the other, counts once."""
+    total, until = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return total
+
+
+def finish(step: Step, parts: dict[str, str], artefacts: list[str], entry: dict[str, Any]) -> None:
+    """Record a good run: manifest first, stamp last, so that a crash between them only means another run."""
+    left = files(step.study, f"{step.number}_")
+    _update(step, entry | {"files": left})
+    text = notebooks.text_hash(notebooks.read(step.path))
+    stamp = {"parts": parts, "text": text, "files": left, "artefacts": artefacts}
+    atomic_write(step.stamp, json.dumps(stamp, indent=1) + "\n")
+
+
+def refresh_prose(step: Step) -> None:
+    """Bring the executed copy's text up to date when only prose or comments changed."""
+    last, original = step.last(), notebooks.read(step.path)
+    if last["text"] != notebooks.text_hash(original):
+        copy = notebooks.with_outputs(original, notebooks.read(step.executed))
+        atomic_write(step.executed, notebooks.write_text(copy))
+        say(f"      {step.name}: text updated, nothing to compute")
+        finish(step, last["parts"], last["artefacts"], read(step.study)["notebooks"].get(step.name, {}))
 
 
 def read(study: Study) -> dict[str, Any]:
     """The manifest, empty if there is none."""
-    return json.loads(path(study).read_text(encoding="utf-8")) if path(study).exists() else {"notebooks": {}}
+    path = study.root / "manifest.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"notebooks": {}}
 
 
-def last_cost(study: Study, notebook: str, parameters: dict[str, Any]) -> dict[str, float]:
-    """``seconds`` and ``peak_memory_mb`` that this machine last recorded for the notebook
-    with these parameters, or nothing."""
-    about = read(study)
-    entry = about["notebooks"].get(notebook, {})
-    if about.get("machine") != machine() or entry.get("parameters") != parameters:
-        return {}
-    return {name: entry[name] for name in ("seconds", "peak_memory_mb")}
-
-
-def update(study: Study, notebook: str, entry: dict[str, Any] | None, versions: dict[str, str]) -> None:
-    """Put one notebook's entry into the manifest, or take it out
-    (None: it failed, its files are not to be trusted)."""
-    notebooks = {k: v for k, v in read(study)["notebooks"].items() if k[:2] != notebook[:2]}
+def _update(step: Step, entry: dict[str, Any] | None) -> None:
+    """Put a notebook's entry into the manifest, or take it out, whatever the notebook was called."""
+    done = {name: each for name, each in read(step.study)["notebooks"].items() if name[:2] != step.number}
     if entry is not None:
-        notebooks[notebook] = entry | commit()
+        done[step.name] = entry | commit()
     content = {
-        "profile": asdict(study.profile),
-        "seeds": sorted({e["parameters"]["seed"] for e in notebooks.values()}),
-        "seconds": round(sum(e["seconds"] for e in notebooks.values()), 1),
-        "peak_memory_mb": max((e["peak_memory_mb"] for e in notebooks.values()), default=0),
+        "profile": asdict(step.study.profile),
+        "seeds": sorted({each["parameters"]["seed"] for each in done.values()}),
+        "seconds": round(sum(each["seconds"] for each in done.values()), 1),
+        "peak_memory_mb": max((each["peak_memory_mb"] for each in done.values()), default=0),
         "machine": machine(),
-        "versions": versions,
-        "notebooks": {name: notebooks[name] for name in sorted(notebooks)},
+        "versions": computing(),
+        "notebooks": dict(sorted(done.items())),
     }
-    atomic_write(path(study), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    atomic_write(step.study.root / "manifest.json", text)
 
 
 def commit() -> dict[str, Any]:
     """The commit of the code, and whether files other than results differ from it; nulls outside git."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(PACKAGE.parent), *words], capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
+    git = ["git", "-C", str(PACKAGE.parent)]
     try:
-        dirty = git("status", "--porcelain", "--", ".", ":(exclude)results")
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(dirty)}
+        head = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL)
+        changed = subprocess.check_output([*git, "status", "--porcelain", "--", ".", ":(exclude)results"])
+        return {"commit": head.strip(), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
 
@@ -83,48 +133,35 @@ def machine() -> dict[str, Any]:
     """Device, processor, cores, memory and system of this machine."""
     import psutil
 
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "device": os.environ.get("GATEAU_DEVICE") or (gpu_name() or "cpu"),
-        "cpu": processor(),
+        "cpu": models[0] if models else platform.processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
     }
 
 
-def processor() -> str:
-    """The processor's model name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
-
-
-def files(study: Study, folders: tuple[str, ...] = TRACKED, start: str = "") -> dict[str, str]:
+def files(study: Study, start: str = "") -> dict[str, str]:
     """sha256 of evidence files by path below the study's root; those whose name begins with ``start``."""
-    found = (p for folder in folders for p in (study.root / folder).glob(f"{start}*") if p.is_file())
-    return {p.relative_to(study.root).as_posix(): path_hash(p) for p in sorted(found) if _kept(p)}
-
-
-def _kept(path: Path) -> bool:
-    return not path.name.startswith(".") and not path.name.endswith(".failed.ipynb")
+    found = sorted(path for folder in TRACKED for path in (study.root / folder).glob(f"{start}*"))
+    kept = (p for p in found if p.is_file() and not p.name.startswith(".") and ".failed." not in p.name)
+    return {path.relative_to(study.root).as_posix(): path_hash(path) for path in kept}
 
 
 def verify(study: Study) -> list[str]:
     """What does not agree between the manifest and the files, one line each; empty when all is well."""
-    if not path(study).exists():
+    done = read(study)["notebooks"]
+    if not (study.root / "manifest.json").exists():
         seed = f" SEED={study.seed}" if study.seed else ""
         return [f"{study.root.name}: no manifest.json; run make {study.profile.name}{seed} first"]
-    listed = {
-        name: sha for entry in read(study)["notebooks"].values() for name, sha in entry["files"].items()
-    }
+    listed = {name: sha for entry in done.values() for name, sha in entry["files"].items()}
     found = files(study)
-    wrong = [f"{name}: missing" for name in listed if name not in found]
-    wrong += [
-        f"{name}: not the file the manifest lists"
-        for name in listed
-        if found.get(name, listed[name]) != listed[name]
-    ]
-    return sorted(wrong + [f"{name}: not in the manifest" for name in found if name not in listed])
+    wrong = [f"{name}: missing" for name in listed.keys() - found]
+    wrong += [f"{name}: not in the manifest" for name in found.keys() - listed]
+    both = found.keys() & listed
+    wrong += [f"{name}: not the file the manifest lists" for name in both if found[name] != listed[name]]
+    return sorted(wrong)

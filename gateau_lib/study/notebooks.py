@@ -1,5 +1,4 @@
-"""Notebooks as data: their code for hashing, and executed copies without anything that differs
-between two equal runs."""
+"""Notebooks as data: their code for hashing, and executed copies without what differs between equal runs."""
 
 from __future__ import annotations
 
@@ -52,13 +51,17 @@ def source(cell: Cell) -> str:
 
 def tags(cell: Cell) -> list[str]:
     """A cell's tags."""
-    found: list[str] = cell.get("metadata", {}).get("tags", [])
-    return found
+    return list(cell.get("metadata", {}).get("tags", []))
+
+
+def _written(notebook: Notebook) -> list[Cell]:
+    """Cells without the parameters and the error banner that papermill adds."""
+    return [c for c in notebook["cells"] if not {INJECTED, "papermill-error-cell-tag"} & set(tags(c))]
 
 
 def code_cells(notebook: Notebook) -> list[Cell]:
     """Code cells as in the source notebook, so without the injected parameters."""
-    return [c for c in notebook["cells"] if c["cell_type"] == "code" and INJECTED not in tags(c)]
+    return [c for c in _written(notebook) if c["cell_type"] == "code"]
 
 
 def code(notebook: Notebook, name: str) -> str:
@@ -68,16 +71,15 @@ def code(notebook: Notebook, name: str) -> str:
         NotebookError: a cell that is no valid Python.
     """
     texts = []
-    for number, cell in enumerate(notebook["cells"], 1):
-        if cell["cell_type"] == "code" and INJECTED not in tags(cell):
-            text = re.sub(
-                r"^(\s*)([%!].*)$", lambda m: f"{m[1]}__magic__ = {m[2]!r}", source(cell), flags=re.M
-            )
-            try:
-                ast.parse(text)
-            except SyntaxError as error:
-                raise NotebookError(f"{name}: cell {number}, line {error.lineno}: {error.msg}") from None
-            texts.append(text)
+    for number, cell in enumerate(_written(notebook), 1):
+        if cell["cell_type"] != "code":
+            continue
+        text = re.sub(r"(?m)^(\s*)([%!].*)$", lambda m: f"{m[1]}__magic__ = {m[2]!r}", source(cell))
+        try:
+            ast.parse(text)
+        except SyntaxError as error:
+            raise NotebookError(f"{name}: cell {number}, line {error.lineno}: {error.msg}") from None
+        texts.append(text)
     return NEXT_CELL.join(texts)
 
 
@@ -90,10 +92,7 @@ def clean(executed: Notebook, original: Notebook, hide: Sequence[tuple[str, str]
     """An executed copy that two equal runs write byte for byte alike.
 
     No times, no random ids, no stderr, no memory addresses, no error banner of papermill's; metadata as in
-    ``original``.
-
-    Args:
-        hide: (text, replacement) pairs for machine-specific paths in outputs.
+    ``original``; in outputs the pairs ``hide`` of (text, replacement) are replaced, paths of this machine.
     """
     kept = {c["id"]: c for c in original["cells"] if "id" in c}
     cells: list[Cell] = []
@@ -105,8 +104,7 @@ def clean(executed: Notebook, original: Notebook, hide: Sequence[tuple[str, str]
         elif cell.get("id") in kept:
             cell["metadata"] = kept[cell["id"]].get("metadata", {})
         else:  # written before cells had ids
-            cell["id"] = f"cell-{number}"
-            cell["metadata"] = {"tags": tags(cell)} if tags(cell) else {}
+            cell |= {"id": f"cell-{number}", "metadata": {"tags": tags(cell)} if tags(cell) else {}}
         if cell["cell_type"] == "code":
             cell["outputs"] = _stable(_merge(cell["outputs"]), hide, tables)
         cells.append(cell)
@@ -116,9 +114,7 @@ def clean(executed: Notebook, original: Notebook, hide: Sequence[tuple[str, str]
 def _merge(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Outputs without stderr, printed text in one piece however the kernel cut it."""
     merged: list[dict[str, Any]] = []
-    for output in outputs:
-        if output["output_type"] == "stream" and output["name"] == "stderr":
-            continue
+    for output in (each for each in outputs if each.get("name") != "stderr"):
         if output["output_type"] == "stream" and merged and merged[-1]["output_type"] == "stream":
             text = "".join(merged[-1]["text"]) + "".join(output["text"])
             merged[-1] = merged[-1] | {"text": text.splitlines(keepends=True)}
@@ -128,17 +124,13 @@ def _merge(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _stable(value: Any, hide: Sequence[tuple[str, str]], tables: dict[str, str]) -> Any:
-    """A value without what differs from run to run; random ids of styled tables become numbers,
-    kept in ``tables``."""
+    """A value without what differs from run to run; ``tables`` keeps the numbers of styled tables."""
     if isinstance(value, str):
         for text, replacement in hide:
             value = value.replace(text, replacement)
         # A number each, not one name for all: a page's style sheet colours every table of that name.
-        value = re.sub(
-            r"\bT_[0-9a-f]{5}(?=[_\s\"{])",
-            lambda m: tables.setdefault(m[0], f"T_table{len(tables) + 1}"),
-            value,
-        )
+        for name in re.findall(r"\bT_[0-9a-f]{5}(?=[_\s\"{])", value):
+            value = value.replace(name, tables.setdefault(name, f"T_table{len(tables) + 1}"))
         return re.sub(r"\bat 0x[0-9a-f]{6,}", "at 0x0", value)
     if isinstance(value, list):
         return [_stable(v, hide, tables) for v in value]
@@ -148,8 +140,7 @@ def _stable(value: Any, hide: Sequence[tuple[str, str]], tables: dict[str, str])
 
 
 def with_outputs(original: Notebook, executed: Notebook) -> Notebook:
-    """``original`` with the outputs of an executed copy of the same code,
-    for when only prose or comments changed."""
+    """``original`` with the outputs of an executed copy of the same code: only prose or comments changed."""
     fresh = copy.deepcopy(original)
     for cell, done in zip(code_cells(fresh), code_cells(executed), strict=True):
         cell["outputs"], cell["execution_count"] = done["outputs"], done["execution_count"]
@@ -160,16 +151,12 @@ def with_outputs(original: Notebook, executed: Notebook) -> Notebook:
 
 
 def failed_cell(executed: Notebook) -> tuple[int, Cell] | None:
-    """Number (from 1, as in the source notebook) and content of the cell that raised or took the kernel
-    with it, or None."""
-    cells = [
-        c for c in executed["cells"] if INJECTED not in tags(c) and "papermill-error-cell-tag" not in tags(c)
-    ]
-    begun = []
-    for number, cell in enumerate(cells, 1):
-        state = cell.get("metadata", {}).get("papermill", {})
-        if cell["cell_type"] == "code" and state.get("status", "pending") != "pending":
-            begun.append((number, cell))
-            if state.get("exception"):
-                return number, cell
-    return begun[-1] if begun else None
+    """Number (from 1, as in the source) and content of the cell that raised or took the kernel with it."""
+
+    def state(cell: Cell) -> dict[str, Any]:
+        return dict(cell.get("metadata", {}).get("papermill", {}))
+
+    cells = [(n, c) for n, c in enumerate(_written(executed), 1) if c["cell_type"] == "code"]
+    begun = [each for each in cells if state(each[1]).get("status", "pending") != "pending"]
+    raised = [each for each in begun if state(each[1]).get("exception")]
+    return next(iter(raised or begun[-1:]), None)

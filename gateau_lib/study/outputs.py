@@ -1,5 +1,4 @@
-"""What a command is about to write, checked before any work:
-never an input, and never in a folder's place."""
+"""What a command is about to write, checked before any work: never an input, never in a folder's place."""
 
 from __future__ import annotations
 
@@ -13,8 +12,7 @@ from gateau_lib.study.errors import DataError
 def check_out(
     out: Path, inputs: Iterable[Path], beside: Sequence[Path] = (), parts: Path | None = None
 ) -> None:
-    """Raise DataError if a command that is given ``--out`` would write over one of its inputs,
-    or cannot write there.
+    """Raise DataError if a command that is given ``--out`` would replace an input, or cannot write there.
 
     Args:
         inputs: files that the command reads; links to them are the same file.
@@ -28,16 +26,12 @@ def check_out(
             raise DataError(f"--out {out}: {named} is a folder; give the name of a file")
         if any(same_file(path, each) for each in inputs):
             raise DataError(f"--out {out}: {named} is an input; give another name")
-    if parts is None:
-        return
-    if parts.exists() and not parts.is_dir():
-        raise DataError(
-            f"--out {out}: {parts} beside it is a file where a folder is needed; give another name"
-        )
-    if inside := [each for each in inputs if _real(parts) in _real(each).parents]:
-        raise DataError(
-            f"--out {out}: the input {inside[0]} lies in {parts}, which is for unfinished work; give another name"
-        )
+    if parts and parts.exists() and not parts.is_dir():
+        why = f"{parts} beside it is a file where a folder is needed"
+        raise DataError(f"--out {out}: {why}; give another name")
+    for inside in (each for each in inputs if parts and _real(parts) in _real(each).parents):
+        why = f"the input {inside} lies in {parts}, which is for unfinished work"
+        raise DataError(f"--out {out}: {why}; give another name")
 
 
 def same_file(a: Path, b: Path) -> bool:

@@ -1,167 +1,188 @@
-"""One dial for the whole study: ``smoke``, ``cpu``, ``gpu`` and ``paper``.
+"""One dial for the whole study: ``smoke``, ``cpu``, ``gpu`` and ``paper``; nothing else holds sizes.
 
-Notebooks read the profile; nothing else holds sizes. Two variants have names of their own: ``gpu+PAIR`` takes
-a pair of the registry in place of one trained from scratch, and ``rehearse-PROFILE`` runs every stage of a
-large profile on fabricated tiny models and data, on any machine, in minutes.
+Two variants have names of their own: ``gpu+PAIR`` takes a pair of the registry in place of one trained from
+scratch, and ``rehearse-PROFILE`` runs every stage of a large profile on fabricated tiny models and data, on
+any machine, in minutes.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from gateau_lib.study import registry
 from gateau_lib.study.errors import UserError
-from gateau_lib.study.profile_fields import REHEARSED, Profile, Stage
 
 CHANGES_NO_RESULT = True  # profiles enter every key by their values
-__all__ = ["PROFILES", "REHEARSED", "Profile", "ProfileError", "Stage", "named", "resolve"]
+Stage = tuple[int, int, int]  # (window in tokens, optimizer steps, tokens a step)
+SCRATCH, PLANTED = "not used: models from the hub", "ours, planted part"
+REHEARSED = "rehearse-"  # begins the name of a rehearsal
 
 
 class ProfileError(UserError):
     """No such profile, pair or field, or a value that it does not take; the message lists what there is."""
 
 
-CPU = Profile(
-    base="cpu",
-    pair="",
-    rehearsed=False,
-    short_model="scratch",
-    long_model="scratch",
-    short_window=256,
-    long_window=2048,
-    long_rope_factor=100.0,
-    hidden_size=128,
-    layers=3,
-    heads=4,
-    rope_theta=1_000.0,
-    short_stages=((64, 250, 4096), (128, 200, 4096), (256, 500, 4096)),
-    long_stages=((1024, 30, 8192), (2048, 250, 8192)),
-    question_share=0.15,
-    segment_length=32,
-    max_length=2048,
-    example_tokens=2048,
-    pool_per_kind=16,
-    pool_tokens=(600, 1900),
-    pool_seeds=3,
-    short_pool=200,
-    fraction=0.3,
-    alpha=0.8,
-    prolong_pairs=100,
-    sft_tokens=60_000,
-    sft_batch_tokens=4096,
-    sft_learning_rate=5e-4,
-    skip_steps=32,
-    eval_items=16,
-    eval_lengths=(256, 512, 1024, 2048),
-    workers=2,
-    dtype="float32",
-    processes=1,
-    tuning="full",
-    sharding="ddp",
-    micro_tokens=0,
-    template="plain",
-    long_data="",
-    short_data="",
-    long_samples=0,
-    short_samples=(),
-    alphas=(),
-    shares=(),
-    epochs=0.0,
-    batch_samples=0,
-    benchmarks=(),
-    benchmark_items=0,
-    benchmark_window=2048,
-)
+def _at(cpu: Any, source: str, **other: Any) -> Any:
+    """A size: its value at ``cpu``, the source of the value at ``paper``, and where others differ, their own.
 
-SMOKE = replace(
-    CPU,
-    base="smoke",
-    short_model="shipped",
-    long_model="shipped",
-    short_stages=((64, 3, 1024),),
-    long_stages=((256, 2, 1024),),
-    long_window=1024,
-    max_length=1024,
-    example_tokens=1024,
-    pool_per_kind=4,
-    pool_tokens=(400, 900),
-    pool_seeds=1,
-    short_pool=24,
-    prolong_pairs=40,
-    sft_tokens=3_000,
-    sft_batch_tokens=1024,
-    skip_steps=2,
-    eval_items=2,
-    eval_lengths=(256, 1024),
-    workers=0,
-)
+    ``pair`` is ``gpu`` with a pair of the registry; what it and ``paper`` do not set is as in ``gpu``. Where
+    no source states a value, ``source`` says what was assumed.
+    """
+    gpu = other.get("gpu", cpu)
+    return field(
+        metadata={"source": source, "smoke": cpu, "cpu": cpu, "pair": gpu, "paper": gpu, "gpu": gpu} | other
+    )
 
-GPU = replace(
-    CPU,
-    base="gpu",
-    short_window=1024,
-    long_window=16384,
-    hidden_size=512,
-    layers=8,
-    heads=8,
-    rope_theta=10_000.0,
-    short_stages=((256, 2000, 65536), (512, 1000, 65536), (1024, 1000, 65536)),
-    long_stages=((4096, 300, 131072), (8192, 300, 131072), (16384, 300, 131072)),
-    segment_length=128,
-    max_length=16384,
-    pool_per_kind=100,
-    pool_tokens=(4000, 15000),
-    pool_seeds=5,
-    short_pool=2000,
-    prolong_pairs=500,
-    sft_tokens=4_000_000,
-    sft_batch_tokens=65536,
-    skip_steps=300,
-    eval_items=50,
-    eval_lengths=(1024, 2048, 4096, 8192, 16384),
-    workers=0,
-    dtype="bfloat16",
-    micro_tokens=32768,
-    benchmark_window=16384,
-)
 
-PAPER = replace(
-    GPU,
-    base="paper",
-    short_model="NousResearch/Llama-2-7b-hf",
-    long_model="THUDM/LongAlign-7B-64k-base",
-    short_window=4096,
-    long_window=65536,
-    long_rope_factor=200.0,
-    short_stages=(),
-    long_stages=(),
-    max_length=64000,
-    example_tokens=512,
-    pool_tokens=(8192, 60000),
-    pool_seeds=3,
-    fraction=0.3,
-    prolong_pairs=5000,
-    sft_learning_rate=2e-5,
-    sft_batch_tokens=131_072,
-    eval_lengths=(4096, 8192, 16384, 32768, 65536),
-    processes=0,
-    sharding="fsdp",
-    micro_tokens=65536,
-    template="inst",
-    long_data="longalign-10k",
-    short_data="sharegpt",
-    long_samples=10_000,
-    short_samples=(100_000, 10_000),
-    alphas=(0.8, 0.7),
-    shares=(0.1, 0.3, 0.5),
-    epochs=2.0,
-    batch_samples=96,
-    benchmarks=("longbench", "longbench-chat", "mt-bench", "needle", "ruler", "short-tasks"),
-    benchmark_window=64000,
-)
+@dataclass(frozen=True)
+class Profile:
+    """Every size of one scale of the study, each with its unit and source."""
 
-PROFILES: dict[str, Profile] = {p.name: p for p in (SMOKE, CPU, GPU, PAPER)}
+    base: str  # smoke, cpu, gpu or paper: which one it is, or varies
+    pair: str  # of the registry, in place of one trained from scratch; "": none
+    rehearsed: bool  # every stage of it for real, on fabricated tiny models and data
+    # The models: 'scratch', 'shipped', hub id or folder.
+    short_model: str = _at(
+        "scratch", "GATEAU select/hmg/compute_hmg_4k.py", smoke="shipped", paper="NousResearch/Llama-2-7b-hf"
+    )
+    long_model: str = _at(
+        "scratch",
+        "GATEAU select/hmg/compute_hmg_64k.py, train/scripts",
+        smoke="shipped",
+        paper="THUDM/LongAlign-7B-64k-base",
+    )
+    # Tokens that a model is made for.
+    short_window: int = _at(256, "configuration of Llama-2-7b", gpu=1024, paper=4096)
+    long_window: int = _at(
+        2048,
+        "GATEAU train/pre_tokenize.py, which cuts there on the right; ours on the left",
+        smoke=1024,
+        gpu=16_384,
+        paper=65_536,
+    )
+    long_rope_factor: float = _at(100.0, "LongAlign 4.1: base x 200", paper=200.0)  # over the short base
+    hidden_size: int = _at(128, SCRATCH, gpu=512)  # channels, models built from scratch
+    layers: int = _at(3, SCRATCH, gpu=8)  # layers, models built from scratch
+    heads: int = _at(4, SCRATCH, gpu=8)  # attention heads, models built from scratch
+    rope_theta: float = _at(1_000.0, SCRATCH, gpu=10_000.0)  # RoPE base of the short model built from scratch
+    # (window, steps, tokens a step), pretraining of the short model
+    short_stages: tuple[Stage, ...] = _at(
+        ((64, 250, 4096), (128, 200, 4096), (256, 500, 4096)),
+        SCRATCH,
+        smoke=((64, 3, 1024),),
+        gpu=((256, 2000, 65_536), (512, 1000, 65_536), (1024, 1000, 65_536)),
+        pair=(),
+        paper=(),
+    )
+    # (window, steps, tokens a step), continued pretraining of the long model
+    long_stages: tuple[Stage, ...] = _at(
+        ((1024, 30, 8192), (2048, 250, 8192)),
+        SCRATCH,
+        smoke=((256, 2, 1024),),
+        gpu=((4096, 300, 131_072), (8192, 300, 131_072), (16_384, 300, 131_072)),
+        pair=(),
+        paper=(),
+    )
+    question_share: float = _at(0.15, SCRATCH)  # share of pretraining recalls written as question and answer
+    # tokens a segment
+    segment_length: int = _at(32, "GATEAU select/cam/run_multiprocess_attn.sh; ProLong README", gpu=128)
+    # tokens a sample, cut on the left of the context
+    max_length: int = _at(
+        2048, "GATEAU select/hmg; its cam cuts on the right", smoke=1024, gpu=16_384, paper=64_000
+    )
+    example_tokens: int = _at(2048, "ours", smoke=1024, pair=512, paper=512)  # of what is computed by hand
+    pool_per_kind: int = _at(16, PLANTED, smoke=4, gpu=100, pair=30)  # samples of each kind in a pool
+    # tokens, shortest and longest sample of a pool
+    pool_tokens: tuple[int, int] = _at(
+        (600, 1900), PLANTED, smoke=(400, 900), gpu=(4000, 15_000), paper=(8192, 60_000)
+    )
+    pool_seeds: int = _at(3, PLANTED, smoke=1, gpu=5, pair=3, paper=3)  # independent pools
+    short_pool: int = _at(200, PLANTED, smoke=24, gpu=2000)  # short instruction samples, planted part
+    fraction: float = _at(0.3, PLANTED)  # share of the long pool that is selected
+    alpha: float = _at(0.8, "GATEAU select/rank.py: real-world")  # weight of HMP against CAM, planted part
+    # segment pairs a document
+    prolong_pairs: int = _at(
+        100, "ProLong, paper; 500 in its scripts", smoke=40, gpu=500, pair=200, paper=5000
+    )
+    sft_tokens: int = _at(60_000, PLANTED, smoke=3000, gpu=4_000_000, pair=1_000_000)  # tokens of a run
+    sft_batch_tokens: int = _at(4096, PLANTED, smoke=1024, gpu=65_536, paper=131_072)  # tokens a step
+    # peak, cosine with 3 % warm-up
+    sft_learning_rate: float = _at(5e-4, "GATEAU train/scripts", pair=1e-4, paper=2e-5)
+    skip_steps: int = _at(32, "not recoverable from public text; assumed", smoke=2, gpu=300, pair=60)  # steps
+    eval_items: int = _at(16, PLANTED, smoke=2, gpu=50)  # items a task and length
+    # tokens, lengths of the evaluation contexts
+    eval_lengths: tuple[int, ...] = _at(
+        (256, 512, 1024, 2048),
+        "ours; GATEAU's needle: 1k to 60k",
+        smoke=(256, 1024),
+        gpu=(1024, 2048, 4096, 8192, 16_384),
+        paper=(4096, 8192, 16_384, 32_768, 65_536),
+    )
+    workers: int = _at(2, PLANTED, smoke=0, gpu=0)  # that fine-tune at a time (0: in the notebook's)
+    # torch dtype of scoring, and of training under autocast
+    dtype: str = _at("float32", "GATEAU; float16 in its select/cam", gpu="bfloat16")
+    processes: int = _at(1, "GATEAU train/scripts: 8 GPUs", paper=0)  # that train one model (0: one a GPU)
+    tuning: str = _at("full", "GATEAU train/main.py: all weights", pair="lora")  # or 'lora' (adapters)
+    sharding: str = _at("ddp", "assumed; GATEAU: ZeRO-3 with offload", paper="fsdp")  # or 'deepspeed'
+    # tokens a process reads at a time (0: its share of the step)
+    micro_tokens: int = _at(0, "assumed; GATEAU: one sample", gpu=32_768, pair=16_384, paper=65_536)
+    # 'plain' or 'inst', how a prompt is written
+    template: str = _at("plain", "GATEAU train/pre_tokenize.py: [INST]...[/INST]", pair="inst", paper="inst")
+    # Published part: data sets of the registry ('': not run), and how much of them.
+    long_data: str = _at("", "GATEAU README", pair="longalign-10k", paper="longalign-10k")
+    short_data: str = _at(
+        "", "GATEAU README: ShareGPT; which copy is not stated", pair="sharegpt", paper="sharegpt"
+    )
+    long_samples: int = _at(0, "LongAlign-10k, all of it", pair=1000, paper=10_000)
+    # short samples and alpha of each setting
+    short_samples: tuple[int, ...] = _at(
+        (), "GATEAU README: real-world, limited", pair=(2000,), paper=(100_000, 10_000)
+    )
+    alphas: tuple[float, ...] = _at(
+        (), "GATEAU select/rank.py: real-world, limited", pair=(0.8,), paper=(0.8, 0.7)
+    )
+    # shares of the long samples that are selected
+    shares: tuple[float, ...] = _at((), "GATEAU README: 1k, 3k and 5k", pair=(0.3,), paper=(0.1, 0.3, 0.5))
+    epochs: float = _at(0.0, "GATEAU train/scripts", pair=1.0, paper=2.0)  # over short and selected samples
+    batch_samples: int = _at(0, "GATEAU train/scripts: 8 GPUs x 12", pair=32, paper=96)  # samples a step
+    benchmarks: tuple[str, ...] = _at(
+        (),
+        "GATEAU README; ruler and short-tasks are ours",
+        pair=("longbench", "needle", "ruler"),
+        paper=("longbench", "longbench-chat", "mt-bench", "needle", "ruler", "short-tasks"),
+    )
+    benchmark_items: int = _at(0, "GATEAU train/LongBench: all", pair=50)  # items a benchmark task (0: all)
+    # tokens of a prompt, cut in the middle
+    benchmark_window: int = _at(
+        2048, "GATEAU train/LongBench, train/LongBench_Chat", gpu=16_384, paper=64_000
+    )
+
+    @property
+    def name(self) -> str:
+        """As commands and the results' folder name it: ``cpu``, ``gpu+granite-2b``, ``rehearse-paper``."""
+        return REHEARSED * self.rehearsed + self.base + (f"+{self.pair}" if self.pair else "")
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether it is meant for GPUs; a rehearsal of one that is runs anywhere."""
+        return self.base in ("gpu", "paper") and not self.rehearsed
+
+    @property
+    def from_hub(self) -> bool:
+        """Whether its models are given (hub id or folder), not trained from scratch, not the shipped pair."""
+        return self.short_model not in ("scratch", "shipped")
+
+    def describe(self) -> list[tuple[str, Any, str]]:
+        """Rows ``(field, value, source of the paper's value)`` of what may be changed, in order."""
+        return [(f.name, getattr(self, f.name), f.metadata["source"]) for f in fields(self) if f.metadata]
+
+
+def _sizes(column: str) -> dict[str, Any]:
+    return {f.name: f.metadata[column] for f in fields(Profile) if f.metadata}
+
+
+PROFILES = {base: Profile(base, "", False, **_sizes(base)) for base in ("smoke", "cpu", "gpu", "paper")}
 
 
 def named(name: str) -> Profile:
@@ -178,55 +199,27 @@ def named(name: str) -> Profile:
         raise ProfileError(
             f"only make gpu takes PAIR: make gpu PAIR={', '.join(registry.pairs())} (one of them)"
         )
-    profile = _with_pair(PROFILES[base], pair) if plus else PROFILES[base]
+    profile = _with_pair(pair) if plus else PROFILES[base]
     return _rehearsal(profile) if name.startswith(REHEARSED) else profile
 
 
-def _with_pair(profile: Profile, name: str) -> Profile:
-    """The profile with a pair of the registry, its windows cut to the profile's.
+def _with_pair(name: str) -> Profile:
+    """``gpu`` with a pair of the registry, its windows cut to the profile's.
 
     On one card that changes more: adapters are trained, and the published part reads a part of its data.
     """
-    pairs = registry.pairs()
+    pairs, gpu = registry.pairs(), PROFILES["gpu"]
     if name not in pairs:
         raise ProfileError(f"unknown pair {name!r}: the registry has {', '.join(pairs)}")
     short, long = pairs[name].short, pairs[name].long
-    window = min(long.window, profile.long_window)
-    shortest, longest = profile.pool_tokens
-    return replace(
-        profile,
-        pair=name,
-        short_model=short.repo,
-        long_model=long.repo,
-        short_window=short.window,
-        long_window=window,
-        max_length=window,
-        benchmark_window=window,
-        pool_tokens=(shortest, min(window, longest)),
-        eval_lengths=tuple(n for n in profile.eval_lengths if n <= window),
-        example_tokens=512,
-        pool_per_kind=30,
-        pool_seeds=3,
-        prolong_pairs=200,
-        sft_tokens=1_000_000,
-        skip_steps=60,
-        short_stages=(),
-        long_stages=(),
-        sft_learning_rate=1e-4,
-        tuning="lora",
-        micro_tokens=16384,
-        template="inst",
-        long_data="longalign-10k",
-        short_data="sharegpt",
-        long_samples=1000,
-        short_samples=(2000,),
-        alphas=(0.8,),
-        shares=(0.3,),
-        epochs=1.0,
-        batch_samples=32,
-        benchmarks=("longbench", "needle", "ruler"),
-        benchmark_items=50,
-    )
+    window, (shortest, longest) = min(long.window, gpu.long_window), gpu.pool_tokens
+    models = {"short_model": short.repo, "long_model": long.repo, "short_window": short.window}
+    windows = dict.fromkeys(("long_window", "max_length", "benchmark_window"), window)
+    lengths = {
+        "pool_tokens": (shortest, min(window, longest)),
+        "eval_lengths": tuple(n for n in gpu.eval_lengths if n <= window),
+    }
+    return Profile("gpu", name, False, **_sizes("pair") | models | windows | lengths)
 
 
 def _rehearsal(profile: Profile) -> Profile:
@@ -237,34 +230,24 @@ def _rehearsal(profile: Profile) -> Profile:
     """
     if not profile.needs_gpu:
         raise ProfileError(f"profile {profile.name!r} needs no rehearsal: run it")
-    models = SMOKE if profile.short_stages else profile
-    published = bool(profile.long_data)
+    smoke, published = PROFILES["smoke"], bool(profile.long_data)
+    real = "base pair sft_learning_rate tuning template long_data short_data epochs benchmarks".split()
+    if not profile.short_stages:
+        real += "short_model long_model short_stages long_stages".split()
     return replace(
-        SMOKE,
-        base=profile.base,
-        pair=profile.pair,
+        smoke,
+        **{name: getattr(profile, name) for name in real},
         rehearsed=True,
-        short_model=models.short_model,
-        long_model=models.long_model,
-        short_stages=models.short_stages,
-        long_stages=models.long_stages,
-        sft_learning_rate=profile.sft_learning_rate,
         processes=2 if profile.processes == 0 else 1,
         sharding="ddp",  # accelerate shards on GPUs only
-        tuning=profile.tuning,
         micro_tokens=1024,
-        template=profile.template,
-        long_data=profile.long_data,
-        short_data=profile.short_data,
         long_samples=24 if published else 0,
         short_samples=(24,) if published else (),
         alphas=profile.alphas[:1],
         shares=profile.shares[-1:],
-        epochs=profile.epochs,
         batch_samples=8 if published else 0,
-        benchmarks=profile.benchmarks,
         benchmark_items=1 if published else 0,
-        benchmark_window=SMOKE.long_window,
+        benchmark_window=smoke.long_window,
     )
 
 
@@ -276,7 +259,7 @@ def resolve(name: str, /, **overrides: Any) -> Profile:
             what is allowed.
     """
     profile = named(name)
-    values = {field: value for field, value, *_ in profile.describe()}
+    values = {field: value for field, value, _ in profile.describe()}
     for key, value in overrides.items():
         if key not in values:
             raise ProfileError(f"unknown profile field {key!r}: choose one of {', '.join(values)}")

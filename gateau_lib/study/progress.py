@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from operator import length_hint
 from typing import TypeVar
 
 CHANGES_NO_RESULT = True  # it tells a waiting person how far the work is
@@ -21,39 +22,27 @@ def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Ite
     """Yield the items of ``iterable`` and report on stderr how far the loop is.
 
     Work under three seconds is silent. Without a terminal (a notebook's kernel, a log file) a line appears
-    every ten seconds; ``GATEAU_PROGRESS_SECONDS`` sets another pace, as the runner does when a person is
-    watching.
-
-    Args:
-        label: what is being done, for example ``"HMG, short model"``.
-        total: number of items, for the estimated time; taken from ``len(iterable)`` when it has one.
+    every ten seconds; ``GATEAU_PROGRESS_SECONDS`` sets another pace, as the runner does for who is watching.
+    ``label`` says what is done; ``total`` is the number of items, by default their ``len`` if there is one.
     """
-    if total is None and hasattr(iterable, "__len__"):
-        total = len(iterable)  # type: ignore[arg-type]
+    total = length_hint(iterable) or None if total is None else total
     if sys.stderr.isatty():
         from tqdm import tqdm
 
         yield from tqdm(iterable, desc=label, total=total, delay=QUIET_SECONDS, leave=False, file=sys.stderr)
-    else:
-        yield from _lines(iterable, label, total, float(os.environ.get("GATEAU_PROGRESS_SECONDS", 10)))
-
-
-def _lines(iterable: Iterable[Item], label: str, total: int | None, pace: float) -> Iterator[Item]:
+        return
+    pace = float(os.environ.get("GATEAU_PROGRESS_SECONDS", 10))
     start, said, done = time.monotonic(), 0.0, 0
     for done, item in enumerate(iterable, 1):
         yield item  # what the loop's body costs is seen when it asks for the next item
         spent = time.monotonic() - start
         if spent > QUIET_SECONDS and (not said or spent - said > pace):
             said = spent
-            say(
-                f"{label}: {done}{f'/{total}' if total else ''}, {_clock(spent)} gone{_rest(done, total, spent)}"
-            )
+            of = f"/{total}" if total else ""
+            left = f", about {_clock(spent / done * (total - done))} left" if total and total > done else ""
+            say(f"{label}: {done}{of}, {_clock(spent)} gone{left}")
     if said:
         say(f"{label}: {done} done in {_clock(time.monotonic() - start)}")
-
-
-def _rest(done: int, total: int | None, spent: float) -> str:
-    return f", about {_clock(spent / done * (total - done))} left" if total and total > done else ""
 
 
 def _clock(seconds: float) -> str:

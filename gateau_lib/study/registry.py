@@ -67,11 +67,8 @@ class DataEntry:
 
 
 @cache
-def _content() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(
-        Path(__file__).with_name("registry.yml").read_text(encoding="utf-8")
-    )
-    return content
+def _content() -> Any:
+    return yaml.safe_load(Path(__file__).with_name("registry.yml").read_text(encoding="utf-8"))
 
 
 @cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -101,11 +101,10 @@ class Step:
         found |= {f"parameter {k}": json.dumps(v) for k, v in self.parameters.items()}
         for step in self.upstream:
             # Later notebooks read numbers, not pictures; the last one shows the pictures too.
-            folders = EVIDENCE if self.number == "08" else EVIDENCE[:-1]
-            kept = {k: v for k, v in step.last().get("files", {}).items() if k.split("/")[0] in folders}
-            found[f"what {step.name} left"] = digest(
-                json.dumps([kept, step.last().get("artefacts")], sort_keys=True)
-            )
+            folders, last = EVIDENCE if self.number == "08" else EVIDENCE[:-1], step.last()
+            kept = {k: v for k, v in last.get("files", {}).items() if k.split("/")[0] in folders}
+            left = json.dumps([kept, last.get("artefacts")], sort_keys=True)
+            found[f"what {step.name} left"] = digest(left)
         results = self.study.root.parent
         beside = (path for name in READS.get(self.number, ()) for path in results.glob(name))
         for path in sorted(path for path in beside if not path.is_relative_to(self.study.root)):
@@ -114,19 +113,12 @@ class Step:
         return found | computing()
 
     def stale(self, parts: dict[str, str]) -> list[str]:
-        """Why this notebook must run, one reason each; empty when what it left is still good.
-
-        Args:
-            parts: what `parts` gives now.
-        """
+        """Why this notebook must run, one reason each; empty when what it left is still good for `parts`."""
         last = self.last()
         if not last:
             return ["failed last time" if self.failed.exists() else "has not run here"]
-        if CODE not in last["parts"]:
-            return ["ran before keys were made as they are now"]
-        gone = [
-            f"artefact {name} is gone" for name in last["artefacts"] if not (self.study.cache / name).exists()
-        ]
+        cache = self.study.cache
+        gone = [f"artefact {name} is gone" for name in last["artefacts"] if not (cache / name).exists()]
         for name, sha in last["files"].items():
             file = self.study.root / name
             if not file.exists() or path_hash(file) != sha:
@@ -141,36 +133,31 @@ def computing() -> dict[str, str]:
 
 def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """What changed between two sets of `Step.parts`, one reason each; a move or renaming of code is none."""
-    names = (name for name in sorted(before | now) if name != CODE and not explains(name))
-    changed = [name for name in names if before.get(name) != now.get(name)]
-    reasons = [_reason(name, before.get(name), now.get(name)) for name in changed]
-    return reasons if before[CODE] == now[CODE] else _where(before, now) + reasons
+    reasons = [] if before.get(CODE) == now[CODE] else _where(before, now)
+    for name in sorted(before | now):
+        old, new = before.get(name), now.get(name)
+        if old == new or name in (CODE, OWN) or name.startswith(LIBRARY):
+            continue
+        if old is None or new is None:
+            reasons.append(f"{name} is {'new' if old is None else 'no longer used'}")
+        else:
+            readable = len(old) < 40 and len(new) < 40
+            reasons.append(f"{name} was {old}, is {new}" if readable else f"{name} changed")
+    return reasons
 
 
 def _where(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """Which definitions a change of the code comes from; a moved one is known by its content or its name."""
-    old, new = ({name: each for name, each in parts.items() if explains(name)} for parts in (before, now))
-    found = [f"{name} changed" for name in new if name in old and old[name] != new[name]]
-    contents = set(new.values())
-    left = [name for name in sorted(old) if name not in new and old[name] not in contents]
-    gone = {name.split(".")[-1]: name for name in left}
-    contents = set(old.values())
-    came = [name for name in new if name not in old and new[name] not in contents]
-    found += [f"{name} {'changed' if gone.pop(name.split('.')[-1], None) else 'is new'}" for name in came]
-    found += [f"{name} is no longer used" for name in gone.values()]
+    old, new = (
+        {name: each for name, each in parts.items() if name.startswith((OWN, LIBRARY))}
+        for parts in (before, now)
+    )
+    said_before, said_now = set(old.values()), set(new.values())
+    came = {name: name.split(".")[-1] for name in new if new[name] not in said_before}
+    gone = {name: name.split(".")[-1] for name in old if old[name] not in said_now}
+    found = [f"{name} {'changed' if short in gone.values() else 'is new'}" for name, short in came.items()]
+    found += [f"{name} is no longer used" for name, short in gone.items() if short not in came.values()]
     return sorted(found) or ["names in the code stand for other definitions"]
-
-
-def explains(part: str) -> bool:
-    """Whether a part only tells where a change comes from, and is no part of the key."""
-    return part == OWN or part.startswith(LIBRARY)
-
-
-def _reason(name: str, before: str | None, now: str | None) -> str:
-    if before is None or now is None:
-        return f"{name} is {'new' if before is None else 'no longer used'}"
-    readable = len(before) < 40 and len(now) < 40
-    return f"{name} was {before}, is {now}" if readable else f"{name} changed"
 
 
 def notebooks_folder() -> Path:
@@ -181,11 +168,8 @@ def notebooks_folder() -> Path:
     """
     folder = Path(os.environ.get("GATEAU_NOTEBOOKS") or PACKAGE.parent / "notebooks")
     if not folder.is_dir():
-        raise RunError(
-            f"{folder}: no such folder; an installed library has no notebooks: clone the repository and run there, "
-            "or set GATEAU_NOTEBOOKS",
-            2,
-        )
+        fix = "clone the repository and run there, or set GATEAU_NOTEBOOKS"
+        raise RunError(f"{folder}: no such folder; an installed library has no notebooks: {fix}", 2)
     return folder
 
 
@@ -206,43 +190,31 @@ def steps(study: Study, settings: Sequence[str] = (), only: str | None = None) -
             needed |= set(UPSTREAM.get(number, ())) if number in needed else set()
         paths = {number: p for number, p in paths.items() if number in needed}
     for path in paths.values():
-        notebooks.code(
-            notebooks.read(path), path.name
-        )  # a typing error in the last one must not show after an hour
-    parameters = parse_settings(paths.values(), settings, study)
+        notebooks.code(notebooks.read(path), path.name)  # a typing error must not show after an hour
     found: dict[str, Step] = {}
     for number, path in paths.items():
-        found[number] = Step(
-            study, path, parameters[path], [found[n] for n in UPSTREAM.get(number, ()) if n in found]
-        )
+        before = [found[n] for n in UPSTREAM.get(number, ()) if n in found]
+        found[number] = Step(study, path, {"profile": study.profile.name, "seed": study.seed}, before)
+    if settings:
+        _set(list(found.values()), settings)
     return list(found.values())
 
 
-def parse_settings(
-    paths: Iterable[Path], settings: Sequence[str], study: Study
-) -> dict[Path, dict[str, Any]]:
-    """Parameters of each notebook: profile and seed, and ``name=value`` settings where it takes them."""
-    basic = {"profile": study.profile.name, "seed": study.seed}
-    chosen: dict[Path, dict[str, Any]] = {p: dict(basic) for p in paths}
-    if not settings:
-        return chosen
-    taken = {path: inspect(path) for path in chosen}
+def _set(todo: Sequence[Step], settings: Sequence[str]) -> None:
+    """Give the settings ``name=value`` to the notebooks that take them."""
+    taken = [(step, inspect(step.path)) for step in todo]
+    known = {name for _, kinds in taken for name in kinds} - {"profile", "seed"}
     for setting in settings:
         name, equals, text = setting.partition("=")
-        users = [p for p in chosen if name in taken[p]]
-        if not equals or name in basic:
-            raise RunError(
-                f"--set {setting}: write name=value; the profile is the first argument, the seed is --seed", 2
-            )
-        if not users:
-            known = sorted({k for t in taken.values() for k in t} - set(basic))
-            raise RunError(
-                f"unknown parameter {name!r}: these notebooks take {', '.join(known) or 'only profile and seed'}",
-                2,
-            )
-        for path in users:
-            chosen[path][name] = _value(path, name, taken[path][name], text)
-    return chosen
+        if not equals or name in ("profile", "seed"):
+            fix = "write name=value; the profile is the first argument, the seed is --seed"
+            raise RunError(f"--set {setting}: {fix}", 2)
+        if name not in known:
+            choice = ", ".join(sorted(known)) or "only profile and seed"
+            raise RunError(f"unknown parameter {name!r}: these notebooks take {choice}", 2)
+        for step, kinds in taken:
+            if name in kinds:
+                step.parameters[name] = _value(step.path, name, kinds[name], text)
 
 
 def inspect(path: Path) -> dict[str, str]:
@@ -257,9 +229,8 @@ def inspect(path: Path) -> dict[str, str]:
     untyped = [k for k, v in found.items() if v == "None"]
     if untyped or not {"profile", "seed"} <= set(found):
         fault = f"parameter {untyped[0]!r} has no type" if untyped else "its parameters lack profile or seed"
-        raise RunError(
-            f"{path.name}: {fault}; the cell tagged 'parameters' needs `profile: str` and `seed: int`", 2
-        )
+        fix = "the cell tagged 'parameters' needs `profile: str` and `seed: int`"
+        raise RunError(f"{path.name}: {fault}; {fix}", 2)
     return found
 
 

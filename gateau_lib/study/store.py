@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -24,13 +24,12 @@ from gateau_lib.study.code_hash import PACKAGE, digest, path_hash, source_hash
 from gateau_lib.study.profiles import REHEARSED, Profile, named, resolve
 from gateau_lib.study.whole_files import atomic_write
 
-# They say what a result is called and when it is made.
+# What a result is called and when it is made.
 CHANGES_NO_RESULT = ("artefact", "kept_artefact", "artefact_folder")
 # Metadata of a data class's field that says how a result is computed, not what it is.
 UNKEYED = {"keyed": False}
-FOLDERS = ("metrics", "tables", "figures", "selected", "notebooks", "cache")
-# In the name of a folder: a rehearsal begins with the first, another seed and changed sizes end with the
-# second.
+TRACKED = ("metrics", "tables", "selected", "figures", "notebooks")  # folders of a study that git keeps
+# In a folder's name: a rehearsal begins with the first, another seed and changed sizes end with the second.
 OTHER = re.compile(rf"^{REHEARSED}|-(seed-?\d+|custom-[0-9a-f]{{6}})$")
 PINS = "revisions.json"  # commits of models and data that a study has met
 BUILT = "built.json"  # in an artefact's folder: when it was built
@@ -43,23 +42,12 @@ class Study:
     profile: Profile
     seed: int
     root: Path  # results/<profile>; see `open_study`
+    home: Path | None = None  # the folder of the study without overrides, whose cache it has
 
     @property
     def cache(self) -> Path:
         """Folder of artefacts; not in git, safe to delete."""
-        return self.root / "cache"
-
-
-@dataclass(frozen=True)
-class Custom(Study):
-    """A study of other sizes than its profile's; what does not depend on them is the profile's own."""
-
-    home: Path  # the folder of the study without overrides
-
-    @property
-    def cache(self) -> Path:
-        """Folder of artefacts, which carry what they were made from in their names."""
-        return self.home / "cache"
+        return (self.home or self.root) / "cache"
 
 
 def open_study(profile: str, seed: int = 0, **overrides: Any) -> Study:
@@ -77,29 +65,23 @@ def open_study(profile: str, seed: int = 0, **overrides: Any) -> Study:
     changed = {name: value for name, value in asdict(chosen).items() if value != plain[name]}
     first = results_root() / chosen.name
     home = first.with_name(f"{first.name}-seed{seed}") if seed else first
-    own = home.with_name(f"{home.name}-custom-{digest(json.dumps(changed, sort_keys=True))[:6]}")
-    study = Custom(chosen, seed, own, home) if changed else Study(chosen, seed, home)
-    for folder in FOLDERS:
-        (study.cache if folder == "cache" else study.root / folder).mkdir(parents=True, exist_ok=True)
+    custom = f"{home.name}-custom-{digest(json.dumps(changed, sort_keys=True))[:6]}"
+    study = Study(chosen, seed, home.with_name(custom) if changed else home, home)
+    for folder in (study.cache, *(study.root / name for name in TRACKED)):
+        folder.mkdir(parents=True, exist_ok=True)
     _share_pins(study.root, home, first)
     return study
 
 
 def _share_pins(own: Path, home: Path, first: Path) -> None:
-    """Let a study read the models and data of those it belongs to, as far as it has met no others itself.
-
-    Args:
-        own, home, first: folders of the study, of the same one without overrides, and of seed 0.
-    """
+    """Let a study read the models and data of those it belongs to, as far as it has met no others itself."""
     # Each time: the others may have met more since.
-    found: dict[str, str] = {}
-    for folder in (first, home, own):
-        if (folder / PINS).exists():
-            found |= json.loads((folder / PINS).read_text(encoding="utf-8"))
-    if own != first and found:
-        text = json.dumps(found, indent=1, sort_keys=True) + "\n"
-        if not (own / PINS).exists() or (own / PINS).read_text(encoding="utf-8") != text:
-            atomic_write(own / PINS, text)
+    paths = [folder / PINS for folder in (first, home, own)]
+    met = [path.read_text(encoding="utf-8") for path in paths if path.exists()]
+    found = {name: commit for text in met for name, commit in json.loads(text).items()}
+    text = json.dumps(found, indent=1, sort_keys=True) + "\n"
+    if own != first and found and not ((own / PINS).exists() and text == met[-1]):
+        atomic_write(own / PINS, text)
 
 
 def profile_folders() -> list[Path]:
@@ -142,7 +124,8 @@ def kept_artefact(study: Study, name: str, *, code: Sequence[ModuleType | Any], 
 
 def artefact_folder(study: Study, name: str, *, code: Sequence[ModuleType | Any], **inputs: Any) -> Path:
     """Where `artefact` puts what is made of these inputs, whether it is there or not."""
-    key = digest(json.dumps([_plain(study, inputs), source_hash(code), versions()], sort_keys=True))[:12]
+    made_of = [inputs, source_hash(code), versions()]
+    key = digest(json.dumps(made_of, sort_keys=True, default=partial(_plain, study)))[:12]
     return study.cache / f"{name}-{key}"
 
 
@@ -196,18 +179,12 @@ def _alive(process: int) -> bool:
 
 
 def _plain(study: Study, value: Any) -> Any:
-    """A value as JSON that is equal exactly when the content is; refuses what has no stable text."""
+    """What JSON has no form for as what has one, equal exactly when the content is."""
     if isinstance(value, Path):
         inside = value.is_relative_to(study.cache)
         return {"cache": value.relative_to(study.cache).as_posix()} if inside else {"bytes": path_hash(value)}
     if is_dataclass(value) and not isinstance(value, type):
-        return {name: _plain(study, getattr(value, name)) for name in keyed_fields(value)}
-    if isinstance(value, dict):
-        return {str(k): _plain(study, v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(study, v) for v in value]
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
+        return {name: getattr(value, name) for name in keyed_fields(value)}
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a NumPy number
         return value.item()
     kind = type(value).__name__

@@ -1,14 +1,11 @@
-"""The house style of the figures: colours that a colour-blind reader can tell apart, names of methods,
-byte-stable SVG.
+"""The house style of the figures: colours for colour-blind readers too, names of methods, byte-stable SVG.
 
 Text stays text in the SVG, the hash salt is fixed and there is no date: the same numbers give the same bytes.
 """
 
 from __future__ import annotations
 
-import functools
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +43,7 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gateau",
 }
+styled = matplotlib.rc_context(STYLE)  # decorates a function that draws
 # Models that stand in several figures of lines look the same in all of them.
 LINES = ["theta_a_stretched", "normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all", "base"]
 
@@ -57,11 +55,9 @@ def label(method: str) -> str:
 
 def look(method: str, place: int) -> dict[str, str]:
     """Colour and marker of a method's line: its own if it has one, else those of its place in the figure."""
-    if method in labels.LOOKS:
-        colour, marker = labels.LOOKS[method]
-        return {"color": colour, "marker": marker}
-    place = LINES.index(method) if method in LINES else place
-    return {"color": CYCLE[place % 8], "marker": MARKERS[place % 8]}
+    place = (LINES.index(method) if method in LINES else place) % 8
+    colour, marker = labels.LOOKS.get(method, (CYCLE[place], MARKERS[place]))
+    return {"color": colour, "marker": marker}
 
 
 def text_table(frame: pd.DataFrame) -> Any:
@@ -96,14 +92,3 @@ def svg(fig: Figure) -> str:
         fig.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     # Matplotlib ends some lines with spaces.
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
-
-
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draw in the house style."""
-
-    @functools.wraps(draw)
-    def drawn(*args: Any, **kwargs: Any) -> Figure:
-        with matplotlib.rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return drawn

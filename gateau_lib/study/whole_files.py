@@ -25,7 +25,7 @@ def locked(folder: Path) -> Iterator[None]:
         ScoreError: another run holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "lock"
+    path, here = folder / "lock", socket.gethostname()
     with path.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,16 +37,16 @@ def locked(folder: Path) -> Iterator[None]:
             holder = json.loads(file.read() or "{}")
         except ValueError:  # its holder died while writing
             holder = {}
-        if not free or holder.get("host", socket.gethostname()) != socket.gethostname():
+        if not free or holder.get("host", here) != here:
             process, host, since = (holder.get(each, "?") for each in ("process", "host", "since"))
             who = f"process {process} on {host}, since {since}"
             remedy = f"wait for it, or delete {path} if it died elsewhere"
             raise ScoreError(f"{folder}: another run writes here ({who}); {remedy}")
         file.truncate(0)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": now}) + "\n")
+        file.write(json.dumps({"process": os.getpid(), "host": here, "since": now}) + "\n")
         file.flush()
-        for left in folder.glob(".*.part"):  # what a killed run was writing
+        for left in filter(Path.is_file, folder.glob(".*.part")):  # what a killed run was writing
             left.unlink(missing_ok=True)
         try:
             yield

@@ -9,7 +9,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,24 +38,25 @@ def run_jobs(
     Args:
         function: importable by name, since spawned processes (and CUDA) know nothing of this one's memory.
         jobs: job name -> arguments.
-        workers: processes; each does many jobs, so libraries load once a process. 0: here, one after the
-            other.
+        workers: processes, each for many jobs; 0: here, one job after the other.
         label: for the progress line.
 
     Raises:
-        JobError: the first job that failed, by name, or a process that died; jobs that have not begun are
-            dropped.
+        JobError: the first job that failed, or whose process died; jobs that have not begun are dropped.
     """
     results: dict[str, Result] = {}
-    if workers == 0 or len(jobs) == 0:
+    if workers == 0 or not jobs:
         for name, arguments in track(jobs.items(), label, len(jobs)):
             with _naming(name):
                 results[name] = function(*arguments)
         return list(results.values())
     spawn = multiprocessing.get_context("spawn")
-    workers = min(workers, len(jobs))
+    workers, gpus, cards = min(workers, len(jobs)), devices.gpus(), None
     devices.release_gpu()
-    cards = _cards(spawn, workers)
+    if gpus > 1:
+        cards = spawn.SimpleQueue()  # a GPU for each worker, in turn
+        for worker in range(workers):
+            cards.put(worker % gpus)
     with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_settle, initargs=(cards,)) as pool:
         futures = {pool.submit(function, *arguments): name for name, arguments in jobs.items()}
         try:
@@ -76,32 +76,17 @@ def _naming(job: str) -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool as error:
-        cores = os.cpu_count()
-        message = f"a worker process died, most likely out of memory ({cores} cores here); use fewer workers"
-        raise JobError(f"{job}: {message}") from error
+        what = f"a worker process died, most likely out of memory ({os.cpu_count()} cores here)"
+        raise JobError(f"{job}: {what}; use fewer workers") from error
     except Exception as error:
         raise JobError(f"{job}: {type(error).__name__}: {error}") from error
 
 
-def _cards(spawn: SpawnContext, workers: int) -> Any:
-    """A queue that gives each worker the number of a GPU, in turn; None where there are not several."""
-    gpus = devices.gpus()
-    if gpus < 2:
-        return None
-    cards = spawn.SimpleQueue()
-    for worker in range(workers):
-        cards.put(worker % gpus)
-    return cards
-
-
 def _settle(cards: Any) -> None:
-    """Give a new worker one thread and a GPU of its own, if there is any.
-
-    Two processes with one thread each beat one with two at this study's sizes.
-    """
+    """Give a new worker one thread and a GPU of its own, if there is any."""
     import torch  # slow, and `study` itself never needs it
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # two processes with a thread each beat one with two at this study's sizes
     if cards is not None:
         os.environ["GATEAU_DEVICE"] = f"cuda:{cards.get()}"
 
@@ -129,23 +114,15 @@ class Build:
 
 
 def build_all(study: Study, builds: Mapping[str, Build], workers: int, label: str) -> list[Path]:
-    """Artefact folders in the order of ``builds``; processes are started for missing ones only.
-
-    Args:
-        builds: job name -> what to build.
+    """Artefact folders of ``builds`` (by name of the job), in order; processes are started for missing ones.
 
     Raises:
         JobError: see `run_jobs`.
     """
-    folders: dict[str, Path] = {}
-    missing: dict[str, tuple[Build, Study]] = {}
+    kept: dict[str, Path | None] = {}
     for name, build in builds.items():
         with _naming(name):
-            kept = build.kept(study)
-        if kept:
-            folders[name] = kept
-        else:
-            missing[name] = (build, study)
-    made = run_jobs(Build.folder, missing, workers, label)
-    folders |= dict(zip(missing, made, strict=True))
-    return [folders[name] for name in builds]
+            kept[name] = build.kept(study)
+    missing = {name: (builds[name], study) for name, folder in kept.items() if not folder}
+    made = iter(run_jobs(Build.folder, missing, workers, label))
+    return [folder or next(made) for folder in kept.values()]

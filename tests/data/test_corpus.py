@@ -21,11 +21,11 @@ from gateau_lib.data.longalign import from_record, read_samples, write_samples
 from gateau_lib.data.samples import Sample, encode, evidence_tokens
 from gateau_lib.data.tokenizer import MARK, build_tokenizer, real_paragraphs
 from gateau_lib.evaluation.haystack import needle_cells
-from gateau_lib.study.profiles import PROFILES, SMOKE
+from gateau_lib.study.profiles import PROFILES
 
 WORDS = build_tokenizer()
 WINDOW = 256
-SIZES = replace(SMOKE, short_model="scratch", pool_per_kind=12)
+SIZES = replace(PROFILES["smoke"], short_model="scratch", pool_per_kind=12)
 FAR = ("far", "multi_hop", "aggregate", "corrupt", "near_duplicate")
 FACT = re.compile(r"The \w+ of \w+ is [\w ]+\.")
 

@@ -19,7 +19,7 @@ from gateau_lib.methods import SCORED, model_passes, reader
 from gateau_lib.models import loading, pair, rope
 from gateau_lib.models import sizes as sizes_module
 from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory
-from gateau_lib.scoring import part_files, score_table, settings, worker
+from gateau_lib.scoring import part_files, score_table, settings
 
 
 @pytest.fixture()
@@ -298,7 +298,9 @@ def test_models_are_prepared_as_they_read(saved_pair):
     short, long = map(str, saved_pair)
     asked = {"methods": ["hmg"], "short": short, "long": long, "max_length": 1200, "device": "cpu"}
     for reading, window in (("ntk", 1200), ("raw", 128), ("truncate", 128)):
-        pair = worker.prepare(settings.resolve(Path("d.jsonl"), Path("s.parquet"), reading=reading, **asked))
+        pair = part_files.prepare(
+            settings.resolve(Path("d.jsonl"), Path("s.parquet"), reading=reading, **asked)
+        )
         assert rope.window(pair.short) == window and rope.window(pair.long) == 1200
 
 

@@ -28,7 +28,8 @@ from gateau_lib.data.samples import Sample
 from gateau_lib.methods import METHODS, model_passes
 from gateau_lib.methods.base import Options
 from gateau_lib.models import nll, pair
-from gateau_lib.scoring import part_files, score_table, scorer
+from gateau_lib.scoring import data_set, part_files, score_table, scorer
+from gateau_lib.scoring.settings import ScoringRun
 from gateau_lib.study import errors, whole_files
 from gateau_lib.study.errors import DataError
 
@@ -119,7 +120,8 @@ def test_parts_are_named_by_weights_options_code_and_records(saved_pair, tmp_pat
 
     def name(size=4, **change):
         options = Options(("hmg",), "ntk", 16, 512, 128, **change)
-        job = part_files.Job(path, tmp_path, options, part_files.makers(both, [METHODS["hmg"]]), size)
+        run = ScoringRun(path, tmp_path / "s.parquet", options, "short", "long", shard_size=size)
+        job = part_files.Job(run, part_files.makers(both, [METHODS["hmg"]]))
         return job.part(sharded.index(path, size)[0]).name
 
     first = name()
@@ -195,7 +197,7 @@ def dies(arguments, where, at):
         ((Path, "replace"), 2),  # a part is written but not yet in its place
         ((part_files, "read_part"), 3),  # between two shards
         ((score_table, "write_table"), 1),
-        ((part_files, "manifest"), 1),  # the table is there already
+        ((data_set, "manifest"), 1),  # the table is there already
     ],
 )
 def test_killed_anywhere_ends_with_the_same_bytes(data, saved_pair, tmp_path, whole, scored, where, at):
@@ -349,12 +351,12 @@ def test_a_table_of_several_row_groups_holds_every_row_in_order(tmp_path, monkey
         for i in range(11)
     ]
     parts = [score_table.Part(rows[i : i + 5], {}, 0.5) for i in (0, 5, 10)]
-    summary = score_table.write_table(iter(parts), {"methods": []}, tmp_path / "t.parquet")
+    done = score_table.write_table(iter(parts), {"methods": []}, tmp_path / "t.parquet")
     assert (
         rows_of(tmp_path / "t.parquet") == rows and pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == 3
     )
-    assert summary.rows == 11 and [part.seconds for part in summary.parts] == [0.5] * 3
-    assert not any(part.rows for part in summary.parts)
+    assert [part.seconds for part in done] == [0.5] * 3
+    assert not any(part.rows for part in done)
 
 
 def test_a_table_says_its_format_and_a_newer_one_is_refused(tmp_path, monkeypatch):

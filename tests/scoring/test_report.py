@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,26 +17,27 @@ N = 25
 NAMES = [f"<s{i:02d}>" for i in range(N)]
 
 
-def made(**more) -> report.Report:
-    """A report of samples whose every text would be markup if it were not escaped."""
+def page(twins=None, **more) -> str:
+    """The report of samples whose every text would be markup if it were not escaped."""
     rng = np.random.default_rng(0)
     columns = {"tokens": rng.integers(100, 2000, N), "n_dropped": 0, "chosen": [i < 5 for i in range(N)]}
-    columns |= {"source": "<web>", "twin": None, "similarity": np.nan}
+    columns |= {"source": more.pop("source", "<web>"), "twin": twins, "similarity": 0.9 if twins else np.nan}
     ranked = pd.DataFrame({"id": NAMES, "score": np.linspace(1, 0, N), **columns})
     samples = {name: Sample(name, "<i>context</i> " * 9, "<b>Why?</b>", "<u>So.</u>") for name in NAMES}
-    return replace(report.Report(ranked, samples, [("a <fact>", "its & value")], "longest"), **more)
+    rest = {"facts": [("a <fact>", "its & value")], "left_out": [], "warning": ""} | more
+    return report.page(ranked, samples, rest.pop("segments", {}), {}, "longest", **rest)
 
 
 def test_every_text_is_escaped():
-    text = report.page(made(left_out=[("<id>", "<reason>")], shipped=True))
+    text = page(left_out=[("<id>", "<reason>")], warning=report.WARNING)
     for written in ("<s00>", "<web>", "<i>context", "<b>Why", "<u>So", "<fact>", "<id>", "<reason>"):
         assert written not in text
     assert "its &amp; value" in text and text.count("&lt;b&gt;Why?&lt;/b&gt;") == 2 * report.ENDS
-    assert report.WARNING in text and report.WARNING not in report.page(made())
+    assert report.WARNING in text and report.WARNING not in page()
 
 
 def test_both_ends_and_the_selected_ones_are_marked():
-    text = report.page(made())
+    text = page()
     assert "The first 10 of the ranking" in text and "The last 10 of the ranking" in text
     assert text.count('<tr class="sample chosen">') == 5 and text.count('<tr class="sample">') == 15
     places = [int(place) for place in re.findall(r'<tr class="sample[^>]*>\n<td class="n">(\d+)</td>', text)]
@@ -46,32 +46,29 @@ def test_both_ends_and_the_selected_ones_are_marked():
 
 def test_a_long_list_is_cut_and_says_so():
     left_out = [(f"r{i}", "why & how") for i in range(report.LISTED + 1003)]
-    text = report.page(made(left_out=left_out))
+    text = page(left_out=left_out)
     assert text.count("why &amp; how") == report.LISTED and "and 1,003 more" in text
-    whole = report.page(made(left_out=left_out[: report.LISTED]))
+    whole = page(left_out=left_out[: report.LISTED])
     assert whole.count("why &amp; how") == report.LISTED and " more</p>" not in whole
 
 
 def test_parts_without_rows_are_left_out():
-    text = report.page(made())
+    text = page()
     for head in ("Dropped as near-identical", "Left out", "How to read", "without near-identical", "Warning"):
         assert head not in text
-    given = made()
-    bare = report.page(replace(given, ranked=given.ranked.assign(source="")))
+    bare = page(source="")
     assert "<th>usable</th>" in text and "<th>usable</th>" not in bare
 
 
 def test_near_identical_samples_are_listed_and_not_shown():
-    given = made()
-    twins = [None] * (N - 3) + ["<s00>"] * 3
-    text = report.page(replace(given, ranked=given.ranked.assign(twin=twins, similarity=0.9)))
+    text = page(twins=[None] * (N - 3) + ["<s00>"] * 3)
     assert text.count("<td>0.900</td>") == 3 and "<td>without near-identical</td>" in text
     assert text.count('<tr class="sample') == 2 * report.ENDS and '<td class="id">&lt;s24&gt;' not in text
 
 
 def test_segments_in_both_lists_are_shaded():
     found = Segments([0.5, 2, 3, 4, 5], [0.5, 0.2, 0.1, 0.15, 0.05], [0, 10, 20, 30, 40, 50])
-    text = report.page(made(segments={"<s00>": found}))
+    text = page(segments={"<s00>": found})
     assert text.count("<p class=both>") == 4  # segments 0 and 1, each in two lists
     assert "loss 0.500, at 0% of the context" in text and "15.0% of the attention, at 22% of" in text
     assert "5 segments, losses from 0.500 to 5.000" in text and text.count('<svg class="strip"') == 1
@@ -82,7 +79,7 @@ def test_segments_in_both_lists_are_shaded():
 @pytest.mark.parametrize("chars", [[0, 10], [0, 10, 10_000]])
 def test_segments_that_do_not_fit_are_refused(chars):
     with pytest.raises(DataError, match="'<s00>': the score table's segments are not those of its context"):
-        report.page(made(segments={"<s00>": Segments([1.0, 2.0], [0.5, 0.5], chars)}))
+        page(segments={"<s00>": Segments([1.0, 2.0], [0.5, 0.5], chars)})
 
 
 def test_snippets_end_between_words_if_there_are_any():

@@ -51,7 +51,8 @@ def test_lengths_are_log_uniform():
 
 
 def test_a_disagreement_is_an_error(pair, monkeypatch):
-    monkeypatch.setattr(speed, "score_as_released", lambda pair, samples, *rest: np.full(len(samples), 1e3))
+    far = lambda pair, samples, *rest, **more: (np.full(len(samples), 1e3), 0.0)  # noqa: E731
+    monkeypatch.setattr(methods.released, "released_hmg", far)
     with pytest.raises(ScoreError, match="procedure differ by"):
         speed.compare_procedures(pair, 1, 1024, 16, repeats=1)
     monkeypatch.setattr(methods.released_prolong, "released_prolong", lambda *args, **kwargs: np.array([1e3]))

@@ -407,7 +407,8 @@ def test_any_text_comes_back_from_the_transcript(text, key):
     reply = chat._completion(body)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "transcript.jsonl"
-        with transcript._Transcript(path) as kept:
-            kept.add(key, chat.Endpoint("http://h/v1", "m"), question(text), reply, 0.0)
-        with transcript._Transcript(path) as again:
+        with path.open("ab+", buffering=0) as file:
+            kept = transcript._Talk(chat.Endpoint("http://h/v1", "m"), file)
+            kept.add(key, question(text), reply, 0.0)
+            again = transcript._Talk(kept.model, file)
             assert again.answers == {key.encode("utf-8", "replace").decode(): reply}

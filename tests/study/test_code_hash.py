@@ -13,7 +13,8 @@ import pytest
 
 from gateau_lib.data import samples
 from gateau_lib.study import code_hash, keys, notebooks
-from gateau_lib.study.bindings import Node, library
+from gateau_lib.study.code_hash import library
+from gateau_lib.study.definitions import Node
 from gateau_lib.training import pretrain
 
 FILES = {
@@ -206,31 +207,13 @@ def test_unclear_use_counts_the_whole_module(package, statement):
     assert key(package, statement) != before
 
 
-def test_a_module_that_an_error_or_a_usage_line_names_is_not_started(package):
-    write(
-        package,
-        e="""
-            def f(x):
-                raise ValueError(f'{x}: write it with python -m pack.b')
-            def g(p):
-                p(prog='python -m pack.b')
-        """,
-    )
-    before = found(package, "e.f", "e.g")
-    edit(package, "b.py", "def three(x):\n    return x", "def three(x):\n    return 2 * x")
-    write(package, h="def f(x):\n    raise ValueError(text='python -m pack.b')\n")
-    before += found(package, "h.f")
-    edit(package, "b.py", "return 2 * x", "return 3 * x")
-    assert found(package, "e.f", "e.g", "h.f") == before
-    move(package, {"b": "room.bb"})
-    assert found(package, "e.f", "e.g", "h.f") == before
-
-
-def test_globals_counts_the_own_module(package):
-    write(package, e="def f(n):\n    return globals()[n]\ndef g():\n    return 1\n")
+def test_a_module_that_an_error_names_is_not_started(package):
+    write(package, e="def f(x):\n    raise ValueError(f'{x}: write it with python -m pack.b')\n")
     before = found(package, "e.f")
-    edit(package, "e.py", "return 1", "return 2")
-    assert found(package, "e.f") != before
+    edit(package, "b.py", "def three(x):\n    return x", "def three(x):\n    return 2 * x")
+    assert found(package, "e.f") == before
+    move(package, {"b": "room.bb"})
+    assert found(package, "e.f") == before
 
 
 def test_source_hash_of_modules_and_functions(package, monkeypatch):
@@ -281,6 +264,18 @@ def test_names_that_one_statement_binds_are_told_apart(package):
     before = found(package, "e.f")
     edit(package, "e.py", "x - LOW", "x - HIGH")
     assert found(package, "e.f") != before
+
+
+def test_a_name_inside_a_constant_is_none_of_the_module(package):
+    write(
+        package,
+        e="from pack import b\nBOTH = [b for b in 'xy'], (DEEP := 1)\ndef f():\n    return DEEP, b.one\n",
+    )
+    before = found(package, "e.f", "e.BOTH")
+    edit(package, "b.py", "def three(x):\n    return x", "def three(x):\n    return 2 * x")
+    assert found(package, "e.f", "e.BOTH") == before
+    edit(package, "e.py", ":= 1", ":= 2")
+    assert found(package, "e.f") != before[:1]
 
 
 def test_a_name_that_is_imported_and_bound_again_is_both(package):
@@ -507,23 +502,11 @@ def test_a_file_counts_wherever_its_module_lies(package):
     assert key(package, text) != first
 
 
-def test_the_file_beside_the_module_is_meant(package):
-    (text,) = move(package, {"a": "room.a"}, NOTEBOOK.format("reads"))
-    (package / "room" / "words.yml").write_text("a: 1\n")
-    before = key(package, text)
-    (package / "words.yml").write_text("a: 3\n")
-    assert key(package, text) == before
-
-
-def test_a_folder_of_data_counts_and_a_folder_of_modules_does_not(package):
-    write(package, room__c="x = 1\n", e="def f():\n    return 'room'\ndef g():\n    return 'words'\n")
-    (package / "words").mkdir()
-    (package / "words" / "one.txt").write_text("1")
-    before = found(package, "e.f", "e.g")
+def test_a_folder_of_modules_is_no_file(package):
+    write(package, room__c="x = 1\n", e="def f():\n    return 'room'\n")
+    before = found(package, "e.f")
     edit(package, "room/c.py", "1", "2")
-    (package / "words" / "one.txt").write_text("2")
-    after = found(package, "e.f", "e.g")
-    assert before[0] == after[0] and before[1] != after[1]
+    assert found(package, "e.f") == before
 
 
 # On import, and what changes no result ----------------------------------------------------------------------
@@ -620,48 +603,26 @@ def test_a_module_that_is_no_python_is_named(package):
 def test_roots_are_what_is_given_to_source_hash_directly_or_not(package):
     write(
         package,
-        source="def source_hash(code):\n    return 1\n",
-        store="""
-            from pack.source import source_hash
-            def place(name, *, code):
-                return source_hash(code)
-        """,
-        workers="""
-            from pack import store
-            class Build:
-                name: str
-                function: int
-                def folder(self):
-                    return store.place(self.name, code=[self.function])
-        """,
         e="""
-            from pack import b, store
+            from pack import b
+            from pack.source import source_hash
             from pack.workers import Build
             def by_keyword():
-                return store.place('x', code=[b.one, by_keyword])
+                return place('x', code=[b.one, by_keyword])
             def by_place():
                 from pack.c import helper
-                return Build('x', helper)
-            def build(name, write):
+                return Build('x', helper), source_hash([b.two])
+            def _build(name, write):
                 return Build(name, write)
             def by_way():
-                return build('x', b.three)
+                return _build('x', b.three)
         """,
     )
     places = {f"{node.module}.{node.name}" for node in keys.roots(library(package))}
-    assert places == {"b.one", "e.by_keyword", "c.helper", "b.three"}
+    assert places == {"b.one", "b.two", "e.by_keyword", "c.helper", "b.three"}
     listed = keys.keys({"01_one": NOTEBOOK.format("uses_b")}, package)
-    assert [line.split("\t")[0] for line in listed] == ["01_one", "by_keyword", "helper", "one", "three"]
+    assert [line.split("\t")[0] for line in listed] == "01_one by_keyword helper one three two".split()
     assert listed[2] == f"helper\t{found(package, 'c.helper')[0]}"
-    edit(package, "e.py", "code=[b.one, by_keyword]", "code=[pick()]")
-    with pytest.raises(ValueError, match=r"e.py, line 4: give a definition by its name in place of pick\(\)"):
-        keys.roots(library(package))
-    edit(package, "e.py", "code=[pick()]", "code=[b.one]")
-    edit(package, "e.py", "def by_way", "MADE = Build('x', lambda: 1)\ndef by_way")
-    with pytest.raises(
-        ValueError, match="e.py, line 10: give a definition by its name in place of lambda: 1"
-    ):
-        keys.roots(library(package))
 
 
 # The library itself -----------------------------------------------------------------------------------------
