@@ -21,8 +21,8 @@ from gateau_lib.methods.base import Method, Options
 from gateau_lib.methods.reader import extended
 from gateau_lib.models.pair import Pair, load_pair
 from gateau_lib.scoring.scorer import passes_of, score_items
-from gateau_lib.study import profiles
 from gateau_lib.study.errors import ModelError, reason
+from gateau_lib.study.profiles import resolve
 
 PART = "agreement"
 NOISE = 1e-5  # of a score in float32
@@ -67,7 +67,7 @@ def family(name: str, vocabulary: int, seed: int) -> Any:
 
 def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
     """Every score of planted samples: the shipped pair and tiny families, on both devices, in both formats."""
-    profile = replace(profiles.CPU, pool_per_kind=shapes.samples_per_kind, pool_tokens=shapes.sample_tokens)
+    profile = replace(resolve("cpu"), pool_per_kind=shapes.samples_per_kind, pool_tokens=shapes.sample_tokens)
     cpu = torch.device("cpu")
     shipped = load_pair(None, None, True, "float32", cpu)
     drawn = candidate_pool(profile, shipped.tokenizer, "independent", 0)

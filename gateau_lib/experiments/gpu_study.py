@@ -22,8 +22,7 @@ from gateau_lib.experiments import claims, footprint, gpu_record, pool, ranking,
 from gateau_lib.experiments.gpu_card import Shapes
 from gateau_lib.models import loading
 from gateau_lib.models.tiny import build_llama
-from gateau_lib.study import profiles
-from gateau_lib.study.profiles import Profile
+from gateau_lib.study.profiles import Profile, resolve
 from gateau_lib.study.store import Study
 from gateau_lib.training import pretrain, sft
 
@@ -35,7 +34,7 @@ STEPS = 10  # of pretraining a stage
 
 def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
     """Verdicts and losses of both devices, the card first; then pretraining."""
-    profile = replace(profiles.CPU, short_model="shipped", long_model="shipped", workers=0)
+    profile = replace(resolve("cpu"), short_model="shipped", long_model="shipped", workers=0)
     if shapes.tiny:
         few = {"pool_per_kind": 1, "pool_tokens": (600, 700), "short_pool": 24, "prolong_pairs": 10}
         profile = replace(profile, **few, eval_items=2, eval_lengths=(256,), skip_steps=2)
@@ -47,7 +46,7 @@ def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
                 found[where] = _verdicts(path, study, where)
                 losses[where] = _fine_tuned(path, study, where, Path(folder))
         _compare(path, device.type, found, losses)
-    pretraining(path, profiles.GPU if device.type == "cuda" else profiles.SMOKE, device)
+    pretraining(path, resolve("gpu" if device.type == "cuda" else "smoke"), device)
 
 
 @contextmanager
