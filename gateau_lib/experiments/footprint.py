@@ -5,10 +5,8 @@ by `fsdp` or `deepspeed` divides weights, gradients and optimizer states by the 
 what one process computes, and the two models that score lie on one device together.
 """
 
-from __future__ import annotations
-
 import math
-from typing import NamedTuple
+from collections import namedtuple
 
 from gateau_lib.experiments import replication_rows, tuning_runs, workload
 from gateau_lib.models.nll import BATCH_TOKENS
@@ -17,23 +15,13 @@ from gateau_lib.study import registry
 from gateau_lib.study.profiles import Profile
 from gateau_lib.training.pretrain import TRAINED_ON
 
+NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes
 PUBLISHED_CARDS = 8  # GATEAU and LongAlign: 8 x A800 of 80 GB
 LOGITS = 14  # bytes a vocabulary entry of a trained token: bf16, as fp32, its log-softmax, its gradient
 ADAPTER_RANK = 16  # as recipe.FineTune
 DATA_BYTES = 4 << 30  # data sets, their converted copies, scores and answers; assumed
+Disk = namedtuple("Disk", "results hub")  # bytes below the results' folder and in the hub's cache
 KEPT_CHECKPOINTS = 2  # the last one stays until the next one is whole
-
-
-class Disk(NamedTuple):
-    """Bytes below the results' folder and in the hub's cache."""
-
-    results: float
-    hub: float
-
-
-def _number(profile: Profile) -> int:
-    """Bytes of a number in the profile's dtype."""
-    return 2 if profile.dtype in ("bfloat16", "float16") else 4
 
 
 def processes(profile: Profile, cards: int) -> int:
@@ -43,10 +31,9 @@ def processes(profile: Profile, cards: int) -> int:
 
 def memory(profile: Profile, cards: int = 0) -> dict[str, float]:
     """Bytes of one device at the peak of each stage: ``pretraining`` (if any), ``scoring`` and so on."""
-    short, long = workload.pair(profile)
-    wide = _number(profile)
-    read = max(profile.max_length, profile.long_window, BATCH_TOKENS)
+    (short, long), wide = workload.pair(profile), NUMBER[profile.dtype]
     found = {}
+    read = max(profile.max_length, profile.long_window, BATCH_TOKENS)
     if stages := (*profile.short_stages, *profile.long_stages):
         most = profile.micro_tokens or math.inf  # of a pass, unless a row is longer; all in single precision
         tokens = max(min(each, max(most, window)) for window, _, each in stages)
@@ -60,19 +47,16 @@ def memory(profile: Profile, cards: int = 0) -> dict[str, float]:
 
 def training(profile: Profile, cards: int = 0) -> float:
     """Bytes of one device when the long model is tuned."""
-    long, many, wide = workload.pair(profile)[1], processes(profile, cards), _number(profile)
+    long, many, wide = workload.pair(profile)[1], processes(profile, cards), NUMBER[profile.dtype]
     shared = many if profile.sharding != "ddp" else 1
+    # Weight, gradient and two moments in single precision; beside them what autocast makes of the weights, a
+    # copy of the gradients where processes average them, or a few layers gathered from all processes.
     if profile.tuning == "lora":
         states: float = wide * long.parameters + 18 * adapters(long)
+    elif shared > 1:
+        states = 16 * long.parameters / shared + 12 * long.linear / long.layers + 8 * long.head
     else:
-        # Weight, gradient and two moments in single precision; beside them what autocast makes of the
-        # weights, a copy of the gradients where processes average them, or a few layers gathered from all
-        # processes.
-        states = 16 * long.parameters / shared
-        if shared > 1:
-            states += 3 * 4 * long.linear / long.layers + 2 * 4 * long.head
-        else:
-            states += long.parameters * ((2 if wide == 2 else 0) + (4 if many > 1 else 0))
+        states = long.parameters * (16 + (2 if wide == 2 else 0) + (4 if many > 1 else 0))
     # Bytes of what one layer gives the next.
     fine = 4 if wide == 4 or (profile.tuning == "full" and shared == 1) else 2
     return states + max(
@@ -83,16 +67,15 @@ def training(profile: Profile, cards: int = 0) -> float:
 
 def _training_passes(profile: Profile, many: int) -> list[tuple[float, float]]:
     """Tokens of a pass of one process, and how many are trained on: of short samples, of the longest one."""
-    step = profile.micro_tokens or profile.sft_batch_tokens / many
     near = workload.short_tokens(profile)
-    passes = [(max(step, near), max(step, near) * workload.RESPONSE / near)]
-    passes.append((max(step, profile.pool_tokens[1]), workload.RESPONSE))
+    step = max(profile.micro_tokens or profile.sft_batch_tokens / many, near)
+    far = profile.pool_tokens[1]
+    passes = [(step, step * workload.RESPONSE / near), (max(step, far), workload.RESPONSE)]
     if profile.long_data:
-        short = min(workload.SHORT_TOKENS, profile.long_window)
-        step = profile.micro_tokens or profile.batch_samples * short / many
-        passes.append((max(step, short), max(step, short) * workload.SHORT_RESPONSE / workload.SHORT_TOKENS))
-        longest = min(workload.LONG_TOKENS[1], profile.long_window)
-        passes.append((max(step, longest), workload.LONG_RESPONSE))
+        near, far = (min(n, profile.long_window) for n in (workload.SHORT_TOKENS, workload.LONG_TOKENS[1]))
+        step = max(profile.micro_tokens or profile.batch_samples * near / many, near)
+        labels = step * workload.SHORT_RESPONSE / workload.SHORT_TOKENS
+        passes += [(step, labels), (max(step, far), workload.LONG_RESPONSE)]
     return passes
 
 
@@ -100,8 +83,7 @@ def _kept(size: Size, tokens: float, wide: int, whole: bool, fine: int = 4) -> f
     """Bytes that the backward pass needs: all layers, or with gradient checkpoints one and the inputs of all.
 
     Args:
-        wide: bytes of a number in products; norms keep single precision. fine: of what layers give each
-        other.
+        wide: bytes of a number in products; norms keep single precision. fine: between layers.
     """
     norms = 4 * size.hidden  # numbers a token: what comes into a layer's two norms, and it normalised
     # Inputs of products and of the activation, attention's parts.
@@ -135,23 +117,23 @@ def host(profile: Profile, cards: int = 0) -> float:
 def disk(profile: Profile) -> Disk:
     """Bytes that the results, with every tuned model, and the hub's cache will take."""
     short, long = workload.pair(profile)
-    trained = adapters(long) if profile.tuning == "lora" else long.parameters
-    model = 4 * trained if profile.tuning == "lora" else _number(profile) * trained
+    trained, wide = (
+        (adapters(long), 4) if profile.tuning == "lora" else (long.parameters, NUMBER[profile.dtype])
+    )
     tuned = profile.pool_seeds * (len(tuning_runs.SELECTION_RUNS) + len(tuning_runs.STRATEGIES))
     tuned += sum(run.row != replication_rows.UNTUNED for run in replication_rows.runs(profile))
     stretched = 4 * short.parameters  # the start of notebook 06's short models
-    results = tuned * model + KEPT_CHECKPOINTS * 12 * trained + stretched + DATA_BYTES
-    if profile.from_hub:
-        return Disk(results, sum(downloads(profile).values()))
-    return Disk(results + 4 * (len(profile.long_stages) + 2) * long.parameters, 0.0)
+    results = tuned * wide * trained + KEPT_CHECKPOINTS * 12 * trained + stretched + DATA_BYTES
+    if not profile.from_hub:
+        results += 4 * (len(profile.long_stages) + 2) * long.parameters
+    return Disk(results, sum(downloads(profile).values()))
 
 
 def downloads(profile: Profile) -> dict[str, float]:
     """Bytes of each model in the hub's cache, two a parameter where unknown; pickled weights count twice."""
-    names = (profile.short_model, profile.long_model) if profile.from_hub else ()
     found = {}
-    for name, size in zip(names, workload.pair(profile), strict=False):
+    for name, size in zip((profile.short_model, profile.long_model), workload.pair(profile), strict=True):
         entry = registry.models().get(name)
         copies = 2 if entry and entry.weights == "pickle" else 1
         found[name] = float(copies * ((entry and entry.bytes_per_parameter) or 2) * size.parameters)
-    return found
+    return found if profile.from_hub else {}

@@ -28,7 +28,7 @@ def missing(profile: Profile, whole: bool = True) -> list[str]:
         whole: all of the profile is to run; of a part (one notebook, some runs) the disk is not counted.
 
     Raises:
-        UnknownSize: a model of which nothing can be read here.
+        ModelError: a model of which nothing can be read here.
     """
     if not profile.needs_gpu:
         return []

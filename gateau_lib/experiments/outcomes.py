@@ -115,27 +115,20 @@ def perplexities(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.Da
 def cost(profile: Profile) -> Work:
     """What notebook 07 costs: all tuned models, and both models they began with, on the held-out sets."""
     samples, model = workload.planted(profile), workload.pair(profile)[1]
-    pools, items = profile.pool_seeds, profile.eval_items
-    selected = pools * len(SELECTION_RUNS) + 1  # models on the sets long and short, with answers
-    skipped = pools * len(STRATEGIES) + 2  # models on the needles and on documents
-    needled = skipped + pools  # on the needles also those tuned on GATEAU's selection
-    near, lengths = round(workload.short_tokens(profile)), profile.eval_lengths
-    short, long = 2 * items, len(TASKS) * items  # samples of a set
-    needles = len(NEEDLE_DEPTHS) * max(1, items // 4)  # of a length
-    texts = max(2, items // 2)
-    tokens = (
-        selected * (long * workload.mean_tokens(samples) + short * near)
-        + needled * (needles * sum(lengths) + short * near)
-        + skipped * texts * sum(lengths)
-    )
-    operations = (
-        selected * workload.forward(model, samples, long * workload.mean_tokens(samples))
-        + (selected + needled) * short * model.flops(near, workload.RESPONSE)
-        + needled * needles * sum(model.flops(n, workload.RESPONSE) for n in lengths)
-        + skipped * texts * sum(model.flops(n, PERPLEXITY_TAIL) for n in lengths)
-    )
-    written = selected * (short + long) * workload.RESPONSE
-    return Work("07", "evaluate", tokens, operations, written=written)
+    selected = profile.pool_seeds * len(SELECTION_RUNS) + 1  # models on the sets long and short, with answers
+    skipped = profile.pool_seeds * len(STRATEGIES) + 2  # models on the needles and on documents
+    needled = skipped + profile.pool_seeds  # on the needles also those tuned on GATEAU's selection
+    short, long = 2 * profile.eval_items, len(TASKS) * profile.eval_items  # samples of a set
+    needles = len(NEEDLE_DEPTHS) * max(1, profile.eval_items // 4)  # of a length
+    texts, answer = max(2, profile.eval_items // 2), workload.RESPONSE
+    # How many are read, tokens of each, and of those the scored ones.
+    reads = [(selected * long / len(samples), sample.whole, answer) for sample in samples]
+    reads.append(((selected + needled) * short, round(workload.short_tokens(profile)), answer))
+    reads += [(needled * needles, length, answer) for length in profile.eval_lengths]
+    reads += [(skipped * texts, length, PERPLEXITY_TAIL) for length in profile.eval_lengths]
+    tokens = sum(count * length for count, length, _ in reads)
+    operations = sum(count * model.flops(length, scored) for count, length, scored in reads)
+    return Work("07", "evaluate", tokens, operations, written=selected * (short + long) * answer)
 
 
 def metrics_rows(rows: pd.DataFrame, metric: str, measure: str, condition: str) -> list[dict[str, Any]]:

@@ -3,10 +3,8 @@
 Each part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; the rest is written by hand.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,21 +13,22 @@ import numpy as np
 import pandas as pd
 from transformers import LlamaConfig
 
-from gateau_lib.experiments import footprint, plan
+from gateau_lib.experiments import footprint, plan, setting_sources
 from gateau_lib.experiments.claims import verdicts
 from gateau_lib.experiments.figures import verdict_table
 from gateau_lib.experiments.findings import summary
-from gateau_lib.experiments.setting_sources import rows
+from gateau_lib.experiments.machine_check import GB
 from gateau_lib.methods.base import Options
 from gateau_lib.methods.reader import Lengths
 from gateau_lib.models.sizes import of_config
-from gateau_lib.scoring.pass_costs import CARD, totals
+from gateau_lib.scoring.pass_costs import CARD, gpu_hours, totals
 from gateau_lib.study import manifest, notebooks, registry
 from gateau_lib.study.errors import UserError
 from gateau_lib.study.evidence import read_metrics
 from gateau_lib.study.profiles import PROFILES, Profile, resolve
 from gateau_lib.study.store import Study
 
+SETTING_COLUMNS = ("setting", "paper profile", "source, or what was assumed")
 PROFILE = "cpu"  # the published evidence
 PURPOSE = {
     "smoke": "tests",
@@ -44,18 +43,11 @@ class PageError(UserError):
 
 
 def generated(results: Path, sources: Path) -> dict[str, dict[str, str]]:
-    """The generated parts, Markdown: page -> name -> text.
-
-    Args:
-        results: ``results/cpu``: the manifest and the metrics. sources: the folder of the source notebooks.
-
-    Raises:
-        PageError: no results, or results that lack the metrics.
-    """
+    """The generated parts, Markdown: page -> name -> text, from ``results/cpu`` and the source notebooks."""
     return {
         "README.md": readme(results, sources),
         "docs/cluster.md": {"plan": example()},
-        "docs/scale.md": {"plans": plans(), "audit": setting_table()},
+        "docs/scale.md": {"plans": plans(), "audit": _table(SETTING_COLUMNS, setting_sources.rows())},
     }
 
 
@@ -63,7 +55,7 @@ def fill(page: Path, made: Mapping[str, str]) -> str:
     """The text of a page with every part between its marks.
 
     Raises:
-        PageError: a part's marks are missing, or stand there for a part that is not known.
+        PageError: a part's marks are missing, or stand there for an unknown part.
     """
     text = page.read_text(encoding="utf-8")
     marked = re.findall(r"^<!-- begin (\w+) -->$", text, flags=re.M)
@@ -80,7 +72,11 @@ def fill(page: Path, made: Mapping[str, str]) -> str:
 
 
 def readme(results: Path, sources: Path) -> dict[str, str]:
-    """The parts of README.md by name; see `generated`."""
+    """The parts of README.md by name.
+
+    Raises:
+        PageError: no results, or results that lack the metrics.
+    """
     study = Study(resolve(PROFILE), 0, results)
     made, metrics = manifest.read(study), read_metrics(study)
     if not made["notebooks"] or metrics.empty:
@@ -95,13 +91,19 @@ def readme(results: Path, sources: Path) -> dict[str, str]:
     }
 
 
+def _table(head: Sequence[str], rows: Iterable[Iterable[str]], align: str = "---") -> str:
+    """Markdown; ``align`` is of all columns but the first."""
+    text = [f"| {' | '.join(row).lstrip()} |" for row in (head, *rows)]  # a first cell may be empty
+    return "\n".join([text[0], "|---|" + f"{align}|" * (len(head) - 1), *text[1:]])
+
+
 def headline(found: pd.DataFrame) -> str:
     """The headline figure and the number of claims that hold, fail and stay open."""
-    picture = f"results/{PROFILE}/figures/08_headline.svg"
     text = "Left: how well each score finds samples with far evidence. "
     text += "Right: recall by length after training on short samples."
+    picture = f"![{text}](results/{PROFILE}/figures/08_headline.svg)"
     counts = f"**{summary(found)}** [All of them.](#verdicts)"
-    return f"![{text}]({picture})\n\n{text} Bars: 95 % intervals over seeds.\n{counts}"
+    return f"{picture}\n\n{text} Bars: 95 % intervals over seeds.\n{counts}"
 
 
 def cost(made: dict[str, Any]) -> str:
@@ -116,56 +118,45 @@ def cost(made: dict[str, Any]) -> str:
 
 def reading(made: dict[str, Any], sources: Path) -> str:
     """One line a notebook: source, question, executed copy and its cost."""
-    lines = ["| notebook | question | executed | minutes | GB |", "|---|---|---|---|---|"]
+    rows = []
     for path in sorted(sources.glob("[0-9][0-9]_*.ipynb")):
         text = notebooks.source(notebooks.read(path)["cells"][0])
         title = text.splitlines()[0].removeprefix("# ").split(":")[0]
         asked = re.search(r"^\*\*Questions?\.\*\* (.+)$", text, flags=re.M)
-        entry = made["notebooks"].get(path.stem)
-        spent = f"{entry['seconds'] / 60:.1f} | {entry['peak_memory_mb'] / 1024:.1f}" if entry else "– | –"
-        copy = f"[with outputs](results/{PROFILE}/notebooks/{path.name})" if entry else "–"
-        lines.append(f"| [{title}](notebooks/{path.name}) | {asked[1] if asked else ''} | {copy} | {spent} |")
-    return "\n".join(lines)
+        row = [f"[{title}](notebooks/{path.name})", asked[1] if asked else "", "–", "–", "–"]
+        if entry := made["notebooks"].get(path.stem):
+            row[2] = f"[with outputs](results/{PROFILE}/notebooks/{path.name})"
+            row[3:] = f"{entry['seconds'] / 60:.1f}", f"{entry['peak_memory_mb'] / 1024:.1f}"
+        rows.append(row)
+    return _table(["notebook", "question", "executed", "minutes", "GB"], rows)
 
 
 def profiles() -> str:
     """One line a profile: what it is for and its main sizes."""
-    lines = [
-        "| profile | for | models | windows, tokens | pools × samples of each kind | `make` |",
-        "|---|---|---|---|---|---|",
-    ]
+    head = "profile", "for", "models", "windows, tokens", "pools × samples of each kind", "`make`"
     models = {"scratch": "trained from scratch", "shipped": "the shipped tiny pair"}
+    rows = []
     for name, p in PROFILES.items():
         pair = models.get(p.short_model, f"{p.short_model}, {p.long_model}")
-        lines.append(
-            f"| {name} | {PURPOSE[name]} | {pair} | {p.short_window:,} and {p.long_window:,} "
-            f"| {p.pool_seeds} × {p.pool_per_kind:,} | `make {name}` |"
-        )
-    return "\n".join(lines)
-
-
-def setting_table() -> str:
-    """Every setting of the paper profile with its source, as Markdown."""
-    lines = ["| setting | paper profile | source, or what was assumed |", "|---|---|---|"]
-    return "\n".join(lines + [f"| {name} | {value} | {source} |" for name, value, source in rows()])
+        windows, pools = f"{p.short_window:,} and {p.long_window:,}", f"{p.pool_seeds} × {p.pool_per_kind:,}"
+        rows.append([name, PURPOSE[name], pair, windows, pools, f"`make {name}`"])
+    return _table(head, rows)
 
 
 def plans() -> str:
-    """What the large profiles take, as Markdown: one column each, on as many GPUs as they are made for."""
-    chosen = {"`make gpu`": resolve("gpu")}
-    chosen |= {f"`make gpu PAIR={name}`": resolve(f"gpu+{name}") for name in registry.pairs()}
-    chosen["`make paper`"] = resolve("paper")
-    table = pd.DataFrame({name: _needs(profile) for name, profile in chosen.items()}).fillna("–")
-    lines = [f"| | {' | '.join(chosen)} |", "|---|" + "---:|" * len(chosen)]
-    return "\n".join(lines + [f"| {row.Index} | {' | '.join(row[1:])} |" for row in table.itertuples()])
+    """What the large profiles take: one column each, on as many GPUs as they are made for."""
+    columns = {"`make gpu`": _needs(resolve("gpu"))}
+    columns |= {f"`make gpu PAIR={name}`": _needs(resolve(f"gpu+{name}")) for name in registry.pairs()}
+    columns["`make paper`"] = _needs(resolve("paper"))
+    return _table(["", *columns], pd.DataFrame(columns).itertuples(), "---:")
 
 
-def _needs(profile: Profile) -> dict[str, str | None]:
+def _needs(profile: Profile) -> dict[str, str]:
     """What one profile takes, as the rows of `plans`."""
     cards, long, parts = footprint.processes(profile, 0), plan.size(profile), plan.work(profile)
-    room, memory = footprint.disk(profile), footprint.memory(profile, cards)
+    (results, hub), memory = footprint.disk(profile), footprint.memory(profile, cards)
     stages = ("pretraining", "scoring", "training", "evaluation")
-    of_a_card = {stage: f"{memory[stage] / 2**30:.1f}" if stage in memory else None for stage in stages}
+    of_a_card = {stage: f"{memory[stage] / GB:.1f}" if stage in memory else "–" for stage in stages}
     return {
         "cards": f"{cards}",
         "parameters, billions": f"{long.parameters / 1e9:.2g}",
@@ -173,35 +164,29 @@ def _needs(profile: Profile) -> dict[str, str | None]:
         "optimizer steps": f"{sum(part.steps for part in parts):,}",
         "GPU-hours": f"{sum(plan.hours(part, long) for part in parts):,.0f}",
         **{f"GB of a card, {stage}": need for stage, need in of_a_card.items()},
-        "GB of the host, to load": f"{footprint.host(profile, cards) / 2**30:.0f}",
-        "GB of disk, results": f"{room.results / 2**30:,.0f}",
-        "GB of disk, the hub's cache": f"{room.hub / 2**30:,.0f}",
+        "GB of the host, to load": f"{footprint.host(profile, cards) / GB:.0f}",
+        "GB of disk, results": f"{results / GB:,.0f}",
+        "GB of disk, the hub's cache": f"{hub / GB:,.0f}",
     }
 
 
 def example() -> str:
     """The table of docs/cluster.md: samples of 8k to 64k tokens, scored by models of Llama-2-7B's size."""
-    size, n = of_config(LlamaConfig()), 256
-    wholes = np.exp(np.linspace(np.log(8192), np.log(65536), n)).astype(int)
+    size = of_config(LlamaConfig())
+    wholes = np.exp(np.linspace(np.log(8192), np.log(65536), 256)).astype(int)
     samples = [Lengths(1, int(whole) - 1 - 64 - 256, 64, 256) for whole in wholes]
-    usual = Options(
-        methods=("hmg", "cam"), reading="ntk", segment_length=128, max_length=65536, short_window=4096
-    )
-    rows = {
+    usual = Options(("hmg", "cam"), "ntk", segment_length=128, max_length=65536, short_window=4096)
+    asked = {
         "HMG and CAM": usual,
         "HMG and CAM, adaptive": replace(usual, adaptive=True),
         "ProLong, 500 pairs": replace(usual, methods=("prolong",)),
         "ProLong, 5,000 pairs": replace(usual, methods=("prolong",), prolong_pairs=5000),
         "Perplexity": replace(usual, methods=("perplexity",)),
     }
-    lines = [
-        "| | tokens a sample | PFLOP a sample | GPU-hours, 10,000 samples | GPU-hours, 10,000,000 samples |"
-    ]
-    lines.append("|---|" + "---:|" * 4)
-    for name, options in rows.items():
-        cost = totals(samples, 1 / n, size, size, options)[-1]
-        numbers = f"{cost['tokens']:,.0f} | {cost['flops'] / 1e15:,.2f}"
-        lines.append(
-            f"| {name} | {numbers} | {1e4 * cost['gpu_hours']:,.0f} | {1e7 * cost['gpu_hours']:,.0f} |"
-        )
-    return "\n".join([*lines, "", CARD])
+    rows, counts = [], (10_000, 10_000_000)
+    for name, options in asked.items():
+        tokens, flops = totals(samples, 1, size, size, options).sum()
+        hours = [f"{n * gpu_hours(flops):,.0f}" for n in counts]
+        rows.append([name, f"{tokens:,.0f}", f"{flops / 1e15:,.2f}", *hours])
+    head = ["", "tokens a sample", "PFLOP a sample", *(f"GPU-hours, {n:,} samples" for n in counts)]
+    return f"{_table(head, rows, '---:')}\n\n{CARD}"

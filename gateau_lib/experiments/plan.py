@@ -5,8 +5,6 @@ they were checked against stands in docs/scale.md. Hours are those of an A100 or
 utilisation that `pass_costs` assumes; a small model reaches less of it.
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 from gateau_lib.data.corpus import KINDS
@@ -23,7 +21,7 @@ from gateau_lib.experiments import (
 )
 from gateau_lib.experiments.machine_check import GB
 from gateau_lib.models.sizes import Size, Work
-from gateau_lib.scoring.pass_costs import PEAK, UTILISATION
+from gateau_lib.scoring.pass_costs import gpu_hours
 from gateau_lib.study import devices
 from gateau_lib.study.profiles import Profile
 from gateau_lib.training import pretrain
@@ -37,11 +35,7 @@ def size(profile: Profile) -> Size:
 
 
 def work(profile: Profile) -> list[Work]:
-    """Everything the profile computes, in the order of the notebooks.
-
-    Raises:
-        UnknownSize: of a model.
-    """
+    """Everything the profile computes, in the order of the notebooks."""
     return [
         *pretrain.cost(profile, *workload.pair(profile)),
         workload.recall(profile),
@@ -54,43 +48,37 @@ def work(profile: Profile) -> list[Work]:
 
 def hours(part: Work, model: Size) -> float:
     """Hours of one A100; answers are written one by one."""
-    seconds = (
-        part.operations / (PEAK * UTILISATION * part.speed) + part.written * 2 * model.parameters / BANDWIDTH
-    )
-    return seconds / 3600
+    return gpu_hours(part.operations / part.speed) + part.written * 2 * model.parameters / BANDWIDTH / 3600
 
 
 def describe(profile: Profile) -> str:
     """The plan as text: models, data, steps, tokens, operations, hours, memory, disk.
 
     Raises:
-        UnknownSize: a model of which nothing can be read here.
+        ModelError: a model of which nothing can be read here.
     """
-    short, long = workload.pair(profile)
-    parts, cards = work(profile), len(devices.gpu_memory())
-    spent = [hours(part, long) for part in parts]
-    many = cards or footprint.processes(profile, cards)
-    elapsed = sum(each if part.alone else each / many for part, each in zip(parts, spent, strict=True))
+    (short, long), cards = workload.pair(profile), len(devices.gpu_memory())
+    parts = [(part, hours(part, long)) for part in work(profile)]
+    many = footprint.processes(profile, cards)
+    elapsed = sum(spent if part.alone else spent / (cards or many) for part, spent in parts)
     where = f"the {cards} GPU(s) here" if cards else f"{many} GPU(s)"
-    tokens, steps = sum(part.tokens for part in parts), sum(part.steps for part in parts)
+    sums = [sum(getattr(part, name) for part, _ in parts) for name in ("steps", "tokens", "operations")]
+    total = f"{sums[0]:,} optimizer steps, {_short(sums[1])} tokens, {sums[2]:.1e} operations"
     stages = [f"{name} {need / GB:,.1f} GB" for name, need in footprint.memory(profile, cards).items()]
-    room = footprint.disk(profile)
+    host, disk, hub = (need / GB for need in (footprint.host(profile, cards), *footprint.disk(profile)))
     first = f"{profile.short_model} ({profile.short_window:,} tokens, {_short(short.parameters)} parameters)"
     second = f"{profile.long_model} ({profile.long_window:,} tokens, {_short(long.parameters)})"
-    notebooks = len({part.notebook for part in parts})
+    notebooks = f"{len({part.notebook for part, _ in parts})} notebooks that use models, {len(parts)} parts"
     lines = [
         f"plan of profile {profile.name} (estimates; hours of one A100)",
         f"  models   {first} and {second}, scored in {profile.dtype}",
         f"  data     {_data(profile)}",
-        f"  training {_training(profile, cards)}",
-        *(_line(part, each) for part, each in zip(parts, spent, strict=True)),
-        f"  in all   {notebooks} notebooks that use models, {len(parts)} parts, {steps:,} optimizer steps, "
-        f"{_short(tokens)} tokens, {sum(part.operations for part in parts):.1e} operations",
-        f"  time     {sum(spent):,.1f} GPU-hours; {elapsed:,.1f} hours on {where}",
-        f"  memory   of a GPU: {', '.join(stages)}; "
-        f"of the host, to load: {footprint.host(profile, cards) / GB:,.1f} GB",
-        f"  disk     results {room.results / GB:,.0f} GB (tuned models, checkpoints), "
-        f"the hub's cache {room.hub / GB:,.0f} GB",
+        f"  training {_training(profile, many)}",
+        *(_line(part, spent) for part, spent in parts),
+        f"  in all   {notebooks}, {total}",
+        f"  time     {sum(spent for _, spent in parts):,.1f} GPU-hours; {elapsed:,.1f} hours on {where}",
+        f"  memory   of a GPU: {', '.join(stages)}; of the host, to load: {host:,.1f} GB",
+        f"  disk     results {disk:,.0f} GB (tuned models, checkpoints), the hub's cache {hub:,.0f} GB",
     ]
     return "\n".join([*lines, *(f"  note     {note}" for note in notes(profile))])
 
@@ -104,14 +92,12 @@ def _line(part: Work, spent: float) -> str:
 def _data(profile: Profile) -> str:
     count, (low, high) = len(KINDS) * profile.pool_per_kind, profile.pool_tokens
     text = f"{profile.pool_seeds} planted pool(s) of {count:,} samples of {low:,} to {high:,} tokens"
-    if not profile.long_data:
-        return text
     short = " and ".join(f"{n:,}" for n in profile.short_samples)
-    return f"{text}; {profile.long_samples:,} of {profile.long_data}, {short} of {profile.short_data}"
+    published = f"; {profile.long_samples:,} of {profile.long_data}, {short} of {profile.short_data}"
+    return text + (published if profile.long_data else "")
 
 
-def _training(profile: Profile, cards: int) -> str:
-    many = footprint.processes(profile, cards)
+def _training(profile: Profile, many: int) -> str:
     kind = "adapters (LoRA)" if profile.tuning == "lora" else "all weights"
     shared = f"{many} processes, {profile.sharding}" if many > 1 else "one process"
     read = f"{profile.micro_tokens:,} tokens" if profile.micro_tokens else "its share of a step"
@@ -123,21 +109,21 @@ def notes(profile: Profile) -> list[str]:
     """What takes longer than it must, and what will be reported as not run: no data, no judge, no program."""
     if not profile.needs_gpu:
         return []
-    found, cards = [], len(devices.gpu_memory())
+    found, cards, benchmarks = [], len(devices.gpu_memory()), suite.chosen(profile)
     if profile.long_data and cards > 1 and not find_spec("ray"):
         one = f"one of the {cards} GPUs: Ray is not installed (pip install ray)"
         found.append(f"the published long samples are scored on {one}")
-    lacking = {each.name: _without(profile, each) for each in suite.chosen(profile)}
-    found += [f"{name} will be reported as not run: {why}" for name, why in lacking.items() if why]
-    if judged := [benchmark.name for benchmark in suite.chosen(profile) if benchmark.judged]:
+    lacking = [(each.name, _without(profile, each)) for each in benchmarks]
+    found += [f"{name} will be reported as not run: {why}" for name, why in lacking if why]
+    if judged := [each.name for each in benchmarks if each.judged]:
         found.append(f"{' and '.join(judged)} need a judge: SET='judge=http://host:8000/v1#model'")
     return found
 
 
 def _without(profile: Profile, benchmark: Benchmark) -> str:
-    absent = [name for name in benchmark.packages if not find_spec(name.replace("-", "_"))]
-    if absent:
-        return f"{absent[0]} is not installed (pip install {absent[0]})"
+    for name in benchmark.packages:
+        if not find_spec(name.replace("-", "_")):
+            return f"{name} is not installed (pip install {name})"
     return machine_check.data_missing(profile, benchmark.data) if benchmark.data else ""
 
 

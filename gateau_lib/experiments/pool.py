@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -192,23 +193,17 @@ def cost(profile: Profile) -> list[Work]:
     """What notebooks 03 to 05 read to score all pools."""
     alike = profile.pool_per_kind * profile.pool_seeds  # samples of a kind
     planted = 2 * len(KINDS) * alike  # samples of the pools independent and confounded
-    real = 4 * alike  # which has four kinds
-    samples = workload.planted(profile)
-    homologous = workload.scoring(profile, samples, planted + real, "hmg contrast ifd")
-    for reading in READINGS[1:]:
-        homologous[reading] = workload.scoring(profile, samples, planted + real, "hmg", reading)["hmg"]
-    awareness = workload.scoring(profile, samples, planted, "cam")
-    documents = len(DOCUMENT_KINDS) * alike
-    dependencies = workload.scoring(profile, samples, planted + documents, "prolong")
+    every = planted + 4 * alike  # also of the real pool, which has four kinds
+    costs = partial(workload.scoring, profile, workload.planted(profile))
+    again = [costs(every, "hmg", reading).loc[["hmg"]] for reading in READINGS[1:]]
+    documents = planted + len(DOCUMENT_KINDS) * alike
+    asking = " ".join(name for name in OTHERS if METHODS[name].passes)
     found = [
-        workload.reading("03", "HMG and its relatives", homologous.values()),
-        workload.reading("04", "CAM", awareness.values()),
-        workload.reading("05", "ProLong", dependencies.values()),
+        workload.reading("03", "HMG and its relatives", costs(every, "hmg contrast ifd"), *again),
+        workload.reading("04", "CAM", costs(planted, "cam")),
+        workload.reading("05", "ProLong", costs(documents, "prolong")),
     ]
-    if asking := [name for name in OTHERS if METHODS[name].passes]:
-        rest = workload.scoring(profile, samples, planted, " ".join(asking))
-        found.append(workload.reading("05", "the other selectors", rest.values()))
-    return found
+    return found + ([workload.reading("05", "the other selectors", costs(planted, asking))] if asking else [])
 
 
 def read_table(folder: Path) -> pd.DataFrame:

@@ -4,13 +4,12 @@ All runs of `replication_rows` start from the long model and share one scored po
 the models.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from gateau_lib.experiments.tuning_runs import scale
 from gateau_lib.methods.base import Reading
 from gateau_lib.models import loading
 from gateau_lib.models.prompts import INST
-from gateau_lib.models.sizes import Work
+from gateau_lib.models.sizes import Work, work
 from gateau_lib.scoring import data_set
 from gateau_lib.scoring.settings import Engine, resolve
 from gateau_lib.sources import hub, published
@@ -46,15 +45,12 @@ def long_file(study: Study) -> Path:
 
 
 def short_file(study: Study, count: int) -> Path:
-    """``count`` short samples in one seeded order, so that the smaller set is part of the larger one."""
+    """So many short samples in one seeded order, so that the smaller set is part of the larger one."""
     return _drawn(study, published.short_samples(study), "short", count) / "samples.jsonl"
 
 
 def _drawn(study: Study, folder: Path, name: str, count: int) -> Path:
-    """Samples in a seeded order without those whose question and answer alone exceed the window.
-
-    ``drawn.json`` counts both.
-    """
+    """Samples in a seeded order but those whose prompt and answer alone exceed the window; counts both."""
     profile, tokenizer = study.profile, loading.load_tokenizer(hub.model(study, study.profile.long_model))
 
     def build(out: Path) -> None:
@@ -98,38 +94,25 @@ def scored(study: Study, pair: Path) -> pd.DataFrame:
         Columns of `gateau_lib.score`'s table for HMG (window extended), CAM, IFD and perplexity, and
         ``nll_short_raw``: the short model's loss when it reads beyond its window as it is.
     """
-    table = _score(study, pair, "hmg,cam,ifd", "ntk")
-    raw = _score(study, pair, "hmg", "raw").set_index("id")
-    errors = table["error"].fillna(table["id"].map(raw["error"]))
-    return table.assign(nll_short_raw=table["id"].map(raw["nll_short"]), error=errors)
-
-
-def _score(study: Study, pair: Path, methods: str, reading: Reading) -> pd.DataFrame:
-    """One score table. Its parts lie in the cache, so that a killed run goes on where it was."""
     profile, data = study.profile, long_file(study)
-    used: dict[str, Any] = {
-        "short": str(pair / "short"),
-        "long": str(pair / "long"),
-        "methods": methods,
-        "reading": reading,
-        "dtype": profile.dtype,
-        "segment_length": profile.segment_length,
-        "max_length": profile.max_length,
-    }
+    used: dict[str, Any] = {"short": str(pair / "short"), "long": str(pair / "long"), "dtype": profile.dtype}
+    used |= {"segment_length": profile.segment_length, "max_length": profile.max_length}
+    methods: dict[Reading, list[str]] = {"ntk": ["hmg", "cam", "ifd"], "raw": ["hmg"]}
+    # A worker on every GPU if there are several.
+    engine: Engine = "ray" if devices.gpus() > 1 and find_spec("ray") else "local"
 
     def build(out: Path) -> None:
-        work = study.cache / "scoring" / f"{reading}.parquet"
-        work.parent.mkdir(exist_ok=True)
-        data_set.score(resolve(data, work, **used | {"methods": methods.split(",")}, engine=_engine()))
-        shutil.copy(work, out / "scores.parquet")
+        for reading, asked in methods.items():
+            work = study.cache / "scoring" / f"{reading}.parquet"  # beside its parts: a killed run goes on
+            work.parent.mkdir(exist_ok=True)
+            data_set.score(resolve(data, work, **used, methods=asked, reading=reading, engine=engine))
+            shutil.copy(work, out)
 
-    folder = artefact(study, f"published-scores-{reading}", build, code=[_score], data=data, **used)
-    return pd.read_parquet(folder / "scores.parquet")
-
-
-def _engine() -> Engine:
-    """A worker on every GPU if there are several and Ray is installed."""
-    return "ray" if devices.gpus() > 1 and find_spec("ray") else "local"
+    folder = artefact(study, "published-scores", build, code=[scored], data=data, methods=methods, **used)
+    table, raw = (pd.read_parquet(folder / f"{reading}.parquet") for reading in methods)
+    raw = raw.set_index("id")
+    errors = table["error"].fillna(table["id"].map(raw["error"]))
+    return table.assign(nll_short_raw=table["id"].map(raw["nll_short"]), error=errors)
 
 
 def training_job(study: Study, pair: Path, run: Run, chosen: Sequence[str]) -> FineTune:
@@ -158,37 +141,34 @@ def cost(profile: Profile) -> list[Work]:
     tuned = [run for run in runs(profile) if run.row != UNTUNED]
     if not tuned:
         return []
-    samples, long = workload.published(profile), workload.pair(profile)[1]
-    both = [
-        *workload.scoring(profile, samples, profile.long_samples, "hmg cam ifd").values(),
-        *workload.scoring(profile, samples, profile.long_samples, "hmg", "raw").values(),
-    ]
-    found = [workload.reading("09", "score the long samples", both, alone=not find_spec("ray"))]
+    costs = partial(workload.scoring, profile, workload.published(profile), profile.long_samples)
+    both = costs("hmg cam ifd"), costs("hmg", "raw")
     shares = [float(run.row == FULL) if run.share is None else run.share for run in tuned]
-    each = [run_cost(profile, r.short, n * profile.long_samples) for r, n in zip(tuned, shares, strict=True)]
-    sums = {name: sum(getattr(one, name) for one in each) for name in ("tokens", "operations", "steps")}
-    found.append(Work("09", f"fine-tune {len(tuned)} models", **sums))
+    counts = [(run.short, n * profile.long_samples) for run, n in zip(tuned, shares, strict=True)]
+    found = [
+        workload.reading("09", "score the long samples", *both, alone=not find_spec("ray")),
+        tuning_cost(profile, counts),
+    ]
     models = len(tuned) + 1  # and the one that is not tuned
     for benchmark in suite.chosen(profile):
         asked = benchmark.cost(profile)
-        tokens = models * sum(count * prompt for count, prompt, _ in asked)
-        operations = models * sum(count * long.flops(prompt, 1) for count, prompt, _ in asked)
+        rows = [(models * count, prompt, 1) for count, prompt, _ in asked]
         written = models * sum(count * answer for count, _, answer in asked)
         alone = benchmark.answers is not None  # asked here, run by run
-        found.append(Work("09", benchmark.name, tokens, operations, written=written, alone=alone))
+        long = workload.pair(profile)[1]
+        found.append(work("09", benchmark.name, long, rows, written=written, alone=alone))
     return found
 
 
-def run_cost(profile: Profile, short: float, long: float) -> Work:
-    """What one run costs on that many short and long samples."""
-    samples, model = workload.published(profile), workload.pair(profile)[1]
+def tuning_cost(profile: Profile, counts: Sequence[tuple[float, float]]) -> Work:
+    """What runs cost that train on so many short and long samples each."""
+    short, long = (profile.epochs * sum(each) for each in zip(*counts, strict=True))
     near = min(workload.SHORT_TOKENS, profile.max_length)
-    far_tokens = profile.epochs * long * workload.mean_tokens(samples)
-    near_tokens = profile.epochs * short * near
-    reads = workload.forward(model, samples, far_tokens)
-    reads += near_tokens * model.flops(near, min(workload.SHORT_RESPONSE, near)) / near
-    steps = math.ceil(profile.epochs * (short + long) / profile.batch_samples)
-    return Work("09", "fine-tune", near_tokens + far_tokens, workload.passes_a_step(profile) * reads, steps)
+    rows = workload.rows(workload.published(profile), long)
+    rows.append((short, near, min(workload.SHORT_RESPONSE, near)))
+    steps = sum(math.ceil(profile.epochs * sum(each) / profile.batch_samples) for each in counts)
+    passes, model = workload.passes_a_step(profile), workload.pair(profile)[1]
+    return work("09", f"fine-tune {len(counts)} models", model, rows, passes, steps=steps)
 
 
 def card(study: Study) -> pd.DataFrame:

@@ -3,12 +3,8 @@
 A *run* is one row in one setting: long samples chosen in one way, beside a number of short ones.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -27,46 +23,10 @@ NOT_REBUILT = {
     CAR: "selects by a quality model of its authors, which this study does not rebuild",
     "non-homologous guide": "which second model guided is not in the text that we read",
 }
-
-# Scores of a pool and alpha -> one number a sample, high = select.
-Value = Callable[[pd.DataFrame, float], np.ndarray]
-
-
-def _numbers(pool: pd.DataFrame, column: str) -> np.ndarray:
-    return pool[column].to_numpy(dtype=float)
-
-
-def _hmp(pool: pd.DataFrame, short: str = "nll_short") -> np.ndarray:
-    return hmg.homologous_models_perplexity(_numbers(pool, short), _numbers(pool, "nll_long"))
-
-
-def _hmp_without_norm(pool: pd.DataFrame) -> np.ndarray:
-    """Read as the softmax of plain perplexity differences, without min-max over the pool (assumed)."""
-    return softmax(np.exp(_numbers(pool, "nll_short")) - np.exp(_numbers(pool, "nll_long")))
-
-
-def _combined(
-    guidance: Callable[[pd.DataFrame], np.ndarray], variant: gateau.Variant = "as_released"
-) -> Value:
-    """GATEAU's sum of a guidance and CAM."""
-    return lambda pool, alpha: gateau.combine(guidance(pool), _numbers(pool, "cam"), variant, alpha)
-
-
-# Rows with a choice and what they choose by. GATEAU takes the sum as released, alpha x HMP + (1 - alpha) x
-# CAM, with our sign and normalisation of CAM; "by ranks" is ours. The papers have no random choice.
-CHOOSERS: dict[str, Value | None] = {  # at every share
-    PERPLEXITY: lambda pool, alpha: _numbers(pool, "nll_long"),
-    CHERRY: lambda pool, alpha: baselines.difficulty_ranking(pool["ifd"]),
-    GATEAU: _combined(_hmp),
-    RANDOM: None,
-}
-ABLATIONS: dict[str, Value] = {  # at the largest share
-    "HMG only": lambda pool, alpha: _hmp(pool),
-    "CAM only": lambda pool, alpha: _numbers(pool, "cam"),
-    "without extended window": _combined(partial(_hmp, short="nll_short_raw")),
-    "without Norm": _combined(_hmp_without_norm),
-    "GATEAU by ranks": _combined(_hmp, "rank"),
-}
+CHOOSERS = (PERPLEXITY, CHERRY, GATEAU, RANDOM)  # rows at every share; the papers have no random choice
+LINES = (GATEAU, CHERRY, CAR, PERPLEXITY, RANDOM)  # the same and the paper's other one, as figures order them
+# Rows at the largest share; "by ranks" is ours.
+ABLATIONS = ("HMG only", "CAM only", "without extended window", "without Norm", "GATEAU by ranks")
 
 
 @dataclass(frozen=True)
@@ -92,12 +52,38 @@ def runs(profile: Profile) -> list[Run]:
     # A setting that is not the paper's must not stand under the paper's name.
     own = [f"{short:,} short, {profile.long_samples:,} long" for short in profile.short_samples]
     names = SETTINGS if profile.name == "paper" else own
+    rows: list[tuple[str, float | None]] = [(row, None) for row in (UNTUNED, WITHOUT_LONG, FULL)]
+    rows += [(row, share) for share in profile.shares for row in CHOOSERS]
+    rows += [(row, max(profile.shares, default=None)) for row in ABLATIONS]
     for setting, short, alpha in zip(names, profile.short_samples, profile.alphas, strict=True):
-        rows: list[tuple[str, float | None]] = [(row, None) for row in (UNTUNED, WITHOUT_LONG, FULL)]
-        rows += [(row, share) for share in profile.shares for row in CHOOSERS]
-        rows += [(row, max(profile.shares)) for row in ABLATIONS]
         found += [Run(setting, row, share, short, alpha) for row, share in rows]
     return found
+
+
+def guidance(pool: pd.DataFrame, alpha: float) -> dict[str, np.ndarray]:
+    """What the rows with a choice choose by, high = select; *Random* has nothing.
+
+    GATEAU takes the sum as released, alpha x HMP + (1 - alpha) x CAM, with our sign and normalisation of CAM.
+    "without Norm" is read as the softmax of plain perplexity differences, without min-max over the pool
+    (assumed).
+
+    Args:
+        pool: scores of `replication.scored`.
+    """
+    names = ("nll_long", "nll_short", "nll_short_raw", "cam", "ifd")
+    long, short, raw, cam, ifd = (pool[name].to_numpy(dtype=float) for name in names)
+    hmp = hmg.homologous_models_perplexity(short, long)
+    unextended = hmg.homologous_models_perplexity(raw, long)
+    return {
+        PERPLEXITY: long,
+        CHERRY: baselines.difficulty_ranking(ifd),
+        GATEAU: gateau.combine(hmp, cam, "as_released", alpha),
+        "HMG only": hmp,
+        "CAM only": cam,
+        "without extended window": gateau.combine(unextended, cam, "as_released", alpha),
+        "without Norm": gateau.combine(softmax(np.exp(short) - np.exp(long)), cam, "as_released", alpha),
+        "GATEAU by ranks": gateau.combine(hmp, cam, "rank", alpha),
+    }
 
 
 def selected(run: Run, table: pd.DataFrame, seed: int) -> list[str]:
@@ -116,10 +102,9 @@ def selected(run: Run, table: pd.DataFrame, seed: int) -> list[str]:
     ids = pool["id"].tolist()
     if run.share is None:
         return sorted(ids) if run.row == FULL else []
-    value = {**CHOOSERS, **ABLATIONS}[run.row]
-    if value is None:
+    if run.row == RANDOM:
         return baselines.random_subset(ids, selection.size(len(ids), run.share), seed)
-    chosen = selection.top_fraction(ids, value(pool, run.alpha), run.share)
+    chosen = selection.top_fraction(ids, guidance(pool, run.alpha)[run.row], run.share)
     if run.row == CHERRY:  # fewer than the share, where so many are
         never = set(pool["id"][baselines.mismatched(pool["ifd"])])
         chosen = [name for name in chosen if name not in never]

@@ -1,9 +1,8 @@
 """GATEAU's tables, reported and measured side by side; what was run, where, and why not (notebook 09)."""
 
-from __future__ import annotations
-
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,7 @@ from matplotlib.figure import Figure
 from gateau_lib.evaluation import longbench, suite
 from gateau_lib.evaluation.suite import NotRun
 from gateau_lib.experiments import findings, replication
-from gateau_lib.experiments.replication_rows import (
-    CAR,
-    CHERRY,
-    FULL,
-    GATEAU,
-    NOT_REBUILT,
-    PERPLEXITY,
-    RANDOM,
-    UNTUNED,
-    WITHOUT_LONG,
-    Run,
-)
+from gateau_lib.experiments.replication_rows import FULL, LINES, NOT_REBUILT, UNTUNED, WITHOUT_LONG, Run
 from gateau_lib.study import intervals
 from gateau_lib.study.manifest import commit
 from gateau_lib.study.profiles import PROFILES
@@ -33,23 +21,23 @@ from gateau_lib.study.style import BLACK, CYCLE, GREY, MARKERS, styled, text_tab
 
 KEYS = ["table", "setting", "row", "share"]
 MEASURED = [*KEYS, "measured", "low", "high", "items", "over_full", "over_low", "over_high"]
-LINES = (GATEAU, CHERRY, CAR, PERPLEXITY, RANDOM)  # rows at every share
-ACROSS: dict[str, dict[str, str]] = {  # rows without a share
+Looks = dict[str, dict[str, str]]  # of rows
+ACROSS: Looks = {  # rows without a share
     FULL: {"color": BLACK, "linestyle": "--", "marker": "D"},
     WITHOUT_LONG: {"color": GREY, "linestyle": "--", "marker": "x"},
     UNTUNED: {"color": GREY, "linestyle": ":", "marker": "+"},
 }
 
 
-def measured(rows: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
-    """Rows of `suite.scores` as numbers of the paper's tables.
+def measured(items: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
+    """Items of `suite.scores` as numbers of the paper's tables.
 
     Returns:
         Columns ``table, setting, row, share`` (per cent), ``measured`` (0 to 100), ``low, high`` (95 %, over
         items), ``items``; ``over_full, over_low, over_high``: minus the setting's "Full" on the same items.
     """
     found = []
-    for table, part in _by_table(rows):
+    for table, part in _by_table(items):
         scores = {name: each.set_index(["task", "id"])["score"] for name, each in part.groupby("run")}
         full = {run.setting: scores.get(run.name) for run in runs if run.row == FULL}
         for run in runs:
@@ -63,17 +51,15 @@ def measured(rows: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(found, columns=MEASURED)
 
 
-def _by_table(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The rows that each table is about."""
-    tables = []
-    for benchmark, part in rows.groupby("benchmark", sort=False):
+def _by_table(items: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The items that each table is about; LongBench has one for each group of tasks and each task."""
+    for benchmark, part in items.groupby("benchmark", sort=False):
         if benchmark != longbench.BENCHMARK.name:
-            tables.append((suite.BENCHMARKS[benchmark].title, part))
+            yield suite.BENCHMARKS[benchmark].title, part
             continue
-        for group, tasks in longbench.GROUPS.items():
-            tables.append((f"LongBench {group}", part[part["task"].isin(tasks)]))
-        tables += [(f"LongBench {task}", each) for task, each in part.groupby("task", sort=False)]
-    return [(name, part) for name, part in tables if len(part)]
+        for name, tasks in (longbench.GROUPS | {task: [task] for task in part["task"].unique()}).items():
+            if len(found := part[part["task"].isin(tasks)]):
+                yield f"LongBench {name}", found
 
 
 def _mean(scores: pd.Series) -> tuple[float, float, float]:
@@ -91,38 +77,34 @@ def beside(numbers: pd.DataFrame) -> pd.DataFrame:
         numbers: of `measured`.
     """
     reported = findings.reported().rename(columns={"value": "reported"})
-    both = reported.merge(numbers, on=KEYS, how="outer", sort=False)
-    ranks = both.copy()
-    for name in ("table", "setting", "row"):  # the paper's order, then what only we have
-        seen = list(dict.fromkeys([*reported[name], *numbers[name]]))
-        ranks[name] = both[name].map(seen.index)
-    return both.loc[ranks.sort_values(KEYS).index].reset_index(drop=True)
+    both = reported.merge(numbers, on=KEYS, how="outer")
+
+    def place(column: pd.Series) -> pd.Series:  # the paper's order, then what only we have
+        seen = [*reported[column.name], *numbers[column.name]]
+        return column if column.name == "share" else column.map(list(dict.fromkeys(seen)).index)
+
+    return both.sort_values(KEYS, key=place, ignore_index=True)
 
 
 def last_measured() -> pd.DataFrame:
-    """What recorded runs measured, for profiles that measure nothing themselves; empty if there was none.
-
-    Each profile's settings have names of their own (`replication_rows.runs`), so rows of several do not meet.
-    """
-    empty = pd.DataFrame(columns=MEASURED).astype(dict.fromkeys(MEASURED[3:], float))
+    """What recorded runs measured, for profiles that measure nothing; settings' names tell them apart."""
     paths = [folder / "tables" / "09_measured.csv" for folder in profile_folders()]
-    found = [pd.read_csv(path) for path in paths if path.exists()]
-    return pd.concat(found, ignore_index=True) if found else empty
+    if found := [pd.read_csv(path) for path in paths if path.exists()]:
+        return pd.concat(found, ignore_index=True)
+    return pd.DataFrame(columns=MEASURED).astype(dict.fromkeys(MEASURED[3:], float))
 
 
 def shown(tables: pd.DataFrame, names: Sequence[str]) -> Any:
     """Some tables for a reader: a column a setting and share, cells "reported / measured [95 %]"."""
     part = tables[tables["table"].isin(names)]
-    place = part["setting"] + part["share"].map(lambda share: f", {_share(share)}" if _share(share) else "")
-    cells = [f"{_point(r.reported)} / {_interval(r.measured, r.low, r.high)}" for r in part.itertuples()]
-    part = part.assign(place=place, cell=cells)
-    wide = part.pivot(index=["table", "row"], columns="place", values="cell")
-    order = part.drop_duplicates(["table", "row"]).set_index(["table", "row"]).index
-    settings = dict.fromkeys([*findings.SETTINGS, *part["setting"]])
-    shares = ("", ", 10 %", ", 30 %", ", 50 %")
-    columns = [f"{setting}{share}" for setting in settings for share in shares]
-    wide = wide.loc[order, [name for name in columns if name in wide]].fillna("")
-    return text_table(wide.rename_axis(None, axis=1).reset_index())
+    cells = [f"{_number(r.reported)} / {_number(r.measured, r.low, r.high)}" for r in part.itertuples()]
+    part = part.assign(cell=cells, share=part["share"].fillna(0))
+    wide = part.pivot(index=["table", "row"], columns=["setting", "share"], values="cell").fillna("")
+    settings = list(dict.fromkeys([*findings.SETTINGS, *part["setting"]]))
+    wide = wide.loc[list(dict.fromkeys(zip(part["table"], part["row"], strict=True)))]
+    wide = wide[sorted(wide, key=lambda place: (settings.index(place[0]), place[1]))]
+    wide.columns = [f"{setting}{f', {share:.0f} %' if share else ''}" for setting, share in wide]
+    return text_table(wide.reset_index())
 
 
 def gains(tables: pd.DataFrame) -> pd.DataFrame:
@@ -137,35 +119,34 @@ def gains_shown(tables: pd.DataFrame, names: Sequence[str]) -> Any:
     """`gains` of some tables for a reader, at the largest share."""
     part = gains(tables[tables["table"].isin(names)])
     part = part[part["share"].isna() | (part["share"] == part["share"].max())]
-    own = [_interval(r.over_full, r.over_low, r.over_high, "+.1f") for r in part.itertuples()]
-    signed = part["reported"].map(lambda value: _point(value, "+.1f"))
-    told = part.assign(share=part["share"].map(_share), reported=signed, measured=own)
-    return text_table(told[[*KEYS, "reported", "measured"]])
+    share = ["" if np.isnan(value) else f"{value:.0f} %" for value in part["share"]]
+    reported = [_number(value, form="+.1f") for value in part["reported"]]
+    own = [_number(r.over_full, r.over_low, r.over_high, "+.1f") for r in part.itertuples()]
+    return text_table(part[KEYS].assign(share=share, reported=reported, measured=own))
 
 
-def _share(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.0f} %"
-
-
-def _point(value: float, form: str = ".1f") -> str:
-    return "–" if np.isnan(value) else format(value, form)
-
-
-def _interval(value: float, low: float, high: float, form: str = ".1f") -> str:
-    return _point(value, form) + ("" if np.isnan(low) else f" [{low:{form}}, {high:{form}}]")
+def _number(value: float, low: float = np.nan, high: float = np.nan, form: str = ".1f") -> str:
+    text = "–" if np.isnan(value) else format(value, form)
+    return text + ("" if np.isnan(low) else f" [{low:{form}}, {high:{form}}]")
 
 
 @styled
 def drawing(tables: pd.DataFrame) -> Figure:
     """Reported lines over the share of long samples, marks with intervals for measured numbers.
 
-    A row of axes is a table, a column a setting.
+    A row of axes is a table, a column a setting. Rows at every share are coloured lines, rows at one grey
+    marks, rows without a share lines across.
     """
     names = list(dict.fromkeys(tables["table"]))
     settings = list(dict.fromkeys([*findings.SETTINGS, *tables["setting"]]))
     fig = Figure(figsize=(4.75 * len(settings), 3.4 * len(names)), layout="constrained")
     axes = fig.subplots(len(names), len(settings), squeeze=False, sharey="row")
-    looks = _looks(tables)
+    at_every = [row for row in LINES if row in set(tables["row"])]
+    at_one = [row for row in tables.loc[tables["share"].notna(), "row"].unique() if row not in at_every]
+    looks: Looks = {row: {"color": CYCLE[i], "marker": MARKERS[i]} for i, row in enumerate(at_every)}
+    for row, mark in zip(at_one, itertools.cycle("v^<>dpH"), strict=False):
+        looks[row] = {"color": GREY, "marker": mark, "linestyle": ""}
+    looks |= ACROSS
     for name, line in zip(names, axes, strict=True):
         for setting, axis in zip(settings, line, strict=True):
             part = tables[(tables["table"] == name) & (tables["setting"] == setting)]
@@ -176,17 +157,6 @@ def drawing(tables: pd.DataFrame) -> Figure:
     handles, labels = axes[0][0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=4)
     return fig
-
-
-def _looks(tables: pd.DataFrame) -> dict[str, dict[str, str]]:
-    """Coloured lines for rows at every share, grey marks for rows at one, lines across for those without."""
-    at_every = [row for row in LINES if row in set(tables["row"])]
-    with_share = tables.loc[tables["share"].notna(), "row"].unique()
-    at_one = [row for row in with_share if row not in at_every]
-    looks = {row: {"color": CYCLE[i], "marker": MARKERS[i]} for i, row in enumerate(at_every)}
-    for i, row in enumerate(at_one):
-        looks[row] = {"color": GREY, "marker": "v^<>dpH"[i % 7], "linestyle": ""}
-    return looks | ACROSS
 
 
 def _draw_row(axis: Any, part: pd.DataFrame, row: str, look: dict[str, str]) -> None:
@@ -212,15 +182,14 @@ def by_length(items: pd.DataFrame) -> pd.DataFrame:
 
 def not_run(study: Study, runs: Sequence[Run], lacking: Sequence[NotRun]) -> pd.DataFrame:
     """What of the published part has no number in this study, and why: columns ``what, why``."""
-    if not runs:
-        here = f"profile {study.profile.name} has no published data"
-        here += "; make paper, or make gpu PAIR=..., runs it"
-        return pd.DataFrame([("every table of GATEAU", here)], columns=["what", "why"])
-    rows = [(f"row {row!r}", why) for row, why in NOT_REBUILT.items()]
-    rows += [(each.benchmark, each.why) for each in lacking]
-    rows += replication.shortfalls(study)
-    absent = [name for name in PROFILES["paper"].benchmarks if name not in study.profile.benchmarks]
-    rows += [(name, "not among the profile's benchmarks") for name in absent]
+    name, own = study.profile.name, study.profile.benchmarks
+    why = f"profile {name} has no published data; make paper, or make gpu PAIR=..., runs it"
+    rows = [("every table of GATEAU", why)]
+    if runs:
+        rows = [(f"row {row!r}", why) for row, why in NOT_REBUILT.items()]
+        rows += [(each.benchmark, each.why) for each in lacking] + replication.shortfalls(study)
+        absent = [each for each in PROFILES["paper"].benchmarks if each not in own]
+        rows += [(each, "not among the profile's benchmarks") for each in absent]
     return pd.DataFrame(rows, columns=["what", "why"])
 
 
@@ -233,22 +202,19 @@ def recorded(study: Study) -> pd.DataFrame:
     Returns:
         Columns ``profile, notebooks, device, commit``.
     """
+    own = study.profile.name
     folders = {folder.name: folder for folder in profile_folders()}
-    if not study.profile.rehearsed:
-        folders[study.profile.name] = study.root
-    manifests = {}
-    for name, folder in folders.items():
-        if (folder / "manifest.json").exists():
-            manifests[name] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    folders |= {} if study.profile.rehearsed else {own: study.root}
+    paths = {name: folder / "manifest.json" for name, folder in folders.items()}
+    made = {name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.exists()}
     rows = []
-    for name in dict.fromkeys([*PROFILES, *sorted(manifests)]):
+    for name in dict.fromkeys([*PROFILES, *sorted(made)]):
         if name == "smoke":
             continue
-        ran = manifests.get(name, {}).get("notebooks", {})
-        if name == study.profile.name and ran:
+        ran = made.get(name, {}).get("notebooks", {})
+        if name == own and ran:
             ran |= {"09": {"commit": commit()["commit"]}}
-        notebooks = " ".join(sorted(each[:2] for each in ran))
         commits = " ".join(sorted({str(each.get("commit"))[:9] for each in ran.values()}))
-        device = manifests[name]["machine"]["device"] if ran else "–"
-        rows.append((name, notebooks or "not run", device, commits or "–"))
+        device = made[name]["machine"]["device"] if ran else "–"
+        rows.append((name, " ".join(sorted(each[:2] for each in ran)) or "not run", device, commits or "–"))
     return pd.DataFrame(rows, columns=["profile", "notebooks", "device", "commit"])

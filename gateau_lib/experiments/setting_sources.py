@@ -1,7 +1,5 @@
 """Every setting of the paper profile and of the code beside it, with its source or what was assumed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +25,9 @@ def rows() -> list[tuple[str, str, str]]:
 
 def trainer_arguments() -> Any:
     """The arguments of a published run of 100 steps, but for how it is shared among GPUs."""
-    profile = resolve("paper")
-    job = FineTune(
-        name="audit",
-        base=profile.long_model,
-        samples=(),
-        window=profile.long_window,
-        learning_rate=profile.sft_learning_rate,
-        seed=0,
-        length=ByEpochs(profile.epochs, profile.batch_samples),
-    )
+    p = resolve("paper")
+    length = ByEpochs(p.epochs, p.batch_samples)
+    job = FineTune("audit", p.long_model, (), p.long_window, p.sft_learning_rate, seed=0, length=length)
     return trainer._arguments(job, 100, Path("unused"))
 
 

@@ -9,6 +9,7 @@ fine-tuned on short instructions alone under each position strategy. Every run e
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,7 +23,7 @@ from gateau_lib.data.corpus import KINDS
 from gateau_lib.data.samples import encode
 from gateau_lib.experiments import workload
 from gateau_lib.models import loading, rope
-from gateau_lib.models.sizes import Work
+from gateau_lib.models.sizes import Work, work
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, artefact
@@ -151,20 +152,19 @@ def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
 
 def cost(profile: Profile) -> list[Work]:
     """What the runs of `selection_jobs` and of `skip_jobs` cost."""
-    pools, model = profile.pool_seeds, workload.pair(profile)[1]
-    samples = workload.planted(profile)
-    short = profile.short_pool * workload.short_tokens(profile)
-    pool = profile.pool_per_kind * len(KINDS) * workload.mean_tokens(samples)
+    pools, samples = profile.pool_seeds, workload.planted(profile)
+    mean, near = float(np.mean([sample.whole for sample in samples])), workload.short_tokens(profile)
+    short, pool = profile.short_pool * near, profile.pool_per_kind * len(KINDS) * mean
     # The whole pool for as many epochs as a selection.
     longer = (short + pool) / (short + profile.fraction * pool)
     tuned = pools * profile.sft_tokens * (len(SELECTION_RUNS) - 1 + longer)
     skipped = pools * len(STRATEGIES) * profile.skip_steps * profile.sft_batch_tokens
-    near = round(workload.short_tokens(profile))
-    reads = workload.forward(model, samples, tuned), skipped * model.flops(near, workload.RESPONSE) / near
-    passes = workload.passes_a_step(profile)
+    rows = workload.rows(samples, tuned / mean), [(skipped / round(near), round(near), workload.RESPONSE)]
+    steps = [math.ceil(tokens / profile.sft_batch_tokens) for tokens in (tuned, skipped)]
+    model, passes = workload.pair(profile)[1], workload.passes_a_step(profile)
     return [
-        Work("06", "fine-tune on selections", tuned, passes * reads[0], workload.steps(profile, tuned)),
-        Work("06", "SkipAlign, its rivals", skipped, passes * reads[1], workload.steps(profile, skipped)),
+        work("06", "fine-tune on selections", model, rows[0], passes, steps=steps[0]),
+        work("06", "SkipAlign, its rivals", model, rows[1], passes, steps=steps[1]),
     ]
 
 

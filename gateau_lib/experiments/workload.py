@@ -4,21 +4,20 @@ What a part of the study costs stands beside the part, in a function `cost`; `pl
 tokenizing, figures, and the few samples that show what the released code's defects change.
 """
 
-from __future__ import annotations
-
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+import pandas as pd
+import torch
 
 from gateau_lib.data.tokenizer import build_tokenizer
 from gateau_lib.methods.base import Options, Reading
 from gateau_lib.methods.reader import Lengths
-from gateau_lib.models import sizes
+from gateau_lib.models import sizes, tiny
 from gateau_lib.models.loading import SHIPPED
-from gateau_lib.models.sizes import Size, Work
-from gateau_lib.scoring.pass_costs import passes
+from gateau_lib.models.sizes import Rows, Size, Work
+from gateau_lib.scoring.pass_costs import totals
 from gateau_lib.study.intervals import SEEDS
 from gateau_lib.study.profiles import Profile
 
@@ -32,26 +31,15 @@ SPREAD = 16  # lengths that stand for those of a pool
 
 @cache
 def pair(profile: Profile) -> tuple[Size, Size]:
-    """Sizes of the profile's short and long model; a rehearsal's are those of the shipped pair.
-
-    Raises:
-        UnknownSize: a model that is neither in the registry nor readable.
-    """
+    """Sizes of the profile's short and long model, in a rehearsal of the shipped pair; as `sizes.of`."""
     if profile.short_model == "scratch":
-        return _scratch(profile, profile.short_window), _scratch(profile, profile.long_window)
+        shape = {"hidden_size": profile.hidden_size, "layers": profile.layers, "heads": profile.heads}
+        with torch.device("meta"):
+            built = tiny.build_llama(len(build_tokenizer()), **shape, window=1, rope_theta=1.0, seed=0)
+        return (sizes.of_config(built.config),) * 2  # the window changes nothing
     if profile.rehearsed or not profile.from_hub:
         return sizes.of(str(SHIPPED / "short")), sizes.of(str(SHIPPED / "long"))
     return sizes.of(profile.short_model), sizes.of(profile.long_model)
-
-
-def _scratch(profile: Profile, window: int) -> Size:
-    """As `tiny.build_llama` builds them."""
-    hidden, heads = profile.hidden_size, profile.heads
-    mlp = -(-hidden * 8 // 3 // 32) * 32
-    vocabulary = len(build_tokenizer())
-    return sizes.llama(
-        profile.layers, hidden, mlp, heads, heads, vocabulary, tied=True, window=window, biased=True
-    )
 
 
 def planted(profile: Profile) -> list[Lengths]:
@@ -69,9 +57,9 @@ def _spread(profile: Profile, bounds: tuple[int, int], instruction: int, respons
     return [Lengths(1, n - 1 - instruction - response, instruction, response) for n in wholes]
 
 
-def mean_tokens(samples: Sequence[Lengths]) -> float:
-    """Mean length of a sample."""
-    return float(np.mean([sample.whole for sample in samples]))
+def rows(samples: Sequence[Lengths], count: float) -> list[Rows]:
+    """What a model reads of ``count`` samples like these, as `sizes.work` takes it."""
+    return [(count / len(samples), sample.whole, sample.response) for sample in samples]
 
 
 def short_tokens(profile: Profile) -> float:
@@ -81,39 +69,17 @@ def short_tokens(profile: Profile) -> float:
 
 def scoring(
     profile: Profile, samples: Sequence[Lengths], count: float, methods: str, reading: Reading = "ntk"
-) -> dict[str, np.ndarray]:
-    """What ``count`` samples like these cost: pass of the scoring methods -> (tokens, operations).
-
-    Args:
-        methods: their names, between spaces. reading: of the short model, see
-            `model_passes.short_reader_nll`.
-    """
-    options = Options(
-        methods=tuple(methods.split()),
-        reading=reading,
-        segment_length=profile.segment_length,
-        max_length=profile.max_length,
-        short_window=profile.short_window,
-        prolong_pairs=profile.prolong_pairs,
-    )
-    short, long = pair(profile)
-    found: dict[str, np.ndarray] = {}
-    for sample in samples:
-        for name, cost in passes(sample, short, long, options).items():
-            found[name] = found.get(name, np.zeros(2)) + cost
-    return {name: cost * count / len(samples) for name, cost in found.items()}
+) -> pd.DataFrame:
+    """`pass_costs.totals` of the scoring methods (names between spaces) at the profile's lengths."""
+    lengths = profile.segment_length, profile.max_length, profile.short_window
+    options = Options(tuple(methods.split()), reading, *lengths, profile.prolong_pairs)
+    return totals(samples, count, *pair(profile), options)
 
 
-def reading(notebook: str, what: str, costs: Iterable[np.ndarray], alone: bool = False) -> Work:
+def reading(notebook: str, what: str, *costs: pd.DataFrame, alone: bool = False) -> Work:
     """The work of passes that only read; ``costs`` of `scoring`."""
-    tokens, operations = np.sum([np.zeros(2), *costs], axis=0)
-    return Work(notebook, what, float(tokens), float(operations), alone=alone)
-
-
-def forward(model: Size, samples: Sequence[Lengths], tokens: float) -> float:
-    """Operations to read that many tokens of samples like these once."""
-    operations = sum(model.flops(sample.whole, sample.response) for sample in samples)
-    return tokens * operations / sum(sample.whole for sample in samples)
+    tokens, operations = pd.concat(costs).sum()
+    return Work(notebook, what, tokens, operations, alone=alone)
 
 
 def passes_a_step(profile: Profile) -> int:
@@ -125,15 +91,11 @@ def passes_a_step(profile: Profile) -> int:
     return (3 if profile.tuning == "full" else 2) + profile.from_hub
 
 
-def steps(profile: Profile, tokens: float) -> int:
-    """Optimizer steps of the planted part for that many tokens."""
-    return math.ceil(tokens / profile.sft_batch_tokens)
-
-
 def recall(profile: Profile) -> Work:
     """Notebook 02's test of the pair: the short model, as it is and stretched, and the long one."""
     short, long = pair(profile)
-    lengths = [*profile.eval_lengths, 2 * profile.long_window]
-    items = SEEDS * profile.eval_items
-    operations = sum(2 * short.flops(n, RESPONSE) + long.flops(n, RESPONSE) for n in lengths)
-    return Work("02", "recall of the pair", 3 * items * sum(lengths), items * operations, alone=True)
+    items, lengths = SEEDS * profile.eval_items, [*profile.eval_lengths, 2 * profile.long_window]
+    read = [(items, n, RESPONSE) for n in lengths]
+    parts = [sizes.work("02", "", model, read) for model in (short, short, long)]
+    tokens, operations = (sum(getattr(part, name) for part in parts) for name in ("tokens", "operations"))
+    return Work("02", "recall of the pair", tokens, operations, alone=True)

@@ -1,21 +1,18 @@
 """What decides a model's cost, without its weights: from the registry, else from its configuration."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from gateau_lib.models import loading
 from gateau_lib.study import registry
-from gateau_lib.study.errors import ModelError, UserError
+from gateau_lib.study.errors import ModelError
 
-
-class UnknownSize(UserError):
-    """A model of which nothing can be read here; the message says what to do."""
+Rows = tuple[float, int, int]  # so many sequences, tokens of one, how many of these are scored
 
 
 @dataclass(frozen=True)
@@ -72,29 +69,10 @@ class Work(NamedTuple):
     alone: bool = False  # one GPU does it, however many there are
 
 
-def llama(
-    layers: int,
-    hidden: int,
-    mlp: int,
-    heads: int,
-    kv_heads: int,
-    vocabulary: int,
-    tied: bool,
-    window: int,
-    biased: bool = False,
-) -> Size:
-    """The size of a Llama-like model: grouped heads, a gated MLP, RMS norms.
-
-    Args:
-        biased: query, key, value and output projections have biases.
-    """
-    head_dim = hidden // heads
-    queries, keys = heads * head_dim, kv_heads * head_dim
-    attention = 2 * hidden * (queries + keys) + biased * (queries + 2 * keys + hidden)
-    linear = layers * (attention + 3 * hidden * mlp + 2 * hidden) + hidden
-    return Size(
-        linear, vocabulary * hidden, tied, layers, hidden, mlp, heads, kv_heads, head_dim, vocabulary, window
-    )
+def work(notebook: str, what: str, model: Size, rows: Sequence[Rows], passes: float = 1, **more: Any) -> Work:
+    """The part in which a model reads these rows, each in so many passes; ``more``: fields of `Work`."""
+    operations = passes * sum(count * model.flops(tokens, scored) for count, tokens, scored in rows)
+    return Work(notebook, what, sum(count * tokens for count, tokens, _ in rows), operations, **more)
 
 
 def of_config(config: Any) -> Size:
@@ -124,17 +102,17 @@ def of(name: str) -> Size:
     """The size of a model by its hub id or folder.
 
     Raises:
-        UnknownSize: not in the registry, and no configuration in the folder, the hub's cache or on the hub.
+        ModelError: not in the registry, and no configuration in the folder, the hub's cache or on the hub.
     """
     entry = registry.models().get(name)
     if entry and not (Path(name).expanduser() / "config.json").is_file():
-        facts = (entry.layers, entry.hidden, entry.mlp, entry.heads, entry.kv_heads, entry.vocabulary)
-        return llama(*facts, tied=entry.tied, window=entry.window)
+        shape: dict[str, Any] = {"num_hidden_layers": entry.layers, "hidden_size": entry.hidden}
+        shape |= {"num_attention_heads": entry.heads, "num_key_value_heads": entry.kv_heads}
+        shape |= {"intermediate_size": entry.mlp, "max_position_embeddings": entry.window}
+        shape |= {"vocab_size": entry.vocabulary, "tie_word_embeddings": entry.tied}
+        return of_config(LlamaConfig(**shape))
     try:
         return of_config(loading.load_config(name))
-    except ModelError as error:
-        raise UnknownSize(f"{name}: size unknown, no configuration to read ({error})") from None
-    except AttributeError as error:
-        raise UnknownSize(
-            f"{name}: size unknown, its configuration is not one of a decoder ({error})"
-        ) from None
+    except (ModelError, AttributeError) as error:
+        why = "no configuration to read" if isinstance(error, ModelError) else "not a decoder's configuration"
+        raise ModelError(f"{name}: size unknown, {why} ({error})") from None

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from gateau_lib.models.loading import SHIPPED, load_tokenizer
 from gateau_lib.models.rope import with_rope_theta
-from gateau_lib.models.sizes import Size, Work
+from gateau_lib.models.sizes import Size, Work, work
 from gateau_lib.models.tiny import build_llama
 from gateau_lib.sources import hub
 from gateau_lib.study.devices import device
@@ -227,14 +227,10 @@ def cost(profile: Profile, short: Size, long: Size) -> list[Work]:
     """What training the pair costs; nothing if the profile trains none."""
     found = []
     for name, stages, size in (("short", profile.short_stages, short), ("long", profile.long_stages, long)):
-        if not stages:
-            continue
-        tokens = sum(steps * tokens for _, steps, tokens in stages)
-        reads = [(steps * tokens / window, window) for window, steps, tokens in stages]
-        operations = 3 * sum(rows * size.flops(window, round(TRAINED_ON * window)) for rows, window in reads)
-        steps = sum(steps for _, steps, _ in stages)
-        what = f"pretrain the {name} model"
-        found.append(Work("02", what, tokens, operations, steps, speed=SINGLE, alone=True))
+        if stages:
+            rows = [(steps * n / window, window, round(TRAINED_ON * window)) for window, steps, n in stages]
+            steps, what = sum(steps for _, steps, _ in stages), f"pretrain the {name} model"
+            found.append(work("02", what, size, rows, 3, steps=steps, speed=SINGLE, alone=True))
     return found
 
 

@@ -26,7 +26,7 @@ def test_a_scratch_model_is_counted_as_it_is_built():
     shape = {"hidden_size": profile.hidden_size, "layers": profile.layers, "heads": profile.heads}
     vocabulary = len(tokenizers.build_tokenizer())
     model = build_llama(vocabulary, **shape, window=profile.long_window, rope_theta=1e3, seed=0)
-    assert plan.size(profile).parameters == sum(p.numel() for p in model.parameters())
+    assert workload.pair(profile)[1].parameters == sum(p.numel() for p in model.parameters())
 
 
 # Against what was counted -----------------------------------------------------------------------------------
@@ -91,7 +91,8 @@ def test_training_and_evaluation_agree_with_the_recorded_study():
 def test_hours_of_the_published_training_agree_with_what_its_authors_report():
     """LongAlign, figure 5: 23.3 hours on 8 x A800, Llama-2-7B, sorted batching, all samples and ShareGPT."""
     profile = resolve("paper")
-    hours = plan.hours(replication.run_cost(profile, 80_000, 10_000), plan.size(profile)) / 8
+    cost = replication.tuning_cost(profile, [(80_000, 10_000)])
+    hours = plan.hours(cost, workload.pair(profile)[1]) / 8
     assert 23.3 / 1.5 < hours < 23.3 * 1.5
 
 
@@ -129,7 +130,7 @@ def test_parts_that_one_gpu_does_are_not_divided(ray, machine, monkeypatch):
     for module in (plan, replication):
         monkeypatch.setattr(module, "find_spec", lambda name: ray)
     profile = resolve("paper")
-    hours = {part.what: plan.hours(part, plan.size(profile)) for part in plan.work(profile)}
+    hours = {part.what: plan.hours(part, workload.pair(profile)[1]) for part in plan.work(profile)}
     alone = {"recall of the pair", "short-tasks"} | (set() if ray else {"score the long samples"})
     expected = sum(hour if what in alone else hour / 8 for what, hour in hours.items())
     text = plan.describe(profile)

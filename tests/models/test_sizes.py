@@ -7,25 +7,24 @@ import pytest
 from gateau_lib.models import loading, sizes
 from gateau_lib.models.tiny import build_llama
 from gateau_lib.study import registry
+from gateau_lib.study.errors import ModelError
 
 
 @pytest.mark.parametrize("kv_heads", [None, 2])
-def test_the_formula_counts_the_model_that_is_built(kv_heads):
+def test_a_size_counts_the_model_that_is_built(kv_heads):
     shape = {"hidden_size": 64, "layers": 2, "heads": 4, "window": 128, "rope_theta": 1e3, "seed": 0}
     model = build_llama(100, **shape, kv_heads=kv_heads)
-    size = sizes.llama(2, 64, 192, 4, kv_heads or 4, 100, tied=True, window=128, biased=True)
+    size = sizes.of_config(model.config)
     assert size.parameters == sum(p.numel() for p in model.parameters())
-    assert sizes.of_config(model.config) == size
+    assert size.cache == 2 * 2 * (kv_heads or 4) * 16 and size.mlp == 192 and size.head == 100 * 64
 
 
 @pytest.mark.parametrize("name", registry.pairs())
 def test_parameters_of_the_registry_follow_from_its_sizes(name):
     pair = registry.pairs()[name]
     for entry in (pair.short, pair.long):
-        assert (sizes.of(entry.repo).parameters, sizes.of(entry.repo).window) == (
-            entry.parameters,
-            entry.window,
-        )
+        size = sizes.of(entry.repo)
+        assert (size.parameters, size.window) == (entry.parameters, entry.window)
 
 
 def test_published_sizes():
@@ -51,6 +50,6 @@ def test_operations_by_hand():
 
 def test_an_unknown_model_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(sizes.UnknownSize, match="size unknown, no configuration to read") as caught:
+    with pytest.raises(ModelError, match="size unknown, no configuration to read") as caught:
         sizes.of(str(tmp_path / "nothing"))
     assert "\n" not in str(caught.value)

@@ -22,7 +22,7 @@ from servers import hub_server
 
 from gateau_lib.data.longalign import read_samples
 from gateau_lib.evaluation import haystack, judging, longbench
-from gateau_lib.experiments import rehearsal, rehearsal_data
+from gateau_lib.experiments import rehearsal
 from gateau_lib.models import loading, rope
 from gateau_lib.models.pair import check_homologous
 from gateau_lib.sources import hub, published
@@ -144,7 +144,7 @@ def test_samples_of_both_kinds_with_their_cards(filled, study):
     tokenizer = loading.load_tokenizer(loading.SHIPPED / "short")
     folder = published.long_samples(study)
     samples, card = read_samples(folder / "samples.jsonl"), json.loads((folder / "card.json").read_text())
-    assert len(samples) == card["kept"] == rehearsal_data.LONG and card["read"] == rehearsal_data.LONG + 3
+    assert len(samples) == card["kept"] == rehearsal.LONG and card["read"] == rehearsal.LONG + 3
     assert (
         len(card["dropped"]) == 3
         and set(card["dropped"].values()) == {1}
@@ -159,12 +159,8 @@ def test_samples_of_both_kinds_with_their_cards(filled, study):
 
     folder = published.short_samples(study)
     samples, card = read_samples(folder / "samples.jsonl"), json.loads((folder / "card.json").read_text())
-    assert (
-        len(samples) == rehearsal_data.SHORT
-        and sum(card["dropped"].values()) == 4
-        and len(card["sha256"]) == 2
-    )
-    assert card["cut to first exchange"] == sum(n % 3 > 0 for n in range(rehearsal_data.SHORT))
+    assert len(samples) == rehearsal.SHORT and sum(card["dropped"].values()) == 4 and len(card["sha256"]) == 2
+    assert card["cut to first exchange"] == sum(n % 3 > 0 for n in range(rehearsal.SHORT))
     assert max(len(tokenizer(s.instruction + s.response)["input_ids"]) for s in samples) < 256
 
 
@@ -184,7 +180,7 @@ def test_benchmarks_are_read_by_their_modules(filled, study):
     items = longbench.items(longbench.longbench(study))
     assert {item.task for item in items} == set(longbench.TASKS) and len(items) == len(
         longbench.TASKS
-    ) * rehearsal_data.PER_TASK
+    ) * rehearsal.PER_TASK
     chinese = [item for item in items if item.language == "zh"]
     assert len({item.task for item in chinese}) == 3 and all(
         "一" <= item.references[0][0] <= "鿿" for item in chinese
@@ -195,7 +191,7 @@ def test_benchmarks_are_read_by_their_modules(filled, study):
     assert min(lengths) < study.profile.benchmark_window < max(lengths)  # some are cut, some are not
     for benchmark in ("longbench-chat", "mt-bench"):
         asked = judging.items(judging.questions(study, benchmark), benchmark)
-        assert len(asked) == rehearsal_data.QUESTIONS
+        assert len(asked) == rehearsal.QUESTIONS
         assert all(len(item.turns) == (1 if benchmark == "longbench-chat" else 2) for item in asked)
     assert len(haystack.haystack(study)) == 4
 
@@ -295,7 +291,7 @@ def test_of_a_data_set_its_files_are_fetched(server, study, fabricated):
     source = fabricated / "datasets--lighteval--mt-bench" / "snapshots"
     files = {"data/train-0.parquet": next(source.rglob("*.parquet")).read_bytes(), "README.md": b"words"}
     commit = server.add("datasets/lighteval/mt-bench", files)
-    assert len(judging.items(judging.questions(study, "mt-bench"), "mt-bench")) == rehearsal_data.QUESTIONS
+    assert len(judging.items(judging.questions(study, "mt-bench"), "mt-bench")) == rehearsal.QUESTIONS
     assert hub.revisions(study) == {"datasets/lighteval/mt-bench": commit}
     assert not any(path.endswith("README.md") for path in server.asked)
 
@@ -440,19 +436,19 @@ def test_every_data_set_is_read_from_a_folder(own, study, fabricated, flat):
             target = own / entry.name / (path.name if flat else path.relative_to(snapshot))
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-    assert len(read_samples(published.long_samples(study) / "samples.jsonl")) == rehearsal_data.LONG
+    assert len(read_samples(published.long_samples(study) / "samples.jsonl")) == rehearsal.LONG
     card = json.loads((published.short_samples(study) / "card.json").read_text())
     assert (
-        card["kept"] == rehearsal_data.SHORT
+        card["kept"] == rehearsal.SHORT
         and card["revision"] is None
         and card["folder"] == "$GATEAU_DATA/sharegpt"
     )
-    assert len(longbench.items(longbench.longbench(study))) == len(longbench.TASKS) * rehearsal_data.PER_TASK
+    assert len(longbench.items(longbench.longbench(study))) == len(longbench.TASKS) * rehearsal.PER_TASK
     assert (
         len(judging.items(judging.questions(study, "longbench-chat"), "longbench-chat"))
-        == rehearsal_data.QUESTIONS
+        == rehearsal.QUESTIONS
     )
-    assert len(judging.items(judging.questions(study, "mt-bench"), "mt-bench")) == rehearsal_data.QUESTIONS
+    assert len(judging.items(judging.questions(study, "mt-bench"), "mt-bench")) == rehearsal.QUESTIONS
     assert len(haystack.haystack(study)) == 4
     assert hub.revisions(study) == {}
 

@@ -68,5 +68,5 @@ def test_models_that_fail_without_a_word(tmp_path, monkeypatch, capsys):
     assert f"{long}: cannot load (OSError)" in one_line(capsys)
     with pytest.raises(ModelError, match=r"long: cannot load \(OSError\)"):
         loading.load_tokenizer(long)
-    with pytest.raises(sizes.UnknownSize, match=r"no configuration to read \(.*\(OSError\)"):
+    with pytest.raises(ModelError, match=r"no configuration to read \(.*\(OSError\)"):
         sizes.of(long)
