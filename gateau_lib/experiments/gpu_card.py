@@ -101,7 +101,6 @@ def seven_b(shapes: Shapes, device: torch.device) -> LlamaForCausalLM:
         num_attention_heads=shapes.heads,
         max_position_embeddings=shapes.window,
         rope_parameters={"rope_type": "default", "rope_theta": 5e6},
-        attn_implementation="sdpa",
     )
     torch.manual_seed(0)
     usual = torch.get_default_dtype()
@@ -151,7 +150,7 @@ def _attention(path: Path, shapes: Shapes, device: torch.device) -> None:
     n, heads, size = shapes.middle, shapes.heads, shapes.hidden // shapes.heads
     query, key, value = (torch.randn(1, heads, n, size, dtype=shapes.dtype, device=device) for _ in range(3))
     work = partial(functional.scaled_dot_product_attention, query, key, value, is_causal=True)
-    taken = SDPBackend(torch._fused_sdp_choice(query, key, value, is_causal=True)).name  # type: ignore[attr-defined]
+    taken = SDPBackend(torch._fused_sdp_choice(query, key, value, is_causal=True)).name
     operations = 4 * heads * size * n * (n + 1) / 2  # a query and the keys it sees
     for name in ("as torch chooses", "CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION"):
         note = f"torch chooses {taken}" if name == "as torch chooses" else ""

@@ -84,7 +84,7 @@ def _ways(bench: Bench) -> None:
     short = rope.with_rope_theta(model, 1e4, shapes.short_window)
     document = one.context + one.instruction + one.response
     stretched = rope.extend_window(short, length)
-    pairs = {"segment_length": shapes.segment, "pairs": shapes.pairs}
+    pairs: dict[str, Any] = {"segment_length": shapes.segment, "pairs": shapes.pairs}
     pairs["window_segments"] = length // shapes.segment
     ways: dict[str, tuple[str, Callable[[], Any]]] = {
         "short model, stretched (HMG)": ("hmg", partial(model_passes.response_nll, stretched, [one])),

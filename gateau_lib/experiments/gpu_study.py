@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ import torch
 
 from gateau_lib.experiments import claims, footprint, gpu_record, pool, ranking, study_corpus, tuning_runs
 from gateau_lib.experiments.gpu_card import Shapes
+from gateau_lib.methods.skipalign import Strategy
 from gateau_lib.models import loading
 from gateau_lib.models.tiny import build_llama
 from gateau_lib.study.profiles import Profile, resolve
@@ -28,7 +30,7 @@ from gateau_lib.training import pretrain, sft
 
 PART = "study"
 POOLS = ("independent", "confounded")
-RUNS = ("normal", "skip_all")
+RUNS: tuple[Strategy, ...] = ("normal", "skip_all")
 STEPS = 10  # of pretraining a stage
 
 
@@ -36,7 +38,12 @@ def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
     """Verdicts and losses of both devices, the card first; then pretraining."""
     profile = replace(resolve("cpu"), short_model="shipped", long_model="shipped", workers=0)
     if shapes.tiny:
-        few = {"pool_per_kind": 1, "pool_tokens": (600, 700), "short_pool": 24, "prolong_pairs": 10}
+        few: dict[str, Any] = {
+            "pool_per_kind": 1,
+            "pool_tokens": (600, 700),
+            "short_pool": 24,
+            "prolong_pairs": 10,
+        }
         profile = replace(profile, **few, eval_items=2, eval_lengths=(256,), skip_steps=2)
     with TemporaryDirectory() as folder:
         found, losses = {}, {}

@@ -51,7 +51,7 @@ def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
         tuning="lora",
         gradient_checkpointing=True,
     )
-    model = adapters.attach(seven_b(shapes, device), job.base, job.lora_rank, job.seed)
+    model: Any = adapters.attach(seven_b(shapes, device), job.base, job.lora_rank, job.seed)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.enable_input_require_grads()
     batch, every = (
