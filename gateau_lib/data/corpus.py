@@ -1,15 +1,13 @@
 """Samples with planted, labelled dependencies: candidate pools, short instructions, evaluation sets.
 
 Every sample is a long text of the planted world with a question about it. Its *kind* says where the evidence
-lies, and with it whether a selector should want the sample: the truth against which HMG, CAM, ProLong and the
-baselines are measured.
+lies, and so whether a selector should want the sample: the truth against which selectors are measured.
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +15,11 @@ import numpy as np
 
 from gateau_lib.data import world
 from gateau_lib.data.longalign import write_samples
-from gateau_lib.data.passages import (
-    DOCUMENT_KINDS,
-    Filler,
-    Sentence,
-    Writer,
-    documents,
-    join,
-    real_filler,
-    tokens_of,
-)
-from gateau_lib.data.questions import DISTRACTORS, Question, distractors_of, draw_question
+from gateau_lib.data.passages import DOCUMENT_KINDS, Filler, Sentence, Writer, documents, join, tokens_of
 from gateau_lib.data.samples import Encoded, Sample, split_tokens
-from gateau_lib.data.world import Cast
+from gateau_lib.data.tokenizer import real_paragraphs
+from gateau_lib.data.world import Cast, Fact
+from gateau_lib.models.prompts import SEPARATOR
 from gateau_lib.study.profiles import Profile
 
 KINDS = {
@@ -46,13 +36,45 @@ KINDS = {
 }
 # Honest, and the evidence is beyond the window.
 NEEDS_FAR = frozenset({"far", "multi_hop", "aggregate", "near_duplicate"})
+DISTRACTORS = 30  # facts that nobody asks about, at most: the others are left for what is asked
 POOLS = ("independent", "confounded", "real")
 NEEDLE_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-TASKS = {
-    "single": "far",
-    "multi_hop": "multi_hop",
-    "aggregate": "aggregate",
-}  # evaluation task: kind it is made as
+TASKS = {"single": "far", "multi_hop": "multi_hop", "aggregate": "aggregate"}  # task: the kind it is made as
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a document, and the facts that its context must hold for it."""
+
+    facts: list[Fact]
+    asked: str
+    response: str
+    answer: str
+
+    def tokens(self, writer: Writer) -> int:
+        """Tokens of instruction and response."""
+        return writer.count(SEPARATOR + self.asked + SEPARATOR) + writer.count(self.response)
+
+
+def distractors_of(cast: Cast, length: int) -> list[Fact]:
+    """Facts that nobody asks about, for a context of ``length`` tokens."""
+    return cast.facts(min(max(2, length // 150), DISTRACTORS))
+
+
+def draw_question(kind: str, cast: Cast, rng: np.random.Generator) -> Question:
+    """A question of a kind of `KINDS` about people of a document."""
+    attribute = world.pick(rng, world.ATTRIBUTES)
+    facts = cast.facts(3 if kind == "aggregate" else 1, attribute)
+    if kind == "multi_hop" and (keeper := cast.keeper(facts[0].key)):
+        facts = [keeper, facts[0]]
+    asked, pieces = world.question(facts)
+    response = "".join(text for text, _ in pieces)
+    if kind == "context_free":
+        return Question([], *world.chatter(rng))
+    if kind == "corrupt":
+        wrong = " ".join(world.new_value(rng))
+        return Question(facts, asked, response.replace(facts[0].answer, wrong), wrong)
+    return Question(facts, asked, response, response if kind == "aggregate" else facts[-1].answer)
 
 
 def needs_far(sample: Sample) -> bool:
@@ -105,12 +127,10 @@ def make_sample(
 ) -> Sample:
     """One labelled sample; a near duplicate is the far one of its seed with three filler sentences exchanged.
 
-    Args:
-        seed: fixes every word of the sample.
-        kind: a key of `KINDS`.
-        length: tokens of the whole sample, met within a sentence or two.
-        window: the short model's window in tokens; far evidence lies before it, counted back from the end of
-            the response.
+    ``seed``: fixes every word of the sample.
+    ``kind``: a key of `KINDS`.
+    ``length``: tokens of the whole sample, met within a sentence or two.
+    ``window``: the short model's window in tokens; far evidence lies before it, counted from the end.
     """
     rng = np.random.default_rng(seed)
     drafted = "far" if kind == "near_duplicate" else kind
@@ -120,16 +140,8 @@ def make_sample(
         for i in rng.choice(plain, size=min(3, len(plain)), replace=False):
             sentences[i] = replace(sentences[i], text=filler(rng))
     context, spans = join(sentences)
-    return Sample(
-        id=identifier,
-        context=context,
-        instruction=question.asked,
-        response=question.response,
-        kind=kind,
-        evidence=spans,
-        answer=question.answer,
-        source="planted",
-    )
+    asked = (question.asked, question.response)
+    return Sample(identifier, context, *asked, kind, spans, question.answer, source="planted")
 
 
 def candidate_pool(profile: Profile, tokenizer: Any, pool: str, seed: int) -> list[Sample]:
@@ -137,16 +149,17 @@ def candidate_pool(profile: Profile, tokenizer: Any, pool: str, seed: int) -> li
 
     ``independent``: lengths do not depend on the kind. ``confounded``: needy samples are long and the others
     short, so that a selector may seem to find need by looking at length. ``real``: like independent, with
-    real documentation as filler and the kinds far, near, corrupt and context_free only.
+    real documentation as filler and four kinds only.
     """
     kinds = ("far", "near", "corrupt", "context_free") if pool == "real" else tuple(KINDS)
-    filler = real_filler if pool == "real" else world.filler
+    filler = partial(world.pick, words=real_paragraphs()) if pool == "real" else world.filler
     samples: list[Sample] = []
     for k, kind in enumerate(kinds):
-        twin = (
-            kinds.index("far") if kind == "near_duplicate" else k
-        )  # a near duplicate has the seed of a far sample
-        low, high = _bounds(profile, pool, kind)
+        twin = kinds.index("far") if kind == "near_duplicate" else k  # it has the seed of a far sample
+        low, high = profile.pool_tokens
+        if pool == "confounded":
+            middle = (low + high) // 2
+            low, high = (middle, high) if kind in NEEDS_FAR else (low, middle)
         for n in range(profile.pool_per_kind):
             base = [seed, POOLS.index(pool), twin, n]
             length = int(np.random.default_rng([*base, 1]).integers(low, high))
@@ -155,15 +168,6 @@ def candidate_pool(profile: Profile, tokenizer: Any, pool: str, seed: int) -> li
             samples.append(make_sample(tokenizer, base, kind, length, window, name, filler=filler))
     order = np.random.default_rng([seed, POOLS.index(pool)]).permutation(len(samples))
     return [samples[i] for i in order]
-
-
-def _bounds(profile: Profile, pool: str, kind: str) -> tuple[int, int]:
-    """Between which lengths the samples of a kind are drawn, tokens."""
-    low, high = profile.pool_tokens
-    if pool != "confounded":
-        return low, high
-    middle = (low + high) // 2
-    return (middle, high) if kind in NEEDS_FAR else (low, middle)
 
 
 def short_instructions(profile: Profile, tokenizer: Any, seed: int, count: int | None = None) -> list[Sample]:
@@ -189,33 +193,24 @@ def needle_set(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
         for d, depth in enumerate(NEEDLE_DEPTHS):
             for n in range(max(1, profile.eval_items // 4)):
                 rng = np.random.default_rng([seed, 555, length, d, n])
-                sample = _needle(tokenizer, rng, length, depth)
+                writer, cast = Writer(tokenizer, rng, world.filler), Cast(rng)
+                distractors = distractors_of(cast, length)
+                question = draw_question("single", cast, rng)
+                (fact,) = question.facts
+                overhead = question.tokens(writer) + writer.count(" " + fact.sentence)
+                sentences = writer.passage(length - overhead - 16, distractors)
+                sentences = writer.place(sentences, fact, round((1 - depth) * tokens_of(sentences)))
+                context, spans = join(sentences)
                 name, kind = f"needle-{seed}-{length}-{depth:.2f}-{n:02d}", f"needle@{length}@{depth:.2f}"
-                samples.append(replace(sample, id=name, kind=kind))
+                texts = (name, context, question.asked, question.response)
+                samples.append(Sample(*texts, kind, spans, question.answer, source="needle"))
     return samples
 
 
-def _needle(tokenizer: Any, rng: np.random.Generator, length: int, depth: float) -> Sample:
-    writer, cast = Writer(tokenizer, rng, world.filler), Cast(rng)
-    distractors = distractors_of(cast, length)
-    # The cast is larger than the longest document's distractors.
-    (fact,) = cast.facts(1, world.pick(rng, world.ATTRIBUTES))
-    asked, pieces = world.question([fact])
-    response = "".join(text for text, _ in pieces)
-    question = Question([fact], asked, response, fact.answer)
-    overhead = question.tokens(writer) + writer.count(" " + fact.sentence)
-    sentences = writer.passage(length - overhead - 16, distractors)
-    context, spans = join(writer.place(sentences, fact, round((1 - depth) * tokens_of(sentences))))
-    return Sample("", context, asked, response, "", spans, fact.answer, source="needle")
-
-
 def recall_items(tokenizer: Any, length: int, seed: int, count: int) -> list[Encoded]:
-    """Facts restated in prose, as pretraining practises: documents of ``length`` tokens, facts at random
-    depths.
+    """Facts restated in prose, as pretraining practises: ``count`` documents of ``length`` tokens.
 
-    Returns:
-        ``count`` items; context: the document, instruction: ``" Again, the code of Mira is"``, response: the
-        value.
+    Context: the document, instruction: ``" Again, the code of Mira is"``, response: the value.
     """
     items = []
     for n in range(count):
@@ -253,11 +248,7 @@ def short_tasks(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
 
 
 def write_corpus(out: Path, profile: Profile, seed: int, tokenizer: Any) -> None:
-    """Everything the study reads, as LongAlign JSONL.
-
-    Folders: ``tokenizer/``, ``pools/<pool>-<n>``, ``short/<n>`` and ``documents/<n>`` for each pool seed n,
-    ``eval/<set>``.
-    """
+    """Everything the study reads, in folders ``tokenizer, pools, short, documents`` and ``eval``."""
     tokenizer.save_pretrained(out / "tokenizer")
     for n in range(profile.pool_seeds):
         draw = seed * 100 + n

@@ -1,7 +1,5 @@
 """LongAlign's records, JSONL or Parquet, read into samples and written from them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -35,17 +33,12 @@ def to_record(sample: Sample) -> dict[str, Any]:
 
 
 def from_record(record: Any, where: str) -> Sample:
-    """The sample of one LongAlign record.
+    """The sample of one LongAlign record that stands at ``where``, file and line.
 
-    The context and the instruction are the record's ``context`` and ``instruction`` fields if it has both; if
-    it has only ``instruction`` and the user turn ends with it, the rest is the context; else the instruction
-    is the last blank-line-separated paragraph of the user turn.
-
-    Args:
-        where: file and line, for the error message.
-
-    Raises:
-        RecordError: not an object, no id, no usable messages, more than one exchange, empty response.
+    Context and instruction are the record's ``context`` and ``instruction`` fields if it has both; if it has
+    only ``instruction`` and the user turn ends with it, the rest is the context; else the instruction is the
+    last blank-line-separated paragraph of the user turn.
+    Raises RecordError: not an object, no id, no usable messages, more than one exchange, empty response.
     """
     if not isinstance(record, dict):
         raise RecordError(where, "expected a JSON object", f", got {type(record).__name__}")
@@ -72,16 +65,9 @@ def from_record(record: Any, where: str) -> Sample:
         else:
             context, _, instruction = user.rstrip().rpartition(SEPARATOR)
         context = context.removesuffix(SEPARATOR)
-    return Sample(
-        id=str(record["id"]),
-        context=context,
-        instruction=instruction,
-        response=response,
-        kind=str(record.get("kind") or ""),
-        evidence=_spans(record.get("evidence")),
-        answer=str(record.get("answer") or ""),
-        source=str(record.get("source") or ""),
-    )
+    planted = {name: str(record.get(name) or "") for name in ("kind", "answer", "source")}
+    spans = _spans(record.get("evidence"))
+    return Sample(str(record["id"]), context, instruction, response, evidence=spans, **planted)
 
 
 def _spans(value: Any) -> tuple[tuple[int, int], ...]:
@@ -124,11 +110,7 @@ class RawRecord:
 
 
 def raw_records(path: Path, begin: int = 0, end: int | None = None, line: int = 1) -> Iterator[RawRecord]:
-    """The records between two places of a file; blank lines are none.
-
-    Args:
-        line: number of the line that begins at ``begin``.
-    """
+    """The records between two places of a file, the first on that ``line``; blank lines are none."""
     if path.suffix == ".parquet":
         for row, record in _parquet_rows(path, begin, end):
             yield RawRecord(row + 1, row, row + 1, json.dumps(record, default=str).encode())
@@ -168,11 +150,7 @@ def _row_group(path: Path, changed: int, group: int) -> Any:
 
 
 def parse(path: Path, raw: RawRecord) -> Any:
-    """What a record's bytes say.
-
-    Raises:
-        DataError: no UTF-8, or no JSON.
-    """
+    """What a record's bytes say; DataError if that is no UTF-8, or no JSON."""
     where = f"{path}, {unit_of(path)} {raw.number}"
     try:
         return json.loads(raw.text.decode("utf-8-sig"))
@@ -183,11 +161,7 @@ def parse(path: Path, raw: RawRecord) -> Any:
 
 
 def read_records(path: str | Path) -> list[tuple[str, Any]]:
-    """Raw records of a JSONL or Parquet file with their place (``file, line N``), in file order.
-
-    Raises:
-        DataError: missing or empty file, unknown suffix, malformed line (its number).
-    """
+    """Raw records of a JSONL or Parquet file with their place (``file, line N``), or DataError."""
     path = Path(path)
     check_file(path)
     rows = [(f"{path}, {unit_of(path)} {raw.number}", parse(path, raw)) for raw in raw_records(path)]
@@ -197,11 +171,7 @@ def read_records(path: str | Path) -> list[tuple[str, Any]]:
 
 
 def read_samples(path: str | Path) -> list[Sample]:
-    """All samples of a file; the first bad record raises. Ids must be unique.
-
-    Raises:
-        DataError: see `read_records` and `from_record`; duplicate id (both places).
-    """
+    """All samples of a file; DataError for the first bad record or an id that is there twice."""
     samples: list[Sample] = []
     seen: dict[str, str] = {}
     for where, record in read_records(path):

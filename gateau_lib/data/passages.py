@@ -1,10 +1,7 @@
 """Plain text of the planted world: sentences, passages with facts at wanted places, whole documents.
 
-Lengths and places are counted in tokens, so that a distance between a fact and its use is one that a model
-sees.
+Lengths and places are counted in tokens: a distance between a fact and its use is one that a model sees.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from gateau_lib.data import world
-from gateau_lib.data.tokenizer import real_paragraphs
 from gateau_lib.data.world import Cast, Fact
 from gateau_lib.study.profiles import Profile
 
@@ -26,11 +22,6 @@ DOCUMENT_KINDS = {
 }
 
 Filler = Callable[[np.random.Generator], str]
-
-
-def real_filler(rng: np.random.Generator) -> str:
-    """One paragraph of the documentation that ships with Python."""
-    return world.pick(rng, real_paragraphs())
 
 
 @dataclass(frozen=True)
@@ -68,8 +59,7 @@ class Writer:
         def tokens(text: str) -> int:
             return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-        # After a full stop, as in a passage: some tokenizers (Llama-2's) begin every text with a token of its
-        # own.
+        # After a full stop, as in a passage: some tokenizers (Llama-2's) put a token before every text.
         self.count = cache(lambda text: tokens("." + text) - tokens("."))
 
     def sentence(self, text: str, evidence: bool = False) -> Sentence:
@@ -93,11 +83,7 @@ class Writer:
     def place(
         self, sentences: list[Sentence], fact: Fact, distance: int, room: float = float("inf")
     ) -> list[Sentence]:
-        """``fact`` inserted so that ``distance`` tokens of context follow it, or a few more.
-
-        Args:
-            room: tokens at most of the fact and what follows it.
-        """
+        """``fact`` put where ``distance`` tokens follow it or a few more, ``room`` with it at most."""
         evidence = self.sentence(fact.sentence, evidence=True)
         after = 0
         for cut in range(len(sentences), 0, -1):
@@ -122,10 +108,8 @@ def documents(profile: Profile, tokenizer: Any, seed: int, kind: str, count: int
 
 def _document(kind: str, length: int, writer: Writer, cast: Cast) -> list[Sentence]:
     facts = cast.facts(max(4, length // 80))
-    again = {}
-    for fact in facts:
-        told = fact.sentence
-        again[told] = writer.sentence(f"Again, {told[0].lower()}{told[1:]}")
+    told = [fact.sentence for fact in facts]
+    again = {text: writer.sentence(f"Again, {text[0].lower()}{text[1:]}") for text in told}
     restated = tokens_of(list(again.values()))
     if kind == "repetitive":
         block = writer.passage(60, facts[:2])

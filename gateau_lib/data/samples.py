@@ -1,15 +1,12 @@
 """The one `Sample` type, and samples turned into token ids.
 
 A sample is a long context *c*, an instruction *x* and a response *y* (GATEAU, section 3.1). The text a model
-reads is ``c + "\\n\\n" + x + "\\n\\n" + y``: the plain prompt of the papers. The three parts are tokenized
-one by one, so that the same tokens stand for *x* and *y* whether they follow the whole context, one segment
-of it, or nothing.
+reads is ``c + "\\n\\n" + x + "\\n\\n" + y``, the papers' plain prompt. The parts are tokenized one by one:
+the same tokens stand for *x* and *y* whether they follow the whole context, one segment of it, or nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,15 +54,10 @@ class Encoded:
 def encode(sample: Sample, tokenizer: Any, max_length: int | None = None, chat: bool = False) -> Encoded:
     """Tokenize one sample; over-long context is cut on the left, instruction and response stay whole.
 
-    Args:
-        max_length: tokens of the whole sample at most; None for no limit (GATEAU cuts at 64,000).
-        chat: put the tokenizer's chat template around it: what the template writes before the user's text is
-            ``start``, what it writes after it ends ``instruction``; the response stays last, without the
-            template's end of turn.
-
-    Raises:
-        DataError: empty response, instruction and response alone exceed ``max_length``, or a template that
-            cannot be used.
+    ``max_length``: tokens of the whole sample at most (GATEAU cuts at 64,000).
+    ``chat``: put the tokenizer's chat template around it: what it writes before the user's text is ``start``,
+        what it writes after it ends ``instruction``; the response stays last, without an end of turn.
+    Raises DataError: empty response, instruction and response exceed ``max_length``, or an unusable template.
     """
     lead = SEPARATOR if sample.context else ""
     if chat:
@@ -74,25 +66,22 @@ def encode(sample: Sample, tokenizer: Any, max_length: int | None = None, chat: 
     else:
         after = SEPARATOR
         start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    context = _ids(sample.context, tokenizer)
+    context, response = _ids(sample.context, tokenizer), _ids(sample.response, tokenizer)
     instruction = _ids(lead + sample.instruction + after, tokenizer)
-    return _fit(sample, start, context, instruction, _ids(sample.response, tokenizer), max_length)
+    return _fit(Encoded(sample.id, start, context, instruction, response), max_length)
 
 
 def encode_asked(sample: Sample, tokenizer: Any, max_length: int | None = None) -> Encoded:
     """The sample as a model is asked in a conversation: the templated prompt tokenized as one text.
 
-    So training fits asking. `encode` tokenizes the parts one by one, which scoring needs; some tokenizers
-    (Llama-2's) then put a mark before each part.
-
-    Raises:
-        DataError: as `encode`.
+    So training fits asking. `encode` tokenizes part by part, as scoring needs; some tokenizers (Llama-2's)
+    then put a mark before each part. DataError as there.
     """
     lead = SEPARATOR if sample.context else ""
     before, after = _template(sample, tokenizer, sample.context + lead + sample.instruction)
     parts = (before, sample.context, lead + sample.instruction + after)
     start, context, instruction = split_tokens(tokenizer, *parts)
-    return _fit(sample, start, context, instruction, _ids(sample.response, tokenizer), max_length)
+    return _fit(Encoded(sample.id, start, context, instruction, _ids(sample.response, tokenizer)), max_length)
 
 
 def split_tokens(tokenizer: Any, *parts: str) -> list[list[int]]:
@@ -105,29 +94,18 @@ def split_tokens(tokenizer: Any, *parts: str) -> list[list[int]]:
     return ids
 
 
-def _fit(
-    sample: Sample,
-    start: list[int],
-    context: list[int],
-    instruction: list[int],
-    response: list[int],
-    max_length: int | None,
-) -> Encoded:
-    """The parts as they fit into ``max_length`` tokens, the context cut on the left."""
-    if not response:
-        fix = "give it an assistant message with text"
-        raise DataError(f"sample {sample.id!r}: the response is empty; {fix}")
-    dropped = 0
-    if max_length is not None:
-        room = max_length - len(start) - len(instruction) - len(response)
-        if room < 0:
-            raise DataError(
-                f"sample {sample.id!r}: instruction and response alone take {max_length - room} tokens, "
-                f"more than max_length {max_length}; raise --max-length or shorten the sample"
-            )
-        dropped = max(0, len(context) - room)
-        context = context[dropped:]
-    return Encoded(sample.id, start, context, instruction, response, dropped)
+def _fit(whole: Encoded, max_length: int | None) -> Encoded:
+    """A sample as it fits into ``max_length`` tokens, its context cut on the left."""
+    if not whole.response:
+        raise DataError(f"sample {whole.id!r}: the response is empty; give it an assistant message with text")
+    if max_length is None:
+        return whole
+    dropped = max(0, len(whole.ids) - max_length)
+    if dropped > len(whole.context):
+        both = f"instruction and response alone take {len(whole.ids) - len(whole.context)} tokens"
+        fix = f"more than max_length {max_length}; raise --max-length or shorten the sample"
+        raise DataError(f"sample {whole.id!r}: {both}, {fix}")
+    return replace(whole, context=whole.context[dropped:], dropped=dropped)
 
 
 def _ids(text: str, tokenizer: Any) -> list[int]:
@@ -137,9 +115,8 @@ def _ids(text: str, tokenizer: Any) -> list[int]:
 def _template(sample: Sample, tokenizer: Any, user: str) -> tuple[str, str]:
     """What the tokenizer's chat template writes before and after a user turn that asks for an answer."""
     if not has_template(tokenizer):
-        raise DataError(
-            f"sample {sample.id!r}: the model's tokenizer has no chat template; leave out --chat-template"
-        )
+        why = "the model's tokenizer has no chat template"
+        raise DataError(f"sample {sample.id!r}: {why}; leave out --chat-template")
     what = {"whose": f"sample {sample.id!r}", "remedy": "leave out --chat-template"}
 
     def written(text: str) -> str:
@@ -147,22 +124,17 @@ def _template(sample: Sample, tokenizer: Any, user: str) -> tuple[str, str]:
 
     marker = "\ue000user\ue001"  # private-use characters: in no template's own words
     around = written(marker).split(marker)
-    # Many templates strip the turn; white space at its ends then stays here, so that places in the text are
-    # the sample's own.
+    # Many templates strip the turn; white space at its ends stays here, so that places are the sample's own.
     if len(around) != 2 or written(user) not in (user.join(around), user.strip().join(around)):
-        raise DataError(
-            f"sample {sample.id!r}: the chat template rewrites the user's text, so context and instruction "
-            "cannot be found in it; leave out --chat-template"
-        )
+        why = "the chat template rewrites the user's text, so context and instruction cannot be found in it"
+        raise DataError(f"sample {sample.id!r}: {why}; leave out --chat-template")
     return around[0], around[1]
 
 
 def context_offsets(sample: Sample, tokenizer: Any, encoded: Encoded, segment_length: int) -> list[int]:
-    """Borders of the kept context's segments as character positions in ``sample.context``.
+    """Borders of the kept context's segments in characters: segment i is ``context[found[i]:found[i + 1]]``.
 
-    There is one border more than there are segments: segment i is ``context[offsets[i]:offsets[i + 1]]``. The
-    first border is above 0 where context was cut on the left; a sample without kept context has one border,
-    its end.
+    The first is above 0 where context was cut on the left; without kept context there is one, the end.
     """
     if not encoded.context:
         return [len(sample.context)]

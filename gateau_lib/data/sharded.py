@@ -1,15 +1,13 @@
 """A data set as immutable shards: runs of consecutive records that any worker can read by itself.
 
-One pass over the data finds every record's place, its id, and the hash of every shard. The records themselves
-are read again, shard by shard, by whoever scores them, so the data may be larger than memory, and a file that
-changes during a run is noticed.
+One pass over the data finds every record's place, its id, and the hash of every shard. Whoever scores a shard
+reads it again, so the data may be larger than memory, and a file that changes during a run is noticed.
 """
-
-from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +27,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Shard:
-    """``rows`` consecutive records; ``begin`` and ``end`` are bytes of a JSONL file, rows of a Parquet file.
-
-    ``twice`` lists records whose id stands earlier in the data: (line, line of the first use).
-    """
+    """``rows`` consecutive records; ``begin`` and ``end`` are bytes of JSONL, rows of Parquet."""
 
     number: int
     begin: int
@@ -40,33 +35,12 @@ class Shard:
     first_line: int  # of the data, counted from 1
     rows: int
     sha256: str
-    twice: tuple[tuple[int, int], ...] = ()
+    twice: tuple[tuple[int, int], ...] = ()  # lines of records whose id stands earlier, and that earlier line
 
     @property
     def content(self) -> list[Any]:
         """What its rows depend on, beside models and options; the line is part of a bad record's message."""
         return [self.sha256, self.first_line, self.twice]
-
-
-class _Filling:
-    """A shard that begins with a record and to which records are still added."""
-
-    def __init__(self, number: int, first: RawRecord) -> None:
-        self.number, self.first, self.last = number, first, first
-        self.rows, self.digest = 0, hashlib.sha256()
-        self.twice: list[tuple[int, int]] = []
-
-    def add(self, raw: RawRecord, first_use: int) -> None:
-        """Add a record whose id was first used at that line, which may be its own."""
-        self.rows, self.last = self.rows + 1, raw
-        self.digest.update(_content(raw))
-        if first_use != raw.number:
-            self.twice.append((raw.number, first_use))
-
-    def closed(self) -> Shard:
-        """The shard as it is."""
-        places = self.first.begin, self.last.end, self.first.number
-        return Shard(self.number, *places, self.rows, self.digest.hexdigest(), tuple(self.twice))
 
 
 def _content(raw: RawRecord) -> bytes:
@@ -81,32 +55,29 @@ def _name(record: Any) -> str | None:
 
 
 def index(path: str | Path, size: int) -> list[Shard]:
-    """The shards of a file, ``size`` records each (the last may be smaller); every record is in exactly one.
-
-    Raises:
-        DataError: no such file, nothing in it, or a line that is no JSON (its number).
-    """
+    """The shards of a file, ``size`` records each, the last maybe fewer; DataError if a line is no JSON."""
     path = Path(path)
     check_file(path)
-    filling: list[_Filling] = []
+    shards: list[Shard] = []
     seen: dict[str, int] = {}
-    for raw in raw_records(path):
-        if not filling or filling[-1].rows == size:
-            filling.append(_Filling(len(filling), raw))
-        name = _name(parse(path, raw))
-        first_use = raw.number if name is None else seen.setdefault(name, raw.number)
-        filling[-1].add(raw, first_use)
-    if not filling:
+    records = raw_records(path)
+    while group := list(islice(records, size)):
+        digest, twice = hashlib.sha256(), []
+        for raw in group:
+            digest.update(_content(raw))
+            name = _name(parse(path, raw))
+            first_use = raw.number if name is None else seen.setdefault(name, raw.number)
+            if first_use != raw.number:
+                twice.append((raw.number, first_use))
+        places = group[0].begin, group[-1].end, group[0].number
+        shards.append(Shard(len(shards), *places, len(group), digest.hexdigest(), tuple(twice)))
+    if not shards:
         raise DataError(f"{path}: holds no records")
-    return [shard.closed() for shard in filling]
+    return shards
 
 
 def read(path: str | Path, shard: Shard) -> list[Item]:
-    """The records of a shard in their order; one that cannot be scored keeps its place and says why.
-
-    Raises:
-        DataError: the file changed since the shards were made.
-    """
+    """The records of a shard, one that cannot be scored in its place; DataError if the file has changed."""
     path = Path(path)
     items, unit = [], unit_of(path)
     digest, first_use = hashlib.sha256(), dict(shard.twice)
@@ -127,26 +98,18 @@ def _item(record: Any, where: str, unit: str, used: int | None) -> Item:
     name = _name(record)
     try:
         sample = from_record(record, where)  # without the path: the same data elsewhere gives the same bytes
-        if not _is_unicode(sample):
-            raise DataError(
-                f"{where}: the text holds half of a surrogate pair; write the record as valid Unicode"
-            )
-        if used is not None:
-            raise DataError(f"{where}: id {name!r} was already used at {unit} {used}; ids must be unique")
+        (sample.id + sample.context + sample.instruction + sample.response).encode()
+    except UnicodeEncodeError:
+        fix = "write the record as valid Unicode"
+        return Item(name, None, f"{where}: the text holds half of a surrogate pair; {fix}")
     except DataError as error:
         return Item(name, None, str(error))
+    if used is not None:
+        return Item(name, None, f"{where}: id {name!r} was already used at {unit} {used}; ids must be unique")
     return Item(name, sample)
 
 
-def _is_unicode(sample: Sample) -> bool:
-    try:
-        (sample.id + sample.context + sample.instruction + sample.response).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def spread(shards: Sequence[Shard], path: str | Path, at_most: int) -> list[Item]:
-    """At most about ``at_most`` records, from whole shards evenly spread over the data: for estimates."""
+    """About ``at_most`` records at most, of whole shards evenly spread over the data: for estimates."""
     step = max(1, sum(shard.rows for shard in shards) // at_most)
     return [item for shard in shards[::step] for item in read(path, shard)]

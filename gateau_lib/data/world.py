@@ -1,11 +1,8 @@
 """The planted world: a small English in which every dependency is known, and its sentences.
 
 Text is made of *pieces*, pairs of a string and a flag that says whether a careful reader of the text so far
-could have predicted it (a recalled value) or not (news). Pieces become training weights in `pretrain_rows`
-and responses of samples in `questions`.
+could have predicted it (a recalled value) or not (news): training weights in `pretrain_rows`.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -44,24 +41,8 @@ _FUNCTION = (
     "mottos songs recipes oaths badges routes signals"
 ).split()
 
-WORDS = tuple(
-    dict.fromkeys(
-        [
-            *NAMES,
-            *ESTATES,
-            *ATTRIBUTES,
-            *VALUES,
-            *_ADJECTIVES,
-            *_PEOPLE,
-            *_VERBS,
-            *_PREPOSITIONS,
-            *_SPOTS,
-            *_TIMES,
-            *_OBJECTS,
-        ]
-        + [*_ACTIONS, *WEEK, *_FUNCTION]
-    )
-)
+_ALL = NAMES + ESTATES + ATTRIBUTES + VALUES + _ADJECTIVES + _PEOPLE + _VERBS + _PREPOSITIONS + _SPOTS
+WORDS = tuple(dict.fromkeys(_ALL + _TIMES + _OBJECTS + _ACTIONS + WEEK + _FUNCTION))
 
 
 @dataclass(frozen=True)
@@ -128,8 +109,7 @@ class Cast:
 def question(facts: list[Fact]) -> tuple[str, list[Piece]]:
     """The instruction that asks for ``facts`` and its response as pieces.
 
-    One fact: a plain question. A keeper followed by that keeper's fact: a two-hop question, whose response
-    states both hops. Several facts of one attribute: a list.
+    One fact: a plain question. A keeper and the keeper's fact: two hops. Several of one attribute: a list.
     """
     if len(facts) == 1:
         fact = facts[0]
@@ -141,11 +121,8 @@ def question(facts: list[Fact]) -> tuple[str, list[Piece]]:
         asked = f"List the {facts[0].attribute}s of {', '.join(keys[:-1])} and {keys[-1]}."
     pieces: list[Piece] = []
     for i, fact in enumerate(facts):
-        pieces += [
-            (f"{' ' if i else ''}The {fact.attribute} of {fact.key} is", True),
-            (f" {fact.answer}", True),
-            (".", True),
-        ]
+        begin = f"{' ' if i else ''}The {fact.attribute} of {fact.key} is"
+        pieces += [(begin, True), (f" {fact.answer}", True), (".", True)]
     return asked, pieces
 
 

@@ -7,12 +7,13 @@ comparisons are made in fractions, because a float difference can miss a margin 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from math import nan
 from pathlib import Path
 from statistics import mean
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import pandas as pd
 import yaml
@@ -28,6 +29,7 @@ LEDGER = Path(__file__).with_name("claims.yml")
 RELATIONS: tuple[Relation, ...] = get_args(Relation)
 TOLERANCES = ("not_below", "within")  # relations whose margin is a tolerance
 VERDICTS: tuple[Outcome, ...] = get_args(Outcome)
+UNTESTED: Outcome = "not testable here"
 REHEARSALS = "rehearsals"  # of every profile, where the ledger names profiles
 CEILING = 1  # no measure of the ledger exceeds it: shares right, areas, precisions, correlations
 
@@ -36,8 +38,7 @@ class LedgerError(UserError):
     """A claim that cannot be read, or metrics that contradict each other; the message names claim and fix."""
 
 
-@dataclass(frozen=True)
-class Selector:
+class Selector(NamedTuple):
     """Which metrics rows: one value a seed."""
 
     metric: str
@@ -45,8 +46,7 @@ class Selector:
     condition: str
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """One testable sentence; `claims.yml` explains relation, margin and effect."""
 
     id: str
@@ -58,7 +58,7 @@ class Claim:
     relation: Relation
     against: Selector | float
     margin: float
-    effect: tuple[Selector, Selector | float] | float | None
+    effect: tuple[Selector, Selector | float] | None
     not_testable: Mapping[str, str]  # profile, or `REHEARSALS`, -> why
 
     def untestable_on(self, profile: str) -> str:
@@ -67,19 +67,18 @@ class Claim:
         return self.not_testable.get(REHEARSALS if scale.rehearsed else scale.base, "")
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """A claim's outcome; ``difference`` = value - against, mean over seeds with its 95 % interval."""
 
     id: str
     paper: str
     statement: str
     verdict: Outcome
-    value: float = float("nan")
-    against: float = float("nan")
-    difference: float = float("nan")
-    low: float = float("nan")
-    high: float = float("nan")
+    value: float = nan
+    against: float = nan
+    difference: float = nan
+    low: float = nan
+    high: float = nan
     seeds: int = 0
     reason: str = ""
     evidence: str = ""
@@ -89,28 +88,25 @@ def _other(base: Selector, given: Any) -> Selector | float:
     """``against`` as written: a number, or the fields in which it differs from ``base``."""
     if isinstance(given, int | float) and not isinstance(given, bool):
         return float(given)
-    if not isinstance(given, dict) or not given or set(given) - {"metric", "method", "condition"}:
+    if not isinstance(given, dict) or not given or set(given) - set(Selector._fields):
         raise LedgerError(f"against must be a number or some of metric, method, condition; got {given!r}")
-    return replace(base, **given)
+    return base._replace(**given)
 
 
-def _effect(base: Selector, given: Any) -> tuple[Selector, Selector | float] | float | None:
-    if given is None or isinstance(given, int | float):
-        return given
+def _effect(base: Selector, given: Any) -> tuple[Selector, Selector | float] | None:
+    if given is None:
+        return None
     if not isinstance(given, dict) or "against" not in given:
-        raise LedgerError(f"effect must be a number or a selector with 'against'; got {given!r}")
-    first = replace(base, **{k: v for k, v in given.items() if k != "against"})
+        raise LedgerError(f"effect must be a selector with 'against'; got {given!r}")
+    first = base._replace(**{k: v for k, v in given.items() if k != "against"})
     return first, _other(first, given["against"])
 
 
 def parse_claim(entry: dict[str, Any], not_testable: Mapping[str, str] | None = None) -> Claim:
-    """One entry of the ledger, checked.
-
-    Args:
-        not_testable: profiles on which no claim is testable -> why; the claim's own are added.
+    """One entry of the ledger, checked; to its own profiles ``not_testable`` come those of every claim.
 
     Raises:
-        LedgerError: a missing or unknown field, relation or profile; a tolerance of half its effect or more.
+        LedgerError: a missing or unknown field, relation or profile; a tolerance without an effect.
     """
     try:
         base = Selector(**entry["value"])
@@ -123,7 +119,7 @@ def parse_claim(entry: dict[str, Any], not_testable: Mapping[str, str] | None = 
         }
         claim = Claim(**{**entry, **parsed})
         _check(claim)
-    except (KeyError, TypeError, LedgerError) as error:
+    except (KeyError, TypeError, ValueError, LedgerError) as error:
         what = error if isinstance(error, LedgerError) else f"missing, mistyped or unknown field ({error})"
         raise LedgerError(f"claim {str(entry.get('id', '?'))!r}: {what}") from None
     return claim
@@ -137,26 +133,23 @@ def _check(claim: Claim) -> None:
         raise LedgerError(f"margin must be positive, got {claim.margin}")
     if (claim.relation in TOLERANCES) != (claim.effect is not None):
         raise LedgerError(f"relations {', '.join(TOLERANCES)} need an effect, and only they take one")
-    if isinstance(claim.effect, int | float) and claim.margin >= abs(claim.effect) / 2:
-        raise LedgerError(f"tolerance {claim.margin} is not below half the effect {claim.effect}")
     known = (*PROFILES, REHEARSALS)
     for profile, why in claim.not_testable.items():
         if profile not in known or not why:
             raise LedgerError(f"not_testable, {profile!r}: name one of {', '.join(known)}, and say why")
 
 
-def load_claims(path: str | Path = LEDGER) -> list[Claim]:
+def load_claims() -> list[Claim]:
     """Every claim of the ledger in its order; ids are unique.
 
     Raises:
         LedgerError: see `parse_claim`; a duplicate id.
     """
-    ledger = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    ledger = yaml.safe_load(LEDGER.read_text(encoding="utf-8"))
     claims = [parse_claim(entry, ledger["not_testable"]) for entry in ledger["claims"]]
-    names = [c.id for c in claims]
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise LedgerError(f"{path}: claim id {twice[0]!r} stands twice; ids must be unique")
+    for name, count in Counter(claim.id for claim in claims).items():
+        if count > 1:
+            raise LedgerError(f"{LEDGER}: claim id {name!r} stands twice; ids must be unique")
     return claims
 
 
@@ -167,17 +160,14 @@ def by_seed(metrics: pd.DataFrame, which: Selector) -> pd.Series:
         LedgerError: two different values for one seed.
     """
     rows = metrics[(metrics["metric"] == which.metric) & (metrics["method"] == which.method)]
-    condition = which.condition
-    if condition in ("longest", "shortest"):
-        lengths = sorted({int(c) for c in rows["condition"].astype(str) if c.isdigit()})
-        if not lengths:
-            return pd.Series(dtype=float)
-        condition = str(lengths[-1] if condition == "longest" else lengths[0])
-    rows = rows[rows["condition"].astype(str) == condition].drop_duplicates(["seed", "value"])
+    conditions = rows["condition"].astype(str)
+    if which.condition in ("longest", "shortest"):
+        lengths = sorted(conditions[conditions.str.isdigit()], key=int) or [""]
+        which = which._replace(condition=lengths[-1 if which.condition == "longest" else 0])
+    rows = rows[conditions == which.condition].drop_duplicates(["seed", "value"])
     if rows["seed"].duplicated().any():
         seed = rows.loc[rows["seed"].duplicated(), "seed"].iloc[0]
-        where = f"{which.metric}/{which.method}/{condition}"
-        raise LedgerError(f"metrics: {where} has two values for seed {seed}; write each row once")
+        raise LedgerError(f"metrics: {'/'.join(which)} has two values for seed {seed}; write each row once")
     return rows.set_index("seed")["value"].astype(float).sort_index()
 
 
@@ -186,8 +176,8 @@ def _paired(
 ) -> list[tuple[Fraction, Fraction]]:
     """Pairs ``(value, against)`` of the seeds that both have."""
     value = by_seed(metrics, first)
-    other = pd.Series(second, index=value.index) if isinstance(second, float) else by_seed(metrics, second)
-    pairs = pd.DataFrame({"value": value, "against": other}).dropna()
+    against = second if isinstance(second, float) else by_seed(metrics, second)
+    pairs = pd.DataFrame({"value": value, "against": against}, index=value.index).dropna()
     return [(exact(v), exact(a)) for v, a in pairs.itertuples(index=False)]
 
 
@@ -199,8 +189,7 @@ def _decide(relation: Relation, margin: Fraction, difference: Interval) -> Outco
         holds, fails = difference.above(-margin), difference.below(-margin)
     else:
         gain = difference if relation == "above" else -difference
-        holds = gain.above(0) and gain.mean >= margin
-        fails = gain.below(margin)
+        holds, fails = gain.above(0) and gain.mean >= margin, gain.below(margin)
     return "holds" if holds else "fails" if fails else "inconclusive"
 
 
@@ -213,17 +202,17 @@ def verdict(claim: Claim, metrics: pd.DataFrame, profile: str) -> Verdict:
     """
     about: dict[str, Any] = {name: getattr(claim, name) for name in ("id", "paper", "statement", "evidence")}
     if why := claim.untestable_on(profile):
-        return Verdict(**about, verdict="not testable here", reason=why)
+        return Verdict(**about, verdict=UNTESTED, reason=why)
     pairs = _paired(metrics, claim.value, claim.against)
     about["seeds"] = len(pairs)
     if len(pairs) < SEEDS:
-        what = f"{claim.value.metric}/{claim.value.method}/{claim.value.condition}"
-        return Verdict(**about, verdict="not testable here", reason=f"{what}: {len(pairs)} of {SEEDS} seeds")
+        few = f"{'/'.join(claim.value)}: {len(pairs)} of {SEEDS} seeds"
+        return Verdict(**about, verdict=UNTESTED, reason=few)
     difference = Interval.of([value - against for value, against in pairs])
     value, against = (mean(side) for side in zip(*pairs, strict=True))
-    outcome, reason = _outcome(claim, metrics, difference, against)
+    about["verdict"], about["reason"] = _outcome(claim, metrics, difference, against)
     about |= zip(("difference", "low", "high"), difference.floats(), strict=True)
-    return Verdict(**about, verdict=outcome, value=float(value), against=float(against), reason=reason)
+    return Verdict(**about, value=float(value), against=float(against))
 
 
 def _outcome(
@@ -233,8 +222,8 @@ def _outcome(
     margin = exact(claim.margin)
     if claim.relation == "above" and isinstance(claim.against, Selector) and against + margin > CEILING:
         ceiling = f"ceiling: the other side is at {float(against):.3f}"
-        return "not testable here", f"{ceiling}, nearer to 1 than the margin of {claim.margin:g}"
-    if isinstance(claim.effect, tuple):
+        return UNTESTED, f"{ceiling}, nearer to 1 than the margin of {claim.margin:g}"
+    if claim.effect:
         effect = abs(mean([v - a for v, a in _paired(metrics, *claim.effect)] or [Fraction(0)]))
         if margin >= effect / 2:
             tolerance = f"tolerance {claim.margin:g} is not below half the effect"
@@ -242,17 +231,15 @@ def _outcome(
     return _decide(claim.relation, margin, difference), ""
 
 
-def verdicts(
-    metrics: pd.DataFrame, profile: str, evidence: str | None = None, path: str | Path = LEDGER
-) -> pd.DataFrame:
+def verdicts(metrics: pd.DataFrame, profile: str, evidence: str | None = None) -> pd.DataFrame:
     """One row a claim with the fields of `Verdict`, in the ledger's order; ``evidence``: only a notebook's.
 
     Raises:
         LedgerError: ``evidence`` names no claim.
     """
-    ledger = load_claims(path)
-    chosen = [c for c in ledger if evidence is None or c.evidence == evidence]
+    ledger = load_claims()
+    chosen = [c for c in ledger if evidence in (None, c.evidence)]
     if not chosen:
         known = sorted({c.evidence for c in ledger})
         raise LedgerError(f"no claim has evidence {evidence!r}; the ledger names {known}")
-    return pd.DataFrame([asdict(verdict(claim, metrics, profile)) for claim in chosen])
+    return pd.DataFrame([verdict(claim, metrics, profile) for claim in chosen])

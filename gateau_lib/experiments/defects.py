@@ -46,19 +46,26 @@ def changes(pair: Pair, encoded: Sequence[Encoded], window: int, segment_length:
         CAM: one minus cosine), ``lost`` (samples whose score is NaN) and ``cost`` (tokens read, padding
         included, over those without the defect).
     """
+
+    def scored(score: str, defects: Defects) -> tuple[np.ndarray, int]:
+        count: Counter[str] = Counter()
+        if score == "HMG":
+            short, long = released_hmg(pair, encoded, window, defects=defects, count=count)
+            return short - long, count["padded"]
+        vectors = released_cam(pair, encoded, window, segment_length, defects=defects, count=count)
+        return np.array([contextual_awareness(nll, attention) for nll, attention in vectors]), count["padded"]
+
     jobs = [(score, name, Defects.only(name)) for name, (score, _) in WORDS.items()]
     jobs += [(score, RELEASED, Defects()) for score in SCORES]
-    fixed = {score: _scored(pair, encoded, window, segment_length, score, Defects.none()) for score in SCORES}
+    fixed = {score: scored(score, Defects.none()) for score in SCORES}
     rows = []
     for score, name, defects in track(jobs, "what the fixes change"):
-        exact, least = fixed[score]
-        values, read = _scored(pair, encoded, window, segment_length, score, defects)
+        (exact, least), (values, read) = fixed[score], scored(score, defects)
         rows.append({"score": score, "defect": name, **_change(values, exact), "cost": read / least})
     return pd.DataFrame(rows)
 
 
 def _change(values: np.ndarray, exact: np.ndarray) -> dict[str, float]:
-    """What became of the scores."""
     both = np.isfinite(values) & np.isfinite(exact)
     values, exact = values[both], exact[both]
     ranked = len(values) >= 3 and np.ptp(values) > 0 and np.ptp(exact) > 0
@@ -69,41 +76,23 @@ def _change(values: np.ndarray, exact: np.ndarray) -> dict[str, float]:
     }
 
 
-def _scored(
-    pair: Pair, encoded: Sequence[Encoded], window: int, segment_length: int, score: str, defects: Defects
-) -> tuple[np.ndarray, int]:
-    """The samples' scores and the tokens read for them, padding included."""
-    count: Counter[str] = Counter()
-    if score == "HMG":
-        short, long = released_hmg(pair, encoded, window, defects=defects, count=count)
-        return short - long, count["padded"]
-    vectors = released_cam(pair, encoded, window, segment_length, defects=defects, count=count)
-    return np.array([contextual_awareness(nll, attention) for nll, attention in vectors]), count["padded"]
-
-
 def measured(study: Study, pair: Path, samples: Path) -> pd.DataFrame:
-    """`changes` over a few samples of every kind of a pool, at most three; computed once and kept.
-
-    Args:
-        pair: of `pretrain.pair`. samples: a pool of `study_corpus.prepared`.
-    """
+    """`changes` over a few samples of every kind of a pool, at most three; computed once and kept."""
     profile = study.profile
-    per_kind = max(1, min(3, profile.pool_per_kind // 4))
-    inputs = {"pair": pair, "samples": samples, "per_kind": per_kind, "window": profile.max_length}
-    inputs |= {"segment_length": profile.segment_length, "dtype": profile.dtype}
-    folder = Build(f"fixes-{samples.stem}", write_changes, inputs).folder(study)
-    return pd.read_csv(folder / "changes.csv")
+    inputs = {"pair": pair, "samples": samples, "per_kind": max(1, min(3, profile.pool_per_kind // 4))}
+    inputs |= {"window": profile.max_length, "segment_length": profile.segment_length, "dtype": profile.dtype}
+    return pd.read_csv(Build(f"fixes-{samples.stem}", write_changes, inputs).folder(study) / "changes.csv")
 
 
 def write_changes(
     pair: Path, samples: Path, per_kind: int, window: int, segment_length: int, dtype: str, out: Path
 ) -> None:
-    """Compute the table of `measured` and leave it in the folder ``out``."""
+    """Leave the table of `measured` in the folder ``out``."""
     short, tokenizer = loading.load(pair / "short", dtype)
     long, _ = loading.load(pair / "long", dtype)
-    pool = sorted(read_samples(samples), key=lambda sample: sample.id)
-    kinds = pd.Series([sample.kind for sample in pool])
-    first = kinds.groupby(kinds, sort=False).head(per_kind).index
-    encoded = [encode(pool[i], tokenizer, window) for i in first]
+    pool = pd.DataFrame({"sample": sorted(read_samples(samples), key=lambda sample: sample.id)})
+    kinds = pool["sample"].map(lambda sample: sample.kind)
+    first = pool["sample"].groupby(kinds, sort=False).head(per_kind)
+    encoded = [encode(sample, tokenizer, window) for sample in first]
     found = changes(Pair(short, long, tokenizer), encoded, window, segment_length)
     found.to_csv(out / "changes.csv", index=False)

@@ -6,29 +6,32 @@ Figures are built without pyplot, so nothing depends on a display or on what was
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 
 from gateau_lib.experiments import ranking  # noqa: F401 - it names the columns of figures
 from gateau_lib.study.intervals import SEEDS, t_interval
 from gateau_lib.study.style import BLACK, BLUE, CYCLE, GREY, MARKERS, MUTED, ORANGE, RED, label, styled
 
-
-def blank(width: float, height: float, columns: int = 1, **kwargs: Any) -> tuple[Figure, Any]:
-    """An empty figure, inches, and its axes."""
-    fig = Figure(figsize=(width, height), layout="constrained")
-    return fig, fig.subplots(1, columns, **kwargs)
+FAR = "evidence beyond the short window"
+DASHED: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1}
 
 
-def in_order(values: pd.Series) -> list[str]:
-    """The different values in the order of their first rows."""
-    return list(dict.fromkeys(values))
+def blank(width: float, height: float, panels: int = 1, **kwargs: Any) -> tuple[Figure, Any]:
+    """A figure of so many panels, three a line, and their axes; in inches, the height is a line's."""
+    lines = -(-panels // 3)
+    fig = Figure(figsize=(width, height * lines), layout="constrained")
+    axes = fig.subplots(lines, min(3, panels), squeeze=False, **kwargs).ravel()
+    for axis in axes[panels:]:
+        axis.set_visible(False)
+    return fig, axes[:panels]
 
 
 def says_empty(axis: Axes, rows: pd.DataFrame) -> bool:
@@ -40,29 +43,24 @@ def says_empty(axis: Axes, rows: pd.DataFrame) -> bool:
     return rows.empty
 
 
-def words(name: str) -> str:
-    """A kind or a condition as a reader sees it."""
-    return name.replace("_", " ")
+def name_lines(axis: Axes, names: Collection[str]) -> None:
+    """Write names at the lines of a figure, the first on top."""
+    axis.set_yticks(range(len(names)), [label(name) for name in names])
+    axis.set_ylim(len(names) - 0.5, -0.5)
 
 
 @styled
 def corpus(samples: pd.DataFrame, short_window: int) -> Figure:
     """Lengths by kind, and how far the evidence lies from the response (01).
 
-    Args:
-        samples: columns ``kind``, ``tokens`` and ``distance``: tokens from the evidence to the response, NaN
-            without evidence.
+    Columns ``kind``, ``tokens``; ``distance``: tokens from evidence to the response, NaN without evidence.
     """
-    kinds = in_order(samples["kind"])
-    fig, (left, right) = blank(9, 0.32 * len(kinds) + 1.4, 2, sharey=True)
+    counts = samples["kind"].value_counts(sort=False)
+    fig, (left, right) = blank(9, 0.32 * len(counts) + 1.4, 2, sharey=True)
+    colours = {kind: MUTED[i % 9] for i, kind in enumerate(counts.index)}
     for axis, column in ((left, "tokens"), (right, "distance")):
-        for y, kind in enumerate(kinds):
-            values = samples.loc[samples["kind"] == kind, column].dropna().to_numpy()
-            axis.scatter(values, np.full(len(values), y), s=14, color=MUTED[y % 9], alpha=0.6, linewidths=0)
-            _draw_median(axis, values, y, 0.3)
-    counts = samples["kind"].value_counts()
-    left.set_yticks(range(len(kinds)), [f"{words(kind)} ({counts[kind]})" for kind in kinds])
-    left.invert_yaxis()
+        _draw_kinds(axis, samples[["kind"]].assign(value=samples[column]), colours)
+    name_lines(left, [f"{kind} ({count})" for kind, count in counts.items()])
     left.set(xlabel="length, tokens", title="Lengths")
     right.axvline(short_window, color=RED, linestyle="--")
     right.set(xlabel="evidence to end of response, tokens", xlim=(0, None))
@@ -70,46 +68,36 @@ def corpus(samples: pd.DataFrame, short_window: int) -> Figure:
     return fig
 
 
-def _draw_median(axis: Axes, values: np.ndarray, y: int, half: float) -> None:
-    if len(values):
-        axis.plot([np.median(values)] * 2, [y - half, y + half], color=BLACK)
+def _draw_kinds(axis: Axes, rows: pd.DataFrame, colours: Mapping[str, str]) -> None:
+    """Every ``value``, a line a kind, with its median."""
+    for y, (kind, colour) in enumerate(colours.items()):
+        values = rows.loc[rows["kind"] == kind, "value"].dropna()
+        # Spread the points by their rank so that equal values stay visible, without a random generator.
+        offsets = ((np.arange(len(values)) * 0.618) % 1 - 0.5) * 0.5
+        axis.scatter(values, y + offsets, s=9, color=colour, alpha=0.55, linewidths=0)
+        if len(values):
+            axis.plot([values.median()] * 2, [y - 0.38, y + 0.38], color=BLACK)
 
 
 @styled
 def scores_by_kind(
-    scores: pd.DataFrame,
-    found: Sequence[str],
-    xlabel: str = "score",
-    wanted: str = "evidence beyond the short window",
+    scores: pd.DataFrame, found: Collection[str], xlabel: str = "score", wanted: str = FAR
 ) -> Figure:
-    """Every sample's score by kind, one panel a method (03, 04, 05).
+    """Every sample's score by kind, one panel a method (03, 04, 05); columns ``kind, method, value``.
 
-    Args:
-        scores: columns ``kind, method, value``.
-        found: the kinds a selector ought to put on top; drawn in red.
-        xlabel: quantity and unit. wanted: what the legend calls the kinds found.
+    Drawn in red and called ``wanted``: the kinds ``found``, which a selector ought to put on top.
     """
-    methods, kinds = in_order(scores["method"]), in_order(scores["kind"])
-    columns = min(3, len(methods))
-    lines = -(-len(methods) // 3)
-    fig = Figure(figsize=(3.1 * columns + 0.8, (0.24 * len(kinds) + 0.9) * lines), layout="constrained")
-    axes = np.atleast_1d(fig.subplots(lines, columns, sharey=True)).ravel()
-    for axis, method in zip(axes, methods, strict=False):
-        rows = scores[scores["method"] == method]
-        for y, kind in enumerate(kinds):
-            values = rows.loc[rows["kind"] == kind, "value"].to_numpy()
-            # Spread the points by their rank so that equal scores stay visible, without a random generator.
-            offsets = ((np.arange(len(values)) * 0.618) % 1 - 0.5) * 0.5
-            colour = RED if kind in found else BLUE
-            axis.scatter(values, y + offsets, s=9, color=colour, alpha=0.55, linewidths=0)
-            _draw_median(axis, values, y, 0.38)
+    methods = scores["method"].unique()
+    kinds = {kind: RED if kind in found else BLUE for kind in scores["kind"].unique()}
+    width = 3.1 * min(3, len(methods)) + 0.8
+    fig, axes = blank(width, 0.24 * len(kinds) + 0.9, len(methods), sharey=True)
+    for axis, method in zip(axes, methods, strict=True):
+        _draw_kinds(axis, scores[scores["method"] == method], kinds)
         axis.set_title(label(method))
         axis.locator_params(axis="x", nbins=6)
     fig.supxlabel(xlabel, fontsize=9)
-    axes[0].set_yticks(range(len(kinds)), [words(kind) for kind in kinds])
+    axes[0].set_yticks(range(len(kinds)), [label(kind) for kind in kinds])
     axes[0].invert_yaxis()
-    for axis in axes[len(methods) :]:
-        axis.set_visible(False)
     names = [Patch(color=RED, label=wanted), Patch(color=BLUE, label="other")]
     fig.legend(handles=names, loc="outside upper center", ncols=2)
     return fig
@@ -119,7 +107,7 @@ def scores_by_kind(
 def dots(rows: pd.DataFrame, xlabel: str = "AUC", chance: float | None = 0.5) -> Figure:
     """One line a method, best first: dots for seeds, mean, 95 % interval, a colour a condition (03 to 08)."""
     height = (0.25 + 0.05 * rows["condition"].nunique()) * rows["method"].nunique() + 1.1
-    fig, axis = blank(6.5, height)
+    fig, (axis,) = blank(6.5, height)
     draw_dots(axis, rows, xlabel, chance)
     return fig
 
@@ -128,30 +116,27 @@ def draw_dots(axis: Axes, rows: pd.DataFrame, xlabel: str, chance: float | None)
     """`dots` on given axes."""
     if says_empty(axis, rows):
         return
-    conditions = in_order(rows["condition"])
+    conditions = rows["condition"].unique()
     first = rows[rows["condition"] == conditions[0]].groupby("method")["value"].mean()
     methods = sorted(rows["method"].unique(), key=lambda m: (-first.get(m, -np.inf), m))
     for y in range(1, len(methods), 2):  # bands show which marks belong to a name
         axis.axhspan(y - 0.5, y + 0.5, color="#F3F3F3", linewidth=0, zorder=0)
     for c, condition in enumerate(conditions):
-        colour, shift = CYCLE[c % 8], (c - (len(conditions) - 1) / 2) * 0.27
-        part = rows[rows["condition"] == condition]
+        colour, part = CYCLE[c % 8], rows[rows["condition"] == condition]
         for y, method in enumerate(methods):
             values = part.loc[part["method"] == method, "value"].to_numpy()
             if not len(values):
                 continue
-            at = y + shift
+            at = y + (c - (len(conditions) - 1) / 2) * 0.27
             axis.scatter(values, [at] * len(values), s=10, color=colour, alpha=0.4, linewidths=0)
             if len(values) >= SEEDS:
                 axis.plot(t_interval(values)[1:], [at, at], color=colour, linewidth=1.2)
-            name = words(condition) if y == 0 or c and method == methods[0] else None
-            mean: dict[str, Any] = {"color": colour, "markersize": 5.5, "linestyle": "none"}
-            axis.plot(values.mean(), at, MARKERS[c % 8], label=name, **mean)
-    axis.set_yticks(range(len(methods)), [label(m) for m in methods])
-    axis.set_ylim(len(methods) - 0.5, -0.5)
+            mean: dict[str, Any] = {"label": label(condition) if y == 0 else None, "linestyle": "none"}
+            axis.plot(values.mean(), at, MARKERS[c % 8], color=colour, markersize=5.5, **mean)
+    name_lines(axis, methods)
     axis.set(xlabel=xlabel)
     if chance is not None:
-        axis.axvline(chance, color=GREY, linestyle="--", linewidth=1)
+        axis.axvline(chance, **DASHED)
     if rows["value"].between(0, 1).all():  # a wide interval of few seeds must not squeeze the picture
         low, high = axis.get_xlim() if chance is None else (-1, 2)
         high = min(high, 1.02)
@@ -162,19 +147,16 @@ def draw_dots(axis: Axes, rows: pd.DataFrame, xlabel: str, chance: float | None)
 
 @styled
 def importance_and_attention(segments: pd.DataFrame, evidence: Sequence[int], title: str = "") -> Figure:
-    """Importance and attention of one sample's segments; shaded: the evidence (04).
+    """Importance and attention of one sample's segments, shares that each sum to one (04).
 
-    Args:
-        segments: columns ``segment, importance, attention``, both shares that sum to one.
-        evidence: numbers of the segments that hold the evidence.
+    Columns ``segment, importance, attention``; shaded: the segments of the numbers ``evidence``.
     """
-    fig, axis = blank(7, 2.6)
+    fig, (axis,) = blank(7, 2.6)
     for number in evidence:
         axis.axvspan(number - 0.5, number + 0.5, color=ORANGE, alpha=0.25, linewidth=0)
-    place = segments["segment"]
-    names = "importance (response given this segment)", "attention from the response"
-    axis.bar(place - 0.2, segments["importance"], 0.4, color=BLUE, label=names[0])
-    axis.bar(place + 0.2, segments["attention"], 0.4, color=RED, label=names[1])
+    place, importance = segments["segment"], "importance (response given this segment)"
+    axis.bar(place - 0.2, segments["importance"], 0.4, color=BLUE, label=importance)
+    axis.bar(place + 0.2, segments["attention"], 0.4, color=RED, label="attention from the response")
     axis.set(xlabel="segment of the context", ylabel="share")
     axis.xaxis.get_major_locator().set_params(integer=True)
     fig.suptitle(title, x=0.01, ha="left", fontsize=10)
@@ -184,15 +166,11 @@ def importance_and_attention(segments: pd.DataFrame, evidence: Sequence[int], ti
 
 @styled
 def pair_matrix(terms: pd.DataFrame, threshold: float, kind: str) -> Figure:
-    """ProLong's dependency strength of every sampled pair: row c_i read after column c_j (05).
-
-    Args:
-        terms: columns ``i, j, strength``.
-    """
+    """ProLong's ``strength`` of every sampled pair of segments: row ``i`` read after column ``j`` (05)."""
     size = int(terms["i"].max()) + 1
     grid = np.full((size, size), np.nan)
     grid[terms["i"], terms["j"]] = terms["strength"]
-    fig, axis = blank(4.8, 4)
+    fig, (axis,) = blank(4.8, 4)
     image = axis.imshow(grid, cmap="PuOr_r", vmin=-1, vmax=1, interpolation="nearest")
     strong = terms[terms["strength"] > threshold]
     axis.scatter(strong["j"], strong["i"], s=8, facecolors="none", edgecolors=BLACK, linewidths=0.6)
@@ -208,35 +186,34 @@ def pair_matrix(terms: pd.DataFrame, threshold: float, kind: str) -> Figure:
 def correlation(matrix: pd.DataFrame, title: str = "Spearman correlation of the scores") -> Figure:
     """Square table of correlations, or of shares if none is negative, as a heat map with its numbers (05)."""
     size = len(matrix)
-    fig, axis = blank(0.55 * size + 2.6, 0.45 * size + 1.6)
+    fig, (axis,) = blank(0.55 * size + 2.6, 0.45 * size + 1.6)
     scale = {"cmap": "PuOr_r", "vmin": -1} if (matrix < 0).any(axis=None) else {"cmap": "Oranges", "vmin": 0}
-    image = axis.imshow(matrix.to_numpy(), vmax=1, **scale)
-    write_numbers(axis, matrix, lambda value: "white" if abs(value) > 0.65 else BLACK)
+    image = draw_table(axis, matrix, lambda value: "white" if abs(value) > 0.65 else BLACK, **scale)
     axis.set_xticks(range(size), [label(c) for c in matrix.columns], rotation=40, ha="right")
     axis.set_yticks(range(size), [label(c) for c in matrix.index])
     axis.set_title(title)
-    axis.grid(False)
     fig.colorbar(image, ax=axis, shrink=0.85)
     return fig
 
 
-def write_numbers(axis: Axes, table: pd.DataFrame, colour: Callable[[float], str]) -> None:
-    """The numbers of a table into the cells of its image."""
+def draw_table(axis: Axes, table: pd.DataFrame, colour: Callable[[float], str], **scale: Any) -> AxesImage:
+    """A table as a heat map up to 1, with its numbers in a colour each."""
+    image = axis.imshow(table.to_numpy(), vmax=1, **scale)
     for (y, x), value in np.ndenumerate(table.to_numpy()):
         axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour(value))
+    axis.grid(False)
+    return image
 
 
 @styled
 def composition(counts: pd.DataFrame) -> Figure:
     """What kinds each selection holds, as stacked bars; columns ``selection, kind, count`` (05)."""
-    table = counts.pivot_table(index="selection", columns="kind", values="count", aggfunc="sum", fill_value=0)
-    table = table.loc[in_order(counts["selection"]), in_order(counts["kind"])]
-    fig, axis = blank(7.5, max(0.34 * len(table) + 1.2, 0.2 * len(table.columns) + 0.5))
-    left = np.zeros(len(table))
-    for i, kind in enumerate(table.columns):
-        part = {"color": MUTED[i % 9], "edgecolor": "white", "label": words(kind)}
-        axis.barh(range(len(table)), table[kind], left=left, **part)
-        left += table[kind].to_numpy()
+    table = counts.groupby(["selection", "kind"], sort=False)["count"].sum().unstack(fill_value=0, sort=False)
+    fig, (axis,) = blank(7.5, max(0.34 * len(table) + 1.2, 0.2 * len(table.columns) + 0.5))
+    ends = table.cumsum(axis=1)
+    for i, kind in enumerate(table):
+        part = {"color": MUTED[i % 9], "edgecolor": "white", "label": label(kind)}
+        axis.barh(range(len(table)), table[kind], left=ends[kind] - table[kind], **part)
     axis.set_yticks(range(len(table)), [label(s) for s in table.index])
     axis.invert_yaxis()
     axis.set_xlabel("samples")
@@ -271,12 +248,10 @@ def cost(rows: pd.DataFrame) -> Figure:
 def _draw_shares(axis: Axes, rows: pd.DataFrame) -> None:
     """Seconds and tokens of each procedure as parts of the released one's."""
     table = rows.set_index(["section", "what"])[["seconds", "padded"]]
-    released = table.xs("released", level="what")
-    share = table / released.reindex(table.index.get_level_values("section")).to_numpy()
-    share = share.drop("released", level="what")
+    share = table.div(table.xs("released", level="what"), level="section").drop("released", level="what")
     for n, (column, name) in enumerate({"seconds": "seconds", "padded": "tokens, with padding"}.items()):
         axis.barh(np.arange(len(share)) + 0.38 * (n - 0.5), share[column], 0.36, color=CYCLE[n], label=name)
-    axis.axvline(1, color=GREY, linestyle="--", linewidth=1)
+    axis.axvline(1, **DASHED)
     axis.set_yticks(range(len(share)), [f"{section}, {what}" for section, what in share.index])
     axis.set(xlabel="share of the released procedure", xlim=(0, 1.05))
 
@@ -285,8 +260,7 @@ def verdict_table(verdicts: pd.DataFrame) -> str:
     """Markdown table of verdicts (`claims.verdicts`): claim, verdict, difference with its 95 % interval."""
     lines = ["| claim | of | verdict | difference [95 %] | seeds |", "|---|---|---|---|---|"]
     for row in verdicts.itertuples():
-        tested = np.isfinite(row.difference)
-        parts = [f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" if tested else "", row.reason]
-        difference = "; ".join(filter(None, parts))
+        numbers = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+        difference = "; ".join(filter(None, [numbers if np.isfinite(row.difference) else "", row.reason]))
         lines.append(f"| {row.statement} | {row.paper} | **{row.verdict}** | {difference} | {row.seeds} |")
     return "\n".join(lines) + "\n"

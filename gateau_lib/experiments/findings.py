@@ -1,10 +1,13 @@
-"""Verdicts in words, as figures, and beside what others report and reviewers asked (notebook 08, README)."""
+"""Verdicts in words, as figures, and beside what others report and reviewers asked (notebook 08, README).
+
+Functions of ``verdicts`` take rows of `claims.verdicts`, all of them or some.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,23 +15,17 @@ import yaml
 from matplotlib.figure import Figure
 
 from gateau_lib.experiments.claims import VERDICTS, Claim, load_claims
-from gateau_lib.experiments.figures import blank, draw_dots
-from gateau_lib.experiments.training_figures import draw_by_length
+from gateau_lib.experiments.figures import blank, draw_dots, name_lines
+from gateau_lib.experiments.training_figures import draw_by_length, draw_differences
 from gateau_lib.study.style import BLUE, GREY, ORANGE, RED, styled
 
 REPORTED = Path(__file__).with_name("reported.yml")
 SETTINGS = ("real-world", "limited")  # 100,000 and 10,000 short instructions beside the long ones
 SHARE = 50  # per cent, the share all of the paper's tables have
-HEADLINE_SELECTORS = ["hmg_minmax_ntk", "hmg_log_truncate", "contrast_log"]
-HEADLINE_SELECTORS += ["cam_default", "cam_softmax_attention", "gateau_rank"]
-HEADLINE_SELECTORS += ["prolong", "ifd", "perplexity_guidance", "longest"]
+HEADLINE_SELECTORS = "hmg_minmax_ntk hmg_log_truncate contrast_log cam_default cam_softmax_attention".split()
+HEADLINE_SELECTORS += "gateau_rank prolong ifd perplexity_guidance longest".split()
 HEADLINE_STRATEGIES = ["theta_a_stretched", "normal", "packed", "pose", "skip_outer", "skip_all"]
-LOOKS = {  # verdict -> colour and marker
-    "holds": (BLUE, "o"),
-    "fails": (RED, "X"),
-    "inconclusive": (ORANGE, "D"),
-    "not testable here": (GREY, "."),
-}
+LOOKS = dict(zip(VERDICTS, [(BLUE, "o"), (RED, "X"), (ORANGE, "D"), (GREY, ".")], strict=True))
 
 
 def read_reported() -> dict[str, Any]:
@@ -47,10 +44,9 @@ def reported() -> pd.DataFrame:
     for table in content["tables"]:
         for setting in SETTINGS:
             for name, given in table[setting].items():
-                values = given if isinstance(given, list) else [given]
-                shares = content["shares"] if isinstance(given, list) else [np.nan]
-                for share, value in zip(shares, values, strict=True):
-                    rows.append((table["table"], setting, name, share, value))
+                shares, values = (content["shares"], given) if isinstance(given, list) else ([None], [given])
+                place = (table["table"], setting, name)
+                rows += [(*place, *each) for each in zip(shares, values, strict=True)]
     table = pd.DataFrame(rows, columns=["table", "setting", "row", "share", "value"])
     return table.dropna(subset="value", ignore_index=True)
 
@@ -67,9 +63,6 @@ def reported_table(table: str) -> pd.DataFrame:
 def beside(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Reported differences beside ours, for the claims that are about a reported row.
 
-    Args:
-        verdicts: of `claims.verdicts`.
-
     Returns:
         Columns ``claim, table, row, against``, the reported difference of each setting in points, our
         ``difference`` in the claim's own unit, ``verdict``, and ``sign``: same or opposite if our interval
@@ -77,21 +70,18 @@ def beside(verdicts: pd.DataFrame) -> pd.DataFrame:
     """
     numbers = reported()
     numbers = numbers[numbers["share"].isna() | (numbers["share"] == SHARE)]
-    points = numbers.set_index(["table", "setting", "row"])["value"]
+    points = numbers.set_index(["table", "row", "setting"])["value"].unstack("setting")
     ours, rows = verdicts.set_index("id"), []
     for place in read_reported()["comparisons"]:
-        theirs = {}
-        for setting in SETTINGS:
-            row, against = (points[place["table"], setting, place[side]] for side in ("row", "against"))
-            theirs[setting] = row - against
+        theirs = points.loc[place["table"], place["row"]] - points.loc[place["table"], place["against"]]
         mine = ours.loc[place["claim"]]
         about = {"difference": mine["difference"], "verdict": mine["verdict"], "sign": _sign(theirs, mine)}
-        rows.append({**place, **theirs, **about})
+        rows.append({**place, **theirs[list(SETTINGS)], **about})
     return pd.DataFrame(rows)
 
 
-def _sign(theirs: dict[str, float], mine: pd.Series) -> Literal["same", "opposite", "open"]:
-    signs = {bool(value > 0) for value in theirs.values()}
+def _sign(theirs: pd.Series, mine: pd.Series) -> str:
+    signs = {bool(value > 0) for value in theirs}
     if len(signs) > 1 or not np.isfinite(mine["low"]) or mine["low"] <= 0 <= mine["high"]:
         return "open"
     return "same" if (mine["difference"] > 0) in signs else "opposite"
@@ -102,25 +92,23 @@ def noise(table: pd.DataFrame) -> str:
     about = read_reported()["noise"]
     least = 1.96 * 2**0.5 * about["standard_error"]  # of the difference of two independent means, in points
     gaps = table.loc[table["table"] == about["table"], list(SETTINGS)].abs().to_numpy()
-    where = f"{about['table']} ({about['items']} items)"
     return (
-        f"Reported differences on {where} of more than {least:.1f} points: {(gaps > least).sum()} of "
-        f"{gaps.size}. Two equal models differ by more in one of twenty comparisons if their errors are "
-        "independent. This limit is our estimate; where errors go together, it is lower."
+        f"Reported differences on {about['table']} ({about['items']} items) of more than {least:.1f} points: "
+        f"{(gaps > least).sum()} of {gaps.size}. Two equal models differ by more in one of twenty "
+        "comparisons if their errors are independent. This limit is our estimate; where errors go "
+        "together, it is lower."
     )
 
 
 def reviewers(verdicts: pd.DataFrame) -> pd.DataFrame:
     """What reviewers asked, whether and how the study answers it, and the verdicts that belong to it."""
-    known, rows = verdicts.set_index("id")["verdict"], []
-    for question in read_reported()["reviewers"]:
-        told = "; ".join(f"{name}: {known[name]}" for name in question["claims"])
-        rows.append(question | {"verdicts": told or "–"})
-    return pd.DataFrame(rows)[["asked", "answered", "how", "verdicts"]]
+    known, asked = verdicts.set_index("id")["verdict"], pd.DataFrame(read_reported()["reviewers"])
+    told = asked["claims"].map(lambda names: "; ".join(f"{name}: {known[name]}" for name in names) or "–")
+    return asked.assign(verdicts=told)[["asked", "answered", "how", "verdicts"]]
 
 
 def sentence(row: Any) -> str:
-    """One verdict in words, with its numbers; ``row`` is a row of `claims.verdicts`."""
+    """One verdict in words, with its numbers."""
     if not np.isfinite(row.difference):
         return f"**{row.verdict}** · {row.statement} ({row.reason}; `{row.id}`)"
     # Adding zero makes a zero of a minus zero.
@@ -132,11 +120,9 @@ def sentence(row: Any) -> str:
 
 def sentences(verdicts: pd.DataFrame, only: Sequence[str] = VERDICTS) -> str:
     """A Markdown list of the verdicts among ``only``, in the order of `claims.VERDICTS`, or "None."."""
-    lines = []
-    for name in VERDICTS:
-        rows = verdicts[(verdicts["verdict"] == name) & (name in only)]
-        lines += [f"- {sentence(row)}" for row in rows.itertuples()]
-    return "\n".join(lines) or "None."
+    rows = verdicts[verdicts["verdict"].isin(only)]
+    rows = rows.sort_values("verdict", key=lambda names: names.map(VERDICTS.index), kind="stable")
+    return "\n".join(f"- {sentence(row)}" for row in rows.itertuples()) or "None."
 
 
 def summary(verdicts: pd.DataFrame) -> str:
@@ -149,35 +135,24 @@ def summary(verdicts: pd.DataFrame) -> str:
 def by_paper(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Number of verdicts of each kind, papers in the ledger's order by `claims.VERDICTS`."""
     table = pd.crosstab(verdicts["paper"], verdicts["verdict"])
-    return table.reindex(index=list(dict.fromkeys(verdicts["paper"])), columns=list(VERDICTS), fill_value=0)
+    return table.reindex(index=verdicts["paper"].unique(), columns=list(VERDICTS), fill_value=0)
 
 
 @styled
-def forest(verdicts: pd.DataFrame, ledger: Sequence[Claim] | None = None) -> Figure:
-    """Every claim's difference with its 95 % interval; grey ticks: the margin it has to pass or keep (08).
-
-    Args:
-        verdicts: of `claims.verdicts`, all of them or some.
-    """
-    rules = {claim.id: claim for claim in ledger or load_claims()}
-    fig, axis = blank(8.5, 0.23 * len(verdicts) + 1.2)
+def forest(verdicts: pd.DataFrame) -> Figure:
+    """Every claim's difference with its 95 % interval; grey ticks: the margin it has to pass or keep (08)."""
+    rules = {claim.id: claim for claim in load_claims()}
+    fig, (axis,) = blank(8.5, 0.23 * len(verdicts) + 1.2)
     for y, row in enumerate(verdicts.itertuples()):
-        colour, marker = LOOKS[row.verdict]
-        tested = bool(np.isfinite(row.difference))
-        if tested:
-            ticks = margins(rules[row.id])
-            axis.plot([row.low, row.high], [y, y], color=colour, linewidth=1.3)
-            axis.plot(ticks, [y] * len(ticks), "|", color="#444444", markersize=9, linestyle="none")
-        axis.plot(row.difference if tested else 0, y, marker, color=colour, markersize=6)
-    axis.axvline(0, color=GREY, linestyle="--", linewidth=1)
-    axis.set_yticks(range(len(verdicts)), [name.replace("-", " ") for name in verdicts["id"]])
+        ticks = margins(rules[row.id]) if np.isfinite(row.difference) else []
+        axis.plot(ticks, [y] * len(ticks), "|", color="#444444", markersize=9, linestyle="none")
+    draw_differences(axis, verdicts.fillna({"difference": 0}), verdicts["verdict"].map(LOOKS))
+    name_lines(axis, [name.replace("-", " ") for name in verdicts["id"]])
     largest = verdicts[["difference", "low", "high"]].abs().max().max()
     reach = min(1.0, max(0.3, 1.1 * largest)) if np.isfinite(largest) else 1.0
     axis.set(xlabel="difference (AUC, precision, correlation or share right)", xlim=(-reach, reach))
-    axis.set_ylim(len(verdicts) - 0.5, -0.5)
-    for name in VERDICTS:
-        if name in set(verdicts["verdict"]):
-            colour, marker = LOOKS[name]
+    for name, (colour, marker) in LOOKS.items():
+        if (verdicts["verdict"] == name).any():
             axis.plot([], [], marker, color=colour, label=name, markersize=6)
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(VERDICTS))
     return fig

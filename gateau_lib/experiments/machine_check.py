@@ -32,9 +32,17 @@ def missing(profile: Profile, whole: bool = True) -> list[str]:
     """
     if not profile.needs_gpu:
         return []
-    lacks = [*_devices(profile), *_programs(profile), *_host(profile), *(_disk(profile) if whole else ())]
-    names = {profile.short_model: 0, profile.long_model: 0} if profile.from_hub else {}
-    lacks += [model_missing(profile, name) for name in names]
+    lacks = _devices(profile)
+    needed = {"peft": profile.tuning == "lora", "deepspeed": profile.sharding == "deepspeed"}
+    absent = [name for name, asked in needed.items() if asked and not find_spec(name)]
+    lacks += [f"{name} is not installed (pip install {name})" for name in absent]
+    need, free = footprint.host(profile, len(devices.gpu_memory())), psutil.virtual_memory().available
+    if need > free:
+        room = f"{need / GB:,.0f} GB of memory, {free / GB:,.0f} GB are free"
+        lacks.append(f"loading takes {room} (use a larger machine)")
+    lacks += _disk(profile) if whole else []
+    names = [profile.short_model, profile.long_model] if profile.from_hub else []
+    lacks += [model_missing(profile, name) for name in dict.fromkeys(names)]
     lacks += [data_missing(profile, key) for key in (profile.long_data, profile.short_data) if key]
     return [lack for lack in lacks if lack]
 
@@ -45,55 +53,37 @@ def listed(lacks: Sequence[str]) -> str:
 
 
 def _devices(profile: Profile) -> list[str]:
-    have = devices.gpu_memory()
+    have, lacks = devices.gpu_memory(), []
     if not have:
         return ["no NVIDIA GPU is visible (use a machine with one, or make cpu, or REHEARSE=1)"]
-    lacks = []
     if "+cpu" in version("torch"):
-        lacks.append(
-            "torch is the CPU build (rm -r .venv, then make env TORCH_INDEX=<an index with CUDA wheels>)"
-        )
+        remedy = "rm -r .venv, then make env TORCH_INDEX=<an index with CUDA wheels>"
+        lacks.append(f"torch is the CPU build ({remedy})")
     if profile.processes > len(have):
         lacks.append(f"{profile.processes} processes train together, {len(have)} GPU(s) here (use more GPUs)")
+    here = min(have)  # nothing adds up over cards: sharing is counted already
     for stage, need in footprint.memory(profile, len(have)).items():
-        if need <= min(have):  # nothing adds up over cards: sharing is counted already
-            continue
         shared = stage == "training" and profile.sharding != "ddp"
         helps = "larger or more GPUs" if shared else "a GPU with more memory"
-        lacks.append(
-            f"{stage} takes {need / GB:,.0f} GB of each GPU, {min(have) / GB:,.0f} GB here (use {helps})"
-        )
+        sizes = f"{need / GB:,.0f} GB of each GPU, {here / GB:,.0f} GB here"
+        lacks += [f"{stage} takes {sizes} (use {helps})"] if need > here else []
     return lacks
-
-
-def _programs(profile: Profile) -> list[str]:
-    needed = {"peft": profile.tuning == "lora", "deepspeed": profile.sharding == "deepspeed"}
-    absent = [name for name, asked in needed.items() if asked and not find_spec(name)]
-    return [f"{name} is not installed (pip install {name})" for name in absent]
-
-
-def _host(profile: Profile) -> list[str]:
-    need, have = footprint.host(profile, len(devices.gpu_memory())), host_memory()
-    lack = f"loading takes {need / GB:,.0f} GB of memory, {have / GB:,.0f} GB are free (use a larger machine)"
-    return [lack] if need > have else []
 
 
 def _disk(profile: Profile) -> list[str]:
     """Room for results and downloads; both together where they lie on one disk."""
     results, cache = _existing(results_root()), _existing(hub.cache())
-    there = {results: footprint.disk(profile).results - _used(results_root() / profile.name)}
-    downloads = sum(
-        each for name, each in footprint.downloads(profile).items() if not _present(profile, name)[1]
-    )
     if results.stat().st_dev == cache.stat().st_dev:
-        there[results] += downloads
-    else:
-        there[cache] = downloads
+        cache = results
+    there = {results: footprint.disk(profile).results - _used(results_root() / profile.name)}
+    downloads = footprint.downloads(profile).items()
+    absent = sum(size for name, size in downloads if not _present(profile, name, "model")[1])
+    there[cache] = there.get(cache, 0) + absent
     move = "free some, or set GATEAU_RESULTS or HF_HOME to a larger disk"
     return [
         f"{folder} has {free / GB:,.0f} GB free of {need / GB:,.0f} GB needed ({move})"
         for folder, need in there.items()
-        if need > (free := free_disk(folder))
+        if need > (free := shutil.disk_usage(folder).free)
     ]
 
 
@@ -107,17 +97,7 @@ def _used(folder: Path) -> int:
     return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())
 
 
-def host_memory() -> int:
-    """Bytes of memory that are free."""
-    return psutil.virtual_memory().available
-
-
-def free_disk(folder: Path) -> int:
-    """Bytes that are free on the disk of a folder."""
-    return shutil.disk_usage(folder).free
-
-
-def _present(profile: Profile, repo: str, kind: hub.Kind = "model") -> tuple[str | None, list[Path]]:
+def _present(profile: Profile, repo: str, kind: hub.Kind) -> tuple[str | None, list[Path]]:
     """The commit that must be used, None if any will do, and the folders here that hold it."""
     if kind == "model" and (folder := Path(repo).expanduser()).is_dir():
         return None, [folder]
@@ -127,7 +107,7 @@ def _present(profile: Profile, repo: str, kind: hub.Kind = "model") -> tuple[str
 
 def model_missing(profile: Profile, name: str) -> str:
     """Why a model cannot be had, with the way to get it; empty if it can."""
-    entry, (revision, folders) = registry.models().get(name), _present(profile, name)
+    entry, (revision, folders) = registry.models().get(name), _present(profile, name, "model")
     if entry and entry.weights == "pickle":
         if any(list(folder.glob("*.safetensors")) for folder in folders):
             return ""
@@ -143,9 +123,8 @@ def data_missing(profile: Profile, key: str) -> str:
     """The same for a data set of the registry, which may also lie in ``$GATEAU_DATA``."""
     entry, own = registry.data_sets()[key], os.environ.get("GATEAU_DATA")
     revision, folders = _present(profile, entry.repo, "dataset")
-    if folders or (own and (Path(own).expanduser() / key).is_dir()):
-        return ""
-    if entry.host == "hub" and answers(entry.repo, "dataset"):
+    here = folders or (own and (Path(own).expanduser() / key).is_dir())
+    if here or (entry.host == "hub" and answers(entry.repo, "dataset")):
         return ""
     return f"{key} is not here{_at(revision)} ({hub.remedy(entry.repo, 'dataset', revision)})"
 

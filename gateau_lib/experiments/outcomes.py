@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,38 +27,29 @@ from gateau_lib.training.recipe import FineTune
 PERPLEXITY_TAIL = 64  # tokens
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(NamedTuple):
     """A model to be evaluated, and what its rows are called."""
 
     name: str
     folder: Path
     method: str
-    # Number of its candidate pool; None: it is untrained, and its rows are given to each seed.
-    seed: int | None
+    seed: int | None = None  # number of its candidate pool; None: untrained, its rows are given to each seed
 
 
 def tuned(jobs: Sequence[FineTune], folders: Sequence[Path]) -> list[Model]:
     """The models that runs have made."""
-    return [
-        Model(job.name, folder, job.method, job.pool_seed) for job, folder in zip(jobs, folders, strict=True)
-    ]
+    return [Model(job.name, path, job.method, job.pool_seed) for job, path in zip(jobs, folders, strict=True)]
 
 
 def untrained(method: str, folder: Path) -> Model:
     """A model that no run has made."""
-    return Model(method, folder, method, None)
+    return Model(method, folder, method)
 
 
 def evaluated(
     study: Study, data: Path, models: Sequence[Model], sets: Sequence[str], generated: bool
 ) -> pd.DataFrame:
-    """Rows of `planted.evaluate_all` with the columns ``method`` and ``seed``.
-
-    Args:
-        sets: names of held-out files below ``data/eval``.
-        generated: also decode answers.
-    """
+    """Rows of `planted.evaluate_all` on files of ``data/eval`` by name, with ``method`` and ``seed``."""
     paths = {name: data / "eval" / f"{name}.jsonl" for name in sets}
     folders = {model.name: model.folder for model in models}
     rows = evaluate_all(study, folders, paths, generated=generated, dtype=study.profile.dtype)
@@ -67,13 +58,10 @@ def evaluated(
 
 def by_method(rows: pd.DataFrame, models: Sequence[Model], pool_seeds: int) -> pd.DataFrame:
     """``rows`` with ``method`` and ``seed`` in place of ``model``; an untrained model's once a seed."""
-    named = {model.name: model for model in models}
-    frames = []
-    for name, group in rows.groupby("model", sort=False):
-        model, group = named[name], group.drop(columns="model")
-        seeds = range(pool_seeds) if model.seed is None else [model.seed]
-        frames += [group.assign(method=model.method, seed=seed) for seed in seeds]
-    return pd.concat(frames, ignore_index=True)
+    seeds = {m.name: range(pool_seeds) if m.seed is None else [m.seed] for m in models}
+    labels = [(m.name, m.method, seed) for m in models for seed in seeds[m.name]]
+    named = pd.DataFrame(labels, columns=["model", "method", "seed"])
+    return named.merge(rows, on="model").drop(columns="model")
 
 
 def _write_perplexity(
@@ -86,30 +74,19 @@ def _write_perplexity(
 def perplexities(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.DataFrame:
     """NLL by length of held-out documents that restate in their second half what their first half says.
 
-    Returns:
-        Columns ``method, seed, document, length, nll``: nats per token of the same last tokens, read with
-        ``length`` tokens.
+    Columns ``method, seed, document, length, nll``: nats per token of the same last tokens, read with
+    ``length`` tokens.
     """
     lengths, count = study.profile.eval_lengths, max(2, study.profile.eval_items // 2)
     # A document may miss its wanted length by a sentence or two.
-    sizes = (max(lengths) + 100, max(lengths) + 200)
-    longer = replace(study.profile, pool_tokens=sizes)
-    texts = [
-        text
-        for _, text in passages.documents(longer, tokenizer, study.seed * 100 + 90_000, "dependent", count)
-    ]
-    documents = [tokenizer(text, verbose=False)["input_ids"] for text in texts]
+    longer = replace(study.profile, pool_tokens=(max(lengths) + 100, max(lengths) + 200))
+    drawn = passages.documents(longer, tokenizer, study.seed * 100 + 90_000, "dependent", count)
+    documents = [tokenizer(text, verbose=False)["input_ids"] for _, text in drawn]
     inputs = {"documents": documents, "lengths": lengths, "dtype": study.profile.dtype}
-    builds = {
-        model.name: Build("perplexity", _write_perplexity, {"model": model.folder, **inputs})
-        for model in models
-    }
+    builds = {m.name: Build("perplexity", _write_perplexity, {"model": m.folder, **inputs}) for m in models}
     folders = build_all(study, builds, at_once(study.profile), "perplexity")
-    found = [
-        pd.read_parquet(folder / "rows.parquet").assign(model=name)
-        for name, folder in zip(builds, folders, strict=True)
-    ]
-    return by_method(pd.concat(found, ignore_index=True), models, study.profile.pool_seeds)
+    read = {name: pd.read_parquet(path / "rows.parquet") for name, path in zip(builds, folders, strict=True)}
+    return by_method(pd.concat(read, names=["model"]).reset_index("model"), models, study.profile.pool_seeds)
 
 
 def cost(profile: Profile) -> Work:
@@ -134,8 +111,7 @@ def cost(profile: Profile) -> Work:
 def metrics_rows(rows: pd.DataFrame, metric: str, measure: str, condition: str) -> list[dict[str, Any]]:
     """Metrics rows of `evidence.write_metrics`: the mean of ``measure`` for each method and seed, in order.
 
-    Args:
-        condition: a column of ``rows`` whose values are the conditions, or the condition itself.
+    ``condition`` is a column of ``rows`` whose values are the conditions, or the condition itself.
     """
     rows = rows.assign(condition=rows[condition].astype(str) if condition in rows else condition)
     groups = rows.groupby(["method", "condition", "seed"], sort=False)[measure]
@@ -149,29 +125,25 @@ def selection_metrics(rows: pd.DataFrame) -> list[dict[str, Any]]:
     Conditions: ``equal_tokens``; ``equal_epochs`` for the whole pool and GATEAU's selection, whose runs are
     the same.
     """
-    long, short = rows[rows["set"] == "long"], rows[rows["set"] == "short"]
-    found = metrics_rows(long, "long_accuracy", "token_accuracy", "equal_tokens")
-    found += metrics_rows(long, "long_exact", "exact_match", "equal_tokens")
-    found += metrics_rows(long, "long_f1", "f1", "equal_tokens")
-    found += metrics_rows(short, "short_accuracy", "token_accuracy", "equal_tokens")
+    measures = {"accuracy": "token_accuracy", "exact": "exact_match", "f1": "f1"}
+    asked = [("long", name) for name in measures] + [("short", "accuracy")]
+    found: list[dict[str, Any]] = []
+    for kind, name in asked:
+        found += metrics_rows(rows[rows["set"] == kind], f"{kind}_{name}", measures[name], "equal_tokens")
     epochs = {EQUAL_EPOCHS: "full", "gateau": "gateau"}
-    again = [
-        row | {"method": epochs[row["method"]], "condition": "equal_epochs"}
-        for row in found
-        if row["method"] in epochs
-    ]
-    return [row for row in found if row["method"] != EQUAL_EPOCHS] + again
+    again = [row | {"method": epochs[row["method"]]} for row in found if row["method"] in epochs]
+    equal = [row for row in found if row["method"] != EQUAL_EPOCHS]
+    return equal + [row | {"condition": "equal_epochs"} for row in again]
 
 
 def skip_metrics(rows: pd.DataFrame, cells: pd.DataFrame) -> list[dict[str, Any]]:
     """Metrics of the skipping runs: answer tokens right by length of the needle items, and on short tasks.
 
-    Args:
-        rows: of `evaluated` on the sets needle and short. cells: of `haystack.needle_cells`.
+    From rows of `evaluated` on the sets needle and short, and `haystack.needle_cells`.
     """
-    found = rows["method"].isin(("theta_a_stretched", *STRATEGIES))
-    needle = rows[found & (rows["set"] == "needle")].merge(cells, on="id", validate="many_to_one")
-    short = rows[found & (rows["set"] == "short")]
+    rows = rows[rows["method"].isin(("theta_a_stretched", *STRATEGIES))]
+    needle = rows[rows["set"] == "needle"].merge(cells, on="id", validate="many_to_one")
+    short = rows[rows["set"] == "short"]
     accuracy = metrics_rows(needle, "long_accuracy", "token_accuracy", "length")
     return accuracy + metrics_rows(short, "short_accuracy", "token_accuracy", "short_tasks")
 
@@ -194,14 +166,12 @@ def task_table(rows: pd.DataFrame) -> pd.DataFrame:
 def against(rows: Iterable[dict[str, Any]], reference: str) -> pd.DataFrame:
     """Each method's metrics rows less those of ``reference``, paired by seed: mean and 95 % interval.
 
-    Returns:
-        index ``method``; columns ``value`` (mean), ``difference``, ``low``, ``high`` (NaN with fewer than
-        three seeds).
+    Columns ``value`` (mean), ``difference``, ``low``, ``high`` (NaN with fewer than three seeds).
     """
     table = pd.DataFrame(rows).pivot(index="seed", columns="method", values="value")
     out = {}
-    for method in table:
-        gap = table[method] - table[reference]
+    for method, value in table.items():
+        gap = value - table[reference]
         mean, low, high = t_interval(gap) if len(gap) >= SEEDS else (gap.mean(), np.nan, np.nan)
-        out[method] = {"value": table[method].mean(), "difference": mean, "low": low, "high": high}
+        out[method] = {"value": value.mean(), "difference": mean, "low": low, "high": high}
     return pd.DataFrame(out).T.rename_axis("method").sort_values("value", ascending=False)

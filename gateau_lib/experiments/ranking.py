@@ -1,5 +1,4 @@
-"""From the scores of a pool to rankings, selections and the rows that the claims are judged by (notebooks 03,
-04 and 05).
+"""From scores of a pool to rankings, selections and the rows that claims are judged by (notebooks 03 to 05).
 
 A *pool table* is what `pool.scored` returns for one pool and seed; a *method* is a column that is high for
 what it would select.
@@ -37,7 +36,7 @@ COMBINATIONS = {
     "gateau_softmax_both": "GATEAU (both softmax)",
     "gateau_as_released": "GATEAU (as released)",
 }
-AWARENESS = {
+NAMES = {  # of other columns
     "cam_default": METHODS["cam"].title,
     "cam_softmax_attention": "CAM, softmax attention",
     "cam_aligned": "CAM, opposite sign",
@@ -46,26 +45,21 @@ AWARENESS = {
     "cam_shuffled_attention": "CAM, attention shuffled",
     "top_segment_match": "most attended = most important",
     "importance_range": "importance range, no attention",
+    "hmp": "HMP",
+    "prolong_no_specificity": "ProLong without specificity",
 }
-MORE = {"hmp": "HMP", "prolong_no_specificity": "ProLong without specificity"}
 name_in_figures()
-labels.LABELS.update(GUIDANCE | COMBINATIONS | AWARENESS | MORE)
+labels.LABELS.update(GUIDANCE | COMBINATIONS | NAMES)
 
 # The registered methods that pool tables hold, some by columns of other names: name -> column.
-COLUMN_OF = {
+COLUMN_OF = {name: name for name in ("prolong", "ifd", "longest", "random")} | {
     "gateau": "gateau_rank",
     "hmg": "hmg_minmax_ntk",
     "cam": "cam_default",
-    "prolong": "prolong",
-    "ifd": "ifd",
     "contrast": "contrast_log",
     "perplexity": "perplexity_guidance",
-    "longest": "longest",
-    "random": "random",
 }
-OTHERS = tuple(
-    name for name in METHODS if name not in COLUMN_OF
-)  # scored by `pool.others`, columns of their own name
+OTHERS = tuple(name for name in METHODS if name not in COLUMN_OF)  # of `pool.others`, under their own names
 
 
 def guidance(table: pd.DataFrame) -> pd.DataFrame:
@@ -73,8 +67,7 @@ def guidance(table: pd.DataFrame) -> pd.DataFrame:
 
     ``hmg_minmax_<reading>``: the min-max perplexity gap d_k (GATEAU; the softmax after it changes no rank);
     ``hmg_log_<reading>``: the gap in nats; ``contrast_log``: the gap of the long model to itself cut to the
-    short window;
-    ``perplexity_guidance``: the long model's NLL.
+    short window; ``perplexity_guidance``: the long model's NLL.
     """
     long = table["nll_long"]
     gaps = {f"hmg_minmax_{r}": pool_gap(table[f"nll_short_{r}"], long) for r in READINGS}
@@ -85,39 +78,28 @@ def guidance(table: pd.DataFrame) -> pd.DataFrame:
 def combined(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """A pool table with HMP, GATEAU's three combinations and the baselines that notebook 05 adds.
 
-    ``hmp``: with the short model's window extended, as published; ``ifd``: see
-    `baselines.difficulty_ranking`; ``longest``: tokens.
-
-    Args:
-        alpha: weight of HMP against CAM.
+    ``hmp``: as published, with the short model's window extended; ``alpha``: its weight against CAM; ``ifd``:
+    by `baselines.difficulty_ranking`; ``longest``: tokens.
     """
     hmp = homologous_models_perplexity(table["nll_short_ntk"], table["nll_long"])
     mixed = {f"gateau_{v}": gateau.combine(hmp, table["cam_default"], v, alpha) for v in gateau.VARIANTS}
-    ifd = baselines.instruction_following_difficulty(table["nll_long"], table["nll_alone"])
-    longest = table["n_tokens"].astype(float)
-    return table.assign(hmp=hmp, **mixed, ifd=baselines.difficulty_ranking(ifd), longest=longest)
+    ifd = baselines.difficulty_ranking(score_columns(table)["ifd"])
+    return table.assign(hmp=hmp, **mixed, ifd=ifd, longest=table["n_tokens"].astype(float))
 
 
 def score_columns(table: pd.DataFrame) -> pd.DataFrame:
     """A pool table with the column names of a score table, which registered methods rank by."""
     names = {"nll_short_ntk": "nll_short", "cam_default": "cam", "n_tokens": "tokens"}
-    ifd = baselines.instruction_following_difficulty(table["nll_long"], table["nll_alone"])
-    gaps = {
-        "hmg": table["nll_short_ntk"] - table["nll_long"],
-        "contrast": table["nll_long_truncate"] - table["nll_long"],
-    }
-    return table.rename(columns=names).assign(ifd=ifd, **gaps)
+    return table.rename(columns=names).assign(
+        ifd=baselines.instruction_following_difficulty(table["nll_long"], table["nll_alone"]),
+        hmg=table["nll_short_ntk"] - table["nll_long"],
+        contrast=table["nll_long_truncate"] - table["nll_long"],
+    )
 
 
 def others(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    """A pool table with a column for each of `OTHERS`; who may not be selected stands last.
-
-    Args:
-        table: with all parts of `pool.PARTS`.
-        alpha: weight of HMP against CAM.
-    """
-    scores = score_columns(table)
-    columns = {}
+    """A pool table of all `pool.PARTS` with a column for each of `OTHERS`; who may not be chosen is last."""
+    scores, columns = score_columns(table), {}
     for name in OTHERS:
         fit = [METHODS[name].unfit(row) is None for row in scores.to_dict("records")]
         columns[name] = np.where(fit, METHODS[name].rank(scores, RankOptions(alpha=alpha)), -np.inf)
@@ -126,9 +108,8 @@ def others(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
 
 def by_pool(table: pd.DataFrame, function: Any, *arguments: Any) -> pd.DataFrame:
     """``function`` (such as `guidance`) on each pool and seed by itself, the rows in their order."""
-    count = table.attrs.get("count")
     whole = pd.concat([function(part, *arguments) for _, part in table.groupby(["pool", "seed"], sort=False)])
-    whole.attrs["count"] = count
+    whole.attrs["count"] = table.attrs.get("count")
     return whole
 
 
@@ -137,56 +118,40 @@ def auc_rows(table: pd.DataFrame, methods: Sequence[str], label: str = "needs_fa
     return _rows(table, methods, "auc", lambda part, m: auc(part[label], part[m]))
 
 
-def precision_rows(
-    table: pd.DataFrame, methods: Sequence[str], fractions: Sequence[float] = FRACTIONS
-) -> list[dict[str, Any]]:
+def precision_rows(table: pd.DataFrame, methods: Sequence[str]) -> list[dict[str, Any]]:
     """Metrics rows ``precision_at_10`` and so on: the share of wanted samples in a method's top fraction."""
     rows = []
-    for fraction in fractions:
-        name = f"precision_at_{round(100 * fraction)}"
-        rows += _rows(
-            table, methods, name, lambda part, m, f=fraction: precision_at(part["needs_far"], part[m], f)
-        )
+    for f in FRACTIONS:
+        name = f"precision_at_{round(100 * f)}"
+        rows += _rows(table, methods, name, lambda part, m, f=f: precision_at(part["needs_far"], part[m], f))
     return rows
 
 
 def correlation_rows(
-    table: pd.DataFrame, methods: Sequence[str], other: str, condition: str = ""
+    table: pd.DataFrame, methods: Sequence[str], other: str, condition: str
 ) -> list[dict[str, Any]]:
-    """Metrics rows ``rank_correlation`` of each method with the column ``other``; the condition is
-    ``condition`` or the pool."""
+    """Metrics rows ``rank_correlation`` of each method with the column ``other``, of each pool and seed."""
     rows = _rows(table, methods, "rank_correlation", lambda part, m: rank_correlation(part[m], part[other]))
-    return [row | {"condition": condition or row["condition"]} for row in rows]
+    return [row | {"condition": condition} for row in rows]
 
 
 def _rows(table: pd.DataFrame, methods: Sequence[str], metric: str, measure: Any) -> list[dict[str, Any]]:
-    return [
-        {
-            "metric": metric,
-            "method": m,
-            "condition": pool,
-            "seed": seed,
-            "value": measure(part, m),
-            "n": len(part),
-        }
-        for (pool, seed), part in table.groupby(["pool", "seed"], sort=False)
-        for m in methods
-    ]
+    parts = table.groupby(["pool", "seed"], sort=False)
+    about = [({"condition": pool, "seed": seed, "n": len(part)}, part) for (pool, seed), part in parts]
+    named = [(*each, m) for each in about for m in methods]
+    return [{"metric": metric, "method": m, **each, "value": measure(part, m)} for each, part, m in named]
 
 
 def mean_table(rows: Sequence[dict[str, Any]], columns: str = "condition") -> pd.DataFrame:
     """Metrics rows as a table of means over seeds: methods by ``columns``, in their order of appearance."""
-    frame = pd.DataFrame(rows)
-    table = frame.pivot_table(index="method", columns=columns, values="value", aggfunc="mean")
-    return table.loc[list(dict.fromkeys(frame["method"])), list(dict.fromkeys(frame[columns]))]
+    means = pd.DataFrame(rows).groupby(["method", columns], sort=False)["value"].mean()
+    return means.unstack(columns, sort=False)
 
 
-def within_lengths(table: pd.DataFrame, method: str, bins: int = 3) -> float:
-    """AUC among samples of like length: the mean over equal parts of the pool by ``n_tokens``, weighted by
-    pairs."""
-    part = pd.qcut(table["n_tokens"].rank(method="first"), bins, labels=False)
+def within_lengths(table: pd.DataFrame, method: str) -> float:
+    """AUC among samples of like length: mean over thirds of the pool by ``n_tokens``, weighted by pairs."""
     found, weights = [], []
-    for _, rows in table.groupby(part):
+    for _, rows in table.groupby(pd.qcut(table["n_tokens"].rank(method="first"), 3, labels=False)):
         wanted = int(rows["needs_far"].sum())
         if 0 < wanted < len(rows):  # else there is nothing to tell apart
             found.append(auc(rows["needs_far"], rows[method]))
@@ -201,18 +166,14 @@ def mean_correlation(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFram
 
 
 def selections(table: pd.DataFrame, fraction: float, seed: int) -> dict[str, list[str]]:
-    """What every selector takes from one pool, best first: ids by the selector's name, as notebook 06 trains
-    on them.
+    """What every selector takes from one pool, best first: selector -> ids, as notebook 06 trains on them.
 
-    Args:
-        table: a pool table with `guidance`, CAM, ProLong and `combined`.
-        fraction: share of the pool; ``full`` takes all of it.
-        seed: of the random draws.
+    The pool table has `guidance`, CAM, ProLong and `combined`; ``full`` takes all of it.
     """
     ids = list(table["id"])
-    methods = {"gateau": "gateau_rank", "hmg": "hmp", "cam": "cam_default", "prolong": "prolong"}
-    methods |= {"perplexity": "perplexity_guidance"}
-    chosen = {name: selection.top_fraction(ids, table[method], fraction) for name, method in methods.items()}
+    columns = {name: COLUMN_OF[name] for name in ("gateau", "hmg", "cam", "prolong", "perplexity")}
+    columns["hmg"] = "hmp"
+    chosen = {name: selection.top_fraction(ids, table[column], fraction) for name, column in columns.items()}
     size = len(chosen["gateau"])
     return chosen | {
         "random": baselines.random_subset(ids, size, seed),
@@ -222,21 +183,25 @@ def selections(table: pd.DataFrame, fraction: float, seed: int) -> dict[str, lis
     }
 
 
+def overlap(a: Sequence[str], b: Sequence[str]) -> float:
+    """Jaccard index of two selections, in [0, 1]; two empty ones are equal, 1."""
+    union = set(a) | set(b)
+    return len(set(a) & set(b)) / len(union) if union else 1.0
+
+
 def overlaps(chosen: dict[str, Sequence[str]]) -> pd.DataFrame:
-    """Jaccard index of every two selections, (selections, selections)."""
+    """`overlap` of every two selections, (selections, selections)."""
     return pd.DataFrame({a: {b: overlap(chosen[a], chosen[b]) for b in chosen} for a in chosen})
 
 
 def twins(ids: Sequence[str]) -> int:
     """Planted near duplicates that were selected together with the sample they copy."""
-    return sum(
-        "-near_duplicate-" in each and each.replace("-near_duplicate-", "-far-") in set(ids) for each in ids
-    )
+    copies = [each for each in ids if "-near_duplicate-" in each]
+    return len({each.replace("-near_duplicate-", "-far-") for each in copies} & set(ids))
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's correlation of two scores over a pool: the audit of how much a part decides the combined
-    ranking.
+    """Spearman's correlation of two scores over a pool: how much a part decides the combined ranking.
 
     Raises:
         ValueError: NaN, or a constant score (its ranks are undefined).
@@ -247,32 +212,18 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     return float(spearmanr(x, y).statistic)
 
 
-def overlap(a: Sequence[str], b: Sequence[str]) -> float:
-    """Jaccard index of two selections, in [0, 1]; two empty ones are equal, 1."""
-    union = set(a) | set(b)
-    return len(set(a) & set(b)) / len(union) if union else 1.0
-
-
-def _labelled(labels: Sequence[bool], scores: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    values, truth = numbers(scores, "scores"), np.asarray(labels, dtype=bool)
-    if truth.shape != values.shape:
-        raise ValueError(f"{truth.size} labels for {values.size} scores")
-    return truth, values
-
-
 def auc(labels: Sequence[bool], scores: Sequence[float]) -> float:
-    """Chance that a labelled sample scores above an unlabelled one, ties half: the area under the ROC
-    curve."""
-    truth, values = _labelled(labels, scores)
+    """Area under the ROC curve: chance that a labelled sample scores above an unlabelled one, ties half."""
+    truth, values = np.asarray(labels, dtype=bool), numbers(scores, "scores")
     if truth.all() or not truth.any():
         raise ValueError("AUC needs samples with and without the label; check the pool's kinds")
     return float(roc_auc_score(truth, rankdata(values)))  # ranks, because the library refuses infinite scores
 
 
 def precision_at(labels: Sequence[bool], scores: Sequence[float], fraction: float) -> float:
-    """Share of labelled samples in the top ``fraction``; samples tied at the edge count by their expected
+    """Share of labelled samples in the top ``fraction``; those tied at its edge count by their expected
     share."""
-    truth, values = _labelled(labels, scores)
+    truth, values = np.asarray(labels, dtype=bool), numbers(scores, "scores")
     k = size(values.size, fraction)
     edge = np.sort(values)[-k]
     above, tied = values > edge, values == edge

@@ -22,21 +22,12 @@ def load_tokenizer(study: Study) -> Any:
 
 
 # Fields of a profile that decide what the corpus holds; others may change without making it anew.
-_FIELDS = (
-    "short_model",
-    "short_window",
-    "pool_per_kind",
-    "pool_tokens",
-    "pool_seeds",
-    "short_pool",
-    "eval_items",
-    "eval_lengths",
-)
+_FIELDS = "short_model short_window pool_per_kind pool_tokens pool_seeds short_pool eval_items eval_lengths"
 
 
 def prepared(study: Study) -> Path:
     """The study's corpus folder (see `corpus.write_corpus`), made once for its profile and seed."""
-    inputs = {name: getattr(study.profile, name) for name in _FIELDS}
+    inputs = {name: getattr(study.profile, name) for name in _FIELDS.split()}
     if study.profile.short_model == "shipped":
         inputs["shipped"] = SHIPPED
     elif study.profile.short_model != "scratch":

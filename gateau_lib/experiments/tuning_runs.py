@@ -1,9 +1,8 @@
 """The two training experiments of notebooks 06 and 07: which runs there are, and what their logs say.
 
-*Selection*: the long model is fine-tuned on short instructions plus what a selector chose from a pool, all
-with one token budget. *Skipping*: the short model, its RoPE base stretched and not yet trained at it, is
-fine-tuned on short instructions alone under each position strategy. Every run exists once a candidate pool
-``n``; ``n`` is the seed of its metrics rows.
+*Selection*: the long model is tuned on short instructions plus what a selector chose from a pool, with one
+token budget. *Skipping*: the short model, its RoPE base stretched and not yet trained at it, is tuned on
+short instructions alone under each position strategy. Every run exists once a candidate pool ``n``, its seed.
 """
 
 from __future__ import annotations
@@ -11,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -37,19 +37,14 @@ STRATEGIES = ("normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all"
 EQUAL_EPOCHS = "full_epochs"  # the whole pool once more, as many times over as GATEAU's selection
 SELECTION_RUNS = ("short_only", *SELECTORS, EQUAL_EPOCHS)
 
-Experiment = Literal["selection", "skipping"]
-PREFIXES: dict[Experiment, str] = {"selection": "sft", "skipping": "skip"}  # of the names of runs
+# Prefix of the runs' names, and the methods.
+RUNS = {"selection": ("sft", SELECTION_RUNS), "skipping": ("skip", STRATEGIES)}
 
 
-def run_name(experiment: Experiment, method: str, n: int) -> str:
-    """Name of the run of a method on candidate pool ``n``, for example ``sft-gateau-0``."""
-    return f"{PREFIXES[experiment]}-{method}-{n}"
-
-
-def run_names(profile: Profile, experiment: Experiment) -> list[str]:
-    """Names of all runs of an experiment."""
-    methods = SELECTION_RUNS if experiment == "selection" else STRATEGIES
-    return [run_name(experiment, method, n) for n in range(profile.pool_seeds) for method in methods]
+def run_names(profile: Profile, experiment: str) -> list[str]:
+    """Names of all runs of an experiment of `RUNS`, for example ``sft-gateau-0``."""
+    prefix, methods = RUNS[experiment]
+    return [f"{prefix}-{method}-{n}" for n in range(profile.pool_seeds) for method in methods]
 
 
 def selected_ids(study: Study, selector: str, n: int) -> tuple[str, ...]:
@@ -60,26 +55,17 @@ def selected_ids(study: Study, selector: str, n: int) -> tuple[str, ...]:
     """
     path = study.root / "selected" / f"05_{selector}-{n}.json"
     if not path.is_file():
-        raise DataError(
-            f"{path}: no selection by {selector!r}; run notebook 05 of profile {study.profile.name} first"
-        )
+        first = f"run notebook 05 of profile {study.profile.name} first"
+        raise DataError(f"{path}: no selection by {selector!r}; {first}")
     return tuple(sorted(json.loads(path.read_text(encoding="utf-8"))))
 
 
 def _job(
-    study: Study,
-    data: Path,
-    experiment: Experiment,
-    method: str,
-    n: int,
-    base: Path,
-    tokens: int,
-    **settings: Any,
+    study: Study, data: Path, experiment: str, method: str, n: int, tokens: int, **settings: Any
 ) -> FineTune:
     profile = study.profile
     return FineTune(
-        name=run_name(experiment, method, n),
-        base=base,
+        name=f"{RUNS[experiment][0]}-{method}-{n}",
         samples=(data / "short" / f"{n}.jsonl",),
         length=ByTokens(tokens, profile.sft_batch_tokens),
         window=profile.long_window,
@@ -98,56 +84,39 @@ def scale(profile: Profile) -> dict[str, Any]:
 
     Models that were not built here are large, and keep no activations but those at gradient checkpoints.
     """
+    same = {name: getattr(profile, name) for name in ("dtype", "processes", "tuning", "sharding")}
     small = profile.short_model in ("scratch", "shipped")
-    return {
-        "dtype": profile.dtype,
-        "processes": profile.processes,
-        "tuning": profile.tuning,
-        "sharding": profile.sharding,
-        "micro_tokens": profile.micro_tokens or None,
-        "gradient_checkpointing": not small,
-    }
+    return same | {"micro_tokens": profile.micro_tokens or None, "gradient_checkpointing": not small}
 
 
 def selection_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     """Fine-tuning of the long model with equal tokens, and on the whole pool again with equal epochs.
 
-    Args:
-        data: of `study_corpus.prepared`. pair: of `pretrain.pair`.
-
     Raises:
         DataError: a selection of notebook 05 is missing.
     """
-    jobs = []
+    jobs, budget = [], study.profile.sft_tokens
     for n in range(study.profile.pool_seeds):
-        pool, budget = data / "pools" / f"independent-{n}.jsonl", study.profile.sft_tokens
-        shared: dict[str, Any] = {"experiment": "selection", "n": n, "base": pair / "long"}
-        jobs.append(_job(study, data, method="short_only", tokens=budget, **shared))
-        shared["pool"] = pool
-        by_selector = {}
-        for selector in SELECTORS:
-            ids = selected_ids(study, selector, n)
-            by_selector[selector] = _job(study, data, method=selector, tokens=budget, selected=ids, **shared)
-        full, gateau = by_selector["full"], by_selector["gateau"]
-        longer = round(budget * sum(sample_lengths(full)) / sum(sample_lengths(gateau)))
-        again = _job(study, data, method=EQUAL_EPOCHS, tokens=longer, selected=full.selected, **shared)
-        jobs += [*by_selector.values(), again]
+        job = partial(_job, study, data, "selection", n=n, base=pair / "long")
+        pool = data / "pools" / f"independent-{n}.jsonl"
+        chosen = {name: selected_ids(study, name, n) for name in SELECTORS}
+        runs = {name: job(name, tokens=budget, pool=pool, selected=ids) for name, ids in chosen.items()}
+        longer = round(budget * sum(sample_lengths(runs["full"])) / sum(sample_lengths(runs["gateau"])))
+        again = job(EQUAL_EPOCHS, tokens=longer, pool=pool, selected=chosen["full"])
+        jobs += [job("short_only", tokens=budget), *runs.values(), again]
     return jobs
 
 
 def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     """Fine-tuning of the stretched short model on short instructions, equal tokens and samples."""
-    theta = _stretched_theta(study, pair)
-    shared: dict[str, Any] = {"experiment": "skipping", "base": pair / "short", "rope_theta": theta}
+    shared: dict[str, Any] = {"base": pair / "short", "rope_theta": _stretched_theta(study, pair)}
     shared["tokens"] = study.profile.skip_steps * study.profile.sft_batch_tokens
-    jobs = []
-    for n in range(study.profile.pool_seeds):
-        for strategy in STRATEGIES:
-            # Packed: plain causal attention over the whole row. Kept apart, it would only be Normal in other
-            # batches.
-            own: dict[str, Any] = {"strategy": strategy, "packed_isolated": strategy != "packed"}
-            jobs.append(_job(study, data, method=strategy, n=n, **own, **shared))
-    return jobs
+    # Packed: plain causal attention over the whole row. Kept apart, it would only be Normal in other batches.
+    return [
+        _job(study, data, "skipping", name, n, **shared, strategy=name, packed_isolated=name != "packed")
+        for n in range(study.profile.pool_seeds)
+        for name in STRATEGIES
+    ]
 
 
 def cost(profile: Profile) -> list[Work]:
@@ -184,19 +153,17 @@ def batch_shapes(job: FineTune) -> dict[str, list[tuple[int, int]]]:
 
     As they come: the same samples as in the sorted batches, shuffled, in as many batches.
     """
-    lengths = sample_lengths(job)
-    length = cast(ByTokens, job.length)
+    lengths, length = sample_lengths(job), cast(ByTokens, job.length)
     size = (length.tokens, length.batch_tokens, job.seed)
     plan = plan_batches(lengths, *size)
     order = np.random.default_rng(job.seed).permutation([i for batch in plan for (i,) in batch])
     naive: list[list[tuple[int, ...]]] = [[(i,) for i in part] for part in np.array_split(order, len(plan))]
-    packed = plan_batches(lengths, *size, job.window)
 
     def shape(batch: list[tuple[int, ...]]) -> tuple[int, int]:
         rows = [sum(lengths[i] for i in row) for row in batch]
         return sum(rows), len(rows) * max(rows) - sum(rows)
 
-    plans = {"as they come": naive, "sorted": plan, "packed": packed}
+    plans = {"as they come": naive, "sorted": plan, "packed": plan_batches(lengths, *size, job.window)}
     return {name: [shape(batch) for batch in batches] for name, batches in plans.items()}
 
 
@@ -210,36 +177,33 @@ def training_table(jobs: Sequence[FineTune], folders: Sequence[Path]) -> pd.Data
         log = training_log(folder)
         losses = log.pop("losses")
         labels = {"experiment": job.experiment, "method": job.method, "seed": job.pool_seed}
-        last = losses[-max(1, len(losses) // 5) :]
-        rows.append({**labels, **log, "loss": float(np.mean(last))})
+        rows.append({**labels, **log, "loss": float(np.mean(losses[-max(1, len(losses) // 5) :]))})
     return pd.DataFrame(rows)
 
 
-def loss_table(jobs: Sequence[FineTune], folders: Sequence[Path], smooth: int = 5) -> pd.DataFrame:
-    """Loss of every method, mean over seeds, then over ``smooth`` steps: ``model, step, loss`` (nats)."""
+def loss_table(jobs: Sequence[FineTune], folders: Sequence[Path]) -> pd.DataFrame:
+    """Loss of every method, mean over seeds, then over five steps: ``model, step, loss`` (nats)."""
     logs = []
     for job, folder in zip(jobs, folders, strict=True):
         losses = training_log(folder)["losses"]
         logs.append(pd.DataFrame({"model": job.method, "step": range(1, len(losses) + 1), "loss": losses}))
     means = pd.concat(logs).groupby(["model", "step"], sort=False)["loss"].mean()
-    rolled = means.groupby(level="model", sort=False).transform(
-        lambda loss: loss.rolling(smooth, min_periods=1).mean()
-    )
+    models = means.groupby(level="model", sort=False)
+    rolled = models.transform(lambda loss: loss.rolling(5, min_periods=1).mean())
     return rolled.reset_index().sort_values("step", kind="stable")
 
 
 def stretched(study: Study, pair: Path) -> Path:
     """Folder of the short model stretched to the target window, untrained at it: where skipping starts."""
-    profile = study.profile
-    theta, window = _stretched_theta(study, pair), profile.long_window
+    theta, window, dtype = _stretched_theta(study, pair), study.profile.long_window, study.profile.dtype
 
     def build(out: Path) -> None:
         # Not on a GPU: it is on its way to a file only.
-        model, tokenizer = loading.load(pair / "short", profile.dtype, torch.device("cpu"))
+        model, tokenizer = loading.load(pair / "short", dtype, torch.device("cpu"))
         rope.with_rope_theta(model, theta, window).save_pretrained(out)
         tokenizer.save_pretrained(out)
 
-    made_of = {"short": pair / "short", "theta": theta, "window": window, "dtype": profile.dtype}
+    made_of = {"short": pair / "short", "theta": theta, "window": window, "dtype": dtype}
     return artefact(study, "stretched", build, code=[stretched], **made_of)
 
 
@@ -247,21 +211,15 @@ def stretched(study: Study, pair: Path) -> Path:
 def influence(model: PreTrainedModel, ids: Sequence[int], positions: Sequence[int], mask: bool) -> np.ndarray:
     """Which tokens can change what the model computes at which others: each is exchanged, outputs compared.
 
-    Args:
-        mask: pass a mask of ones; otherwise none.
-
-    Returns:
-        bool ``(tokens, tokens)``: row i, column j is true if token j reaches token i.
+    ``mask``: pass a mask of ones; otherwise none. Returns bool ``(tokens, tokens)``: row i, column j is true
+    if token j reaches token i.
     """
-    n = len(ids)
+    n, vocabulary = len(ids), model.config.vocab_size
     batch = torch.tensor(ids).repeat(n + 1, 1)
-    batch[range(n), range(n)] = (
-        batch[range(n), range(n)] + 1
-    ) % model.config.vocab_size  # the last row stays as it is
+    batch[range(n), range(n)] = (batch[range(n), range(n)] + 1) % vocabulary  # the last row stays as it is
     given = {"input_ids": batch, "position_ids": torch.tensor(positions).repeat(n + 1, 1)}
     given |= {"attention_mask": torch.ones_like(batch)} if mask else {}
-    hidden = model.model(
-        **{k: v.to(model.device) for k, v in given.items()}, use_cache=False
-    ).last_hidden_state
+    there = {name: tensor.to(model.device) for name, tensor in given.items()}
+    hidden = model.model(**there, use_cache=False).last_hidden_state
     change = (hidden[:n] - hidden[n]).abs().amax(-1)  # (exchanged token, token)
     return (change > 1e-6 * hidden.abs().max()).T.cpu().numpy()

@@ -1,8 +1,7 @@
 """The papers, one file a method: formula, source, open points.
 
-This file lists them. A selector is one file of this folder and one line here. What a command offers, what the
-score table holds, what the plan counts and what figures call a method is read from `METHODS`; its order is
-theirs.
+A selector is one file of this folder and one line here. What a command offers, what the score table holds,
+what the plan counts and what figures call a method is read from `METHODS`; its order is theirs.
 """
 
 from importlib import import_module
@@ -13,10 +12,8 @@ from gateau_lib.study import labels
 
 def listed(*places: str) -> dict[str, Method]:
     """The methods that stand at these places (``module:NAME``), by name."""
-    parts = [place.split(":") for place in places]
-    return {
-        method.name: method for method in (getattr(import_module(module), name) for module, name in parts)
-    }
+    found = [getattr(import_module(module), name) for module, name in (place.split(":") for place in places)]
+    return {method.name: method for method in found}
 
 
 METHODS = listed(
@@ -40,9 +37,7 @@ def scored_with(method: Method, column: str) -> str:
 
 
 def name_in_figures() -> None:
-    """Let figures and reports call and draw the methods by their titles and looks.
-
-    Not done on import: what runs there counts in the keys of all that this folder holds.
-    """
+    """Let figures and reports call and draw the methods by their titles and looks."""
+    # Not done on import: what runs there counts in the keys of all that this folder holds.
     labels.LABELS.update({name: method.title for name, method in METHODS.items()})
     labels.LOOKS.update({name: method.look for name, method in METHODS.items()})

@@ -1,19 +1,14 @@
-"""What a selection method is to this library: one entry that scoring, selecting, the plan and the figures
-read.
+"""What a selection method is here: one entry that scoring, selecting, the plan and the figures read.
 
 Nothing here needs torch, so that formulas can be read, ranked by and tested without a model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-
-from gateau_lib.data.samples import Encoded, Sample
 
 Reading = Literal["ntk", "truncate", "raw"]  # how the short model reads beyond its window
 READINGS: tuple[Reading, ...] = get_args(Reading)
@@ -41,25 +36,6 @@ class Options:
         return "adaptive" if self.adaptive else "exact"
 
 
-class Readings(Protocol):
-    """What both models said of a shard; `reader.Reader` has it, each pass with its cost beside it."""
-
-    samples: Sequence[Sample]
-    encoded: Sequence[Encoded]
-    options: Options
-    nll_long: np.ndarray  # (n,) mean NLL of the response, nats per token, as the three below
-    nll_short: np.ndarray
-    nll_cut: np.ndarray  # by the long model, on what the short window holds
-    nll_alone: np.ndarray  # by the long model, without the prompt
-    long_pass: Sequence[Any]  # a `model_passes.LongPass` a sample
-    segment_nll: Sequence[np.ndarray]  # (segments,) a sample
-    far_attention: np.ndarray  # (n,)
-    dependencies: pd.DataFrame  # a row a sample
-
-    def segment_chars(self) -> list[list[int]]:
-        """Where each sample's segments begin and end, as characters of its context."""
-
-
 @dataclass(frozen=True)
 class RankOptions:
     """What a ranking depends on, beside the scores."""
@@ -69,33 +45,28 @@ class RankOptions:
     seed: int = 0  # of a random order
 
 
-def nobody(row: Mapping[str, Any]) -> str | None:
-    """No sample is kept out of the selection."""
-    return None
+Ranking = Callable[[pd.DataFrame, RankOptions], np.ndarray]  # rows of a pool -> numbers, high = select
+
+
+def by(column: str) -> Ranking:
+    """The ranking by a column of the score table as it stands."""
+    return lambda pool, options: pool[column].to_numpy(dtype=float)
 
 
 @dataclass(frozen=True)
 class Method:
-    """One selector, from what it reads to how it is drawn.
-
-    A method without ``fill`` asks the models nothing of its own: it ranks by what others leave, or by
-    lengths.
-    """
+    """One selector. Without ``fill`` it asks the models nothing: it ranks by lengths or what others leave."""
 
     name: str  # as --methods and --score take it
     title: str  # as a reader sees it
     source: str  # paper, section, arXiv id, file of the released code
-    # The rows of a pool -> a number each, high = select.
-    rank: Callable[[pd.DataFrame, RankOptions], np.ndarray]
-    # Columns of the score table that ``rank`` reads; a row without one is left out.
-    needs: tuple[str, ...] = ()
-    # A shard -> its columns, a value a sample.
-    fill: Callable[[Readings], Columns] | None = None
-    # What ``fill`` reads of the `reader.Reader`, which tells what it costs.
-    passes: tuple[str, ...] = ()
-    # Numbers that ``fill`` leaves in the score table, and what else: column -> what it holds.
-    columns: tuple[str, ...] = ()
-    details: Mapping[str, Kind] = field(default_factory=dict)
+    rank: Ranking
+    needs: tuple[str, ...] = ()  # columns of the table that ``rank`` reads; a row without one is left out
+    # A shard as both models read it, a `reader.Reader` -> its columns, a value a sample.
+    fill: Callable[[Any], Columns] | None = None
+    passes: tuple[str, ...] = ()  # what ``fill`` reads of the `reader.Reader`, which tells what it costs
+    columns: tuple[str, ...] = ()  # numbers that ``fill`` leaves in the score table
+    details: Mapping[str, Kind] = field(default_factory=dict)  # what else it leaves: column -> what it holds
     # Why a row is never selected, None if it may be.
-    unfit: Callable[[Mapping[str, Any]], str | None] = nobody
+    unfit: Callable[[Mapping[str, Any]], str | None] = lambda row: None
     look: tuple[str, str] = ("#8A8A8A", "o")  # colour and marker of its line

@@ -17,16 +17,14 @@ the long model at hand is the reader. The length-matched random subset is no met
 another selection to match.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gateau_lib.methods.base import Columns, Method, RankOptions, Readings
+from gateau_lib.methods.base import Columns, Method, RankOptions, by
 from gateau_lib.methods.hmg import pool_gap
 from gateau_lib.methods.selection import numbers, unique
 
@@ -42,15 +40,13 @@ def random_subset(ids: Sequence[str], k: int, seed: int) -> list[str]:
 def length_matched_random(
     ids: Sequence[str], lengths: Sequence[float], chosen: Sequence[str], seed: int
 ) -> list[str]:
-    """A random subset of the whole pool with as many samples from each tenth of the pool's lengths as
-    ``chosen`` has.
+    """The control for "it only picked long samples": as many from each tenth of lengths as ``chosen`` has.
 
-    The control for "it only picked long samples". Drawn from all samples, the chosen ones included.
+    Drawn from all samples, the chosen ones included.
     """
     sizes = numbers(lengths, "lengths", ids)
-    tenths = np.searchsorted(
-        np.unique(np.quantile(sizes, np.arange(1, 10) / 10)), sizes
-    )  # equal lengths share a bin
+    borders = np.unique(np.quantile(sizes, np.arange(1, 10) / 10))  # equal lengths share a bin
+    tenths = np.searchsorted(borders, sizes)
     of = dict(zip(unique(ids), tenths, strict=True))
     unknown = [each for each in chosen if each not in of]
     if unknown:
@@ -72,11 +68,9 @@ def longest(ids: Sequence[str], lengths: Sequence[float], k: int) -> list[str]:
 
 
 def instruction_following_difficulty(nll_given: Sequence[float], nll_alone: Sequence[float]) -> np.ndarray:
-    """IFD, the response's loss given its prompt over its loss alone, (n,); see `mismatched` for those above
-    1.
+    """IFD, the response's loss given its prompt over its loss alone, (n,).
 
-    Raises:
-        ValueError: NaN, unequal lengths, a loss alone of 0.
+    Raises ValueError: NaN, unequal lengths, a loss alone of 0.
     """
     given, alone = numbers(nll_given, "nll_given"), numbers(nll_alone, "nll_alone")
     if given.shape != alone.shape:
@@ -90,64 +84,32 @@ def instruction_following_difficulty(nll_given: Sequence[float], nll_alone: Sequ
 
 
 def mismatched(ifd: npt.ArrayLike) -> np.ndarray:
-    """Samples whose prompt makes the response less likely, IFD above 1, (n,) of bool: Cherry never selects
-    them."""
+    """Whose prompt makes the response less likely, IFD above 1, (n,) bool: Cherry never selects them."""
     return np.asarray(ifd, dtype=float) > 1
 
 
 def difficulty_ranking(ifd: npt.ArrayLike) -> np.ndarray:
-    """IFD as a ranking of a whole pool, (n,), high = select: where `mismatched` samples must stand
-    somewhere, it is last."""
+    """IFD as a ranking of a whole pool, (n,), high = select, `mismatched` samples last."""
     return np.where(mismatched(ifd), 0.0, np.asarray(ifd, dtype=float))
 
 
-def _ifd_fill(reader: Readings) -> Columns:
-    return {
-        "ifd": [
-            instruction_following_difficulty([given], [alone])[0] if alone > 0 else None
-            for given, alone in zip(reader.nll_long, reader.nll_alone, strict=True)
-        ],
-        "nll_long": reader.nll_long,
-    }
+def _ifd(reader: Any) -> Columns:
+    ifd = [
+        instruction_following_difficulty([given], [alone])[0] if alone > 0 else None
+        for given, alone in zip(reader.nll_long, reader.nll_alone, strict=True)
+    ]
+    return {"ifd": ifd, "nll_long": reader.nll_long}
 
 
-def _ifd_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
-    return difficulty_ranking(pool["ifd"])
-
-
-def _ifd_unfit(row: Mapping[str, Any]) -> str | None:
+def _above_one(row: Mapping[str, Any]) -> str | None:
     return "ifd above 1" if mismatched([row["ifd"]])[0] else None
 
 
-def _contrast_fill(reader: Readings) -> Columns:
+def _contrast(reader: Any) -> Columns:
     return {"contrast": pool_gap(reader.nll_cut, reader.nll_long, scale="log"), "nll_long": reader.nll_long}
 
 
-def _contrast_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
-    return cast(np.ndarray, pool["contrast"].to_numpy(dtype=float))
-
-
-def _perplexity_fill(reader: Readings) -> Columns:
-    return {"nll_long": reader.nll_long}
-
-
-def _perplexity_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
-    return cast(np.ndarray, pool["nll_long"].to_numpy(dtype=float))
-
-
-def _longattn_fill(reader: Readings) -> Columns:
-    return {"longattn": reader.far_attention}
-
-
-def _longattn_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
-    return cast(np.ndarray, pool["longattn"].to_numpy(dtype=float))
-
-
-def _longest_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
-    return cast(np.ndarray, pool["tokens"].to_numpy(dtype=float))
-
-
-def _random_rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
+def _random_order(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
     ids = pool["id"].tolist()
     places = {name: place for place, name in enumerate(random_subset(ids, len(ids), options.seed))}
     return np.array([1 - places[name] / len(ids) for name in ids])
@@ -157,21 +119,21 @@ IFD = Method(
     name="ifd",
     title="IFD",
     source="Cherry (arXiv 2308.12032); cherry_seletion/data_by_IFD.py",
-    rank=_ifd_rank,
+    rank=lambda pool, options: difficulty_ranking(pool["ifd"]),
     needs=("ifd",),
-    fill=_ifd_fill,
+    fill=_ifd,
     passes=("nll_long", "nll_alone"),
     columns=("ifd", "nll_long"),
-    unfit=_ifd_unfit,
+    unfit=_above_one,
     look=("#CC79A7", "v"),
 )
 CONTRAST = Method(
     name="contrast",
     title="one-model contrast",
     source="this study",
-    rank=_contrast_rank,
+    rank=by("contrast"),
     needs=("contrast",),
-    fill=_contrast_fill,
+    fill=_contrast,
     passes=("nll_long", "nll_cut"),
     columns=("contrast", "nll_long"),
     look=("#56B4E9", "P"),
@@ -180,9 +142,9 @@ PERPLEXITY = Method(
     name="perplexity",
     title="Perplexity Guidance",
     source="a baseline of GATEAU's tables (arXiv 2410.15633), without public code",
-    rank=_perplexity_rank,
+    rank=by("nll_long"),
     needs=("nll_long",),
-    fill=_perplexity_fill,
+    fill=lambda reader: {"nll_long": reader.nll_long},
     passes=("nll_long",),
     columns=("nll_long",),
     look=("#000000", "X"),
@@ -191,14 +153,12 @@ LONGATTN = Method(
     name="longattn",
     title="LongAttn",
     source="LongAttn (arXiv 2502.16860); src/LongAttn.py",
-    rank=_longattn_rank,
+    rank=by("longattn"),
     needs=("longattn",),
-    fill=_longattn_fill,
+    fill=lambda reader: {"longattn": reader.far_attention},
     passes=("far_attention",),
     columns=("longattn",),
     look=("#117733", "*"),
 )
-LONGEST = Method(
-    name="longest", title="longest first", source="this study", rank=_longest_rank, look=("#CC6677", "P")
-)
-RANDOM = Method(name="random", title="random", source="this study", rank=_random_rank, look=("#8A8A8A", "o"))
+LONGEST = Method("longest", "longest first", source="this study", rank=by("tokens"), look=("#CC6677", "P"))
+RANDOM = Method("random", "random", source="this study", rank=_random_order, look=("#8A8A8A", "o"))

@@ -16,16 +16,12 @@ here are this study's, fixed before any result; the other choices are arguments 
 compared in notebook 04.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
-import pandas as pd
 from scipy.special import softmax
 
-from gateau_lib.methods.base import Kind, Method, RankOptions, Readings
+from gateau_lib.methods.base import Columns, Kind, Method, by
 
 Importance = Literal["softmax_nll", "softmax_ppl", "ppl"]
 Attention = Literal["sum", "softmax"]
@@ -61,8 +57,7 @@ def importance_vector(segment_nll: np.ndarray, importance: Importance = "softmax
 def attention_vector(attention_layers: np.ndarray, attention: Attention = "sum") -> np.ndarray:
     """One weight a segment from attention (layers, segments).
 
-    ``sum``: mean over layers, normalised to sum one; ``softmax``: the softmax of those shares, nearly uniform
-    by construction.
+    ``sum``: mean over layers, normalised to sum one; ``softmax``: softmax of those shares, nearly uniform.
     """
     mean = np.asarray(attention_layers, dtype=float).mean(axis=0)
     total = mean.sum()
@@ -85,25 +80,16 @@ def contextual_awareness(
 ) -> float:
     """How little (``misaligned``: 1 - cosine) or how much (``aligned``: cosine) attention follows importance.
 
-    The cosine's sign and normalisation are in no commit of the released code; the defaults are this study's,
-    high = select.
-
-    Args:
-        segment_nll: (segments,), from `model_passes.segment_importance`.
-        attention_layers: (layers, segments), from `model_passes.long_pass`.
-
-    Raises:
-        ValueError: no segments, shapes that differ, NaN, or an unknown variant.
+    ``segment_nll``: (segments,), ``attention_layers``: (layers, segments), both of `model_passes`.
+    Raises ValueError: no segments, shapes that differ, NaN, or an unknown variant.
     """
     nll, layers = np.asarray(segment_nll, dtype=float), np.asarray(attention_layers, dtype=float)
     if nll.size == 0:
-        raise ValueError(
-            "no context segments: contextual awareness is defined for samples with a context only"
-        )
+        only = "contextual awareness is defined for samples with a context only"
+        raise ValueError(f"no context segments: {only}")
     if layers.ndim != 2 or layers.shape[1:] != nll.shape:
-        raise ValueError(
-            f"attention has shape {layers.shape}, expected (layers, {nll.size}); use one segment length for both"
-        )
+        wanted = f"(layers, {nll.size}); use one segment length for both"
+        raise ValueError(f"attention has shape {layers.shape}, expected {wanted}")
     if not (np.isfinite(nll).all() and np.isfinite(layers).all()):
         raise ValueError("segment NLL and attention must be finite; score the sample again")
     if sign not in SIGNS:
@@ -113,31 +99,25 @@ def contextual_awareness(
     return 1.0 - cosine if sign == "misaligned" else cosine
 
 
-def _fill(reader: Readings) -> Mapping[str, Sequence[Any]]:
+def _fill(reader: Any) -> Columns:
     """CAM, and what it is made of; a sample without context has none of it."""
     columns: dict[str, list[Any]] = {name: [] for name in ("nll_long", "cam", *DETAILS)}
     for read, nll, chars in zip(reader.long_pass, reader.segment_nll, reader.segment_chars(), strict=True):
         values: dict[str, Any] = {"nll_long": read.nll}
         if len(nll):
-            values["cam"] = contextual_awareness(nll, read.attention)
-            values["cam_mode"] = reader.options.cam_mode
-            values["segment_nll"] = nll
-            values["segment_attention"] = read.mass.mean(0)
+            values |= {"cam": contextual_awareness(nll, read.attention), "cam_mode": reader.options.cam_mode}
+            values |= {"segment_nll": nll, "segment_attention": read.mass.mean(0)}
             values["segment_chars"] = [int(place) for place in chars]
         for name, column in columns.items():
             column.append(values.get(name))
     return columns
 
 
-def _rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
-    return cast(np.ndarray, pool["cam"].to_numpy(dtype=float))
-
-
 CAM = Method(
     name="cam",
     title="CAM",
     source="GATEAU (arXiv 2410.15633), contextual awareness measurement; select/cam",
-    rank=_rank,
+    rank=by("cam"),
     needs=("cam",),
     fill=_fill,
     passes=("long_pass", "segment_nll"),

@@ -1,18 +1,13 @@
-"""Segment importance estimated: segments that decide contextual awareness are read, others get a typical
-loss.
+"""Segment importance estimated: segments that decide contextual awareness are read, the rest is inferred.
 
 Exact importance reads instruction and response again for every segment, which is most of the cost of scoring.
-Contextual awareness weighs each segment by its attention and its likelihood, so the segments that the
-response attends to, and those that share its words, are read; a spread of the others tells the losses of the
-rest. Off by default; a table names the mode.
+CAM weighs each segment by its attention and its likelihood, so the segments that the response attends to, and
+those that share its words, are read; a spread of the others tells the losses of the rest.
 """
-
-from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from scipy.stats import rankdata
@@ -20,7 +15,7 @@ from transformers import PreTrainedModel
 
 from gateau_lib.data.samples import Encoded, segments
 from gateau_lib.methods.model_passes import LongPass, segment_importance
-from gateau_lib.models.nll import BATCH_TOKENS
+from gateau_lib.models.nll import Count
 
 SHARE = 0.35  # of a sample's segments that are read
 FEWEST = 8  # segments read of any sample that has as many
@@ -68,41 +63,29 @@ class ReadingPlan:
         """Every segment's NLL, (segments,), from the NLL of those that are `read`, in their order.
 
         A ridge regression on the clues gives the others' level, and the segments sampled among them give
-        their
-        scatter: without it the estimated losses would be too much alike. Estimates stay between the losses
-            that
-        were read.
+        their scatter: without it the estimated losses would be too much alike. Estimates stay between the
+        losses that were read.
         """
         read = self.read
         filled = np.empty(len(read))
         filled[read] = nll
         if read.all():
             return filled
-        level = self._level(nll)
+        known = self.clues[read]
+        clues = (self.clues - known.mean(0)) / (known.std(0) + 1e-9)
+        known = clues[read]
+        penalty = RIDGE * np.eye(clues.shape[1])
+        slope = np.linalg.solve(known.T @ known + penalty, known.T @ (nll - nll.mean()))
+        level = nll.mean() + clues @ slope
         # Each of the rest scatters as the segment that was sampled from its own stretch.
-        stretch = np.arange(len(self.rest)) * len(self.sampled) // len(self.rest)
-        near = self.sampled[stretch]
+        near = self.sampled[np.arange(len(self.rest)) * len(self.sampled) // len(self.rest)]
         guess = np.clip(level[self.rest] + filled[near] - level[near], nll.min(), nll.max())
         filled[self.rest] = np.where(read[self.rest], filled[self.rest], guess)
         return filled
 
-    def _level(self, nll: np.ndarray) -> np.ndarray:
-        """What the clues alone tell of each segment's NLL, (segments,)."""
-        known = self.clues[self.read]
-        clues = (self.clues - known.mean(0)) / (known.std(0) + 1e-9)
-        known = clues[self.read]
-        penalty = RIDGE * np.eye(clues.shape[1])
-        slope = np.linalg.solve(known.T @ known + penalty, known.T @ (nll - nll.mean()))
-        return cast(np.ndarray, nll.mean() + clues @ slope)
-
 
 def plan_reading(attention: np.ndarray, shared: np.ndarray) -> ReadingPlan:
-    """Choose the segments of a sample that are read.
-
-    Args:
-        attention: (layers, segments), from `model_passes.long_pass`.
-        shared: (segments,), from `shared_text`.
-    """
+    """The segments to be read, by attention (layers, segments) and `shared_text` (segments,) of a sample."""
     n = len(shared)
     share = attention / np.maximum(attention.sum(1, keepdims=True), np.finfo(float).tiny)
     clues = np.column_stack([np.log(share.mean(0) + 1e-9), np.log(share.max(0) + 1e-9), shared])
@@ -116,53 +99,33 @@ def plan_reading(attention: np.ndarray, shared: np.ndarray) -> ReadingPlan:
     return ReadingPlan(clues, order[:most], rest, rest[places])
 
 
-def segments_read(attention: np.ndarray, shared: np.ndarray) -> np.ndarray:
-    """Which segments of a sample are read, (segments,) bool; arguments as for `plan_reading`."""
-    return plan_reading(attention, shared).read
-
-
 def adaptive_importance(
     model: PreTrainedModel,
     encoded: Sequence[Encoded],
     passes: Sequence[LongPass],
     segment_length: int,
     *,
-    batch_tokens: int = BATCH_TOKENS,
-    count: Counter[str] | None = None,
+    count: Count = None,
 ) -> list[np.ndarray]:
-    """Mean response NLL given one segment and the instruction, read for some segments and estimated for the
-    others.
+    """As `model_passes.segment_importance`, read for some segments and estimated for the others.
 
-    Args:
-        passes: of the same samples and segment length, from `model_passes.long_pass`.
-
-    Returns:
-        As `model_passes.segment_importance`: for each sample an array (segments,), nats per token.
-
-    Raises:
-        ValueError: passes of another segment length.
-        NonFiniteLoss, OutOfMemory: naming the sample and the segment; ``index`` is the sample's place.
+    ``passes``: of the same samples and segment length, from `model_passes.long_pass`.
+    Raises ValueError: passes of another segment length; else as there.
     """
     plans = []
     for sample, long_pass in zip(encoded, passes, strict=True):
         shared, attended = shared_text(sample, segment_length), long_pass.attention.shape[1]
         if attended != len(shared):
-            raise ValueError(
-                f"sample {sample.id!r}: {len(shared)} segments, but attention to {attended}; use one length"
-            )
+            both = f"{len(shared)} segments, but attention to {attended}"
+            raise ValueError(f"sample {sample.id!r}: {both}; use one length")
         plans.append(plan_reading(long_pass.attention, shared))
     chosen = [np.flatnonzero(plan.read).tolist() for plan in plans]
-    losses = segment_importance(
-        model, encoded, segment_length, chosen=chosen, batch_tokens=batch_tokens, count=count
-    )
+    losses = segment_importance(model, encoded, segment_length, chosen=chosen, count=count)
     return [plan.estimate(nll) for plan, nll in zip(plans, losses, strict=True)]
 
 
 def minimum_tokens(encoded: Sequence[Encoded], segment_length: int) -> int:
-    """The fewest tokens that exact HMG and CAM read.
-
-    Each model reads each sample once, and the long one each segment with instruction and response.
-    """
+    """The fewest tokens of exact HMG and CAM: each sample by both models, its segments by the long."""
     tokens = 0
     for sample in encoded:
         n = len(segments(sample.context, segment_length))

@@ -9,8 +9,6 @@ Open points: HMP is a softmax over the pool, of the size 1/n; CAM is a cosine. A
 alone (notebook 05), so the same sum is kept in three scales and ``rank`` is the default.
 """
 
-from __future__ import annotations
-
 from typing import Literal, cast, get_args
 
 import numpy as np
@@ -30,19 +28,13 @@ VARIANTS: tuple[Variant, ...] = get_args(Variant)
 def combine(
     hmp: npt.ArrayLike, cam: npt.ArrayLike, variant: Variant = "rank", alpha: float = 0.8
 ) -> np.ndarray:
-    """GATEAU's final score, alpha x HMP + (1 - alpha) x CAM, (n,); high = select.
+    """GATEAU's final score, alpha x HMP + (1 - alpha) x CAM, (n,), high = select.
 
-    Args:
-        hmp: HMP over the pool, from `hmg.homologous_models_perplexity` (sums to one).
-        cam: contextual awareness scores that grow with misalignment, from `cam.contextual_awareness`.
-        variant: ``as_released``: the two as they are, where HMP is of the size 1/n and so weighs next to
-            nothing; ``softmax_both``: CAM softmaxed over the pool as HMP is; ``rank``: both turned into pool
-            ranks in (0, 1], ties shared.
-        alpha: weight of HMP; GATEAU 0.8 with 100k short samples, 0.7 with 10k.
-
-    Raises:
-        ValueError: NaN, unequal lengths, unknown variant, alpha outside [0, 1], or an HMP that is no softmax
-            where that matters.
+    ``hmp``: HMP over the pool, from `hmg.homologous_models_perplexity` (sums to one).
+    ``cam``: contextual awareness scores that grow with misalignment, from `cam.contextual_awareness`.
+    ``variant``: ``as_released``: both as they are; ``softmax_both``: CAM softmaxed over the pool as HMP is;
+        ``rank``: both turned into pool ranks in (0, 1], ties shared.
+    Raises ValueError: NaN, unequal lengths, unknown variant, alpha outside [0, 1], an HMP that is no softmax.
     """
     h, c = numbers(hmp, "hmp"), numbers(cam, "cam")
     if h.shape != c.shape:
@@ -63,8 +55,8 @@ def combine(
 
 
 def _rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
-    hmp = homologous_models_perplexity(pool["nll_short"].to_numpy(), pool["nll_long"].to_numpy())
-    return combine(hmp, pool["cam"].to_numpy(), cast(Variant, options.combine), options.alpha)
+    hmp = homologous_models_perplexity(pool["nll_short"], pool["nll_long"])
+    return combine(hmp, pool["cam"], cast(Variant, options.combine), options.alpha)
 
 
 GATEAU = Method(

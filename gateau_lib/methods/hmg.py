@@ -18,16 +18,13 @@ stretches nothing, see `released.Defects`. The score table's column ``hmg`` is N
 pool; it is shown, not ranked by.
 """
 
-from __future__ import annotations
-
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from scipy.special import softmax
 
-from gateau_lib.methods.base import Columns, Method, RankOptions, Readings
+from gateau_lib.methods.base import Columns, Method
 
 Scale = Literal["minmax_ppl", "log"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -47,11 +44,16 @@ def pool_gap(
 
     ``minmax_ppl``: perplexities min-maxed over the pool for each model, then subtracted (GATEAU), in [-1, 1];
     ``log``: NLL difference in nats per token, which needs no pool.
-
-    Raises:
-        ValueError: unknown scale, unequal lengths, NaN.
+    Raises ValueError: unknown scale, unequal lengths, NaN.
     """
-    short, long = _finite_pair(nll_short, nll_long)
+    short, long = np.asarray(nll_short, dtype=np.float64), np.asarray(nll_long, dtype=np.float64)
+    if short.shape != long.shape or short.ndim != 1 or short.size == 0:
+        both = f"nll_short {short.shape} and nll_long {long.shape}"
+        raise ValueError(f"{both} must be equally long lists of at least one sample")
+    bad = np.flatnonzero(~(np.isfinite(short) & np.isfinite(long)))
+    if bad.size:
+        fix = "leave samples without both scores out of the pool"
+        raise ValueError(f"NLL of row {bad[0]} is not finite; {fix}")
     if scale == "log":
         return short - long
     if scale == "minmax_ppl":
@@ -61,41 +63,20 @@ def pool_gap(
 
 
 def homologous_models_perplexity(nll_short: npt.ArrayLike, nll_long: npt.ArrayLike) -> np.ndarray:
-    """HMP: softmax over the pool of the min-max gap (GATEAU), (n,), sum one; largest over smallest is at
-    most e squared."""
+    """HMP: softmax over the pool of the min-max gap (GATEAU), (n,); its largest over its smallest <= e²."""
     return cast(np.ndarray, softmax(pool_gap(nll_short, nll_long)))
 
 
-def _finite_pair(
-    nll_short: npt.ArrayLike, nll_long: npt.ArrayLike
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    short, long = np.asarray(nll_short, dtype=float), np.asarray(nll_long, dtype=float)
-    if short.shape != long.shape or short.ndim != 1 or short.size == 0:
-        raise ValueError(
-            f"nll_short {short.shape} and nll_long {long.shape} must be equally long lists of at least one sample"
-        )
-    bad = np.flatnonzero(~(np.isfinite(short) & np.isfinite(long)))
-    if bad.size:
-        raise ValueError(
-            f"NLL of row {bad[0]} is not finite; leave samples without both scores out of the pool"
-        )
-    return short, long
-
-
-def _fill(reader: Readings) -> Columns:
+def _fill(reader: Any) -> Columns:
     short, long = reader.nll_short, reader.nll_long
     return {"nll_short": short, "nll_long": long, "hmg": pool_gap(short, long, scale="log")}
-
-
-def _rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
-    return homologous_models_perplexity(pool["nll_short"].to_numpy(), pool["nll_long"].to_numpy())
 
 
 HMG = Method(
     name="hmg",
     title="HMG",
     source="GATEAU (arXiv 2410.15633), homologous models' guidance; select/hmg and select/rank.py",
-    rank=_rank,
+    rank=lambda pool, options: homologous_models_perplexity(pool["nll_short"], pool["nll_long"]),
     needs=("nll_short", "nll_long"),
     fill=_fill,
     passes=("nll_short", "nll_long"),

@@ -15,9 +15,6 @@ the variance by N, after which both lie between 0 and 3/4. The variance then wei
 where each part is stretched to the pool's whole range.
 """
 
-from __future__ import annotations
-
-from collections import Counter
 from collections.abc import Sequence
 from typing import cast
 
@@ -26,8 +23,9 @@ import torch
 from transformers import PreTrainedModel
 
 from gateau_lib.data.samples import Encoded
+from gateau_lib.models import nll
 from gateau_lib.models.attention import Layer, reading_rows
-from gateau_lib.models.nll import BATCH_TOKENS, NonFiniteLoss, naming, padded, run_batches
+from gateau_lib.models.nll import Count, NonFiniteLoss
 from gateau_lib.models.rope import rope_edge
 from gateau_lib.study.errors import ModelError
 
@@ -50,8 +48,7 @@ def _far(layer: Layer, b: int, n: int) -> tuple[float, float]:
     squares = torch.zeros_like(total)
     for begin, end in layer.chunks(near, n):  # earlier rows have no far key
         first, weights = layer.weights(b, begin, end)  # (Hq, rows, keys)
-        # Row r sees far keys up to begin + r - near: a triangle at the right of the rectangle that all rows
-        # share.
+        # Row r sees far keys up to begin + r - near: a triangle at the right of what all rows share.
         far = weights[:, :, : end - near - first].tril(begin - near - first)
         total += far.sum((1, 2), dtype=torch.float64)
         squares += torch.linalg.vector_norm(far, dim=(1, 2), dtype=torch.float64).square()
@@ -62,28 +59,17 @@ def _far(layer: Layer, b: int, n: int) -> tuple[float, float]:
 
 @torch.inference_mode()
 def long_attention(
-    model: PreTrainedModel,
-    encoded: Sequence[Encoded],
-    *,
-    batch_tokens: int = BATCH_TOKENS,
-    count: Counter[str] | None = None,
+    model: PreTrainedModel, encoded: Sequence[Encoded], *, count: Count = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Strength (share of a token's attention, in [0, 1]) and variance of far attention, each (n,).
 
     The forward pass ends at the layer that is read; its weights are taken in chunks of rows, never N x N.
-
-    Args:
-        count: its ``tokens``, ``padded`` and ``forwards`` grow, although only the model's first layers are
-            computed.
-
-    Raises:
-        ModelError: no layer sees the whole text, or the family's attention cannot be read.
-        NonFiniteLoss, OutOfMemory: naming the sample.
+    Raises ModelError: no layer to read sees the whole text; NonFiniteLoss, OutOfMemory: naming the sample.
     """
 
     def run(group: list[int]) -> list[tuple[float, float]]:
         sequences = [encoded[i].ids for i in group]
-        inputs = padded(sequences, model.device)
+        inputs = nll.padded(sequences, model.device)
         found: list[tuple[float, float]] = []
 
         def tap(layer: Layer) -> None:
@@ -97,35 +83,24 @@ def long_attention(
         except _Read:
             pass
         if not found:
-            kind = model.config.model_type
-            raise ModelError(
-                f"{kind}: no layer sees the whole text, which LongAttn needs; leave out longattn"
-            )
-        if count is not None:
-            count.update(tokens=sum(map(len, sequences)), padded=inputs["input_ids"].numel(), forwards=1)
+            why = "no layer sees the whole text, which LongAttn needs; leave out longattn"
+            raise ModelError(f"{model.config.model_type}: {why}")
+        nll.add(count, inputs["input_ids"], sum(map(len, sequences)))
         for index, values in zip(group, found, strict=True):
             if not np.isfinite(values).all():
                 raise NonFiniteLoss(index)
         return found
 
-    with naming([sample.id for sample in encoded]):
-        found = run_batches([len(s.ids) for s in encoded], batch_tokens, run, rope_edge(model))
+    with nll.naming([sample.id for sample in encoded]):
+        found = nll.run_batches([len(s.ids) for s in encoded], nll.BATCH_TOKENS, run, rope_edge(model))
     strength, variance = np.array(found, dtype=float).reshape(-1, 2).T
     return strength, variance
 
 
 def long_attention_score(
-    model: PreTrainedModel,
-    encoded: Sequence[Encoded],
-    *,
-    batch_tokens: int = BATCH_TOKENS,
-    count: Counter[str] | None = None,
+    model: PreTrainedModel, encoded: Sequence[Encoded], *, count: Count = None
 ) -> np.ndarray:
-    """Strength - N x variance / 2 of each sample's far attention, (n,), high = select.
-
-    Raises:
-        ModelError, NonFiniteLoss, OutOfMemory: see `long_attention`.
-    """
-    strength, variance = long_attention(model, encoded, batch_tokens=batch_tokens, count=count)
+    """Strength - N x variance / 2 of a sample's far attention, (n,), high = select; see `long_attention`."""
+    strength, variance = long_attention(model, encoded, count=count)
     lengths = np.array([len(sample.ids) for sample in encoded])
     return cast(np.ndarray, strength - VARIANCE_WEIGHT * lengths * variance)

@@ -1,8 +1,5 @@
 """What the models are asked for: response losses, the short reader, attention to segments, segments alone."""
 
-from __future__ import annotations
-
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -13,26 +10,20 @@ from transformers import PreTrainedModel
 
 from gateau_lib.data.samples import Encoded, segments
 from gateau_lib.methods.base import READINGS, Reading
-from gateau_lib.models import rope
+from gateau_lib.models import nll, rope
 from gateau_lib.models.attention import Layer, check_layers
-from gateau_lib.models.nll import (
-    BATCH_TOKENS,
-    NonFiniteLoss,
-    SequenceError,
-    batch_nll,
-    continuation_nll,
-    naming,
-    run_batches,
-)
+from gateau_lib.models.nll import Count, NonFiniteLoss, SequenceError, batch_nll, continuation_nll, naming
+
+Parts = tuple[list[int], list[int]]  # of a sample: a prefix, and the targets that follow it
 
 
 @dataclass(frozen=True)
 class LongPass:
     """What one pass over a whole sample gives.
 
-    ``attention[l, i]`` is the attention weight from response-token queries to a key of segment i in layer l,
-    averaged over heads, response tokens and the keys of the segment (GATEAU averages over keys, so a short
-    last segment counts by its density). ``keys[i]`` is the number of tokens of segment i.
+    ``attention[l, i]`` is the weight from response-token queries to a key of segment i in layer l, averaged
+    over heads, response tokens and the keys of the segment (GATEAU averages over keys, so a short last
+    segment counts by its density). ``keys[i]`` is the number of tokens of segment i.
     """
 
     nll: float  # nats per response token
@@ -49,48 +40,30 @@ class LongPass:
 def _check_prompts(encoded: Sequence[Encoded]) -> None:
     for sample in encoded:
         if not sample.prompt:
-            raise ValueError(
-                f"sample {sample.id!r}: nothing stands before the response; give it an instruction"
-            )
+            fix = "give it an instruction"
+            raise ValueError(f"sample {sample.id!r}: nothing stands before the response; {fix}")
 
 
 def _mean_nll(
-    model: PreTrainedModel,
-    encoded: Sequence[Encoded],
-    pairs: Sequence[tuple[list[int], list[int]]],
-    batch_tokens: int,
-    count: Counter[str] | None,
+    model: PreTrainedModel, encoded: Sequence[Encoded], parts: Sequence[Parts], count: Count
 ) -> np.ndarray:
-    """Mean NLL of the targets of a (prefix, targets) pair for each sample, (n,)."""
-    prefixes, targets = [prefix for prefix, _ in pairs], [target for _, target in pairs]
+    """Mean NLL of the targets of each sample, (n,)."""
+    prefixes, targets = [prefix for prefix, _ in parts], [target for _, target in parts]
     with naming([sample.id for sample in encoded]):
-        losses = continuation_nll(model, prefixes, targets, batch_tokens=batch_tokens, count=count)
+        losses = continuation_nll(model, prefixes, targets, count=count)
     return np.array([loss.mean() for loss in losses])
 
 
-def response_nll(
-    model: PreTrainedModel,
-    encoded: Sequence[Encoded],
-    *,
-    batch_tokens: int = BATCH_TOKENS,
-    count: Counter[str] | None = None,
-) -> np.ndarray:
-    """Mean NLL of each response given its whole prompt; its exponential is PPL(y | c, x) (GATEAU,
-    select/hmg).
+def response_nll(model: PreTrainedModel, encoded: Sequence[Encoded], *, count: Count = None) -> np.ndarray:
+    """Mean NLL of each response given its whole prompt, (n,), nats per token; exp is PPL(y | c, x) (GATEAU).
 
-    Returns:
-        Array (n,), nats per response token, in the order of ``encoded``.
-
-    Raises:
-        ValueError: nothing before a response.
-        NonFiniteLoss, OutOfMemory: naming the sample.
+    Raises ValueError: nothing before a response; NonFiniteLoss, OutOfMemory: naming the sample.
     """
     _check_prompts(encoded)
-    pairs = [(sample.prompt, sample.response) for sample in encoded]
-    return _mean_nll(model, encoded, pairs, batch_tokens, count)
+    return _mean_nll(model, encoded, [(sample.prompt, sample.response) for sample in encoded], count)
 
 
-def last_window(sample: Encoded, window: int) -> tuple[list[int], list[int]]:
+def last_window(sample: Encoded, window: int) -> Parts:
     """Prefix and targets of a sample cut to ``window`` tokens, the start token included.
 
     The context is cut on the left; instruction and response stay. If those two alone exceed the window, the
@@ -103,9 +76,7 @@ def last_window(sample: Encoded, window: int) -> tuple[list[int], list[int]]:
     body = (sample.context + sample.instruction + sample.response)[-room:]
     cut = max(0, len(body) - len(sample.response))
     prefix, targets = sample.start + body[:cut], body[cut:]
-    if prefix:
-        return prefix, targets
-    return targets[:1], targets[1:]
+    return (prefix, targets) if prefix else (targets[:1], targets[1:])
 
 
 def short_reader_nll(
@@ -115,49 +86,35 @@ def short_reader_nll(
     *,
     window: int | None = None,
     target: int | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-    count: Counter[str] | None = None,
+    count: Count = None,
 ) -> np.ndarray:
-    """Mean response NLL of the short-window model, which must somehow read beyond its window.
+    """Mean response NLL of the short model, (n,), nats per token; it must somehow read beyond its window.
 
-    Args:
-        reading: ``ntk``: RoPE stretched to ``target`` tokens by one fixed NTK base (GATEAU; its ablation "w/o
-            extended window" is worse); ``truncate``: the last ``window`` tokens only, see `last_window`;
-            ``raw``: as if it had no window.
-        window: tokens the short model was trained for; the model's own ``max_position_embeddings`` by
-            default.
-        target: tokens to stretch to. Give a fixed number in a run over shards: the default, the longest
-            sample of this call, makes a sample's score depend on its company.
-
-    Returns:
-        Array (n,), nats per response token.
-
-    Raises:
-        ValueError: unknown reading.
-        NonFiniteLoss: NaN or infinity, naming the sample.
+    ``reading``: ``ntk``: RoPE stretched to ``target`` tokens by one fixed NTK base (GATEAU; its ablation "w/o
+        extended window" is worse); ``truncate``: the last ``window`` tokens only, see `last_window`; ``raw``:
+        as if it had no window.
+    ``window``: tokens the short model was trained for; by default its own ``max_position_embeddings``.
+    ``target``: tokens to stretch to. Give a fixed number in a run over shards: the default, the longest
+        sample of this call, makes a sample's score depend on its company.
+    Raises ValueError: unknown reading; NonFiniteLoss, OutOfMemory: naming the sample.
     """
     if reading not in READINGS:
         raise ValueError(f"unknown reading {reading!r}: choose one of {', '.join(READINGS)}")
     own = rope.window(short_model)
     window = window or own
     if reading == "truncate":
-        pairs = [last_window(sample, window) for sample in encoded]
-        return _mean_nll(short_model, encoded, pairs, batch_tokens, count)
+        return _mean_nll(short_model, encoded, [last_window(sample, window) for sample in encoded], count)
     reader = short_model
     if reading == "ntk":
         longest = max((len(sample.ids) for sample in encoded), default=window)
         if window != own:
             reader = rope.with_rope_theta(reader, rope.rope_theta(reader), window)
         reader = rope.extend_window(reader, target or longest)
-    return response_nll(reader, encoded, batch_tokens=batch_tokens, count=count)
+    return response_nll(reader, encoded, count=count)
 
 
 def segment_mean(layer: Layer, b: int, sample: Encoded, segment_length: int) -> torch.Tensor:
-    """Attention from the response's rows of sequence b to each segment: mean over heads, rows and keys.
-
-    Returns:
-        (segments,), float64.
-    """
+    """Attention of the response in sequence b to each segment, (segments,), mean over heads, rows, keys."""
     start, stop = len(sample.prompt), len(sample.ids)  # the response's rows
     first, last = len(sample.start), len(sample.start) + len(sample.context)  # the context's keys
     total = torch.zeros(last - first, dtype=torch.float64, device=layer.query.device)
@@ -176,26 +133,15 @@ def segment_mean(layer: Layer, b: int, sample: Encoded, segment_length: int) -> 
 
 @torch.inference_mode()
 def long_pass(
-    model: PreTrainedModel,
-    encoded: Sequence[Encoded],
-    segment_length: int,
-    *,
-    batch_tokens: int = BATCH_TOKENS,
-    count: Counter[str] | None = None,
+    model: PreTrainedModel, encoded: Sequence[Encoded], segment_length: int, *, count: Count = None
 ) -> list[LongPass]:
     """Response NLL and attention to every context segment, from one forward pass a sample.
 
-    Queries are the positions of the response tokens (all of them, the last one too). No N x N matrix is
-    built; softmax of the attention rows is in fp32 for every model dtype. A sample without context has no
-    segments: ``attention`` is (layers, 0).
-
-    Layers with a sliding window give segments out of the window's sight exactly 0, and layers with
-    soft-capped scores are capped.
-
-    Raises:
-        ValueError: segment length below 1, a sample with nothing before its response.
-        ModelError: a family whose attention cannot be read, or a layer without softmax attention.
-        NonFiniteLoss, OutOfMemory: naming the sample.
+    Queries are the positions of all response tokens. No N x N matrix is built; softmax of the attention rows
+    is in fp32 for every model dtype. Segments out of a sliding window's sight get exactly 0, soft-capped
+    scores are capped. A sample without context has no segments: ``attention`` is (layers, 0).
+    Raises ValueError: segment length below 1, nothing before a response; ModelError: attention that cannot be
+        read; NonFiniteLoss, OutOfMemory: naming the sample.
     """
     if segment_length < 1:
         raise ValueError(f"segment_length must be at least 1 token, got {segment_length}")
@@ -208,7 +154,8 @@ def long_pass(
         def tap(layer: Layer) -> None:
             layers.append([segment_mean(layer, b, sample, segment_length) for b, sample in enumerate(chosen)])
 
-        losses = batch_nll(model, [s.ids for s in chosen], [len(s.response) for s in chosen], count, tap)
+        parts = batch_nll(model, [s.ids for s in chosen], [len(s.response) for s in chosen], count, tap)
+        losses = [part.double().cpu().numpy() for part in parts]
         check_layers(model, len(layers))
         passes = []
         for b, (index, sample, loss) in enumerate(zip(group, chosen, losses, strict=True)):
@@ -220,7 +167,8 @@ def long_pass(
         return passes
 
     with naming([sample.id for sample in encoded]):
-        return run_batches([len(s.ids) for s in encoded], batch_tokens, run, rope.rope_edge(model))
+        lengths, edge = [len(s.ids) for s in encoded], rope.rope_edge(model)
+        return nll.run_batches(lengths, nll.BATCH_TOKENS, run, edge)
 
 
 def segment_importance(
@@ -229,21 +177,13 @@ def segment_importance(
     segment_length: int,
     *,
     chosen: Sequence[Sequence[int]] | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-    count: Counter[str] | None = None,
+    count: Count = None,
 ) -> list[np.ndarray]:
     """Mean response NLL given one segment and the instruction; low means important (GATEAU, select/cam).
 
-    A context shorter than a segment is one short segment; the last segment of a context may be short.
-
-    Args:
-        chosen: for each sample, the indices of the segments that are read; None: all of them.
-
-    Returns:
-        For each sample an array (segments read,), nats per token; empty for a sample without context.
-
-    Raises:
-        NonFiniteLoss, OutOfMemory: naming the sample and the segment; ``index`` is the sample's place.
+    ``chosen``: for each sample, the indices of the segments that are read; None: all of them.
+    Returns for each sample an array (segments read,), nats per token; empty for a sample without context.
+    Raises NonFiniteLoss, OutOfMemory: naming the sample and the segment; ``index`` is the sample's place.
     """
     result = []
     # One call a sample: its segments have one length, so they fill batches without padding.
@@ -251,9 +191,8 @@ def segment_importance(
         parts = segments(sample.context, segment_length)
         read = range(len(parts)) if chosen is None else chosen[place]
         prefixes = [sample.start + parts[i] + sample.instruction for i in read]
-        targets = [sample.response] * len(prefixes)
         try:
-            losses = continuation_nll(model, prefixes, targets, batch_tokens=batch_tokens, count=count)
+            losses = continuation_nll(model, prefixes, [sample.response] * len(prefixes), count=count)
         except SequenceError as error:
             raise type(error)(place, sample.id, segment=read[error.index]) from None
         result.append(np.array([loss.mean() for loss in losses]))

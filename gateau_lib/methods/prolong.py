@@ -20,10 +20,8 @@ segment of its pairs reads as prefix. T pairs of N segments of L tokens so cost 
 reading each pair from its first token costs (N + 2 T) L (`pair_passes`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +30,7 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from gateau_lib.data.samples import segments
-from gateau_lib.methods.base import Method, RankOptions, Readings
+from gateau_lib.methods.base import Columns, Method, by
 
 THRESHOLD = 0.1  # pairs of less strength do not count (ProLong, prolong/run.py)
 
@@ -40,8 +38,7 @@ THRESHOLD = 0.1  # pairs of less strength do not count (ProLong, prolong/run.py)
 def document_segments(
     token_ids: Sequence[int], segment_length: int, window_segments: int, seed: int = 0
 ) -> list[list[int]]:
-    """Whole segments of a document; a short last one is dropped, and more than the window holds are
-    subsampled in order."""
+    """Whole segments of a document, no short last one; of more than the window holds, some in order."""
     if segment_length < 2 or window_segments < 2:
         raise ValueError(
             f"segment_length {segment_length} and window_segments {window_segments} must both be at least 2"
@@ -54,11 +51,9 @@ def document_segments(
 
 
 def sample_pairs(n_segments: int, pairs: int, seed: int) -> np.ndarray:
-    """Ordered pairs i > j of segments, (T, 2), drawn without replacement; all of them when there are no more
-    than ``pairs``.
+    """Pairs i > j of segments, (T, 2), sorted, drawn without replacement; all of them if ``pairs`` suffice.
 
-    Sorted by i, then j. The draw depends on the number of segments and the seed only, so a document's score
-    does not depend on its place in a shard.
+    The draw depends on the number of segments and the seed only, not on a document's place in a shard.
     """
     if pairs < 1:
         raise ValueError(f"pairs must be at least 1, got {pairs}")
@@ -73,15 +68,10 @@ def dependency_terms(
 ) -> pd.DataFrame:
     """Strength, distance and specificity of every pair (ProLong's DST, DDI and DSP).
 
-    Args:
-        alone, given: mean NLL in nats per token, from `pair_passes.pair_nll`; perplexities are
-            their exponentials.
-        n_max: segments of the scorer's window; a pair that far apart has distance 1.
-
-    Returns:
-        Columns ``i, j``; ``strength`` = (PPL(c_i) - PPL(c_i|c_j)) / PPL(c_i), at most 1, negative if c_j
-        harms; ``distance`` in [0, 1]; ``specificity`` in [0, 1], one minus the normalised entropy of the help
-        over the sampled j of row i, 1 where only one j was sampled. Rows in the order of ``pairs``.
+    ``alone``, ``given``: mean NLL in nats per token, from `pair_passes.pair_nll`.
+    ``n_max``: segments of the scorer's window; a pair that far apart has distance 1.
+    Returns columns ``i, j``; ``strength``, at most 1, negative if c_j harms; ``distance`` and ``specificity``
+        in [0, 1], the latter 1 where only one j was sampled. Rows in the order of ``pairs``.
     """
     if n_max < 2:
         raise ValueError(f"n_max must be at least 2 segments, got {n_max}")
@@ -104,32 +94,23 @@ def _peakedness(help_in_ppl: pd.Series) -> float:
 def long_dependency_score(
     terms: pd.DataFrame, threshold: float = THRESHOLD, *, specificity: bool = True
 ) -> float:
-    """LDS: the sum of (strength + distance) x specificity over pairs of more strength than the threshold.
-
-    It grows with the number of pairs, so compare documents of like length, or report length-matched results
-    beside it.
-    """
+    """LDS: the sum of (strength + distance) x specificity over pairs of more strength than the threshold."""
     strong = terms[terms["strength"] > threshold]
     weight = strong["specificity"] if specificity else 1.0
     return float(((strong["strength"] + strong["distance"]) * weight).sum())
 
 
-def _fill(reader: Readings) -> Mapping[str, Sequence[Any]]:
-    """LDS of context, instruction and response as one document; a text of fewer than two segments has
-    none."""
+def _fill(reader: Any) -> Columns:
+    """LDS of context, instruction and response as one document; fewer than two segments have none."""
     scored = reader.dependencies
     return {"prolong": [lds if n else None for lds, n in zip(scored["lds"], scored["pairs"], strict=True)]}
-
-
-def _rank(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
-    return cast(np.ndarray, pool["prolong"].to_numpy(dtype=float))
 
 
 PROLONG = Method(
     name="prolong",
     title="ProLong",
     source="ProLong (arXiv 2405.17915); prolong/run.py",
-    rank=_rank,
+    rank=by("prolong"),
     needs=("prolong",),
     fill=_fill,
     passes=("dependencies",),

@@ -1,16 +1,15 @@
 """Some samples read by both models: what the methods ask of them, each pass done at most once, whoever asks.
 
 A pass stands here with what it costs, so that the plan needs no second list. Several methods share the long
-model's pass over whole samples; where one of them wants its attention, the others take their losses from that
-pass, too.
+model's pass over whole samples; where one wants its attention, the others take their losses from it, too.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import pandas as pd
 
 from gateau_lib.data.samples import Encoded, Sample, context_offsets, encode
 from gateau_lib.methods.base import Options
-from gateau_lib.methods.cam_adaptive import adaptive_importance, segments_read
+from gateau_lib.methods.cam_adaptive import adaptive_importance, plan_reading
 from gateau_lib.methods.longattn import long_attention_score
 from gateau_lib.methods.model_passes import (
     LongPass,
@@ -59,37 +58,27 @@ CostOf = Callable[[Lengths, "Size", "Size", Options], Cost]  # of one sample, fo
 
 
 class Pass(cached_property[Any]):
-    """A property of `Reader` that asks a model, remembered; with its name among the counts and what it
-    costs."""
+    """A property of `Reader` that asks a model, remembered, with what it costs."""
 
-    def __init__(self, read: Callable[[Reader], Any], counted: str, cost: CostOf, needs_short: bool) -> None:
+    def __init__(
+        self, read: Callable[[Reader], Any], counted: str, cost: CostOf, needs_short: bool = False
+    ) -> None:
         super().__init__(read)
+        # Its name in manifests and plans; what it costs; whether it needs the short model or its window.
         self.counted, self.cost, self.needs_short = counted, cost, needs_short
 
 
-def reads(
-    counted: str, cost: CostOf, *, needs_short: bool = False
-) -> Callable[[Callable[[Reader], Any]], Pass]:
-    """Make a property of `Reader` a pass.
-
-    Args:
-        counted: its name in manifests and plans.
-        needs_short: it reads with the short model, or needs to know its window.
-    """
-    return lambda read: Pass(read, counted, cost, needs_short)
-
-
 def named_passes(names: Collection[str]) -> list[Pass]:
-    """The passes of these names, in the order of `Reader`; of those counted as one only the first.
-
-    Raises:
-        ValueError: the reader has no such pass.
-    """
-    if unknown := [name for name in names if not isinstance(vars(Reader).get(name), Pass)]:
-        known = ", ".join(name for name, each in vars(Reader).items() if isinstance(each, Pass))
+    """The passes of these names, in the order of `Reader`; of those counted as one only the first."""
+    there = {name: each for name, each in vars(Reader).items() if isinstance(each, Pass)}
+    if unknown := [name for name in names if name not in there]:
+        known = ", ".join(there)
         raise ValueError(f"no pass {unknown[0]!r}: a Reader has {known}; a new one is a property there")
-    found = {each.counted: each for name, each in reversed(list(vars(Reader).items())) if name in names}
-    return list(reversed(found.values()))
+    found: dict[str, Pass] = {}
+    for name, each in there.items():
+        if name in names:
+            found.setdefault(each.counted, each)
+    return list(found.values())
 
 
 # What a pass costs
@@ -110,8 +99,7 @@ def _cut_cost(sample: Lengths, short: Size, long: Size, options: Options) -> Cos
 
 
 def _alone_cost(sample: Lengths, short: Size, long: Size, options: Options) -> Cost:
-    read = 1 + sample.response
-    return read, long.flops(read, sample.response)
+    return 1 + sample.response, long.flops(1 + sample.response, sample.response)
 
 
 def _segments_cost(sample: Lengths, short: Size, long: Size, options: Options) -> Cost:
@@ -120,9 +108,8 @@ def _segments_cost(sample: Lengths, short: Size, long: Size, options: Options) -
     parts = np.array([min(options.segment_length, sample.context - begin) for begin in begins], dtype=int)
     if options.adaptive and len(parts):
         # How many segments are read does not depend on what the attention says.
-        parts = parts[segments_read(np.ones((1, len(parts))), np.zeros(len(parts)))]
-    around = sample.start + sample.instruction + sample.response
-    tokens = (parts + around).tolist()
+        parts = parts[plan_reading(np.ones((1, len(parts))), np.zeros(len(parts))).read]
+    tokens = (parts + sample.start + sample.instruction + sample.response).tolist()
     return sum(tokens), sum(long.flops(n, sample.response) for n in tokens)
 
 
@@ -137,8 +124,7 @@ def _pairs_cost(sample: Lengths, short: Size, long: Size, options: Options) -> C
 
 
 def _far_cost(sample: Lengths, short: Size, long: Size, options: Options) -> Cost:
-    """One layer; the tokens are counted as a whole pass, though it ends at the first layer that sees the
-    whole text."""
+    """One layer of a pass, whose tokens are counted as a whole one's."""
     return sample.whole, long.flops(sample.whole, 0) / long.layers
 
 
@@ -150,13 +136,10 @@ def _window_segments(options: Options) -> int:
 
 
 def extended(pair: Pair, options: Options, passes: Collection[str]) -> Pair:
-    """The models as a `Reader` takes them: stretched to the run's length by one fixed NTK base each.
+    """The models as a `Reader` takes them, for passes of these names: stretched by one fixed NTK base each.
 
-    The long model is stretched where ``max_length`` lies beyond its window, the short one for the reading
-    ``ntk`` (GATEAU's extended window), so that no sample's score depends on its company.
-
-    Args:
-        passes: names of those that will be asked for.
+    The long model where ``max_length`` lies beyond its window, the short one for reading ``ntk`` (GATEAU's
+    extended window), so that no sample's score depends on its company.
     """
     short = pair.short
     if options.reading == "ntk" and "nll_short" in passes:
@@ -164,49 +147,42 @@ def extended(pair: Pair, options: Options, passes: Collection[str]) -> Pair:
     return replace(pair, short=short, long=rope.extend_window(pair.long, options.max_length))
 
 
+@dataclass(eq=False)
 class Reader:
     """The samples of a shard as both models read them.
 
-    Args:
-        samples, encoded: as text and as tokens, in one order.
-        pair: the models, from `extended`.
-        passes: names of all that will be asked for, so that shared ones are done in the form that serves all.
-        counts: pass -> its ``tokens``, ``padded`` and ``forwards`` are increased.
-
+    ``samples``, ``encoded``: as text and as tokens, in one order.
+    ``pair``: the models, from `extended`.
+    ``passes``: names of all that will be asked for, so that shared ones are done in the form that serves all.
+    ``counts``: pass -> its ``tokens``, ``padded`` and ``forwards`` are increased.
     Every property may raise NonFiniteLoss or OutOfMemory, which name the sample.
     """
 
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        encoded: Sequence[Encoded],
-        pair: Pair,
-        options: Options,
-        passes: Collection[str] = (),
-        counts: dict[str, Counter[str]] | None = None,
-    ) -> None:
-        self.samples, self.encoded, self.pair, self.options = samples, encoded, pair, options
-        self.passes = frozenset(passes)
-        self.counts = {} if counts is None else counts
+    samples: Sequence[Sample]
+    encoded: Sequence[Encoded]
+    pair: Pair
+    options: Options
+    passes: Collection[str] = ()
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
 
     def count(self, name: str) -> Counter[str]:
         """What is counted of a pass; one that reads nothing has its zeros."""
         return self.counts.setdefault(name, Counter(dict.fromkeys(COUNTED, 0)))
 
-    @reads("long_pass", _whole_cost)
+    @partial(Pass, counted="long_pass", cost=_whole_cost)
     def long_pass(self) -> list[LongPass]:
         """The long model's pass over whole samples with its attention to every segment."""
         size = self.options.segment_length
         return long_pass(self.pair.long, self.encoded, size, count=self.count("long_pass"))
 
-    @reads("long_pass", _whole_cost)
+    @partial(Pass, counted="long_pass", cost=_whole_cost)
     def nll_long(self) -> np.ndarray:
         """Mean response NLL of the long model, (n,) nats per token."""
         if "long_pass" in self.passes:
             return np.array([each.nll for each in self.long_pass])
         return response_nll(self.pair.long, self.encoded, count=self.count("long_pass"))
 
-    @reads("hmg", _short_cost, needs_short=True)
+    @partial(Pass, counted="hmg", cost=_short_cost, needs_short=True)
     def nll_short(self) -> np.ndarray:
         """Mean response NLL of the short model, (n,) nats per token, read as the options say."""
         count = self.count("hmg")
@@ -215,28 +191,27 @@ class Reader:
             return short_reader_nll(self.pair.short, self.encoded, "truncate", window=window, count=count)
         return response_nll(self.pair.short, self.encoded, count=count)  # stretched by `extended`, or raw
 
-    @reads("contrast", _cut_cost, needs_short=True)
+    @partial(Pass, counted="contrast", cost=_cut_cost, needs_short=True)
     def nll_cut(self) -> np.ndarray:
-        """Mean response NLL of the long model on the last tokens that the short window holds, (n,) nats
-        per token."""
+        """Mean response NLL of the long model on what the short window holds, (n,) nats per token."""
         window, count = self.options.short_window, self.count("contrast")
         return short_reader_nll(self.pair.long, self.encoded, "truncate", window=window, count=count)
 
-    @reads("ifd", _alone_cost)
+    @partial(Pass, counted="ifd", cost=_alone_cost)
     def nll_alone(self) -> np.ndarray:
-        """Mean NLL of the response without its prompt, (n,) nats per token, by the long model."""
+        """Mean NLL of the response without its prompt by the long model, (n,) nats per token."""
         # One token before the response: a chat template's opening would be an instruction of its own.
         starts = [sample.start[:1] or [self.pair.tokenizer.eos_token_id] for sample in self.encoded]
         responses = [sample.response for sample in self.encoded]
         losses = continuation_nll(self.pair.long, starts, responses, count=self.count("ifd"))
         return np.array([loss.mean() for loss in losses])
 
-    @reads("longattn", _far_cost)
+    @partial(Pass, counted="longattn", cost=_far_cost)
     def far_attention(self) -> np.ndarray:
-        """LongAttn's score of each sample, (n,), see `longattn.long_attention_score`."""
+        """LongAttn's score of each sample, (n,)."""
         return long_attention_score(self.pair.long, self.encoded, count=self.count("longattn"))
 
-    @reads("cam", _segments_cost)
+    @partial(Pass, counted="cam", cost=_segments_cost)
     def segment_nll(self) -> list[np.ndarray]:
         """Mean response NLL given one segment and the instruction, (segments,) a sample, nats per token."""
         size, count = self.options.segment_length, self.count("cam")
@@ -244,32 +219,20 @@ class Reader:
             return adaptive_importance(self.pair.long, self.encoded, self.long_pass, size, count=count)
         return segment_importance(self.pair.long, self.encoded, size, count=count)
 
-    @reads("prolong", _pairs_cost)
+    @partial(Pass, counted="prolong", cost=_pairs_cost)
     def dependencies(self) -> pd.DataFrame:
-        """ProLong's scores of the samples as plain documents, a row each, see
-        `pair_passes.score_documents`."""
-        return score_documents(
-            self.pair.long,
-            [
-                each.context + each.instruction + each.response
-                for each in map(self._uncut, range(len(self.samples)))
-            ],
-            segment_length=self.options.segment_length,
-            pairs=self.options.prolong_pairs,
-            window_segments=_window_segments(self.options),
-            seed=self.options.seed,
-            count=self.count("prolong"),
-        )
+        """ProLong's scores of the samples as plain documents, see `pair_passes.score_documents`."""
+        texts = []
+        for sample, encoded in zip(self.samples, self.encoded, strict=True):
+            if encoded.dropped:  # all of its context: pairs are short, whatever the length of the text
+                encoded = encode(sample, self.pair.tokenizer, chat=self.options.chat)
+            texts.append(encoded.context + encoded.instruction + encoded.response)
+        shape = {"segment_length": self.options.segment_length, "pairs": self.options.prolong_pairs}
+        shape |= {"window_segments": _window_segments(self.options), "seed": self.options.seed}
+        return score_documents(self.pair.long, texts, **shape, count=self.count("prolong"))
 
     def segment_chars(self) -> list[list[int]]:
         """Where each sample's segments begin and end, as characters of its context; asks no model."""
         size = self.options.segment_length
         both = zip(self.samples, self.encoded, strict=True)
         return [context_offsets(sample, self.pair.tokenizer, encoded, size) for sample, encoded in both]
-
-    def _uncut(self, place: int) -> Encoded:
-        """A sample with all of its context: pairs of segments are short, whatever the length of the text."""
-        encoded = self.encoded[place]
-        if not encoded.dropped:
-            return encoded
-        return encode(self.samples[place], self.pair.tokenizer, None, chat=self.options.chat)

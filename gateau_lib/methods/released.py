@@ -1,34 +1,29 @@
 """GATEAU's public procedure as it was released, so that what the fixes change can be measured.
 
-Every defect is a switch of `Defects` with its source. With all of them off, the same unbatched code computes
-what the library computes. Some defects move numbers, others only cost time: the tests say which. Sources are
-files of the repository S1s-Z/GATEAU (commit 38789ff). What belongs to the data is not repeated here: the
-headings in the prompts ("### Input:" and so on), and joining result files by line number. ProLong's is in
-`released_prolong`.
+Every defect is a switch of `Defects` with its source, a file of the repository S1s-Z/GATEAU (commit 38789ff).
+With all of them off, the same unbatched code computes what the library computes. What belongs to the data is
+not repeated here: headings in the prompts ("### Input:" and so on), joining result files by line number.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers import PreTrainedModel
 
 from gateau_lib.data.samples import Encoded
-from gateau_lib.models.attention import refuse_unread
+from gateau_lib.models.attention import Layer, reading_rows
+from gateau_lib.models.nll import Count, add
 from gateau_lib.models.pair import Pair
 from gateau_lib.models.rope import extend_window
 
 CUT = 500  # tokens of instruction and response, with start token (select/cam, construct_data: max_length=500)
 SEGMENTS_AT_ONCE = 32  # select/cam, run_multiprocess_ppl.sh
-_IMPLEMENTATION = "sdpa_with_rows"
 
 
 @dataclass(frozen=True)
@@ -68,9 +63,7 @@ class Defects:
 
 
 @torch.inference_mode()
-def _response_nll(
-    model: PreTrainedModel, sample: Encoded, window: int, late: bool, count: Counter[str] | None
-) -> float:
+def _response_nll(model: PreTrainedModel, sample: Encoded, window: int, late: bool, count: Count) -> float:
     """Mean NLL of the response from one forward pass with all logits; NaN if the labels leave no token."""
     body = sample.context + sample.instruction + sample.response
     ids = sample.start + body[max(0, len(body) + len(sample.start) - window) :]
@@ -78,26 +71,18 @@ def _response_nll(
     row = torch.tensor([ids], device=model.device)
     labels = row.clone()
     labels[0, :prompt] = -100
-    _add(count, row, len(ids))
+    add(count, row, len(ids))
     return float(model(input_ids=row, labels=labels, use_cache=False).loss)
 
 
 def released_hmg(
-    pair: Pair,
-    encoded: Sequence[Encoded],
-    window: int,
-    *,
-    defects: Defects | None = None,
-    count: Counter[str] | None = None,
+    pair: Pair, encoded: Sequence[Encoded], window: int, defects: Defects | None = None, count: Count = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean response NLL of both models as select/hmg computes them: one sample at a time, every logit.
 
-    Args:
-        window: tokens of a sample at most, cut on the left (select/hmg: 64,000).
-
-    Returns:
-        ``nll_short`` and ``nll_long``, each (n,), nats per token. NaN where the released code gives NaN: a
-        sample whose prompt alone fills the window.
+    ``window``: tokens of a sample at most, cut on the left (select/hmg: 64,000).
+    Returns ``nll_short`` and ``nll_long``, each (n,), nats per token. NaN where the released code gives NaN:
+        a sample whose prompt alone fills the window.
     """
     on = defects or Defects()
     short = pair.short if on.raw_short_reader else extend_window(pair.short, window)
@@ -107,37 +92,6 @@ def released_hmg(
 
 
 # GATEAU, select/cam
-
-
-@dataclass
-class _Rows:
-    """Which rows of the attention pass are wanted, which keys they may see, and what was found."""
-
-    first: int
-    seen: torch.Tensor  # (N,) bool
-    found: list[torch.Tensor]  # per layer (rows, N), mean over heads
-
-
-def _attention_with_rows(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-    attention_mask: torch.Tensor | None, released_rows: _Rows | None = None, **kwargs: Any,
-) -> tuple[torch.Tensor, None]:  # fmt: skip
-    """SDPA, and beside it all weights of the rows after the context, from one product as in select/cam."""
-    refuse_unread(module, kwargs)
-    if released_rows is not None:
-        keys = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-        scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
-        scores = query[:, :, released_rows.first :] @ keys.transpose(2, 3) * scaling  # (1, heads, rows, N)
-        columns = torch.arange(key.shape[2], device=key.device)
-        allowed = (columns <= columns[released_rows.first :, None]) & released_rows.seen  # (rows, N)
-        weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1, dtype=torch.float32)
-        released_rows.found.append(weights[0].mean(0))
-    found = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
-    return cast(tuple[torch.Tensor, None], found)
-
-
-AttentionInterface.register(_IMPLEMENTATION, _attention_with_rows)
-AttentionMaskInterface.register(_IMPLEMENTATION, sdpa_mask)
 
 
 @dataclass(frozen=True)
@@ -151,29 +105,21 @@ class _Text:
     response: list[int]
 
     def opened(self, part: slice) -> tuple[list[int], list[bool], int]:
-        """A part of the context with the start token before its first real token.
-
-        Returns:
-            Token ids, which of them are real, and how much padding leads.
-        """
+        """A part, opened before its first real token: ids, which are real, how much padding leads."""
         ids, real = self.context[part], self.real[part]
         lead = real.index(True) if True in real else len(ids)
         opened = ids[:lead] + self.start + ids[lead:]
         return opened, real[:lead] + [True] * len(self.start) + real[lead:], lead
 
 
-def _text(sample: Encoded, pad: int, window: int, side: str, on: Defects) -> _Text:
-    context, padding = sample.context, 0
-    if on.pad_context:
-        context = context[:window]
-        padding = window - len(context)
-    ids, real = [pad] * padding, [False] * padding
-    left = side == "left"
+def _text(sample: Encoded, pad: int, window: int, on: Defects) -> _Text:
+    context = sample.context[:window] if on.pad_context else sample.context
+    padding = window - len(context) if on.pad_context else 0
     cut, first = (CUT if on.cut_parts else None), (1 if on.drop_first else 0)
     return _Text(
         start=[] if on.drop_first else sample.start,
-        context=ids + context if left else context + ids,
-        real=real + [True] * len(context) if left else [True] * len(context) + real,
+        context=[pad] * padding + context,
+        real=[False] * padding + [True] * len(context),
         instruction=sample.instruction[:cut][first:],
         response=sample.response[:cut][first:],
     )
@@ -181,36 +127,37 @@ def _text(sample: Encoded, pad: int, window: int, side: str, on: Defects) -> _Te
 
 @torch.inference_mode()
 def _segment_attention(
-    model: PreTrainedModel, text: _Text, size: int, on: Defects, count: Counter[str] | None
+    model: PreTrainedModel, text: _Text, size: int, on: Defects, count: Count
 ) -> np.ndarray:
     """Attention of the response to each segment, (layers, segments), mean over heads, rows and keys."""
     first, seen_first, lead = text.opened(slice(None))
     after = text.instruction + text.response
     ids = torch.tensor([first + after], device=model.device)
-    seen = torch.tensor(seen_first + [True] * len(after), device=model.device)
+    seen = torch.tensor(seen_first + [True] * len(after), device=model.device)  # (N,)
+    columns = torch.arange(len(seen), device=model.device)
+    allowed = (columns <= columns[len(first) :, None]) & seen  # (rows after the context, N)
+    found: list[torch.Tensor] = []  # (segments,) a layer
+
+    def tap(layer: Layer) -> None:
+        """All weights of the rows after the context, from one product as in select/cam."""
+        keys = layer.key.repeat_interleave(layer.query.shape[1] // layer.key.shape[1], dim=1)
+        scores = layer.query[:, :, len(first) :] @ keys.transpose(2, 3) * layer.scaling  # (1, heads, rows, N)
+        weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1, dtype=torch.float32)[0].mean(0)
+        mean = weights[len(text.instruction) :, : len(first)].mean(0)  # from the response
+        mean = torch.cat([mean[:lead], mean[lead + len(text.start) :]])  # to the context
+        found.append(torch.stack([part.mean() for part in torch.split(mean, size)]))
+
+    add(count, ids, int(seen.sum()))
     mask = torch.ones_like(ids) if on.see_padding else seen[None].long()
-    rows = _Rows(len(first), seen, [])
-    _add(count, ids, int(seen.sum()))
-    before = model.config._attn_implementation
-    model.set_attn_implementation(_IMPLEMENTATION)
-    try:  # the base model: select/cam leaves out the head in this pass
+    with reading_rows(model, tap):  # of the base model: select/cam leaves out the head in this pass
         decoder = model.get_decoder()  # type: ignore[no-untyped-call]  # transformers leaves it without types
-        decoder(**_inputs(ids, mask), released_rows=rows)
-    finally:
-        model.set_attn_implementation(before)
-    means = []
-    for layer in rows.found:
-        keys = layer[len(text.instruction) :, : len(first)].mean(0)  # from the response
-        keys = torch.cat([keys[:lead], keys[lead + len(text.start) :]])  # to the context
-        means.append(torch.stack([part.mean() for part in torch.split(keys, size)]))
-    stored = torch.stack(means).to(torch.float16 if on.half_precision else torch.float64)
+        decoder(**_inputs(ids, mask))
+    stored = torch.stack(found).to(torch.float16 if on.half_precision else torch.float64)
     return stored.double().cpu().numpy()
 
 
 @torch.inference_mode()
-def _segment_nll(
-    model: PreTrainedModel, text: _Text, size: int, on: Defects, count: Counter[str] | None
-) -> np.ndarray:
+def _segment_nll(model: PreTrainedModel, text: _Text, size: int, on: Defects, count: Count) -> np.ndarray:
     """Loss of the response after each segment of the context, (segments,), every logit computed."""
     n, after = len(text.context), text.instruction + text.response
     whole = [slice(begin, begin + size) for begin in range(0, n - size + 1, size)]
@@ -233,55 +180,38 @@ def released_cam(
     window: int,
     segment_length: int,
     *,
-    side: Literal["left", "right"] = "left",
     defects: Defects | None = None,
-    count: Counter[str] | None = None,
+    count: Count = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The two vectors of CAM as select/cam computes them, one sample at a time, by the long model.
 
     The released code knows Llama only: a response row sees every key before it, so no sliding windows.
-
-    Args:
-        window: tokens a context is padded to, or cut to on the right; a multiple of ``segment_length``
-            (select/cam: 64,000 in segments of 128). It is padded with the tokenizer's padding token, else its
-            end-of-text token.
-        side: where the padding stands. Nothing in the released code says it, the tokenizer's files do. On the
-            right it parts context and instruction, so that it moves every distance between them; on the left
-            it shifts the segments' borders.
-
-    Returns:
-        For each sample ``segment_nll`` (segments,) in nats, and ``attention`` (layers, segments); with
-        ``pad_context`` there are always ``window / segment_length`` segments. Turn them into a score with
-        `cam.contextual_awareness`; the released code has no such step.
-
-    Raises:
-        ValueError: a window that is no multiple of the segment, an unknown side, a response that is lost with
-            its first token.
+    Padding stands on the left, where it shifts the borders of segments; tokenizers say so, the code does not.
+    ``window``: tokens a context is padded to, or cut to on the right; a multiple of ``segment_length``
+        (select/cam: 64,000 in segments of 128). The padding token is the tokenizer's, else its end of text.
+    Returns for each sample ``segment_nll`` (segments,) in nats, and ``attention`` (layers, segments); with
+        ``pad_context`` there are always ``window / segment_length``. Their score is the library's
+        (`cam.contextual_awareness`); the released code has none.
+    Raises ValueError: a window of no whole segments, a response that is lost with its first token.
     """
     on = defects or Defects()
     if window % segment_length:
         raise ValueError(f"window {window} must be a multiple of the segment length {segment_length}")
-    if side not in ("left", "right"):
-        raise ValueError(f"unknown side {side!r}: choose left or right")
     pad = next((i for i in (pair.tokenizer.pad_token_id, pair.tokenizer.eos_token_id) if i is not None), 0)
     found = []
     for sample in encoded:
-        text = _text(sample, pad, window, side, on)
+        text = _text(sample, pad, window, on)
         if not text.response:
-            raise ValueError(
-                f"sample {sample.id!r}: the released code drops the first response token, and there is no "
-                "other"
-            )
+            why = "the released code drops the first response token, and there is no other"
+            raise ValueError(f"sample {sample.id!r}: {why}")
         nll = _segment_nll(pair.long, text, segment_length, on, count)
         found.append((nll, _segment_attention(pair.long, text, segment_length, on, count)))
     return found
 
 
-def every_loss(
-    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, count: Counter[str] | None
-) -> torch.Tensor:
+def every_loss(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, count: Count) -> torch.Tensor:
     """NLL of every token but the first, (B, N - 1), from one forward pass with all logits."""
-    _add(count, ids, int(mask.sum()))
+    add(count, ids, int(mask.sum()))
     logits = model(**_inputs(ids, mask)).logits[:, :-1]
     losses = functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
     return losses.view(len(ids), -1)
@@ -291,8 +221,3 @@ def _inputs(ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
     """A pass with positions from the left edge, padding included, as the library then counted them."""
     positions = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
     return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "use_cache": False}
-
-
-def _add(count: Counter[str] | None, ids: torch.Tensor, tokens: int) -> None:
-    if count is not None:
-        count.update(tokens=tokens, padded=ids.numel(), forwards=1)

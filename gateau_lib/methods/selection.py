@@ -1,10 +1,7 @@
 """From one score a sample to a selection: the top of a pool, within quotas if there are any.
 
-Every function here works on the whole pool, refuses NaN by name, and does not depend on the order of the
-pool.
+Every function works on the whole pool, refuses NaN by name, and does not depend on the pool's order.
 """
-
-from __future__ import annotations
 
 import math
 from collections import Counter
@@ -15,16 +12,11 @@ import numpy.typing as npt
 
 
 def numbers(values: npt.ArrayLike, name: str, ids: Sequence[str] | None = None) -> npt.NDArray[np.float64]:
-    """The values as an array (n,), none of them NaN.
-
-    Raises:
-        ValueError: naming ``name`` and the sample.
-    """
+    """The values as an array (n,); ValueError, naming ``name`` and the sample, if one is NaN."""
     array = np.asarray(values, dtype=float)
     if array.ndim != 1 or array.size == 0 or (ids is not None and array.size != len(ids)):
-        raise ValueError(
-            f"{name} has shape {array.shape}; expected one number for each of at least one sample"
-        )
+        wanted = "one number for each of at least one sample"
+        raise ValueError(f"{name} has shape {array.shape}; expected {wanted}")
     bad = np.flatnonzero(np.isnan(array))
     if bad.size:
         where = f"sample {ids[bad[0]]!r}" if ids is not None else f"row {bad[0]}"
@@ -33,11 +25,7 @@ def numbers(values: npt.ArrayLike, name: str, ids: Sequence[str] | None = None) 
 
 
 def unique(ids: Sequence[str]) -> list[str]:
-    """The ids, none of them twice.
-
-    Raises:
-        ValueError: naming the first that is.
-    """
+    """The ids; ValueError, naming the first that is there twice."""
     seen: set[str] = set()
     for each in ids:
         if each in seen:
@@ -63,13 +51,9 @@ def top_fraction(ids: Sequence[str], scores: npt.ArrayLike, fraction: float) -> 
 def within_quotas(
     ranking: Sequence[str], sources: Mapping[str, str], quotas: Mapping[str, int], k: int
 ) -> list[str]:
-    """The first ``k`` ids of a ranking, passing over those whose source has given its quota.
+    """The first ``k`` ids of a ranking, passing over those whose source has given its quota; or fewer.
 
-    Fewer than ``k`` if the quotas leave fewer.
-
-    Args:
-        sources: id -> source.
-        quotas: source -> samples at most; a source that is not named has no limit.
+    ``sources``: id -> source; ``quotas``: source -> samples at most, without a limit if it is not named.
     """
     taken: list[str] = []
     given: Counter[str] = Counter()

@@ -5,7 +5,7 @@ tokens and order stay, only distances grow. What the public text of SkipAlign (a
 is a parameter here, with our assumption:
 
 - total skip: uniform on ``{0..target - tokens}``, as PoSE's second chunk in its released code, so that all
-  strategies differ only in *where* they jump; ``reach="full"`` always jumps to the end of the target window.
+  strategies differ only in *where* they jump; ``reach="full"`` always jumps to the end of the window.
 - number of jumps: Skip-Outer jumps at every turn boundary, Skip-Inner at ``jumps`` random places inside
   turns, Skip-All at both; the total is divided among them at random. Ids are contiguous inside the blocks
   between jumps.
@@ -13,8 +13,6 @@ is a parameter here, with our assumption:
   turn, as in LongAlign's messages.
 - share of samples that are skipped: a parameter of the fine-tuning job.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -55,35 +53,21 @@ def skip_positions(
 ) -> np.ndarray:
     """Position ids of one sample under a strategy: strictly increasing and below ``target``.
 
-    Args:
-        turns: tokens of each turn, in order.
-        target: window to be reached, tokens.
-        jumps: jumps inside turns (Skip-Inner and Skip-All); fewer when the turns have fewer tokens.
-        reach: ``uniform``, the total skip is drawn from {0..target - tokens}; ``full``, it is always target -
-            tokens.
-
-    Returns:
-        int64 ``(sum(turns),)``; ``normal`` and ``packed`` give 0, 1, 2, ... A sample with no place to jump
-        (Skip-Outer of a single turn) gives the same.
-
-    Raises:
-        ValueError: unknown strategy or reach, or more tokens than ``target``.
-
+    ``turns``: tokens of each turn, in order; ``target``: window to be reached, tokens.
+    ``jumps``: jumps inside turns (Skip-Inner and Skip-All); fewer when the turns have fewer tokens.
+    ``reach``: ``uniform``, the total skip is drawn from {0..target - tokens}; ``full``, it is the largest.
+    Returns int64 ``(sum(turns),)``: 0, 1, 2, ... for ``normal``, ``packed`` and where there is no jump.
+    Raises ValueError: unknown strategy or reach, or more tokens than ``target``.
     Source: SkipAlign (arXiv 2405.03939); PoSE and RandPos as in dwzhu-pku/PoSE ``train_pose.py``: two chunks,
-    the second skipping u ~ U{0..target - tokens}; and positions drawn without replacement from {0..target -
-    1}, sorted.
+        the second skipping u ~ U{0..target - tokens}; and positions drawn from {0..target - 1}, sorted.
     """
     total = sum(turns)
     if strategy not in STRATEGIES or reach not in ("uniform", "full"):
-        raise ValueError(
-            f"unknown strategy {strategy!r} or reach {reach!r}: choose from {', '.join(STRATEGIES)}; "
-            "uniform, full"
-        )
+        known = f"{', '.join(STRATEGIES)}; uniform, full"
+        raise ValueError(f"unknown strategy {strategy!r} or reach {reach!r}: choose from {known}")
     if total > target:
-        raise ValueError(
-            f"a sample of {total} tokens does not fit a window of {target}; raise the window or cut the "
-            "sample"
-        )
+        fix = "raise the window or cut the sample"
+        raise ValueError(f"a sample of {total} tokens does not fit a window of {target}; {fix}")
     positions = np.arange(total, dtype=np.int64)
     if strategy in ("normal", "packed"):
         return positions
@@ -94,16 +78,11 @@ def skip_positions(
         return positions
     skip = target - total if reach == "full" else int(rng.integers(0, target - total + 1))
     inner_ends = np.sort(rng.integers(0, skip + 1, len(cuts) - 1))
-    sizes = np.diff(np.concatenate(([0], inner_ends, [skip])))
     bias = np.zeros(total, dtype=np.int64)
-    bias[cuts] = sizes
+    bias[cuts] = np.diff(np.concatenate(([0], inner_ends, [skip])))
     return positions + np.cumsum(bias)
 
 
 def sample_turns(encoded: Encoded, ending: Sequence[int] = ()) -> tuple[int, int]:
-    """Tokens of the user's and of the assistant's turn of a sample.
-
-    Args:
-        ending: ids after the response (end-of-text); they belong to the assistant turn.
-    """
+    """Tokens of the user's and the assistant's turn of a sample, ``ending`` (end-of-text) with the latter."""
     return len(encoded.prompt), len(encoded.response) + len(ending)

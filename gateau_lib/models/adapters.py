@@ -1,11 +1,8 @@
-"""LoRA adapters (peft): low-rank matrices beside a frozen model's linear layers, trained and kept in place of
-its weights.
+"""LoRA adapters (peft): low-rank matrices beside a frozen model's linear layers, trained in their place.
 
 A folder with adapters holds them as safetensors, the tokenizer, and the configuration that the base is to be
 read with (its RoPE base and window), but not the base itself.
 """
-
-from __future__ import annotations
 
 import json
 import warnings
@@ -33,17 +30,10 @@ def _peft() -> Any:
 
 
 def attach(model: PreTrainedModel, base: Path | str, rank: int, seed: int) -> torch.nn.Module:
-    """The model with new adapters at all linear layers but the output head, ready to be trained; its own
-    weights are frozen.
+    """The model, frozen, with new adapters at all linear layers but the output head, ready to be trained.
 
     The adapters begin as zero changes, in float32 whatever the dtype of the model.
-
-    Args:
-        base: where `merged` will find the model again, folder or hub id.
-        rank: of the adapters; their scale is alpha / rank = 2.
-
-    Raises:
-        AdapterError: peft is not installed.
+    ``base``: where `merged` will find the model again, folder or hub id; ``rank``: half of alpha.
     """
     peft = _peft()
     torch.manual_seed(seed)
@@ -60,18 +50,13 @@ def base_of(folder: Path | str) -> str | None:
 
 
 def merged(base: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
-    """The base with the adapters of a folder added to its weights.
-
-    Raises:
-        AdapterError: peft is not installed, or the adapters are those of another model.
-    """
+    """The base with the adapters of a folder added to its weights; AdapterError if they do not fit."""
     peft = _peft()
     other = "its adapters do not belong to this base"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
         try:
-            # peft reads a JSON file and tensors; it builds no model and has no code to fetch, since the base
-            # is given.
+            # peft reads a JSON file and tensors; with the base given, it has no code to fetch.
             adapted = peft.PeftModel.from_pretrained(base, str(folder))
             # Read once more: only this call tells what did not fit.
             fit = adapted.load_adapter(str(folder), "default")

@@ -1,13 +1,10 @@
-"""Exact attention in rows and windows, beside transformers' fast kernel: no N x N matrix, whatever the family
-does.
+"""Exact attention in rows and windows, beside transformers' fast kernel: no N x N matrix in any family.
 
 The registered implementation hands plain causal layers to SDPA. Layers with a sliding window (Mistral, Phi-3,
 Gemma, Qwen) are read window by window, and layers with soft-capped scores (Gemma 2, which SDPA cannot
 compute) in chunks of rows. A `Tap` sees every layer's queries and keys on the way, rotated and normalised,
 and can ask for attention weights of a few rows.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,22 +24,20 @@ IMPLEMENTATION = "rows_and_windows"
 SCORE_ELEMENTS = 2**25  # attention weights held at the same time, at most: 128 MiB in fp32
 _CACHE_ELEMENTS = 2**20  # what a CPU's cache holds of them: three times as fast as fresh memory
 _FEWEST_ROWS = 16  # of a chunk on a CPU: with fewer, all keys are read too often
+_OTHERS = "use a Llama-like model, or leave out cam and longattn"
 
 # What transformers' models hand to an attention function beside queries, keys and values. Any other keyword
 # may change what is attended to, and families grow new ones (`indices`, `block_indices`, `s_aux`, `sinks`,
 # `position_bias`), so it is refused.
-_KNOWN = frozenset({"scaling", "dropout", "is_causal"})
-# The mask and the rotated queries hold these already; the second line is the same mask for flash attention.
-_KNOWN |= {"sliding_window", "position_ids", "cache_position", "seq_idx"}
-_KNOWN |= {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
-# What the model returns, and what `Trainer` gives to the loss.
-_KNOWN |= {
-    "use_cache",
-    "output_attentions",
-    "output_hidden_states",
-    "output_router_logits",
-    "num_items_in_batch",
-}
+_KNOWN = set(
+    # The second line: the mask and the rotated queries hold these already; the third: the same mask for flash
+    # attention. The last two: what the model returns, and what `Trainer` gives to the loss.
+    "scaling dropout is_causal "
+    "sliding_window position_ids cache_position seq_idx "
+    "cu_seq_lens_q cu_seq_lens_k max_length_q max_length_k "
+    "use_cache output_attentions output_hidden_states output_router_logits "
+    "num_items_in_batch".split()
+)
 
 
 @dataclass(frozen=True)
@@ -64,11 +59,7 @@ class Layer:
         return self.window is None and self.kind not in ("sliding_attention", "chunked_attention")
 
     def weights(self, b: int, begin: int, end: int) -> tuple[int, torch.Tensor]:
-        """Attention of rows [begin, end) of sequence b.
-
-        Returns:
-            The first key that any of the rows sees, and weights (Hq, rows, end - first), fp32.
-        """
+        """The first key that rows [begin, end) of sequence b see; weights (Hq, rows, end - first), fp32."""
         query, key = self.query[b, :, begin:end], self.key[b]
         window = self.window if self.window is not None and self.window < end else None
         first = 0 if window is None else max(0, begin - window + 1)
@@ -76,7 +67,9 @@ class Layer:
         # another, so that one product serves all of them without repeating the key: (Hkv, G * rows, D).
         rows = query.float().reshape(key.shape[0], -1, key.shape[2])
         scores = (rows * self.scaling) @ key[:, first:end].float().transpose(1, 2)
-        scores = _capped(scores.view(query.shape[0], end - begin, end - first), self.softcap)
+        scores = scores.view(query.shape[0], end - begin, end - first)
+        if self.softcap is not None:
+            scores = scores.div_(self.softcap).tanh_().mul_(self.softcap)
         if self.mask is not None:
             mask = self.mask[b if self.mask.shape[0] > 1 else 0, :, begin:end, first:end]
             scores.masked_fill_(~mask if mask.dtype == torch.bool else mask != 0, float("-inf"))
@@ -94,17 +87,12 @@ class Layer:
         step = SCORE_ELEMENTS // row
         if self.query.device.type == "cpu":
             step = min(step, max(_FEWEST_ROWS, _CACHE_ELEMENTS // row))
-        step = max(1, step)
-        for begin in range(start, stop, step):
-            yield begin, min(begin + step, stop)
+        for begin in range(start, stop, max(1, step)):
+            yield begin, min(begin + max(1, step), stop)
 
 
 Tap = Callable[[Layer], None]
 _TAP: ContextVar[Tap | None] = ContextVar("tap", default=None)
-
-
-def _capped(scores: torch.Tensor, softcap: float | None) -> torch.Tensor:
-    return scores if softcap is None else scores.div_(softcap).tanh_().mul_(softcap)
 
 
 def _visible(begin: int, end: int, first: int, window: int, device: torch.device) -> torch.Tensor:
@@ -124,10 +112,8 @@ def _windowed(
         end, first = min(begin + window, length), max(0, begin - window + 1)
         keys, values = (t[:, :, first:end].repeat_interleave(groups, dim=1) for t in (key, value))
         seen = _visible(begin, end, first, window, query.device)
-        rows = query[:, :, begin:end]
-        parts.append(
-            functional.scaled_dot_product_attention(rows, keys, values, attn_mask=seen, scale=scaling)
-        )
+        read = functional.scaled_dot_product_attention
+        parts.append(read(query[:, :, begin:end], keys, values, attn_mask=seen, scale=scaling))
     return torch.cat(parts, dim=2)
 
 
@@ -152,26 +138,16 @@ class Window:
     size: int
 
 
-def refuse_unread(module: torch.nn.Module, keywords: dict[str, Any]) -> None:
-    """Raise ModelError if an attention layer is called with a keyword that an attention function here would
-    swallow.
-
-    Some families (DeepSeek-V3.2, GLM-5) mask keys only for the implementations named eager and sdpa, and hand
-    any other one the indices of those that are left.
-    """
+def _refuse_unread(module: torch.nn.Module, keywords: dict[str, Any]) -> None:
+    """Raise ModelError for a keyword that the attention function here would swallow."""
+    # Some families (DeepSeek-V3.2, GLM-5) mask keys only for the implementations named eager and sdpa, and
+    # hand any other one the indices of those that are left.
     odd = next((name for name, value in keywords.items() if value is not None and name not in _KNOWN), None)
     looks_ahead = keywords.get("is_causal") is False or not getattr(module, "is_causal", True)
     if odd is None and looks_ahead:
         odd = "a view ahead"
     if odd is not None:
         raise ModelError(f"{type(module).__name__}: attention with {odd} is not read here; use another model")
-
-
-def _kind(module: torch.nn.Module) -> str | None:
-    """What the configuration calls an attention layer."""
-    kinds = getattr(getattr(module, "config", None), "layer_types", None)
-    index = getattr(module, "layer_idx", None)
-    return kinds[index] if kinds and index is not None else None
 
 
 def _attention(
@@ -185,15 +161,18 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls in every attention layer: the output (B, N, Hq, D), and no weights."""
-    refuse_unread(module, kwargs)
+    _refuse_unread(module, kwargs)
     window = attention_mask.size if isinstance(attention_mask, Window) else None
     mask = None if isinstance(attention_mask, Window) else attention_mask
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     tap = _TAP.get()
     if key.shape[2] != query.shape[2] and (tap or window or softcap):
-        kind = type(module).__name__
-        raise ModelError(f"{kind}: rows are read from whole sequences; call the model with use_cache=False")
-    layer = Layer(query, key, scaling, mask, window, softcap, _kind(module))
+        fix = "rows are read from whole sequences; call the model with use_cache=False"
+        raise ModelError(f"{type(module).__name__}: {fix}")
+    kinds = getattr(getattr(module, "config", None), "layer_types", None)
+    index = getattr(module, "layer_idx", None)
+    kind = kinds[index] if kinds and index is not None else None
+    layer = Layer(query, key, scaling, mask, window, softcap, kind)
     if tap is not None:
         tap(layer)
     if softcap is not None:
@@ -218,19 +197,16 @@ def _mask(
     device = kwargs.get("device", "cpu")
     if local_size and whole and causal and _slides(mask_function, local_size, q_length, device):
         return Window(local_size)
-    return sdpa_mask(
-        q_length=q_length, kv_length=kv_length, mask_function=mask_function, local_size=local_size, **kwargs
-    )
+    asked = {"mask_function": mask_function, "local_size": local_size, **kwargs}
+    return sdpa_mask(q_length=q_length, kv_length=kv_length, **asked)
 
 
 def _slides(
     mask_function: Callable[..., torch.Tensor], size: int, length: int, device: torch.device | str
 ) -> bool:
-    """Whether a pattern of ``size`` keys is a sliding window.
-
-    Chunked attention (Llama 4) has a size too. The two differ in the first row after a chunk, which sees
-    itself only; that row and the last one are asked, so that no N x N pattern is made.
-    """
+    """Whether a pattern of ``size`` keys is a sliding window."""
+    # Chunked attention (Llama 4) has a size too. The two differ in the first row after a chunk, which sees
+    # itself only; that row and the last one are asked, so that no N x N pattern is made.
     rows = torch.tensor([min(size, length - 1), length - 1], device=device)
     keys = torch.arange(length, device=device)
     zero = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=device)  # batch and head
@@ -239,28 +215,22 @@ def _slides(
     return torch.equal(seen.expand(1, 1, 2, length)[0, 0], (distance >= 0) & (distance < size))
 
 
-# Both or neither: an attention function without its mask function is called with attention_mask=None, padded
-# or not.
+# Both or neither: without its mask function, an attention function is called with None, padded or not.
 AttentionInterface.register(IMPLEMENTATION, _attention)
 AttentionMaskInterface.register(IMPLEMENTATION, _mask)
 
 
 @contextmanager
 def reading_rows(model: PreTrainedModel, tap: Tap | None = None) -> Iterator[None]:
-    """Let the model's attention layers be computed as this module does, and ``tap`` see each of them, for a
-    while.
+    """For a while, let attention layers be computed as this module does, and ``tap`` see each of them.
 
-    Raises:
-        ModelError: the family's attention cannot be exchanged, and there is a tap that would see nothing.
+    Raises ModelError: the family's attention cannot be exchanged, and there is a tap that would see nothing.
     """
     before = model.config._attn_implementation
     if before != IMPLEMENTATION:
         model.set_attn_implementation(IMPLEMENTATION)
     if tap is not None and model.config._attn_implementation != IMPLEMENTATION:
-        raise ModelError(
-            f"{model.config.model_type}: attention of this family cannot be read; use a Llama-like model, or "
-            "leave out cam and longattn"
-        )
+        raise ModelError(f"{model.config.model_type}: attention of this family cannot be read; {_OTHERS}")
     token = _TAP.set(tap)
     try:
         yield
@@ -274,7 +244,5 @@ def check_layers(model: PreTrainedModel, seen: int) -> None:
     """Raise ModelError unless a tap saw every layer: some families mix other kinds of layers in."""
     config = model.config.get_text_config(decoder=True)
     if seen != config.num_hidden_layers:
-        raise ModelError(
-            f"{model.config.model_type}: {seen} of {config.num_hidden_layers} layers have softmax attention "
-            "to read; use a Llama-like model, or leave out cam and longattn"
-        )
+        found = f"{seen} of {config.num_hidden_layers} layers have softmax attention to read"
+        raise ModelError(f"{model.config.model_type}: {found}; {_OTHERS}")

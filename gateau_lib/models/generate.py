@@ -1,34 +1,23 @@
 """Continuations of prompts: greedy, or drawn with a seed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+Ids = Sequence[int]  # of tokens
+
 
 def continue_greedily(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    ends: Sequence[int],
-    pad: int | None = None,
+    model: PreTrainedModel, prompts: Sequence[Ids], max_new_tokens: int, ends: Ids, pad: int | None = None
 ) -> list[list[int]]:
-    """Prompts, padded on the left as one batch: the new ids of each,
-    up to (without) the first of ``ends``."""
+    """New ids of each prompt of a batch padded on the left, up to (without) the first of ``ends``."""
     return _continue(model, prompts, ends, pad, do_sample=False, max_new_tokens=max_new_tokens)
 
 
 def continue_by_chance(
-    model: PreTrainedModel,
-    prompt: Sequence[int],
-    max_new_tokens: int,
-    ends: Sequence[int],
-    *,
-    temperature: float,
-    seed: int,
+    model: PreTrainedModel, prompt: Ids, max_new_tokens: int, ends: Ids, *, temperature: float, seed: int
 ) -> list[int]:
     """The new token ids of a prompt, each drawn from the model's whole distribution; a seed decides."""
     device = model.device
@@ -40,19 +29,14 @@ def continue_by_chance(
 
 @torch.inference_mode()
 def _continue(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    ends: Sequence[int],
-    pad: int | None,
-    **how: float,
+    model: PreTrainedModel, prompts: Sequence[Ids], ends: Ids, pad: int | None, **how: float
 ) -> list[list[int]]:
     pad = pad if pad is not None else ends[0] if ends else 0
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(p)) + [*p] for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     asked = GenerationConfig(eos_token_id=list(ends) or None, pad_token_id=pad, use_cache=True, **how)
-    # What a configuration leaves open is taken from the model's own: a hub model's may sample or punish
-    # repetition.
+    # What a configuration leaves open is taken from the model's own: it may sample or punish repetition.
     own, model.generation_config = model.generation_config, GenerationConfig()
     try:
         # Every causal language model has `generate`, from a mixin that PreTrainedModel does not name.

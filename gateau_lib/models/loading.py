@@ -4,9 +4,7 @@ Weights are safetensors; code that a model brings along is never run. What is lo
 are missing, or of another model than the configuration, are refused.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import Logger, LogRecord, getLogger
 from pathlib import Path
@@ -38,20 +36,17 @@ def _resolve(name: str | Path, *enough: str) -> str:
     folder = Path(text).expanduser()
     looks_local = text.startswith((".", "/", "~")) or folder.exists() or text.count("/") != 1
     if looks_local and not any((folder / file).is_file() for file in ("config.json", *enough)):
-        raise ModelError(
-            f"{text}: no config.json there; give a folder with a saved model or a hub id owner/name"
-        )
+        fix = "give a folder with a saved model or a hub id owner/name"
+        raise ModelError(f"{text}: no config.json there; {fix}")
     source = str(folder) if looks_local else text
     _refuse_code(source)
     return source
 
 
 def _refuse_code(source: str) -> None:
-    """Raise ModelError if a model or tokenizer can only be read by code of its own.
-
-    Many repositories still name such code (``auto_map``) although transformers knows their model by now; then
-    transformers' own class is loaded, and whether weights and configuration fit it is checked as always.
-    """
+    """Raise ModelError if a model or tokenizer can only be read by code of its own."""
+    # Many repositories still name such code (``auto_map``) although transformers knows their model by now;
+    # its own class is loaded then, and whether weights and configuration fit it is checked as always.
     files = {
         "config.json": (lambda: PreTrainedConfig.get_config_dict(source)[0], _knows_model),
         "tokenizer_config.json": (lambda: get_tokenizer_config(source), _knows_tokenizer),
@@ -85,33 +80,28 @@ def _knows_tokenizer(settings: dict[str, Any]) -> bool:
 
 
 def load_config(name: str | Path) -> PreTrainedConfig:
-    """The configuration of a local folder or hub id.
-
-    Raises:
-        ModelError: nothing there, the hub cannot be reached, or the model needs code of its own.
-    """
+    """The configuration of a local folder or hub id; ModelError as `load`."""
     source = _resolve(name)
-    try:
+    with _loadable(source):
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise _unloadable(source, error) from error
 
 
 def load_tokenizer(name: str | Path) -> Any:
-    """The fast tokenizer of a local folder, with or without a model, or of a hub id.
-
-    Raises:
-        ModelError: nothing there, the hub cannot be reached, or the tokenizer needs code of its own.
-    """
+    """The fast tokenizer of a local folder, with or without a model, or of a hub id; ModelError as `load`."""
     source = _resolve(name, "tokenizer_config.json")
-    try:
+    with _loadable(source):
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise _unloadable(source, error) from error
 
 
-def _unloadable(source: str, error: Exception) -> ModelError:
-    return ModelError(f"{source}: cannot load ({reason(error)}); download it first, or give a local folder")
+@contextmanager
+def _loadable(source: str, *also: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except adapters.AdapterError as error:
+        raise ModelError(f"{source}: {error}") from error
+    except (OSError, ValueError) + also as error:
+        fix = "download it first, or give a local folder"
+        raise ModelError(f"{source}: cannot load ({reason(error)}); {fix}") from error
 
 
 def load(
@@ -120,10 +110,8 @@ def load(
     """A causal language model in eval mode with its fast tokenizer, from a local folder or the hub.
 
     A folder of adapters (`gateau_lib.models.adapters`) gives their base with the adapters merged into it.
-
-    Raises:
-        ModelError: nothing there, the hub cannot be reached, weights and configuration are not of one model,
-            or the model needs code of its own.
+    Raises ModelError: nothing there, the hub cannot be reached, weights and configuration are not of one
+        model, or the model needs code of its own.
     """
     tokenizer, source = load_tokenizer(name), _resolve(name)
     base = adapters.base_of(source)
@@ -132,41 +120,29 @@ def load(
     else:
         # The base is read with the RoPE base and window that the adapters were trained at.
         whole = _load_model(_resolve(base), dtype, load_config(source))
-        try:
+        with _loadable(source, SafetensorError):
             model = adapters.merged(whole, source)
-        except adapters.AdapterError as error:
-            raise ModelError(f"{source}: {error}") from error
-        except (OSError, ValueError, SafetensorError) as error:
-            raise _unloadable(source, error) from error
     # transformers' wrapper hides that `to` is a method: its stub wants the model as an argument.
     return cast(Any, model).to(to or device()).eval(), tokenizer
 
 
 def load_on_cpu(name: str | Path) -> tuple[PreTrainedModel, Any]:
-    """`load` in single precision on the CPU, for worked examples.
-
-    Exact, and it takes no GPU memory from what is measured.
-    """
+    """`load` in single precision on the CPU: exact, and it takes no GPU memory from what is measured."""
     return load(name, to=torch.device("cpu"))
 
 
 def _load_model(source: str, dtype: str, config: PreTrainedConfig | None = None) -> PreTrainedModel:
     """The model of a folder or hub id, read with another configuration than its own if one is given."""
     options = {"config": config, "dtype": getattr(torch, dtype), "use_safetensors": True}
-    # What does not fit is refused below, by name; transformers would only stop at sizes, and at these without
-    # a name.
+    # What does not fit is refused below, by name; transformers would stop at sizes only, without a name.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    try:
-        with _without_report():
-            # A pair, as output_loading_info asks; the annotation there knows the model only.
-            loaded: Any = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options)
-            model, info = loaded
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _unloadable(source, error) from error
+    with _loadable(source, RuntimeError, SafetensorError), _without_report():
+        # A pair, as output_loading_info asks; the annotation there knows the model only.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options)
+    model, info = loaded
     if wrong := _misfits(info):
-        raise ModelError(
-            f"{source}: {wrong}; weights and configuration are not of one model, fetch or save both again"
-        )
+        fix = "weights and configuration are not of one model, fetch or save both again"
+        raise ModelError(f"{source}: {wrong}; {fix}")
     return model
 
 
@@ -188,27 +164,15 @@ def _without_report() -> Iterator[None]:
 
 
 def _misfits(info: dict[str, Any]) -> str:
-    """Weights of a model that its files lack, that only the files have, or that have another size; "" if
-    none.
-
-    Weights that are tied to others, and those that a family is known to leave out or to have too many of, are
-    no
-    misfits: transformers has taken them out.
-    """
+    """Weights that a model's files lack, that only they have, or that have another size; "" if none."""
+    # Without tied ones and those that a family is known to leave out: transformers has taken them out.
     sizes = [
         f"{name} ({' x '.join(map(str, found))}, not {' x '.join(map(str, wanted))})"
         for name, found, wanted in info["mismatched_keys"]
     ]
-    kinds = {
-        "weights missing for": info["missing_keys"],
-        "no place for": info["unexpected_keys"],
-        "of another size": sizes,
-    }
-    return "; ".join(f"{kind} {_some(names)}" for kind, names in kinds.items() if names)
-
-
-def _some(names: Iterable[str], shown: int = 2) -> str:
-    """The first few of many names."""
-    ordered = sorted(names)
-    more = len(ordered) - shown
-    return ", ".join(ordered[:shown]) + (f" and {more} more" if more > 0 else "")
+    kinds = {"weights missing for": info["missing_keys"], "no place for": info["unexpected_keys"]}
+    said = []
+    for kind, names in (kinds | {"of another size": sizes}).items():
+        more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+        said += [f"{kind} {', '.join(sorted(names)[:2])}{more}"] if names else []
+    return "; ".join(said)

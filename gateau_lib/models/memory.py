@@ -1,7 +1,5 @@
 """Peak memory of one piece of work, measured in a process of its own, so that nothing before it counts."""
 
-from __future__ import annotations
-
 import multiprocessing
 import resource
 import sys
@@ -20,9 +18,8 @@ Work = Callable[[], Any]
 def peak(prepare: Callable[..., tuple[Work, Work]], *arguments: Any) -> int:
     """Bytes by which a piece of work raises the peak of a fresh process, or of the GPU if there is one.
 
-    Args:
-        prepare: importable by name; ``prepare(*arguments)`` returns a small piece of work, which is done
-            first and not counted (it loads what the large one shares with it), and the large one.
+    ``prepare``: importable by name; ``prepare(*arguments)`` returns a small piece of work, which is done
+        first and not counted (it loads what the large one shares with it), and the large one.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(_measure, prepare, arguments).result()
@@ -45,19 +42,16 @@ def _measure(prepare: Callable[..., tuple[Work, Work]], arguments: tuple[Any, ..
 def high_water() -> int:
     """Most bytes that this process has held so far."""
     status = Path("/proc/self/status")
-    if (
-        status.exists()
-    ):  # ru_maxrss is kept when a process is started from a larger one, and would show the parent's
-        return (
-            next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-            * 1024
-        )
+    # ru_maxrss is kept when a process is started from a larger one, and would show the parent's.
+    if status.exists():
+        lines = status.read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: a device's error, Python's own, or the message of torch's CPU allocator."""
-    text = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-    )
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    said = any(words in str(error).lower() for words in ("out of memory", "can't allocate memory"))
+    return isinstance(error, RuntimeError) and said

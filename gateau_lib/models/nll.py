@@ -1,13 +1,9 @@
-"""Negative log-likelihood of a continuation given a prefix, in nats per token: the number under every score
-here.
+"""Negative log-likelihood of a continuation given a prefix, in nats per token: the number under every score.
 
 Batches hold sequences of similar length, padded on the right: a causal model never looks to the right, so a
-plain mask of ones is exact, the fast causal kernels apply, and no N x N mask is built. The mask and the
-positions are always passed, because transformers guesses packing from positions when there is no mask. The
-output head runs on response rows only.
+plain mask of ones is exact, the fast causal kernels apply, and no N x N mask is built. Mask and positions are
+always passed: without, transformers guesses packing. The output head runs on response rows only.
 """
-
-from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from gateau_lib.models.attention import Tap, reading_rows
 from gateau_lib.models.memory import is_out_of_memory
@@ -28,25 +24,19 @@ BATCH_TOKENS = 16384  # padded tokens a forward pass, unless a single sequence i
 CPU_TOKENS = 4096  # the most on a processor: larger batches outgrow its caches and take a quarter longer
 LEAST_FILLED = 0.75  # of a batch's row: past a quarter of padding, another forward pass is cheaper
 
+Count = Counter[str] | None  # what a pass adds to: real ``tokens``, ``padded`` ones too, ``forwards``
 Result = TypeVar("Result")
 
 
 class SequenceError(UserError):
-    """A sequence that cannot be scored.
-
-    ``index`` is its place in the call; ``sample`` (an id) and ``segment`` tell which text it is, where that
-    is known.
-    """
+    """A sequence that cannot be scored: its place in the call, and sample (an id) and segment where known."""
 
     reason = "cannot be scored"
 
     def __init__(self, index: int, sample: str | None = None, segment: int | None = None) -> None:
         self.index, self.sample, self.segment = index, sample, segment
-        names = []
-        if sample is not None:
-            names.append(f"sample {sample!r}")
-        if segment is not None:
-            names.append(f"segment {segment}")
+        names = [] if sample is None else [f"sample {sample!r}"]
+        names += [] if segment is None else [f"segment {segment}"]
         super().__init__(f"{', '.join(names) or f'sequence {index}'}: {self.reason}")
 
 
@@ -80,20 +70,12 @@ def naming(ids: Sequence[str]) -> Iterator[None]:
 def padded(
     sequences: Sequence[Sequence[int]], device: torch.device, past: int = 0
 ) -> dict[str, torch.Tensor]:
-    """A model's inputs for sequences padded on the right: ids, a mask of ones, positions.
+    """A model's inputs for token ids padded on the right to N, the longest, after ``past`` cached tokens.
 
-    Args:
-        sequences: token ids; the longest has N.
-        past: tokens before them that a cache holds; the mask covers these too, and positions go on after
-            them.
-
-    Returns:
-        ``input_ids`` and ``position_ids`` (B, N), ``attention_mask`` (B, past + N).
+    Returns ``input_ids`` and ``position_ids`` (B, N), ``attention_mask`` of ones (B, past + N).
     """
     longest = max(map(len, sequences))
-    ids = torch.zeros(
-        len(sequences), longest, dtype=torch.long
-    )  # what stands in the padding is never looked at
+    ids = torch.zeros(len(sequences), longest, dtype=torch.long)  # what is in the padding is never looked at
     for b, sequence in enumerate(sequences):
         ids[b, : len(sequence)] = torch.as_tensor(sequence)
     ids = ids.to(device)
@@ -109,9 +91,8 @@ def plan_batches(
 ) -> list[list[int]]:
     """Indices grouped by similar length, longest group first.
 
-    Args:
-        batch_tokens: padded tokens of a group at most, unless it is one sequence.
-        edge: sequences longer than this never share a batch with the others, see `rope.rope_edge`.
+    ``batch_tokens``: padded tokens of a group at most, unless it is one sequence.
+    ``edge``: sequences longer than this never share a batch with the others, see `rope.rope_edge`.
     """
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
@@ -135,15 +116,10 @@ def run_batches(
     run: Callable[[list[int]], Sequence[Result]],
     edge: int | None = None,
 ) -> list[Result]:
-    """``run(group)`` for groups of indices of similar length; all results in the order of ``lengths``.
+    """``run(group)``, a result an index, for groups of `plan_batches`; all in the order of ``lengths``.
 
     A group that does not fit into memory is halved, and so are all groups after it that are as large.
-
-    Args:
-        run: one result an index of the group, in its order.
-
-    Raises:
-        OutOfMemory: one sequence alone does not fit.
+    Raises OutOfMemory: one sequence alone does not fit.
     """
     done: dict[int, Result] = {}
     todo = plan_batches(lengths, batch_tokens, edge)
@@ -162,8 +138,7 @@ def run_batches(
             torch.cuda.empty_cache()
         rest = [index for left in (group, *todo) for index in left]
         half = len(group) // 2 * lengths[group[0]]
-        smaller = plan_batches([lengths[i] for i in rest], half, edge)
-        todo = [[rest[i] for i in part] for part in smaller]
+        todo = [[rest[i] for i in part] for part in plan_batches([lengths[i] for i in rest], half, edge)]
     return [done[i] for i in range(len(lengths))]
 
 
@@ -171,27 +146,29 @@ def batch_nll(
     model: PreTrainedModel,
     sequences: Sequence[Sequence[int]],
     n_targets: Sequence[int],
-    count: Counter | None = None,
+    count: Count = None,
     tap: Tap | None = None,
-) -> list[np.ndarray]:
-    """One forward pass: NLL of the last ``n_targets[b]`` tokens of each sequence.
+    cache: DynamicCache | None = None,
+) -> list[torch.Tensor]:
+    """NLL of the last ``n_targets[b]`` tokens of each sequence, nats, fp32 whatever the dtype, from one pass.
 
-    Args:
-        tap: sees every attention layer on the way, see `attention.reading_rows`.
-
-    Returns:
-        For each sequence an array (n_targets[b],), float64, nats; the softmax is in fp32 whatever the model's
-        dtype.
+    ``tap``: sees every attention layer on the way, see `attention.reading_rows`.
+    ``cache``: keys and values of tokens before the sequences; those of the sequences are added.
     """
-    inputs = padded(sequences, model.device)
-    places = target_places([len(s) for s in sequences], n_targets)
-    wanted = inputs["input_ids"].flatten()[places]
-    with reading_rows(model, tap):
-        logits = logits_at(model, places - 1, **inputs, use_cache=False)  # a row predicts the next token
-    losses = token_nll(logits, wanted)
+    inputs = padded(sequences, model.device, past=0 if cache is None else cache.get_seq_length())
+    ids = inputs["input_ids"]
+    places = target_places([len(s) for s in sequences], n_targets).to(ids.device)
+    more = {} if cache is None else {"past_key_values": cache}
+    with reading_rows(model, tap):  # a row predicts the next token
+        logits = logits_at(model, places - 1, **inputs, **more, use_cache=cache is not None)
+    add(count, ids, sum(map(len, sequences)))
+    return list(token_nll(logits, ids.flatten()[places]).split(list(n_targets)))
+
+
+def add(count: Count, ids: torch.Tensor, tokens: int) -> None:
+    """Count one forward pass of padded ids (B, N), of which so many are real."""
     if count is not None:
-        count.update(tokens=sum(map(len, sequences)), padded=inputs["input_ids"].numel(), forwards=1)
-    return [part.double().cpu().numpy() for part in losses.split(list(n_targets))]
+        count.update(tokens=tokens, padded=ids.numel(), forwards=1)
 
 
 def target_places(lengths: Sequence[int], n_targets: Sequence[int]) -> torch.Tensor:
@@ -207,41 +184,32 @@ def continuation_nll(
     prefixes: Sequence[Sequence[int]],
     targets: Sequence[Sequence[int]],
     *,
-    batch_tokens: int = BATCH_TOKENS,
-    count: Counter | None = None,
+    batch_tokens: int | None = None,
+    count: Count = None,
 ) -> list[np.ndarray]:
     """NLL of every target token given its prefix and the target tokens before it.
 
-    Args:
-        prefixes: token ids, at least one each (the start token, if nothing else).
-        targets: token ids, at least one each.
-        batch_tokens: padded tokens a forward pass, on a processor `CPU_TOKENS` at most; a longer sequence
-            goes alone.
-        count: its ``tokens`` (real), ``padded`` and ``forwards`` are increased.
-
-    Returns:
-        One array (number of target tokens,) a pair, float64, nats, in the order of the call.
-
-    Raises:
-        ValueError: an empty prefix or target.
-        NonFiniteLoss, OutOfMemory: with the index.
+    ``prefixes``, ``targets``: token ids, at least one each (the start token, if nothing else).
+    ``batch_tokens``: padded tokens a forward pass, `BATCH_TOKENS` by default, on a processor `CPU_TOKENS` at
+        most; a longer sequence goes alone.
+    Returns one array (number of target tokens,) a pair, float64, nats, in the order of the call.
+    Raises ValueError: an empty prefix or target; NonFiniteLoss, OutOfMemory: with the index.
     """
     for index, (prefix, target) in enumerate(zip(prefixes, targets, strict=True)):
         if not len(prefix) or not len(target):
-            raise ValueError(
-                f"sequence {index}: prefix and target need at least one token each; give a start token "
-                "as prefix"
-            )
+            fix = "give a start token as prefix"
+            raise ValueError(f"sequence {index}: prefix and target need at least one token each; {fix}")
 
     def run(group: list[int]) -> list[np.ndarray]:
         sequences = [[*prefixes[i], *targets[i]] for i in group]
-        losses = batch_nll(model, sequences, [len(targets[i]) for i in group], count)
+        parts = batch_nll(model, sequences, [len(targets[i]) for i in group], count)
+        losses = [part.double().cpu().numpy() for part in parts]
         for index, loss in zip(group, losses, strict=True):
             if not np.isfinite(loss).all():
                 raise NonFiniteLoss(index)
         return losses
 
     lengths = [len(prefix) + len(target) for prefix, target in zip(prefixes, targets, strict=True)]
-    if model.device.type == "cpu":
-        batch_tokens = min(batch_tokens, CPU_TOKENS)
-    return run_batches(lengths, batch_tokens, run, rope_edge(model))
+    most = BATCH_TOKENS if batch_tokens is None else batch_tokens
+    most = min(most, CPU_TOKENS) if model.device.type == "cpu" else most
+    return run_batches(lengths, most, run, rope_edge(model))

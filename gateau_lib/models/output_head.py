@@ -1,13 +1,9 @@
-"""The output head where it is needed: logits of chosen tokens, and the loss of many without all their logits
-at once.
+"""The output head where it is needed: logits of chosen tokens, and losses of many in parts.
 
 All logits of 64k tokens over a vocabulary of 32k take 8.4 GB in float32, and only those of response tokens
 are asked for. Where even these are many (39k tokens of a vocabulary of 128k have 20 GB), head and
-cross-entropy run on a part of the tokens at a time, and once more for the gradients, as gradient
-checkpointing does.
+cross-entropy run on a part of the tokens at a time, and once more for the gradients (checkpointing).
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -33,8 +29,7 @@ def logits_at(model: torch.nn.Module, rows: torch.Tensor, **inputs: Any) -> torc
     """Logits (R, vocabulary) at ``rows``, indices into (batch x positions), from one forward pass.
 
     The head itself is called by the model, so that what a family does after it stays (soft caps, scales).
-    ``logits_to_keep`` would take the same positions in every row of the batch, and so more than the responses
-    of right-padded rows.
+    ``logits_to_keep`` would take the same positions in every row, more than the responses of padded rows.
     """
 
     def pick(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -51,14 +46,12 @@ def logits_at(model: torch.nn.Module, rows: torch.Tensor, **inputs: Any) -> torc
 def nll_at(
     model: torch.nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
-    """NLL of each target at its row with gradients, nats, float32, (R,); in parts if they are many.
+    """NLL of each target (R,) at its row, with gradients, nats, float32, (R,); in parts if they are many.
 
-    Args:
-        model: also wrapped for several processes, or with adapters.
-        rows: indices into (batch x positions), (R,). targets: token ids, (R,).
+    ``model``: also wrapped for several processes, or with adapters.
+    ``rows``: indices into (batch x positions), (R,).
     """
-    # Not under ZeRO-3: it gathers the head's weights at each call, so all processes must call it equally
-    # often.
+    # Not under ZeRO-3: it gathers the head's weights at each call, which all processes must make as often.
     gathered_by_call = hasattr(_inner(model).get_output_embeddings().weight, "ds_id")
     if len(rows) > MANY and not gathered_by_call:
         return nll_in_parts(model, inputs, rows, targets)
@@ -68,24 +61,19 @@ def nll_at(
 def nll_in_parts(
     model: torch.nn.Module, inputs: dict[str, torch.Tensor], rows: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
-    """As `nll_at`, with the logits of `PART` tokens at a time.
-
-    The losses are computed where the model is about to call its head, inside its own forward pass: only there
-    do wrappers (DDP, FSDP, autocast) have the weights gathered and the number format set.
-    """
+    """As `nll_at`, with the logits of `PART` tokens at a time."""
+    # The losses are computed where the model is about to call its head, inside its own forward pass: only
+    # there do wrappers (DDP, FSDP, autocast) have the weights gathered and the number format set.
     inner = _inner(model)
     causal = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # without peft's shell
     head = _HeadOnly(causal)
     losses: list[torch.Tensor] = []
 
-    def part_nll(hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return token_nll(head.logits(hidden), wanted)
-
     def read(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         before_head.remove()  # the parts call the head as well
         hidden = args[0].flatten(0, 1)  # (B * N, hidden)
         for part, wanted in zip(hidden[rows].split(PART), targets.split(PART), strict=True):
-            losses.append(checkpoint(part_nll, part, wanted, use_reentrant=False, preserve_rng_state=False))
+            losses.append(checkpoint(head.nll, part, wanted, use_reentrant=False, preserve_rng_state=False))
         return (hidden[None, :0], *args[1:])  # the model's own logits: of no token
 
     def hand_out(_: torch.nn.Module, __: Any, output: Any) -> Any:
@@ -109,11 +97,10 @@ def _inner(model: torch.nn.Module) -> Any:
 
 
 class _HeadOnly:
-    """A causal model without its layers: what is left is the family's way from hidden states to logits.
+    """A causal model without its layers: what is left is the family's way from hidden states to logits."""
 
-    It stands in for the model as ``self`` of the model's own forward pass, where the layers are one
-    attribute. So it has no weights, and neither the model nor a wrapper of it is changed.
-    """
+    # It stands in for the model as ``self`` of the model's own forward pass, where the layers are one
+    # attribute. So it has no weights, and neither the model nor a wrapper of it is changed.
 
     def __init__(self, causal: PreTrainedModel) -> None:
         self._causal = causal
@@ -126,7 +113,7 @@ class _HeadOnly:
     def _hand_on(*_: Any, inputs_embeds: torch.Tensor, **__: Any) -> BaseModelOutputWithPast:
         return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits (R, vocabulary) of hidden states (R, hidden)."""
+    def nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """NLL (R,) of targets after hidden states (R, hidden)."""
         forward = type(self._causal).forward  # not the instance's, which accelerate may have wrapped
-        return forward(self, inputs_embeds=hidden.unsqueeze(0), use_cache=False).logits[0]
+        return token_nll(forward(self, inputs_embeds=hidden[None], use_cache=False).logits[0], targets)

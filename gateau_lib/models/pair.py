@@ -1,7 +1,5 @@
 """The two models that score: loaded, checked to be of one family, and identified by what they hold."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass
@@ -27,11 +25,7 @@ class Pair:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name, or the best there is.
-
-    Raises:
-        ScoreError: it cannot be used here.
-    """
+    """The device of that name, or the best there is; ScoreError if it cannot be used here."""
     try:
         chosen = torch.device(name) if name else devices.device()
         torch.empty(0, device=chosen)
@@ -42,11 +36,7 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def names(short: str | None, long: str | None, with_short: bool) -> tuple[str | None, str]:
-    """Where the two models lie; the shipped pair if neither is named, no short one where none is needed.
-
-    Raises:
-        ScoreError: only one model named though both are needed.
-    """
+    """Where the models lie, the shipped pair if none is named; ScoreError if one that is needed is not."""
     if short is None and long is None:
         short, long = str(loading.SHIPPED / "short"), str(loading.SHIPPED / "long")
     if long is None:
@@ -61,12 +51,9 @@ def names(short: str | None, long: str | None, with_short: bool) -> tuple[str | 
 def load_pair(
     short: str | None, long: str | None, with_short: bool, dtype: str, device: torch.device
 ) -> Pair:
-    """The two models; the shipped pair if neither is named.
-    Without ``with_short`` the long one stands for both.
+    """The two models of `names`; without ``with_short`` the long one stands for both.
 
-    Raises:
-        ScoreError: only one model named though both are needed, or models that are not homologous.
-        ModelError: no model there.
+    Raises ScoreError: one is missing, or they are not homologous; ModelError: no model there.
     """
     short, long = names(short, long, with_short)
     long_model, tokenizer = loading.load(long, dtype, device)
@@ -85,29 +72,23 @@ def check_homologous(
     fix = "HMG needs two models of one family with one tokenizer"
     if a != b:
         differing = sum(a.get(token) != b.get(token) for token in a.keys() | b.keys())
-        raise ScoreError(
-            f"the models are not homologous: their vocabularies differ in {differing:,} tokens; {fix}"
-        )
+        why = f"their vocabularies differ in {differing:,} tokens"
+        raise ScoreError(f"the models are not homologous: {why}; {fix}")
     if short_tokenizer(PROBE)["input_ids"] != long_tokenizer(PROBE)["input_ids"]:
-        raise ScoreError(
-            f"the models are not homologous: their tokenizers split the same text differently; {fix}"
-        )
+        why = "their tokenizers split the same text differently"
+        raise ScoreError(f"the models are not homologous: {why}; {fix}")
     for name, model in (("short", short), ("long", long)):
         rows = cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings
         if rows < len(b):
-            raise ScoreError(
-                f"the {name} model has {rows:,} embeddings for a tokenizer of {len(b):,} tokens; {fix}"
-            )
+            both = f"{rows:,} embeddings for a tokenizer of {len(b):,} tokens"
+            raise ScoreError(f"the {name} model has {both}; {fix}")
 
 
 def fingerprint(model: PreTrainedModel, tokenizer: Any) -> str:
-    """SHA-256 of a model's weights (in the dtype they are read in), configuration and tokenizer.
-
-    Where it lies does not count.
-    """
-    config = {
-        k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")
-    }
+    """SHA-256 of a model's weights (in the dtype they are read in), configuration and tokenizer."""
+    config = model.config.to_dict()
+    for name in ("_name_or_path", "transformers_version"):  # where it lies does not count
+        config.pop(name, None)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     digest.update(json.dumps(tokenizer.chat_template, sort_keys=True, default=str).encode())
@@ -118,11 +99,7 @@ def fingerprint(model: PreTrainedModel, tokenizer: Any) -> str:
 
 
 def identity(pair: Pair) -> dict[str, Any]:
-    """What two workers must agree in, to give the same numbers to the last bit: weights, number format, kind
-    of device.
-
-    On a CPU the number of threads counts too: it decides in which order a matrix product is summed.
-    """
+    """What two workers must agree in, to give the same numbers to the last bit."""
     long = fingerprint(pair.long, pair.tokenizer)
     kind = pair.long.device.type
     return {
@@ -130,5 +107,6 @@ def identity(pair: Pair) -> dict[str, Any]:
         "short": long if pair.short is pair.long else fingerprint(pair.short, pair.tokenizer),
         "dtype": str(pair.long.dtype).removeprefix("torch."),
         "device": kind,
+        # On a CPU, their number decides in which order a matrix product is summed.
         "threads": torch.get_num_threads() if kind == "cpu" else None,
     }

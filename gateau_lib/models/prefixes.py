@@ -5,9 +5,6 @@ keys and values only. The rows of one batch may follow different prefixes: each 
 need when it is there.
 """
 
-from __future__ import annotations
-
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -16,9 +13,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from gateau_lib.models.attention import reading_rows
-from gateau_lib.models.nll import padded, target_places
-from gateau_lib.models.output_head import logits_at, token_nll
+from gateau_lib.models.nll import Count, batch_nll
 from gateau_lib.models.rope import rope_edge
 
 
@@ -36,14 +31,9 @@ def reusable(model: PreTrainedModel, length: int) -> bool:
 
 
 def read(
-    model: PreTrainedModel, parts: Sequence[Sequence[int]], count: Counter | None = None
+    model: PreTrainedModel, parts: Sequence[Sequence[int]], count: Count = None
 ) -> tuple[list[float], DynamicCache]:
-    """Mean NLL of each part's tokens but the first, nats per token, and the parts' keys and values.
-
-    Args:
-        parts: token ids, all of one length of at least two.
-        count: its ``tokens``, ``padded`` and ``forwards`` are increased.
-    """
+    """Mean NLL of tokens but the first, nats per token, and keys and values of parts of one length."""
     # Without the configuration, a sliding layer keeps all keys; its mask hides those out of reach.
     cache = DynamicCache()
     return _forward(model, parts, cache, count), cache
@@ -54,7 +44,7 @@ def read_after(
     prefixes: DynamicCache,
     rows: np.ndarray,
     parts: Sequence[Sequence[int]],
-    count: Counter | None = None,
+    count: Count = None,
 ) -> list[float]:
     """As `read`, where part b follows prefix ``rows[b]`` of those that `read` returned."""
     which = torch.as_tensor(rows, device=model.device)
@@ -65,17 +55,10 @@ def read_after(
 
 @torch.inference_mode()
 def _forward(
-    model: PreTrainedModel, parts: Sequence[Sequence[int]], cache: DynamicCache, count: Counter | None
+    model: PreTrainedModel, parts: Sequence[Sequence[int]], cache: DynamicCache, count: Count
 ) -> list[float]:
-    inputs = padded(parts, model.device, past=cache.get_seq_length())
-    ids = inputs["input_ids"]  # (B, L), all of one length
-    places = target_places([len(part) for part in parts], [len(part) - 1 for part in parts]).to(ids.device)
-    with reading_rows(model):
-        logits = logits_at(model, places - 1, **inputs, past_key_values=cache, use_cache=True)
-    if count is not None:
-        count.update(tokens=ids.numel(), padded=ids.numel(), forwards=1)
-    losses = token_nll(logits, ids.flatten()[places])
-    return losses.double().view(len(parts), -1).mean(1).tolist()
+    losses = batch_nll(model, parts, [len(part) - 1 for part in parts], count, cache=cache)
+    return torch.stack(losses).double().mean(1).tolist()
 
 
 class _Prefixes(DynamicLayer):

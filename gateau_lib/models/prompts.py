@@ -1,7 +1,5 @@
 """How a prompt is written, and its token ids."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,27 +19,17 @@ INST = (
 
 
 def templated(
-    tokenizer: Any,
-    messages: Sequence[Mapping[str, str]],
-    *,
-    whose: str,
-    remedy: str,
-    template: str | None = None,
+    tokenizer: Any, messages: Sequence[Mapping[str, str]], *, whose: str, remedy: str, template: Any = None
 ) -> str:
     """A conversation as a chat template writes it, its start token included, up to where the model speaks.
 
-    Args:
-        messages: ``{"role": "system" | "user" | "assistant", "content": text}``.
-        whose, remedy: beginning and end of the error message.
-        template: Jinja text; None: the tokenizer's own.
-
-    Raises:
-        DataError: the template fails.
+    ``messages``: ``{"role": "system" | "user" | "assistant", "content": text}``.
+    ``whose``, ``remedy``: beginning and end of the DataError of a template that fails.
+    ``template``: Jinja text; None: the tokenizer's own.
     """
-    turns = [dict(message) for message in messages]
     how = {"tokenize": False, "add_generation_prompt": True, "chat_template": template}
     try:
-        return tokenizer.apply_chat_template(turns, **how)
+        return tokenizer.apply_chat_template([dict(message) for message in messages], **how)
     except Exception as error:  # a template is a program of its own: jinja's errors, and whatever it raises
         raise DataError(f"{whose}: the chat template fails ({reason(error)}); {remedy}") from None
 
@@ -54,13 +42,9 @@ def has_template(tokenizer: Any) -> bool:
 def prompt_ids(tokenizer: Any, turns: Sequence[str], said: Sequence[str], chat: bool) -> list[int]:
     """Token ids of a conversation up to where the model speaks.
 
-    Args:
-        turns: what the user says; at least one more than ``said``, later ones are not read.
-        said: the model's answers so far, which stand between the turns.
-        chat: the tokenizer's chat template, or `INST` where it has none. Otherwise the study's plain prompt.
-
-    Raises:
-        DataError: the chat template fails.
+    ``turns``: what the user says; at least one more than ``said``, later ones are not read.
+    ``said``: the model's answers so far, which stand between the turns.
+    ``chat``: the tokenizer's chat template, or `INST` where it has none; else the study's plain prompt.
     """
     said = [text.strip() for text in said]
     asked = turns[: len(said) + 1]
@@ -69,15 +53,14 @@ def prompt_ids(tokenizer: Any, turns: Sequence[str], said: Sequence[str], chat: 
         messages += [{"role": "assistant", "content": text}, {"role": "user", "content": turn}]
     if not chat:
         return plain_ids(tokenizer, [message["content"] for message in messages])
-    template = None if has_template(tokenizer) else INST
     remedy = "mend it, or ask without chat"
-    text = templated(tokenizer, messages, whose="the tokenizer", remedy=remedy, template=template)
-    return text_ids(tokenizer, text)
+    how: dict[str, Any] = {"template": None if has_template(tokenizer) else INST, "remedy": remedy}
+    return text_ids(tokenizer, templated(tokenizer, messages, whose="the tokenizer", **how))
 
 
 def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[int]:
     """Token ids of texts, each followed by an empty line, after the start token, if the tokenizer has one."""
-    start = [token for token in (tokenizer.bos_token_id,) if token is not None]
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     return start + text_ids(tokenizer, "".join(text + SEPARATOR for text in texts))
 
 

@@ -4,18 +4,12 @@ RoPE turns pairs of channels by (position x frequency); the base sets the freque
 slow pairs down, so that positions beyond the window look like ones within it (NTK-aware scaling).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from gateau_lib.study.errors import ModelError
-
-
-def _name(config: PreTrainedConfig) -> str:
-    return config.name_or_path or config.model_type
 
 
 def _text(config: PreTrainedConfig) -> Any:
@@ -32,10 +26,13 @@ def _parameters(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _rope(config: PreTrainedConfig) -> dict[str, Any]:
-    parameters = _parameters(config)
-    if not parameters:
-        raise ModelError(f"{_name(config)}: no rotary positions to stretch; use --reading truncate")
-    return parameters
+    if parameters := _parameters(config):
+        return parameters
+    raise _refused(config, "no rotary positions to stretch; use --reading truncate")
+
+
+def _refused(config: PreTrainedConfig, why: str) -> ModelError:
+    return ModelError(f"{config.name_or_path or config.model_type}: {why}")
 
 
 def window(model: PreTrainedModel) -> int:
@@ -46,17 +43,15 @@ def window(model: PreTrainedModel) -> int:
 def rope_edge(model: PreTrainedModel) -> int | None:
     """Length past which a whole batch is read with other RoPE factors (LongRoPE of Phi-3), or None.
 
-    Samples on both sides of it must not share a batch, or the short ones would be read as if they were long.
-
-    Raises:
-        ModelError: dynamic NTK, whose reading of a sample depends on what was read before it.
+    Samples on both sides of it must not share a batch: the short ones would be read as if they were long.
+    Raises ModelError: dynamic NTK, whose reading of a sample depends on what was read before it.
     """
     parameters = _parameters(model.config)
     kind = parameters.get("rope_type", "default")
     if kind == "dynamic":
-        raise ModelError(
-            f"{_name(model.config)}: with dynamic RoPE a loss depends on what was read before; set rope_type "
-            "to default in its config.json, a longer window is then given to it by --reading ntk"
+        why = "with dynamic RoPE a loss depends on what was read before; set rope_type to default in its "
+        raise _refused(
+            model.config, why + "config.json, a longer window is then given to it by --reading ntk"
         )
     return int(parameters["original_max_position_embeddings"]) if kind == "longrope" else None
 
@@ -67,22 +62,15 @@ def rope_theta(model: PreTrainedModel) -> float:
 
 
 def ntk_theta(theta: float, factor: float, head_dim: int) -> float:
-    """NTK-aware base for a window ``factor`` times as long: ``theta * factor ** (d / (d - 2))``.
+    """NTK-aware base for a window ``factor`` times as long; ``head_dim`` channels of a head are turned.
 
-    It slows the slowest of the d / 2 pairs of channels by the whole factor and leaves the fastest alone.
-
-    Args:
-        head_dim: d, the channels of a head that are turned.
+    It slows the slowest of their pairs by the whole factor and leaves the fastest alone.
     """
     return theta * factor ** (head_dim / (head_dim - 2))
 
 
 def stretched_theta(config: PreTrainedConfig, target: int) -> float:
-    """The NTK base at which a model of that configuration reads ``target`` tokens; its own within its window.
-
-    Raises:
-        ModelError: it has no rotary positions.
-    """
+    """The NTK base at which a model of that configuration reads ``target`` tokens; its own in its window."""
     rope, text = _rope(config), _text(config)
     theta, factor = float(rope["rope_theta"]), target / text.max_position_embeddings
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -93,22 +81,17 @@ def stretched_theta(config: PreTrainedConfig, target: int) -> float:
 def with_rope_theta(model: PreTrainedModel, theta: float, window: int | None = None) -> PreTrainedModel:
     """The same weights (shared, not copied) read with another RoPE base and nominal window.
 
-    A configuration that is changed after a model was built changes nothing in it, so a second model is built
-    over the same tensors.
-
-    Raises:
-        ModelError: the model's RoPE is already scaled in another way, or it has none.
+    Raises ModelError: the model's RoPE is already scaled in another way, or it has none.
     """
+    # A configuration that is changed after a model was built changes nothing in it: a second one is built.
     rope = _rope(model.config)
     kind = rope.get("rope_type", "default")
     if kind != "default":
-        raise ModelError(
-            f"{_name(model.config)}: RoPE of type {kind!r} cannot be stretched here; give a --max-length "
-            "within the model's window, and --reading truncate for the short one"
-        )
+        fix = "give a --max-length within the model's window, and --reading truncate for the short one"
+        raise _refused(model.config, f"RoPE of type {kind!r} cannot be stretched here; {fix}")
     rotary = getattr(model.get_decoder(), "rotary_emb", None)
     if rotary is None:
-        raise ModelError(f"{_name(model.config)}: its rotary positions are not found; use --reading truncate")
+        raise _refused(model.config, "its rotary positions are not found; use --reading truncate")
     config = type(model.config).from_dict(model.config.to_dict())
     text = _text(config)
     stretched = {**rope, "rope_type": "default", "rope_theta": float(theta)}
@@ -120,8 +103,7 @@ def with_rope_theta(model: PreTrainedModel, theta: float, window: int | None = N
     twin.load_state_dict(model.state_dict(), assign=True)
     twin.tie_weights()
     # Buffers that no state dict holds are still on meta. The rotary module is built for real with the new
-    # base, in float32 whatever the dtype of the weights; the others (Gemma's embedding scale) are the model's
-    # own.
+    # base, in float32 whatever the dtype of the weights; others (Gemma's embedding scale) are the model's.
     for name, module in list(twin.named_modules()):
         if isinstance(module, type(rotary)):
             twin.set_submodule(name, type(rotary)(config=text).to(model.device))

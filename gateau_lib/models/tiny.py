@@ -1,7 +1,5 @@
 """Tiny models built from scratch for the study."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -44,27 +42,22 @@ def build_llama(
 
 @torch.no_grad()
 def look_back(model: LlamaForCausalLM, offsets: Sequence[int] = (1, 2, 3), sharpness: float = 20.0) -> None:
-    """Let the first layer's heads begin by looking 1, 2, 3 tokens back, through query and key biases that
-    RoPE turns.
+    """Let the first layer's heads begin by looking 1, 2, 3 tokens back, through biases that RoPE turns.
 
     Recall of a fact needs a head that copies the token before into each position, and a later one that
     matches it (an induction head). From purely random weights this model stays for thousands of steps on a
     plateau of attending to any value word; with the first half given, the second forms within a few hundred.
-    The biases are trained like all other weights.
     """
     attention = model.model.layers[0].self_attn
-    query, key = (
-        attention.q_proj.bias.view(-1, attention.head_dim),
-        attention.k_proj.bias.view(-1, attention.head_dim),
-    )
+    query = attention.q_proj.bias.view(-1, attention.head_dim)
+    key = attention.k_proj.bias.view(-1, attention.head_dim)
     turns = model.model.rotary_emb.inv_freq[:6]  # the fast pairs of channels: only they tell neighbours apart
     half, size = attention.head_dim // 2, sharpness**0.5
     query.zero_()
     key.zero_()
     query[:, : len(turns)] = size
-    for head in range(
-        len(key)
-    ):  # the product of query and key is then sum_f cos((distance - offset) * turn_f)
+    # The product of query and key is then sum_f cos((distance - offset) * turn_f).
+    for head in range(len(key)):
         angle = offsets[head % len(offsets)] * turns
         key[head, : len(turns)] = size * angle.cos()
         key[head, half : half + len(turns)] = size * angle.sin()

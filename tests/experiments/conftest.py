@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,8 +25,9 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., No
         online: bool = True,
     ) -> None:
         monkeypatch.setattr(devices, "gpu_memory", lambda: [int(each * 2**30) for each in cards])
-        monkeypatch.setattr(machine_check, "free_disk", lambda folder: disk * 2**30)
-        monkeypatch.setattr(machine_check, "host_memory", lambda: host * 2**30)
+        room, memory = SimpleNamespace(free=disk * 2**30), SimpleNamespace(available=host * 2**30)
+        monkeypatch.setattr(machine_check.shutil, "disk_usage", lambda folder: room)
+        monkeypatch.setattr(machine_check.psutil, "virtual_memory", lambda: memory)
         monkeypatch.setattr(machine_check, "version", lambda name: torch_version)
         monkeypatch.setattr(machine_check, "answers", lambda name, kind="model": online)
         monkeypatch.setattr(hub, "cache", lambda: tmp_path / "hub")

@@ -14,7 +14,7 @@ from tiny import eager
 
 from gateau_lib.data import corpus, longalign, passages, samples
 from gateau_lib.data.samples import segments
-from gateau_lib.experiments import pool, pool_tables, ranking, study_corpus
+from gateau_lib.experiments import pool, ranking, study_corpus
 from gateau_lib.methods import cam, longattn
 from gateau_lib.models import loading, rope, tiny
 from gateau_lib.study import evidence, store
@@ -73,8 +73,8 @@ def read(study, pair, path):
     return drawn, [samples.encode(s, tokenizer, study.profile.max_length) for s in drawn], tokenizer
 
 
-def computed(study, build):
-    return pool.read_table(build.folder(study))
+def computed(study, part, pair, texts):
+    return pd.read_parquet(pool.build(study, part, pair, texts).folder(study) / "scores.parquet")
 
 
 @torch.no_grad()
@@ -87,7 +87,7 @@ def test_homologous_is_one_plain_pass_a_sample(study, pair, path, read):
     _, encoded, _ = read
     short, long = (loading.load(pair / name)[0] for name in ("short", "long"))
     stretched = rope.extend_window(short, study.profile.max_length)
-    table = computed(study, pool.homologous(study, pair, path))
+    table = computed(study, "homologous", pair, path)
     assert list(table["id"]) == [e.id for e in encoded] and list(table["n_tokens"]) == [
         len(e.ids) for e in encoded
     ]
@@ -111,7 +111,7 @@ def test_awareness_is_eager_attention_and_one_pass_a_segment(study, pair, path, 
     drawn, encoded, tokenizer = read
     long = loading.load(pair / "long")[0]
     plain, size = eager(long), study.profile.segment_length
-    table = computed(study, pool.awareness(study, pair, path)).set_index("id")
+    table = computed(study, "awareness", pair, path).set_index("id")
     for sample, e in list(zip(drawn, encoded, strict=True))[:4]:
         row = table.loc[e.id]
         nll = [
@@ -141,13 +141,13 @@ def test_evidence_that_was_cut_off_is_in_no_segment(read, study):
     sample = next(s for s in drawn if s.kind == "far")
     full = samples.encode(sample, tokenizer)
     (first, last), *_ = samples.evidence_tokens(sample, tokenizer)
-    assert pool_tables.evidence_segments(sample, full, tokenizer, 32) == sorted(
+    assert pool.evidence_segments(sample, full, tokenizer, 32) == sorted(
         {t // 32 for t in range(first, last)}
     )
     cut = samples.encode(sample, tokenizer, len(full.ids) - last)
-    assert cut.dropped == last and pool_tables.evidence_segments(sample, cut, tokenizer, 32) == []
+    assert cut.dropped == last and pool.evidence_segments(sample, cut, tokenizer, 32) == []
     part = samples.encode(sample, tokenizer, len(full.ids) - last + 1)
-    assert pool_tables.evidence_segments(sample, part, tokenizer, 32) == [0]
+    assert pool.evidence_segments(sample, part, tokenizer, 32) == [0]
 
 
 def test_scored_joins_labels_and_scores_by_id(study, pair, data, path):
@@ -159,18 +159,14 @@ def test_scored_joins_labels_and_scores_by_id(study, pair, data, path):
     drawn = longalign.read_samples(path)
     assert list(first["id"]) == [s.id for s in drawn] and list(first["kind"]) == [s.kind for s in drawn]
     assert list(first["needs_far"]) == [s.kind in corpus.NEEDS_FAR for s in drawn]
-    np.testing.assert_array_equal(
-        first["nll_long"], computed(study, pool.homologous(study, pair, path))["nll_long"]
-    )
-    np.testing.assert_array_equal(
-        first["prolong"], computed(study, pool.dependencies(study, pair, path))["prolong"]
-    )
+    np.testing.assert_array_equal(first["nll_long"], computed(study, "homologous", pair, path)["nll_long"])
+    np.testing.assert_array_equal(first["prolong"], computed(study, "dependencies", pair, path)["prolong"])
     assert table.attrs["count"]["homologous"]["tokens"] > table["n_tokens"].sum()
 
 
 def test_the_other_methods_are_scored_as_a_score_table_is(study, pair, data, path, read):
     drawn, encoded, tokenizer = read
-    table = computed(study, pool.others(study, pair, path))
+    table = computed(study, "others", pair, path)
     assert list(table) == ["id", "longattn"] and list(table["id"]) == [sample.id for sample in drawn]
     long = loading.load(pair / "long", study.profile.dtype)[0]
     long = rope.extend_window(long, study.profile.max_length)
@@ -179,9 +175,9 @@ def test_the_other_methods_are_scored_as_a_score_table_is(study, pair, data, pat
 
 
 def test_a_table_is_computed_once(study, pair, path, monkeypatch):
-    first = computed(study, pool.homologous(study, pair, path))
+    first = computed(study, "homologous", pair, path)
     monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("computed again"))
-    pd.testing.assert_frame_equal(computed(study, pool.homologous(study, pair, path)), first)
+    pd.testing.assert_frame_equal(computed(study, "homologous", pair, path), first)
 
 
 def test_documents_are_scored_by_kind(study, pair, data):
@@ -197,7 +193,7 @@ def test_a_sample_that_cannot_be_scored_is_named(study, pair, data, tmp_path):
     shutil.copytree(data / "documents", short)
     (short / "0.jsonl").write_text(json.dumps({"id": "tiny", "kind": "local", "text": "The end."}) + "\n")
     with pytest.raises(Exception, match="tiny: a score is missing"):
-        computed(study, pool.dependencies(study, pair, short / "0.jsonl", documents=True))
+        computed(study, "documents", pair, short / "0.jsonl")
 
 
 # Rankings ---------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from tiny import random_encoded, random_llama
 
 from gateau_lib.methods import cam, model_passes
 from gateau_lib.methods.model_passes import response_nll
-from gateau_lib.models import attention
+from gateau_lib.models import attention, nll
 from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory
 
 SEGMENT = 16
@@ -23,8 +23,9 @@ SEGMENT = 16
 
 @pytest.mark.parametrize("batch_tokens", [1, 16384])
 @pytest.mark.parametrize("segment_length", [1, SEGMENT, 200])
-def test_long_pass_matches_eager_attention(model, encoded, segment_length, batch_tokens):
-    passes = model_passes.long_pass(model, encoded, segment_length, batch_tokens=batch_tokens)
+def test_long_pass_matches_eager_attention(model, encoded, segment_length, batch_tokens, monkeypatch):
+    monkeypatch.setattr(nll, "BATCH_TOKENS", batch_tokens)
+    passes = model_passes.long_pass(model, encoded, segment_length)
     for sample, got in zip(encoded, passes, strict=True):
         want = slow_attention(model, sample, segment_length)
         assert got.attention.shape == want.shape == (2, -(-len(sample.context) // segment_length))
@@ -48,10 +49,11 @@ def test_attention_rows_are_chunked_without_change(model, encoded, monkeypatch):
         np.testing.assert_allclose(a.attention, b.attention, atol=1e-7)
 
 
-def test_one_forward_a_sample_and_the_model_left_as_it_was(llama, encoded):
+def test_one_forward_a_sample_and_the_model_left_as_it_was(llama, encoded, monkeypatch):
     count = Counter()
     before = llama.config._attn_implementation
-    model_passes.long_pass(llama, encoded, SEGMENT, batch_tokens=1, count=count)
+    monkeypatch.setattr(nll, "BATCH_TOKENS", 1)
+    model_passes.long_pass(llama, encoded, SEGMENT, count=count)
     assert count["forwards"] == len(encoded) and count["tokens"] == count["padded"] == sum(
         len(s.ids) for s in encoded
     )
@@ -86,8 +88,9 @@ def test_bfloat16_model_is_scored(encoded):
 
 @pytest.mark.parametrize("batch_tokens", [1, 16384])
 @pytest.mark.parametrize("segment_length", [SEGMENT, 200])
-def test_segment_importance_matches_slow_reference(model, encoded, segment_length, batch_tokens):
-    got = model_passes.segment_importance(model, encoded, segment_length, batch_tokens=batch_tokens)
+def test_segment_importance_matches_slow_reference(model, encoded, segment_length, batch_tokens, monkeypatch):
+    monkeypatch.setattr(nll, "BATCH_TOKENS", batch_tokens)
+    got = model_passes.segment_importance(model, encoded, segment_length)
     for sample, values in zip(encoded, got, strict=True):
         np.testing.assert_allclose(values, slow_importance(model, sample, segment_length), rtol=1e-5)
 

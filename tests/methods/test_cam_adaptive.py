@@ -40,7 +40,7 @@ def scored(model, samples):
 def test_segments_that_are_read_are_exact_and_the_others_lie_between_them(model, long_samples):
     passes, exact, estimated = scored(model, long_samples)
     for sample, one, want, got in zip(long_samples, passes, exact, estimated, strict=True):
-        read = cam_adaptive.segments_read(one.attention, cam_adaptive.shared_text(sample, SEGMENT))
+        read = cam_adaptive.plan_reading(one.attention, cam_adaptive.shared_text(sample, SEGMENT)).read
         assert got.shape == want.shape and 0 < read.sum() < len(read)
         np.testing.assert_allclose(got[read], want[read], rtol=1e-5)
         assert got[read].min() - 1e-9 <= got[~read].min() and got[~read].max() <= got[read].max() + 1e-9
@@ -112,7 +112,7 @@ def test_some_segments_are_read_and_the_most_attended_one_is_among_them(n, layer
     rng = np.random.default_rng(seed)
     attention = rng.random((layers, n)) * 0.01 / n
     attention[:, seed % n] += 0.5
-    read = cam_adaptive.segments_read(attention, rng.random(n))
+    read = cam_adaptive.plan_reading(attention, rng.random(n)).read
     assert read.dtype == bool and read.shape == (n,) and read[seed % n]
     assert read.sum() == min(n, max(cam_adaptive.FEWEST, round(cam_adaptive.SHARE * n)))
 
@@ -133,5 +133,5 @@ def test_fidelity_by_hand():
 
 def test_weights_of_nothing_are_no_preference():
     with torch.no_grad():
-        read = cam_adaptive.segments_read(np.zeros((2, 40)), np.zeros(40))
+        read = cam_adaptive.plan_reading(np.zeros((2, 40)), np.zeros(40)).read
     assert read.sum() == max(cam_adaptive.FEWEST, round(cam_adaptive.SHARE * 40))

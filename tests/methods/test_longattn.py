@@ -14,13 +14,14 @@ from tiny import VOCABULARY, random_encoded, random_llama
 from transformers import Llama4ForCausalLM, Llama4TextConfig
 
 from gateau_lib.methods.longattn import long_attention, long_attention_score, nearest_far
-from gateau_lib.models import attention
+from gateau_lib.models import attention, nll
 from gateau_lib.models.nll import NonFiniteLoss
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 16384])
-def test_matches_slow_reference(model, encoded, batch_tokens):
-    strength, variance = long_attention(model, encoded, batch_tokens=batch_tokens)
+def test_matches_slow_reference(model, encoded, batch_tokens, monkeypatch):
+    monkeypatch.setattr(nll, "BATCH_TOKENS", batch_tokens)
+    strength, variance = long_attention(model, encoded)
     want = np.array([slow_long_attention(model, s) for s in encoded])
     np.testing.assert_allclose(strength, want[:, 0], atol=1e-6)
     np.testing.assert_allclose(variance, want[:, 1], rtol=1e-4, atol=1e-9)
@@ -56,7 +57,8 @@ def test_the_pass_stops_at_the_layer_it_reads(llama, encoded, monkeypatch):
     monkeypatch.setattr(llama.model.layers[0].mlp, "forward", must_not_run)
     count = Counter()
     before = llama.config._attn_implementation
-    long_attention(llama, encoded[:2], batch_tokens=1, count=count)
+    monkeypatch.setattr(nll, "BATCH_TOKENS", 1)
+    long_attention(llama, encoded[:2], count=count)
     tokens = sum(len(s.ids) for s in encoded[:2])
     assert (
         count == {"tokens": tokens, "padded": tokens, "forwards": 2}

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from score_rows import make_rows
 
-from gateau_lib.experiments import pool_tables, ranking
+from gateau_lib.experiments import pool, ranking
 from gateau_lib.methods import METHODS, SCORED, baselines, name_in_figures, scored_with
-from gateau_lib.methods.base import RankOptions, Readings
-from gateau_lib.methods.reader import Pass, Reader, named_passes
+from gateau_lib.methods.base import RankOptions
+from gateau_lib.methods.reader import named_passes
 from gateau_lib.scoring import score_table
 from gateau_lib.scoring.settings import needs_short
 from gateau_lib.study import labels, style
@@ -45,11 +45,6 @@ def test_a_method_says_what_it_reads_and_leaves(method):
     named_passes(method.passes)  # raises for one that no reader has
     assert all(column in METHODS[scored_with(method, column)].columns for column in method.needs)
     assert style.label(method.name) == method.title
-
-
-def test_readings_are_those_of_a_reader():
-    passes = {name for name, each in vars(Reader).items() if isinstance(each, Pass)}
-    assert set(Readings.__annotations__) == passes | {"samples", "encoded", "options"}
 
 
 def test_looks_can_be_told_apart():
@@ -134,8 +129,8 @@ def test_an_edit_of_a_formula_changes_its_methods_key_and_no_other(tmp_path):
     """Parts of a scoring run are named by the methods that filled them; a pool's table by the whole list."""
     copied = tmp_path / "gateau_lib"
     shutil.copytree(PACKAGE, copied, ignore=shutil.ignore_patterns("tiny_pair", "__pycache__"))
-    codes = {name: [METHODS[name].fill] for name in SCORED} | {"others": [pool_tables.write_others]}
-    codes |= {"training": [fine_tuning.build], "homologous": [pool_tables.write_homologous]}
+    codes = {name: [METHODS[name].fill] for name in SCORED} | {"others": [pool.others]}
+    codes |= {"training": [fine_tuning.build], "homologous": [pool.homologous]}
     before = {name: source_hash(code, copied) for name, code in codes.items()}
     file = copied / "methods" / "prolong.py"
     file.write_text(file.read_text().replace('{"prolong": [', '{"prolong": [0] + ['))

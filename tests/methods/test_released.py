@@ -165,33 +165,28 @@ def test_half_precision_is_a_rounding_of_the_attention(pair, samples):
         np.testing.assert_array_equal(attention, exact.astype(np.float16).astype(float))
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_seen_padding_changes_the_attention_as_in_an_eager_pass(pair, samples, side):
-    sample = samples[0]
-    options = {"side": side, "defects": Defects.only("see_padding")}
-    ((nll, attention),) = released.released_cam(pair, [sample], WINDOW, SEGMENT, **options)
+def test_seen_padding_changes_the_attention_as_in_an_eager_pass(pair, samples):
+    sample, seen = samples[0], Defects.only("see_padding")
+    ((nll, attention),) = released.released_cam(pair, [sample], WINDOW, SEGMENT, defects=seen)
     pad = [pair.long.config.pad_token_id] * (WINDOW - len(sample.context))
-    first = pad + sample.start + sample.context if side == "left" else sample.start + sample.context + pad
+    first = pad + sample.start + sample.context
     ids = torch.tensor([first + sample.instruction + sample.response])
     with torch.no_grad():
         weights = eager(pair.long)(
             ids, attention_mask=torch.ones_like(ids), output_attentions=True
         ).attentions
     real = torch.ones(ids.shape[1])
-    empty = 0 if side == "left" else 1 + len(sample.context)
-    real[empty : empty + len(pad)] = 0
+    real[: len(pad)] = 0
     masked = (
         torch.stack(weights)[:, 0] * real
     )  # softmax over the keys that are left: the same weights, scaled up again
     rows = (masked / masked.sum(-1, keepdim=True))[:, :, -len(sample.response) :].mean((1, 2))
-    begin = len(pad) if side == "left" else 0  # where the start token stands
+    begin = len(pad)  # where the start token stands
     want = (
         torch.cat([rows[:, :begin], rows[:, begin + 1 : len(first)]], 1).unflatten(1, (-1, SEGMENT)).mean(-1)
     )
     np.testing.assert_allclose(attention, want, atol=1e-6)
-    plain = released.released_cam(
-        pair, [sample], WINDOW, SEGMENT, side=side, defects=Defects.only("pad_context")
-    )
+    plain = released.released_cam(pair, [sample], WINDOW, SEGMENT, defects=Defects.only("pad_context"))
     np.testing.assert_array_equal(nll, plain[0][0])
     assert np.abs(attention - plain[0][1]).max() > 1e-4
 
@@ -212,24 +207,11 @@ def test_padding_is_the_tokenizer_s_padding_token_else_its_end_of_text(pair, sam
     np.testing.assert_array_equal(padded_with(pad_token="<pad>", eos_token="</s>")[1], plain[1])
 
 
-def test_padding_on_the_right_moves_the_distances(pair, samples):
-    library = model_passes.long_pass(pair.long, samples[:1], SEGMENT)[0].attention
-    ((nll, attention),) = released.released_cam(
-        pair, samples[:1], WINDOW, SEGMENT, side="right", defects=Defects.only("pad_context")
-    )
-    np.testing.assert_allclose(
-        nll[:4], model_passes.segment_importance(pair.long, samples[:1], SEGMENT)[0], rtol=1e-5
-    )
-    assert np.abs(attention[:, :4] - library).max() > 1e-4
-
-
 def test_what_the_released_code_cannot_score_is_said(pair, samples):
     with pytest.raises(ValueError, match="there is no other"):
         released.released_cam(pair, [random_encoded("one", 16, 3, 1, seed=1)], WINDOW, SEGMENT)
     with pytest.raises(ValueError, match="multiple"):
         released.released_cam(pair, samples, WINDOW + 1, SEGMENT)
-    with pytest.raises(ValueError, match="left or right"):
-        released.released_cam(pair, samples, WINDOW, SEGMENT, side="top")
 
 
 def test_the_model_is_left_as_it_was(pair, samples):
@@ -254,7 +236,7 @@ def test_prolong_turns_any_error_into_zero(pair, monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(released_prolong, "_perplexities", fails)
+    monkeypatch.setattr(released_prolong, "_losses", fails)
     assert released_prolong.released_prolong(
         pair.long, [document(96)], segment_length=16, pairs=3, window_segments=8
     ).tolist() == [0.0]

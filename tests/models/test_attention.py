@@ -152,8 +152,8 @@ UNREAD = ("indices", "block_indices", "sinks", "s_aux", "position_bias", "a_keyw
 
 
 @pytest.mark.parametrize("name", UNREAD)
-@pytest.mark.parametrize("function", [attention._attention, released._attention_with_rows])
-def test_a_keyword_that_is_not_known_is_refused(function, name):
+def test_a_keyword_that_is_not_known_is_refused(name):
+    function = attention._attention
     query, key, value = torch.randn(3, 1, 4, 10, 8).unbind()
     with pytest.raises(ModelError, match=f"Module: attention with {name} is not read here"):
         function(torch.nn.Module(), query, key, value, None, **{name: torch.ones(1)})

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from gateau_lib.methods import model_passes
 from gateau_lib.methods.longattn import long_attention
 from gateau_lib.methods.model_passes import response_nll
+from gateau_lib.models import nll
 from gateau_lib.models.loading import load
 from gateau_lib.models.nll import continuation_nll
 from gateau_lib.study.errors import ModelError
@@ -29,10 +30,9 @@ def family(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 16384])  # alone without padding; padded together
-def test_long_pass_is_exact(family, encoded, batch_tokens):
-    for sample, got in zip(
-        encoded, model_passes.long_pass(family, encoded, SEGMENT, batch_tokens=batch_tokens), strict=True
-    ):
+def test_long_pass_is_exact(family, encoded, batch_tokens, monkeypatch):
+    monkeypatch.setattr(nll, "BATCH_TOKENS", batch_tokens)
+    for sample, got in zip(encoded, model_passes.long_pass(family, encoded, SEGMENT), strict=True):
         want = slow_attention(family, sample, SEGMENT)
         assert got.attention.shape == want.shape
         np.testing.assert_allclose(got.mass, want * got.keys, atol=1e-6)
@@ -47,14 +47,15 @@ def test_losses_are_exact(family, encoded):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 16384])
-def test_long_attention_is_exact_or_refused(family, encoded, batch_tokens):
+def test_long_attention_is_exact_or_refused(family, encoded, batch_tokens, monkeypatch):
+    monkeypatch.setattr(nll, "BATCH_TOKENS", batch_tokens)
     kinds = getattr(family.config, "layer_types", None) or ["full_attention"]
     if family.config.model_type in ("mistral", "phi3") and family.config.sliding_window:
         with pytest.raises(ModelError, match="no layer sees the whole text"):
             long_attention(family, encoded)
         return
     layer = kinds.index("full_attention")
-    got = np.array(long_attention(family, encoded, batch_tokens=batch_tokens)).T
+    got = np.array(long_attention(family, encoded)).T
     want = np.array([slow_long_attention(family, s, layer) for s in encoded])
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-9)
 
