@@ -106,9 +106,9 @@ def _ways(bench: Bench) -> None:
         prolong_pairs=shapes.pairs,
     )
     parts = Lengths(1, len(one.context), len(one.instruction), len(one.response))
-    costs = pass_costs.passes(parts, bench.size, bench.size, options)
+    costs = pass_costs.totals([parts], 1, bench.size, bench.size, options)
     for what, (name, work) in ways.items():
-        tokens, operations = costs[name]
+        tokens, operations = int(costs.loc[name, "tokens"]), float(costs.loc[name, "flops"])
         _row(bench, what, work, length, tokens, operations)
 
 

@@ -77,7 +77,7 @@ def _verdicts(path: Path, study: Study, where: str) -> dict[str, str]:
     seconds = time.perf_counter() - begin
     tokens = sum(count["tokens"] for count in table.attrs["count"].values())
     table = ranking.by_pool(ranking.by_pool(table, ranking.guidance), ranking.combined, study.profile.alpha)
-    names = [*ranking.GUIDANCE, *ranking.COMBINATIONS, *ranking.AWARENESS, "prolong", "ifd", "longest"]
+    names = [*ranking.GUIDANCE, *ranking.COMBINATIONS, *ranking.NAMES, "prolong", "ifd", "longest"]
     methods = [name for name in names if name in table]
     rows = [*ranking.auc_rows(table, methods), *ranking.precision_rows(table, methods)]
     judged = claims.verdicts(pd.DataFrame(rows), study.profile.name)
@@ -91,7 +91,7 @@ def _fine_tuned(path: Path, study: Study, where: str, folder: Path) -> dict[str,
     """The first run of each strategy; its losses, nats, a step."""
     data = study_corpus.prepared(study)
     jobs = {job.strategy: job for job in reversed(tuning_runs.skip_jobs(study, data, loading.SHIPPED))}
-    losses = {}
+    losses: dict[str, list[float]] = {}
     for strategy in RUNS:
         begin = time.perf_counter()
         log = sft.fine_tune(jobs[strategy], folder / f"{strategy}-{where}")

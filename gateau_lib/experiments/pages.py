@@ -47,6 +47,7 @@ def generated(results: Path, sources: Path) -> dict[str, dict[str, str]]:
     return {
         "README.md": readme(results, sources),
         "docs/cluster.md": {"plan": example()},
+        "docs/gpu.md": {"gpu": gpu_page.page(gpu_record.newest(results.parent / "gpu"))},
         "docs/scale.md": {"plans": plans(), "audit": _table(SETTING_COLUMNS, setting_sources.rows())},
     }
 
