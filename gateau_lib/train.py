@@ -1,6 +1,6 @@
 """One process of training runs, one after the other: ``python -m gateau_lib.train JOB.json OUT``.
 
-`gateau_lib.training.launch` starts as many as a job asks for. Over several machines, start it with
+`gateau_lib.training.fine_tuning` starts as many as a job asks for. Over several machines, start it with
 ``torch.distributed.run`` or ``accelerate launch`` (their ``-m`` form) on each of them; ``JOB.json`` is what
 `recipe.to_json` writes, and both paths lie on a file system that all machines see.
 """
@@ -21,7 +21,7 @@ from gateau_lib.study import devices
 from gateau_lib.study.command import command, parser
 from gateau_lib.study.errors import TrainingError, reason
 from gateau_lib.study.outputs import same_file
-from gateau_lib.training import failures, recipe, reports, sft
+from gateau_lib.training import recipe, reports, sft
 
 
 def _end_with_launcher() -> None:
@@ -69,7 +69,7 @@ def main(line: Sequence[str] | None = None) -> None:
         try:
             sft.fine_tune(job, out)
         except Exception as error:
-            raise failures.reported(job, out, error) from error
+            raise reports.failed(job, out, error) from error
         devices.release_gpu()  # the model of one run must not stand beside that of the next
     if distributed.is_initialized():  # or some runs abort at exit
         distributed.barrier()

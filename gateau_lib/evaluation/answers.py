@@ -32,9 +32,8 @@ def _words(text: str) -> list[str]:
 def answer_parts(sample: Sample) -> list[tuple[int, int]]:
     """Where the answer stands in the response: character spans ``[start, end)``, in order.
 
-    One span if the response holds the answer as it is (its last occurrence) or the sample has no answer (the
-    whole response). Otherwise the answer's words must follow one another in the response, and words with only
-    space between them are one span.
+    One span if the response holds the answer as it is (its last occurrence) or there is none (the whole
+    response). Otherwise its words must stand there in order; words with only space between are one span.
 
     Raises:
         DataError: a word of the answer is not in the response.
@@ -46,13 +45,10 @@ def answer_parts(sample: Sample) -> list[tuple[int, int]]:
     spans: list[tuple[int, int]] = []
     place = 0
     for word in answer.split():
-        found = re.compile(rf"(?<!\w){re.escape(word.strip(string.punctuation))}(?!\w)").search(
-            response, place
-        )
-        if found is None:
-            raise DataError(
-                f"sample {sample.id!r}: the answer's {word!r} is not in the response; quote it in 'answer'"
-            )
+        whole = re.compile(rf"(?<!\w){re.escape(word.strip(string.punctuation))}(?!\w)")
+        if (found := whole.search(response, place)) is None:
+            why = f"the answer's {word!r} is not in the response"
+            raise DataError(f"sample {sample.id!r}: {why}; quote it in 'answer'")
         joined = spans and not response[spans[-1][1] : found.start()].strip()
         spans[-1:] = [(spans[-1][0], found.end())] if joined else [*spans[-1:], found.span()]
         place = found.end()
@@ -61,14 +57,10 @@ def answer_parts(sample: Sample) -> list[tuple[int, int]]:
 
 def answer_tokens(sample: Sample, tokenizer: Any) -> np.ndarray:
     """Indices of the response's tokens that overlap its answer, from the tokenizer's offsets."""
-    offsets = tokenizer(
-        sample.response, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-    )["offset_mapping"]
-    parts = answer_parts(sample)
-    return np.array(
-        [i for i, (a, b) in enumerate(offsets) if any(a < end and b > begin for begin, end in parts)],
-        dtype=np.int64,
-    )
+    how = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
+    offsets, parts = tokenizer(sample.response, **how)["offset_mapping"], answer_parts(sample)
+    inside = [i for i, (a, b) in enumerate(offsets) if any(a < end and b > begin for begin, end in parts)]
+    return np.array(inside, np.int64)
 
 
 def exact_match(prediction: str, parts: Sequence[str]) -> bool:
@@ -85,19 +77,12 @@ def exact_match(prediction: str, parts: Sequence[str]) -> bool:
 
 
 def token_f1(prediction: str, reference: str, frame: str = "") -> float:
-    """Harmonic mean of precision and recall of normalised words, as bags (SQuAD).
-
-    Args:
-        frame: words expected around the reference; taken out of the prediction, once each.
-
-    Returns:
-        Between 0 and 1; if either side has no words, 1 when both have none and else 0.
-    """
+    """F1 of normalised words as bags (SQuAD), 0 to 1; words of ``frame`` leave the prediction, once each."""
     return bag_f1(Counter(normalize(prediction)) - Counter(normalize(frame)), Counter(normalize(reference)))
 
 
 def bag_f1(given: Counter[str], wanted: Counter[str]) -> float:
-    """F1 of two bags of words; if either is empty, 1 when both are and else 0."""
+    """Harmonic mean of precision and recall of bags of words; if either is empty, 1 when both are, else 0."""
     if not given or not wanted:
         return float(given == wanted)
     return 2 * (given & wanted).total() / (given.total() + wanted.total())
@@ -105,8 +90,7 @@ def bag_f1(given: Counter[str], wanted: Counter[str]) -> float:
 
 def matches(text: str, sample: Sample) -> tuple[bool, float]:
     """Exact match and F1 of a text for a sample: its answer against the text; F1 without the frame."""
-    parts = answer_parts(sample)
-    frame, place = "", 0
+    parts, frame, place = answer_parts(sample), "", 0
     for begin, end in parts:
         frame, place = frame + sample.response[place:begin], end
     answer = [sample.response[begin:end] for begin, end in parts]

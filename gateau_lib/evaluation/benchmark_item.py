@@ -1,18 +1,23 @@
-"""A benchmark, its items, and what all benchmarks share: how a prompt is cut and how items are scored."""
+"""A benchmark, its items, and what all share: prompts cut or made to length, few items of many, scores."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
+from gateau_lib.models.prompts import prompt_ids
 from gateau_lib.study.errors import DataError, UserError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study
+
+TRIAL = 16  # units of filling of a first trial, which tells how many tokens one has
 
 
 class NotInstalled(UserError):
@@ -28,7 +33,6 @@ class Item:
     turns: tuple[str, ...]  # what the user says, one after the other
     references: tuple[str, ...] = ()  # answers that count as right
     max_new_tokens: int = 128  # a turn
-    language: str = "en"
     extra: dict[str, Any] = field(default_factory=dict)  # lengths, depths and the like; no model sees them
 
 
@@ -54,19 +58,15 @@ class Benchmark:
     name: str  # in profiles and tables
     title: str  # for a reader
     source: str  # paper and code it follows
-    items: Callable[
-        [Study, Any], list[Item]
-    ]  # at the profile's size, for a tokenizer; the same for every run
-    score: Callable[
-        ..., pd.DataFrame
-    ]  # (items, answers table), with a judge also (judge, folder): id, task, score
+    # At the profile's size, for a tokenizer; the same for every run.
+    items: Callable[[Study, Any], list[Item]]
+    # (items, answers table), with a judge also (judge, folder): id, task, score.
+    score: Callable[..., pd.DataFrame]
     cost: Callable[[Profile], list[Asked]]
     data: str = ""  # the data set of the registry that it reads
     packages: tuple[str, ...] = ()  # that it needs beside the library's, as pip knows them
     judged: bool = False  # whether a judge rates the answers
-    read_whole: bool = (
-        False  # whether what is asked for may stand anywhere in the prompt, so that no part may be cut
-    )
+    read_whole: bool = False  # what is asked for may stand anywhere in the prompt: no part may be cut
     # How runs (name -> folder of the model) come to their answers; None: the model writes them (`answering`).
     answers: Callable[[Study, Sequence[Item], Mapping[str, Path]], dict[str, Answers]] | None = None
 
@@ -74,11 +74,58 @@ class Benchmark:
 def middle(ids: list[int], room: int) -> list[int]:
     """At most ``room`` of the ids: the first and the last half of them, as LongBench cuts (pred.py).
 
-    The cut is in token ids, wrapping included, so that nothing is read that the window cannot hold; LongBench
-    decodes the halves and tokenizes them again, which can make other tokens at the seam.
+    The cut is in token ids, wrapping included, so that all fits the window; LongBench decodes the halves and
+    tokenizes them again, which can make other tokens at the seam.
     """
     half = room // 2
     return ids if len(ids) <= room else ids[:half] + ids[len(ids) - half :]
+
+
+def prompt_tokens(text: str, tokenizer: Any) -> int:
+    """Tokens of a prompt of one turn in the longer of its two forms, plain or as in a conversation."""
+    return max(len(prompt_ids(tokenizer, (text,), [], chat)) for chat in (False, True))
+
+
+def longest_prompt(build: Callable[[int], str], tokenizer: Any, length: int, name: str) -> tuple[int, int]:
+    """How many units of filling make the longest text whose prompt has at most ``length`` tokens.
+
+    Args:
+        build: the text with that many units of filling (sentences, words, tokens); more units never make it
+            much shorter.
+        name: for the error message.
+
+    Returns:
+        The units, of which one more would be too many, and the tokens of the prompt (see `prompt_tokens`).
+
+    Raises:
+        DataError: not even the text without filling is short enough.
+    """
+
+    def bare(units: int) -> int:
+        return len(tokenizer(build(units), add_special_tokens=False, verbose=False)["input_ids"])
+
+    least = prompt_tokens(build(0), tokenizer)
+    if least > length:
+        found = f"{least} tokens without any filling, more than the wanted {length}"
+        raise DataError(f"{name}: {found}; ask for a longer one")
+    empty = bare(0)
+    room = length - least + empty  # for the text without what wraps it
+    low, at_low, high = 0, empty, TRIAL
+    while (at_high := bare(high)) <= room:
+        low, at_low = high, at_high
+        per_unit = max(1, at_high - empty) / high
+        high += 1 + int(1.02 * (room - at_high) / per_unit)
+    while high - low > 1:  # towards where the line through both ends meets the wanted length
+        per_unit = max(1, at_high - at_low) / (high - low)
+        between = min(max(low + int((room - at_low) / per_unit), low + 1), high - 1)
+        if (at := bare(between)) <= room:
+            low, at_low = between, at
+        else:
+            high, at_high = between, at
+    # A wrapping may take more around another text.
+    while (tokens := prompt_tokens(build(low), tokenizer)) > length:
+        low -= 1
+    return low, tokens
 
 
 def first_of_each_task(items: Sequence[Item], count: int | None) -> list[Item]:
@@ -92,18 +139,23 @@ def first_of_each_task(items: Sequence[Item], count: int | None) -> list[Item]:
     return kept
 
 
-def prompt_lengths(profile: Profile) -> list[int]:
-    """Tokens of prompts that are made to length: what a longer one hides would be cut out of its middle."""
-    return sorted({min(length, profile.benchmark_window) for length in profile.eval_lengths})
+def made_to_length(profile: Profile, make: Callable[[int], Sequence[Item]]) -> list[Item]:
+    """What ``make`` makes for each evaluation length (tokens), with a task for each.
+
+    What a prompt longer than the benchmarks' window hides would be cut out of its middle: it is made shorter.
+    """
+    lengths = sorted({min(length, profile.benchmark_window) for length in profile.eval_lengths})
+    made = [(f"{length:,} tokens", item) for length in lengths for item in make(length)]
+    return [replace(item, task=f"{item.task}, {words}") for words, item in made]
 
 
-def tasks_by_length(items: Sequence[Item]) -> list[Item]:
-    """The items with a task for each length."""
-    return [replace(item, task=f"{item.task}, {item.extra['length']:,} tokens") for item in items]
+def cost_by_length(profile: Profile, items: int, answer: int) -> list[Asked]:
+    """The cost of ``items`` for each evaluation length, with answers of so many tokens."""
+    return [Asked(items, min(n, profile.benchmark_window), answer) for n in profile.eval_lengths]
 
 
 def fixed_size(items: int, prompt: int, answer: int, tasks: int = 1) -> Callable[[Profile], list[Asked]]:
-    """The cost of a published benchmark: items, assumed mean tokens of an uncut prompt and an answer."""
+    """The cost of a published benchmark: items, assumed mean tokens of an uncut prompt and of an answer."""
 
     def cost(profile: Profile) -> list[Asked]:
         few, window = profile.benchmark_items, profile.benchmark_window
@@ -112,35 +164,31 @@ def fixed_size(items: int, prompt: int, answer: int, tasks: int = 1) -> Callable
     return cost
 
 
-def scored(
-    items: Sequence[Item], answers: pd.DataFrame, measure: Callable[[Item, Sequence[str]], float]
+def scored_by(
+    items: Sequence[Item], answers: pd.DataFrame, measure: Callable[[Item, str], float]
 ) -> pd.DataFrame:
-    """Every item's score.
+    """Every item's score, ``id, task, score``; missing where there is no answer.
 
     Args:
         answers: of `answering.answer`, in any order, of these items at least.
-        measure: 0 to 100, from an item and what was said, a text a turn.
-
-    Returns:
-        ``id, task, score``; the score is missing where there is no answer.
-
-    Raises:
-        DataError: an item that was not asked.
+        measure: 0 to 100, from an item and what was said last.
     """
     said = answers_of(items, answers)
-    rows = [
-        (item.id, item.task, measure(item, said[item.id]) if len(said[item.id]) else float("nan"))
-        for item in items
-    ]
-    return pd.DataFrame(rows, columns=["id", "task", "score"])
+    values = [measure(item, said[item.id][-1]) if len(said[item.id]) else math.nan for item in items]
+    return pd.DataFrame({"id": [i.id for i in items], "task": [i.task for i in items], "score": values})
+
+
+def scored(items: Sequence[Item], answers: pd.DataFrame, holds: Callable[[str, str], bool]) -> pd.DataFrame:
+    """`scored_by` the share of an item's references that ``holds(said, reference)`` finds, 0 to 100."""
+
+    def share(item: Item, said: str) -> float:
+        return 100 * float(np.mean([holds(said, reference) for reference in item.references]))
+
+    return scored_by(items, answers, share)
 
 
 def answers_of(items: Sequence[Item], answers: pd.DataFrame) -> dict[str, Sequence[str]]:
-    """What was said to each item, a text a turn.
-
-    Raises:
-        DataError: an item that was not asked.
-    """
+    """What was said to each item, a text a turn; DataError for an item that was not asked."""
     said = dict(zip(answers["id"].astype(str), answers["answers"], strict=True))
     if lacking := [item.id for item in items if item.id not in said]:
         count = f"{len(lacking)} items have no row of answers, {lacking[0]!r} the first"

@@ -1,8 +1,7 @@
 """LongBench-Chat and MT-Bench: answers rated by a judge, by the official prompts (``judging.yml``).
 
 The judge is any model of `gateau_lib.sources.chat`. It rates from 1 to 10; scores are ratings times 10, as in
-GATEAU's tables. Without a judge the benchmark is not run: nothing here gives an answer the score 0. Prompts,
-parameters, seed and raw ratings stay in the transcript of the folder ``out``.
+GATEAU's tables. Nothing here gives an answer the score 0. All that is asked and said stays in a transcript.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -29,35 +28,27 @@ from gateau_lib.study.store import Study, artefact
 
 log = logging.getLogger(__name__)
 
-Name = Literal["longbench-chat", "mt-bench"]
 NEW_TOKENS = 1024  # of an answer: LongBench-Chat's eval.py; FastChat's usual --max-new-token
 JUDGE_TOKENS = 2048  # FastChat's common.py, run_judge_single
 WITH_REFERENCE = ("math", "reasoning", "coding")  # FastChat's common.py, NEED_REF_CATS
 EXAMPLES = 3  # rated answers that LongBench-Chat's prompt shows before the one in question
-BESIDE = {
-    "longbench-chat": "few_shots.json",
-    "mt-bench": "reference_answer/gpt-4.jsonl",
-}  # the questions' file
+# Below the folder of the questions' file.
+BESIDE = {"longbench-chat": "few_shots.json", "mt-bench": "reference_answer/gpt-4.jsonl"}
 COLUMNS = ["id", "task", "score", "ratings", "raw", "why"]
 
 
-@lru_cache
-def prompts() -> dict[str, Any]:
-    """The judges' prompts, with repository, commit and licence."""
-    return yaml.safe_load(Path(__file__).with_name("judging.yml").read_text(encoding="utf-8"))
+# The judges' prompts, with repository, commit and licence.
+PROMPTS = yaml.safe_load(Path(__file__).with_name("judging.yml").read_text(encoding="utf-8"))
 
 
-def items(path: Path, benchmark: Name) -> list[Item]:
+def items(path: Path, benchmark: str) -> list[Item]:
     """The questions of a benchmark, from its published file: JSONL, or a JSON list.
 
     LongBench-Chat: ``test_cases.json`` of THUDM/LongAlign (``idx, prompt, query, answer``), with
     ``few_shots.json`` beside it, or each question's three rated answers in its own field ``few_shots``.
     MT-Bench: ``question.jsonl`` of lm-sys/FastChat (``question_id, category, turns, reference``), with
     ``reference_answer/gpt-4.jsonl`` beside it if there is one: its answers stand before the questions' own.
-
-    Returns:
-        Items with the task ``longbench-chat``, or MT-Bench's category. ``extra`` is what the judge sees
-        besides the answer.
+    The task is ``longbench-chat``, or MT-Bench's category.
 
     Raises:
         DataError: a file or field that is missing, or an id twice.
@@ -87,16 +78,9 @@ def _longbench_chat(record: dict[str, Any], more: Sequence[Any]) -> Item:
     if len(shots) != EXAMPLES:
         takes = f"the judge's prompt takes {EXAMPLES}"
         raise ValueError(f"{len(shots)} rated answers, {takes}; put few_shots.json beside this file")
-    question = str(record["query"])
-    return Item(
-        id=str(place),
-        task="longbench-chat",
-        turns=(str(record["prompt"]),),
-        references=(str(record["answer"]),),
-        max_new_tokens=NEW_TOKENS,
-        language="zh" if re.search("[\u4e00-\u9fff]", question) else "en",
-        extra={"benchmark": "longbench-chat", "query": question, "few_shots": shots},
-    )
+    turns, references = (str(record["prompt"]),), (str(record["answer"]),)
+    extra = {"query": str(record["query"]), "few_shots": shots}
+    return Item(str(place), "longbench-chat", turns, references, NEW_TOKENS, extra)
 
 
 def _mt_bench(record: dict[str, Any], more: Sequence[Any]) -> Item:
@@ -106,8 +90,7 @@ def _mt_bench(record: dict[str, Any], more: Sequence[Any]) -> Item:
     references = tuple(str(text) for text in answered.get(number) or record.get("reference") or ())
     if not turns or (references and len(references) != len(turns)):
         raise ValueError(f"{len(turns)} turns and {len(references)} reference answers")
-    extra = {"benchmark": "mt-bench"}
-    return Item(str(number), str(category), turns, references, NEW_TOKENS, extra=extra)
+    return Item(str(number), str(category), turns, references, NEW_TOKENS)
 
 
 def judge_requests(item: Item, answers: Sequence[str]) -> list[Request]:
@@ -123,37 +106,34 @@ def judge_requests(item: Item, answers: Sequence[str]) -> list[Request]:
     if len(answers) != len(item.turns):
         counts = f"{len(answers)} answers to {len(item.turns)} turns"
         raise DataError(f"item {item.id!r}: {counts}; answer all items first")
-    if item.extra["benchmark"] == "longbench-chat":
-        kit = prompts()["longbench-chat"]
+    if item.task == "longbench-chat":
+        kit = PROMPTS["longbench-chat"]
         shots = [value for shot in item.extra["few_shots"] for value in (shot["answer"], shot["score"])]
         answer = answers[0].strip().replace("\n", " ")
-        return [_request(kit, kit["prompt"].format(item.extra["query"], item.references[0], *shots, answer))]
-    base = "single-math-v1" if _wants_reference(item) and item.references else "single-v1"
-    fields = {f"question_{i}": turn for i, turn in enumerate(item.turns, 1)}
-    fields |= {f"answer_{i}": answer.strip() for i, answer in enumerate(answers, 1)}
-    fields |= {f"ref_answer_{i}": reference for i, reference in enumerate(item.references, 1)}
-    fields |= {"question": fields["question_1"], "answer": fields["answer_1"]}
-    kits = [prompts()["mt-bench"][name] for name in (base, f"{base}-multi-turn")]
-    return [_request(kit, kit["prompt"].format(**fields)) for kit in kits[: len(item.turns)]]
+        asked = [(kit, kit["prompt"].format(item.extra["query"], item.references[0], *shots, answer))]
+    else:
+        base = "single-math-v1" if item.task in WITH_REFERENCE and item.references else "single-v1"
+        fields = {f"question_{i}": turn for i, turn in enumerate(item.turns, 1)}
+        fields |= {f"answer_{i}": answer.strip() for i, answer in enumerate(answers, 1)}
+        fields |= {f"ref_answer_{i}": reference for i, reference in enumerate(item.references, 1)}
+        fields |= {"question": fields["question_1"], "answer": fields["answer_1"]}
+        kits = [PROMPTS["mt-bench"][name] for name in (base, f"{base}-multi-turn")]
+        asked = [(kit, kit["prompt"].format(**fields)) for kit in kits[: len(item.turns)]]
+    return [
+        Request(
+            ({"role": "system", "content": kit["system"]}, {"role": "user", "content": text}), JUDGE_TOKENS
+        )
+        for kit, text in asked
+    ]
 
 
-def _request(kit: dict[str, str], text: str) -> Request:
-    return Request(
-        ({"role": "system", "content": kit["system"]}, {"role": "user", "content": text}), JUDGE_TOKENS
-    )
-
-
-def _wants_reference(item: Item) -> bool:
-    return item.extra["benchmark"] == "mt-bench" and item.task in WITH_REFERENCE
-
-
-def rating(benchmark: Name, text: str) -> float | None:
+def rating(task: str, text: str) -> float | None:
     """The rating in a judge's answer, 1 to 10, or None.
 
-    LongBench-Chat: the first number of the last ``[[...]]`` (eval.py). MT-Bench: the first ``[[number]]``,
-    else the first ``[number]`` (common.py).
+    LongBench-Chat: the first number of the last ``[[...]]`` (eval.py). MT-Bench, all its tasks: the first
+    ``[[number]]``, else the first ``[number]`` (common.py).
     """
-    if benchmark == "longbench-chat":
+    if task == "longbench-chat":
         marked = re.findall(r"\[\[([^\]]+)\]\]", text)
         found = re.search(r"(\d+\.\d+|\d+)", marked[-1], re.ASCII) if marked else None
     else:
@@ -170,8 +150,7 @@ def score(items: Sequence[Item], answers: pd.DataFrame, judge: str, out: Path) -
     would repeat itself).
 
     Args:
-        answers: rows ``id, answers`` (one text a turn; none if the item was not answered), of
-            `answering.answer`.
+        answers: of `answering.answer`.
         judge: the model, in the spelling of `chat.open_model`.
         out: folder of the transcript; what it holds is not asked again.
 
@@ -183,20 +162,12 @@ def score(items: Sequence[Item], answers: pd.DataFrame, judge: str, out: Path) -
     Raises:
         DataError: an item without a row in ``answers``. ChatError: no judge, or it cannot be asked any more.
     """
-    model = open_model(judge)
-    given = answers_of(items, answers)
-    asked = [
-        (item, request)
-        for item in items
-        if len(given[item.id])
-        for request in judge_requests(item, given[item.id])
-    ]
+    model, given = open_model(judge), answers_of(items, answers)
+    answered = [item for item in items if len(given[item.id])]
+    asked = [(item, request) for item in answered for request in judge_requests(item, given[item.id])]
     replies = ask(model, [request for _, request in asked], out, "judge", len(asked))
-    again = [
-        n
-        for n, reply in enumerate(replies)
-        if reply.finish != "refused" and _read(asked[n][0], reply) is None
-    ]
+    unread = [n for n, (item, _) in enumerate(asked) if rating(item.task, said(replies[n])) is None]
+    again = [n for n in unread if replies[n].finish != "refused"]
     second = [replace(asked[n][1], seed=1, temperature=1.0) for n in again]
     for n, reply in zip(again, ask(model, second, out, "judge, once more", len(second)), strict=True):
         replies[n] = reply
@@ -208,26 +179,15 @@ def score(items: Sequence[Item], answers: pd.DataFrame, judge: str, out: Path) -
     return frame
 
 
-def _read(item: Item, reply: Reply) -> float | None:
-    return rating(item.extra["benchmark"], said(reply))
-
-
-def _row(item: Item, replies: Sequence[Reply]) -> dict[str, Any]:
-    ratings = [_read(item, reply) for reply in replies]
-    whys = [
-        reply.error or "rating not read" for reply, read in zip(replies, ratings, strict=True) if read is None
-    ]
+def _row(item: Item, replies: Sequence[Reply]) -> tuple[Any, ...]:
+    """Values of `COLUMNS`."""
+    read = [(reply, rating(item.task, said(reply))) for reply in replies]
+    whys = [reply.error or "rating not read" for reply, value in read if value is None]
     if not replies:
         whys = ["no answer"]
-    values = [math.nan if read is None else read for read in ratings]
-    return {
-        "id": item.id,
-        "task": item.task,
-        "score": math.nan if whys else 10 * sum(values) / len(values),
-        "ratings": values,
-        "raw": [reply.text for reply in replies],
-        "why": whys[0] if whys else None,
-    }
+    values = [math.nan if value is None else value for _, value in read]
+    mean = math.nan if whys else 10 * sum(values) / len(values)
+    return item.id, item.task, mean, values, [reply.text for reply in replies], whys[0] if whys else None
 
 
 def _tell(items: Sequence[Item], frame: pd.DataFrame, out: Path) -> None:
@@ -237,13 +197,13 @@ def _tell(items: Sequence[Item], frame: pd.DataFrame, out: Path) -> None:
         counts = ", ".join(f"{why}: {n}" for why, n in whys.most_common())
         lost = f"{whys.total()} of {len(frame)} items have no score ({counts})"
         log.warning("%s; see %s", lost, out / TRANSCRIPT)
-    if bare := [item.id for item in items if _wants_reference(item) and not item.references]:
+    if bare := [item.id for item in items if item.task in WITH_REFERENCE and not item.references]:
         which = f"{len(bare)} questions without reference answers (the first: {bare[0]})"
         fix = "put FastChat's reference_answer/gpt-4.jsonl beside question.jsonl"
         log.warning("%s were judged with the general prompt; %s", which, fix)
 
 
-def questions(study: Study, benchmark: Name) -> Path:
+def questions(study: Study, benchmark: str) -> Path:
     """The file of a benchmark's questions, as `items` reads it; MT-Bench's table is made JSONL first."""
     files, about = published.files_of(study, benchmark)
     if own := [path for path in files if path.name in ("test_cases.json", "question.jsonl")]:
@@ -256,7 +216,7 @@ def questions(study: Study, benchmark: Name) -> Path:
     return artefact(study, benchmark, build, code=[conversion.questions], about=about) / "question.jsonl"
 
 
-def _of_study(study: Study, tokenizer: Any, benchmark: Name) -> list[Item]:
+def _of_study(study: Study, tokenizer: Any, benchmark: str) -> list[Item]:
     return first_of_each_task(items(questions(study, benchmark), benchmark), study.profile.benchmark_items)
 
 

@@ -11,18 +11,13 @@ import pandas as pd
 import yaml
 
 from gateau_lib.data.longalign import read_records
-from gateau_lib.evaluation.benchmark_item import Benchmark, Item, first_of_each_task, fixed_size, scored
-from gateau_lib.evaluation.text_metrics import METRICS, best
+from gateau_lib.evaluation.benchmark_item import Benchmark, Item, first_of_each_task, fixed_size, scored_by
+from gateau_lib.evaluation.text_metrics import METRICS
 from gateau_lib.sources import conversion, published
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.store import Study, artefact
 
-FIELDS = (
-    "_id",
-    "input",
-    "context",
-    "answers",
-)  # of a published record; length, language and others are beside them
+FIELDS = ("_id", "input", "context", "answers")  # of a published record
 
 
 @dataclass(frozen=True)
@@ -36,70 +31,44 @@ class Task:
     template: str
 
 
-def _tasks() -> dict[str, Task]:
-    content = yaml.safe_load(Path(__file__).with_name("longbench.yml").read_text(encoding="utf-8"))
-    return {name: Task(**fields) for name, fields in content["tasks"].items()}
-
-
-def _by_group(tasks: dict[str, Task]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for name, task in tasks.items():
-        groups.setdefault(task.group, []).append(name)
-    return groups
-
-
-TASKS = _tasks()  # in the order of GATEAU's tables
-GROUPS = _by_group(TASKS)
+_FILE = yaml.safe_load(Path(__file__).with_name("longbench.yml").read_text(encoding="utf-8"))
+TASKS = {name: Task(**fields) for name, fields in _FILE["tasks"].items()}  # in the order of GATEAU's tables
+GROUPS = {task.group: [name for name in TASKS if TASKS[name].group == task.group] for task in TASKS.values()}
 
 
 def items(folder: Path) -> list[Item]:
-    """All items of the twelve tasks.
-
-    Args:
-        folder: the published files, one ``<task>.jsonl`` a task.
+    """All items of the twelve tasks, from the published files, one ``<task>.jsonl`` a task.
 
     Raises:
         DataError: a file that is missing, or a record that is not as published; the place is named.
     """
     return [
-        _item(where, record, name, task)
-        for name, task in TASKS.items()
+        _item(where, record, name)
+        for name in TASKS
         for where, record in read_records(folder / f"{name}.jsonl")
     ]
 
 
-def _item(where: str, record: Any, name: str, task: Task) -> Item:
-    whole = isinstance(record, dict) and all(field in record for field in FIELDS)
+def _item(where: str, record: Any, name: str) -> Item:
+    whole, task = isinstance(record, dict) and all(field in record for field in FIELDS), TASKS[name]
     if not (whole and isinstance(record["answers"], list) and record["answers"]):
         needs = f"needs {', '.join(FIELDS)}, with answers"
         raise DataError(f"{where}: not a LongBench record ({needs}); fetch the file again")
-    return Item(
-        id=f"{name}/{record['_id']}",
-        task=name,
-        turns=(task.template.format(context=record["context"], input=record["input"]),),
-        references=tuple(record["answers"]),
-        max_new_tokens=task.max_new_tokens,
-        language=task.language,
-        extra={"length": record.get("length")},
-    )
+    turn, references = task.template.format(**record), tuple(record["answers"])
+    return Item(f"{name}/{record['_id']}", name, (turn,), references, task.max_new_tokens)
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
-    """Every item's score: the task's measure against the reference that fits best.
+    """`scored` by each task's measure against the reference that fits best.
 
     White space around an answer is not counted (GATEAU train/LongBench/eval.py).
-
-    Returns:
-        ``id, task, score``, 0 to 100; missing where there is no answer (see `answering.answer`).
-
-    Raises:
-        DataError: an item that ``answers`` does not know.
     """
 
-    def measure(item: Item, said: Sequence[str]) -> float:
-        return best(METRICS[TASKS[item.task].metric], said[-1].strip(), item.references)
+    def best(item: Item, said: str) -> float:
+        metric = METRICS[TASKS[item.task].metric]
+        return max(metric(said.strip(), reference) for reference in item.references)
 
-    return scored(items, answers, measure)
+    return scored_by(items, answers, best)
 
 
 def longbench(study: Study) -> Path:

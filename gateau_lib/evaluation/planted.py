@@ -1,18 +1,15 @@
-"""How well a model uses its context: answer tokens, generated answers, the needle map, perplexity by length.
-
-What counts is a sample's answer (see `answers`).
+"""How well a model uses its context: answers (see `answers`) that it reads or writes, perplexity by length.
 
 - Teacher-forced: the model reads prompt and response; an answer token is right if it is the most likely next
-  token. ``exact`` is true if all of them are. With the whole response as answer, that is what greedy
-  generation would write.
-- Generated: greedy decoding from the prompt up to the end-of-text token. ``exact_match`` is true if every
-  part of the answer occurs in the text as consecutive words, in order; ``f1`` compares the words of the
-  answer with the generated words, the frame's words taken out (once each) of the latter.
+  token.
+- Generated: greedy decoding from the prompt up to the end-of-text token; the text is compared with the answer
+  by `answers.exact_match` and `answers.token_f1`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +36,13 @@ def teacher_forced(
     model: PreTrainedModel,
     encoded: Sequence[Encoded],
     answers: Sequence[Sequence[int] | np.ndarray] | None = None,
-    *,
-    batch_tokens: int = BATCH_TOKENS,
     ending: Sequence[int] = (),
+    batch_tokens: int = BATCH_TOKENS,
 ) -> pd.DataFrame:
     """Answers read with everything before them given.
 
     Args:
-        answers: for each sample, indices of response tokens that count (see `answer_tokens`); None: the whole
-            response.
+        answers: for each sample, indices of response tokens that count (see `answer_tokens`); None: all.
         ending: ids that must follow the response for ``complete`` (end-of-text).
 
     Returns:
@@ -96,111 +91,72 @@ def generate(
     max_new_tokens: int,
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[str]:
-    """Greedy continuations of the prompts, in order, up to the end-of-text token or ``max_new_tokens``.
-
-    Prompts of similar length share a batch; the texts are those of one-by-one generation.
-    """
-    ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    """Greedy continuations of the prompts, in order, up to the end-of-text token or ``max_new_tokens``."""
+    ends, pad = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], tokenizer.pad_token_id
     texts: dict[int, str] = {}
     for group in plan_batches([len(e.prompt) + max_new_tokens for e in encoded], batch_tokens):
-        written = continue_greedily(
-            model, [encoded[i].prompt for i in group], max_new_tokens, ends, tokenizer.pad_token_id
-        )
+        written = continue_greedily(model, [encoded[i].prompt for i in group], max_new_tokens, ends, pad)
         texts.update(zip(group, map(tokenizer.decode, written), strict=True))
     return [texts[i] for i in range(len(encoded))]
 
 
 def evaluate_samples(
-    model: PreTrainedModel,
-    tokenizer: Any,
-    samples: Sequence[Sample],
-    *,
-    max_length: int | None = None,
-    generated: bool = True,
-    batch_tokens: int = BATCH_TOKENS,
+    model: PreTrainedModel, tokenizer: Any, samples: Sequence[Sample], generated: bool = True
 ) -> pd.DataFrame:
-    """All measures of one model on samples, one row each.
-
-    Args:
-        max_length: tokens of a sample at most, cut on the left of the context; None: samples are read whole.
-        generated: also decode answers, which costs about as much again.
+    """All measures of one model on samples, one row each; ``generated`` costs about as much again.
 
     Returns:
         ``id, kind, tokens`` (prompt and response), then `teacher_forced`'s columns and, if ``generated``, the
         ``text`` written (as many tokens at most as the longest response of ``samples``), ``exact_match`` and
         ``f1``.
     """
-    encoded = [encode(sample, tokenizer, max_length) for sample in samples]
+    encoded = [encode(sample, tokenizer) for sample in samples]
     answers = [answer_tokens(sample, tokenizer) for sample in samples]
     ending = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    frame = teacher_forced(model, encoded, answers, batch_tokens=batch_tokens, ending=ending)
+    frame = teacher_forced(model, encoded, answers, ending)
     frame.insert(1, "kind", [sample.kind for sample in samples])
     frame.insert(2, "tokens", [len(e.ids) for e in encoded])
     if generated:
-        # Where every token of the response and its ending is the most likely one,
-        # greedy decoding writes the response.
+        # Where every token of the response and its ending is the most likely one, greedy decoding writes it.
         todo = [i for i, done in enumerate(frame["complete"]) if not (done and ending)]
         longest = max(len(e.response) for e in encoded) + len(ending)
-        texts = dict(
-            zip(
-                todo,
-                generate(model, tokenizer, [encoded[i] for i in todo], longest, batch_tokens),
-                strict=True,
-            )
-        )
+        written = generate(model, tokenizer, [encoded[i] for i in todo], longest)
+        texts = dict(zip(todo, written, strict=True))
         frame["text"] = [texts.get(i, sample.response) for i, sample in enumerate(samples)]
         found = [matches(text, sample) for text, sample in zip(frame["text"], samples, strict=True)]
         frame["exact_match"], frame["f1"] = [match for match, _ in found], [f1 for _, f1 in found]
     return frame
 
 
-def evaluate_model(
-    model_dir: Path | str,
-    eval_path: Path,
-    *,
-    max_length: int | None = None,
-    generated: bool = True,
-    dtype: str = "float32",
-) -> pd.DataFrame:
-    """`evaluate_samples` for a saved model and a file of samples."""
-    model, tokenizer = loading.load(model_dir, dtype)
-    return evaluate_samples(
-        model, tokenizer, read_samples(eval_path), max_length=max_length, generated=generated
-    )
-
-
-def _write_rows(model: Path | str, samples: Path, out: Path, **options: Any) -> None:
-    evaluate_model(model, samples, **options).to_parquet(out / ROWS)
+def _write_rows(model: Path | str, samples: Path, generated: bool, dtype: str, out: Path) -> None:
+    loaded = loading.load(model, dtype)
+    evaluate_samples(*loaded, read_samples(samples), generated).to_parquet(out / ROWS)
 
 
 def evaluate_all(
     study: Study,
     model_dirs: Mapping[str, Path | str],
     eval_paths: Mapping[str, Path],
+    *,
+    generated: bool = True,
     workers: int | None = None,
-    **options: Any,
 ) -> pd.DataFrame:
     """Every model on every evaluation set, each pair computed once and kept in the study's cache.
 
-    Args:
-        workers: processes (see `workers.build_all`); None: the profile's.
-        options: of `evaluate_model`.
-
     Returns:
-        The rows of `evaluate_model` with the columns ``model`` and ``set`` in front.
+        The rows of `evaluate_samples` with the columns ``model`` and ``set`` in front.
     """
-    pairs = [(model, name) for model in model_dirs for name in eval_paths]
+    pairs, how = list(product(model_dirs, eval_paths)), {"generated": generated, "dtype": study.profile.dtype}
     builds = {}
     for model, name in pairs:
-        inputs = {"model": model_dirs[model], "samples": eval_paths[name], **options}
+        inputs = {"model": model_dirs[model], "samples": eval_paths[name], **how}
         builds[f"{model} on {name}"] = Build("evaluation", _write_rows, inputs)
     folders = build_all(study, builds, at_once(study.profile) if workers is None else workers, "evaluation")
-    found = [pd.read_parquet(folder / ROWS) for folder in folders]
-    labelled = [
-        frame.assign(model=model, set=name) for (model, name), frame in zip(pairs, found, strict=True)
-    ]
-    table = pd.concat(labelled, ignore_index=True)
-    return table[["model", "set", *table.columns.drop(["model", "set"])]]
+    frames = [pd.read_parquet(folder / ROWS) for folder in folders]
+    for frame, (model, name) in zip(frames, pairs, strict=True):
+        frame.insert(0, "model", model)
+        frame.insert(1, "set", name)
+    return pd.concat(frames, ignore_index=True)
 
 
 def summarise(rows: pd.DataFrame, lengths: Sequence[int], by: Sequence[str] = ("kind",)) -> pd.DataFrame:
@@ -217,20 +173,14 @@ def summarise(rows: pd.DataFrame, lengths: Sequence[int], by: Sequence[str] = ("
     if (place == len(edges)).any():
         found = f"a sample of {rows['tokens'].max()} tokens is longer than every length {edges.tolist()}"
         raise ValueError(f"{found}; add a length")
-    measures = [
-        c for c in ("nll", "response_nll", "token_accuracy", "exact", "exact_match", "f1") if c in rows
-    ]
+    known = ("nll", "response_nll", "token_accuracy", "exact", "exact_match", "f1")
+    measures = [name for name in known if name in rows]
     groups = rows.assign(length=edges[place]).groupby([*by, "length"], sort=True)
     return groups[measures].mean().assign(n=groups.size()).reset_index()
 
 
 def perplexity_by_length(
-    model: PreTrainedModel,
-    documents: Sequence[Sequence[int]],
-    lengths: Sequence[int],
-    *,
-    tail: int = 64,
-    batch_tokens: int = BATCH_TOKENS,
+    model: PreTrainedModel, documents: Sequence[Sequence[int]], lengths: Sequence[int], tail: int = 64
 ) -> pd.DataFrame:
     """NLL of the same last ``tail`` tokens of each document, read with more and more of the text before them.
 
@@ -246,14 +196,10 @@ def perplexity_by_length(
         ValueError: a document that is too short, or a length not above ``tail``.
     """
     if min(lengths) <= tail or any(len(d) < max(lengths) for d in documents):
-        raise ValueError(
-            f"lengths {list(lengths)} must exceed the tail ({tail} tokens), and no document may be shorter"
-        )
-    pairs = [(i, length) for length in lengths for i in range(len(documents))]
-    prefixes = [documents[i][len(documents[i]) - length : -tail] for i, length in pairs]
-    losses = continuation_nll(
-        model, prefixes, [documents[i][-tail:] for i, _ in pairs], batch_tokens=batch_tokens
-    )
-    return pd.DataFrame(
-        [{"document": i, "length": n, "nll": loss.mean()} for (i, n), loss in zip(pairs, losses, strict=True)]
-    )
+        wrong = f"lengths {list(lengths)} must exceed the tail ({tail} tokens)"
+        raise ValueError(f"{wrong}, and no document may be shorter")
+    pairs = list(product(lengths, range(len(documents))))
+    prefixes = [documents[i][len(documents[i]) - length : -tail] for length, i in pairs]
+    losses = continuation_nll(model, prefixes, [documents[i][-tail:] for _, i in pairs])
+    found = zip(pairs, losses, strict=True)
+    return pd.DataFrame([{"document": i, "length": n, "nll": loss.mean()} for (n, i), loss in found])

@@ -1,9 +1,8 @@
 """Tasks in RULER's manner at any length: one of several keys, a chain of variables, commonest words.
 
-The tasks, their sizes and the score follow RULER (Hsieh et al. 2024, github.com/NVIDIA/RULER, Apache-2.0:
-multi-key needles, variable tracking, common words extraction); text and prompts are our own, without RULER's
-worked example and without the words it puts into the model's mouth, so the numbers are not those of its
-table.
+Tasks, sizes and score follow RULER (Hsieh et al. 2024, github.com/NVIDIA/RULER, Apache-2.0); text and prompts
+are our own, without its worked example and the words it puts into the model's mouth, so the numbers are not
+those of its table.
 """
 
 from __future__ import annotations
@@ -15,18 +14,10 @@ import numpy as np
 import pandas as pd
 
 from gateau_lib.data import world
-from gateau_lib.evaluation.benchmark_item import (
-    Asked,
-    Benchmark,
-    Item,
-    prompt_lengths,
-    scored,
-    tasks_by_length,
-)
-from gateau_lib.evaluation.fit_length import longest_prompt
+from gateau_lib.evaluation import benchmark_item
+from gateau_lib.evaluation.benchmark_item import Benchmark, Item, longest_prompt, made_to_length, scored
 from gateau_lib.models.prompts import SEPARATOR
 from gateau_lib.study.profiles import Profile
-from gateau_lib.study.store import Study
 
 KEYS = 4  # access numbers in a text, one of them asked for
 HOPS = 4  # assignments after the first
@@ -41,24 +32,18 @@ Made = tuple[Build, tuple[str, ...], int]  # the prompt by units of filling, the
 
 
 def items(tokenizer: Any, length: int, seed: int, count: int) -> list[Item]:
-    """``count`` items of each task, as long as at most ``length`` tokens of prompt allow (`fit_length`).
+    """``count`` items of each task, as long as at most ``length`` tokens of prompt allow.
 
-    Returns:
-        Items with ``extra``: ``length`` as asked for, ``tokens`` as it is.
-
-    Raises:
-        DataError: the length is too short for a task.
+    Their ``extra`` holds ``length`` as asked for, ``tokens`` as it is. DataError: too short for a task.
     """
     found = []
-    for task, make in TASKS.items():
+    for place, (task, make) in enumerate(TASKS.items()):
         for n in range(count):
-            rng = np.random.default_rng([seed, length, list(TASKS).index(task), n])
+            build, references, new = make(np.random.default_rng([seed, length, place, n]), length)
             name = f"{task}-{length}-{seed}-{n}"
-            build, references, new = make(rng, length)
             units, tokens = longest_prompt(build, tokenizer, length, name)
-            found.append(
-                Item(name, task, (build(units),), references, new, extra={"length": length, "tokens": tokens})
-            )
+            extra = {"length": length, "tokens": tokens}
+            found.append(Item(name, task, (build(units),), references, new, extra=extra))
     return found
 
 
@@ -83,15 +68,10 @@ def _multi_key(rng: np.random.Generator, length: int) -> Made:
     words = [world.VALUES[i] for i in rng.choice(len(world.VALUES), 2 * KEYS, replace=False)]
     keys = [f"{a} {b}" for a, b in zip(words[::2], words[1::2], strict=True)]
     numbers = [str(n) for n in rng.choice(9_000_000, KEYS, replace=False) + 1_000_000]
-    hide = _hide(
-        [f"The number of {key} is {number}." for key, number in zip(keys, numbers, strict=True)], rng
-    )
-    asked = int(rng.integers(KEYS))
-    return (
-        lambda units: f"{hide(units)}{SEPARATOR}What is the number of {keys[asked]}?",
-        (numbers[asked],),
-        128,
-    )
+    told = [f"The number of {key} is {number}." for key, number in zip(keys, numbers, strict=True)]
+    hide, asked = _hide(told, rng), int(rng.integers(KEYS))
+    question = f"{SEPARATOR}What is the number of {keys[asked]}?"
+    return lambda units: hide(units) + question, (numbers[asked],), 128
 
 
 def _variables(rng: np.random.Generator, length: int) -> Made:
@@ -102,32 +82,28 @@ def _variables(rng: np.random.Generator, length: int) -> Made:
     chain, value = list(names), str(rng.integers(10_000, 100_000))
     sources = [value, *(f"VAR {name}" for name in chain)]
     hide = _hide([f"VAR {name} = {source}" for name, source in zip(chain, sources, strict=False)], rng)
-    question = f"List all {len(chain)} variables that have the value {value}."
-    return lambda units: f"{hide(units)}{SEPARATOR}{question}", tuple(chain), 64
+    question = f"{SEPARATOR}List all {len(chain)} variables that have the value {value}."
+    return lambda units: hide(units) + question, tuple(chain), 64
 
 
 def _common_words(rng: np.random.Generator, length: int) -> Made:
     """A numbered list in which some words come many times more often than all others; these are asked for."""
     common, often, seldom = next(size for least, size in SIZES.items() if length >= least)
-    words, order = _words(rng, length), int(rng.integers(2**32))
+    # More made-up words of three syllables than a list of ``length`` tokens holds, all different.
+    syllables = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
+    size = len(syllables)
+    codes = rng.choice(size**3, size=min(length + _SPARE, size**3), replace=False)
+    words = ["".join(syllables[code // size**place % size] for place in range(3)) for code in map(int, codes)]
+    order = int(rng.integers(2**32))
 
     def build(units: int) -> str:
-        entries = [word for word in words[:common] for _ in range(often)] + [
-            words[common + i // seldom] for i in range(units)
-        ]
+        entries = [word for word in words[:common] for _ in range(often)]
+        entries += [words[common + i // seldom] for i in range(units)]
         shuffled = np.random.default_rng(order).permutation(entries)
         listed = " ".join(f"{place}. {entry}" for place, entry in enumerate(shuffled, 1))
         return f"{listed}{SEPARATOR}List the {common} words that come most often."
 
     return build, tuple(words[:common]), 120
-
-
-def _words(rng: np.random.Generator, length: int) -> list[str]:
-    """More made-up words of three syllables than a list of ``length`` tokens holds, all different."""
-    syllables = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
-    size = len(syllables)
-    codes = rng.choice(size**3, size=min(length + _SPARE, size**3), replace=False)
-    return ["".join(syllables[code // size**place % size] for place in range(3)) for code in map(int, codes)]
 
 
 TASKS: dict[str, Callable[[np.random.Generator, int], Made]] = {
@@ -138,12 +114,8 @@ TASKS: dict[str, Callable[[np.random.Generator, int], Made]] = {
 
 
 def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
-    """``id, task, score``: the share of the references that are in the answer, 0 to 100; case is ignored."""
-
-    def share(item: Item, said: Sequence[str]) -> float:
-        return 100 * float(np.mean([reference.lower() in said[-1].lower() for reference in item.references]))
-
-    return scored(items, answers, share)
+    """`scored` by the share of the references that are in the answer; case is ignored."""
+    return scored(items, answers, lambda said, reference: reference.lower() in said.lower())
 
 
 def _count(profile: Profile) -> int:
@@ -151,23 +123,14 @@ def _count(profile: Profile) -> int:
     return profile.benchmark_items or profile.eval_items
 
 
-def _of_study(study: Study, tokenizer: Any) -> list[Item]:
-    count = _count(study.profile)
-    found = [item for n in prompt_lengths(study.profile) for item in items(tokenizer, n, study.seed, count)]
-    return tasks_by_length(found)
-
-
-def _cost(profile: Profile) -> list[Asked]:
-    lengths = [min(length, profile.benchmark_window) for length in profile.eval_lengths]
-    return [Asked(len(TASKS) * _count(profile), length, ANSWER) for length in lengths]
-
-
 BENCHMARK = Benchmark(
     name="ruler",
     title="RULER",
     source="after Hsieh et al. 2024, github.com/NVIDIA/RULER; text and prompts are ours",
-    items=_of_study,
+    items=lambda study, tokenizer: made_to_length(
+        study.profile, lambda length: items(tokenizer, length, study.seed, _count(study.profile))
+    ),
     score=score,
-    cost=_cost,
+    cost=lambda profile: benchmark_item.cost_by_length(profile, len(TASKS) * _count(profile), ANSWER),
     read_whole=True,
 )

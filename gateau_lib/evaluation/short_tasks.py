@@ -6,15 +6,12 @@ Without the package, or without a task's data, nothing was run, and that is what
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
-import torch
 
 from gateau_lib.evaluation.benchmark_item import Answers, Asked, Benchmark, Item, NotInstalled
 from gateau_lib.models import loading
@@ -24,24 +21,14 @@ from gateau_lib.study.progress import track
 from gateau_lib.study.store import Study
 from gateau_lib.study.whole_files import atomic_write
 
-TASKS = (
-    "arc_easy",
-    "arc_challenge",
-    "hellaswag",
-    "piqa",
-    "winogrande",
-)  # as the harness calls them, no examples before
+# As the harness calls them, no examples before.
+TASKS = ("arc_easy", "arc_challenge", "hellaswag", "piqa", "winogrande")
 METRICS = ("acc_norm", "acc", "exact_match")  # of a task, the first that it has
 COLUMNS = ["id", "task", "score"]
 
 
 def run(
-    model_dir: Path | str,
-    tasks: Sequence[str | dict[str, Any]],
-    out: Path,
-    *,
-    dtype: str = "float32",
-    limit: int | None = None,
+    model_dir: Path, tasks: Sequence[str | dict[str, Any]], out: Path, dtype: str, limit: int | None = None
 ) -> pd.DataFrame:
     """A saved model on short tasks; a task whose scores lie in ``out`` is not run again.
 
@@ -64,8 +51,7 @@ def run(
         how = "which is not installed: pip install lm-eval"
         raise NotInstalled(f"short tasks are run by lm-evaluation-harness, {how}") from None
     model, manager, frames = None, TaskManager(), []
-    weights = path_hash(Path(model_dir)) if Path(model_dir).exists() else str(model_dir)
-    made_by = [weights, dtype, limit, version("lm_eval")]
+    made_by = [path_hash(model_dir), dtype, limit, version("lm_eval")]
     for task in tasks:
         name = task if isinstance(task, str) else task["task"]
         path = out / f"{name}-{digest(json.dumps([made_by, task], sort_keys=True))[:12]}.json"
@@ -100,59 +86,30 @@ def _scores(samples: dict[str, list[dict[str, Any]]]) -> list[list[Any]]:
         if metric is None:
             known = ", ".join(METRICS)
             raise ValueError(f"short task {task}: no score of {known} among its results; choose another task")
-        # One row a filter, if there are several.
+        # The harness has one row a filter, if there are several.
         seen = {sample["doc_id"]: 100 * float(sample[metric]) for sample in each}
         rows += [[f"{task}/{place}", task, score] for place, score in sorted(seen.items())]
     return rows
 
 
-@contextmanager
-def merged_model(folder: Path) -> Iterator[Path]:
-    """A folder that others than this library can load: its own, or one with the adapters merged into it."""
-    if not (folder / "adapter_config.json").exists():
-        yield folder
-        return
-    with TemporaryDirectory(prefix="gateau-merged-") as merged:
-        model, tokenizer = loading.load(folder, "bfloat16", torch.device("cpu"))
-        model.save_pretrained(merged)
-        tokenizer.save_pretrained(merged)
-        del model
-        yield Path(merged)
-
-
-def items(study: Study, tokenizer: Any) -> list[Item]:
-    """One item a task: the harness makes the questions itself."""
-    return [Item(task, task, ()) for task in TASKS]
-
-
 def answers(study: Study, items: Sequence[Item], folders: Mapping[str, Path]) -> dict[str, Answers]:
-    """What the harness says of every run, by run name: rows ``id, task, score``.
-
-    Raises:
-        NotInstalled: see `run`.
-    """
+    """What the harness says of every run, by run name: tables of `run`."""
     found, tasks = {}, [item.task for item in items]
-    how: dict[str, Any] = {"dtype": study.profile.dtype, "limit": study.profile.benchmark_items or None}
+    dtype, limit = study.profile.dtype, study.profile.benchmark_items or None
     for name, folder in track(folders.items(), "short tasks", total=len(folders)):
-        with merged_model(folder) as model_dir:
-            found[name] = Answers(run(model_dir, tasks, study.cache / "short-tasks" / name, **how))
+        found[name] = Answers(run(folder, tasks, study.cache / "short-tasks" / name, dtype, limit))
     return found
-
-
-def score(items: Sequence[Item], answers: pd.DataFrame) -> pd.DataFrame:
-    """``id, task, score``: the harness's own, 0 to 100."""
-    return answers[COLUMNS]
 
 
 BENCHMARK = Benchmark(
     name="short-tasks",
     title="Short tasks",
     source="lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness",
-    items=items,
-    score=score,
-    cost=lambda profile: [
-        Asked(60_000, 100, 0)
-    ],  # sequences that the harness reads, and their tokens; assumed
+    items=lambda study, tokenizer: [
+        Item(task, task, ()) for task in TASKS
+    ],  # the harness makes the questions
+    score=lambda items, answers: answers[COLUMNS],
+    cost=lambda _: [Asked(60_000, 100, 0)],  # sequences that the harness reads, and their tokens; assumed
     packages=("lm-eval",),
     answers=answers,
 )

@@ -28,17 +28,9 @@ log = logging.getLogger(__name__)
 
 COLUMNS = ["run", "benchmark", "task", "id", "score"]
 # A benchmark is one file with a `BENCHMARK`, and one line here.
-BENCHMARKS = {
-    benchmark.name: benchmark
-    for benchmark in (
-        longbench.BENCHMARK,
-        judging.LONGBENCH_CHAT,
-        judging.MT_BENCH,
-        haystack.BENCHMARK,
-        ruler.BENCHMARK,
-        short_tasks.BENCHMARK,
-    )
-}
+_ALL = [longbench.BENCHMARK, judging.LONGBENCH_CHAT, judging.MT_BENCH]
+_ALL += [haystack.BENCHMARK, ruler.BENCHMARK, short_tasks.BENCHMARK]
+BENCHMARKS = {benchmark.name: benchmark for benchmark in _ALL}
 
 
 class NotRun(NamedTuple):
@@ -47,14 +39,6 @@ class NotRun(NamedTuple):
     benchmark: str
     why: str
     stopped: bool = False  # by an error: the rest is kept, and the same command goes on once it is mended
-
-
-class Answered(NamedTuple):
-    """A benchmark's items, and every run's answers to them."""
-
-    benchmark: Benchmark
-    items: list[Item]
-    runs: dict[str, Answers]
 
 
 def scores(study: Study, folders: Mapping[str, Path], judge: str) -> tuple[pd.DataFrame, list[NotRun]]:
@@ -67,51 +51,44 @@ def scores(study: Study, folders: Mapping[str, Path], judge: str) -> tuple[pd.Da
     Returns:
         Rows ``run, benchmark, task, id, score`` (0 to 100; missing where there is no answer, or a judge's
         could not be read), and what was not run, every reason of it. See `check_finished`.
-
-    Raises:
-        DataError: a benchmark that is not in `BENCHMARKS`.
     """
-    answered: list[Answered] = []
+    answered: list[tuple[Benchmark, list[Item], dict[str, Answers]]] = []
     frames: list[pd.DataFrame] = []
     lacking: list[NotRun] = []
-    for benchmark in chosen(
-        study.profile
-    ):  # all answers first, so that a judge on this machine has its memory to itself
+    # All answers first, so that a judge on this machine has its memory to itself.
+    for benchmark in chosen(study.profile):
         if benchmark.judged and not judge:
-            lacking.append(
-                NotRun(benchmark.name, "no judge was named (SET='judge=http://host:8000/v1#model')")
-            )
+            why = "no judge was named (SET='judge=http://host:8000/v1#model')"
+            lacking.append(NotRun(benchmark.name, why))
             continue
         with _noting(benchmark, lacking):
-            answered.append(_answered(study, benchmark, folders))
-            lacking += _without_answer(answered[-1])
-    for each in answered:
-        with _noting(each.benchmark, lacking):
-            frames.append(_scored(study, each, judge))
+            items = benchmark.items(study, loading.load_tokenizer(next(iter(folders.values()))))
+            runs = _answers(study, benchmark, items, folders)
+            answered.append((benchmark, items, runs))
+            lacking += _without_answer(benchmark, runs)
+    for benchmark, items, runs in answered:
+        with _noting(benchmark, lacking):
+            for run, each in track(runs.items(), f"scores of {benchmark.name}", total=len(runs)):
+                rater = (
+                    (judge, study.cache / "judging" / f"{benchmark.name}-{run}") if benchmark.judged else ()
+                )
+                found = benchmark.score(items, each.table, *rater)
+                frames.append(found.assign(run=run, benchmark=benchmark.name))
     return pd.concat(frames, ignore_index=True)[COLUMNS] if frames else pd.DataFrame(columns=COLUMNS), lacking
 
 
 def chosen(profile: Profile) -> list[Benchmark]:
-    """The profile's benchmarks.
-
-    Raises:
-        DataError: one that is not in `BENCHMARKS`.
-    """
+    """The profile's benchmarks; DataError for one that is not in `BENCHMARKS`."""
     if unknown := [name for name in profile.benchmarks if name not in BENCHMARKS]:
         raise DataError(f"no benchmark {unknown[0]!r}; choose from {', '.join(BENCHMARKS)}")
     return [BENCHMARKS[name] for name in profile.benchmarks]
 
 
 def check_finished(lacking: Sequence[NotRun]) -> None:
-    """Refuse to call a study finished that an error stopped; what was done is kept for the next run.
-
-    Raises:
-        DataError: names every benchmark that was stopped, and why.
-    """
+    """Raise DataError if an error stopped a benchmark, and say why; what is done is kept for the next run."""
     if stopped := [f"{each.benchmark}: {each.why}" for each in lacking if each.stopped]:
-        raise DataError(
-            f"{len(stopped)} benchmarks were stopped by an error, the others are done; {'; '.join(stopped)}"
-        )
+        told = f"{len(stopped)} benchmarks were stopped by an error, the others are done"
+        raise DataError(f"{told}; {'; '.join(stopped)}")
 
 
 @contextmanager
@@ -128,43 +105,30 @@ def _noting(benchmark: Benchmark, lacking: list[NotRun]) -> Iterator[None]:
         lacking.append(NotRun(benchmark.name, str(error), stopped=True))
 
 
-def _answered(study: Study, benchmark: Benchmark, folders: Mapping[str, Path]) -> Answered:
-    """A benchmark's items and each run's answers.
-
-    Raises:
-        DataError: a prompt that had to be read whole lost a part.
-    """
-    items = benchmark.items(study, loading.load_tokenizer(next(iter(folders.values()))))
+def _answers(
+    study: Study, benchmark: Benchmark, items: list[Item], folders: Mapping[str, Path]
+) -> dict[str, Answers]:
+    """Each run's answers; DataError if a prompt that had to be read whole lost a part."""
     if benchmark.answers is not None:
-        return Answered(benchmark, items, benchmark.answers(study, items, folders))
+        return benchmark.answers(study, items, folders)
     runs = answering.answers_of_runs(study, benchmark.name, items, folders)
     for each in runs.values() if benchmark.read_whole else ():
         cut = each.table[each.table["cut_tokens"] > 0]
         if len(cut):
             lost = f"item {cut.iloc[0]['id']!r} lost {cut.iloc[0]['cut_tokens']} tokens of its prompt"
             raise DataError(f"{benchmark.name}: {lost}; raise the profile's benchmark_window")
-    return Answered(benchmark, items, runs)
+    return runs
 
 
-def _without_answer(answered: Answered) -> list[NotRun]:
+def _without_answer(benchmark: Benchmark, runs: dict[str, Answers]) -> list[NotRun]:
     """Items that have no answer, run by run, and how to ask them again; their scores are missing."""
     rows = []
-    for run, (table, folder) in answered.runs.items():
+    for run, (table, folder) in runs.items():
         if folder is None:
             continue
         failed = table[table["error"].notna()]
         if len(failed):
-            what = f"{len(failed)} of {len(table)} items of {answered.benchmark.name}, {run}"
+            what = f"{len(failed)} of {len(table)} items of {benchmark.name}, {run}"
             again = f"delete {folder.name} in the cache to ask these again"
             rows.append(NotRun(what, f"{failed.iloc[0]['error']}; {again}"))
     return rows
-
-
-def _scored(study: Study, answered: Answered, judge: str) -> pd.DataFrame:
-    """Scores of every run's answers to one benchmark."""
-    benchmark, frames = answered.benchmark, []
-    for run, each in track(answered.runs.items(), f"scores of {benchmark.name}", total=len(answered.runs)):
-        rater = (judge, study.cache / "judging" / f"{benchmark.name}-{run}") if benchmark.judged else ()
-        found = benchmark.score(answered.items, each.table, *rater)
-        frames.append(found.assign(run=run, benchmark=benchmark.name))
-    return pd.concat(frames, ignore_index=True)

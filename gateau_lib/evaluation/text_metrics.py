@@ -1,8 +1,8 @@
 """LongBench's measures of a written answer, English and Chinese: F1 of words, ROUGE-L; 0 to 100.
 
-They give what LongBench's metrics.py gives (github.com/THUDM/LongBench, MIT licence), except that a long
-sentence is compared in full. The published code recurses once a word, Python stops it at 1,000, and that
-error counts as 0; a Chinese summary is one sentence, for it has no ASCII full stop.
+They give what LongBench's metrics.py gives (github.com/THUDM/LongBench, MIT licence), but compare a long
+sentence in full: the published code recurses once a word, Python stops it at 1,000, and that error counts as
+0. A Chinese summary is one sentence, for it has no ASCII full stop.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import string
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -29,17 +28,12 @@ Metric = Callable[[str, str], float]
 
 @cache
 def _module(name: str) -> ModuleType:
-    """A package that only these measures need.
-
-    Raises:
-        NotInstalled: the message says how to get it.
-    """
+    """A package that only these measures need; NotInstalled says how to get it."""
     try:
         module = import_module(name)
     except ImportError:
-        raise NotInstalled(
-            f"LongBench is scored with the package {name}; install it: pip install {name}"
-        ) from None
+        how = f"install it: pip install {name}"
+        raise NotInstalled(f"LongBench is scored with the package {name}; {how}") from None
     if name == "jieba":
         module.setLogLevel("WARNING")  # else it reports on stderr where its dictionary lies
     return module
@@ -57,13 +51,12 @@ def f1_en(prediction: str, reference: str) -> float:
 
 def f1_zh(prediction: str, reference: str) -> float:
     """F1 of jieba's words as bags, lower case, without punctuation and space."""
-    return _f1(
-        *([bare for word in chinese_words(text) if (bare := _bare(word))] for text in (prediction, reference))
-    )
+    return _f1(_bare_words(prediction), _bare_words(reference))
 
 
-def _bare(word: str) -> str:
-    return "".join(word.lower().translate(_DROPPED).split())
+def _bare_words(text: str) -> list[str]:
+    bare = ("".join(word.lower().translate(_DROPPED).split()) for word in chinese_words(text))
+    return [word for word in bare if word]
 
 
 def _f1(given: Sequence[str], wanted: Sequence[str]) -> float:
@@ -78,33 +71,19 @@ def rouge_en(prediction: str, reference: str) -> float:
     stop counts as one more word.
     """
     rouge = _module("rouge").Rouge(metrics=["rouge-l"])
-    with _deep(len(prediction) + len(reference)):
-        try:
-            scores = rouge.get_scores(prediction, reference)
-        except ValueError:  # no sentence in one of them
-            return 0.0
-    return 100 * scores[0]["rouge-l"]["f"]
-
-
-def rouge_zh(prediction: str, reference: str) -> float:
-    """`rouge_en` of jieba's words with spaces between them."""
-    return rouge_en(*(" ".join(chinese_words(text)) for text in (prediction, reference)))
-
-
-@contextmanager
-def _deep(more: int) -> Iterator[None]:
-    """Let functions call themselves that much deeper."""
     before = sys.getrecursionlimit()
-    sys.setrecursionlimit(before + more)
+    sys.setrecursionlimit(before + len(prediction) + len(reference))
     try:
-        yield
+        return 100 * rouge.get_scores(prediction, reference)[0]["rouge-l"]["f"]
+    except ValueError:  # no sentence in one of them
+        return 0.0
     finally:
         sys.setrecursionlimit(before)
 
 
+def rouge_zh(prediction: str, reference: str) -> float:
+    """`rouge_en` of jieba's words with spaces between them."""
+    return rouge_en(" ".join(chinese_words(prediction)), " ".join(chinese_words(reference)))
+
+
 METRICS: dict[str, Metric] = {"f1_en": f1_en, "f1_zh": f1_zh, "rouge_en": rouge_en, "rouge_zh": rouge_zh}
-
-
-def best(metric: Metric, prediction: str, references: Sequence[str]) -> float:
-    """The score against the reference that it fits best; 0 without references."""
-    return max((metric(prediction, reference) for reference in references), default=0.0)

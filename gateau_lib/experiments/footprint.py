@@ -125,7 +125,7 @@ def disk(profile: Profile) -> Disk:
     stretched = 4 * short.parameters  # the start of notebook 06's short models
     results = tuned * wide * trained + KEPT_CHECKPOINTS * 12 * trained + stretched + DATA_BYTES
     if not profile.from_hub:
-        results += 4 * (len(profile.long_stages) + 2) * long.parameters
+        results += 4 * 2 * long.parameters  # the pair
     return Disk(results, sum(downloads(profile).values()))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 NOT_YET = "**Not yet run.** No record of a card is in `results/gpu`."
+REHEARSED = "`gpu` and `paper` have been rehearsed on fabricated tiny models and data only."
 GOALS = (  # what -> the least or most it should be
     ("share of the matrix rate, plain pass of 32,768 tokens", 0.65, "least"),
     ("share of the matrix rate, plain pass of 65,536 tokens", 0.50, "least"),
@@ -24,14 +25,13 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
 def headline(records: Sequence[Mapping[str, Any]]) -> str:
     """One sentence for README's limits: on which cards what of this was measured, and which goals were met."""
     if not records:
-        return "Nothing has been run on a GPU yet: [the program that measures it](docs/gpu.md) waits for one."
+        return f"Nothing has been run on a GPU yet: [the program](docs/gpu.md) waits for one. {REHEARSED}"
     about = records[0]
     judged = goals(about["rows"])
     met = sum(each["met"] for each in judged)
     return (
         f"Measured on one GPU ({about['card']}, {about['date'][:10]}): [passes, agreement, training steps]"
-        f"(docs/gpu.md); {met} of {len(judged)} goals that could be judged are met. `gpu` and `paper` as a whole "
-        "have been rehearsed on fabricated tiny models and data only."
+        f"(docs/gpu.md); {met} of {len(judged)} goals that could be judged are met. {REHEARSED}"
     )
 
 

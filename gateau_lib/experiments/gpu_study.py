@@ -31,7 +31,7 @@ from gateau_lib.training import pretrain, sft
 PART = "study"
 POOLS = ("independent", "confounded")
 RUNS: tuple[Strategy, ...] = ("normal", "skip_all")
-STEPS = 10  # of pretraining a stage
+STEPS = 2 * pretrain.LOG_EVERY  # of pretraining a stage
 
 
 def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
@@ -131,9 +131,7 @@ def pretraining(path: Path, profile: Profile, device: torch.device) -> None:
             ((length, STEPS, tokens),),
             seed=0,
             question_share=profile.question_share,
-            learning_rate=pretrain.LEARNING_RATE,
             micro_tokens=profile.micro_tokens,
-            log_every=STEPS // 2,
         )
         first, last = log[0], log[-1]  # the first half warms up
         measured = {

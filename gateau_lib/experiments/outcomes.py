@@ -52,7 +52,7 @@ def evaluated(
     """Rows of `planted.evaluate_all` on files of ``data/eval`` by name, with ``method`` and ``seed``."""
     paths = {name: data / "eval" / f"{name}.jsonl" for name in sets}
     folders = {model.name: model.folder for model in models}
-    rows = evaluate_all(study, folders, paths, generated=generated, dtype=study.profile.dtype)
+    rows = evaluate_all(study, folders, paths, generated=generated)
     return by_method(rows, models, study.profile.pool_seeds)
 
 

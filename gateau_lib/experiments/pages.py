@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from transformers import LlamaConfig
 
-from gateau_lib.experiments import footprint, plan, setting_sources
+from gateau_lib.experiments import footprint, gpu_page, gpu_record, plan, setting_sources
 from gateau_lib.experiments.claims import verdicts
 from gateau_lib.experiments.figures import verdict_table
 from gateau_lib.experiments.findings import summary
@@ -89,6 +89,7 @@ def readme(results: Path, sources: Path) -> dict[str, str]:
         "reading": reading(made, sources),
         "verdicts": verdict_table(found).strip(),
         "profiles": profiles(),
+        "gpu": f"- {gpu_page.headline(gpu_record.newest(results.parent / 'gpu'))}",
     }
 
 

@@ -1,8 +1,8 @@
 """Samples as rows of ids, labels and positions, packed and collated.
 
-A batch ALWAYS carries an attention mask. Without one, transformers takes any position step other than 1 for
-the start of another document whenever there is no cache, and ``Trainer`` and gradient checkpointing run
-without one: training on skipped positions (`skipalign`) would silently become block-diagonal.
+A batch ALWAYS carries an attention mask. Without one, and without a cache, as in training, transformers takes
+any position step other than 1 for the start of another document: training on skipped positions (`skipalign`)
+would silently become block-diagonal.
 """
 
 from __future__ import annotations
@@ -30,23 +30,19 @@ class Row:
 
 def sample_row(encoded: Encoded, ending: Sequence[int], positions: Iterable[int]) -> Row:
     """The training row of one sample: loss on the response and its ending only."""
-    target = [*encoded.response, *ending]
-    return Row(
-        [*encoded.prompt, *target], [IGNORED] * len(encoded.prompt) + target, [int(p) for p in positions]
-    )
+    prompt, target = encoded.prompt, [*encoded.response, *ending]
+    return Row([*prompt, *target], [IGNORED] * len(prompt) + target, [int(p) for p in positions])
 
 
-def pack_rows(rows: Sequence[Row], *, continuing: bool = False, isolated: bool = True) -> Row:
+def pack_rows(rows: Sequence[Row], isolated: bool = True) -> Row:
     """Several samples in one row, one after the other.
 
     Args:
-        continuing: positions run on over the whole row; otherwise they restart with each sample. RoPE is
-            relative, so with ``isolated`` both give the same losses.
-        isolated: block-diagonal attention (LongAlign); otherwise plain causal attention over the row, where
-            samples see the samples before them.
+        isolated: block-diagonal attention (LongAlign), and positions that restart with each sample; otherwise
+            samples see the samples before them, and positions run on over the whole row.
     """
     lengths = [len(row.input_ids) for row in rows]
-    positions = range(sum(lengths)) if continuing else (p for row in rows for p in row.position_ids)
+    positions = (p for row in rows for p in row.position_ids) if isolated else range(sum(lengths))
     return Row(
         [i for row in rows for i in row.input_ids],
         # The first token of a sample would be predicted from the sample before it: never a target.
@@ -59,8 +55,7 @@ def pack_rows(rows: Sequence[Row], *, continuing: bool = False, isolated: bool =
 def unpack_row(row: Row) -> list[Row]:
     """The samples of a row packed with ``isolated`` as rows of their own, which give the same losses.
 
-    They need no mask of the row's square. At 64k tokens that mask would take 16 GiB, and no fast attention
-    kernel reads it.
+    They need no mask of the row's square: at 64k tokens 16 GiB that no fast attention kernel reads.
     """
     rows, begin = [], 0
     for length in row.blocks or (len(row.input_ids),):
@@ -84,9 +79,9 @@ def _block_mask(rows: Sequence[Row], width: int) -> torch.Tensor:
 def collate(batch: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
     """Rows padded on the right: ``input_ids``, ``labels``, ``position_ids`` (B, L) and ``attention_mask``.
 
-    The mask is (B, L), or additive float (B, 1, L, L) when a row packs isolated samples. It is never left out
-    (see the module's text). It is all ones, padding included: causal attention never looks to the right, and
-    with ones the fast causal kernels apply. Padding continues the positions of its row.
+    The mask is additive float (B, 1, L, L) when a row packs isolated samples. Else it is (B, L), all ones,
+    padding included: causal attention never looks to the right, and with ones the fast causal kernels apply.
+    Padding continues the positions of its row.
     """
     width = max(len(row.input_ids) for row in batch)
     ids = torch.full((len(batch), width), pad_id)

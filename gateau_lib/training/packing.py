@@ -5,12 +5,11 @@ Two ways to plan the steps, both with LongAlign's sorted batching, so that hardl
 - by tokens (`plan_batches`): samples are cycled in a new seeded order each epoch until a budget is spent, so
   runs on selections of different size cost the same;
 - by epochs (`plan_epochs`): whole passes over the samples and a fixed number of them a step, as published.
-
-A plan knows nothing of processes. `split_step` deals one step to any number of them.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,8 +26,7 @@ def plan_batches(
 
     Args:
         lengths: tokens of each sample.
-        tokens: budget; samples are cycled in a new shuffled order each epoch, and the last one is taken if
-            that brings the total nearer to the budget.
+        tokens: budget; the last sample is taken if that brings the total nearer to it.
         pack_window: rows are samples packed up to this many tokens (first fit); None: a row is one sample.
 
     Raises:
@@ -43,9 +41,7 @@ def plan_batches(
                 break
             epoch.append(index)
             used += lengths[index]
-        rows: list[tuple[int, ...]]
-        rows = [(i,) for i in epoch] if pack_window is None else _first_fit(epoch, lengths, pack_window)
-        batches = _sorted_batches(rows, lengths, batch_tokens)
+        batches = _sorted_batches(_rows(epoch, lengths, pack_window), lengths, batch_tokens)
         plan += [batches[i] for i in rng.permutation(len(batches))]
         if len(epoch) < len(lengths):
             break
@@ -66,7 +62,7 @@ def plan_epochs(
 
     Args:
         epochs: passes over the samples; of the last, a random part if this is no whole number.
-        pack_window: rows are packs of samples, as in `plan_batches`; a step ends with the pack that fills it.
+        pack_window: as in `plan_batches`; a step ends with the pack that fills it.
 
     Raises:
         TrainingError: no samples, or less than one sample in all.
@@ -77,15 +73,13 @@ def plan_epochs(
         epoch = rng.permutation(len(lengths))[:total].tolist()
         total -= len(epoch)
         if pack_window is None:
-            ordered: list[tuple[int, ...]] = [(i,) for i in sorted(epoch, key=lengths.__getitem__)]
-            groups = [ordered[at : at + GROUP] for at in range(0, len(ordered), GROUP)]
-        else:
-            groups = [[pack] for pack in _first_fit(epoch, lengths, pack_window)]
+            epoch.sort(key=lengths.__getitem__)
+        size, made = GROUP if pack_window is None else 1, _rows(epoch, lengths, pack_window)
+        groups = [made[at : at + size] for at in range(0, len(made), size)]
         rows += [row for i in rng.permutation(len(groups)) for row in groups[i]]
     if not rows:
-        raise TrainingError(
-            f"nothing to train on: {len(lengths)} samples, {epochs} epochs; give samples or more epochs"
-        )
+        found = f"{len(lengths)} samples, {epochs} epochs"
+        raise TrainingError(f"nothing to train on: {found}; give samples or more epochs")
     plan: list[list[tuple[int, ...]]] = [[]]
     for row in rows:
         if sum(map(len, plan[-1])) >= batch_samples:
@@ -99,9 +93,9 @@ def split_step(
 ) -> list[list[tuple[list[int], bool]]]:
     """Deal the rows of a step: ``split[process][k]`` are the rows of a k-th pass, and whether they count.
 
-    Every process makes the same number of passes, because processes that share a model's parameters meet in
-    each of them. The rows of the k-th passes are of similar length, so no process waits long. Where there are
-    fewer rows than passes, a pass repeats the shortest row and does not count.
+    Every process makes the same number of passes, since processes that share a model meet in each of them.
+    The rows of the k-th passes are of similar length, so no process waits long. Where there are fewer rows
+    than passes, a pass repeats the shortest row and does not count.
 
     Args:
         lengths: tokens of each row.
@@ -111,15 +105,11 @@ def split_step(
     # Stable, so rows that are sorted already keep their places.
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     longest = lengths[order[-1]]
-    low, high = 1, max(longest, micro_tokens or len(lengths) * longest)
-    places = -(-len(_fill(order, lengths, high)) // processes) * processes
-    while low < high:  # the smallest passes for which the places suffice: even loads, least memory
-        middle = (low + high) // 2
-        if len(_fill(order, lengths, middle)) <= places:
-            high = middle
-        else:
-            low = middle + 1
-    groups = _fill(order, lengths, high)
+    most = max(longest, micro_tokens or len(lengths) * longest)
+    places = -(-len(_fill(order, lengths, most)) // processes) * processes
+    # The smallest passes for which the places suffice: even loads, least memory.
+    size = bisect_left(range(most), True, 1, key=lambda tokens: len(_fill(order, lengths, tokens)) <= places)
+    groups = _fill(order, lengths, size)
     dealt = [([order[0]], False)] * (places - len(groups)) + [(group, True) for group in groups]
     return [dealt[process::processes] for process in range(processes)]
 
@@ -128,14 +118,16 @@ def _fill(order: Sequence[int], lengths: Sequence[int], capacity: int) -> list[l
     """Rows in ascending length, as many together as ``capacity`` padded tokens allow, at least one."""
     groups: list[list[int]] = []
     for row in order:
-        if groups and (len(groups[-1]) + 1) * lengths[row] <= capacity:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
+        if not groups or (len(groups[-1]) + 1) * lengths[row] > capacity:
+            groups.append([])
+        groups[-1].append(row)
     return groups
 
 
-def _first_fit(order: Sequence[int], lengths: Sequence[int], window: int) -> list[tuple[int, ...]]:
+def _rows(order: Sequence[int], lengths: Sequence[int], window: int | None) -> list[tuple[int, ...]]:
+    """Samples as rows of their own, or packed up to ``window`` tokens, first fit."""
+    if window is None:
+        return [(i,) for i in order]
     packs: list[list[int]] = []
     rooms: list[int] = []
     for index in order:
@@ -154,7 +146,7 @@ def _sorted_batches(
 ) -> list[list[tuple[int, ...]]]:
     """Rows of similar length together, batches of nearly equal tokens, none of them a small rest."""
     rows = sorted(rows, key=lambda row: sum(lengths[i] for i in row))  # stable: equal lengths stay shuffled
-    sizes = np.array([sum(lengths[i] for i in row) for row in rows], dtype=np.float64)
+    sizes = np.array([sum(lengths[i] for i in row) for row in rows], np.float64)
     count = max(1, round(sizes.sum() / batch_tokens))
     batch = ((np.cumsum(sizes) - sizes / 2) * count / max(sizes.sum(), 1)).astype(int)
     groups = [[row for row, b in zip(rows, batch, strict=True) if b == wanted] for wanted in range(count)]

@@ -12,8 +12,6 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,39 +30,22 @@ from gateau_lib.study.store import Study, artefact
 from gateau_lib.training.pretrain_rows import BACKGROUND_SAMPLE, BACKGROUND_WEIGHT, RowMaker
 
 LEARNING_RATE = 3e-3  # peak
+LOG_EVERY = 10  # steps
 TRAINED_ON = 0.4  # share of the tokens that have a loss
 # Speed of an A100 in single precision, in which this trains, over bfloat16's (its data sheet).
 SINGLE = 19.5 / 312
-
-
-@dataclass(frozen=True)
-class PairRecipe:
-    """What a pair that is trained from scratch becomes: fields of `profiles.Profile`, with their units."""
-
-    short_window: int
-    long_window: int
-    long_rope_factor: float
-    hidden_size: int
-    layers: int
-    heads: int
-    rope_theta: float
-    short_stages: tuple[Stage, ...]
-    long_stages: tuple[Stage, ...]
-    question_share: float
-
-    @classmethod
-    def of(cls, profile: Profile) -> PairRecipe:
-        """The recipe of a profile."""
-        return cls(**{each.name: getattr(profile, each.name) for each in fields(cls)})
+# Fields of `profiles.Profile` that decide what a pair trained from scratch becomes.
+RECIPE = (
+    "short_window long_window long_rope_factor hidden_size layers heads rope_theta short_stages long_stages "
+    "question_share"
+).split()
 
 
 def _logits(model: PreTrainedModel, ids: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     """Logits that predict ``ids[:, 1:][where]``, ``(where.sum(), vocabulary)``; no others are computed."""
     inputs = ids[:, :-1]
-    hidden = model.model(
-        input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False
-    ).last_hidden_state
-    return model.lm_head(hidden[where])
+    read = model.model(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False)
+    return model.lm_head(read.last_hidden_state[where])
 
 
 def weighted_loss(
@@ -73,31 +54,21 @@ def weighted_loss(
     """Weighted mean NLL in nats per token of next-token prediction over rows ``(rows, window + 1)``.
 
     Args:
-        total: sum of the weights to divide by, where the rows are a part of a step; None: that of these rows.
+        total: what to divide by where the rows are a part of a step; None: the sum of their weights.
     """
     where = weights[:, 1:] > 0
-    nll = torch.nn.functional.cross_entropy(
-        _logits(model, ids, where).float(), ids[:, 1:][where], reduction="none"
-    )
-    weight = weights[:, 1:][where]
+    logits, weight = _logits(model, ids, where).float(), weights[:, 1:][where]
+    nll = torch.nn.functional.cross_entropy(logits, ids[:, 1:][where], reduction="none")
     return (nll * weight).sum() / (weight.sum() if total is None else total)
 
 
 def backward(
     model: PreTrainedModel, ids: torch.Tensor, weights: torch.Tensor, micro_tokens: int = 0
 ) -> torch.Tensor:
-    """Add the gradients of `weighted_loss` over all rows, and return it.
-
-    Args:
-        micro_tokens: tokens of the rows that are read at a time; 0: all.
-    """
-    window = ids.shape[1] - 1
-    rows = max(1, micro_tokens // window) if micro_tokens else len(ids)
-    if rows >= len(ids):
-        loss = weighted_loss(model, ids, weights)
-        loss.backward()
-        return loss.detach()
-    total, losses = weights[:, 1:].sum(), []
+    """Add the gradients of `weighted_loss` of all rows, ``micro_tokens`` at a time (0: all); return it."""
+    rows = max(1, micro_tokens // (ids.shape[1] - 1)) if micro_tokens else len(ids)
+    total = weights[:, 1:].sum() if rows < len(ids) else None
+    losses = []
     for part in zip(ids.split(rows), weights.split(rows), strict=True):
         loss = weighted_loss(model, *part, total)
         loss.backward()
@@ -124,101 +95,61 @@ def train(
     *,
     seed: int,
     question_share: float,
-    learning_rate: float,
     far: bool = False,
     micro_tokens: int = 0,
-    log_every: int = 10,
-    at_stage_end: Callable[[int, PreTrainedModel], None] = lambda stage, model: None,
 ) -> list[dict[str, float]]:
     """Train in stages of growing windows with AdamW; weights change in place.
 
     Args:
         stages: ``(window in tokens, steps, tokens a step)``, in order.
         far: of `RowMaker`.
-        micro_tokens: tokens of one forward pass, so that a step of many tokens fits into memory; 0: the whole
-            step.
-        at_stage_end: called with the stage number and the model, for checkpoints.
+        micro_tokens: of `backward`, so that a step of many tokens fits into memory.
 
     Returns:
         Log rows: step, window, loss (nats per weighted token), recall (share), tokens seen, seconds.
     """
     rows = RowMaker(tokenizer, seed, question_share, far)
-    where = model.device
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-    )
+    how: dict[str, Any] = {"betas": (0.9, 0.98), "weight_decay": 0.01, "fused": True}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, **how)
     total = sum(steps for _, steps, _ in stages)
     log: list[dict[str, float]] = []
     step, seen, start = 0, 0, time.perf_counter()
     model.train()
-    for stage, (window, steps, tokens) in enumerate(stages):
+    for window, steps, tokens in stages:
         for _ in track(range(steps), f"pretraining, window {window}"):
             for group in optimizer.param_groups:
-                group["lr"] = _learning_rate(step, total, learning_rate)
-            ids, weights = (t.to(where) for t in rows.batch(window, tokens))
+                group["lr"] = _learning_rate(step, total, LEARNING_RATE)
+            ids, weights = (t.to(model.device) for t in rows.batch(window, tokens))
             optimizer.zero_grad(set_to_none=True)
             loss = backward(model, ids, weights, micro_tokens)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step, seen = step + 1, seen + ids[:, 1:].numel()
-            if step % log_every == 0 or step == total:
+            if step % LOG_EVERY == 0 or step == total:
                 row = {"step": step, "window": window, "loss": loss.item()}
                 row["recall"] = recall_accuracy(model, ids[:2], weights[:2])
                 log.append(row | {"tokens": seen, "seconds": time.perf_counter() - start})
-        at_stage_end(stage, model)
     model.eval()
     return log
 
 
-def build_pair(
-    out: Path,
-    tokenizer: Any,
-    recipe: PairRecipe,
-    seed: int,
-    *,
-    micro_tokens: int = 0,
-    to: torch.device | None = None,
-) -> None:
-    """Train the pair and leave ``out/short``, ``out/long``, ``out/long_stage<N>`` and ``out/training.json``.
-
-    Every folder of a model or a checkpoint is loadable by ``from_pretrained``.
-
-    Args:
-        micro_tokens: of `train`.
-        to: device; None: `devices.device`.
-    """
-    out.mkdir(exist_ok=True)
-
-    def save(model: PreTrainedModel, name: str) -> None:
+def build_pair(out: Path, tokenizer: Any, profile: Profile, seed: int) -> None:
+    """Train the pair and leave ``out/short``, ``out/long`` and ``out/training.json``."""
+    shape = {name: getattr(profile, name) for name in ("hidden_size", "layers", "heads", "rope_theta")}
+    shape["window"] = profile.short_window
+    how: dict[str, Any] = {"question_share": profile.question_share, "micro_tokens": profile.micro_tokens}
+    built = build_llama(len(tokenizer), seed=seed, **shape)
+    short = built.to(device())  # type: ignore[arg-type]  # transformers' wrapper hides self
+    torch.manual_seed(seed)
+    short_log = train(short, tokenizer, profile.short_stages, seed=seed, **how)
+    # The long model must own its weights: training it would change the short one's through shared tensors.
+    theta = profile.rope_theta * profile.long_rope_factor
+    long = with_rope_theta(copy.deepcopy(short), theta, profile.long_window)
+    long_log = train(long, tokenizer, profile.long_stages, seed=seed + 1, far=True, **how)
+    for name, model in (("short", short), ("long", long)):
         model.save_pretrained(out / name)
         tokenizer.save_pretrained(out / name)
-
-    shape = {name: getattr(recipe, name) for name in ("hidden_size", "layers", "heads", "rope_theta")}
-    shape["window"] = recipe.short_window
-    how: dict[str, Any] = {
-        "question_share": recipe.question_share,
-        "learning_rate": LEARNING_RATE,
-        "micro_tokens": micro_tokens,
-    }
-    built = build_llama(len(tokenizer), seed=seed, **shape)
-    short = built.to(to or device())  # type: ignore[arg-type]  # transformers' wrapper hides self
-    torch.manual_seed(seed)
-    short_log = train(short, tokenizer, recipe.short_stages, seed=seed, **how)
-    save(short, "short")
-    # The long model must own its weights: training it would change the short one's through shared tensors.
-    theta = recipe.rope_theta * recipe.long_rope_factor
-    long = with_rope_theta(copy.deepcopy(short), theta, recipe.long_window)
-    long_log = train(
-        long,
-        tokenizer,
-        recipe.long_stages,
-        seed=seed + 1,
-        far=True,
-        at_stage_end=lambda stage, model: save(model, f"long_stage{stage}"),
-        **how,
-    )
-    save(long, "long")
-    settings = {"seed": seed, "question_share": recipe.question_share, **shape}
+    settings = {"seed": seed, "question_share": profile.question_share, **shape}
     training = {"settings": settings, "short": short_log, "long": long_log}
     (out / "training.json").write_text(json.dumps(training, indent=1))
 
@@ -237,34 +168,27 @@ def cost(profile: Profile, short: Size, long: Size) -> list[Work]:
 def pair(study: Study, corpus: Path) -> Path:
     """The study's homologous pair: a folder with ``short``, ``long`` and, if it trained, ``training.json``.
 
-    ``scratch`` trains the pair; ``shipped`` copies the pair of this repository and still trains the few steps
-    the profile asks for, so that the training code runs; anything else is a hub id or folder, whose files are
-    linked.
+    ``scratch`` trains the pair; ``shipped`` copies the repository's pair and still trains the profile's few
+    steps, so that the training code runs; anything else is a hub id or folder, whose files are linked.
     """
     profile = study.profile
-    recipe = PairRecipe.of(profile)
     names = {"short": profile.short_model, "long": profile.long_model}
-    made_of: dict[str, Any] = {"corpus": corpus, "seed": study.seed, "names": names, **asdict(recipe)}
-    if profile.short_model == "scratch":
-
-        def build(out: Path) -> None:
-            tokenizer = load_tokenizer(corpus / "tokenizer")
-            build_pair(out, tokenizer, recipe, study.seed, micro_tokens=profile.micro_tokens)
-
-    elif profile.short_model == "shipped":
+    made_of: dict[str, Any] = {"corpus": corpus, "seed": study.seed, "names": names}
+    made_of |= {name: getattr(profile, name) for name in RECIPE}
+    if profile.short_model == "shipped":
         made_of["shipped"] = SHIPPED
+    elif profile.short_model != "scratch":
+        made_of["revisions"] = [hub.identity(study, source) for source in names.values()]
 
-        def build(out: Path) -> None:
-            tokenizer = load_tokenizer(corpus / "tokenizer")
-            build_pair(out / "practice", tokenizer, recipe, study.seed)
+    def build(out: Path) -> None:
+        if profile.short_model == "scratch":
+            build_pair(out, load_tokenizer(corpus / "tokenizer"), profile, study.seed)
+        elif profile.short_model == "shipped":
+            build_pair(out / "practice", load_tokenizer(corpus / "tokenizer"), profile, study.seed)
             (out / "practice" / "training.json").rename(out / "training.json")
             for name in names:
                 shutil.copytree(SHIPPED / name, out / name)
-
-    else:
-        made_of["revisions"] = [hub.identity(study, source) for source in names.values()]
-
-        def build(out: Path) -> None:
+        else:
             for name, source in names.items():
                 (out / name).mkdir()
                 for file in hub.model(study, source).iterdir():

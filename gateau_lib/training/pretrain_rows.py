@@ -28,16 +28,15 @@ REAL_SHARE = 0.10  # rows whose filler is real documentation
 class RowMaker:
     """Endless rows of planted text as token ids with loss weights; a seed fixes every row.
 
-    ``far``: rows for a model that can copy already and has to learn it over long distances, see `copying`.
+    Args:
+        far: rows for a model that can copy already and has to learn it over long distances, see `copying`.
     """
 
     def __init__(self, tokenizer: Any, seed: int, question_share: float, far: bool = False):
-        self.rng = np.random.default_rng(seed)
-        self.far = far
+        self.rng, self.tokenizer = np.random.default_rng(seed), tokenizer
+        self.question_share, self.far = question_share, far
         # An answer ends its text: fine-tuning is too short to teach that.
         self.end: Piece = (tokenizer.eos_token, True)
-        self.tokenizer = tokenizer
-        self.question_share = question_share
         self._ids = cache(lambda text: tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
 
     def _encode(self, pieces: list[Piece]) -> tuple[list[int], list[float]]:
@@ -56,18 +55,14 @@ class RowMaker:
         """Earlier facts again: restated in prose, or asked for and answered."""
         rng = self.rng
         place = int(rng.random() * len(known))
-        facts = known[place]
+        facts, others = known[place], known[:place] + known[place + 1 :]
         # Mostly a fact is recalled once: else the nearest mention restates it, and nothing far is needed.
-        others = known[:place] + known[place + 1 :]
         if others and rng.random() < RECALLED_ONCE:
             known[:] = others
         if rng.random() >= self.question_share:
             fact = facts[int(rng.random() * len(facts))]
-            return [
-                (f" Again, the {fact.attribute} of {fact.key} is", False),
-                (f" {fact.answer}", True),
-                (".", False),
-            ]
+            told = f" Again, the {fact.attribute} of {fact.key} is"
+            return [(told, False), (f" {fact.answer}", True), (".", False)]
         shape = rng.random()
         if shape < 0.15:
             asked, answer, _ = world.chatter(rng)
@@ -109,18 +104,16 @@ class RowMaker:
         """Words repeated with a random period: a fixed one would be learned by position, not by content.
 
         Near: at most 30 words, all different, from which copying is learned at all. Far: periods of up to
-        half the window, whose words occur more than once, so that only a match of several words tells where
-        to go on.
+        half the window, whose words occur more than once: only a match of several words tells where to go on.
         """
-        rng = self.rng
-        period = (
-            int(np.exp(rng.uniform(np.log(2), np.log(window / 2)))) if self.far else int(rng.integers(2, 31))
-        )
-        lead = [world.pick(rng, world.VALUES) for _ in range(int(rng.integers(0, 8)))]
+        rng, values = self.rng, world.VALUES
+        longest = np.log(window / 2)
+        period = int(np.exp(rng.uniform(np.log(2), longest))) if self.far else int(rng.integers(2, 31))
+        lead = [world.pick(rng, values) for _ in range(int(rng.integers(0, 8)))]
         if self.far:
-            block = [world.pick(rng, world.VALUES) for _ in range(period)]
+            block = [world.pick(rng, values) for _ in range(period)]
         else:
-            block = [world.VALUES[i] for i in rng.permutation(len(world.VALUES))[:period]]
+            block = [values[i] for i in rng.permutation(len(values))[:period]]
         words = lead + block * (window // period + 2)
         ids = [self.tokenizer.bos_token_id] + [self._ids(" " + w)[0] for w in words]
         unknown = len(lead) + period
@@ -129,18 +122,13 @@ class RowMaker:
         return ids[: window + 1], weights[: window + 1]
 
     def batch(self, window: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows of one step.
-
-        Returns:
-            ids ``(rows, window + 1)`` int64 and weights of the same shape, float32; ``rows * window`` is
-            about ``tokens``.
-        """
+        """Rows of a step, about ``tokens`` in all: ids ``(rows, window + 1)`` int64; weights, float32."""
         copies = FAR_COPY_SHARE if self.far else NEAR_COPY_SHARE
         rows = [
             self.copying(window) if self.rng.random() < copies else self.document(window)
             for _ in range(max(1, tokens // window))
         ]
-        ids, weights = torch.tensor([r[0] for r in rows]), np.array([r[1] for r in rows], dtype=np.float32)
+        ids, weights = torch.tensor([r[0] for r in rows]), np.array([r[1] for r in rows], np.float32)
         sampled = self.rng.random(weights.shape) < BACKGROUND_SAMPLE
         background = weights == np.float32(BACKGROUND_WEIGHT)
         weights = np.where(background, weights * sampled / BACKGROUND_SAMPLE, weights).astype(np.float32)

@@ -9,15 +9,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from gateau_lib.methods.skipalign import Reach, Strategy
 from gateau_lib.study.errors import TrainingError
-from gateau_lib.study.store import UNKEYED, keyed_fields
+from gateau_lib.study.store import UNKEYED
 
 
 def _how(default: Any) -> Any:
-    """A field that names no artefact and no checkpoint, so what was computed stays when it changes.
-
-    Another number of processes or another size of the passes gives the same losses up to the order of
-    summation.
-    """
+    """A field that names no artefact and no checkpoint, so what was computed stays when it changes."""
     return field(default=default, metadata=UNKEYED)
 
 
@@ -39,7 +35,11 @@ class ByEpochs:
 
 @dataclass(frozen=True)
 class FineTune:
-    """One fine-tuning run. ``samples`` are used whole; of ``pool`` the samples with the ids ``selected``."""
+    """One fine-tuning run. ``samples`` are used whole; of ``pool`` the samples with the ids ``selected``.
+
+    Raises:
+        TrainingError: fields that contradict each other, or a value that is no choice.
+    """
 
     name: str = field(metadata=UNKEYED)
     base: Path | str  # model folder or hub id
@@ -73,7 +73,8 @@ class FineTune:
     method: str = _how("")
     pool_seed: int = _how(0)  # number of the candidate pool, the seed of metrics rows
 
-    # How the run is computed.
+    # How the run is computed: another number of processes, or passes of another size, gives the same losses
+    # up to the order of summation.
     processes: int = _how(1)  # that train the model together; 0: one a visible GPU
     # Padded tokens of one forward pass of a process; None: its share of the step at once.
     micro_tokens: int | None = _how(None)
@@ -81,29 +82,16 @@ class FineTune:
     # Optimizer steps between checkpoints; None: see trainer.save_steps_of.
     save_steps: int | None = _how(None)
 
-
-def check(job: FineTune) -> None:
-    """Refuse a job that contradicts itself.
-
-    Raises:
-        TrainingError: names the run, the fields and what they may be.
-    """
-    hints = get_type_hints(FineTune)
-    allowed = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
-    for name, values in allowed.items():
-        if getattr(job, name) not in values:
-            choices = ", ".join(values)
-            raise TrainingError(f"{job.name}: {name} {getattr(job, name)!r}; choose one of {choices}")
-    if job.tuning == "lora" and job.sharding != "ddp":
-        raise TrainingError(
-            f"{job.name}: adapters are trained whole on each GPU; with tuning 'lora' give sharding 'ddp'"
-        )
-
-
-def content(job: FineTune) -> dict[str, Any]:
-    """What the run trains and on what, not how that is computed, as plain values and paths."""
-    fields = asdict(job)
-    return {name: fields[name] for name in keyed_fields(job)}
+    def __post_init__(self) -> None:
+        hints = get_type_hints(FineTune)
+        allowed = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                given, choices = f"{name} {getattr(self, name)!r}", ", ".join(values)
+                raise TrainingError(f"{self.name}: {given}; choose one of {choices}")
+        if self.tuning == "lora" and self.sharding != "ddp":
+            why = "adapters are trained whole on each GPU"
+            raise TrainingError(f"{self.name}: {why}; with tuning 'lora' give sharding 'ddp'")
 
 
 def to_json(job: FineTune) -> str:
@@ -115,10 +103,6 @@ def from_json(text: str) -> FineTune:
     """The job that `to_json` wrote."""
     record = json.loads(text)
     by = ByTokens if "tokens" in record["length"] else ByEpochs
-    parts = {
-        "samples": tuple(map(Path, record["samples"])),
-        "pool": record["pool"] and Path(record["pool"]),
-        "selected": tuple(record["selected"]),
-        "length": by(**record["length"]),
-    }
+    parts = {"samples": tuple(map(Path, record["samples"])), "pool": record["pool"] and Path(record["pool"])}
+    parts |= {"selected": tuple(record["selected"]), "length": by(**record["length"])}
     return FineTune(**record | parts)

@@ -10,9 +10,9 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
@@ -22,19 +22,12 @@ from transformers.trainer_utils import get_last_checkpoint
 from gateau_lib.data.samples import encode, encode_asked
 from gateau_lib.models import adapters, loading, rope
 from gateau_lib.study.code_hash import digest
+from gateau_lib.study.store import keyed_fields
 from gateau_lib.training.minibatches import Batches, compact, training_samples
-from gateau_lib.training.recipe import FineTune, content
-from gateau_lib.training.trainer import ResponseTrainer, make_trainer, processes_and_rank, save_steps_of
+from gateau_lib.training.recipe import FineTune
+from gateau_lib.training.trainer import ResponseTrainer, make_trainer, processes_and_rank
 
 LOG = "log.json"
-# What full determinism sets in the environment (transformers.trainer_utils.enable_full_determinism).
-SWITCHES: tuple[str, ...] = (
-    "CUDA_LAUNCH_BLOCKING",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "FLASH_ATTENTION_DETERMINISTIC",
-    "ASCEND_LAUNCH_BLOCKING",
-)
-SWITCHES += ("HCCL_DETERMINISTIC",)
 
 
 def steps_of(job: FineTune, tokenizer: Any) -> Batches:
@@ -50,34 +43,32 @@ def steps_of(job: FineTune, tokenizer: Any) -> Batches:
 
 def identity(job: FineTune, steps: Batches) -> str:
     """The run's name, "-" and 12 hex digits of what it trains and on what, not of how that is computed."""
-    return f"{job.name}-{digest(json.dumps([content(job), steps.digest()], default=str))[:12]}"
+    fields = asdict(job)
+    content = {name: fields[name] for name in keyed_fields(job)}
+    return f"{job.name}-{digest(json.dumps([content, steps.digest()], default=str))[:12]}"
 
 
 @contextmanager
 def _restored_determinism() -> Iterator[None]:
     """Undo full determinism after a run: it is a switch of the whole process, and scoring needs none."""
-    before = torch.are_deterministic_algorithms_enabled()
-    warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    mode = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    switches = {name: os.environ.get(name) for name in SWITCHES}
+    environment = dict(os.environ)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn)
+        torch.use_deterministic_algorithms(mode[0], warn_only=mode[1])
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
-        for name, value in switches.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
     """Train a job, or this process's part of it, and save model, tokenizer and ``log.json`` in ``output``.
 
-    Checkpoints, if it makes any (`trainer.save_steps_of`), lie beside ``output`` under the run's `identity`;
-    a run that was killed goes on from the last one and ends with the same weights (bitwise on CPU with one or
-    two processes). They are removed at the end. With adapters, ``output`` holds them and the model's
-    configuration, and `loading.load` puts both together.
+    Checkpoints, if it makes any (`trainer.save_steps_of`), lie beside ``output`` under the run's `identity`
+    until its end; a run that was killed goes on from the last one and ends with the same weights (bitwise on
+    CPU with one or two processes). Of adapters, ``output`` holds only them and the model's configuration.
 
     Returns:
         the log: ``identity``, ``losses`` (nats, one an optimizer step), ``tokens`` used, ``response_tokens``,
@@ -92,15 +83,22 @@ def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
     with _restored_determinism():
         model, tokenizer = _model(job)
         steps = steps_of(job, tokenizer)
-        with _checkpoints(job, steps, output) as folder:
-            trainer = make_trainer(job, model, steps, folder)
+        name = identity(job, steps)
+        folder = output.parent / f"{name}.checkpoints"  # the next try of the same run finds it again
+        folder.mkdir(parents=True, exist_ok=True)
+        trainer = make_trainer(job, model, steps, folder)
+        try:
             trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
-            _save(job, trainer, output)
-            _meet()
+        finally:
+            with suppress(OSError):
+                folder.rmdir()  # only if it holds no checkpoint
+        _save(job, trainer, output)
+        _meet()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    log = {"identity": identity(job, steps), "losses": losses, **steps.usage(processes)}
+    log = {"identity": name, "losses": losses, **steps.usage(processes)}
     log["seconds"] = round(time.monotonic() - started, 2)
     if rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)
         tokenizer.save_pretrained(output)
         (output / LOG).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
     return log
@@ -112,16 +110,16 @@ def _model(job: FineTune) -> tuple[torch.nn.Module, Any]:
     # Where a model is to be sharded, a device may not hold the whole of it: its parts go there one by one.
     to = torch.device("cpu") if job.sharding != "ddp" else None
     model, tokenizer = loading.load(job.base, job.dtype if lora else "float32", to)
-    theta = job.rope_theta or rope.rope_theta(model)
-    if theta != rope.rope_theta(model) or job.window > rope.window(model):
-        model = rope.with_rope_theta(model, theta, max(job.window, rope.window(model)))
+    theta, window = job.rope_theta or rope.rope_theta(model), max(job.window, rope.window(model))
+    if (theta, window) != (rope.rope_theta(model), rope.window(model)):
+        model = rope.with_rope_theta(model, theta, window)
     return adapters.attach(model, job.base, job.lora_rank, job.seed) if lora else model.train(), tokenizer
 
 
 def _save(job: FineTune, trainer: ResponseTrainer, output: Path) -> None:
     """Write the model as safetensors; all processes take part in gathering it, the first one writes."""
     model: Any = getattr(trainer.model, "module", trainer.model)
-    state = None
+    state, dtype = None, getattr(torch, job.dtype)
     if job.sharding == "deepspeed":  # never run here
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     elif job.sharding == "fsdp":
@@ -132,12 +130,10 @@ def _save(job: FineTune, trainer: ResponseTrainer, output: Path) -> None:
         model.save_pretrained(output, save_embedding_layers=False)
         model.config.save_pretrained(output)
         return
-    dtype = getattr(torch, job.dtype)
     if state is not None or dtype != torch.float32:
         once = dict([*model.named_parameters(), *model.named_buffers()])  # tied weights under one name only
-        state = {
-            name: tensor.to(dtype) for name, tensor in (state or model.state_dict()).items() if name in once
-        }
+        whole = state or model.state_dict()
+        state = {name: tensor.to(dtype) for name, tensor in whole.items() if name in once}
         model.config.dtype = dtype
     model.save_pretrained(output, state_dict=state)
 
@@ -156,23 +152,8 @@ def _meet() -> None:
         distributed.barrier()
 
 
-@contextmanager
-def _checkpoints(job: FineTune, steps: Batches, output: Path) -> Iterator[Path]:
-    """Where checkpoints go: a folder that the next try of the same run finds again, removed after success."""
-    folder = output.parent / f"{identity(job, steps)}.checkpoints"
-    if save_steps_of(job, len(steps)) is None and not folder.exists():
-        with TemporaryDirectory() as empty:
-            yield Path(empty)
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
-    if processes_and_rank()[1] == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _last_checkpoint(folder: Path) -> str | None:
     """The last whole checkpoint; one that a kill cut short is removed (`Trainer` writes its state last)."""
-    found = None
     while processes_and_rank()[1] == 0 and (found := get_last_checkpoint(str(folder))):
         try:
             json.loads((Path(found) / "trainer_state.json").read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
 """The transformers `Trainer` of a fine-tuning run: the loss of a step from response logits, read in parts.
 
-An optimizer step is one planned batch (`minibatches`), whatever reads it: each process reads its part of it
-in one or more forward passes, and every part of the loss is divided by the terms of the whole step. So one
-process and many, and passes of any size, give the same loss curve up to the order of summation.
+An optimizer step is one planned batch (`minibatches`): each process reads its part of it in one or more
+passes, and every part of the loss is divided by the terms of the whole step. So any number of processes, and
+passes of any size, give the same loss curve up to the order of summation.
 """
 
 from __future__ import annotations
@@ -49,19 +49,16 @@ def response_loss(
     """Mean NLL of the labelled tokens of a batch, nats; logits are computed at those tokens only.
 
     Args:
-        model: also wrapped for several processes, or with adapters.
         batch: from `input_rows.collate`.
         loss: ``token``, every labelled token counts the same; ``sample``, every sample does: 1/M sum_i
             L_i/N_i over the M samples of the batch (LongAlign's loss weighting).
-        over: what to divide by where the batch is a part of a step, see `minibatches.terms`; None: the
-            batch's own terms.
+        over: what to divide by where the batch is part of a step (`minibatches.terms`); None: its own terms.
     """
     labels = batch["labels"]
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     wanted = (labels != IGNORED).flatten()  # (B * L,); a row's first token is part of a prompt
     places = wanted.nonzero().squeeze(-1)
-    targets = labels.flatten()[places]
-    nll = nll_at(model, inputs, places - 1, targets)
+    nll = nll_at(model, inputs, places - 1, labels.flatten()[places])
     if loss == "token":
         return nll.sum() / (over or len(nll))
     first = wanted & ~wanted.roll(1)  # prompts part the responses of rows and of packed samples
@@ -70,37 +67,10 @@ def response_loss(
     return (nll / counts[sample]).sum() / (over or len(counts))
 
 
-class Parts(torch.utils.data.Dataset):
-    """What each process reads in each step: item ``step * processes + process``, as accelerate deals them."""
-
-    def __init__(self, job: FineTune, steps: Sequence[list[Row]], pad: int, processes: int) -> None:
-        self.job, self.steps, self.pad, self.processes = job, steps, pad, processes
-
-    def __len__(self) -> int:
-        return len(self.steps) * self.processes
-
-    def __getitem__(self, item: int) -> dict[str, Any]:
-        """``passes``: batches of `input_rows.collate`; ``weights``: a factor each; the step's ``terms``."""
-        step, process = divmod(item, self.processes)
-        rows = self.steps[step]
-        passes, counted = zip(*deal(self.job, rows, self.processes, process), strict=True)
-        # Gradients and logged losses are averaged over the processes, so each gives its part that many times.
-        weights = [float(self.processes * counts) for counts in counted]
-        return {
-            "passes": [collate(p, self.pad) for p in passes],
-            "weights": weights,
-            "terms": terms(rows, self.job.loss),
-        }
-
-
 class ResponseTrainer(Trainer):
     """`Trainer` whose step is the sum of `response_loss` over the passes of this process's part."""
 
-    def __init__(self, job: FineTune, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.job = job
-        self.remove_callback(PrinterCallback)
-        self.add_callback(Watch(job.name))
+    job: FineTune
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *_: Any) -> torch.Tensor:
         """Passes of one step; returns the loss of this process's part, nats, times the processes."""
@@ -144,52 +114,44 @@ class Watch(TrainerCallback):
         """One step further."""
         next(self.steps, None)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: Any,
-        control: Any,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, **also: Any) -> None:
         """Raise at a loss that is not finite; it is the mean over all processes, so all of them raise."""
-        loss = (logs or {}).get("loss", 0.0)
+        loss = also["logs"].get("loss", 0.0)
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"{self.name}: the loss is {loss} at step {state.global_step}; lower learning_rate"
-            )
+            where = f"the loss is {loss} at step {state.global_step}"
+            raise TrainingError(f"{self.name}: {where}; lower learning_rate")
 
 
 def make_trainer(job: FineTune, model: Any, steps: Sequence[list[Row]], folder: Path) -> ResponseTrainer:
-    """The `Trainer` of a job over its steps; checkpoints, if asked for, go below ``folder``.
-
-    Args:
-        model: of transformers, perhaps with adapters.
-
-    Raises:
-        TrainingError: one process that sees several GPUs; `launch.fine_tune` shows it one.
-    """
+    """The `Trainer` of a job over its steps; checkpoints, if asked for, go below ``folder``."""
     processes, _ = processes_and_rank()
     if processes == 1 and devices.device().type == "cuda" and torch.cuda.device_count() > 1:
         visible = f"{torch.cuda.device_count()} GPUs are visible and a run uses one"
-        raise TrainingError(f"{visible}: set CUDA_VISIBLE_DEVICES to one")
+        raise TrainingError(f"{visible}: set CUDA_VISIBLE_DEVICES to one")  # `fine_tuning` does
     if job.gradient_checkpointing:  # the Trainer's argument for it changes its name between versions
         model.gradient_checkpointing_enable({"use_reentrant": False})
     # Masked and never a label, so any id will do; -1 stands for none.
     pad = max(0, model.config.pad_token_id or 0)
-    data = Parts(job, steps, pad, processes)
-    return ResponseTrainer(
-        job,
-        model=model,
-        args=_arguments(job, len(steps), folder),
-        train_dataset=data,
-        data_collator=lambda items: items[0],
-    )
+
+    def part(items: list[int]) -> dict[str, Any]:
+        """What a process reads in a step; accelerate deals it the item ``step * processes + process``."""
+        step, process = divmod(items[0], processes)
+        passes, counted = zip(*deal(job, steps[step], processes, process), strict=True)
+        # Gradients and logged losses are averaged over the processes, so each gives its part that many times.
+        weights = [float(processes * counts) for counts in counted]
+        batches = [collate(rows, pad) for rows in passes]
+        return {"passes": batches, "weights": weights, "terms": terms(steps[step], job.loss)}
+
+    data: Any = range(len(steps) * processes)
+    arguments = _arguments(job, len(steps), folder)
+    trainer = ResponseTrainer(model, arguments, part, data, callbacks=[Watch(job.name)])
+    trainer.remove_callback(PrinterCallback)
+    trainer.job = job
+    return trainer
 
 
 def _arguments(job: FineTune, steps: int, folder: Path) -> TrainingArguments:
     on_cpu = devices.device().type == "cpu"
-    save_steps = save_steps_of(job, steps)
     shared: dict[str, Any] = {"ddp_find_unused_parameters": False}
     if job.sharding == "fsdp":
         # Each process writes its part of a checkpoint; the final model is gathered by `sft`.
@@ -197,44 +159,37 @@ def _arguments(job: FineTune, steps: int, folder: Path) -> TrainingArguments:
         shared["fsdp_config"] |= {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True}
     elif job.sharding == "deepspeed":  # never run here: it needs GPUs and a package that the lock leaves out
         if not find_spec("deepspeed"):
-            raise TrainingError(
-                f"{job.name}: deepspeed is not installed; pip install deepspeed, or give sharding 'fsdp'"
-            )
+            fix = "pip install deepspeed, or give sharding 'fsdp'"
+            raise TrainingError(f"{job.name}: deepspeed is not installed; {fix}")
         shared = {"deepspeed": str(DEEPSPEED)}
-    return TrainingArguments(
-        output_dir=str(folder),
-        use_cpu=on_cpu,
-        full_determinism=True,
-        seed=job.seed,
-        data_seed=job.seed,
-        per_device_train_batch_size=1,  # one process's part of a step
-        train_sampling_strategy="sequential",
-        num_train_epochs=1,
-        learning_rate=job.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(0.03 * steps),
-        adam_beta1=0.9,
-        adam_beta2=0.95,
-        weight_decay=0.0,
-        bf16=job.dtype == "bfloat16",
-        save_strategy="steps" if save_steps else "no",
-        save_steps=save_steps or 500,
-        save_total_limit=1,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=not on_cpu,
-        **shared,
-    )
+    save_steps = save_steps_of(job, steps)
+    # One epoch of the planned steps, in their order; an item of the data is one process's part of a step.
+    how: dict[str, Any] = {"num_train_epochs": 1, "per_device_train_batch_size": 1, "use_cpu": on_cpu}
+    how |= {"train_sampling_strategy": "sequential", "remove_unused_columns": False}
+    how |= {
+        "full_determinism": True,
+        "seed": job.seed,
+        "data_seed": job.seed,
+        "bf16": job.dtype == "bfloat16",
+    }
+    how |= {"learning_rate": job.learning_rate, "lr_scheduler_type": "cosine"}
+    how |= {
+        "warmup_steps": math.ceil(0.03 * steps),
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.95,
+        "weight_decay": 0.0,
+    }
+    how |= {"save_strategy": "steps" if save_steps else "no", "save_steps": save_steps or 500}
+    how |= {"save_total_limit": 1, "logging_steps": 1, "logging_nan_inf_filter": False, "report_to": "none"}
+    how |= {"disable_tqdm": True, "dataloader_pin_memory": not on_cpu}
+    return TrainingArguments(str(folder), **how, **shared)
 
 
 def save_steps_of(job: FineTune, steps: int) -> int | None:
     """Steps between the checkpoints of a run of so many steps; None: no checkpoints.
 
-    If the job does not say: those of large models (adapters, gradient checkpointing, sharding) at each
-    quarter, 20 to 100 steps apart; others every 100 steps, in runs more than twice as long.
+    If the job does not say: for large models (adapters, gradient checkpointing, sharding) a quarter of the
+    run, 20 to 100 steps; else 100 steps, in runs more than twice as long.
     """
     if job.save_steps:
         return job.save_steps

@@ -46,7 +46,7 @@ def many() -> list[Item]:
 @pytest.mark.parametrize("batch_tokens", [1, 200, 10_000])
 def test_batches_equal_one_item_and_one_token_at_a_time(llama, tokenizer, tmp_path, batch_tokens, chat):
     items = many()
-    found = answer(llama, tokenizer, items, tmp_path, window=128, chat=chat, batch_tokens=batch_tokens)
+    found = answer(llama, tokenizer, items, tmp_path, room=128, chat=chat, batch_tokens=batch_tokens)
     assert found["id"].tolist() == [item.id for item in items] and found["error"].isna().all()
     for item, row in zip(items, found.itertuples(), strict=True):
         said: list[str] = []
@@ -112,7 +112,7 @@ def test_the_middle_is_cut_as_in_a_slow_reference(ids, room):
 def test_cut_prompts_keep_both_ends_and_are_counted(llama, tokenizer, tmp_path):
     item = Item("long", "one", ("Begin " + words(60, 1) + " end",), max_new_tokens=6)
     whole = prompt_ids(tokenizer, item.turns, [], True)
-    row = answer(llama, tokenizer, [item], tmp_path, window=86, chat=True).iloc[0]
+    row = answer(llama, tokenizer, [item], tmp_path, room=80, chat=True).iloc[0]
     assert (row.prompt_tokens, row.cut_tokens) == (80, len(whole) - 80)
     kept = whole[:40] + whole[-40:]
     text = tokenizer.decode(kept)
@@ -137,7 +137,7 @@ def interrupted_after(calls: int, monkeypatch) -> list[int]:
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_table(llama, tokenizer, tmp_path):
-    items, options = many(), {"window": 128, "chat": False, "batch_tokens": 150}
+    items, options = many(), {"room": 128, "chat": False, "batch_tokens": 150}
     whole = answer(llama, tokenizer, items, tmp_path / "whole", **options)
     for calls in (0, 1, 3, 4):
         out = tmp_path / str(calls)
@@ -154,13 +154,13 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_table(llama, tokenizer, tmp
 
 
 def test_what_is_answered_is_not_asked_again(llama, tokenizer, tmp_path, monkeypatch):
-    items, options = many(), {"window": 128, "chat": False}
+    items, options = many(), {"room": 128, "chat": False}
     for part in (items[::2], items[1::2]):  # as two processes would
         answer(llama, tokenizer, part, tmp_path, **options)
     with monkeypatch.context() as patch:
         interrupted_after(0, patch)
         together = answer(llama, tokenizer, items, tmp_path, batch_tokens=77, **options)
-        for change in ({"window": 127}, {"chat": True}):  # another question: not to be had from the parts
+        for change in ({"room": 127}, {"chat": True}):  # another question: not to be had from the parts
             with pytest.raises(KeyboardInterrupt):
                 answer(llama, tokenizer, items[:1], tmp_path, **(options | change))
         with pytest.raises(KeyboardInterrupt):
@@ -172,7 +172,7 @@ def test_what_is_answered_is_not_asked_again(llama, tokenizer, tmp_path, monkeyp
 
 
 def test_a_damaged_part_is_answered_again(llama, tokenizer, tmp_path, caplog):
-    options = {"window": 128, "chat": False}
+    options = {"room": 128, "chat": False}
     whole = answer(llama, tokenizer, many(), tmp_path, **options)
     path = sorted(tmp_path.iterdir())[0]
     path.write_bytes(path.read_bytes()[:-9])
@@ -183,7 +183,7 @@ def test_a_damaged_part_is_answered_again(llama, tokenizer, tmp_path, caplog):
 def test_out_of_memory_halves_batches_and_loses_only_what_does_not_fit_alone(
     llama, tokenizer, tmp_path, small_memory, caplog
 ):
-    items, options = many(), {"window": 128, "chat": False, "batch_tokens": 10_000}
+    items, options = many(), {"room": 128, "chat": False, "batch_tokens": 10_000}
     items.insert(2, Item("huge", "one", (words(30, 3),), max_new_tokens=5))
     whole = answer(llama, tokenizer, items, tmp_path / "whole", **options)
     with small_memory(llama, 60) as refused:
@@ -201,7 +201,7 @@ def test_out_of_memory_halves_batches_and_loses_only_what_does_not_fit_alone(
 
 
 def test_a_hub_models_own_ways_of_generating_do_not_count_but_its_end_tokens_do(llama, tokenizer, tmp_path):
-    items, options = many()[:4], {"window": 128, "chat": False}
+    items, options = many()[:4], {"room": 128, "chat": False}
     plain = answer(llama, tokenizer, items, tmp_path / "plain", **options)
     model = copy.deepcopy(llama)
     model.generation_config = GenerationConfig(
@@ -228,7 +228,7 @@ def test_a_hub_models_own_ways_of_generating_do_not_count_but_its_end_tokens_do(
 def test_bad_items_are_named(llama, tokenizer, tmp_path: Path):
     item = Item("a", "one", ("Ask.",), max_new_tokens=20)
     with pytest.raises(DataError, match="'a' is given twice"):
-        answer(llama, tokenizer, [item, item], tmp_path, window=128, chat=False)
-    with pytest.raises(DataError, match="'a': 20 new tokens leave no room in a window of 21"):
-        answer(llama, tokenizer, [item], tmp_path, window=21, chat=False)
-    assert list(answer(llama, tokenizer, [], tmp_path, window=128, chat=False).columns) == answering.COLUMNS
+        answer(llama, tokenizer, [item, item], tmp_path, room=128, chat=False)
+    with pytest.raises(DataError, match="a prompt of 1 tokens says nothing; raise"):
+        answer(llama, tokenizer, [item], tmp_path, room=1, chat=False)
+    assert list(answer(llama, tokenizer, [], tmp_path, room=128, chat=False).columns) == answering.COLUMNS

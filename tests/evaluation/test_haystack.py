@@ -10,8 +10,8 @@ from tiny import other_tokenizers
 from gateau_lib.data.tokenizer import real_paragraphs
 from gateau_lib.evaluation import haystack
 from gateau_lib.evaluation.answering import answer
-from gateau_lib.evaluation.fit_length import longest_prompt
-from gateau_lib.evaluation.haystack import TOLERANCE, cells, items, score
+from gateau_lib.evaluation.benchmark_item import longest_prompt
+from gateau_lib.evaluation.haystack import TOLERANCE, items, score
 from gateau_lib.models import loading
 from gateau_lib.models.prompts import prompt_ids
 from gateau_lib.study.errors import DataError
@@ -99,16 +99,19 @@ def test_scores_and_map_by_hand(tokenizer):
     assert scores["score"].tolist()[:3] == [100, 25, 0] and np.isnan(
         scores["score"][3]
     )  # a word, not its plural
-    wide = haystack.needle_map(scores[:3], cells(found)[:3], "score")
+    cells = pd.DataFrame(
+        [{"id": i.id} | {name: i.extra[name] for name in ("length", "depth")} for i in found]
+    )
+    wide = haystack.needle_map(scores[:3], cells[:3], "score")
     assert wide.to_numpy().tolist() == [[62.5], [0]] and wide.index.tolist() == [0, 1]
 
 
 def test_the_shipped_long_model_finds_needles_that_its_window_holds(tmp_path):
     model, shipped = loading.load(loading.SHIPPED / "long")
     asked = items(TEXTS, shipped, [300], [0.0, 0.5], seed=0)
-    found = score(asked, answer(model, shipped, asked, tmp_path / "whole", window=400, chat=False))
+    found = score(asked, answer(model, shipped, asked, tmp_path / "whole", room=336, chat=False))
     assert found["score"].mean() > 75
-    cut = score(asked, answer(model, shipped, asked, tmp_path / "cut", window=264, chat=False))
+    cut = score(asked, answer(model, shipped, asked, tmp_path / "cut", room=200, chat=False))
     assert (
         cut["score"][: haystack.REPEATS].mean() > 75 > 25 > cut["score"][haystack.REPEATS :].mean()
     )  # the middle is lost

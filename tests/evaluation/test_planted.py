@@ -30,7 +30,6 @@ from gateau_lib.evaluation.answers import (
 from gateau_lib.evaluation.haystack import needle_cells, needle_map, realised_depth
 from gateau_lib.evaluation.planted import (
     evaluate_all,
-    evaluate_model,
     evaluate_samples,
     generate,
     perplexity_by_length,
@@ -219,7 +218,7 @@ def test_all_pairs_are_evaluated_once_and_processes_change_nothing(saved_pair, t
     here = evaluate_all(study, folders, paths, workers=0)
     sizes = {("short", "a"): 3, ("short", "b"): 2, ("long", "a"): 3, ("long", "b"): 2}
     assert here.groupby(["model", "set"]).size().to_dict() == sizes
-    alone = evaluate_model(saved_pair[1], paths["a"])
+    alone = evaluate_samples(*planted.loading.load(saved_pair[1]), questions(3))
     pd.testing.assert_frame_equal(
         here.query("model == 'long' and set == 'a'")[alone.columns].reset_index(drop=True), alone
     )
@@ -261,12 +260,7 @@ def test_needle_cells_are_measured(tokenizer):
     }  # start, needle, separators, instruction, response
     items = [needle(f"{length}-{d}", d * n, (1 - d) * n) for length, n in rest.items() for d in (0, 1)]
     cells = needle_cells(items, tokenizer, [100, 200], [0.0, 0.5, 1.0])
-    assert cells["realised_length"].tolist() == [100, 100, 200, 200] and cells["depth"].tolist() == [
-        0,
-        1,
-        0,
-        1,
-    ]
+    assert cells["length"].tolist() == [100, 100, 200, 200] and cells["depth"].tolist() == [0, 1, 0, 1]
     rows = pd.DataFrame({"id": [item.id for item in items], "token_accuracy": [0.1, 0.2, 0.3, 0.4]})
     assert needle_map(rows, cells).to_numpy().tolist() == [[0.1, 0.3], [0.2, 0.4]]
     with pytest.raises(DataError, match="depth 0.250 lies in no cell"):

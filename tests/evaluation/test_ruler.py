@@ -89,5 +89,5 @@ def test_scores_by_hand():
 
 def test_from_items_to_scores(llama, tokenizer, tmp_path):
     asked = items(tokenizer, 320, 0, 1)
-    found = score(asked, answer(llama, tokenizer, asked, tmp_path, window=320 + 128, chat=False))
+    found = score(asked, answer(llama, tokenizer, asked, tmp_path, room=320, chat=False))
     assert found["task"].tolist() == list(TASKS) and found["score"].between(0, 100).all()

@@ -48,7 +48,7 @@ def task(tmp_path: Path) -> dict:
 def test_without_the_harness_it_is_said_how_to_get_it(saved_pair, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(NotInstalled, match="not installed: pip install lm-eval"):
-        short_tasks.run(saved_pair[0], short_tasks.TASKS, tmp_path / "out")
+        short_tasks.run(saved_pair[0], short_tasks.TASKS, tmp_path / "out", "float32")
     assert not (tmp_path / "out").exists()
 
 
@@ -66,7 +66,7 @@ def test_the_first_known_measure_is_taken_once_an_item():
 
 def test_with_the_harness_scores_are_those_of_our_own_losses(saved_pair, task, tmp_path, monkeypatch):
     pytest.importorskip("lm_eval")
-    found = short_tasks.run(saved_pair[0], [task], tmp_path / "out")
+    found = short_tasks.run(saved_pair[0], [task], tmp_path / "out", "float32")
     model, tokenizer = loading.load(saved_pair[0])
     expected = []
     for question, choices, label in QUESTIONS:
@@ -79,23 +79,23 @@ def test_with_the_harness_scores_are_those_of_our_own_losses(saved_pair, task, t
     ]
     with monkeypatch.context() as patch:  # what is scored is not run again
         patch.setattr(loading, "load", None)
-        assert short_tasks.run(saved_pair[0], [task], tmp_path / "out").equals(found)
-    assert len(short_tasks.run(saved_pair[0], [task], tmp_path / "out", limit=2)) == 2
+        assert short_tasks.run(saved_pair[0], [task], tmp_path / "out", "float32").equals(found)
+    assert len(short_tasks.run(saved_pair[0], [task], tmp_path / "out", "float32", limit=2)) == 2
 
 
 def test_data_out_of_reach_is_not_run(saved_pair, task, tmp_path):
     pytest.importorskip("lm_eval")
     lost = task | {"task": "lost", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "none.jsonl")}}}
     with pytest.raises(NotInstalled, match="short task lost: its data cannot be read"):
-        short_tasks.run(saved_pair[0], [task, lost], tmp_path / "out")
+        short_tasks.run(saved_pair[0], [task, lost], tmp_path / "out", "float32")
     assert len(list((tmp_path / "out").iterdir())) == 1  # the task before it is kept
 
 
 def test_every_run_is_scored_by_the_harness(saved_pair, tmp_path, monkeypatch):
     asked = []
 
-    def run(model_dir, tasks, out, **how):
-        asked.append((Path(model_dir), tasks, out.name, how["limit"]))
+    def run(model_dir, tasks, out, dtype, limit):
+        asked.append((Path(model_dir), tasks, out.name, limit))
         return pd.DataFrame([("a/0", "a", 50.0)], columns=short_tasks.COLUMNS)
 
     monkeypatch.setattr(short_tasks, "run", run)
@@ -103,5 +103,5 @@ def test_every_run_is_scored_by_the_harness(saved_pair, tmp_path, monkeypatch):
     items = [Item(task, task, ()) for task in ("a", "b")]
     found = short_tasks.answers(study, items, {"full": saved_pair[1]})
     assert asked == [(saved_pair[1], ["a", "b"], "full", 3)]
-    assert short_tasks.score(items, found["full"].table)["score"].tolist() == [50.0]
-    assert [item.task for item in short_tasks.items(study, None)] == list(short_tasks.TASKS)
+    assert short_tasks.BENCHMARK.score(items, found["full"].table)["score"].tolist() == [50.0]
+    assert [item.task for item in short_tasks.BENCHMARK.items(study, None)] == list(short_tasks.TASKS)

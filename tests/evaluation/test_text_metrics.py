@@ -14,7 +14,7 @@ from rouge import Rouge
 
 from gateau_lib.evaluation import text_metrics
 from gateau_lib.evaluation.benchmark_item import NotInstalled
-from gateau_lib.evaluation.text_metrics import METRICS, best, chinese_words, f1_en, f1_zh, rouge_en, rouge_zh
+from gateau_lib.evaluation.text_metrics import METRICS, chinese_words, f1_en, f1_zh, rouge_en, rouge_zh
 
 TINY = 2e-6  # the package adds 1e-8 to a denominator
 
@@ -143,11 +143,6 @@ def test_a_long_sentence_is_compared_in_full():
         100 * table[700][700] / 700, abs=1e-4
     )
     assert sys.getrecursionlimit() == before
-
-
-def test_the_best_reference_counts():
-    assert best(f1_en, "red fox", ["blue owl", "fox", "red sun"]) == pytest.approx(100 * 2 / 3)
-    assert best(f1_en, "red fox", []) == 0
 
 
 def test_a_missing_package_is_named(monkeypatch):

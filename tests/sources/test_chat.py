@@ -338,7 +338,7 @@ def tiny() -> chat.Local:
 def test_a_local_model_answers_greedily_as_the_benchmarks_do(tiny, tmp_path):
     texts = ["The harbour of Selm lies in the north.", "Who keeps the lamp?"]
     items = [Item(str(i), "t", (text,), max_new_tokens=12) for i, text in enumerate(texts)]
-    wanted = answer(tiny.model, tiny.tokenizer, items, tmp_path / "a", window=256, chat=False)["answers"]
+    wanted = answer(tiny.model, tiny.tokenizer, items, tmp_path / "a", room=244, chat=False)["answers"]
     replies = transcript.ask(tiny, [question(t, max_tokens=12) for t in texts], tmp_path / "b", "questions")
     assert [reply.text for reply in replies] == [said[0] for said in wanted]
     line = json.loads((tmp_path / "b" / transcript.TRANSCRIPT).read_text().splitlines()[0])

@@ -181,7 +181,7 @@ def test_benchmarks_are_read_by_their_modules(filled, study):
     assert {item.task for item in items} == set(longbench.TASKS) and len(items) == len(
         longbench.TASKS
     ) * rehearsal.PER_TASK
-    chinese = [item for item in items if item.language == "zh"]
+    chinese = [item for item in items if longbench.TASKS[item.task].language == "zh"]
     assert len({item.task for item in chinese}) == 3 and all(
         "一" <= item.references[0][0] <= "鿿" for item in chinese
     )
