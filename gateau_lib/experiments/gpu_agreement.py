@@ -26,7 +26,7 @@ from gateau_lib.study.profiles import resolve
 
 PART = "agreement"
 NOISE = 1e-5  # of a score in float32
-# Layers that see everything; a sliding window; sliding windows and soft-capped scores; latent keys and values.
+# Layers that see everything; sliding windows; these with soft-capped scores; latent keys and values.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, grouped heads": ("llama", {"num_key_value_heads": 2}),
     "mistral, sliding window": ("mistral", {"num_key_value_heads": 2, "sliding_window": 96}),
@@ -66,7 +66,7 @@ def family(name: str, vocabulary: int, seed: int) -> Any:
 
 
 def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
-    """Every score of planted samples: the shipped pair and tiny families, on both devices, in both formats."""
+    """Every score of planted samples by the shipped pair and tiny families, on both devices and formats."""
     profile = replace(resolve("cpu"), pool_per_kind=shapes.samples_per_kind, pool_tokens=shapes.sample_tokens)
     cpu = torch.device("cpu")
     shipped = load_pair(None, None, True, "float32", cpu)
@@ -94,7 +94,7 @@ def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
 def _compare(
     path: Path, name: str, pair: Pair, items: Sequence[Item], options: Options, device: torch.device
 ) -> None:
-    """One row a score: the card against the CPU, both in float32, and bfloat16 against float32 on the card."""
+    """Rows a score: the card against the CPU in float32, and bfloat16 against float32 on the card."""
     methods = _readable(pair, items[:1], options)
     options = replace(options, methods=tuple(method.name for method in methods))
     on_cpu = _scores(pair, items, options, methods)

@@ -1,4 +1,4 @@
-"""What a card can do at best: the yardsticks of all its other measurements, and the attention kernel it takes."""
+"""What a card can do at best: the yardsticks of its other measurements, and the attention kernel it takes."""
 
 from __future__ import annotations
 

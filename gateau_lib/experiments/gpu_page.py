@@ -1,4 +1,4 @@
-"""The records of cards as tables for people: what was measured, against which yardstick, which goals are met."""
+"""The records of cards as tables for people: what was measured, and which goals are met."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def headline(records: Sequence[Mapping[str, Any]]) -> str:
-    """One sentence for README's limits: on which cards what of this was measured, and which goals were met."""
+    """A sentence for README's limits: on which card this was measured, and how many goals were met."""
     if not records:
         return f"Nothing has been run on a GPU yet: [the program](docs/gpu.md) waits for one. {REHEARSED}"
     about = records[0]
@@ -67,7 +67,8 @@ def _record(about: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
     dirty = ", with uncommitted changes" if about["dirty"] else ""
     commit = (about["commit"] or "no commit")[:7]
-    head = f"### {about['card']}\n\n{about['date'][:10]}, commit {commit}{dirty}; `{about['command']}`; {versions}."
+    made = f"{about['date'][:10]}, commit {commit}{dirty}; `{about['command']}`; {versions}."
+    head = f"### {about['card']}\n\n{made}"
     by_part: dict[str, list[Row]] = {}
     for row in about["rows"]:
         by_part.setdefault(row["part"], []).append(row)

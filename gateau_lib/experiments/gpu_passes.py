@@ -1,4 +1,4 @@
-"""Scoring passes of a model of 7B's shape with random weights on a card: seconds, memory, share of its rate."""
+"""Scoring passes of a 7B-shaped model with random weights on a card: seconds, memory, share of its rate."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def sample(shapes: Shapes, length: int, seed: int = 0) -> Encoded:
 
 
 def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
-    """Single passes by length, then one sample read in the ways the methods do, then passes of new lengths."""
+    """Single passes by length, one sample read as the methods do, passes of lengths that were never met."""
     model = seven_b(shapes, device)
     rates = [row["rate"] for row in gpu_record.read(path)["rows"] if row["what"] == "matrix product"]
     bench = Bench(path, shapes, model, of_config(model.config), next(iter(rates), None))

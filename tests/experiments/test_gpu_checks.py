@@ -1,4 +1,4 @@
-"""The program that measures a card: it runs whole with tiny shapes, keeps what it has, and says what went wrong."""
+"""The program that measures a card: it runs whole with tiny shapes, keeps what it has, says what went wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ import pytest
 import torch
 
 from gateau_lib import gpu_checks
-from gateau_lib.experiments import gpu_agreement, gpu_card, gpu_page, gpu_passes, gpu_record, gpu_training
+from gateau_lib.experiments import (
+    gpu_agreement,
+    gpu_card,
+    gpu_page,
+    gpu_passes,
+    gpu_record,
+    gpu_study,
+    gpu_training,
+)
 from gateau_lib.models.sizes import of_config
 from gateau_lib.training.input_rows import IGNORED
 
@@ -97,7 +105,18 @@ def test_a_record_of_another_commit_is_begun_anew(record):
     assert gpu_record.read(record)["rows"] == []
 
 
-# What is counted ----------------------------------------------------------------------------------------------
+def test_card_and_host_are_compared_by_claim_and_by_step(record):
+    found = {"cuda": {"a": "holds", "b": "fails"}, "cpu": {"a": "holds", "b": "inconclusive"}}
+    losses = {
+        where: dict.fromkeys(gpu_study.RUNS, [1.0, last]) for where, last in (("cuda", 2.5), ("cpu", 2.0))
+    }
+    gpu_study._compare(record, "cuda", found, losses)
+    verdicts, *compared = gpu_record.read(record)["rows"]
+    assert (verdicts["claims"], verdicts["changed"], verdicts["note"]) == (2, 1, "changed: b")
+    assert [row["largest_difference"] for row in compared] == [0.5, 0.5]
+
+
+# What is counted --------------------------------------------------------------------------------------------
 
 
 def test_operations_in_full_count_every_key_of_every_query(record):
@@ -143,7 +162,7 @@ def test_a_model_in_another_format_keeps_its_rotary_frequencies():
     assert torch.equal(half.model.rotary_emb.inv_freq, model.model.rotary_emb.inv_freq)
 
 
-# The page -----------------------------------------------------------------------------------------------------
+# The page ---------------------------------------------------------------------------------------------------
 
 
 def about(*rows: dict[str, Any]) -> dict[str, Any]:
