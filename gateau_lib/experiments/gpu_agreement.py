@@ -72,14 +72,8 @@ def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
     shipped = load_pair(None, None, True, "float32", cpu)
     drawn = candidate_pool(profile, shipped.tokenizer, "independent", 0)
     items = [Item(sample.id, sample) for sample in drawn]
-    options = Options(
-        methods=SCORED,
-        reading="ntk",
-        segment_length=profile.segment_length,
-        max_length=profile.max_length,
-        short_window=profile.short_window,
-        prolong_pairs=profile.prolong_pairs,
-    )
+    sizes = (profile.segment_length, profile.max_length, profile.short_window, profile.prolong_pairs)
+    options = Options(SCORED, "ntk", *sizes)
     _compare(path, "shipped pair", shipped, items, options, device)
     vocabulary = len(shipped.tokenizer)
     few = items[:: max(1, len(items) // shapes.family_samples)]

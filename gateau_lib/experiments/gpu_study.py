@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,37 +23,36 @@ import torch
 from gateau_lib.experiments import claims, footprint, gpu_record, pool, ranking, study_corpus, tuning_runs
 from gateau_lib.experiments.gpu_card import Shapes
 from gateau_lib.methods.skipalign import Strategy
-from gateau_lib.models import loading
+from gateau_lib.models.loading import SHIPPED
 from gateau_lib.models.tiny import build_llama
 from gateau_lib.study.profiles import Profile, resolve
 from gateau_lib.study.store import Study
 from gateau_lib.training import pretrain, sft
 
 PART = "study"
-POOLS = ("independent", "confounded")
 RUNS: tuple[Strategy, ...] = ("normal", "skip_all")
 STEPS = 2 * pretrain.LOG_EVERY  # of pretraining a stage
 
 
 def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
-    """Verdicts and losses of both devices, the card first; then pretraining."""
+    """Verdicts and losses on both devices, the card first; then pretraining."""
     profile = replace(resolve("cpu"), short_model="shipped", long_model="shipped", workers=0)
     if shapes.tiny:
         few: dict[str, Any] = {
             "pool_per_kind": 1,
             "pool_tokens": (600, 700),
             "short_pool": 24,
-            "prolong_pairs": 10,
+            "skip_steps": 2,
         }
-        profile = replace(profile, **few, eval_items=2, eval_lengths=(256,), skip_steps=2)
+        profile = replace(profile, **few, prolong_pairs=10, eval_items=2, eval_lengths=(256,))
     with TemporaryDirectory() as folder:
         found, losses = {}, {}
         for where in dict.fromkeys((device.type, "cpu")):
             study = Study(profile, 0, Path(folder) / where)
             with _on(where):
                 found[where] = _verdicts(path, study, where)
-                losses[where] = _fine_tuned(path, study, where, Path(folder))
-        _compare(path, device.type, found, losses)
+                losses[where] = _fine_tuned(path, study, where)
+    compare(path, device.type, found, losses)
     pretraining(path, resolve("gpu" if device.type == "cuda" else "smoke"), device)
 
 
@@ -64,20 +64,19 @@ def _on(device: str) -> Iterator[None]:
     try:
         yield
     finally:
-        os.environ.pop("GATEAU_DEVICE")
+        del os.environ["GATEAU_DEVICE"]
         if before is not None:
             os.environ["GATEAU_DEVICE"] = before
 
 
 def _verdicts(path: Path, study: Study, where: str) -> dict[str, str]:
     """Score the pools, and judge every claim about areas and precisions that they decide."""
-    data = study_corpus.prepared(study)
-    begin = time.perf_counter()
-    table = pool.scored(study, loading.SHIPPED, data, POOLS, list(pool.PARTS))
+    data, begin = study_corpus.prepared(study), time.perf_counter()
+    table = pool.scored(study, SHIPPED, data, ("independent", "confounded"), list(pool.PARTS))
     seconds = time.perf_counter() - begin
     tokens = sum(count["tokens"] for count in table.attrs["count"].values())
     table = ranking.by_pool(ranking.by_pool(table, ranking.guidance), ranking.combined, study.profile.alpha)
-    names = [*ranking.GUIDANCE, *ranking.COMBINATIONS, *ranking.NAMES, "prolong", "ifd", "longest"]
+    names = (*ranking.GUIDANCE, *ranking.COMBINATIONS, *ranking.NAMES, "prolong", "ifd", "longest")
     methods = [name for name in names if name in table]
     rows = [*ranking.auc_rows(table, methods), *ranking.precision_rows(table, methods)]
     judged = claims.verdicts(pd.DataFrame(rows), study.profile.name)
@@ -87,24 +86,23 @@ def _verdicts(path: Path, study: Study, where: str) -> dict[str, str]:
     return dict(zip(decided["id"], decided["verdict"], strict=True))
 
 
-def _fine_tuned(path: Path, study: Study, where: str, folder: Path) -> dict[str, list[float]]:
+def _fine_tuned(path: Path, study: Study, where: str) -> dict[str, list[float]]:
     """The first run of each strategy; its losses, nats, a step."""
-    data = study_corpus.prepared(study)
-    jobs = {job.strategy: job for job in reversed(tuning_runs.skip_jobs(study, data, loading.SHIPPED))}
+    jobs = tuning_runs.skip_jobs(study, study_corpus.prepared(study), SHIPPED)
     losses: dict[str, list[float]] = {}
     for strategy in RUNS:
-        begin = time.perf_counter()
-        log = sft.fine_tune(jobs[strategy], folder / f"{strategy}-{where}")
-        measured = {"tokens": log["tokens"], "steps": log["steps"], "seconds": time.perf_counter() - begin}
+        job = next(job for job in jobs if job.strategy == strategy)
+        log = sft.fine_tune(job, study.root / strategy)
+        measured = {name: log[name] for name in ("tokens", "steps", "seconds")}
         gpu_record.add(path, PART, f"fine-tuning {strategy}, {where}", **measured)
         losses[strategy] = log["losses"]
     return losses
 
 
-def _compare(
+def compare(
     path: Path, card: str, found: dict[str, dict[str, str]], losses: dict[str, dict[str, list[float]]]
 ) -> None:
-    """What differs between card and host."""
+    """Rows of what differs between card and host: verdicts by claim, losses by step."""
     changed = [name for name, verdict in found["cpu"].items() if found[card].get(name) != verdict]
     note = f"changed: {', '.join(changed)}" if changed else ""
     gpu_record.add(path, PART, "verdicts", claims=len(found["cpu"]), changed=len(changed), note=note)
@@ -117,28 +115,21 @@ def _compare(
 def pretraining(path: Path, profile: Profile, device: torch.device) -> None:
     """A few steps of each stage's window, as the profile trains its long model from scratch."""
     tokenizer = study_corpus.load_tokenizer(Study(profile, 0, Path()))
-    sizes = {name: getattr(profile, name) for name in ("hidden_size", "layers", "heads")}
-    window = profile.long_window
-    built = build_llama(len(tokenizer), **sizes, window=window, rope_theta=profile.rope_theta, seed=0)
-    model = built.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides self
-    planned = footprint.memory(profile, 1).get("pretraining")
+    sizes = {name: getattr(profile, name) for name in ("hidden_size", "layers", "heads", "rope_theta")}
+    model: Any = build_llama(len(tokenizer), **sizes, window=profile.long_window, seed=0)
+    how: dict[str, Any] = {
+        "seed": 0,
+        "question_share": profile.question_share,
+        "micro_tokens": profile.micro_tokens,
+    }
+    train: Any = partial(pretrain.train, model.to(device), tokenizer, **how)
+    planned = {"planned_bytes": footprint.memory(profile, 1).get("pretraining")}
     for length, _, tokens in (*profile.short_stages, *profile.long_stages):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        log = pretrain.train(
-            model,
-            tokenizer,
-            ((length, STEPS, tokens),),
-            seed=0,
-            question_share=profile.question_share,
-            micro_tokens=profile.micro_tokens,
-        )
-        first, last = log[0], log[-1]  # the first half warms up
-        measured = {
-            "length": length,
-            "tokens": last["tokens"] - first["tokens"],
-            "seconds": last["seconds"] - first["seconds"],
-            "peak_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-            "planned_bytes": planned,
-        }
-        gpu_record.add(path, PART, f"pretraining, {profile.name}", **measured)
+        first, last = train(((length, STEPS, tokens),))  # the first half warms up
+        measured = {name: last[name] - first[name] for name in ("tokens", "seconds")}
+        if device.type == "cuda":
+            measured["peak_bytes"] = torch.cuda.max_memory_allocated(device)
+        what = f"pretraining, {profile.name}"
+        gpu_record.add(path, PART, what, length=length, **measured, **planned)

@@ -1,4 +1,4 @@
-"""The program that measures a card: it runs whole with tiny shapes, keeps what it has, says what went wrong."""
+"""The program that measures a card: it runs whole with tiny shapes, keeps what it has, says what is wrong."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_part_runs_with_tiny_shapes(tmp_path, monkeypatch):
     assert about["commit"] and about["versions"]["torch"] and about["tiny"]
     assert {row["part"] for row in about["rows"]} == set(gpu_checks.PARTS)
     for row in about["rows"]:
-        if "seconds" in row and not row["what"].startswith("attention, "):  # kernels that a CPU lacks
+        if "seconds" in row and not row["what"].startswith("attention by "):  # kernels that a CPU lacks
             assert row["seconds"] > 0, row
         if "differ" in row.get("against", "") or row.get("against", "").startswith("cpu"):
             assert row["largest_difference"] == 0, row
@@ -110,7 +110,7 @@ def test_card_and_host_are_compared_by_claim_and_by_step(record):
     losses = {
         where: dict.fromkeys(gpu_study.RUNS, [1.0, last]) for where, last in (("cuda", 2.5), ("cpu", 2.0))
     }
-    gpu_study._compare(record, "cuda", found, losses)
+    gpu_study.compare(record, "cuda", found, losses)
     verdicts, *compared = gpu_record.read(record)["rows"]
     assert (verdicts["claims"], verdicts["changed"], verdicts["note"]) == (2, 1, "changed: b")
     assert [row["largest_difference"] for row in compared] == [0.5, 0.5]
@@ -124,11 +124,11 @@ def test_operations_in_full_count_every_key_of_every_query(record):
     gpu_passes.measure(record, shapes, CPU)
     size = of_config(gpu_card.seven_b(shapes, CPU).config)
     row = next(row for row in gpu_record.read(record)["rows"] if row["what"] == "plain pass")
-    n = row["length"]
+    n, (hidden, _, layers, _, _) = row["length"], shapes.model
     by_hand = 2 * size.linear * n + 2 * size.head * shapes.response
     causal = sum(query + 1 for query in range(n))
-    assert row["operations"] == by_hand + 4 * shapes.layers * shapes.hidden * causal
-    assert row["operations_full"] == by_hand + 4 * shapes.layers * shapes.hidden * n**2
+    assert row["operations"] == by_hand + 4 * layers * hidden * causal
+    assert row["operations_full"] == by_hand + 4 * layers * hidden * n**2
 
 
 def test_the_random_model_is_of_the_size_that_its_name_says():
@@ -171,20 +171,24 @@ def about(*rows: dict[str, Any]) -> dict[str, Any]:
     return head | {"command": "c", "versions": {"torch": "2"}, "parts": parts, "rows": list(rows)}
 
 
-def a_pass(what: str, length: int, seconds: float | None, share: float | None, peak: float) -> dict[str, Any]:
-    measured = {"length": length, "tokens": length, "seconds": seconds, "share": share, "peak_bytes": peak}
-    return {"part": "passes", "what": what, **measured}
+MATRIX = {"part": "card", "what": "matrix product", "seconds": 1.0, "operations": 100.0}
+
+
+def a_pass(what: str, length: int, seconds: float | None, share: float, peak: float) -> dict[str, Any]:
+    measured = {"length": length, "tokens": length, "seconds": seconds, "peak_bytes": peak}
+    return {"part": "passes", "what": what, "operations": 100 * share * (seconds or 1), **measured}
 
 
 def test_goals_are_judged_by_what_was_measured():
     rows = [
+        MATRIX,
         a_pass("plain pass", 32768, 1.0, 0.7, 2e10),
         a_pass("pass with attention", 32768, 1.2, 0.6, 2e10),
         a_pass("plain pass", 65536, 4.0, 0.4, 3e10),
-        a_pass("pass with attention", 65536, None, None, 0),
+        a_pass("pass with attention", 65536, None, 0, 0),
     ]
-    met = {each["goal"].split(",")[0]: each["met"] for each in gpu_page.goals(rows)}
-    values = [each["value"] for each in gpu_page.goals(rows)]
+    met = {each["goal"].split(",")[0]: each["met"] for each in gpu_page.goals(gpu_page.rates(rows))}
+    values = [each["value"] for each in gpu_page.goals(gpu_page.rates(rows))]
     assert values == pytest.approx([0.7, 0.4, 30, 1.2])
     assert list(met.values()) == [False, True, False]  # the two shares have one name up to the comma
     assert "2 of 4 goals" in gpu_page.headline([about(*rows)])
