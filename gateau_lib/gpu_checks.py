@@ -59,9 +59,8 @@ def main(words: Sequence[str] | None = None) -> int:
     path = gpu_record.start(said, given.tiny, given.parts)
     for part in given.parts:
         left = given.seconds - (time.monotonic() - begin)
-        outcome = (
-            _in_time(part, path, given.tiny, min(left, PARTS[part][1])) if left > 5 else "no time was left"
-        )
+        limit = left if given.tiny else min(left, PARTS[part][1])  # a busy machine's time costs nothing
+        outcome = _in_time(part, path, given.tiny, limit) if left > 5 else "no time was left"
         say(f"{part}: {outcome}")
         well &= outcome == "done"
     print(f"{time.monotonic() - begin:.0f} s, written: {path}")
