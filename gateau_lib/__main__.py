@@ -1,10 +1,7 @@
 """The library's commands by one name: ``gateau COMMAND``, the same as ``python -m gateau_lib.COMMAND``."""
 
-from __future__ import annotations
-
 import importlib
 import sys
-from collections.abc import Sequence
 
 from gateau_lib.study.command import command
 from gateau_lib.study.errors import UserError
@@ -23,7 +20,7 @@ COMMANDS = {
 
 
 @command()
-def main(words: Sequence[str] | None = None) -> int:
+def main(words: list[str] | None = None) -> int:
     """Give a command its words; alone, list the commands."""
     name, *rest = (sys.argv[1:] if words is None else words) or ["--help"]
     if name in COMMANDS:

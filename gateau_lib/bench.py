@@ -1,23 +1,18 @@
 """What scoring costs, against the published procedures in the same run: ``python -m gateau_lib.bench``.
 
-Five measurements on the same models: HMG and CAM by the library, exact and adaptive, and as released; ProLong
-both ways; the pass that also takes attention against a plain one, by length; peak memory against attention
-matrices written out; and what the adaptive estimate does to a ranking. The procedures have to agree. It
-prints tables and writes ``results/bench/<machine>.json``.
+HMG, CAM and ProLong by the library and as released, which have to agree; attention's cost by length, and its
+peak memory; what the adaptive estimate does to a ranking. Writes ``results/bench/<machine>.json``.
 """
-
-from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 
 from gateau_lib.scoring import speed, speed_goals
 from gateau_lib.study.command import command, parser
 
 
 @command()
-def main(line: Sequence[str] | None = None) -> None:
+def main(line: list[str] | None = None) -> None:
     """Measure, print the tables and write them to a file of this machine's."""
     parse = parser("bench", __doc__)
     own = "without --short and --long: random weights, the cpu profile's sizes"

@@ -1,7 +1,5 @@
 """Measure what a GPU does with this library, in minutes: each row is kept as soon as it is known."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess
@@ -13,7 +11,7 @@ from pathlib import Path
 
 from gateau_lib.experiments import gpu_card, gpu_record
 from gateau_lib.study import devices
-from gateau_lib.study.command import command
+from gateau_lib.study.command import command, parser
 from gateau_lib.study.errors import UserError
 from gateau_lib.study.progress import say
 
@@ -32,23 +30,16 @@ class NoCard(UserError):
     """No GPU to measure."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    line = argparse.ArgumentParser(prog="python -m gateau_lib.gpu_checks", description=__doc__)
-    line.add_argument(
-        "--tiny", action="store_true", help="tiny shapes, on any machine: whether all of it runs"
-    )
+@command("rows measured so far are kept")
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the parts one after the other; a part that fails or takes too long leaves its reason."""
+    line = parser("gpu_checks", __doc__)
+    line.add_argument("--tiny", action="store_true", help="tiny shapes, any machine: whether all of it runs")
     line.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all, in order")
     line.add_argument("--seconds", type=float, default=SECONDS, help=f"of all parts (default: {SECONDS})")
     # How a part is run in a process of its own, so that it can be stopped and takes its memory with it.
     line.add_argument("--record", type=Path, help=argparse.SUPPRESS)
-    return line
-
-
-@command("rows measured so far are kept")
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the parts one after the other; a part that fails or takes too long leaves its reason."""
-    given = parser().parse_args(words)
+    given = line.parse_args(words)
     if given.record:
         _run(given.parts[0], given.record, given.tiny)
         return 0

@@ -4,11 +4,8 @@ It writes the run as `gateau_lib.train` takes it. ``--trained FOLDER`` then take
 where the notebooks find it as if they had trained it.
 """
 
-from __future__ import annotations
-
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from gateau_lib.experiments import rehearsal, replication, replication_rows, study_corpus, tuning_runs
@@ -22,18 +19,14 @@ from gateau_lib.training.recipe import FineTune, to_json
 
 
 def find_run(study: Study, name: str) -> FineTune:
-    """The run of that name among those of notebooks 06 and 09; the scores it needs are computed, if need be.
-
-    Raises:
-        UserError: no such run.
-    """
+    """The run of that name among those of notebooks 06 and 09; scores it needs are computed if missing."""
     rows = (row for row in replication_rows.runs(study.profile) if row.row != replication_rows.UNTUNED)
     published = {row.name: row for row in rows}
     skipping = tuning_runs.run_names(study.profile, "skipping")
     known = [*published, *skipping, *tuning_runs.run_names(study.profile, "selection")]
     if name not in known:
-        choices = ", ".join(known)
-        raise UserError(f"no run {name!r} in profile {study.profile.name}: choose one of {choices}")
+        no = f"no run {name!r} in profile {study.profile.name}"
+        raise UserError(f"{no}: choose one of {', '.join(known)}")
     data = study_corpus.prepared(study)
     pair = pretrain.pair(study, data)
     if name in published:
@@ -45,11 +38,7 @@ def find_run(study: Study, name: str) -> FineTune:
 
 
 def adopt(study: Study, job: FineTune, trained: Path) -> Path:
-    """The artefact of a run, with the model of a folder in it.
-
-    Raises:
-        UserError: training has not ended there, or it was another run: other settings, or other data.
-    """
+    """The artefact of a run, with the model of a folder in it; UserError if that is of another run."""
     if not (trained / sft.LOG).is_file():
         raise UserError(f"{trained}: holds no {sft.LOG}, so training has not ended there; start it again")
     wanted = sft.identity(job, sft.steps_of(job, load_tokenizer(job.base)))
@@ -60,7 +49,7 @@ def adopt(study: Study, job: FineTune, trained: Path) -> Path:
 
 
 @command()
-def main(line: Sequence[str] | None = None) -> None:
+def main(line: list[str] | None = None) -> None:
     """Write a run for another machine, or take its model into the study, as the command line says."""
     parse = parser("jobs", __doc__)
     parse.add_argument("profile")
@@ -76,10 +65,7 @@ def main(line: Sequence[str] | None = None) -> None:
     if study.profile.rehearsed:
         rehearsal.enter(study.cache / "hub")
     job = find_run(study, options.run)
-    if options.write:
-        print(atomic_write(options.write, to_json(job)))
-    else:
-        print(adopt(study, job, options.trained))
+    print(atomic_write(options.write, to_json(job)) if options.write else adopt(study, job, options.trained))
 
 
 if __name__ == "__main__":

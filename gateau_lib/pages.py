@@ -1,7 +1,5 @@
 """Write the generated parts of README.md, docs/cluster.md and docs/scale.md again."""
 
-from __future__ import annotations
-
 import sys
 
 from gateau_lib.experiments.pages import PROFILE, PageError, fill, generated

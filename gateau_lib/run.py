@@ -1,17 +1,14 @@
 """Run the study's notebooks in order, each only if something it depends on changed.
 
-It says what is stale and why. Only a notebook whose every cell ran leaves an executed copy, a stamp and a
-manifest entry.
+Only a notebook whose every cell ran leaves an executed copy, a stamp and a manifest entry.
 """
 
-from __future__ import annotations
-
-import argparse
 import sys
 import time
-from collections.abc import Sequence
+from functools import partial
 
-from gateau_lib.study import keys, manifest, notebooks
+from gateau_lib.study import manifest, notebooks
+from gateau_lib.study.code_hash import all_keys
 from gateau_lib.study.command import command, parser
 from gateau_lib.study.execute import execute
 from gateau_lib.study.profiles import PROFILES, REHEARSED
@@ -21,29 +18,21 @@ from gateau_lib.study.store import Study, open_study
 from gateau_lib.study.whole_files import locked
 
 
-def words_of(line: Sequence[str] | None) -> argparse.Namespace:
-    """The options that a command line gives."""
+@command(kept="finished notebooks are kept")
+def main(line: list[str] | None = None) -> int:
+    """Do with a study what the command line says; 1 if its files are not those of the manifest."""
     parse = parser("run", __doc__)
     add = parse.add_argument
     add("profile", help=f"{', '.join(PROFILES)}, gpu+PAIR, {REHEARSED}gpu or {REHEARSED}paper")
     add("--seed", type=int, default=0)
     add("--notebook", metavar="NN", help="only this notebook and what it reads")
     add("--set", metavar="NAME=VALUE", action="append", default=[], help="a parameter of the notebooks")
-    does = parse.add_mutually_exclusive_group()
-    for name, what in {
-        "--status": "say what is stale and why; run nothing",
-        "--plan": "print models, data, tokens, cost and what is missing; run nothing",
-        "--keys": "print the content keys of the code; run nothing",
-        "--verify": "compare the results with the manifest's checksums",
-    }.items():
-        does.add_argument(name, action="store_true", help=what)
-    return parse.parse_args(line)
-
-
-@command(kept="finished notebooks are kept")
-def main(line: Sequence[str] | None = None) -> int:
-    """Do with a study what the command line says; 1 if its files are not those of the manifest."""
-    options = words_of(line)
+    does = partial(parse.add_mutually_exclusive_group().add_argument, action="store_true")
+    does("--status", help="say what is stale and why; run nothing")
+    does("--plan", help="print models, data, tokens, cost and what is missing; run nothing")
+    does("--keys", help="print the content keys of the code; run nothing")
+    does("--verify", help="compare the results with the manifest's checksums")
+    options = parse.parse_args(line)
     if options.verify:
         study = open_study(options.profile, options.seed)
         wrong = manifest.verify(study)
@@ -58,7 +47,7 @@ def main(line: Sequence[str] | None = None) -> int:
         print(f"profile {study.profile.name}, seed {study.seed}\n{status(todo)}")
     elif options.keys:
         code = {step.name: notebooks.code(notebooks.read(step.path), step.path.name) for step in todo}
-        print(*keys.keys(code), sep="\n")
+        print(*all_keys(code), sep="\n")
     elif options.plan:
         print(*plan(study, whole)[:2], sep="\n")
     else:
@@ -68,14 +57,9 @@ def main(line: Sequence[str] | None = None) -> int:
 
 
 def prepare(study: Study, whole: bool) -> None:
-    """Give a rehearsal its models and data; see that this machine has what a large profile needs.
-
-    Raises:
-        RunError: something is missing; the plan, printed before, lists it.
-    """
+    """Give a rehearsal its models and data; RunError if this machine lacks what a large profile needs."""
     if study.profile.rehearsed:
-        # Slow: it brings torch, which other runs must not wait for.
-        from gateau_lib.experiments import rehearsal
+        from gateau_lib.experiments import rehearsal  # slow: it brings torch
 
         rehearsal.enter(study.cache / "hub")
     elif study.profile.needs_gpu:
@@ -86,12 +70,8 @@ def prepare(study: Study, whole: bool) -> None:
             raise RunError(f"profile {study.profile.name} cannot run here: {missing}", 2)
 
 
-def run(study: Study, todo: Sequence[Step]) -> None:
-    """Run the stale notebooks in order, and say how many ran and where they are.
-
-    Raises:
-        RunError: a notebook failed; those before it are done and stay.
-    """
+def run(study: Study, todo: list[Step]) -> None:
+    """Run the stale notebooks in order, and say how many ran and where; RunError if one failed."""
     start, ran = time.monotonic(), 0
     with locked(study.cache):  # a second run of the same profile would write the same files
         for place, step in enumerate(todo, 1):
@@ -109,8 +89,7 @@ def run(study: Study, todo: Sequence[Step]) -> None:
 
 def plan(study: Study, whole: bool) -> tuple[str, str, int]:
     """The plan of a study, what this machine lacks for it, and how many things those are."""
-    # Slow: they bring torch, which a warm run must not wait for.
-    from gateau_lib.experiments import machine_check, plan
+    from gateau_lib.experiments import machine_check, plan  # slow: they bring torch
 
     lacks = machine_check.missing(study.profile, whole)
     return plan.describe(study.profile), machine_check.listed(lacks), len(lacks)

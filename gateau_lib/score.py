@@ -1,15 +1,10 @@
 """Score the long samples of a data set: ``python -m gateau_lib.score DATA.jsonl --out scores.parquet``.
 
-Writes one row a sample in input order. A killed run goes on at the next shard when the same command is given
-again.
+One row a sample, in input order. A killed run goes on at the next shard when the command is given again.
 """
 
-from __future__ import annotations
-
-import argparse
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -18,11 +13,10 @@ from gateau_lib.methods.base import READINGS
 from gateau_lib.scoring import data_set, pass_costs, settings
 from gateau_lib.study.command import command, parser
 
-DTYPES = ("float32", "bfloat16", "float16")
 
-
-def words_of(line: Sequence[str] | None) -> argparse.Namespace:
-    """The options that a command line gives."""
+@command(kept="finished shards are kept")
+def main(line: list[str] | None = None) -> None:
+    """Score the samples that the command line names, or say what that costs."""
     parse = parser("score", __doc__)
     add = parse.add_argument
     add("data", type=Path, help="JSONL or Parquet file of LongAlign records")
@@ -32,36 +26,21 @@ def words_of(line: Sequence[str] | None) -> argparse.Namespace:
     add("--methods", default="hmg,cam", help=f"comma-separated, of {', '.join(SCORED)} (default: hmg,cam)")
     add("--reading", choices=READINGS, default="ntk", help="how the short model reads beyond its window")
     add("--segment-length", type=int, help="tokens a segment (default: 128, at most 1/8 of the short window)")
-    add(
-        "--max-length",
-        type=int,
-        help="tokens a sample, cut on the left (default: the long window; of the shipped pair, stretched)",
-    )
+    longest = "tokens a sample, cut on the left (default: the long window; of the shipped pair, stretched)"
+    add("--max-length", type=int, help=longest)
     add("--prolong-pairs", type=int, default=500, help="pairs a sample (default: 500; the paper's 5000)")
     add("--chat-template", action="store_true", help="the tokenizer's chat template, not the plain prompt")
     add("--adaptive", action="store_true", help="read a third of the segments, estimate the rest")
-    add("--dtype", choices=DTYPES, default="float32")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     add("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     add("--shard-size", type=int, default=16, help="samples a shard (default: 16)")
     engines = get_args(settings.Engine)
     add("--engine", choices=engines, default="local", help="this process, or workers of a Ray cluster")
     add("--workers", type=int, help="Ray workers (default: one a GPU, or one a machine without GPUs)")
     add("--threads", type=int, help="CPU threads a worker (default: all cores, shared by the workers)")
-    add(
-        "--plan",
-        type=int,
-        nargs="?",
-        const=0,
-        metavar="N",
-        help="only print tokens, FLOPs and GPU-hours, for as many records as DATA has, or for N like them",
-    )
-    return parse.parse_args(line)
-
-
-@command(kept="finished shards are kept")
-def main(line: Sequence[str] | None = None) -> None:
-    """Score the samples that the command line names, or say what that costs."""
-    start, given = time.monotonic(), vars(words_of(line))
+    cost = "only print tokens, FLOPs and GPU-hours, for as many records as DATA has, or for N like them"
+    add("--plan", type=int, nargs="?", const=0, metavar="N", help=cost)
+    start, given = time.monotonic(), vars(parse.parse_args(line))
     records, methods = given.pop("plan"), given.pop("methods").split(",")
     asked = settings.resolve(**given, methods=methods, only_plan=records is not None)
     if records is not None:

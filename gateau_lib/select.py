@@ -1,14 +1,10 @@
 """Select by scores: ``python -m gateau_lib.select scores.parquet --data DATA.jsonl --out selected.jsonl``.
 
-Scores and data are joined by id. Statements about the whole pool (min-max, softmax, ranks) are made here,
-over the usable rows. Then near-identical contexts are dropped if asked for, and the best of what is left are
-taken, within quotas if there are any.
+Scores and data are joined by id. What needs the whole pool (min-max, softmax, ranks) is made here, over the
+usable rows; then near-identical contexts are dropped if asked for, and the best taken, within quotas if any.
 """
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from gateau_lib.methods import METHODS, gateau
@@ -18,7 +14,7 @@ from gateau_lib.study.command import command, parser
 
 
 @command()
-def main(line: Sequence[str] | None = None) -> None:
+def main(line: list[str] | None = None) -> None:
     """Select as the command line says."""
     parse = parser("select", __doc__)
     add = parse.add_argument
@@ -33,12 +29,8 @@ def main(line: Sequence[str] | None = None) -> None:
     many.add_argument("--top", type=int, help="number of samples")
     add("--per-source", action="store_true", help="that share, or that number, of every source")
     add("--quota", action="append", default=[], metavar="SOURCE=N", help="at most N of SOURCE; repeatable")
-    add(
-        "--dedup",
-        type=float,
-        metavar="J",
-        help="keep the best of contexts whose word 5-shingles have a Jaccard index of J or more, e.g. 0.8",
-    )
+    alike = "keep the best of contexts whose word 5-shingles have a Jaccard index of J or more, e.g. 0.8"
+    add("--dedup", type=float, metavar="J", help=alike)
     add("--seed", type=int, default=0, help="of --score random")
     given = vars(parse.parse_args(line))
     ranking = RankOptions(given.pop("combine"), given.pop("alpha"), given.pop("seed"))

@@ -1,15 +1,11 @@
 """Make long instruction samples from documents.
 
-``python -m gateau_lib.synthesis DOCUMENTS --model SPEC --out long.jsonl`` works as LongAlign does: for each
-sample a kind of task (general, summary, reasoning, extraction), five questions that a model proposes on the
-document, one of them drawn, and the model's answer. What cannot be used is kept with its reason. A killed run
-goes on when the same command is given again, and asks nothing twice.
+``python -m gateau_lib.synthesis DOCUMENTS --model SPEC --out long.jsonl`` works as LongAlign does: a kind of
+task, five questions that a model proposes, one of them drawn, the model's answer. What cannot be used is kept
+with its reason. A killed run goes on when the same command is given again, and asks nothing twice.
 """
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from gateau_lib.sources.documents import SUFFIXES
@@ -18,7 +14,7 @@ from gateau_lib.study.command import command, parser
 
 
 @command(kept="answers are kept")
-def main(line: Sequence[str] | None = None) -> None:
+def main(line: list[str] | None = None) -> None:
     """Make the samples that the command line asks for."""
     parse = parser("synthesis", __doc__)
     add = parse.add_argument

@@ -1,16 +1,12 @@
 """One process of training runs, one after the other: ``python -m gateau_lib.train JOB.json OUT``.
 
-`gateau_lib.training.fine_tuning` starts as many as a job asks for. Over several machines, start it with
-``torch.distributed.run`` or ``accelerate launch`` (their ``-m`` form) on each of them; ``JOB.json`` is what
-`recipe.to_json` writes, and both paths lie on a file system that all machines see.
+`training.fine_tuning` starts as many as a job (`recipe.to_json`) asks for. Over several machines, start it on each
+with ``torch.distributed.run`` or ``accelerate launch`` (``-m``); all of them must see both paths.
 """
-
-from __future__ import annotations
 
 import os
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -36,8 +32,7 @@ def _job(path: Path) -> recipe.FineTune:
     try:
         return recipe.from_json(path.read_text(encoding="utf-8"))
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        # In the raise: a module that is named elsewhere counts in this one's key,
-        # and jobs leads to all of scoring.
+        # In the raise: a module named elsewhere counts in this one's key, and jobs leads to all of scoring.
         raise TrainingError(
             f"{path}: no run as gateau_lib.jobs --write gives it ({reason(error)})"
         ) from error
@@ -45,7 +40,7 @@ def _job(path: Path) -> recipe.FineTune:
 
 @command(kept="checkpoints are kept")
 @record
-def main(line: Sequence[str] | None = None) -> None:
+def main(line: list[str] | None = None) -> None:
     """Train this process's part of each job."""
     parse = parser("train", __doc__)
     what = "a run as JSON, a folder for its model"

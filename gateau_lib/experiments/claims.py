@@ -5,8 +5,6 @@ seeds or more. The rules stand at the head of the ledger; only the ledger and th
 comparisons are made in fractions, because a float difference can miss a margin that it equals.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from fractions import Fraction
@@ -93,31 +91,21 @@ def _other(base: Selector, given: Any) -> Selector | float:
     return base._replace(**given)
 
 
-def _effect(base: Selector, given: Any) -> tuple[Selector, Selector | float] | None:
-    if given is None:
-        return None
-    if not isinstance(given, dict) or "against" not in given:
-        raise LedgerError(f"effect must be a selector with 'against'; got {given!r}")
-    first = base._replace(**{k: v for k, v in given.items() if k != "against"})
-    return first, _other(first, given["against"])
-
-
 def parse_claim(entry: dict[str, Any], not_testable: Mapping[str, str] | None = None) -> Claim:
     """One entry of the ledger, checked; to its own profiles ``not_testable`` come those of every claim.
 
-    Raises:
-        LedgerError: a missing or unknown field, relation or profile; a tolerance without an effect.
+    Raises LedgerError: a missing or unknown field, relation or profile; a tolerance without an effect.
     """
     try:
-        base = Selector(**entry["value"])
-        parsed = {
-            "value": base,
-            "against": _other(base, entry["against"]),
-            "margin": float(entry["margin"]),
-            "effect": _effect(base, entry.get("effect")),
-            "not_testable": {**(not_testable or {}), **entry.get("not_testable", {})},
-        }
-        claim = Claim(**{**entry, **parsed})
+        base, effect = Selector(**entry["value"]), entry.get("effect")
+        parsed = {"value": base, "against": _other(base, entry["against"]), "margin": float(entry["margin"])}
+        if effect is not None:
+            if not isinstance(effect, dict) or "against" not in effect:
+                raise LedgerError(f"effect must be a selector with 'against'; got {effect!r}")
+            first = base._replace(**{k: v for k, v in effect.items() if k != "against"})
+            effect = first, _other(first, effect["against"])
+        excluded = {**(not_testable or {}), **entry.get("not_testable", {})}
+        claim = Claim(**{**entry, **parsed, "effect": effect, "not_testable": excluded})
         _check(claim)
     except (KeyError, TypeError, ValueError, LedgerError) as error:
         what = error if isinstance(error, LedgerError) else f"missing, mistyped or unknown field ({error})"
@@ -140,11 +128,7 @@ def _check(claim: Claim) -> None:
 
 
 def load_claims() -> list[Claim]:
-    """Every claim of the ledger in its order; ids are unique.
-
-    Raises:
-        LedgerError: see `parse_claim`; a duplicate id.
-    """
+    """Every claim of the ledger in its order. Raises LedgerError: see `parse_claim`; an id twice."""
     ledger = yaml.safe_load(LEDGER.read_text(encoding="utf-8"))
     claims = [parse_claim(entry, ledger["not_testable"]) for entry in ledger["claims"]]
     for name, count in Counter(claim.id for claim in claims).items():
@@ -154,11 +138,7 @@ def load_claims() -> list[Claim]:
 
 
 def by_seed(metrics: pd.DataFrame, which: Selector) -> pd.Series:
-    """The selector's values indexed by seed; empty if there are none.
-
-    Raises:
-        LedgerError: two different values for one seed.
-    """
+    """The selector's values by seed, none if it has no rows. Raises LedgerError: two values for one seed."""
     rows = metrics[(metrics["metric"] == which.metric) & (metrics["method"] == which.method)]
     conditions = rows["condition"].astype(str)
     if which.condition in ("longest", "shortest"):
@@ -171,14 +151,12 @@ def by_seed(metrics: pd.DataFrame, which: Selector) -> pd.Series:
     return rows.set_index("seed")["value"].astype(float).sort_index()
 
 
-def _paired(
-    metrics: pd.DataFrame, first: Selector, second: Selector | float
-) -> list[tuple[Fraction, Fraction]]:
+def _paired(metrics: pd.DataFrame, first: Selector, second: Selector | float) -> list[tuple[Fraction, ...]]:
     """Pairs ``(value, against)`` of the seeds that both have."""
     value = by_seed(metrics, first)
     against = second if isinstance(second, float) else by_seed(metrics, second)
     pairs = pd.DataFrame({"value": value, "against": against}, index=value.index).dropna()
-    return [(exact(v), exact(a)) for v, a in pairs.itertuples(index=False)]
+    return [tuple(map(exact, pair)) for pair in pairs.itertuples(index=False)]
 
 
 def _decide(relation: Relation, margin: Fraction, difference: Interval) -> Outcome:
@@ -196,9 +174,8 @@ def _decide(relation: Relation, margin: Fraction, difference: Interval) -> Outco
 def verdict(claim: Claim, metrics: pd.DataFrame, profile: str) -> Verdict:
     """The verdict of one claim on metrics rows ``metric, method, condition, seed, value`` of one profile.
 
-    Returns:
-        ``holds``, ``fails``, ``inconclusive``, or ``not testable here``: the ledger excludes the profile, or
-        seeds are too few, or the reference is so near to 1 that nothing passes it by the margin.
+    ``holds``, ``fails``, ``inconclusive``, or ``not testable here``: the ledger excludes the profile, or
+    seeds are too few, or the reference is so near to 1 that nothing passes it by the margin.
     """
     about: dict[str, Any] = {name: getattr(claim, name) for name in ("id", "paper", "statement", "evidence")}
     if why := claim.untestable_on(profile):
@@ -232,14 +209,9 @@ def _outcome(
 
 
 def verdicts(metrics: pd.DataFrame, profile: str, evidence: str | None = None) -> pd.DataFrame:
-    """One row a claim with the fields of `Verdict`, in the ledger's order; ``evidence``: only a notebook's.
-
-    Raises:
-        LedgerError: ``evidence`` names no claim.
-    """
+    """`Verdict` of each claim, in the ledger's order; LedgerError if ``evidence``, a notebook, has none."""
     ledger = load_claims()
-    chosen = [c for c in ledger if evidence in (None, c.evidence)]
-    if not chosen:
+    if not (chosen := [c for c in ledger if evidence in (None, c.evidence)]):
         known = sorted({c.evidence for c in ledger})
         raise LedgerError(f"no claim has evidence {evidence!r}; the ledger names {known}")
     return pd.DataFrame([verdict(claim, metrics, profile) for claim in chosen])

@@ -1,7 +1,5 @@
 """What each defect of the released procedures changes in a pool's scores, a row a defect (notebook 05)."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,16 +33,11 @@ SCORES = ("HMG", "CAM")
 
 
 def changes(pair: Pair, encoded: Sequence[Encoded], window: int, segment_length: int) -> pd.DataFrame:
-    """Every defect by itself, and all together, against none of them.
+    """Every defect by itself, and all together, against none; ``window``: tokens, a multiple of a segment.
 
-    Args:
-        window: tokens, for truncation and padding; a multiple of ``segment_length``.
-
-    Returns:
-        Columns ``score`` (HMG or CAM), ``defect``; ``rank_correlation`` (Spearman, of the samples that have
-        both scores; NaN if fewer than three do), ``largest_change`` of the score (HMG: gap in nats per token;
-        CAM: one minus cosine), ``lost`` (samples whose score is NaN) and ``cost`` (tokens read, padding
-        included, over those without the defect).
+    Columns ``score`` (HMG or CAM), ``defect``; ``rank_correlation`` (Spearman, of samples with both scores;
+    NaN under three), ``largest_change`` (HMG: nats per token; CAM: one minus cosine), ``lost`` (samples whose
+    score is NaN), ``cost`` (tokens read, padding included, over those without the defect).
     """
 
     def scored(score: str, defects: Defects) -> tuple[np.ndarray, int]:

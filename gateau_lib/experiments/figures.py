@@ -1,10 +1,8 @@
 """One function a figure: a tidy table in, a matplotlib figure out, in one colour-blind-safe style.
 
-Here are those of pools and of scores; `training_figures` has those of training and of trained models.
-Figures are built without pyplot, so nothing depends on a display or on what was drawn before.
+Here are those of pools and of scores; `training_figures` has those of training and of trained models. Figures
+are built without pyplot, so nothing depends on a display or on what was drawn before.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -51,10 +49,7 @@ def name_lines(axis: Axes, names: Collection[str]) -> None:
 
 @styled
 def corpus(samples: pd.DataFrame, short_window: int) -> Figure:
-    """Lengths by kind, and how far the evidence lies from the response (01).
-
-    Columns ``kind``, ``tokens``; ``distance``: tokens from evidence to the response, NaN without evidence.
-    """
+    """Lengths by kind, and tokens from evidence to response (01); columns ``kind, tokens, distance``."""
     counts = samples["kind"].value_counts(sort=False)
     fig, (left, right) = blank(9, 0.32 * len(counts) + 1.4, 2, sharey=True)
     colours = {kind: MUTED[i % 9] for i, kind in enumerate(counts.index)}
@@ -83,7 +78,7 @@ def _draw_kinds(axis: Axes, rows: pd.DataFrame, colours: Mapping[str, str]) -> N
 def scores_by_kind(
     scores: pd.DataFrame, found: Collection[str], xlabel: str = "score", wanted: str = FAR
 ) -> Figure:
-    """Every sample's score by kind, one panel a method (03, 04, 05); columns ``kind, method, value``.
+    """Every sample's score by kind, a panel a method (03 to 05); columns ``kind, method, value``.
 
     Drawn in red and called ``wanted``: the kinds ``found``, which a selector ought to put on top.
     """
@@ -106,8 +101,7 @@ def scores_by_kind(
 @styled
 def dots(rows: pd.DataFrame, xlabel: str = "AUC", chance: float | None = 0.5) -> Figure:
     """One line a method, best first: dots for seeds, mean, 95 % interval, a colour a condition (03 to 08)."""
-    height = (0.25 + 0.05 * rows["condition"].nunique()) * rows["method"].nunique() + 1.1
-    fig, (axis,) = blank(6.5, height)
+    fig, (axis,) = blank(6.5, (0.25 + 0.05 * rows["condition"].nunique()) * rows["method"].nunique() + 1.1)
     draw_dots(axis, rows, xlabel, chance)
     return fig
 
@@ -147,10 +141,7 @@ def draw_dots(axis: Axes, rows: pd.DataFrame, xlabel: str, chance: float | None)
 
 @styled
 def importance_and_attention(segments: pd.DataFrame, evidence: Sequence[int], title: str = "") -> Figure:
-    """Importance and attention of one sample's segments, shares that each sum to one (04).
-
-    Columns ``segment, importance, attention``; shaded: the segments of the numbers ``evidence``.
-    """
+    """Columns ``importance`` and ``attention`` of one sample by ``segment``, ``evidence`` shaded (04)."""
     fig, (axis,) = blank(7, 2.6)
     for number in evidence:
         axis.axvspan(number - 0.5, number + 0.5, color=ORANGE, alpha=0.25, linewidth=0)
@@ -228,7 +219,14 @@ def cost(rows: pd.DataFrame) -> Figure:
     fig = Figure(figsize=(10.5, 2.9))
     left, middle, right = fig.subplots(1, 3)
     fig.subplots_adjust(left=0.15, right=0.98, bottom=0.18, top=0.87, wspace=0.65)
-    _draw_shares(left, rows[rows["section"].isin(["HMG + CAM", "ProLong"])])
+    released = rows[rows["section"].isin(["HMG + CAM", "ProLong"])]
+    table = released.set_index(["section", "what"])[["seconds", "padded"]]
+    share = table.div(table.xs("released", level="what"), level="section").drop("released", level="what")
+    for n, (column, name) in enumerate({"seconds": "seconds", "padded": "tokens, with padding"}.items()):
+        left.barh(np.arange(len(share)) + 0.38 * (n - 0.5), share[column], 0.36, color=CYCLE[n], label=name)
+    left.axvline(1, **DASHED)
+    left.set_yticks(range(len(share)), [f"{section}, {what}" for section, what in share.index])
+    left.set(xlabel="share of the released procedure", xlim=(0, 1.05))
     passes, peaks = rows[rows["section"] == "passes"], rows[rows["section"] == "memory"]
     for n, (what, group) in enumerate(passes.groupby("what", sort=False)):
         middle.plot(group["length"], group["seconds"], label=what, color=CYCLE[n], marker=MARKERS[n])
@@ -243,17 +241,6 @@ def cost(rows: pd.DataFrame) -> Figure:
     for axis in (left, middle):
         axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return fig
-
-
-def _draw_shares(axis: Axes, rows: pd.DataFrame) -> None:
-    """Seconds and tokens of each procedure as parts of the released one's."""
-    table = rows.set_index(["section", "what"])[["seconds", "padded"]]
-    share = table.div(table.xs("released", level="what"), level="section").drop("released", level="what")
-    for n, (column, name) in enumerate({"seconds": "seconds", "padded": "tokens, with padding"}.items()):
-        axis.barh(np.arange(len(share)) + 0.38 * (n - 0.5), share[column], 0.36, color=CYCLE[n], label=name)
-    axis.axvline(1, **DASHED)
-    axis.set_yticks(range(len(share)), [f"{section}, {what}" for section, what in share.index])
-    axis.set(xlabel="share of the released procedure", xlim=(0, 1.05))
 
 
 def verdict_table(verdicts: pd.DataFrame) -> str:

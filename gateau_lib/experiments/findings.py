@@ -1,9 +1,4 @@
-"""Verdicts in words, as figures, and beside what others report and reviewers asked (notebook 08, README).
-
-Functions of ``verdicts`` take rows of `claims.verdicts`, all of them or some.
-"""
-
-from __future__ import annotations
+"""Verdicts (rows of `claims.verdicts`) in words, as figures, beside what others report (08, README)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,11 +29,9 @@ def read_reported() -> dict[str, Any]:
 
 
 def reported() -> pd.DataFrame:
-    """Every number that GATEAU reports and this study compares itself with; none of them was measured here.
+    """Every number that GATEAU reports and this study compares itself with; none was measured here.
 
-    Returns:
-        Columns ``table, setting, row``, ``share`` (per cent of the long samples; missing where the row has no
-        choice), ``value`` (points of 100).
+    Columns ``table, setting, row, share`` (per cent; missing where a row has no choice), ``value`` (of 100).
     """
     content, rows = read_reported(), []
     for table in content["tables"]:
@@ -63,10 +56,9 @@ def reported_table(table: str) -> pd.DataFrame:
 def beside(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Reported differences beside ours, for the claims that are about a reported row.
 
-    Returns:
-        Columns ``claim, table, row, against``, the reported difference of each setting in points, our
-        ``difference`` in the claim's own unit, ``verdict``, and ``sign``: same or opposite if our interval
-        excludes zero, else open.
+    Columns ``claim, table, row, against``, the reported difference of each setting in points, our
+    ``difference`` in the claim's unit, ``verdict``, and ``sign``: same or opposite if our interval excludes
+    zero, else open.
     """
     numbers = reported()
     numbers = numbers[numbers["share"].isna() | (numbers["share"] == SHARE)]

@@ -1,7 +1,5 @@
 """Whether a card gives the scores that a CPU gives, and bfloat16 those of float32."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

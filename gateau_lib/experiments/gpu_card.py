@@ -1,7 +1,5 @@
 """What a card can do at best: the yardsticks of its other measurements, and the attention kernel it takes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The records of cards as tables for people: what was measured, and which goals are met."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Scoring passes of a 7B-shaped model with random weights on a card: seconds, memory, operations."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

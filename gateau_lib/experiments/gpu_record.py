@@ -1,7 +1,5 @@
 """What a card was measured to do: one file, written row by row, so that a run cut short keeps what it has."""
 
-from __future__ import annotations
-
 import json
 import platform
 import re

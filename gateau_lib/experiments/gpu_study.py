@@ -4,8 +4,6 @@ Both read the shipped pair and the planted pools of the cpu profile. Then the gp
 few steps, for tokens a second and memory against what the plan says.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterator
@@ -20,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gateau_lib.experiments import claims, footprint, gpu_record, pool, ranking, study_corpus, tuning_runs
+from gateau_lib.experiments import claims, gpu_record, machine_check, pool, ranking, study_corpus, tuning_runs
 from gateau_lib.experiments.gpu_card import Shapes
 from gateau_lib.methods.skipalign import Strategy
 from gateau_lib.models.loading import SHIPPED
@@ -123,7 +121,7 @@ def pretraining(path: Path, profile: Profile, device: torch.device) -> None:
         "micro_tokens": profile.micro_tokens,
     }
     train: Any = partial(pretrain.train, model.to(device), tokenizer, **how)
-    planned = {"planned_bytes": footprint.memory(profile, 1).get("pretraining")}
+    planned = {"planned_bytes": machine_check.memory(profile, 1).get("pretraining")}
     for length, _, tokens in (*profile.short_stages, *profile.long_stages):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)

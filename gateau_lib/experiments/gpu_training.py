@@ -1,7 +1,5 @@
 """Training steps with adapters of a 7B-shaped model on a card: seconds, memory, what logits cost."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path

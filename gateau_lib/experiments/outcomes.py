@@ -1,7 +1,5 @@
 """What the training experiments came to: every run evaluated, as tables and metrics rows (notebook 07)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -64,9 +62,7 @@ def by_method(rows: pd.DataFrame, models: Sequence[Model], pool_seeds: int) -> p
     return named.merge(rows, on="model").drop(columns="model")
 
 
-def _write_perplexity(
-    model: Path, documents: list[list[int]], lengths: tuple[int, ...], dtype: str, out: Path
-) -> None:
+def _write_perplexity(model: Path, documents: Any, lengths: tuple[int, ...], dtype: str, out: Path) -> None:
     loaded, _ = loading.load(model, dtype)
     perplexity_by_length(loaded, documents, lengths, tail=PERPLEXITY_TAIL).to_parquet(out / "rows.parquet")
 
@@ -74,8 +70,7 @@ def _write_perplexity(
 def perplexities(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.DataFrame:
     """NLL by length of held-out documents that restate in their second half what their first half says.
 
-    Columns ``method, seed, document, length, nll``: nats per token of the same last tokens, read with
-    ``length`` tokens.
+    Columns ``method, seed, document, length, nll``: nats per token of the last tokens, read with ``length``.
     """
     lengths, count = study.profile.eval_lengths, max(2, study.profile.eval_items // 2)
     # A document may miss its wanted length by a sentence or two.
@@ -122,13 +117,11 @@ def metrics_rows(rows: pd.DataFrame, metric: str, measure: str, condition: str) 
 def selection_metrics(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Metrics of the selection runs from the rows of `evaluated` on the sets long and short.
 
-    Conditions: ``equal_tokens``; ``equal_epochs`` for the whole pool and GATEAU's selection, whose runs are
-    the same.
+    Conditions: ``equal_tokens``; ``equal_epochs`` for the whole pool and GATEAU's selection (the same runs).
     """
     measures = {"accuracy": "token_accuracy", "exact": "exact_match", "f1": "f1"}
-    asked = [("long", name) for name in measures] + [("short", "accuracy")]
     found: list[dict[str, Any]] = []
-    for kind, name in asked:
+    for kind, name in [*(("long", name) for name in measures), ("short", "accuracy")]:
         found += metrics_rows(rows[rows["set"] == kind], f"{kind}_{name}", measures[name], "equal_tokens")
     epochs = {EQUAL_EPOCHS: "full", "gateau": "gateau"}
     again = [row | {"method": epochs[row["method"]]} for row in found if row["method"] in epochs]
@@ -137,10 +130,7 @@ def selection_metrics(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def skip_metrics(rows: pd.DataFrame, cells: pd.DataFrame) -> list[dict[str, Any]]:
-    """Metrics of the skipping runs: answer tokens right by length of the needle items, and on short tasks.
-
-    From rows of `evaluated` on the sets needle and short, and `haystack.needle_cells`.
-    """
+    """Metrics of the skipping runs from `evaluated` on needle (by length) and short, and `needle_cells`."""
     rows = rows[rows["method"].isin(("theta_a_stretched", *STRATEGIES))]
     needle = rows[rows["set"] == "needle"].merge(cells, on="id", validate="many_to_one")
     short = rows[rows["set"] == "short"]
@@ -164,10 +154,7 @@ def task_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def against(rows: Iterable[dict[str, Any]], reference: str) -> pd.DataFrame:
-    """Each method's metrics rows less those of ``reference``, paired by seed: mean and 95 % interval.
-
-    Columns ``value`` (mean), ``difference``, ``low``, ``high`` (NaN with fewer than three seeds).
-    """
+    """Each method's mean ``value``, and its paired ``difference`` from another: mean and 95 % (or NaN)."""
     table = pd.DataFrame(rows).pivot(index="seed", columns="method", values="value")
     out = {}
     for method, value in table.items():

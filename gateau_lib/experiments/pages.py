@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from transformers import LlamaConfig
 
-from gateau_lib.experiments import footprint, gpu_page, gpu_record, plan, setting_sources
+from gateau_lib.experiments import gpu_page, gpu_record, machine_check, plan, setting_sources
 from gateau_lib.experiments.claims import verdicts
 from gateau_lib.experiments.figures import verdict_table
 from gateau_lib.experiments.findings import summary
@@ -28,7 +28,6 @@ from gateau_lib.study.evidence import read_metrics
 from gateau_lib.study.profiles import PROFILES, Profile, resolve
 from gateau_lib.study.store import Study
 
-SETTING_COLUMNS = ("setting", "paper profile", "source, or what was assumed")
 PROFILE = "cpu"  # the published evidence
 PURPOSE = {
     "smoke": "tests",
@@ -44,20 +43,14 @@ class PageError(UserError):
 
 def generated(results: Path, sources: Path) -> dict[str, dict[str, str]]:
     """The generated parts, Markdown: page -> name -> text, from ``results/cpu`` and the source notebooks."""
-    return {
-        "README.md": readme(results, sources),
-        "docs/cluster.md": {"plan": example()},
-        "docs/gpu.md": {"gpu": gpu_page.page(gpu_record.newest(results.parent / "gpu"))},
-        "docs/scale.md": {"plans": plans(), "audit": _table(SETTING_COLUMNS, setting_sources.rows())},
-    }
+    audit = _table(("setting", "paper profile", "source, or what was assumed"), setting_sources.rows())
+    found = {"README.md": readme(results, sources), "docs/cluster.md": {"plan": example()}}
+    found["docs/gpu.md"] = {"gpu": gpu_page.page(gpu_record.newest(results.parent / "gpu"))}
+    return found | {"docs/scale.md": {"plans": plans(), "audit": audit}}
 
 
 def fill(page: Path, made: Mapping[str, str]) -> str:
-    """The text of a page with every part between its marks.
-
-    Raises:
-        PageError: a part's marks are missing, or stand there for an unknown part.
-    """
+    """The text of a page, every part between its marks; PageError: a mark is missing or unknown."""
     text = page.read_text(encoding="utf-8")
     marked = re.findall(r"^<!-- begin (\w+) -->$", text, flags=re.M)
     if sorted(marked) != sorted(made):
@@ -73,24 +66,15 @@ def fill(page: Path, made: Mapping[str, str]) -> str:
 
 
 def readme(results: Path, sources: Path) -> dict[str, str]:
-    """The parts of README.md by name.
-
-    Raises:
-        PageError: no results, or results that lack the metrics.
-    """
+    """The parts of README.md by name. Raises PageError: no results, or results that lack the metrics."""
     study = Study(resolve(PROFILE), 0, results)
     made, metrics = manifest.read(study), read_metrics(study)
     if not made["notebooks"] or metrics.empty:
         raise PageError(f"results/{PROFILE}: no manifest or no metrics; run make {PROFILE} first")
     found = verdicts(metrics, PROFILE)
-    return {
-        "headline": headline(found),
-        "cost": cost(made),
-        "reading": reading(made, sources),
-        "verdicts": verdict_table(found).strip(),
-        "profiles": profiles(),
-        "gpu": f"- {gpu_page.headline(gpu_record.newest(results.parent / 'gpu'))}",
-    }
+    parts = {"headline": headline(found), "cost": cost(made), "reading": reading(made, sources)}
+    parts["gpu"] = f"- {gpu_page.headline(gpu_record.newest(results.parent / 'gpu'))}"
+    return parts | {"verdicts": verdict_table(found).strip(), "profiles": profiles()}
 
 
 def _table(head: Sequence[str], rows: Iterable[Iterable[str]], align: str = "---") -> str:
@@ -155,8 +139,8 @@ def plans() -> str:
 
 def _needs(profile: Profile) -> dict[str, str]:
     """What one profile takes, as the rows of `plans`."""
-    cards, long, parts = footprint.processes(profile, 0), plan.size(profile), plan.work(profile)
-    (results, hub), memory = footprint.disk(profile), footprint.memory(profile, cards)
+    cards, long, parts = machine_check.processes(profile, 0), plan.size(profile), plan.work(profile)
+    (results, hub), memory = machine_check.disk(profile), machine_check.memory(profile, cards)
     stages = ("pretraining", "scoring", "training", "evaluation")
     of_a_card = {stage: f"{memory[stage] / GB:.1f}" if stage in memory else "–" for stage in stages}
     return {
@@ -166,7 +150,7 @@ def _needs(profile: Profile) -> dict[str, str]:
         "optimizer steps": f"{sum(part.steps for part in parts):,}",
         "GPU-hours": f"{sum(plan.hours(part, long) for part in parts):,.0f}",
         **{f"GB of a card, {stage}": need for stage, need in of_a_card.items()},
-        "GB of the host, to load": f"{footprint.host(profile, cards) / GB:.0f}",
+        "GB of the host, to load": f"{machine_check.host(profile, cards) / GB:.0f}",
         "GB of disk, results": f"{results / GB:,.0f}",
         "GB of disk, the hub's cache": f"{hub / GB:,.0f}",
     }

@@ -1,8 +1,7 @@
-"""What a profile will cost, before anything is downloaded or computed.
+"""What a profile will cost, before anything is downloaded or computed; docs/scale.md: how it was checked.
 
-Estimates: each part of the study says in its `cost` what it reads and trains, `footprint` counts room; what
-they were checked against stands in docs/scale.md. Hours are those of an A100 or A800 of 80 GB at the
-utilisation that `pass_costs` assumes; a small model reaches less of it.
+Estimates: each part of the study says in its `cost` what it reads and trains. Hours are those of an A100 or
+A800 of 80 GB at the utilisation that `pass_costs` assumes; a small model reaches less of it.
 """
 
 from importlib.util import find_spec
@@ -10,15 +9,7 @@ from importlib.util import find_spec
 from gateau_lib.data.corpus import KINDS
 from gateau_lib.evaluation import suite
 from gateau_lib.evaluation.benchmark_item import Benchmark
-from gateau_lib.experiments import (
-    footprint,
-    machine_check,
-    outcomes,
-    pool,
-    replication,
-    tuning_runs,
-    workload,
-)
+from gateau_lib.experiments import machine_check, outcomes, pool, replication, tuning_runs, workload
 from gateau_lib.experiments.machine_check import GB
 from gateau_lib.models.sizes import Size, Work
 from gateau_lib.scoring.pass_costs import gpu_hours
@@ -52,20 +43,18 @@ def hours(part: Work, model: Size) -> float:
 
 
 def describe(profile: Profile) -> str:
-    """The plan as text: models, data, steps, tokens, operations, hours, memory, disk.
-
-    Raises:
-        ModelError: a model of which nothing can be read here.
-    """
+    """The plan as text: models, data, steps, tokens, operations, hours, memory, disk; ModelError: no size."""
     (short, long), cards = workload.pair(profile), len(devices.gpu_memory())
     parts = [(part, hours(part, long)) for part in work(profile)]
-    many = footprint.processes(profile, cards)
+    many = machine_check.processes(profile, cards)
     elapsed = sum(spent if part.alone else spent / (cards or many) for part, spent in parts)
     where = f"the {cards} GPU(s) here" if cards else f"{many} GPU(s)"
     sums = [sum(getattr(part, name) for part, _ in parts) for name in ("steps", "tokens", "operations")]
     total = f"{sums[0]:,} optimizer steps, {_short(sums[1])} tokens, {sums[2]:.1e} operations"
-    stages = [f"{name} {need / GB:,.1f} GB" for name, need in footprint.memory(profile, cards).items()]
-    host, disk, hub = (need / GB for need in (footprint.host(profile, cards), *footprint.disk(profile)))
+    stages = [f"{name} {need / GB:,.1f} GB" for name, need in machine_check.memory(profile, cards).items()]
+    host, disk, hub = (
+        need / GB for need in (machine_check.host(profile, cards), *machine_check.disk(profile))
+    )
     first = f"{profile.short_model} ({profile.short_window:,} tokens, {_short(short.parameters)} parameters)"
     second = f"{profile.long_model} ({profile.long_window:,} tokens, {_short(long.parameters)})"
     notebooks = f"{len({part.notebook for part, _ in parts})} notebooks that use models, {len(parts)} parts"

@@ -1,14 +1,13 @@
 """Every score of the candidate pools, computed once and kept: what the HMG, CAM and ProLong notebooks read.
 
-Each of `PARTS` makes a table of one file of texts, one row a text in the file's order. Pool-level steps
-(min-max, softmax, ranks) are left to `ranking`, because they depend on which samples are in the pool.
+Each of `PARTS` makes a table of one file of texts, a row a text in order. Pool-level steps (min-max, softmax,
+ranks) are left to `ranking`, because they depend on which samples are in the pool.
 """
-
-from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,9 +47,8 @@ Sizes = Mapping[str, Any]  # the settings of the profile that `PARTS` names
 def homologous(pair: Path, texts: Path, sizes: Sizes, out: Path) -> None:
     """NLLs of the responses of a pool, in nats per response token, for HMG and its single-model relatives.
 
-    Columns ``id``, ``n_tokens``; ``nll_long`` (theta_B, whole sample), ``nll_long_truncate`` (theta_B, the
-    last tokens that the short window holds), ``nll_short_<reading>`` (theta_A), ``nll_alone`` (theta_B, no
-    prompt).
+    Columns ``id``, ``n_tokens``; of theta_B ``nll_long``, ``nll_long_truncate`` (the last tokens that the
+    short window holds), ``nll_alone`` (no prompt); of theta_A ``nll_short_<reading>``.
     """
     count: Counter[str] = Counter()
     window, target = sizes["short_window"], sizes["max_length"]
@@ -129,10 +127,7 @@ def dependencies(pair: Path, texts: Path, sizes: Sizes, out: Path) -> None:
 
 
 def others(pair: Path, texts: Path, sizes: Sizes, out: Path) -> None:
-    """What the registered methods read that no other part holds, one table for all of `ranking.OTHERS`.
-
-    Columns ``id`` and those that the methods leave in a score table.
-    """
+    """What the methods of `ranking.OTHERS` read that no other part holds: ``id``, their score columns."""
     asked = [METHODS[name] for name in sizes["others"]]
     known = {column for name in COLUMN_OF for column in METHODS[name].columns}  # the other parts hold these
     passes = {name for method in asked for name in method.passes}
@@ -168,13 +163,11 @@ def _save(out: Path, table: pd.DataFrame, count: Counter[str]) -> None:
 
 
 # What scores a file, and the settings that it takes, which are the only ones in its key.
+LDS = "documents max_length segment_length long_window prolong_pairs dtype seed"
 PARTS: dict[str, tuple[Callable[[Path, Path, Sizes, Path], None], str]] = {
     "homologous": (homologous, "max_length short_window dtype"),
     "awareness": (awareness, "max_length segment_length dtype"),
-    "dependencies": (
-        dependencies,
-        "documents max_length segment_length long_window prolong_pairs dtype seed",
-    ),
+    "dependencies": (dependencies, LDS),
     "others": (others, "others max_length segment_length short_window prolong_pairs dtype seed"),
 }
 
@@ -192,22 +185,16 @@ def build(study: Study, part: str, pair: Path, texts: Path) -> Build:
 def scored(study: Study, pair: Path, data: Path, pools: Sequence[str], parts: Sequence[str]) -> pd.DataFrame:
     """Scores of all samples of the named pools, of every pool seed, with what is known about the samples.
 
-    Args:
-        pair: of `pretrain.pair`. data: of `study_corpus.prepared`.
-        parts: keys of `PARTS`; missing tables are built by `workers.at_once` processes, or here if there is
-            little text.
-
-    Returns:
-        One row a sample: ``pool``, ``seed`` (the pool's number), ``id``, ``kind``, ``needs_far`` (the label
-        to be found), then the columns of the parts. ``attrs["count"]`` has ``tokens``, ``padded`` and
-        ``forwards`` of the model for each part.
+    ``pair``: of `pretrain.pair`. ``data``: of `study_corpus.prepared`. ``parts``: keys of `PARTS`, built if
+        missing. Columns ``pool``, ``seed`` (the pool's number), ``id``, ``kind``, ``needs_far`` (the label to
+        be found), those of the parts; ``attrs["count"]``: ``tokens``, ``padded`` and ``forwards`` of the
+        model for each part.
     """
     known = {}
-    for pool in pools:
-        for n in range(study.profile.pool_seeds):
-            path = data / "pools" / f"{pool}-{n}.jsonl"
-            rows = [(pool, n, s.id, s.kind, needs_far(s)) for s in read_samples(path)]
-            known[path] = pd.DataFrame(rows, columns=["pool", "seed", "id", "kind", "needs_far"])
+    for pool, n in product(pools, range(study.profile.pool_seeds)):
+        path = data / "pools" / f"{pool}-{n}.jsonl"
+        rows = [(pool, n, s.id, s.kind, needs_far(s)) for s in read_samples(path)]
+        known[path] = pd.DataFrame(rows, columns=["pool", "seed", "id", "kind", "needs_far"])
     return _joined(study, pair, known, parts)
 
 

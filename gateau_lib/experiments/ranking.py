@@ -1,10 +1,8 @@
 """From scores of a pool to rankings, selections and the rows that claims are judged by (notebooks 03 to 05).
 
-A *pool table* is what `pool.scored` returns for one pool and seed; a *method* is a column that is high for
-what it would select.
+A *pool table* is what `pool.scored` returns for one pool; a *method* is a column, high for what it would
+select.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
@@ -65,9 +63,8 @@ OTHERS = tuple(name for name in METHODS if name not in COLUMN_OF)  # of `pool.ot
 def guidance(table: pd.DataFrame) -> pd.DataFrame:
     """A pool table with the methods of `GUIDANCE`, from its NLLs.
 
-    ``hmg_minmax_<reading>``: the min-max perplexity gap d_k (GATEAU; the softmax after it changes no rank);
-    ``hmg_log_<reading>``: the gap in nats; ``contrast_log``: the gap of the long model to itself cut to the
-    short window; ``perplexity_guidance``: the long model's NLL.
+    ``hmg_minmax_...``: the min-max perplexity gap d_k (GATEAU; the softmax after it changes no rank),
+    ``hmg_log_``: in nats; ``contrast_log``: the gap of the long model to itself cut to the short window.
     """
     long = table["nll_long"]
     gaps = {f"hmg_minmax_{r}": pool_gap(table[f"nll_short_{r}"], long) for r in READINGS}
@@ -76,10 +73,9 @@ def guidance(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def combined(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    """A pool table with HMP, GATEAU's three combinations and the baselines that notebook 05 adds.
+    """A pool table with HMP (as published), GATEAU's combinations, IFD (by difficulty), length in tokens.
 
-    ``hmp``: as published, with the short model's window extended; ``alpha``: its weight against CAM; ``ifd``:
-    by `baselines.difficulty_ranking`; ``longest``: tokens.
+    ``alpha``: weight of HMP against CAM.
     """
     hmp = homologous_models_perplexity(table["nll_short_ntk"], table["nll_long"])
     mixed = {f"gateau_{v}": gateau.combine(hmp, table["cam_default"], v, alpha) for v in gateau.VARIANTS}
@@ -166,10 +162,7 @@ def mean_correlation(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFram
 
 
 def selections(table: pd.DataFrame, fraction: float, seed: int) -> dict[str, list[str]]:
-    """What every selector takes from one pool, best first: selector -> ids, as notebook 06 trains on them.
-
-    The pool table has `guidance`, CAM, ProLong and `combined`; ``full`` takes all of it.
-    """
+    """Selector -> ids that it takes from a pool with `guidance`, CAM, ProLong and `combined`, best first."""
     ids = list(table["id"])
     columns = {name: COLUMN_OF[name] for name in ("gateau", "hmg", "cam", "prolong", "perplexity")}
     columns["hmg"] = "hmp"
@@ -201,11 +194,7 @@ def twins(ids: Sequence[str]) -> int:
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's correlation of two scores over a pool: how much a part decides the combined ranking.
-
-    Raises:
-        ValueError: NaN, or a constant score (its ranks are undefined).
-    """
+    """Spearman's correlation of two scores over a pool; ValueError: NaN, or a constant score (no ranks)."""
     x, y = numbers(a, "first score"), numbers(b, "second score")
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ValueError("a constant score has no rank correlation; check that the pool was scored")
@@ -221,8 +210,7 @@ def auc(labels: Sequence[bool], scores: Sequence[float]) -> float:
 
 
 def precision_at(labels: Sequence[bool], scores: Sequence[float], fraction: float) -> float:
-    """Share of labelled samples in the top ``fraction``; those tied at its edge count by their expected
-    share."""
+    """Share of labelled samples in the top ``fraction``; those tied at its edge count by expected share."""
     truth, values = np.asarray(labels, dtype=bool), numbers(scores, "scores")
     k = size(values.size, fraction)
     edge = np.sort(values)[-k]

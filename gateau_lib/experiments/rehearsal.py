@@ -1,10 +1,8 @@
-"""A hub's cache that is made here: tiny models and small data, in the places and forms of the published ones.
+"""A hub's cache made here: tiny models and small data in the published places and forms, for offline runs.
 
 The shipped pair stands for most pairs. Llama-2's has random weights and a tokenizer of Llama-2's form, which
-differs from ours in what breaks things: every text begins with a mark, there is no padding token, and the
-long model has more rows than tokens. With them every stage of the large profiles runs for real, offline and
-in minutes: the same loading, files and conversions. Texts come from the planted world; the numbers that come
-out mean nothing.
+differs in what breaks things: every text begins with a mark, there is no padding token, and the long model
+has more rows than tokens. Texts come from the planted world; the numbers that come out mean nothing.
 """
 
 import io
@@ -71,9 +69,6 @@ def _snapshot(hub: Path, kind: str, repo: str, revision: str | None, files: Mapp
     atomic_write(folder / "refs" / "main", revision)
 
 
-# Models ---------------------------------------------------------------------------------------------------
-
-
 def _files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
@@ -105,22 +100,17 @@ def llama_tokenizer() -> Any:
     words.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     texts = [" ".join(part) for part in (world.NAMES, world.VALUES, world.ATTRIBUTES)] * 50
     texts += [world.filler(rng) for _ in range(4000)]
-    words.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=3000, special_tokens=marks, show_progress=False)
-    )
+    trainer = trainers.BpeTrainer(vocab_size=3000, special_tokens=marks, show_progress=False)
+    words.train_from_iterator(texts, trainer)
     words.pre_tokenizer = None
     words.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     words.decoder = decoders.Sequence(parts)
-    words.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
+    begin = {"single": "<s> $A", "pair": "<s> $A <s> $B", "special_tokens": [("<s>", 1)]}
+    words.post_processor = processors.TemplateProcessing(**begin)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=words, **names)
 
-
-# Texts ----------------------------------------------------------------------------------------------------
 
 _NAMES = "李 王 张 刘 陈 杨 赵 黄 周 吴".split()
 _VALUES = "红色河流 银色灯笼 古老城堡 蓝色山谷 金色麦田 安静港湾 雪白羽毛 清晨雾气 秋天落叶 遥远星辰".split()
@@ -136,8 +126,7 @@ def _english(tokenizer: Any, seed: Sequence[int], tokens: int) -> tuple[str, str
 
 def _chinese(tokenizer: Any, seed: Sequence[int], tokens: int) -> tuple[str, str, str]:
     """Sentences of a small Chinese world with one fact among them; a character is about three tokens."""
-    pick = np.random.default_rng(seed).choice
-    sentences: list[str] = []
+    pick, sentences = np.random.default_rng(seed).choice, list[str]()
     while 3 * len("".join(sentences)) < tokens:
         sentences.append(f"{pick(_NAMES)}先生{pick(_DEEDS)}。")
     who, value = pick(_NAMES), str(pick(_VALUES))
@@ -145,22 +134,18 @@ def _chinese(tokenizer: Any, seed: Sequence[int], tokens: int) -> tuple[str, str
     return "".join(sentences), f"{who}女士的密码是什么？", value
 
 
-# Training data --------------------------------------------------------------------------------------------
-
-
 def _longalign(tokenizer: Any) -> Files:
     """LongAlign-10k: documents of 400 to 900 tokens, and three records that must be dropped."""
     kinds, records = list(corpus.KINDS), []
     for n in range(LONG):
         length, kind = 400 + 500 * n // LONG, kinds[n % len(kinds)]
-        sample = corpus.make_sample(tokenizer, [90, n], kind, length, WINDOW, digest(f"long {n}")[:24])
-        record = to_record(sample)
+        name = digest(f"long {n}")[:24]
+        record = to_record(corpus.make_sample(tokenizer, [90, n], kind, length, WINDOW, name))
         records.append({"id": record["id"], "length": length, "messages": record["messages"]})
     user, assistant = records[0]["messages"]
-    records.append({"id": "empty-response", "length": 9, "messages": [user, assistant | {"content": " "}]})
-    records.append({"id": "assistant-first", "length": 9, "messages": [assistant, user]})
-    records.append(records[1])
-    return {"long.jsonl": _lines(records)}
+    empty = {"id": "empty-response", "length": 9, "messages": [user, assistant | {"content": " "}]}
+    turned = {"id": "assistant-first", "length": 9, "messages": [assistant, user]}
+    return {"long.jsonl": _lines([*records, empty, turned, records[1]])}
 
 
 def _sharegpt(tokenizer: Any) -> Files:
@@ -178,9 +163,6 @@ def _sharegpt(tokenizer: Any) -> Files:
     records += [{"id": name, "conversations": turns} for name, turns in bad.items()]
     name, half = "HTML_cleaned_raw_dataset/sg_90k_part{}_html_cleaned.json", len(records) // 2
     return {name.format(1): _json(records[:half]), name.format(2): _json(records[half:])}
-
-
-# Benchmarks -----------------------------------------------------------------------------------------------
 
 
 def _longbench(tokenizer: Any) -> Files:
@@ -230,20 +212,17 @@ def _haystack(tokenizer: Any) -> Files:
     rows = []
     for n in range(4):
         writer = Writer(tokenizer, np.random.default_rng([96, n]), world.filler)
-        text = "\n\n".join(join(writer.passage(150))[0] for _ in range(4))
-        rows.append((f"Essay {n + 1}", "May 2024", text))
+        rows.append(
+            (f"Essay {n + 1}", "May 2024", "\n\n".join(join(writer.passage(150))[0] for _ in range(4)))
+        )
     table = pd.DataFrame(rows, columns=["title", "date", "text"])
     return {"pual_graham_essays.csv": table.to_csv(index=False).encode()}
 
 
 DATA_SETS: dict[str, Callable[[Any], Files]] = {  # of the registry
-    "longalign-10k": _longalign,
-    "sharegpt": _sharegpt,
-    "longbench": _longbench,
-    "longbench-chat": _longbench_chat,
-    "mt-bench": _mt_bench,
-    "haystack": _haystack,
-}
+    "longalign-10k": _longalign, "sharegpt": _sharegpt, "longbench": _longbench,
+    "longbench-chat": _longbench_chat, "mt-bench": _mt_bench, "haystack": _haystack,
+}  # fmt: skip
 
 
 def _json(content: Any) -> bytes:

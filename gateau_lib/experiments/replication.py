@@ -1,7 +1,6 @@
 """GATEAU's own experiment (notebook 09): LongAlign-10k scored and selected from, models tuned with ShareGPT.
 
-All runs of `replication_rows` start from the long model and share one scored pool. `evaluation.suite` judges
-the models.
+All runs of `replication_rows` start from the long model and share one scored pool; `evaluation.suite` judges.
 """
 
 import json
@@ -42,11 +41,6 @@ ROOM = 64  # tokens kept free for the template and the end-of-text token when sa
 def long_file(study: Study) -> Path:
     """The long samples as LongAlign JSONL: the first ``long_samples`` of a seeded order."""
     return _drawn(study, published.long_samples(study), "long", study.profile.long_samples) / "samples.jsonl"
-
-
-def short_file(study: Study, count: int) -> Path:
-    """So many short samples in one seeded order, so that the smaller set is part of the larger one."""
-    return _drawn(study, published.short_samples(study), "short", count) / "samples.jsonl"
 
 
 def _drawn(study: Study, folder: Path, name: str, count: int) -> Path:
@@ -90,9 +84,8 @@ def shortfalls(study: Study) -> list[tuple[str, str]]:
 def scored(study: Study, pair: Path) -> pd.DataFrame:
     """Scores of the long samples; those that cannot be scored keep a row, with the reason in ``error``.
 
-    Returns:
-        Columns of `gateau_lib.score`'s table for HMG (window extended), CAM, IFD and perplexity, and
-        ``nll_short_raw``: the short model's loss when it reads beyond its window as it is.
+    Columns of `gateau_lib.score`'s table for HMG (window extended), CAM, IFD and perplexity, and
+    ``nll_short_raw``: the short model's loss when it reads beyond its window as it is.
     """
     profile, data = study.profile, long_file(study)
     used: dict[str, Any] = {"short": str(pair / "short"), "long": str(pair / "long"), "dtype": profile.dtype}
@@ -118,22 +111,15 @@ def scored(study: Study, pair: Path) -> pd.DataFrame:
 def training_job(study: Study, pair: Path, run: Run, chosen: Sequence[str]) -> FineTune:
     """Fine-tuning of one run as published: whole epochs, sorted batching, `[INST]`, loss on responses."""
     profile = study.profile
-    return FineTune(
-        name=run.name,
-        base=pair / "long",
-        samples=(short_file(study, run.short),),
-        pool=long_file(study) if chosen else None,
-        selected=tuple(sorted(chosen)),
-        length=ByEpochs(profile.epochs, profile.batch_samples),
-        window=profile.long_window,
-        learning_rate=profile.sft_learning_rate,
-        seed=study.seed,
-        experiment="replication",
-        method=run.row,
-        loss="sample",  # GATEAU trains one sample a GPU at a time and averages their losses
-        template=INST if profile.template == "inst" else None,
-        **scale(profile),
-    )
+    # One seeded order, so that the smaller set is part of the larger one.
+    short = _drawn(study, published.short_samples(study), "short", run.short) / "samples.jsonl"
+    how = scale(profile) | {"method": run.row, "seed": study.seed, "experiment": "replication"}
+    how |= {"pool": long_file(study) if chosen else None, "selected": tuple(sorted(chosen))}
+    how["length"] = ByEpochs(profile.epochs, profile.batch_samples)
+    how["template"] = INST if profile.template == "inst" else None
+    how["loss"] = "sample"  # GATEAU trains one sample a GPU at a time and averages their losses
+    rate = profile.sft_learning_rate
+    return FineTune(run.name, pair / "long", (short,), profile.long_window, rate, **how)
 
 
 def cost(profile: Profile) -> list[Work]:
@@ -145,17 +131,14 @@ def cost(profile: Profile) -> list[Work]:
     both = costs("hmg cam ifd"), costs("hmg", "raw")
     shares = [float(run.row == FULL) if run.share is None else run.share for run in tuned]
     counts = [(run.short, n * profile.long_samples) for run, n in zip(tuned, shares, strict=True)]
-    found = [
-        workload.reading("09", "score the long samples", *both, alone=not find_spec("ray")),
-        tuning_cost(profile, counts),
-    ]
+    scoring = workload.reading("09", "score the long samples", *both, alone=not find_spec("ray"))
+    found = [scoring, tuning_cost(profile, counts)]
     models = len(tuned) + 1  # and the one that is not tuned
     for benchmark in suite.chosen(profile):
-        asked = benchmark.cost(profile)
+        asked, long = benchmark.cost(profile), workload.pair(profile)[1]
         rows = [(models * count, prompt, 1) for count, prompt, _ in asked]
         written = models * sum(count * answer for count, _, answer in asked)
         alone = benchmark.answers is not None  # asked here, run by run
-        long = workload.pair(profile)[1]
         found.append(work("09", benchmark.name, long, rows, written=written, alone=alone))
     return found
 

@@ -1,7 +1,4 @@
-"""The rows of GATEAU's tables: the runs of a profile, and which long samples each trains on (notebook 09).
-
-A *run* is one row in one setting: long samples chosen in one way, beside a number of short ones.
-"""
+"""The rows of GATEAU's tables: the runs of a profile, and which long samples each trains on (notebook 09)."""
 
 import re
 from dataclasses import dataclass
@@ -17,8 +14,7 @@ from gateau_lib.study.profiles import Profile
 
 # Rows of the paper's tables: three without a choice, and what chooses.
 UNTUNED, WITHOUT_LONG, FULL = "without SFT", "without long SFT", "Full"
-PERPLEXITY, CHERRY, GATEAU, RANDOM = "Perplexity Guidance", "Cherry", "GATEAU", "Random"
-CAR = "CaR"
+PERPLEXITY, CHERRY, GATEAU, RANDOM, CAR = "Perplexity Guidance", "Cherry", "GATEAU", "Random", "CaR"
 NOT_REBUILT = {
     CAR: "selects by a quality model of its authors, which this study does not rebuild",
     "non-homologous guide": "which second model guided is not in the text that we read",
@@ -31,7 +27,7 @@ ABLATIONS = ("HMG only", "CAM only", "without extended window", "without Norm", 
 
 @dataclass(frozen=True)
 class Run:
-    """One row of the tables in one setting."""
+    """One row of the tables in one setting: long samples chosen in one way, beside a number of short ones."""
 
     setting: str  # one of findings.SETTINGS, or what else a profile takes
     row: str
@@ -48,27 +44,21 @@ class Run:
 
 def runs(profile: Profile) -> list[Run]:
     """Every run of a profile, setting by setting; none without published data."""
-    found = []
     # A setting that is not the paper's must not stand under the paper's name.
     own = [f"{short:,} short, {profile.long_samples:,} long" for short in profile.short_samples]
     names = SETTINGS if profile.name == "paper" else own
+    settings = list(zip(names, profile.short_samples, profile.alphas, strict=True))
     rows: list[tuple[str, float | None]] = [(row, None) for row in (UNTUNED, WITHOUT_LONG, FULL)]
     rows += [(row, share) for share in profile.shares for row in CHOOSERS]
     rows += [(row, max(profile.shares, default=None)) for row in ABLATIONS]
-    for setting, short, alpha in zip(names, profile.short_samples, profile.alphas, strict=True):
-        found += [Run(setting, row, share, short, alpha) for row, share in rows]
-    return found
+    return [Run(name, row, share, short, alpha) for name, short, alpha in settings for row, share in rows]
 
 
 def guidance(pool: pd.DataFrame, alpha: float) -> dict[str, np.ndarray]:
-    """What the rows with a choice choose by, high = select; *Random* has nothing.
+    """What the rows with a choice choose by, high = select, from `replication.scored`; *Random* has nothing.
 
     GATEAU takes the sum as released, alpha x HMP + (1 - alpha) x CAM, with our sign and normalisation of CAM.
-    "without Norm" is read as the softmax of plain perplexity differences, without min-max over the pool
-    (assumed).
-
-    Args:
-        pool: scores of `replication.scored`.
+    "without Norm" is read (assumed) as the softmax of plain perplexity differences, without min-max.
     """
     names = ("nll_long", "nll_short", "nll_short_raw", "cam", "ifd")
     long, short, raw, cam, ifd = (pool[name].to_numpy(dtype=float) for name in names)
@@ -87,14 +77,7 @@ def guidance(pool: pd.DataFrame, alpha: float) -> dict[str, np.ndarray]:
 
 
 def selected(run: Run, table: pd.DataFrame, seed: int) -> list[str]:
-    """Ids of the long samples that a run trains on, best first.
-
-    Args:
-        table: of `replication.scored`.
-
-    Raises:
-        DataError: no sample could be scored.
-    """
+    """Ids that a run trains on, best first, of `replication.scored`; DataError: no sample could be scored."""
     pool = table[table["error"].isna()]
     if pool.empty:
         why = f"the first says: {table['error'].iloc[0]}"

@@ -30,11 +30,9 @@ ACROSS: Looks = {  # rows without a share
 
 
 def measured(items: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
-    """Items of `suite.scores` as numbers of the paper's tables.
+    """Items of `suite.scores` as numbers of the paper's tables, columns `MEASURED`.
 
-    Returns:
-        Columns ``table, setting, row, share`` (per cent), ``measured`` (0 to 100), ``low, high`` (95 %, over
-        items), ``items``; ``over_full, over_low, over_high``: minus the setting's "Full" on the same items.
+    ``share``: per cent; ``measured``: 0 to 100; ``low, high``: 95 % over items; ``over_...``: minus "Full".
     """
     found = []
     for table, part in _by_table(items):
@@ -71,11 +69,7 @@ def _mean(scores: pd.Series) -> tuple[float, float, float]:
 
 
 def beside(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Every reported number of GATEAU's tables beside ours, missing on the side that has none.
-
-    Args:
-        numbers: of `measured`.
-    """
+    """Every reported number of GATEAU's tables beside those of `measured`, missing where there is none."""
     reported = findings.reported().rename(columns={"value": "reported"})
     both = reported.merge(numbers, on=KEYS, how="outer")
 
@@ -198,9 +192,6 @@ def recorded(study: Study) -> pd.DataFrame:
 
     The line of the profile of ``study`` is about the study itself, whatever its seed, others about seed 0.
     Notebook 09 of ``study`` counts as run: it is the one that asks, its entry is written when it ends.
-
-    Returns:
-        Columns ``profile, notebooks, device, commit``.
     """
     own = study.profile.name
     folders = {folder.name: folder for folder in profile_folders()}

@@ -1,7 +1,5 @@
 """The study's planted corpus as an artefact, and the tokenizer that reads it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,11 @@ def load_tokenizer(study: Study) -> Any:
     return loading.load_tokenizer(SHIPPED / "short" if name == "shipped" else hub.model(study, name))
 
 
-# Fields of a profile that decide what the corpus holds; others may change without making it anew.
-_FIELDS = "short_model short_window pool_per_kind pool_tokens pool_seeds short_pool eval_items eval_lengths"
-
-
 def prepared(study: Study) -> Path:
     """The study's corpus folder (see `corpus.write_corpus`), made once for its profile and seed."""
-    inputs = {name: getattr(study.profile, name) for name in _FIELDS.split()}
+    # Fields of a profile that decide what the corpus holds; others may change without making it anew.
+    names = "short_model short_window pool_per_kind pool_tokens pool_seeds short_pool eval_items eval_lengths"
+    inputs = {name: getattr(study.profile, name) for name in names.split()}
     if study.profile.short_model == "shipped":
         inputs["shipped"] = SHIPPED
     elif study.profile.short_model != "scratch":

@@ -1,7 +1,5 @@
 """Figures of training, its batches and the models that it leaves (02, 06 to 09), as in `figures`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast
@@ -34,10 +32,9 @@ def loss_curves(log: pd.DataFrame) -> Figure:
 
 @styled
 def by_length(rows: pd.DataFrame, windows: Mapping[str, int], xlabel: str = LENGTH) -> Figure:
-    """Answer tokens right by length, one line a method, bars = 95 % interval over seeds (02, 07, 08).
+    """Answer tokens right by length (``condition``), a line a method, bars = 95 % over seeds (02, 07, 08).
 
-    The ``condition`` of the metrics rows is a number of tokens; the axis is logarithmic if they double.
-    ``windows``: label -> length to be marked.
+    The axis is logarithmic if lengths double. ``windows``: label -> length to be marked.
     """
     fig, (axis,) = blank(6.5, 3.4)
     draw_by_length(axis, rows, xlabel)
@@ -91,10 +88,7 @@ def perplexity_lines(rows: pd.DataFrame) -> Figure:
 
 @styled
 def positions(drawn: Mapping[str, Sequence[int]], prompt: int, window: int, target: int) -> Figure:
-    """Position ids of one sample under every strategy (06); the first ``prompt`` tokens are the user turn.
-
-    Dashed: the short model's ``window``; the axis ends at ``target``, the one to be reached, in tokens.
-    """
+    """Position ids under every strategy, ``prompt`` the user turn; the axis ends at ``target`` (06)."""
     fig, (axis,) = blank(8, 0.3 * len(drawn) + 1.3)
     for y, ids in enumerate(drawn.values()):
         axis.plot([0, target], [y, y], color="#E4E4E4", linewidth=1, zorder=0)
@@ -111,10 +105,7 @@ def positions(drawn: Mapping[str, Sequence[int]], prompt: int, window: int, targ
 
 @styled
 def reach(panels: Mapping[str, np.ndarray], jumps: Sequence[int]) -> Figure:
-    """Which tokens reach which, one panel a way to call the model (06).
-
-    ``panels``: title -> `tuning_runs.influence`; dashed: before the tokens ``jumps`` positions jump.
-    """
+    """Which tokens reach which: title -> `tuning_runs.influence`; dashed: before ``jumps`` (06)."""
     fig, axes = blank(3.4 * len(panels), 3.5, len(panels))
     for axis, (title, grid) in zip(axes, panels.items(), strict=True):
         axis.imshow(grid, cmap="Blues", vmin=0, vmax=1.4, interpolation="nearest")

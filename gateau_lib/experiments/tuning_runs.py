@@ -5,8 +5,6 @@ token budget. *Skipping*: the short model, its RoPE base stretched and not yet t
 short instructions alone under each position strategy. Every run exists once a candidate pool ``n``, its seed.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence
@@ -48,11 +46,7 @@ def run_names(profile: Profile, experiment: str) -> list[str]:
 
 
 def selected_ids(study: Study, selector: str, n: int) -> tuple[str, ...]:
-    """Ids that notebook 05 selected from pool ``n``, sorted: no run's key depends on their rank.
-
-    Raises:
-        DataError: there is no such selection.
-    """
+    """Ids that notebook 05 selected from pool ``n`` (DataError: none), sorted: keys depend on no rank."""
     path = study.root / "selected" / f"05_{selector}-{n}.json"
     if not path.is_file():
         first = f"run notebook 05 of profile {study.profile.name} first"
@@ -60,41 +54,24 @@ def selected_ids(study: Study, selector: str, n: int) -> tuple[str, ...]:
     return tuple(sorted(json.loads(path.read_text(encoding="utf-8"))))
 
 
-def _job(
-    study: Study, data: Path, experiment: str, method: str, n: int, tokens: int, **settings: Any
-) -> FineTune:
-    profile = study.profile
-    return FineTune(
-        name=f"{RUNS[experiment][0]}-{method}-{n}",
-        samples=(data / "short" / f"{n}.jsonl",),
-        length=ByTokens(tokens, profile.sft_batch_tokens),
-        window=profile.long_window,
-        learning_rate=profile.sft_learning_rate,
-        seed=study.seed * 100 + n,
-        experiment=experiment,
-        method=method,
-        pool_seed=n,
-        **scale(profile),
-        **settings,
-    )
+def _job(study: Study, data: Path, kind: str, method: str, n: int, tokens: int, **how: Any) -> FineTune:
+    profile, samples = study.profile, (data / "short" / f"{n}.jsonl",)
+    how |= {"experiment": kind, "method": method, "pool_seed": n, "seed": study.seed * 100 + n}
+    how |= {"window": profile.long_window, "learning_rate": profile.sft_learning_rate} | scale(profile)
+    length = ByTokens(tokens, profile.sft_batch_tokens)
+    return FineTune(f"{RUNS[kind][0]}-{method}-{n}", samples=samples, length=length, **how)
 
 
 def scale(profile: Profile) -> dict[str, Any]:
-    """How a profile trains, as fields of `FineTune`: number format, processes, what is tuned, what fits.
-
-    Models that were not built here are large, and keep no activations but those at gradient checkpoints.
-    """
+    """How a profile trains, as fields of `FineTune`: number format, processes, what is tuned, what fits."""
     same = {name: getattr(profile, name) for name in ("dtype", "processes", "tuning", "sharding")}
+    # Others are large, and keep no activations but those at gradient checkpoints.
     small = profile.short_model in ("scratch", "shipped")
     return same | {"micro_tokens": profile.micro_tokens or None, "gradient_checkpointing": not small}
 
 
 def selection_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
-    """Fine-tuning of the long model with equal tokens, and on the whole pool again with equal epochs.
-
-    Raises:
-        DataError: a selection of notebook 05 is missing.
-    """
+    """Fine-tuning of the long model with equal tokens, and on the whole pool again with equal epochs."""
     jobs, budget = [], study.profile.sft_tokens
     for n in range(study.profile.pool_seeds):
         job = partial(_job, study, data, "selection", n=n, base=pair / "long")
@@ -149,10 +126,7 @@ def sample_lengths(job: FineTune) -> list[int]:
 
 
 def batch_shapes(job: FineTune) -> dict[str, list[tuple[int, int]]]:
-    """``(tokens, padding)`` of every batch of a job: samples as they come, in sorted batches, and packed.
-
-    As they come: the same samples as in the sorted batches, shuffled, in as many batches.
-    """
+    """``(tokens, padding)`` of every batch of a job: in sorted batches, as many shuffled ones, and packed."""
     lengths, length = sample_lengths(job), cast(ByTokens, job.length)
     size = (length.tokens, length.batch_tokens, job.seed)
     plan = plan_batches(lengths, *size)
@@ -168,13 +142,9 @@ def batch_shapes(job: FineTune) -> dict[str, list[tuple[int, int]]]:
 
 
 def training_table(jobs: Sequence[FineTune], folders: Sequence[Path]) -> pd.DataFrame:
-    """One row a run: ``experiment``, ``method``, ``seed`` (number of its pool), then what its log says.
-
-    ``loss`` is the mean of the last fifth of the run's losses.
-    """
+    """One row a run: ``experiment, method, seed``, its log, ``loss`` (mean of the last fifth)."""
     rows = []
-    for job, folder in zip(jobs, folders, strict=True):
-        log = training_log(folder)
+    for job, log in zip(jobs, map(training_log, folders), strict=True):
         losses = log.pop("losses")
         labels = {"experiment": job.experiment, "method": job.method, "seed": job.pool_seed}
         rows.append({**labels, **log, "loss": float(np.mean(losses[-max(1, len(losses) // 5) :]))})
@@ -209,10 +179,10 @@ def stretched(study: Study, pair: Path) -> Path:
 
 @torch.inference_mode()
 def influence(model: PreTrainedModel, ids: Sequence[int], positions: Sequence[int], mask: bool) -> np.ndarray:
-    """Which tokens can change what the model computes at which others: each is exchanged, outputs compared.
+    """Which tokens change what the model computes at which others: each is exchanged, outputs compared.
 
-    ``mask``: pass a mask of ones; otherwise none. Returns bool ``(tokens, tokens)``: row i, column j is true
-    if token j reaches token i.
+    ``mask``: pass a mask of ones. Returns bool (tokens, tokens): at row i, column j if token j reaches token
+        i.
     """
     n, vocabulary = len(ids), model.config.vocab_size
     batch = torch.tensor(ids).repeat(n + 1, 1)

@@ -1,7 +1,6 @@
-"""What the costs of all parts are counted with: sizes of the pair, lengths of samples, operations of a pass.
+"""What the costs of all parts, their functions `cost`, are counted with: sizes, lengths, operations.
 
-What a part of the study costs stands beside the part, in a function `cost`; `plan` sums them. Not counted:
-tokenizing, figures, and the few samples that show what the released code's defects change.
+Not counted: tokenizing, figures, and the few samples that show what the released code's defects change.
 """
 
 from collections.abc import Sequence
@@ -83,11 +82,9 @@ def reading(notebook: str, what: str, *costs: pd.DataFrame, alone: bool = False)
 
 
 def passes_a_step(profile: Profile) -> int:
-    """Forward passes that a training step costs.
-
-    Backward twice one (once if only adapters have gradients); one more where layers are computed anew instead
-    of kept, as in models from the hub.
-    """
+    """Forward passes that a training step costs."""
+    # Backward twice one (once if only adapters have gradients); one more where layers are computed anew, not
+    # kept, as in models from the hub.
     return (3 if profile.tuning == "full" else 2) + profile.from_hub
 
 

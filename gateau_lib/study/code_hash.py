@@ -1,17 +1,7 @@
 """Content keys of code: hashes of what a piece of code depends on, wherever in the library that lies.
 
-The unit is the top-level definition, read as its syntax tree without docstrings, comments and layout. A name
-that leads to one of ours becomes a mark and leads there. So where a thing lies, how it is imported, and what
-a module, a function or a constant is called count nowhere. Names of classes count: messages hold them.
-
-- A module that is used as a value (``getattr(figures, name)``) or named where a string begins (``python -m
-  gateau_lib.score``) counts whole, with the names in it.
-- Statements that run on import, such as a registration, are one part for each module. They count for all that
-  names a definition of the module.
-- A string that is the name of a data file of the package counts with the file's bytes.
-- ``CHANGES_NO_RESULT = True`` at the top of a module takes all of it out of every key, a tuple of names takes
-  out those definitions: an edit there must not throw away what was computed.
-
+A top-level definition is read as its syntax tree without docstrings, comments and layout. A name that leads
+to one of ours becomes a mark, so no place or name of a module, function or constant counts (CONTRIBUTING.md).
 Not seen: a name put together at run time (``globals()``), and what another module does to a definition.
 """
 
@@ -35,22 +25,20 @@ CHANGES_NO_RESULT = True  # it says what a result is called, not what it is
 PACKAGE = Path(gateau_lib.__file__).parent
 # The shipped pair is an input of what is made from it; a study that trains its own must not depend on it.
 NOT_COUNTED = {"tiny_pair", "__pycache__"}
+KEPT = lru_cache(maxsize=4)(Library)
+TAKE = {"source_hash": 0, "Build": 1, "_build": 1}  # where these are given what makes a key
+CHOSEN = Node("methods", "METHODS")  # a scoring's key takes those of them that are asked for
 HERE, SELF = "\0", "<self>"  # in a definition's text: something of ours is named here; its own name
 
 
 def source_hash(code: Sequence[ModuleType | Any], package: Path = PACKAGE) -> str:
-    """Key of modules, functions or classes of the package and of all they depend on inside it; 64 hex digits.
-
-    Raises:
-        ValueError: an item of another package.
-    """
+    """Key of code of the package and of all it depends on there, 64 hex digits; ValueError: other code."""
     roots = []
     for item in code:
         whole = isinstance(item, ModuleType)
         head, _, module = (item.__name__ if whole else item.__module__).partition(".")
-        if head != package.name:
-            fix = f"pass modules, functions or classes of {package.name}"
-            raise ValueError(f"{item!r} is not code of {package.name}; {fix}")
+        if head != (name := package.name):
+            raise ValueError(f"{item!r} is not code of {name}; pass modules, functions or classes of {name}")
         roots.append(Node(module, WHOLE if whole else item.__qualname__.split(".")[0]))
     return definition_hash(roots, package)
 
@@ -64,24 +52,25 @@ def definition_hash(roots: Iterable[Node], package: Path = PACKAGE) -> str:
 
 
 def text_parts(source: str, package: Path = PACKAGE) -> dict[str, str]:
-    """What a script or a notebook's code depends on.
+    """Hashes of what a notebook's code depends on: ``<key>`` of all, and of each part, to tell what changed.
 
-    Returns:
-        ``<key>``: the hash of all. The others tell by the names of now where a change of it comes from:
-        ``<code>`` is the text's own; then each definition (``module.name``), what runs on import of a module
-        (``module``), each file (``<file> name``).
+    ``<code>``: the text's own; ``module.name``: a definition; ``module``: its import; ``<file> name``: file.
     """
-    ours = library(package)
-    reader = Reader(ours)
+    reader = Reader(ours := library(package))
     body, reader.bound = definitions.parse(source, "a notebook", package.name)
     reader.names = {}
-    start = {Node("", "<code>"): reader.read(body)}
-    reached = _reach(start, ours)
+    reached = _reach(start := {Node("", "<code>"): reader.read(body)}, ours)
     parts = {"<key>": _key(start, reached)}
     for node, each in reached.items():
         name = f"{FILE} {each.text.split()[0]}" if node.name == FILE else f"{node.module}.{node.name}"
         parts[name.strip(".")] = digest(json.dumps([each.text, *(named.name for named in each.named)]))
     return parts
+
+
+def all_keys(notebooks: Mapping[str, str], package: Path = PACKAGE) -> list[str]:
+    """Sorted lines ``name<TAB>key``: definitions that key what is kept, and ``notebooks`` (name: code)."""
+    found = [f"{root.name}\t{definition_hash([root], package)}" for root in roots(library(package))]
+    return sorted(found + [f"{k}\t{text_parts(code, package)['<key>']}" for k, code in notebooks.items()])
 
 
 def digest(data: str | bytes) -> str:
@@ -91,11 +80,11 @@ def digest(data: str | bytes) -> str:
 
 def path_hash(path: Path) -> str:
     """Hash of a file's bytes, or of the names and bytes of all files below a folder."""
-    if not path.is_dir():
-        with path.open("rb") as data:
-            return hashlib.file_digest(data, "sha256").hexdigest()
-    files = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-    return digest(json.dumps([[p.relative_to(path).as_posix(), path_hash(p)] for p in files]))
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+        return digest(json.dumps([[p.relative_to(path).as_posix(), path_hash(p)] for p in files]))
+    with path.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def library(package: Path) -> Library:
@@ -103,23 +92,16 @@ def library(package: Path) -> Library:
     files = sorted(p for p in package.rglob("*") if p.is_file() and not NOT_COUNTED & {*p.parts})
     names = (p.relative_to(package).as_posix() for p in files)
     contents = (p.read_text(encoding="utf-8") if p.suffix == ".py" else path_hash(p) for p in files)
-    return _library(package.name, tuple(zip(names, contents, strict=True)))
-
-
-@lru_cache(maxsize=4)
-def _library(package: str, contents: tuple[tuple[str, str], ...]) -> Library:
-    texts = {path: text for path, text in contents if path.endswith(".py")}
-    return Library(package, texts, {path: sha for path, sha in contents if path not in texts})
+    return KEPT(package.name, tuple(zip(names, contents, strict=True)))
 
 
 def _reach(start: Mapping[Node, Definition], ours: Library) -> dict[Node, Definition]:
     """All that a start leads to, itself among them; no module that does nothing on import."""
-    reached = dict(start)
-    todo = list(reached.values())
+    reached, todo = dict(start), list(start.values())
     for each in todo:  # it grows
-        new = [node for node in dict.fromkeys((*each.named, *each.brings)) if node not in reached]
-        reached |= {node: definition(ours, node) for node in new}
-        todo += [reached[node] for node in new]
+        new = {node: definition(ours, node) for node in (*each.named, *each.brings) if node not in reached}
+        reached |= new
+        todo += new.values()
     return {node: each for node, each in reached.items() if each.text or each.named}
 
 
@@ -127,17 +109,13 @@ def _key(start: Mapping[Node, Definition], reached: Mapping[Node, Definition]) -
     """One hash of the content of definitions and of how they name each other, without a name or a place.
 
     A definition is told from others by what it says, by what those say that it names, and so on. Each round
-    looks one step further; the last is the one that tells no more apart. So a circle needs no care, and equal
-    definitions that name equal ones are one. Then the set of all hashes stands for what is reached, and those
-    of the start for where it begins.
+    looks one step further; the last is the one that tells no more apart. So a circle needs no care.
     """
     hashes, apart = {node: digest(each.text) for node, each in reached.items()}, 0
     while len(set(hashes.values())) > apart:
         apart = len(set(hashes.values()))
-        hashes = {
-            node: digest(" ".join([hashes[node], *(hashes[named] for named in each.named)]))
-            for node, each in reached.items()
-        }
+        last = hashes
+        hashes = {n: digest(" ".join(last[each] for each in (n, *reached[n].named))) for n in reached}
     return digest(json.dumps([sorted(hashes[node] for node in start), sorted(set(hashes.values()))]))
 
 
@@ -173,11 +151,7 @@ def definition(library: Library, node: Node) -> Definition:
 
 
 class Reader:
-    """Reads statements of a module: what they say, with `HERE` for what they name, and what that is.
-
-    Args:
-        module: where they stand. own: the name that they define.
-    """
+    """Reads statements of ``module`` that define the name ``own``: what they say and name (`HERE`)."""
 
     def __init__(self, library: Library, module: str = "", own: str = "") -> None:
         self.library, self.own, self.home = library, own, library.module(module)
@@ -277,3 +251,22 @@ class Reader:
             return f"<{node.name}>"
         self.named.append(node)
         return HERE
+
+
+def roots(ours: Library) -> set[Node]:
+    """Definitions that a call names as ``code=``, or gives to what `TAKE` lists, and `CHOSEN`."""
+    found = {CHOSEN} if CHOSEN.module in ours.paths else set()
+
+    class Calls(Reader):
+        def _Call(self, node: ast.Call) -> str:
+            place = TAKE.get(ast.unparse(node.func).split(".")[-1], len(node.args))
+            given = [each.value for each in node.keywords if each.arg == "code"]
+            for each in (*node.args[place : place + 1], *given):
+                items = each.elts if isinstance(each, ast.List) else [each]
+                found.update(root for item in items if (root := self.lead(item)))
+            return self.fields(node)
+
+    for module in ours.paths:
+        for name, statements in ours.module(module).definitions.items():
+            Calls(ours, module, name).read(statements)
+    return found

@@ -1,7 +1,5 @@
 """What every command of the library shares: how it ends, and how it talks to the person who waits."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys
@@ -13,26 +11,21 @@ from typing import ParamSpec
 from gateau_lib.study.errors import UserError, reason
 
 CHANGES_NO_RESULT = True
-STOPPED = 130  # exit status after Ctrl-C, as shells have it
 LIBRARY = logging.getLogger(__name__.partition(".")[0])
-
 Words = ParamSpec("Words")
 
 
 def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     """A parser for the command of that name, described by the first line of its module's docstring."""
-    return argparse.ArgumentParser(
-        prog=f"python -m gateau_lib.{name}", description=(doc or "").split("\n")[0]
-    )
+    about = (doc or "").split("\n")[0]
+    return argparse.ArgumentParser(prog=f"python -m gateau_lib.{name}", description=about)
 
 
 def command(kept: str = "") -> Callable[[Callable[Words, int | None]], Callable[Words, int]]:
     """Make a function a command's ``main``: it returns the exit status and says in one line what to mend.
 
-    A `UserError` gives its own status, a file that cannot be read or written 2, Ctrl-C 130. Any other
-    exception is a fault of the program: it passes, with its traceback.
-
-    ``kept`` says what a command that ends early leaves, for example ``"finished shards are kept"``.
+    A `UserError` gives its own status, a file that cannot be read or written 2, Ctrl-C 130; any other passes.
+    ``kept``: what a command that ends early leaves, for example ``"finished shards are kept"``.
     """
     again = "give the same command to go on" if kept else "give the same command again"
     stays = f"{kept}, " if kept else ""
@@ -53,7 +46,7 @@ def command(kept: str = "") -> Callable[[Callable[Words, int | None]], Callable[
                     return 2
                 except KeyboardInterrupt:
                     LIBRARY.error("stopped; %s%s", stays, again)
-                    return STOPPED
+                    return 130  # as shells have it
 
         return ended
 

@@ -1,7 +1,5 @@
 """The library's modules: what each defines and imports, what runs when, and where names lead."""
 
-from __future__ import annotations
-
 import ast
 import dis
 import re
@@ -42,25 +40,22 @@ class Module(NamedTuple):
 
 
 class Library:
-    """The modules and files of a package.
+    """The modules of a package, and hashes of its other files, from pairs (path, text or hash)."""
 
-    Args:
-        package: its name.
-        texts: of modules, by path below its folder.
-        files: hashes of the other files likewise.
-    """
-
-    def __init__(self, package: str, texts: dict[str, str], files: dict[str, str]) -> None:
-        self.package, self._texts, self.files = package, texts, files
-        rooms = {room for path in texts for room in PurePosixPath(path).parents}  # with an __init__.py or not
-        paths = {(room / "__init__.py").as_posix() for room in rooms} | {*texts}
+    def __init__(self, package: str, contents: tuple[tuple[str, str], ...]) -> None:
+        self.package, self._texts = package, {p: text for p, text in contents if p.endswith(".py")}
+        self.files = {path: sha for path, sha in contents if path not in self._texts}
+        rooms = {
+            room for path in self._texts for room in PurePosixPath(path).parents
+        }  # with __init__.py or not
+        paths = {(room / "__init__.py").as_posix() for room in rooms} | {*self._texts}
         self.paths = {re.sub(r"(^|/)__init__$", "", path[:-3]).replace("/", "."): path for path in paths}
         names = sorted(map(re.escape, filter(None, self.paths)), reverse=True)  # the longest first
         self.told = re.compile(rf"(^\s*(?:python3? )?(?:-m )?)?\b{package}\.({'|'.join(names)})\b")
         self._modules: dict[str, Module] = {}
 
     def module(self, name: str) -> Module:
-        """A module, parsed; raises as `_module` does."""
+        """A module, parsed."""
         if name not in self._modules:
             path = self.paths[name]
             self._modules[name] = _module(self._texts.get(path, ""), path, self.package)
@@ -72,11 +67,7 @@ class Library:
         return not mark if isinstance(mark, bool) else node.name not in mark
 
     def find(self, node: Node, through: set[str]) -> Node | None:
-        """The definition or module that a name of a module leads to; None if to neither.
-
-        Args:
-            through: gets the modules that import the name from the next one.
-        """
+        """The definition or module that a name leads to, or None; ``through`` gets the modules on the way."""
         seen = set()
         while node.name != WHOLE:
             module = self.module(node.module) if node.module in self.paths else None
@@ -93,11 +84,7 @@ class Library:
 
 
 def parse(text: str, path: str, package: str) -> tuple[list[ast.stmt], Places]:
-    """Statements of a text, imports by full names, and places of names that are not looked up in its module.
-
-    Raises:
-        UserError: it is no Python.
-    """
+    """Statements, imports by full names; places of names not looked up there. UserError: it is no Python."""
     try:
         tree = ast.parse(text)
         # Without the future of annotations, so that the names in them are looked up.
@@ -110,8 +97,8 @@ def parse(text: str, path: str, package: str) -> tuple[list[ast.stmt], Places]:
         if isinstance(each, ast.ImportFrom) and each.level:
             each.module = ".".join([*folders[: len(folders) - each.level + 1], *filter(None, [each.module])])
     steps = list(_steps(code))
-    places, outside = ({place for step, place in steps if step in kind} for kind in (LOCAL, OUTSIDE))
-    return tree.body, places - outside
+    local, outside = ({place for step, place in steps if step in kind} for kind in (LOCAL, OUTSIDE))
+    return tree.body, local - outside
 
 
 def _steps(code: CodeType) -> Iterator[tuple[int, tuple[int | None, int | None]]]:
@@ -126,8 +113,8 @@ def _steps(code: CodeType) -> Iterator[tuple[int, tuple[int | None, int | None]]
 def _module(text: str, path: str, package: str) -> Module:
     """The parts of a module; raises ValueError if it marks as changing no result what it does not define."""
     body, bound = parse(text, path, package)
-    nodes = (each for item in body for each in ast.walk(item))
-    read = {each.id for each in nodes if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)}
+    nodes = (each for item in body for each in ast.walk(item) if isinstance(each, ast.Name))
+    read = {each.id for each in nodes if isinstance(each.ctx, ast.Load)}
     found = Module({}, {}, {}, [], [], bound, False)
     for statement in body:  # it grows
         if named := {name: target for _, name, target in imported(statement, package)}:
@@ -164,24 +151,21 @@ def _defined(statement: ast.stmt) -> list[str]:
         return []
     targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
     inside = (each.target for each in ast.walk(statement) if isinstance(each, ast.NamedExpr))
-    names = (
-        each for target in (*targets, *inside) for each in ast.walk(target) if isinstance(each, ast.Name)
-    )
-    return [each.id for each in names if isinstance(each.ctx, ast.Store)]
+    parts = (each for target in (*targets, *inside) for each in ast.walk(target))
+    return [each.id for each in parts if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)]
 
 
 def imported(statement: ast.AST, package: str) -> Iterator[tuple[ast.alias, str, Node | str]]:
     """Names that an import binds and what they stand for; `WHOLE` where what is used cannot be told."""
     if not isinstance(statement, IMPORT):
         return
+    origin = f"{statement.module}." if isinstance(statement, ast.ImportFrom) else ""
     for alias in statement.names:
-        plain = isinstance(statement, ast.Import)
-        full = alias.name if isinstance(statement, ast.Import) else f"{statement.module}.{alias.name}"
-        head, _, rest = full.partition(".")
-        name = alias.asname or (head if plain else alias.name)
+        head, _, rest = (full := origin + alias.name).partition(".")
+        name = alias.asname or (alias.name if origin else head)
         if head != package:
             yield alias, name, full
-        elif not plain:
+        elif origin:
             yield alias, name, Node(rest.rpartition(".")[0], alias.name)
         else:
             yield alias, name, Node(rest if alias.asname else "", WHOLE)

@@ -1,7 +1,5 @@
 """Which devices this machine has; torch is loaded inside the functions that cannot do without it."""
 
-from __future__ import annotations
-
 import gc
 import os
 import shutil
@@ -12,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def device() -> torch.device:
+def device() -> "torch.device":
     """CUDA if there is one, else CPU; ``GATEAU_DEVICE`` overrides."""
     import torch
 

@@ -1,13 +1,10 @@
 """Errors that are the user's to mend, and what other libraries' errors say, in one line."""
 
-from __future__ import annotations
-
 
 class UserError(ValueError):
     """What the user gave cannot be used; the message is one line that names the place and the fix.
 
-    Commands print it without a traceback and end with ``status`` (`command.command`). All that a user can do
-    wrong has a class below this one; any other exception is a fault of the program and keeps its traceback.
+    Commands print it and end with ``status``; any other is a fault of the program (`command.command`).
     """
 
     status = 2  # exit status

@@ -1,7 +1,5 @@
 """Execute one notebook with papermill: live progress, peak memory, and a copy to read even if it fails."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -28,11 +26,7 @@ RUNNING, KERNEL_LOG = "running.ipynb", "kernel.log"  # in the folder of a run th
 
 
 def execute(step: Step, parts: dict[str, str]) -> None:
-    """Run a notebook, of which `Step.parts` are now ``parts``; it leaves a record only if every cell ran.
-
-    Raises:
-        RunError: a cell raised or the kernel died; the copy is left as ``NN_name.failed.ipynb``.
-    """
+    """Run a notebook whose `Step.parts` are ``parts``; record it if every cell ran, else raise RunError."""
     inspect(step.path)
     before, last = _evidence(step), manifest.begin(step)
     start, began = time.monotonic(), time.time()
@@ -57,23 +51,16 @@ def _run_cells(step: Step, scratch: Path, peak: Callable[[], int]) -> list[str]:
     log.touch()
     try:
         with closing(Live()) as live, kernel(scratch, log, live.watched), quiet_when_stopped():
-            execute_notebook(
-                str(step.path),
-                str(running),
-                step.parameters,
-                kernel_name=KERNEL,
-                language="python",
-                cwd=str(PACKAGE.parent),
-                progress_bar=False,
-                stderr_file=live,
-            )
+            how = {"kernel_name": KERNEL, "language": "python", "cwd": str(PACKAGE.parent)}
+            files = (str(step.path), str(running))
+            execute_notebook(*files, step.parameters, **how, progress_bar=False, stderr_file=live)
     except PapermillExecutionError as error:
         raise RunError(_left(step, running, f"{error.ename}: {error.evalue}".splitlines()[0])) from None
     except DeadKernelError:
         if said := (scratch / KERNEL_LOG).read_text(errors="replace").rstrip():
             say(said)
-        held = f"it held {peak() / 2**30:.1f} GB"
-        why = f"the kernel died, likely out of memory ({held}); free some or lower the profile"
+        held = f"likely out of memory (it held {peak() / 2**30:.1f} GB)"
+        why = f"the kernel died, {held}; free some or lower the profile"
         raise RunError(_left(step, running, why), DEAD_KERNEL) from None
     return list(dict.fromkeys(log.read_text().split()))
 
@@ -90,23 +77,17 @@ def _left(step: Step, running: Path, why: str) -> str:
     atomic_write(step.failed, _cleaned(step, executed))
     where = "before its first cell"
     if place := notebooks.failed_cell(executed):
-        line = next((x.strip() for x in notebooks.source(place[1]).splitlines() if x.strip()), "")
-        where = f"cell {place[0]} ({line[:60]})"
+        first = notebooks.source(place[1]).strip().partition("\n")[0].strip()
+        where = f"cell {place[0]} ({first[:60]})"
     shown = f"{step.study.root.name}/notebooks/{step.failed.name}"
     return f"{step.path.name}, {where}: {why}; the copy is {results_root().name}/{shown}"
 
 
 def _cleaned(step: Step, executed: notebooks.Notebook) -> str:
     """The text of an executed copy, with other names for this machine's folders, longest first."""
-    hidden = {
-        str(results_root()): "results",
-        str(results_root().resolve()): "results",
-        str(PACKAGE.parent): ".",
-        sys.prefix: "<environment>",
-        sys.base_prefix: "<python>",
-        tempfile.gettempdir(): "<tmp>",
-        str(Path.home()): "~",
-    }
+    hidden = dict.fromkeys((str(results_root()), str(results_root().resolve())), "results")
+    hidden |= {str(PACKAGE.parent): ".", sys.prefix: "<environment>", sys.base_prefix: "<python>"}
+    hidden |= {tempfile.gettempdir(): "<tmp>", str(Path.home()): "~"}
     longest = sorted(((k, v) for k, v in hidden.items() if len(k) > 3), key=lambda pair: -len(pair[0]))
     return notebooks.write_text(notebooks.clean(executed, notebooks.read(step.path), longest))
 
@@ -171,8 +152,7 @@ class Live:
         """Take text as the kernel sent it, cut anywhere."""
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
-            # A bar that redraws itself shows its last state.
-            line = line.rstrip("\r").rpartition("\r")[2].rstrip()
+            line = line.rstrip("\r").rpartition("\r")[2].rstrip()  # a redrawn bar's last state
             if line and self.watched:
                 print(f"\r\x1b[K      {line[:110]}", end="", file=sys.stderr, flush=True)
             elif line:

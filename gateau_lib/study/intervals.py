@@ -1,11 +1,10 @@
 """Means and their intervals: the t-interval over seeds, and the mean over a benchmark's tasks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -15,8 +14,7 @@ SEEDS = 3  # least seeds of an interval
 CONFIDENCE = 0.95
 
 COUNTS = 10**6  # greatest denominator that a recorded ratio of counts may have
-# Units in the last place by which a sum of floats may miss its ratio; recorded ones miss it by 3 at most.
-ROUNDING = 8
+ROUNDING = 8  # units in the last place by which a sum of floats may miss its ratio; recorded: 3 at most
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -44,13 +42,13 @@ class Interval:
     reach: Fraction  # half the interval, squared, so that no root is rounded
 
     @classmethod
-    def of(cls, values: Sequence[Fraction]) -> Interval:
+    def of(cls, values: Sequence[Fraction]) -> Self:
         """The interval of at least two values, as `t_interval` has it."""
         n, mean = len(values), sum(values, Fraction(0)) / len(values)
         variance = sum(((v - mean) ** 2 for v in values), Fraction(0)) / (n - 1)
         return cls(mean, Fraction(_student(n)) ** 2 * variance / n)
 
-    def __neg__(self) -> Interval:
+    def __neg__(self) -> "Interval":
         return Interval(-self.mean, self.reach)
 
     def above(self, bound: Fraction | int) -> bool:

@@ -2,19 +2,12 @@
 
 The stamp in the cache says what the run was made from and left, the manifest of the results folder on what
 machine and at what cost, with each file's sha256. A run that fails leaves neither.
-
-A notebook's ``seconds`` are the wall-clock seconds that it costs when the notebooks before it have run and
-nothing of its own is ready. ``reused_seconds`` is the part of them that the recorded run did not spend,
-because it found artefacts ready: the time that building them took when they were built, counted once where
-they were built side by side. A run that found artefacts ready does not know what building them needs, so
-``seconds`` and ``peak_memory_mb`` are not less than this machine's record before it.
 """
-
-from __future__ import annotations
 
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -31,18 +24,13 @@ from gateau_lib.study.whole_files import atomic_write
 
 
 def begin(step: Step) -> dict[str, float]:
-    """Take back what the run before left on record.
-
-    Returns:
-        ``seconds`` and ``peak_memory_mb`` that this machine recorded for these parameters, or nothing.
-    """
+    """Take back what the run before left on record; returns what it cost with these parameters, if here."""
     about = read(step.study)
     last = about["notebooks"].get(step.name, {})
     step.stamp.unlink(missing_ok=True)
     _update(step, None)
-    if about.get("machine") != machine() or last.get("parameters") != step.parameters:
-        return {}
-    return {name: last[name] for name in ("seconds", "peak_memory_mb")}
+    same = about.get("machine") == machine() and last.get("parameters") == step.parameters
+    return {name: last[name] for name in ("seconds", "peak_memory_mb")} if same else {}
 
 
 def entry(
@@ -50,12 +38,10 @@ def entry(
 ) -> dict[str, Any]:
     """The manifest's entry of a run, without its files.
 
-    Args:
-        last: what `begin` returned.
-        artefacts: names of those that the run used.
-        began: in seconds since the epoch.
-        seconds: that the run took.
-        peak: memory in bytes.
+    Its ``seconds`` are what the notebook costs when those before it have run and nothing of its own is ready;
+    ``reused_seconds`` the part not spent, since artefacts were ready. A run that found some does not know
+    what building them needs, so its cost is not less than ``last`` (see `begin`).
+    ``began``: seconds since the epoch; ``peak``: bytes.
     """
     earlier = {name for before in step.upstream for name in before.last().get("artefacts", ())}
     spans = [built(step.study.cache / name) for name in artefacts if name not in earlier]
@@ -134,11 +120,10 @@ def machine() -> dict[str, Any]:
     import psutil
 
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = re.search(r"^model name\s*:(.*)", info.read_text() if info.exists() else "", re.M)
     return {
-        "device": os.environ.get("GATEAU_DEVICE") or (gpu_name() or "cpu"),
-        "cpu": models[0] if models else platform.processor(),
+        "device": os.environ.get("GATEAU_DEVICE") or gpu_name() or "cpu",
+        "cpu": model[1].strip() if model else platform.processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
@@ -154,14 +139,12 @@ def files(study: Study, start: str = "") -> dict[str, str]:
 
 def verify(study: Study) -> list[str]:
     """What does not agree between the manifest and the files, one line each; empty when all is well."""
-    done = read(study)["notebooks"]
     if not (study.root / "manifest.json").exists():
         seed = f" SEED={study.seed}" if study.seed else ""
         return [f"{study.root.name}: no manifest.json; run make {study.profile.name}{seed} first"]
-    listed = {name: sha for entry in done.values() for name, sha in entry["files"].items()}
-    found = files(study)
+    done, found = read(study)["notebooks"].values(), files(study)
+    listed = {name: sha for entry in done for name, sha in entry["files"].items()}
     wrong = [f"{name}: missing" for name in listed.keys() - found]
     wrong += [f"{name}: not in the manifest" for name in found.keys() - listed]
-    both = found.keys() & listed
-    wrong += [f"{name}: not the file the manifest lists" for name in both if found[name] != listed[name]]
-    return sorted(wrong)
+    changed = (name for name in found.keys() & listed if found[name] != listed[name])
+    return sorted(wrong + [f"{name}: not the file the manifest lists" for name in changed])

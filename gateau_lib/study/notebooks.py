@@ -1,7 +1,5 @@
 """Notebooks as data: their code for hashing, and executed copies without what differs between equal runs."""
 
-from __future__ import annotations
-
 import ast
 import copy
 import json
@@ -17,6 +15,7 @@ Notebook = dict[str, Any]
 Cell = dict[str, Any]
 
 INJECTED = "injected-parameters"  # papermill's tag on the cell that sets this run's parameters
+BANNER = "papermill-error-cell-tag"
 NEXT_CELL = "\n__next_cell__\n"
 
 
@@ -25,11 +24,7 @@ class NotebookError(UserError):
 
 
 def read(path: Path) -> Notebook:
-    """A notebook file as plain JSON.
-
-    Raises:
-        NotebookError: missing, not JSON, or not a version 4 notebook.
-    """
+    """A notebook file as plain JSON; NotebookError if missing, not JSON, or not a version 4 notebook."""
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
@@ -54,26 +49,21 @@ def tags(cell: Cell) -> list[str]:
     return list(cell.get("metadata", {}).get("tags", []))
 
 
-def _written(notebook: Notebook) -> list[Cell]:
-    """Cells without the parameters and the error banner that papermill adds."""
-    return [c for c in notebook["cells"] if not {INJECTED, "papermill-error-cell-tag"} & set(tags(c))]
+def _code(notebook: Notebook) -> list[tuple[int, Cell]]:
+    """Code cells and their numbers, from 1, as in the source: without what papermill adds."""
+    written = (c for c in notebook["cells"] if not {INJECTED, BANNER} & set(tags(c)))
+    return [(number, c) for number, c in enumerate(written, 1) if c["cell_type"] == "code"]
 
 
 def code_cells(notebook: Notebook) -> list[Cell]:
     """Code cells as in the source notebook, so without the injected parameters."""
-    return [c for c in _written(notebook) if c["cell_type"] == "code"]
+    return [cell for _, cell in _code(notebook)]
 
 
 def code(notebook: Notebook, name: str) -> str:
-    """All code as one Python text in which cell borders still show and magics are plain assignments.
-
-    Raises:
-        NotebookError: a cell that is no valid Python.
-    """
+    """All code as one text, with cell borders, magics as assignments; NotebookError: a cell is no Python."""
     texts = []
-    for number, cell in enumerate(_written(notebook), 1):
-        if cell["cell_type"] != "code":
-            continue
+    for number, cell in _code(notebook):
         text = re.sub(r"(?m)^(\s*)([%!].*)$", lambda m: f"{m[1]}__magic__ = {m[2]!r}", source(cell))
         try:
             ast.parse(text)
@@ -91,13 +81,13 @@ def text_hash(notebook: Notebook) -> str:
 def clean(executed: Notebook, original: Notebook, hide: Sequence[tuple[str, str]] = ()) -> Notebook:
     """An executed copy that two equal runs write byte for byte alike.
 
-    No times, no random ids, no stderr, no memory addresses, no error banner of papermill's; metadata as in
-    ``original``; in outputs the pairs ``hide`` of (text, replacement) are replaced, paths of this machine.
+    No times, random ids, stderr, memory addresses or papermill's banner; metadata as in ``original``; in
+    outputs the pairs ``hide`` of (text, replacement) are replaced: paths of this machine.
     """
     kept = {c["id"]: c for c in original["cells"] if "id" in c}
     cells: list[Cell] = []
     tables: dict[str, str] = {}  # new names of styled tables
-    for number, cell in enumerate(c for c in executed["cells"] if "papermill-error-cell-tag" not in tags(c)):
+    for number, cell in enumerate(c for c in executed["cells"] if BANNER not in tags(c)):
         cell = dict(cell)
         if INJECTED in tags(cell):
             cell |= {"id": INJECTED, "metadata": {"tags": [INJECTED]}}
@@ -115,7 +105,7 @@ def _merge(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Outputs without stderr, printed text in one piece however the kernel cut it."""
     merged: list[dict[str, Any]] = []
     for output in (each for each in outputs if each.get("name") != "stderr"):
-        if output["output_type"] == "stream" and merged and merged[-1]["output_type"] == "stream":
+        if merged and merged[-1]["output_type"] == output["output_type"] == "stream":
             text = "".join(merged[-1]["text"]) + "".join(output["text"])
             merged[-1] = merged[-1] | {"text": text.splitlines(keepends=True)}
         else:
@@ -152,11 +142,7 @@ def with_outputs(original: Notebook, executed: Notebook) -> Notebook:
 
 def failed_cell(executed: Notebook) -> tuple[int, Cell] | None:
     """Number (from 1, as in the source) and content of the cell that raised or took the kernel with it."""
-
-    def state(cell: Cell) -> dict[str, Any]:
-        return dict(cell.get("metadata", {}).get("papermill", {}))
-
-    cells = [(n, c) for n, c in enumerate(_written(executed), 1) if c["cell_type"] == "code"]
-    begun = [each for each in cells if state(each[1]).get("status", "pending") != "pending"]
-    raised = [each for each in begun if state(each[1]).get("exception")]
-    return next(iter(raised or begun[-1:]), None)
+    states = [(cell[1].get("metadata", {}).get("papermill", {}), cell) for cell in _code(executed)]
+    begun = [(state, cell) for state, cell in states if state.get("status", "pending") != "pending"]
+    raised = [cell for state, cell in begun if state.get("exception")]
+    return next(iter(raised or [cell for _, cell in begun[-1:]]), None)

@@ -1,7 +1,5 @@
 """What a command is about to write, checked before any work: never an input, never in a folder's place."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,15 +7,11 @@ from pathlib import Path
 from gateau_lib.study.errors import DataError
 
 
-def check_out(
-    out: Path, inputs: Iterable[Path], beside: Sequence[Path] = (), parts: Path | None = None
-) -> None:
+def check_out(out: Path, inputs: Iterable[Path], beside: Sequence[Path], parts: Path | None = None) -> None:
     """Raise DataError if a command that is given ``--out`` would replace an input, or cannot write there.
 
-    Args:
-        inputs: files that the command reads; links to them are the same file.
-        beside: files that it writes along with ``out``.
-        parts: a folder of its own that it keeps unfinished work in.
+    ``inputs``: files that it reads, links followed; ``beside``: files that it writes along with ``out``;
+    ``parts``: a folder of its own that it keeps unfinished work in.
     """
     inputs = list(inputs)
     for path in (out, *beside):
@@ -27,8 +21,9 @@ def check_out(
         if any(same_file(path, each) for each in inputs):
             raise DataError(f"--out {out}: {named} is an input; give another name")
     if parts and parts.exists() and not parts.is_dir():
-        why = f"{parts} beside it is a file where a folder is needed"
-        raise DataError(f"--out {out}: {why}; give another name")
+        raise DataError(
+            f"--out {out}: {parts} beside it is a file where a folder is needed; give another name"
+        )
     for inside in (each for each in inputs if parts and _real(parts) in _real(each).parents):
         why = f"the input {inside} lies in {parts}, which is for unfinished work"
         raise DataError(f"--out {out}: {why}; give another name")

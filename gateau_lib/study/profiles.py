@@ -1,11 +1,8 @@
 """One dial for the whole study: ``smoke``, ``cpu``, ``gpu`` and ``paper``; nothing else holds sizes.
 
-Two variants have names of their own: ``gpu+PAIR`` takes a pair of the registry in place of one trained from
-scratch, and ``rehearse-PROFILE`` runs every stage of a large profile on fabricated tiny models and data, on
-any machine, in minutes.
+``gpu+PAIR`` takes a pair of the registry in place of one trained from scratch; ``rehearse-PROFILE`` runs all
+stages of a large profile on fabricated tiny models and data, on any machine, in minutes.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -24,15 +21,13 @@ class ProfileError(UserError):
 
 
 def _at(cpu: Any, source: str, **other: Any) -> Any:
-    """A size: its value at ``cpu``, the source of the value at ``paper``, and where others differ, their own.
+    """A size: its value at ``cpu``, the source of that at ``paper`` (or what was assumed), other values.
 
-    ``pair`` is ``gpu`` with a pair of the registry; what it and ``paper`` do not set is as in ``gpu``. Where
-    no source states a value, ``source`` says what was assumed.
+    ``pair`` is ``gpu`` with a pair of the registry; what it and ``paper`` do not set is as in ``gpu``.
     """
     gpu = other.get("gpu", cpu)
-    return field(
-        metadata={"source": source, "smoke": cpu, "cpu": cpu, "pair": gpu, "paper": gpu, "gpu": gpu} | other
-    )
+    sizes = {"smoke": cpu, "cpu": cpu, "pair": gpu, "paper": gpu, "gpu": gpu}
+    return field(metadata={"source": source} | sizes | other)
 
 
 @dataclass(frozen=True)
@@ -42,121 +37,83 @@ class Profile:
     base: str  # smoke, cpu, gpu or paper: which one it is, or varies
     pair: str  # of the registry, in place of one trained from scratch; "": none
     rehearsed: bool  # every stage of it for real, on fabricated tiny models and data
-    # The models: 'scratch', 'shipped', hub id or folder.
-    short_model: str = _at(
-        "scratch", "GATEAU select/hmg/compute_hmg_4k.py", smoke="shipped", paper="NousResearch/Llama-2-7b-hf"
-    )
-    long_model: str = _at(
-        "scratch",
-        "GATEAU select/hmg/compute_hmg_64k.py, train/scripts",
-        smoke="shipped",
-        paper="THUDM/LongAlign-7B-64k-base",
-    )
-    # Tokens that a model is made for.
+    # fmt: off
+    # The models: 'scratch', 'shipped', hub id or folder; tokens that each is made for.
+    short_model: str = _at("scratch", "GATEAU select/hmg/compute_hmg_4k.py",
+                           smoke="shipped", paper="NousResearch/Llama-2-7b-hf")
+    long_model: str = _at("scratch", "GATEAU select/hmg/compute_hmg_64k.py, train/scripts",
+                          smoke="shipped", paper="THUDM/LongAlign-7B-64k-base")
     short_window: int = _at(256, "configuration of Llama-2-7b", gpu=1024, paper=4096)
     long_window: int = _at(
-        2048,
-        "GATEAU train/pre_tokenize.py, which cuts there on the right; ours on the left",
-        smoke=1024,
-        gpu=16_384,
-        paper=65_536,
-    )
+        2048, "GATEAU train/pre_tokenize.py, which cuts there on the right; ours on the left",
+        smoke=1024, gpu=16_384, paper=65_536)
     long_rope_factor: float = _at(100.0, "LongAlign 4.1: base x 200", paper=200.0)  # over the short base
     hidden_size: int = _at(128, SCRATCH, gpu=512)  # channels, models built from scratch
     layers: int = _at(3, SCRATCH, gpu=8)  # layers, models built from scratch
     heads: int = _at(4, SCRATCH, gpu=8)  # attention heads, models built from scratch
     rope_theta: float = _at(1_000.0, SCRATCH, gpu=10_000.0)  # RoPE base of the short model built from scratch
-    # (window, steps, tokens a step), pretraining of the short model
+    # (window, steps, tokens a step): pretraining of the short model, continued pretraining of the long one
     short_stages: tuple[Stage, ...] = _at(
-        ((64, 250, 4096), (128, 200, 4096), (256, 500, 4096)),
-        SCRATCH,
-        smoke=((64, 3, 1024),),
-        gpu=((256, 2000, 65_536), (512, 1000, 65_536), (1024, 1000, 65_536)),
-        pair=(),
-        paper=(),
-    )
-    # (window, steps, tokens a step), continued pretraining of the long model
+        ((64, 250, 4096), (128, 200, 4096), (256, 500, 4096)), SCRATCH, smoke=((64, 3, 1024),),
+        gpu=((256, 2000, 65_536), (512, 1000, 65_536), (1024, 1000, 65_536)), pair=(), paper=())
     long_stages: tuple[Stage, ...] = _at(
-        ((1024, 30, 8192), (2048, 250, 8192)),
-        SCRATCH,
-        smoke=((256, 2, 1024),),
-        gpu=((4096, 300, 131_072), (8192, 300, 131_072), (16_384, 300, 131_072)),
-        pair=(),
-        paper=(),
-    )
+        ((1024, 30, 8192), (2048, 250, 8192)), SCRATCH, smoke=((256, 2, 1024),),
+        gpu=((4096, 300, 131_072), (8192, 300, 131_072), (16_384, 300, 131_072)), pair=(), paper=())
     question_share: float = _at(0.15, SCRATCH)  # share of pretraining recalls written as question and answer
-    # tokens a segment
-    segment_length: int = _at(32, "GATEAU select/cam/run_multiprocess_attn.sh; ProLong README", gpu=128)
-    # tokens a sample, cut on the left of the context
-    max_length: int = _at(
-        2048, "GATEAU select/hmg; its cam cuts on the right", smoke=1024, gpu=16_384, paper=64_000
-    )
+    segment_length: int = _at(32, "GATEAU select/cam/run_multiprocess_attn.sh; ProLong README",
+                              gpu=128)  # tokens a segment
+    max_length: int = _at(2048, "GATEAU select/hmg; its cam cuts on the right",
+                          smoke=1024, gpu=16_384, paper=64_000)  # tokens a sample, cut left of the context
     example_tokens: int = _at(2048, "ours", smoke=1024, pair=512, paper=512)  # of what is computed by hand
     pool_per_kind: int = _at(16, PLANTED, smoke=4, gpu=100, pair=30)  # samples of each kind in a pool
-    # tokens, shortest and longest sample of a pool
     pool_tokens: tuple[int, int] = _at(
-        (600, 1900), PLANTED, smoke=(400, 900), gpu=(4000, 15_000), paper=(8192, 60_000)
-    )
+        (600, 1900), PLANTED, smoke=(400, 900), gpu=(4000, 15_000),
+        paper=(8192, 60_000))  # tokens, shortest and longest sample of a pool
     pool_seeds: int = _at(3, PLANTED, smoke=1, gpu=5, pair=3, paper=3)  # independent pools
     short_pool: int = _at(200, PLANTED, smoke=24, gpu=2000)  # short instruction samples, planted part
     fraction: float = _at(0.3, PLANTED)  # share of the long pool that is selected
     alpha: float = _at(0.8, "GATEAU select/rank.py: real-world")  # weight of HMP against CAM, planted part
-    # segment pairs a document
-    prolong_pairs: int = _at(
-        100, "ProLong, paper; 500 in its scripts", smoke=40, gpu=500, pair=200, paper=5000
-    )
+    prolong_pairs: int = _at(100, "ProLong, paper; 500 in its scripts",
+                             smoke=40, gpu=500, pair=200, paper=5000)  # segment pairs a document
     sft_tokens: int = _at(60_000, PLANTED, smoke=3000, gpu=4_000_000, pair=1_000_000)  # tokens of a run
     sft_batch_tokens: int = _at(4096, PLANTED, smoke=1024, gpu=65_536, paper=131_072)  # tokens a step
-    # peak, cosine with 3 % warm-up
-    sft_learning_rate: float = _at(5e-4, "GATEAU train/scripts", pair=1e-4, paper=2e-5)
+    sft_learning_rate: float = _at(5e-4, "GATEAU train/scripts",
+                                   pair=1e-4, paper=2e-5)  # peak, cosine with 3 % warm-up
     skip_steps: int = _at(32, "not recoverable from public text; assumed", smoke=2, gpu=300, pair=60)  # steps
     eval_items: int = _at(16, PLANTED, smoke=2, gpu=50)  # items a task and length
-    # tokens, lengths of the evaluation contexts
-    eval_lengths: tuple[int, ...] = _at(
-        (256, 512, 1024, 2048),
-        "ours; GATEAU's needle: 1k to 60k",
-        smoke=(256, 1024),
-        gpu=(1024, 2048, 4096, 8192, 16_384),
-        paper=(4096, 8192, 16_384, 32_768, 65_536),
-    )
+    eval_lengths: tuple[int, ...] = _at(  # tokens of the evaluation contexts
+        (256, 512, 1024, 2048), "ours; GATEAU's needle: 1k to 60k", smoke=(256, 1024),
+        gpu=(1024, 2048, 4096, 8192, 16_384), paper=(4096, 8192, 16_384, 32_768, 65_536))
     workers: int = _at(2, PLANTED, smoke=0, gpu=0)  # that fine-tune at a time (0: in the notebook's)
-    # torch dtype of scoring, and of training under autocast
-    dtype: str = _at("float32", "GATEAU; float16 in its select/cam", gpu="bfloat16")
+    dtype: str = _at("float32", "GATEAU; float16 in its select/cam",
+                     gpu="bfloat16")  # torch dtype of scoring, and of training under autocast
     processes: int = _at(1, "GATEAU train/scripts: 8 GPUs", paper=0)  # that train one model (0: one a GPU)
     tuning: str = _at("full", "GATEAU train/main.py: all weights", pair="lora")  # or 'lora' (adapters)
     sharding: str = _at("ddp", "assumed; GATEAU: ZeRO-3 with offload", paper="fsdp")  # or 'deepspeed'
-    # tokens a process reads at a time (0: its share of the step)
-    micro_tokens: int = _at(0, "assumed; GATEAU: one sample", gpu=32_768, pair=16_384, paper=65_536)
-    # 'plain' or 'inst', how a prompt is written
-    template: str = _at("plain", "GATEAU train/pre_tokenize.py: [INST]...[/INST]", pair="inst", paper="inst")
+    micro_tokens: int = _at(0, "assumed; GATEAU: one sample", gpu=32_768, pair=16_384,
+                            paper=65_536)  # tokens a process reads at a time (0: its share of the step)
+    template: str = _at("plain", "GATEAU train/pre_tokenize.py: [INST]...[/INST]",
+                        pair="inst", paper="inst")  # how a prompt is written
     # Published part: data sets of the registry ('': not run), and how much of them.
     long_data: str = _at("", "GATEAU README", pair="longalign-10k", paper="longalign-10k")
-    short_data: str = _at(
-        "", "GATEAU README: ShareGPT; which copy is not stated", pair="sharegpt", paper="sharegpt"
-    )
+    short_data: str = _at("", "GATEAU README: ShareGPT; which copy is not stated",
+                          pair="sharegpt", paper="sharegpt")
     long_samples: int = _at(0, "LongAlign-10k, all of it", pair=1000, paper=10_000)
-    # short samples and alpha of each setting
-    short_samples: tuple[int, ...] = _at(
-        (), "GATEAU README: real-world, limited", pair=(2000,), paper=(100_000, 10_000)
-    )
-    alphas: tuple[float, ...] = _at(
-        (), "GATEAU select/rank.py: real-world, limited", pair=(0.8,), paper=(0.8, 0.7)
-    )
-    # shares of the long samples that are selected
-    shares: tuple[float, ...] = _at((), "GATEAU README: 1k, 3k and 5k", pair=(0.3,), paper=(0.1, 0.3, 0.5))
+    short_samples: tuple[int, ...] = _at((), "GATEAU README: real-world, limited",
+                                         pair=(2000,), paper=(100_000, 10_000))  # of each setting
+    alphas: tuple[float, ...] = _at((), "GATEAU select/rank.py: real-world, limited",
+                                    pair=(0.8,), paper=(0.8, 0.7))  # of each setting
+    shares: tuple[float, ...] = _at((), "GATEAU README: 1k, 3k and 5k",
+                                    pair=(0.3,), paper=(0.1, 0.3, 0.5))  # of the long samples, selected
     epochs: float = _at(0.0, "GATEAU train/scripts", pair=1.0, paper=2.0)  # over short and selected samples
     batch_samples: int = _at(0, "GATEAU train/scripts: 8 GPUs x 12", pair=32, paper=96)  # samples a step
     benchmarks: tuple[str, ...] = _at(
-        (),
-        "GATEAU README; ruler and short-tasks are ours",
-        pair=("longbench", "needle", "ruler"),
-        paper=("longbench", "longbench-chat", "mt-bench", "needle", "ruler", "short-tasks"),
-    )
+        (), "GATEAU README; ruler and short-tasks are ours", pair=("longbench", "needle", "ruler"),
+        paper=("longbench", "longbench-chat", "mt-bench", "needle", "ruler", "short-tasks"))
     benchmark_items: int = _at(0, "GATEAU train/LongBench: all", pair=50)  # items a benchmark task (0: all)
-    # tokens of a prompt, cut in the middle
-    benchmark_window: int = _at(
-        2048, "GATEAU train/LongBench, train/LongBench_Chat", gpu=16_384, paper=64_000
-    )
+    benchmark_window: int = _at(2048, "GATEAU train/LongBench, train/LongBench_Chat",
+                                gpu=16_384, paper=64_000)  # tokens of a prompt, cut in the middle
+    # fmt: on
 
     @property
     def name(self) -> str:
@@ -186,85 +143,58 @@ PROFILES = {base: Profile(base, "", False, **_sizes(base)) for base in ("smoke",
 
 
 def named(name: str) -> Profile:
-    """The profile of that name: one of `PROFILES`, ``gpu+PAIR``, ``rehearse-gpu[+PAIR]``, ``rehearse-paper``.
-
-    Raises:
-        ProfileError: no such profile or pair; the message lists those there are.
-    """
+    """The profile of that name: one of `PROFILES` or a variant; ProfileError: no such profile or pair."""
     base, plus, pair = name.removeprefix(REHEARSED).partition("+")
     if base not in PROFILES:
         variants = f"gpu+PAIR, {REHEARSED}gpu, {REHEARSED}paper"
         raise ProfileError(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}, {variants}")
     if plus and base != "gpu":
-        raise ProfileError(
-            f"only make gpu takes PAIR: make gpu PAIR={', '.join(registry.pairs())} (one of them)"
-        )
+        known = ", ".join(registry.pairs())
+        raise ProfileError(f"only make gpu takes PAIR: make gpu PAIR={known} (one of them)")
     profile = _with_pair(pair) if plus else PROFILES[base]
     return _rehearsal(profile) if name.startswith(REHEARSED) else profile
 
 
 def _with_pair(name: str) -> Profile:
-    """``gpu`` with a pair of the registry, its windows cut to the profile's.
-
-    On one card that changes more: adapters are trained, and the published part reads a part of its data.
-    """
+    """``gpu`` with a pair of the registry, its windows cut to the profile's; `_at` has it as ``pair``."""
     pairs, gpu = registry.pairs(), PROFILES["gpu"]
     if name not in pairs:
         raise ProfileError(f"unknown pair {name!r}: the registry has {', '.join(pairs)}")
     short, long = pairs[name].short, pairs[name].long
     window, (shortest, longest) = min(long.window, gpu.long_window), gpu.pool_tokens
-    models = {"short_model": short.repo, "long_model": long.repo, "short_window": short.window}
-    windows = dict.fromkeys(("long_window", "max_length", "benchmark_window"), window)
-    lengths = {
-        "pool_tokens": (shortest, min(window, longest)),
-        "eval_lengths": tuple(n for n in gpu.eval_lengths if n <= window),
-    }
-    return Profile("gpu", name, False, **_sizes("pair") | models | windows | lengths)
+    own = {"short_model": short.repo, "long_model": long.repo, "short_window": short.window}
+    own |= dict.fromkeys(("long_window", "max_length", "benchmark_window"), window)
+    own["pool_tokens"] = (shortest, min(window, longest))
+    own["eval_lengths"] = tuple(n for n in gpu.eval_lengths if n <= window)
+    return Profile("gpu", name, False, **_sizes("pair") | own)
 
 
 def _rehearsal(profile: Profile) -> Profile:
-    """Every stage of a large profile on tiny models and data: ``smoke``, and what makes a stage real.
-
-    Where the profile trains its pair, a few steps show that it runs; what is scored needs a pair that has
-    learnt something, so that is the shipped one.
-    """
+    """Every stage of a large profile on tiny models and data: ``smoke``, and what makes a stage real."""
     if not profile.needs_gpu:
         raise ProfileError(f"profile {profile.name!r} needs no rehearsal: run it")
-    smoke, published = PROFILES["smoke"], bool(profile.long_data)
+    smoke = PROFILES["smoke"]
     real = "base pair sft_learning_rate tuning template long_data short_data epochs benchmarks".split()
+    # A pair trained for a few steps has learnt nothing: what is scored is the shipped one.
     if not profile.short_stages:
         real += "short_model long_model short_stages long_stages".split()
-    return replace(
-        smoke,
-        **{name: getattr(profile, name) for name in real},
-        rehearsed=True,
-        processes=2 if profile.processes == 0 else 1,
-        sharding="ddp",  # accelerate shards on GPUs only
-        micro_tokens=1024,
-        long_samples=24 if published else 0,
-        short_samples=(24,) if published else (),
-        alphas=profile.alphas[:1],
-        shares=profile.shares[-1:],
-        batch_samples=8 if published else 0,
-        benchmark_items=1 if published else 0,
-        benchmark_window=smoke.long_window,
-    )
+    sizes = {name: getattr(profile, name) for name in real}
+    if profile.long_data:
+        sizes |= {"long_samples": 24, "short_samples": (24,), "batch_samples": 8, "benchmark_items": 1}
+    sizes |= {"alphas": profile.alphas[:1], "shares": profile.shares[-1:], "micro_tokens": 1024}
+    sizes |= {"benchmark_window": smoke.long_window, "sharding": "ddp"}  # accelerate shards on GPUs only
+    return replace(smoke, **sizes, rehearsed=True, processes=2 if profile.processes == 0 else 1)
 
 
 def resolve(name: str, /, **overrides: Any) -> Profile:
-    """The named profile with a few fields replaced.
-
-    Raises:
-        ProfileError: unknown profile or field, or a value of another type than the field's; the message lists
-            what is allowed.
-    """
+    """The named profile with some fields replaced; ProfileError: no such profile, field or type."""
     profile = named(name)
     values = {field: value for field, value, _ in profile.describe()}
     for key, value in overrides.items():
         if key not in values:
             raise ProfileError(f"unknown profile field {key!r}: choose one of {', '.join(values)}")
         want = type(values[key])
-        if not isinstance(value, want) and not (want is float and isinstance(value, int)):
+        if not isinstance(value, (want, int) if want is float else want):
             given = f"{value!r} ({type(value).__name__})"
             raise ProfileError(f"profile field {key!r} takes {want.__name__}, got {given}")
     return replace(profile, **overrides)

@@ -1,7 +1,5 @@
 """Progress of long loops: a bar on a terminal, a plain line now and then everywhere else."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys
@@ -11,19 +9,16 @@ from operator import length_hint
 from typing import TypeVar
 
 CHANGES_NO_RESULT = True  # it tells a waiting person how far the work is
-
+QUIET_SECONDS = 3.0  # work shorter than this says nothing
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
-
-QUIET_SECONDS = 3.0  # work shorter than this says nothing
 
 
 def track(iterable: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
     """Yield the items of ``iterable`` and report on stderr how far the loop is.
 
     Work under three seconds is silent. Without a terminal (a notebook's kernel, a log file) a line appears
-    every ten seconds; ``GATEAU_PROGRESS_SECONDS`` sets another pace, as the runner does for who is watching.
-    ``label`` says what is done; ``total`` is the number of items, by default their ``len`` if there is one.
+    every ten seconds, or every ``GATEAU_PROGRESS_SECONDS``.
     """
     total = length_hint(iterable) or None if total is None else total
     if sys.stderr.isatty():
@@ -51,11 +46,7 @@ def _clock(seconds: float) -> str:
 
 
 def say(line: str) -> None:
-    """One line for the person who waits.
-
-    Through logging where that is set up, as every command does (`command.messages_shown`); else on standard
-    error itself, so that a notebook and the processes it starts need no set-up.
-    """
+    """One line for the person who waits: by logging where a command set it up, else on standard error."""
     if log.hasHandlers() and log.isEnabledFor(logging.INFO):
         log.info("%s", line)
     else:

@@ -1,10 +1,4 @@
-"""Models and data sets that the study knows by name: pairs, training data, benchmarks (registry.yml).
-
-What a source says is recorded with that source; what none was read for is None. Whether two models really fit
-together is checked when they are loaded (`pair.check_homologous`).
-"""
-
-from __future__ import annotations
+"""Models and data sets that the study knows by name (registry.yml); what no source was read for is None."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -66,7 +60,6 @@ class DataEntry:
     host: str = "hub"  # "github": not on the hub
 
 
-@cache
 def _content() -> Any:
     return yaml.safe_load(Path(__file__).with_name("registry.yml").read_text(encoding="utf-8"))
 
@@ -74,10 +67,11 @@ def _content() -> Any:
 @cache
 def pairs() -> dict[str, PairEntry]:
     """Homologous pairs by name."""
-    return {
-        name: PairEntry(name, ModelEntry(**fields["short"]), ModelEntry(**fields["long"]), fields["note"])
-        for name, fields in _content()["pairs"].items()
-    }
+    found = {}
+    for name, fields in _content()["pairs"].items():
+        short, long = (ModelEntry(**fields[which]) for which in ("short", "long"))
+        found[name] = PairEntry(name, short, long, fields["note"])
+    return found
 
 
 @cache

@@ -4,8 +4,6 @@ An artefact's folder name holds a hash of everything it was made from, so it is 
 overwritten: other inputs make another folder. Every file appears whole or not at all.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -25,9 +23,8 @@ from gateau_lib.study.profiles import REHEARSED, Profile, named, resolve
 from gateau_lib.study.whole_files import atomic_write
 
 # What a result is called and when it is made.
-CHANGES_NO_RESULT = ("artefact", "kept_artefact", "artefact_folder")
-# Metadata of a data class's field that says how a result is computed, not what it is.
-UNKEYED = {"keyed": False}
+CHANGES_NO_RESULT = ("artefact", "artefact_folder", "used")
+UNKEYED = {"keyed": False}  # metadata of a data class's field: how a result is computed, not what it is
 TRACKED = ("metrics", "tables", "selected", "figures", "notebooks")  # folders of a study that git keeps
 # In a folder's name: a rehearsal begins with the first, another seed and changed sizes end with the second.
 OTHER = re.compile(rf"^{REHEARSED}|-(seed-?\d+|custom-[0-9a-f]{{6}})$")
@@ -51,15 +48,12 @@ class Study:
 
 
 def open_study(profile: str, seed: int = 0, **overrides: Any) -> Study:
-    """The study of a profile, its folders made.
+    """The study of a profile, its folders made below `results_root`.
 
-    Results lie below ``$GATEAU_RESULTS`` (default: ``results`` in the repository). Only seed 0 at the
-    profile's own sizes has ``<profile>``, the folder of the evidence. Another seed has ``<profile>-seed<N>``.
-    Overrides that change something have ``<profile>-custom-<6 hex digits>``, with the cache of the study
-    without them: artefacts that do not depend on what was changed are found there.
-
-    Raises:
-        ProfileError: unknown profile or field, or a value of the wrong type.
+    Only seed 0 at the profile's own sizes has ``<profile>``, the folder of the evidence. Another seed has
+    ``<profile>-seed<N>``. Overrides that change something have ``<profile>-custom-<6 hex digits>``, with the
+    cache of the study without them: artefacts that do not depend on what was changed are found there.
+    Raises ProfileError: unknown profile or field, or a value of the wrong type.
     """
     chosen, plain = resolve(profile, **overrides), asdict(named(profile))
     changed = {name: value for name, value in asdict(chosen).items() if value != plain[name]}
@@ -69,19 +63,15 @@ def open_study(profile: str, seed: int = 0, **overrides: Any) -> Study:
     study = Study(chosen, seed, home.with_name(custom) if changed else home, home)
     for folder in (study.cache, *(study.root / name for name in TRACKED)):
         folder.mkdir(parents=True, exist_ok=True)
-    _share_pins(study.root, home, first)
-    return study
-
-
-def _share_pins(own: Path, home: Path, first: Path) -> None:
-    """Let a study read the models and data of those it belongs to, as far as it has met no others itself."""
-    # Each time: the others may have met more since.
-    paths = [folder / PINS for folder in (first, home, own)]
+    # It reads the models and data of those it belongs to, as far as it has met no others itself; each time,
+    # since the others may have met more.
+    paths, own = [folder / PINS for folder in (first, home, study.root)], study.root / PINS
     met = [path.read_text(encoding="utf-8") for path in paths if path.exists()]
     found = {name: commit for text in met for name, commit in json.loads(text).items()}
     text = json.dumps(found, indent=1, sort_keys=True) + "\n"
-    if own != first and found and not ((own / PINS).exists() and text == met[-1]):
-        atomic_write(own / PINS, text)
+    if study.root != first and found and not (own.exists() and text == met[-1]):
+        atomic_write(own, text)
+    return study
 
 
 def profile_folders() -> list[Path]:
@@ -90,10 +80,7 @@ def profile_folders() -> list[Path]:
 
 
 def results_root() -> Path:
-    """The folder that holds one folder a profile: ``$GATEAU_RESULTS``, or ``results`` in the repository.
-
-    Where the library is installed without its repository, ``results`` in the current folder.
-    """
+    """One folder a profile: ``$GATEAU_RESULTS``, or ``results`` in the repository or, without it, here."""
     home = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").exists() else Path.cwd()
     return Path(os.environ.get("GATEAU_RESULTS") or home / "results")
 
@@ -101,25 +88,17 @@ def results_root() -> Path:
 def artefact(
     study: Study, name: str, build: Callable[[Path], Any], *, code: Sequence[ModuleType | Any], **inputs: Any
 ) -> Path:
-    """The folder that ``build`` fills, built once for each content of its inputs.
+    """The folder ``cache/<name>-<12 hex digits>`` that ``build`` fills, once for each content of its inputs.
 
-    Args:
-        name: what it is, for example ``"pool-0"``; the folder is ``cache/<name>-<12 hex digits>``.
-        build: writes everything into the folder it is given; a crash leaves nothing that looks finished.
-        code: modules or functions that ``build`` runs; they count with all of the library that they use.
-        inputs: plain values, data classes (without their fields marked `UNKEYED`), or paths: one inside the
-            cache counts by its name, any other by its bytes.
+    ``build`` writes everything into the folder it is given; a crash leaves nothing that looks finished.
+    ``code``: modules or functions that ``build`` runs; they count with all of the library that they use.
+    ``inputs``: plain values, data classes (without their fields marked `UNKEYED`), or paths: one inside the
+        cache counts by its name, any other by its bytes.
     """
     folder = artefact_folder(study, name, code=code, **inputs)
     if not folder.exists():
         _build(folder, build)
-    return _used(folder)
-
-
-def kept_artefact(study: Study, name: str, *, code: Sequence[ModuleType | Any], **inputs: Any) -> Path | None:
-    """The folder of `artefact` if it has been built, else None."""
-    folder = artefact_folder(study, name, code=code, **inputs)
-    return _used(folder) if folder.exists() else None
+    return used(folder)
 
 
 def artefact_folder(study: Study, name: str, *, code: Sequence[ModuleType | Any], **inputs: Any) -> Path:
@@ -129,8 +108,8 @@ def artefact_folder(study: Study, name: str, *, code: Sequence[ModuleType | Any]
     return study.cache / f"{name}-{key}"
 
 
-def _used(folder: Path) -> Path:
-    """Note the use, since the runner asks which artefacts a notebook used."""
+def used(folder: Path) -> Path:
+    """Note the use for the runner, which asks what a notebook used."""
     if log := os.environ.get("GATEAU_ARTEFACT_LOG"):
         with Path(log).open("a", encoding="utf-8") as out:
             out.write(folder.name + "\n")
@@ -151,8 +130,12 @@ def built(folder: Path) -> tuple[float, float]:
 def _build(folder: Path, build: Callable[[Path], Any]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob(f".{folder.name}.*.part"):
-        if not _alive(int(left.name.split(".")[-2])):
+        try:
+            os.kill(int(left.name.split(".")[-2]), 0)
+        except ProcessLookupError:  # a dead process left it
             shutil.rmtree(left, ignore_errors=True)
+        except PermissionError:  # somebody else's, alive
+            pass
     part = folder.parent / f".{folder.name}.{os.getpid()}.part"
     part.mkdir()
     begin = time.time()
@@ -166,16 +149,6 @@ def _build(folder: Path, build: Callable[[Path], Any]) -> None:
                 raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _plain(study: Study, value: Any) -> Any:

@@ -1,20 +1,13 @@
-"""The house style of the figures: colours for colour-blind readers too, names of methods, byte-stable SVG.
-
-Text stays text in the SVG, the hash salt is fixed and there is no date: the same numbers give the same bytes.
-"""
-
-from __future__ import annotations
+"""The house style of the figures: colours for colour-blind readers too, names of methods, byte-stable SVG."""
 
 import io
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from gateau_lib.study import labels
-from gateau_lib.study.evidence import figure_path
+from gateau_lib.study import evidence, labels
 from gateau_lib.study.store import Study
 from gateau_lib.study.whole_files import atomic_write
 
@@ -25,24 +18,12 @@ MUTED = ["#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6
 MARKERS = "osD^vP*X"
 GREY = "#8A8A8A"
 STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "lines.linewidth": 1.6,
-    "figure.facecolor": "white",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "gateau",
-}
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"], "font.size": 9,
+    "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.6,
+    "legend.frameon": False, "legend.fontsize": 8, "lines.linewidth": 1.6, "figure.facecolor": "white",
+    "svg.fonttype": "none", "svg.hashsalt": "gateau",  # text stays text, the same numbers give the same bytes
+}  # fmt: skip
 styled = matplotlib.rc_context(STYLE)  # decorates a function that draws
 # Models that stand in several figures of lines look the same in all of them.
 LINES = ["theta_a_stretched", "normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all", "base"]
@@ -61,10 +42,7 @@ def look(method: str, place: int) -> dict[str, str]:
 
 
 def text_table(frame: pd.DataFrame) -> Any:
-    """A table of words for a notebook to display, read from the left in every viewer; the index is not shown.
-
-    It is Markdown, since viewers set the cells of pandas' own tables to the right and some drop its styles.
-    """
+    """A table of words, without its index, as Markdown: viewers set the cells of pandas' own to the right."""
     from IPython.display import Markdown
 
     rows = [[str(value).replace("|", "\\|") for value in row] for row in frame.itertuples(index=False)]
@@ -73,16 +51,12 @@ def text_table(frame: pd.DataFrame) -> Any:
     return Markdown(text)  # type: ignore[no-untyped-call]
 
 
-def save(study: Study, fig: Figure, name: str) -> Path:
-    """Write ``figures/<name>.svg`` of the study, byte-stable, whole or not at all."""
-    return atomic_write(figure_path(study, name), svg(fig))
-
-
 def show(study: Study, fig: Figure, name: str) -> Any:
-    """Save a figure and return it for a notebook to display."""
+    """Write ``figures/<name>.svg`` of the study, byte-stable, and return it for a notebook to display."""
     from IPython.display import SVG
 
-    return SVG(filename=str(save(study, fig, name)))  # type: ignore[no-untyped-call]
+    path = atomic_write(evidence.place(study, "figures", name, "svg"), svg(fig))
+    return SVG(filename=str(path))  # type: ignore[no-untyped-call]
 
 
 def svg(fig: Figure) -> str:
@@ -91,4 +65,4 @@ def svg(fig: Figure) -> str:
     with matplotlib.rc_context(STYLE):
         fig.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     # Matplotlib ends some lines with spaces.
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    return "\n".join(map(str.rstrip, out.getvalue().splitlines())) + "\n"

@@ -1,7 +1,5 @@
 """Files that appear whole or not at all, and a lock on what a run writes."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os
@@ -20,9 +18,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     The kernel's lock ends with its process. Not every shared file system passes it on, so the file also names
     its holder, and one of another machine is believed until somebody deletes the file.
-
-    Raises:
-        ScoreError: another run holds it.
+    Raises ScoreError: another run holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, here = folder / "lock", socket.gethostname()
@@ -39,9 +35,8 @@ def locked(folder: Path) -> Iterator[None]:
             holder = {}
         if not free or holder.get("host", here) != here:
             process, host, since = (holder.get(each, "?") for each in ("process", "host", "since"))
-            who = f"process {process} on {host}, since {since}"
-            remedy = f"wait for it, or delete {path} if it died elsewhere"
-            raise ScoreError(f"{folder}: another run writes here ({who}); {remedy}")
+            who = f"another run writes here (process {process} on {host}, since {since})"
+            raise ScoreError(f"{folder}: {who}; wait for it, or delete {path} if it died elsewhere")
         file.truncate(0)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         file.write(json.dumps({"process": os.getpid(), "host": here, "since": now}) + "\n")

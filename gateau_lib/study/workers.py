@@ -1,7 +1,5 @@
 """Many small jobs over a few fresh processes, one torch thread each; artefacts built once."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +13,7 @@ from typing import Any, TypeVar
 from gateau_lib.study import devices
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.progress import track
-from gateau_lib.study.store import Study, artefact, artefact_folder, kept_artefact
+from gateau_lib.study.store import Study, artefact, artefact_folder, used
 
 Result = TypeVar("Result")
 
@@ -33,16 +31,11 @@ def at_once(profile: Profile) -> int:
 def run_jobs(
     function: Callable[..., Result], jobs: Mapping[str, tuple[Any, ...]], workers: int, label: str
 ) -> list[Result]:
-    """``function(*arguments)`` for every job, in the order of ``jobs``.
+    """``function(*arguments)`` for every job (name -> arguments), in their order.
 
-    Args:
-        function: importable by name, since spawned processes (and CUDA) know nothing of this one's memory.
-        jobs: job name -> arguments.
-        workers: processes, each for many jobs; 0: here, one job after the other.
-        label: for the progress line.
-
-    Raises:
-        JobError: the first job that failed, or whose process died; jobs that have not begun are dropped.
+    ``function``: importable by name, since spawned processes (and CUDA) know nothing of this one's memory.
+    ``workers``: processes, each for many jobs; 0: here, one job after the other.
+    Raises JobError: the first job that failed, or whose process died; jobs that have not begun are dropped.
     """
     results: dict[str, Result] = {}
     if workers == 0 or not jobs:
@@ -103,10 +96,6 @@ class Build:
         """Where the artefact's folder is or will be."""
         return artefact_folder(study, self.name, code=[self.function], **self.inputs)
 
-    def kept(self, study: Study) -> Path | None:
-        """The artefact's folder, None if it is not there yet."""
-        return kept_artefact(study, self.name, code=[self.function], **self.inputs)
-
     def folder(self, study: Study, build: Callable[[Path], Any] | None = None) -> Path:
         """The artefact's folder, filled by the function (or by ``build``) if it is not there yet."""
         fill = build or (lambda folder: self.function(**self.inputs, out=folder))
@@ -114,15 +103,11 @@ class Build:
 
 
 def build_all(study: Study, builds: Mapping[str, Build], workers: int, label: str) -> list[Path]:
-    """Artefact folders of ``builds`` (by name of the job), in order; processes are started for missing ones.
-
-    Raises:
-        JobError: see `run_jobs`.
-    """
-    kept: dict[str, Path | None] = {}
+    """Artefact folders of ``builds`` (by name of the job), in order; missing ones are jobs of `run_jobs`."""
+    places: dict[str, Path] = {}
     for name, build in builds.items():
         with _naming(name):
-            kept[name] = build.kept(study)
-    missing = {name: (builds[name], study) for name, folder in kept.items() if not folder}
-    made = iter(run_jobs(Build.folder, missing, workers, label))
-    return [folder or next(made) for folder in kept.values()]
+            places[name] = build.place(study)
+    missing = {name: (builds[name], study) for name, folder in places.items() if not folder.exists()}
+    run_jobs(Build.folder, missing, workers, label)
+    return [used(folder) for folder in places.values()]

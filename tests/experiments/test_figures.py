@@ -117,7 +117,8 @@ def test_figure_is_svg_with_its_text_and_stable_bytes(name):
 def test_same_bytes_in_another_process(tmp_path, monkeypatch):
     monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path))
     study = store.open_study("smoke")
-    path = style.save(study, figures.composition(COUNTS), "05_selections")
+    style.show(study, figures.composition(COUNTS), "05_selections")
+    path = study.root / "figures" / "05_selections.svg"
     assert path == tmp_path / "smoke" / "figures" / "05_selections.svg"
     code = (
         "import pandas as pd; from gateau_lib.experiments import figures; "

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from gateau_lib.experiments import footprint, workload
+from gateau_lib.experiments import machine_check, workload
 from gateau_lib.models import adapters, sizes
 from gateau_lib.models.tiny import build_llama
 from gateau_lib.study.profiles import resolve
@@ -63,7 +63,9 @@ def test_memory_of_training_agrees_with_a_real_one(dtype, tuning, checkpoints, m
     def train() -> None:
         model = built()[0].train()
         if tuning == "lora":
-            model = adapters.attach(model.to(getattr(torch, dtype)), "base", footprint.ADAPTER_RANK, seed=0)
+            model = adapters.attach(
+                model.to(getattr(torch, dtype)), "base", machine_check.ADAPTER_RANK, seed=0
+            )
         if checkpoints:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
@@ -76,9 +78,9 @@ def test_memory_of_training_agrees_with_a_real_one(dtype, tuning, checkpoints, m
 
     size = built()[1]
     monkeypatch.setattr(workload, "pair", lambda profile: (size, size))
-    monkeypatch.setattr(footprint, "_training_passes", lambda profile, many: [(TOKENS, LABELS)])
+    monkeypatch.setattr(machine_check, "_training_passes", lambda profile, many: [(TOKENS, LABELS)])
     how = {"processes": 1, "sharding": "ddp", "dtype": dtype, "tuning": tuning}
-    planned = footprint.training(resolve("paper" if checkpoints else "gpu", **how))
+    planned = machine_check.training(resolve("paper" if checkpoints else "gpu", **how))
     measured = peak(train)
     assert 0.75 < planned / measured < 1.33, f"{planned / 2**20:.1f} MB, measured {measured / 2**20:.1f} MB"
 
@@ -90,54 +92,56 @@ def test_memory_of_reading_agrees_with_a_real_one():
         model(**rows, use_cache=False, logits_to_keep=LABELS)
         measured = peak(lambda: model(**rows, use_cache=False, logits_to_keep=LABELS))
         cached = peak(lambda: model(**rows, use_cache=True, logits_to_keep=LABELS))
-    planned = TOKENS * footprint._passing(size, 4)
+    planned = TOKENS * machine_check._passing(size, 4)
     assert 0.75 < planned / measured < 2
     assert 0.75 < (planned + TOKENS * size.cache * 4) / cached < 2
 
 
 def test_sharing_divides_what_it_shares_and_nothing_else():
-    one, eight = (footprint.training(resolve("paper", processes=n)) for n in (1, 8))
+    one, eight = (machine_check.training(resolve("paper", processes=n)) for n in (1, 8))
     long = workload.pair(resolve("paper"))[1]
     states = 16 * long.parameters
     assert one - eight > 0.8 * (states - states / 8)
-    single, shared = (footprint.memory(resolve("paper", processes=n))["scoring"] for n in (1, 0))
+    single, shared = (machine_check.memory(resolve("paper", processes=n))["scoring"] for n in (1, 0))
     assert single == shared
-    assert footprint.host(resolve("paper", processes=8)) == 8 * 4 * long.parameters
+    assert machine_check.host(resolve("paper", processes=8)) == 8 * 4 * long.parameters
 
 
 def test_the_host_holds_two_models_in_single_precision_for_worked_examples():
     for name in ("paper", "gpu+llama-2-7b"):
         profile = resolve(name, processes=1)
-        assert footprint.host(profile) >= 2 * 4 * workload.pair(profile)[1].parameters
+        assert machine_check.host(profile) >= 2 * 4 * workload.pair(profile)[1].parameters
 
 
 def test_downloads_are_counted_as_weights_are_stored():
-    downloads = footprint.downloads(resolve("gpu+llama-3-8b")) | footprint.downloads(
+    downloads = machine_check.downloads(resolve("gpu+llama-3-8b")) | machine_check.downloads(
         resolve("gpu+granite-2b")
     )
     assert downloads["princeton-nlp/Llama-3-8B-ProLong-64k-Base"] == pytest.approx(32.1e9, rel=0.01)
     assert downloads["ibm-granite/granite-3.0-2b-base"] == pytest.approx(10.1e9, rel=0.01)
     assert downloads["ibm-granite/granite-3.1-2b-base"] == pytest.approx(5.07e9, rel=0.01)
-    pickled = footprint.downloads(resolve("paper"))["THUDM/LongAlign-7B-64k-base"]
+    pickled = machine_check.downloads(resolve("paper"))["THUDM/LongAlign-7B-64k-base"]
     assert pickled == pytest.approx(2 * 13.5e9, rel=0.01)  # and converted
 
 
 def test_adapters_are_counted_as_peft_makes_them(llama_gqa):
     adapted = adapters.attach(copy.deepcopy(llama_gqa), "base", 4, seed=0)
     made = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    assert footprint.adapters(sizes.of_config(llama_gqa.config), 4) == made
+    assert machine_check.adapters(sizes.of_config(llama_gqa.config), 4) == made
 
 
 def test_adapters_take_less_room_than_all_weights():
     full, lora = (resolve("paper", processes=1, sharding="ddp", tuning=tuning) for tuning in ("full", "lora"))
-    assert footprint.training(lora) < footprint.training(full) - 10 * workload.pair(full)[1].parameters
-    assert footprint.disk(lora)[0] < footprint.disk(full)[0] / 10
+    assert (
+        machine_check.training(lora) < machine_check.training(full) - 10 * workload.pair(full)[1].parameters
+    )
+    assert machine_check.disk(lora)[0] < machine_check.disk(full)[0] / 10
 
 
 def test_the_published_set_up_has_room_for_the_published_study():
-    assert max(footprint.memory(resolve("paper"), 8).values()) < 80e9
+    assert max(machine_check.memory(resolve("paper"), 8).values()) < 80e9
 
 
 @pytest.mark.parametrize("name", ["gpu", "gpu+granite-2b"])
 def test_gpu_fits_one_card_of_24_gb(name):
-    assert max(footprint.memory(resolve(name), 1).values()) < 24e9
+    assert max(machine_check.memory(resolve(name), 1).values()) < 24e9

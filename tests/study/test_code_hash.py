@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateau_lib.data import samples
-from gateau_lib.study import code_hash, keys, notebooks
+from gateau_lib.study import code_hash, notebooks
 from gateau_lib.study.code_hash import library
 from gateau_lib.study.definitions import Node
 from gateau_lib.training import pretrain
@@ -618,9 +618,9 @@ def test_roots_are_what_is_given_to_source_hash_directly_or_not(package):
                 return _build('x', b.three)
         """,
     )
-    places = {f"{node.module}.{node.name}" for node in keys.roots(library(package))}
+    places = {f"{node.module}.{node.name}" for node in code_hash.roots(library(package))}
     assert places == {"b.one", "b.two", "e.by_keyword", "c.helper", "b.three"}
-    listed = keys.keys({"01_one": NOTEBOOK.format("uses_b")}, package)
+    listed = code_hash.all_keys({"01_one": NOTEBOOK.format("uses_b")}, package)
     assert [line.split("\t")[0] for line in listed] == "01_one by_keyword helper one three two".split()
     assert listed[2] == f"helper\t{found(package, 'c.helper')[0]}"
 
@@ -666,15 +666,15 @@ def test_an_edit_that_cannot_change_the_pair_does_not_train_it_again(copied, def
 
 def test_two_modules_moved_into_a_folder_change_no_key_of_the_library(copied):
     texts = shipped_notebooks()
-    before = keys.keys(texts, copied)
+    before = code_hash.all_keys(texts, copied)
     moved = move(copied, {"methods.hmg": "papers.hmg", "experiments.claims": "study.ledger"}, *texts.values())
     (copied / "experiments" / "claims.yml").rename(copied / "study" / "claims.yml")
-    assert keys.keys(dict(zip(texts, moved, strict=True)), copied) == before
+    assert code_hash.all_keys(dict(zip(texts, moved, strict=True)), copied) == before
 
 
 def test_all_modules_moved_and_renamed_change_no_key_of_the_library(copied):
     texts = shipped_notebooks()
-    before = keys.keys(texts, copied)
+    before = code_hash.all_keys(texts, copied)
     files = [path.relative_to(copied) for path in copied.rglob("*.py") if path.stem != "__init__"]
     modules = sorted(".".join(file.with_suffix("").parts) for file in files)
     places = {
@@ -684,20 +684,12 @@ def test_all_modules_moved_and_renamed_change_no_key_of_the_library(copied):
     moved = move(copied, places, *texts.values())
     for file in list(copied.rglob("*.yml")):
         file.rename(copied / "room_1" / file.name)
-    assert keys.keys(dict(zip(texts, moved, strict=True)), copied) == before
+    assert code_hash.all_keys(dict(zip(texts, moved, strict=True)), copied) == before
 
 
 def test_every_artefact_of_the_library_has_its_key_in_the_list():
-    lines = dict(line.split("\t") for line in keys.keys({}))
-    assert {
-        "pair",
-        "write_corpus",
-        "fine_tune",
-        "score_items",
-        "write_homologous",
-        "answer",
-        "_write_rows",
-    } <= set(lines)
+    lines = dict(line.split("\t") for line in code_hash.all_keys({}))
+    assert {"pair", "write_corpus", "fine_tune", "score_items", "answer", "_write_rows"} <= set(lines)
     assert lines["pair"] == code_hash.source_hash([pretrain.pair])
 
 

@@ -18,7 +18,7 @@ from gateau_lib.study.staleness import RunError
 
 PACKAGE = Path(gateau_lib.__file__).parent
 # Raised and caught inside one module, or the failure of a worker, which may be a fault of the program.
-NOT_THE_USERS = {"Busy", "Unusable", "JobError"}
+NOT_THE_USERS = {"Busy", "JobError"}
 
 
 def ends(error: BaseException | None, kept: str = "") -> int:

@@ -198,7 +198,7 @@ def test_a_moved_library_function_makes_nothing_stale(done, capsys, monkeypatch,
     package = library_of(tmp_path, monkeypatch)
     text = (package / "study" / "evidence.py").read_text()
     start, end = text.index("def write_table("), text.index("def write_ids(")
-    ours = ["evidence import _evidence", "store import Study", "whole_files import atomic_write"]
+    ours = ["evidence import place", "store import Study", "whole_files import atomic_write"]
     imports = "\n".join(
         [
             "from pathlib import Path",
