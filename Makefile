@@ -20,7 +20,7 @@ SCORING := $(if $(SHORT),--short "$(SHORT)") $(if $(LONG),--long "$(LONG)") $(if
 CHOOSING := --fraction $(FRACTION) $(if $(DEDUP),--dedup $(DEDUP)) $(if $(PER_SOURCE),--per-source)
 
 .PHONY: help reproduce smoke cpu gpu paper status verify keys test unit coverage lint types format select env lock readme site lab \
-	bench clean
+	bench gpu-checks clean
 
 help: ## this list
 	@echo "make TARGET [PROFILE=$(PROFILE)] [SEED=$(SEED)] [NOTEBOOK=NN] [SET='name=value ...'] [PLAN=1] [PAIR=name] [REHEARSE=1]"
@@ -93,7 +93,10 @@ lab: $(READY) ## JupyterLab on the source notebooks
 bench: $(READY) ## measure scoring speed on this machine
 	@$(PYTHON_RUN) gateau_lib.bench
 
+gpu-checks: $(READY) ## measure what a GPU does with the library, in minutes; TINY=1 only tries it, on any machine
+	@$(PYTHON_RUN) gateau_lib.gpu_checks $(if $(TINY),--tiny)
+
 clean: ## remove caches and what smoke runs left; keeps the environment and the evidence in results
-	@rm -rf results/*/cache results/smoke results/smoke-* results/rehearse-* docs/_build docs/notebooks
+	@rm -rf results/*/cache results/smoke results/smoke-* results/rehearse-* results/gpu-tiny docs/_build docs/notebooks
 	@rm -rf .pytest_cache .ruff_cache .hypothesis .mypy_cache .import_linter_cache .coverage*
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -15,6 +15,7 @@ COMMANDS = {
     "jobs": ("jobs", "write a training run for another machine, or take its model into the study"),
     "train": ("train", "train such a run"),
     "bench": ("bench", "measure what scoring costs on this machine"),
+    "gpu-checks": ("gpu_checks", "measure what a GPU does with the library, in minutes"),
 }
 
 

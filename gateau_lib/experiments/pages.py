@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from transformers import LlamaConfig
 
-from gateau_lib.experiments import machine_check, plan, setting_sources
+from gateau_lib.experiments import gpu_page, gpu_record, machine_check, plan, setting_sources
 from gateau_lib.experiments.claims import verdicts
 from gateau_lib.experiments.figures import verdict_table
 from gateau_lib.experiments.findings import summary
@@ -45,6 +45,7 @@ def generated(results: Path, sources: Path) -> dict[str, dict[str, str]]:
     """The generated parts, Markdown: page -> name -> text, from ``results/cpu`` and the source notebooks."""
     audit = _table(("setting", "paper profile", "source, or what was assumed"), setting_sources.rows())
     found = {"README.md": readme(results, sources), "docs/cluster.md": {"plan": example()}}
+    found["docs/gpu.md"] = {"gpu": gpu_page.page(gpu_record.newest(results.parent / "gpu"))}
     return found | {"docs/scale.md": {"plans": plans(), "audit": audit}}
 
 
@@ -72,6 +73,7 @@ def readme(results: Path, sources: Path) -> dict[str, str]:
         raise PageError(f"results/{PROFILE}: no manifest or no metrics; run make {PROFILE} first")
     found = verdicts(metrics, PROFILE)
     parts = {"headline": headline(found), "cost": cost(made), "reading": reading(made, sources)}
+    parts["gpu"] = f"- {gpu_page.headline(gpu_record.newest(results.parent / 'gpu'))}"
     return parts | {"verdicts": verdict_table(found).strip(), "profiles": profiles()}
 
 

@@ -1,0 +1,133 @@
+"""The cpu study's scoring and fine-tuning as library calls: on a card and on its host, same verdicts?
+
+Both read the shipped pair and the planted pools of the cpu profile. Then the gpu profile's pretraining runs a
+few steps, for tokens a second and memory against what the plan says.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from gateau_lib.experiments import claims, gpu_record, machine_check, pool, ranking, study_corpus, tuning_runs
+from gateau_lib.experiments.gpu_card import Shapes
+from gateau_lib.methods.skipalign import Strategy
+from gateau_lib.models.loading import SHIPPED
+from gateau_lib.models.tiny import build_llama
+from gateau_lib.study.profiles import Profile, resolve
+from gateau_lib.study.store import Study
+from gateau_lib.training import pretrain, sft
+
+PART = "study"
+RUNS: tuple[Strategy, ...] = ("normal", "skip_all")
+STEPS = 2 * pretrain.LOG_EVERY  # of pretraining a stage
+
+
+def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
+    """Verdicts and losses on both devices, the card first; then pretraining."""
+    profile = replace(resolve("cpu"), short_model="shipped", long_model="shipped", workers=0)
+    if shapes.tiny:
+        few: dict[str, Any] = {
+            "pool_per_kind": 1,
+            "pool_tokens": (600, 700),
+            "short_pool": 24,
+            "skip_steps": 2,
+        }
+        profile = replace(profile, **few, prolong_pairs=10, eval_items=2, eval_lengths=(256,))
+    with TemporaryDirectory() as folder:
+        found, losses = {}, {}
+        for where in dict.fromkeys((device.type, "cpu")):
+            study = Study(profile, 0, Path(folder) / where)
+            with _on(where):
+                found[where] = _verdicts(path, study, where)
+                losses[where] = _fine_tuned(path, study, where)
+    compare(path, device.type, found, losses)
+    pretraining(path, resolve("gpu" if device.type == "cuda" else "smoke"), device)
+
+
+@contextmanager
+def _on(device: str) -> Iterator[None]:
+    """Let the library compute on a device for a while."""
+    before = os.environ.get("GATEAU_DEVICE")
+    os.environ["GATEAU_DEVICE"] = device
+    try:
+        yield
+    finally:
+        del os.environ["GATEAU_DEVICE"]
+        if before is not None:
+            os.environ["GATEAU_DEVICE"] = before
+
+
+def _verdicts(path: Path, study: Study, where: str) -> dict[str, str]:
+    """Score the pools, and judge every claim about areas and precisions that they decide."""
+    data, begin = study_corpus.prepared(study), time.perf_counter()
+    table = pool.scored(study, SHIPPED, data, ("independent", "confounded"), list(pool.PARTS))
+    seconds = time.perf_counter() - begin
+    tokens = sum(count["tokens"] for count in table.attrs["count"].values())
+    table = ranking.by_pool(ranking.by_pool(table, ranking.guidance), ranking.combined, study.profile.alpha)
+    names = (*ranking.GUIDANCE, *ranking.COMBINATIONS, *ranking.NAMES, "prolong", "ifd", "longest")
+    methods = [name for name in names if name in table]
+    rows = [*ranking.auc_rows(table, methods), *ranking.precision_rows(table, methods)]
+    judged = claims.verdicts(pd.DataFrame(rows), study.profile.name)
+    decided = judged[judged["seeds"] > 0]
+    measured = {"samples": len(table), "tokens": tokens, "seconds": seconds, "claims": len(decided)}
+    gpu_record.add(path, PART, f"scoring of the pools, {where}", **measured)
+    return dict(zip(decided["id"], decided["verdict"], strict=True))
+
+
+def _fine_tuned(path: Path, study: Study, where: str) -> dict[str, list[float]]:
+    """The first run of each strategy; its losses, nats, a step."""
+    jobs = tuning_runs.skip_jobs(study, study_corpus.prepared(study), SHIPPED)
+    losses: dict[str, list[float]] = {}
+    for strategy in RUNS:
+        job = next(job for job in jobs if job.strategy == strategy)
+        log = sft.fine_tune(job, study.root / strategy)
+        measured = {name: log[name] for name in ("tokens", "steps", "seconds")}
+        gpu_record.add(path, PART, f"fine-tuning {strategy}, {where}", **measured)
+        losses[strategy] = log["losses"]
+    return losses
+
+
+def compare(
+    path: Path, card: str, found: dict[str, dict[str, str]], losses: dict[str, dict[str, list[float]]]
+) -> None:
+    """Rows of what differs between card and host: verdicts by claim, losses by step."""
+    changed = [name for name, verdict in found["cpu"].items() if found[card].get(name) != verdict]
+    note = f"changed: {', '.join(changed)}" if changed else ""
+    gpu_record.add(path, PART, "verdicts", claims=len(found["cpu"]), changed=len(changed), note=note)
+    for strategy in RUNS:
+        a, b = (np.array(losses[where][strategy]) for where in (card, "cpu"))
+        apart = float(np.abs(a - b).max())
+        gpu_record.add(path, PART, f"losses of {strategy}", steps=len(a), largest_difference=apart)
+
+
+def pretraining(path: Path, profile: Profile, device: torch.device) -> None:
+    """A few steps of each stage's window, as the profile trains its long model from scratch."""
+    tokenizer = study_corpus.load_tokenizer(Study(profile, 0, Path()))
+    sizes = {name: getattr(profile, name) for name in ("hidden_size", "layers", "heads", "rope_theta")}
+    model: Any = build_llama(len(tokenizer), **sizes, window=profile.long_window, seed=0)
+    how: dict[str, Any] = {
+        "seed": 0,
+        "question_share": profile.question_share,
+        "micro_tokens": profile.micro_tokens,
+    }
+    train: Any = partial(pretrain.train, model.to(device), tokenizer, **how)
+    planned = {"planned_bytes": machine_check.memory(profile, 1).get("pretraining")}
+    for length, _, tokens in (*profile.short_stages, *profile.long_stages):
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        first, last = train(((length, STEPS, tokens),))  # the first half warms up
+        measured = {name: last[name] - first[name] for name in ("tokens", "seconds")}
+        if device.type == "cuda":
+            measured["peak_bytes"] = torch.cuda.max_memory_allocated(device)
+        what = f"pretraining, {profile.name}"
+        gpu_record.add(path, PART, what, length=length, **measured, **planned)
