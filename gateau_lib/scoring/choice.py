@@ -1,7 +1,5 @@
 """A selection: scores joined with their data, ranked, chosen, written, reported."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Data and output lie on a file system that all machines see; only a shard's place
 that died again and gives it its shard again.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """A whole data set scored, in six stations: index, models, shards, table, manifest, summary."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence

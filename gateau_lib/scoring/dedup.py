@@ -1,8 +1,6 @@
 """Near-identical contexts of a pool: MinHash (Broder 1997, by `datasketch`) of word shingles finds the
 candidates, their Jaccard index decides."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from itertools import islice

@@ -5,8 +5,6 @@ So a restarted run ends with the same bytes, and a changed option never meets ol
 shards, in this process or on another machine, calls `begin` once, then `finish` for each.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections import Counter

@@ -3,8 +3,6 @@
 ``report.html`` is the page; here is what stands in it.
 """
 
-from __future__ import annotations
-
 from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path

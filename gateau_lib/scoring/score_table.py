@@ -4,8 +4,6 @@ A row a record, in input order. The columns are those of every registered method
 is empty. What the table says about itself is metadata under ``gateau``, with the number of its format.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

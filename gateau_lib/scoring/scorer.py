@@ -3,8 +3,6 @@
 Ranks and other statements about the whole pool are left to the selection.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """A scoring run with everything decided: data, models, options, where it runs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

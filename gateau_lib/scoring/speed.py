@@ -1,7 +1,5 @@
 """How fast scoring is: the library against the released procedures and plain passes, in the same run."""
 
-from __future__ import annotations
-
 import os
 import platform
 import time

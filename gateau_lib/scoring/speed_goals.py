@@ -1,7 +1,5 @@
 """The file that `bench` leaves: which goals were met, and tables of it for people."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ with Python's own HTTP client: the hub's would send the user's hub token to any 
 to a server of one's own while ``HF_HUB_OFFLINE`` is set.
 """
 
-from __future__ import annotations
-
 import http.client
 import json
 import os

@@ -4,8 +4,6 @@ A record that cannot be used is dropped, and the reason counted; a file that can
 error, since it is most likely a download that broke off.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import zipfile

@@ -1,7 +1,5 @@
 """Documents read from a folder, and what can be said about a text that was written on one of them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ then on; a commit that the registry knows is required at once. Of a model only s
 tokenizer are fetched. What was fetched before something went wrong is kept, and the next run goes on there.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Published data sets: from the hub, or from folders of one's own below ``$GATEAU_DATA``."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

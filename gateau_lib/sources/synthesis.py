@@ -1,7 +1,5 @@
 """Long instruction samples made from a folder of documents by a model that is asked for them."""
 
-from __future__ import annotations
-
 import json
 import random
 import re

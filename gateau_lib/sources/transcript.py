@@ -4,8 +4,6 @@ Every answer is appended to ``transcript.jsonl`` the moment it is there, with th
 seed and model. A killed run goes on with what is missing, and asks nothing twice.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json
