@@ -40,18 +40,16 @@ class Scorer:
         """Leave the shard's part file; ScoreError if models or code here are not the first worker's."""
         mine, pair = self.begun
         if differing := [name for name in mine.made_by if job.made_by.get(name) != mine.made_by[name]]:
-            what = (
-                f"machine {socket.gethostname()} differs from the first worker's in: {', '.join(differing)}"
-            )
-            raise ScoreError(f"{what}; install the same on all machines")
+            machine, what = f"machine {socket.gethostname()}", ", ".join(differing)
+            fix = "install the same on all machines"
+            raise ScoreError(f"{machine} differs from the first worker's in: {what}; {fix}")
         part_files.finish(job, shard, pair)
 
 
 def score(run: ScoringRun, all_shards: Sequence[Shard]) -> part_files.Job:
     """Every shard finished on the cluster that ``RAY_ADDRESS`` names, one that runs here, or a new local one.
 
-    Raises:
-        ScoreError: Ray is missing, the cluster is too small for the workers asked for, or workers keep dying.
+    Raises ScoreError: Ray is missing, the cluster is too small for the workers, or workers keep dying.
     """
     try:
         import ray  # an optional package

@@ -21,30 +21,24 @@ from gateau_lib.study.whole_files import atomic_write
 def score(run: ScoringRun) -> list[Part]:
     """Leave the table and the manifest of a run (from `settings.resolve`); its parts, without their rows.
 
-    Finished shards are reused.
-
-    Raises:
-        DataError, ModelError, ScoreError: input, models or files that cannot be used.
+    Finished shards are reused. Raises DataError, ModelError, ScoreError: what cannot be used.
     """
     shards = sharded.index(run.data, run.shard_size)
     with whole_files.locked(run.parts):
-        job = cluster.score(run, shards) if run.engine == "ray" else score_here(run, shards)
-        about = describe(run, job.made_by)
+        if run.engine == "ray":
+            job = cluster.score(run, shards)
+        else:
+            job, pair = part_files.begin(run)
+            for shard in track(shards, f"scoring, shards of {run.shard_size}"):
+                part_files.finish(job, shard, pair)
+        about = _describe(run, job.made_by)
         done = score_table.write_table(part_files.parts(job, shards), about, run.written)
-        facts = manifest(job, shards, done, about)
+        facts = _manifest(job, shards, done, about)
         atomic_write(run.manifest, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     return done
 
 
-def score_here(run: ScoringRun, shards: Sequence[sharded.Shard]) -> part_files.Job:
-    """Every shard finished in this process."""
-    job, pair = part_files.begin(run)
-    for shard in track(shards, f"scoring, shards of {run.shard_size}"):
-        part_files.finish(job, shard, pair)
-    return job
-
-
-def describe(run: ScoringRun, made_by: dict[str, Any]) -> dict[str, Any]:
+def _describe(run: ScoringRun, made_by: dict[str, Any]) -> dict[str, Any]:
     """What the table says about itself: the options, and which models scored."""
     called = {"long": run.long} if run.short is None else {"short": run.short, "long": run.long}
     models = {
@@ -54,7 +48,7 @@ def describe(run: ScoringRun, made_by: dict[str, Any]) -> dict[str, Any]:
     return asdict(run.options) | {"models": models, "shipped_pair": run.shipped, "dtype": made_by["dtype"]}
 
 
-def manifest(
+def _manifest(
     job: part_files.Job, shards: Sequence[sharded.Shard], done: Sequence[Part], about: dict[str, Any]
 ) -> dict[str, Any]:
     """What made a table: content of data, models, options and code, and what each shard took."""
@@ -62,19 +56,19 @@ def manifest(
     for shard, part in zip(shards, done, strict=True):
         entry = {"part": job.part(shard).name, "rows": shard.rows, "sha256": shard.sha256}
         listed.append(entry | {"seconds": part.seconds, "passes": part.counts})
-    content = digest("".join(shard.sha256 for shard in shards))
+    content = {"name": run.data.name, "sha256_of_shards": digest("".join(s.sha256 for s in shards))}
     return {
         "table": {"sha256": path_hash(run.written), "rows": sum(shard.rows for shard in shards)},
-        "data": {"name": run.data.name, "sha256_of_shards": content},
+        "data": content,
         "options": about | {"shard_size": run.shard_size},
         "made_by": job.made_by,
-        "passes": total(done),
+        "passes": _total(done),
         "seconds": round(sum(part.seconds for part in done), 3),  # of work, added over workers
         "shards": listed,
     }
 
 
-def total(parts: Sequence[Part]) -> dict[str, dict[str, int]]:
+def _total(parts: Sequence[Part]) -> dict[str, dict[str, int]]:
     """Tokens of each pass over many shards, the dearest first."""
     sums: dict[str, Counter[str]] = {}
     for part in parts:
@@ -89,6 +83,6 @@ def summary_text(run: ScoringRun, done: Sequence[Part], seconds: float) -> str:
     errors, lost = int(rows["error"].notna().sum()), int(rows["n_dropped"].sum())
     cut = f"{(rows['n_dropped'] > 0).sum()} cut to {run.options.max_length} tokens, losing {lost:,}"
     bare = ((rows["n_context"] == 0) & rows["error"].isna()).sum()
-    passes = ", ".join(f"{name} {count['tokens']:,}" for name, count in total(done).items()) or "none"
+    passes = ", ".join(f"{name} {count['tokens']:,}" for name, count in _total(done).items()) or "none"
     notes = f"{len(rows)} rows, {errors} with an error, {cut}, {bare} without context"
     return f"{run.out}: {notes}; {seconds:.0f} s\ntokens forwarded: {passes}"

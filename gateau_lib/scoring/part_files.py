@@ -1,8 +1,7 @@
 """Shards scored once each: part files that are right or absent.
 
-A part file is named by the content of all that decides its rows: records, weights, options, code, versions.
-So a restarted run ends with the same bytes, and a changed option never meets old parts. Whoever scores
-shards, in this process or on another machine, calls `begin` once, then `finish` for each.
+A part file is named by the content of all that decides its rows: records, weights, options, code, versions. So a
+restarted run ends with the same bytes. Whoever scores shards, here or elsewhere, calls `begin`, then `finish` for each.
 """
 
 import json
@@ -46,19 +45,14 @@ class Job:
         return self.run.parts / f"{digest(json.dumps([common, shard.content], sort_keys=True))[:20]}.json"
 
 
-def prepare(run: ScoringRun) -> Pair:
-    """The models in this process, each stretched to the run's length once for all shards."""
+def begin(run: ScoringRun) -> tuple[Job, Pair]:
+    """What a worker needs before its first shard; the models are stretched to the run's length here, once."""
     if run.threads:
         torch.set_num_threads(run.threads)
     asked = asked_methods(run.options.methods)
     pair = load_pair(run.short, run.long, needs_short(asked), run.dtype, choose_device(run.device))
-    return extended(pair, run.options, scorer.passes_of(asked))
-
-
-def begin(run: ScoringRun) -> tuple[Job, Pair]:
-    """What a worker needs before its first shard."""
-    pair = prepare(run)
-    return Job(run, makers(pair, asked_methods(run.options.methods))), pair
+    pair = extended(pair, run.options, scorer.passes_of(asked))
+    return Job(run, makers(pair, asked)), pair
 
 
 def makers(pair: Pair, methods: Sequence[Method]) -> dict[str, Any]:
@@ -82,12 +76,12 @@ def read_part(path: Path, rows: int) -> Part | None:
         part = Part(json.loads(body), about["counts"], about["seconds"])
         if len(part.rows) != rows:
             raise ValueError("number of rows")
+        return part
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("%s: damaged (%s); this shard is scored again", path, error)
         return None
-    return part
 
 
 def finish(job: Job, shard: Shard, pair: Pair) -> None:
@@ -95,11 +89,9 @@ def finish(job: Job, shard: Shard, pair: Pair) -> None:
     path, options = job.part(shard), job.run.options
     if read_part(path, shard.rows) is not None:
         return
-    start = monotonic()
-    counts: dict[str, Counter[str]] = {}
-    items = sharded.read(job.run.data, shard)
-    rows = scorer.score_items(items, pair, options, asked_methods(options.methods), counts)
-    body = json.dumps(rows, allow_nan=False)
+    start, counts = monotonic(), dict[str, Counter[str]]()
+    items, asked = sharded.read(job.run.data, shard), asked_methods(options.methods)
+    body = json.dumps(scorer.score_items(items, pair, options, asked, counts), allow_nan=False)
     about = {"sha256": digest(body), "counts": counts, "seconds": round(monotonic() - start, 3)}
     atomic_write(path, json.dumps(about) + "\n" + body)
 
@@ -107,7 +99,6 @@ def finish(job: Job, shard: Shard, pair: Pair) -> None:
 def parts(job: Job, shards: Sequence[Shard]) -> Iterator[Part]:
     """The finished parts in the order of the data, one in memory at a time; ScoreError if one is gone."""
     for shard in shards:
-        part = read_part(job.part(shard), shard.rows)
-        if part is None:
+        if (part := read_part(job.part(shard), shard.rows)) is None:
             raise ScoreError(f"{job.part(shard)}: this part is gone or damaged; give the same command again")
         yield part

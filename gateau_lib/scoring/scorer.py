@@ -1,11 +1,7 @@
-"""One record in, one row out: every method's scores, each model reading a sample as seldom as possible.
-
-Ranks and other statements about the whole pool are left to the selection.
-"""
+"""One record in, one row out: every method's scores, each model reading a sample as seldom as possible."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -38,12 +34,8 @@ def score_items(
     """Rows with ``id``, ``error``, `score_table.LENGTHS` and the methods' columns, one an item in its order.
 
     A value is None where nothing was computed. A sample whose loss is not finite, or that does not fit into
-    memory alone, is an error row and does not touch the others.
-
-    Args:
-        pair: the models, from `reader.extended`.
-        methods: those that the options name.
-        counts: as of `Reader`.
+    memory alone, is an error row and does not touch the others. ``pair`` is from `reader.extended`, ``methods``
+    are those that the options name, ``counts`` is `Reader`'s.
     """
     columns = [column for method in methods for column in (*method.columns, *method.details)]
     rows = [{"id": item.id, "error": item.error} | dict.fromkeys((*LENGTHS, *columns)) for item in items]
@@ -59,9 +51,19 @@ def score_items(
         sizes = len(encoded.context), len(encoded.instruction), len(encoded.response), encoded.dropped
         row |= dict(zip(LENGTHS, sizes, strict=True))
         ready.append((item.sample, encoded, row))
-    counts = {} if counts is None else counts
+
+    def fill(some: Sequence[Ready]) -> None:
+        samples, encoded, rows = zip(*some, strict=True)
+        passes = passes_of(methods)
+        reader = Reader(samples, encoded, pair, options, passes, {} if counts is None else counts)
+        for method in methods:
+            of = cast(Callable[[Reader], Mapping[str, Any]], method.fill)  # of a method that is scored
+            for name, values in of(reader).items():
+                for row, value in zip(rows, values, strict=True):
+                    row[name] = _plain(value)
+
     if ready:
-        _fill_or_mark(ready, partial(_fill, pair=pair, options=options, methods=methods, counts=counts))
+        _fill_or_mark(ready, fill)
     return rows
 
 
@@ -75,27 +77,9 @@ def _fill_or_mark(ready: Sequence[Ready], fill: Fill) -> None:
             _fill_or_mark(ready[:half], fill)
             _fill_or_mark(ready[half:], fill)
             return
-        row = ready[0][-1]
-        segment = "" if error.segment is None else f", segment {error.segment}"
+        row, segment = ready[0][-1], "" if error.segment is None else f", segment {error.segment}"
         filled = row.keys() - {"id", *LENGTHS}
         row.update(dict.fromkeys(filled), error=f"sample {row['id']!r}{segment}: {error.reason}")
-
-
-def _fill(
-    ready: Sequence[Ready],
-    pair: Pair,
-    options: Options,
-    methods: Sequence[Method],
-    counts: dict[str, Counter[str]],
-) -> None:
-    """Let every method put its columns into the rows."""
-    samples, encoded, rows = zip(*ready, strict=True)
-    reader = Reader(samples, encoded, pair, options, passes_of(methods), counts)
-    for method in methods:
-        fill = cast(Callable[[Reader], Mapping[str, Any]], method.fill)  # of a method that is scored
-        for name, values in fill(reader).items():
-            for row, value in zip(rows, values, strict=True):
-                row[name] = _plain(value)
 
 
 def _plain(value: Any) -> Any:

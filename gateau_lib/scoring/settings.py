@@ -14,8 +14,6 @@ from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.outputs import check_out
 
 SEGMENT_LENGTH = 128  # GATEAU select/cam
-SHIPPED_STRETCH = 2  # times the long window
-
 Engine = Literal["local", "ray"]
 
 
@@ -71,14 +69,8 @@ def resolve(
 ) -> ScoringRun:
     """The run that these words ask for; what is not given comes from the models' windows, see `lengths`.
 
-    Reads the models' configurations, no weights.
-
-    Args:
-        only_plan: nothing will be written, so that ``out`` may be missing.
-        where: fields of `ScoringRun` from ``dtype`` on.
-
-    Raises:
-        ScoreError, DataError, ModelError: words that cannot be meant, no model there.
+    Reads no weights. ``only_plan``: ``out`` may be missing. ``where``: `ScoringRun`'s fields from ``dtype`` on.
+    Raises ScoreError, DataError, ModelError: words that cannot be meant, no model there.
     """
     counted = {"segment-length": segment_length, "max-length": max_length, "prolong-pairs": prolong_pairs}
     counted |= {name: where.get(name.replace("-", "_")) for name in ("shard-size", "workers", "threads")}
@@ -97,10 +89,11 @@ def resolve(
     short, long = names(short, long, needs_short(asked))
     segment, longest, window = lengths(short, long, shipped, segment_length, max_length)
     if segment < 2 and "prolong" in named:
-        why = "a segment's first token has no loss"
-        raise ScoreError(f"--segment-length must be at least 2 for prolong: {why}")
-    more = {"chat": chat_template, "adaptive": adaptive}
-    options = Options(named, reading, segment, longest, window, prolong_pairs, **more)
+        raise ScoreError(
+            "--segment-length must be at least 2 for prolong: a segment's first token has no loss"
+        )
+    read = segment, longest, window, prolong_pairs
+    options = Options(named, reading, *read, chat=chat_template, adaptive=adaptive)
     run = ScoringRun(data, out, options, short, long, shipped, **where)
     if not only_plan:
         check_out(run.written, [data], [run.manifest], run.parts)
@@ -127,13 +120,12 @@ def lengths(
 ) -> tuple[int, int, int]:
     """Tokens of a segment, of a sample at most, and of the short window.
 
-    A segment has 128 tokens, at most an eighth of the short window; a sample at most the long window, or
-    twice that for the shipped pair: its window is short for real text, and stretched it still holds long
-    instructions and responses whole.
+    A segment has 128 tokens, at most an eighth of the short window; a sample at most the long window, or twice
+    that for the shipped pair: its window is short for real text, and stretched it still holds long responses whole.
     """
     if shipped:  # lengths must not depend on whether a method reads with its short model
         short = str(loading.SHIPPED / "short")
     configs = [loading.load_config(name).get_text_config(decoder=True) for name in (long, short or long)]
     long_window, short_window = (int(config.max_position_embeddings) for config in configs)
     segment = segment_length or min(SEGMENT_LENGTH, max(1, short_window // 8))
-    return segment, max_length or long_window * (SHIPPED_STRETCH if shipped else 1), short_window
+    return segment, max_length or long_window * (2 if shipped else 1), short_window

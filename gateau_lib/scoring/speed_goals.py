@@ -45,11 +45,11 @@ def reached(rows: Sequence[Mapping[str, Any]], fidelity: Mapping[str, float]) ->
         overhead[-1] / overhead[0],
         ratio("memory", "pass with attention", "attention matrices", "peak_mib", memory),
     ]
-    found = []
-    for (goal, (bound, side)), value in zip(GOALS.items(), values, strict=True):
-        met = value >= bound if side == "least" else value <= bound
-        found.append({"goal": goal, "value": value, "bound": bound, "side": side, "met": met})
-    return found
+    return [
+        {"goal": goal, "value": value, "bound": bound, "side": side}
+        | {"met": value >= bound if side == "least" else value <= bound}
+        for (goal, (bound, side)), value in zip(GOALS.items(), values, strict=True)
+    ]
 
 
 def write(about: Mapping[str, Any]) -> Path:
@@ -61,7 +61,7 @@ def write(about: Mapping[str, Any]) -> Path:
 def read(folder: Path | None = None) -> dict[str, Any] | None:
     """The newest measurement in ``results/bench``; None if there is none."""
     files = (folder or results_root() / "bench").glob("*.json")
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    found = (json.loads(file.read_text(encoding="utf-8")) for file in files)
     return max(found, key=lambda about: about["date"], default=None)
 
 

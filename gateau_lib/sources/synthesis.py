@@ -144,26 +144,23 @@ def settle(task: Task, document: Document, reply: Reply, max_length: int | None)
         task.fault = "not about the document"
 
 
-def make(order: Order, model: Chat) -> list[Task]:
+def _make(order: Order, model: Chat) -> list[Task]:
     """All tasks, asked and settled; progress with the estimated time goes to stderr."""
     made = [task for document in documents(order.documents, order.limit) for task in tasks(order, document)]
     taken: defaultdict[str, set[str]] = defaultdict(set)
-    for _, task, reply in _ask(order, model, proposal_request, made, "questions"):
+
+    def replied(request: Callable[..., Request], label: str) -> Iterator[tuple[Document, Task, Reply]]:
+        left = [task for task in made if not task.fault]
+        requests = (request(order, document, task) for document, task in _with_documents(order, left))
+        replies = ask(model, requests, order.parts, label, len(left))
+        for (document, task), reply in zip(_with_documents(order, left), replies, strict=True):
+            yield document, task, reply
+
+    for _, task, reply in replied(proposal_request, "questions"):
         draw(task, reply, order.seed, taken[task.document])
-    for document, task, reply in _ask(order, model, answer_request, made, "answers"):
+    for document, task, reply in replied(answer_request, "answers"):
         settle(task, document, reply, order.max_length)
     return made
-
-
-def _ask(
-    order: Order, model: Chat, request: Callable[..., Request], made: list[Task], label: str
-) -> Iterator[tuple[Document, Task, Reply]]:
-    """Each task without a fault with its document and what the model replied."""
-    stage = [task for task in made if not task.fault]
-    requests = (request(order, document, task) for document, task in _with_documents(order, stage))
-    replies = ask(model, requests, order.parts, label, len(stage))
-    for (document, task), reply in zip(_with_documents(order, stage), replies, strict=True):
-        yield document, task, reply
 
 
 def _with_documents(order: Order, chosen: Sequence[Task]) -> Iterator[tuple[Document, Task]]:
@@ -191,8 +188,7 @@ def check(order: Order) -> None:
 def run(order: Order) -> str:
     """Make the samples; returns the text to print.
 
-    Raises:
-        ChatError, DataError, ModelError, ScoreError: input that cannot be used, or no sample was kept.
+    Raises ChatError, DataError, ModelError, ScoreError: input that cannot be used, or no sample was kept.
     """
     start = time.monotonic()
     check(order)
@@ -201,7 +197,7 @@ def run(order: Order) -> str:
         if not isinstance(model, Endpoint):
             raise ScoreError("--parallel is for an endpoint; a local model answers one request at a time")
         model = replace(model, parallel=order.parallel)
-    made = make(order, model)
+    made = _make(order, model)
     kept, lost = [task for task in made if not task.fault], [task for task in made if task.fault]
     rejected = order.parts / "rejected.jsonl"
     lines = [json.dumps({"id": task.id} | asdict(task), ensure_ascii=False) + "\n" for task in lost]
@@ -212,8 +208,8 @@ def run(order: Order) -> str:
     if not kept:
         raise ScoreError(f"{order.out}: not written, no sample was kept; {why} and {TRANSCRIPT} beside it")
     pairs = _with_documents(order, kept)
-    made_of = (Sample(t.id, d.text, t.question, t.answer, kind=t.kind, source=d.id) for d, t in pairs)
-    write_samples(made_of, order.out)
+    samples = (Sample(t.id, d.text, t.question, t.answer, kind=t.kind, source=d.id) for d, t in pairs)
+    write_samples(samples, order.out)
     kinds, sources = dict(sorted(Counter(task.kind for task in kept).items())), {t.document for t in made}
     facts: dict[str, Any] = {"model": model.identity, "prompts": prompts()}
     facts |= {n: getattr(order, n) for n in ("seed", "per_document", "limit", "max_length", "max_new_tokens")}

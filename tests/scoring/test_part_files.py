@@ -193,7 +193,7 @@ def dies(arguments, where, at):
 @pytest.mark.parametrize(
     ("where", "at"),
     [
-        ((scorer, "_fill"), 2),  # in the middle of a shard
+        ((scorer, "Reader"), 2),  # in the middle of a shard
         ((Path, "replace"), 2),  # a part is written but not yet in its place
         ((part_files, "read_part"), 3),  # between two shards
         ((score_table, "write_table"), 1),
