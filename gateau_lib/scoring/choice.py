@@ -150,7 +150,8 @@ def facts_of(
         estimated = {"adaptive": "adaptive, segment importance estimated"}
         facts += [("CAM", estimated.get(mode, mode)) for mode in set(ranked["cam_mode"])]
     cut, share = (ranked["n_dropped"] > 0).sum(), ranked["n_dropped"].sum() / ranked["tokens"].sum()
-    read = f"{cut:,} usable samples, {share:.1%} of all usable tokens: context cut on the left to fit --max-length"
+    read = f"{cut:,} usable samples, {share:.1%} of all usable tokens: "
+    read += "context cut on the left to fit --max-length"
     left_out = "; ".join(f"{n:,} with {cause}" for cause, n in sorted(why.items())) or "none"
     facts += [("asked for", many), ("records", f"{len(table.rows):,}"), ("left out", left_out)]
     facts += [("usable", _sizes(ranked)), ("read in part", read)]

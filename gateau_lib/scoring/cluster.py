@@ -62,7 +62,7 @@ def score(run: ScoringRun, all_shards: Sequence[Shard]) -> part_files.Job:
         workers, needs, threads = _layout(run, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         # Workers run in a folder of their own.
         models = {"short": _absolute(run.short), "long": _absolute(run.long)}
-        asked = replace(run, data=run.data.absolute(), out=run.written.absolute(), threads=threads, **models)
+        asked = replace(run, data=run.data.absolute(), out=run.out.absolute(), threads=threads, **models)
         remote = ray.remote(Scorer).options(**needs, max_restarts=RETRIES, max_task_retries=RETRIES)
         actors = [remote.remote(asked) for _ in range(min(workers, len(all_shards)))]
         job = ray.get(actors[0].job.remote())

@@ -32,7 +32,7 @@ def score(run: ScoringRun) -> list[Part]:
             for shard in track(shards, f"scoring, shards of {run.shard_size}"):
                 part_files.finish(job, shard, pair)
         about = _describe(run, job.made_by)
-        done = score_table.write_table(part_files.parts(job, shards), about, run.written)
+        done = score_table.write_table(part_files.parts(job, shards), about, run.out)
         facts = _manifest(job, shards, done, about)
         atomic_write(run.manifest, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     return done
@@ -58,7 +58,7 @@ def _manifest(
         listed.append(entry | {"seconds": part.seconds, "passes": part.counts})
     content = {"name": run.data.name, "sha256_of_shards": digest("".join(s.sha256 for s in shards))}
     return {
-        "table": {"sha256": path_hash(run.written), "rows": sum(shard.rows for shard in shards)},
+        "table": {"sha256": path_hash(run.out), "rows": sum(shard.rows for shard in shards)},
         "data": content,
         "options": about | {"shard_size": run.shard_size},
         "made_by": job.made_by,
@@ -79,7 +79,7 @@ def _total(parts: Sequence[Part]) -> dict[str, dict[str, int]]:
 
 def summary_text(run: ScoringRun, done: Sequence[Part], seconds: float) -> str:
     """A finished run in two lines."""
-    rows = pd.read_parquet(run.written, columns=["error", "n_context", "n_dropped"])
+    rows = pd.read_parquet(run.out, columns=["error", "n_context", "n_dropped"])
     errors, lost = int(rows["error"].notna().sum()), int(rows["n_dropped"].sum())
     cut = f"{(rows['n_dropped'] > 0).sum()} cut to {run.options.max_length} tokens, losing {lost:,}"
     bare = ((rows["n_context"] == 0) & rows["error"].isna()).sum()

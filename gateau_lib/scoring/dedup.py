@@ -1,4 +1,4 @@
-"""Near-identical contexts: MinHash (Broder 1997, by `datasketch`) of word shingles finds them, Jaccard's index decides."""
+"""Near-identical contexts: MinHash (Broder 1997) of shingles finds them, their Jaccard index decides."""
 
 import re
 from collections.abc import Sequence
@@ -40,9 +40,9 @@ def near_identical(
 ) -> dict[str, tuple[str, float]]:
     """Samples to drop, each with the kept one that it nearly equals and their Jaccard index, in order.
 
-    Whoever comes first is kept: give the pool best first. A sample is dropped if its context's shingles have a
-    Jaccard index of at least ``threshold``, in (0, 1], with those of a kept one; one without context never is. A
-    pair is overlooked with probability below 1 % at the threshold, less above it: no band of its signatures agrees.
+    Whoever comes first is kept: give the pool best first. A sample is dropped if its context's shingles have
+    a Jaccard index of at least ``threshold``, in (0, 1], with those of a kept one; one without context never
+    is. A pair whose signatures agree in no band is overlooked: below 1 % at the threshold, less above it.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")

@@ -1,7 +1,8 @@
 """Shards scored once each: part files that are right or absent.
 
-A part file is named by the content of all that decides its rows: records, weights, options, code, versions. So a
-restarted run ends with the same bytes. Whoever scores shards, here or elsewhere, calls `begin`, then `finish` for each.
+A part file is named by the content of all that decides its rows: records, weights, options, code, versions.
+So a restarted run ends with the same bytes, and a changed option never meets old parts. Whoever scores
+shards, in this process or on another machine, calls `begin` once, then `finish` for each.
 """
 
 import json

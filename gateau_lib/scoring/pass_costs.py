@@ -40,7 +40,7 @@ def gpu_hours(flops: float) -> float:
 
 
 def plan(run: ScoringRun, records: int = 0) -> str:
-    """What a run would cost, as text; ``records``: how many like those of the data, 0 for as many as it holds.
+    """What a run would cost, as text; ``records``: how many like those of the data (0: as many as it holds).
 
     Raises DataError, ModelError, ScoreError: input, models or options that cannot be used.
     """

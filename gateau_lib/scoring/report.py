@@ -1,4 +1,4 @@
-"""A selection as one self-contained HTML page, ``report.html``: what was chosen, and both ends of the ranking."""
+"""A selection as one HTML page, ``report.html``: what was chosen from what, and both ends of the ranking."""
 
 from base64 import b64encode
 from collections.abc import Mapping
@@ -87,8 +87,8 @@ def page(
 ) -> str:
     """The report as HTML; needs no other file and no network.
 
-    ``ranked``: the usable samples, best first, index 0, 1, ..., with the columns ``id, score, tokens, n_dropped,
-        chosen, source, twin, similarity`` and, if scored, ``hmg, cam``.
+    ``ranked``: the usable samples, best first, index 0, 1, ..., with the columns ``id, score, tokens,
+        n_dropped, chosen, source, twin, similarity`` and, if scored, ``hmg, cam``.
     ``samples, segments``: by id. ``quotas``: source -> samples at most. ``name``: of the score.
     ``more``: ``facts`` (rows of the table at the top), ``left_out`` (id and reason), ``warning``.
     Raises DataError: segments that do not fit their sample.

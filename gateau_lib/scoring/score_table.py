@@ -1,7 +1,7 @@
 """The score table: its columns, writing it, and reading it back with the rows that a method can rank.
 
-A row a record, in input order, with the columns of every registered method; one that was not asked for is empty. What
-the table says about itself is metadata under ``gateau``, with the number of its format.
+A row a record, in input order, with the columns of every registered method; one that was not asked for is
+empty. What the table says about itself is metadata under ``gateau``, with the number of its format.
 """
 
 import json

@@ -34,8 +34,8 @@ def score_items(
     """Rows with ``id``, ``error``, `score_table.LENGTHS` and the methods' columns, one an item in its order.
 
     A value is None where nothing was computed. A sample whose loss is not finite, or that does not fit into
-    memory alone, is an error row and does not touch the others. ``pair`` is from `reader.extended`, ``methods``
-    are those that the options name, ``counts`` is `Reader`'s.
+    memory alone, is an error row and does not touch the others. ``pair`` is from `reader.extended`, and
+    ``methods`` are those that the options name; ``counts`` is `Reader`'s.
     """
     columns = [column for method in methods for column in (*method.columns, *method.details)]
     rows = [{"id": item.id, "error": item.error} | dict.fromkeys((*LENGTHS, *columns)) for item in items]

@@ -22,7 +22,7 @@ class ScoringRun:
     """What a scoring run is told, checked and complete; any worker can begin with it."""
 
     data: Path
-    out: Path | None  # the table; None where only the cost is asked for
+    out: Path  # the table; empty where only the cost is asked for
     options: Options
     short: str | None  # folder or hub id; None where no method reads with it
     long: str
@@ -35,20 +35,14 @@ class ScoringRun:
     threads: int | None = None  # of a processor, a worker
 
     @property
-    def written(self) -> Path:
-        """The table, of a run that writes one."""
-        assert self.out is not None  # see `resolve`
-        return self.out
-
-    @property
     def parts(self) -> Path:
         """The folder of finished shards."""
-        return self.written.with_name(self.written.name + ".parts")
+        return self.out.with_name(self.out.name + ".parts")
 
     @property
     def manifest(self) -> Path:
         """The file that says what made the table."""
-        return self.written.with_suffix(".manifest.json")
+        return self.out.with_suffix(".manifest.json")
 
 
 def resolve(
@@ -69,7 +63,7 @@ def resolve(
 ) -> ScoringRun:
     """The run that these words ask for; what is not given comes from the models' windows, see `lengths`.
 
-    Reads no weights. ``only_plan``: ``out`` may be missing. ``where``: `ScoringRun`'s fields from ``dtype`` on.
+    Reads no weights. ``only_plan``: ``out`` may be missing. ``where``: `ScoringRun`'s fields after ``shipped``.
     Raises ScoreError, DataError, ModelError: words that cannot be meant, no model there.
     """
     counted = {"segment-length": segment_length, "max-length": max_length, "prolong-pairs": prolong_pairs}
@@ -94,9 +88,9 @@ def resolve(
         )
     read = segment, longest, window, prolong_pairs
     options = Options(named, reading, *read, chat=chat_template, adaptive=adaptive)
-    run = ScoringRun(data, out, options, short, long, shipped, **where)
+    run = ScoringRun(data, out or Path(), options, short, long, shipped, **where)
     if not only_plan:
-        check_out(run.written, [data], [run.manifest], run.parts)
+        check_out(run.out, [data], [run.manifest], run.parts)
     return run
 
 
@@ -120,8 +114,8 @@ def lengths(
 ) -> tuple[int, int, int]:
     """Tokens of a segment, of a sample at most, and of the short window.
 
-    A segment has 128 tokens, at most an eighth of the short window; a sample at most the long window, or twice
-    that for the shipped pair: its window is short for real text, and stretched it still holds long responses whole.
+    A segment has 128 tokens, at most an eighth of the short window; a sample at most the long window, or
+    twice that for the shipped pair: its window is short for real text, and stretched it holds long ones whole.
     """
     if shipped:  # lengths must not depend on whether a method reads with its short model
         short = str(loading.SHIPPED / "short")

@@ -37,8 +37,8 @@ MEMORY_LENGTH, PAIRS = 8192, 5_000  # pairs of ProLong, in the paper
 def measure(short: str | None, long: str | None, samples: int) -> dict[str, Any]:
     """Everything that the benchmark measures, on two named models or a pair of random weights.
 
-    Returns ``rows`` of `measurement`, ``fidelity`` of `adaptive_fidelity`, ``goals`` of `speed_goals.reached`,
-    and what ran. Raises ScoreError, ModelError: no models that fit together, or procedures that disagree.
+    Returns ``rows`` of `measurement`, ``fidelity`` of `adaptive_fidelity`, ``goals`` of
+    `speed_goals.reached`, and what ran. Raises ScoreError, ModelError: no models that fit together, or procedures that disagree.
     """
     device, named = devices.device(), bool(short or long)
     pair = load_pair(short, long, True, "float32", device) if named else random_pair(device)
@@ -46,16 +46,10 @@ def measure(short: str | None, long: str | None, samples: int) -> dict[str, Any]
     rows = compare_memory(long) + compare_passes(pair) + compare_prolong(pair)
     rows += compare_procedures(pair, samples, window, SEGMENT)
     fidelity, parameters = adaptive_fidelity(), sum(p.numel() for p in pair.long.parameters())
-    return {
-        "machine": machine_name(device),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "model": {"parameters": parameters, "window": window, "named": named},
-        **manifest.commit(),
-        "rows": rows,
-        "fidelity": fidelity,
-        "goals": speed_goals.reached(rows, fidelity),
-    }
+    date, model = datetime.now(UTC), {"parameters": parameters, "window": window, "named": named}
+    about = {"machine": machine_name(device), "date": date.isoformat(timespec="seconds")}
+    about |= {"versions": versions(), "model": model} | manifest.commit()
+    return about | {"rows": rows, "fidelity": fidelity, "goals": speed_goals.reached(rows, fidelity)}
 
 
 def machine_name(device: torch.device) -> str:
@@ -141,9 +135,9 @@ def compare_procedures(pair: Pair, n: int, window: int, segment: int, repeats: i
     rows = {name: measurement("HMG + CAM", name, *best[:2], samples=n) for name, best in found.items()}
     rows["exact"]["fewest_tokens"] = cam_adaptive.minimum_tokens(samples, segment)
     for name in ("exact", "adaptive"):
-        gap, released_gap = found[name][-1], found["released"][-1]
-        if not np.allclose(gap, released_gap, atol=tolerance(pair)):
-            what = f"{name} and released procedure differ by {np.abs(gap - released_gap).max():.2g} nats"
+        worst = np.abs(found[name][-1] - found["released"][-1]).max()
+        if not np.allclose(found[name][-1], found["released"][-1], atol=tolerance(pair)):
+            what = f"{name} and released procedure differ by {worst:.2g} nats"
             raise ScoreError(f"{what}; this is a defect, report it")
     return list(rows.values())
 
@@ -228,7 +222,7 @@ def adaptive_fidelity(per_kind: int | None = None) -> dict[str, Any]:
 def fidelity(exact: Sequence[float], adaptive: Sequence[float], fraction: float = 0.1) -> dict[str, float]:
     """How like the exact ranking of a pool the adaptive one is, both contextual awareness, high = select.
 
-    ``rank_correlation``: Spearman's; ``top_overlap``: share of the exact top ``fraction`` in the adaptive one's.
+    ``rank_correlation``: Spearman's; ``top_overlap``: share of the exact top ``fraction`` in the other's.
     """
     a, b = np.asarray(exact, dtype=float), np.asarray(adaptive, dtype=float)
     k = max(1, round(fraction * a.size))

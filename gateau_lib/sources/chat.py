@@ -1,4 +1,4 @@
-"""A model that answers messages: an OpenAI-compatible endpoint (``http://host:8000/v1#name``) or a local model.
+"""A model that answers messages: an OpenAI-compatible endpoint (``http://host/v1#name``), or a local one.
 
 The endpoint is spoken to with Python's own HTTP client: the hub's would send the user's hub token to any
 server, and refuses to speak to one's own while ``HF_HUB_OFFLINE`` is set.
@@ -162,7 +162,7 @@ Chat = Endpoint | Local
 
 @lru_cache(maxsize=1)  # a judge marks several runs; a large model is loaded once
 def open_model(spec: str) -> Chat:
-    """The model of that name (a hub id, a folder, or see above); ChatError: no name, a key inside. ModelError."""
+    """An endpoint, else a folder or hub id; ChatError: no name, a key inside it. ModelError: none there."""
     if not spec:
         raise ChatError("no model is named; give http://host:8000/v1#name, a folder or a hub id")
     if spec.startswith(("http://", "https://")):

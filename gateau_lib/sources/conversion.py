@@ -21,10 +21,10 @@ ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assist
 
 
 def convert(files: Sequence[Path], kind: Literal["long", "short"], name: str, out: Path) -> dict[str, Any]:
-    """Write the samples of ``files`` to ``out`` as LongAlign JSONL, in their order; DataError names a bad place.
+    """Write the samples of ``files`` to ``out`` as LongAlign JSONL, in their order; DataError: a bad place.
 
-    ``kind``: "long" (LongAlign's records) or "short" (ShareGPT's conversations); of both, the first question and
-        answer of a conversation are taken.
+    ``kind``: "long" (LongAlign's records) or "short" (ShareGPT's conversations); of both, the first question
+        and answer of a conversation are taken.
     ``name``: of the data set; every sample's ``source``, and the beginning of an id where a record has none.
     Returns numbers of records: ``read``, ``kept``, ``cut to first exchange``, and ``dropped`` by reason.
     """
