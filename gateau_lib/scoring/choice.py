@@ -137,11 +137,9 @@ def facts_of(
     ranked: pd.DataFrame, why: Counter[str], asked: Selection, table: Table
 ) -> list[tuple[str, str]]:
     """What the summary and the report say about a selection."""
-    how, options = asked.score, asked.ranking
-    if asked.score == "gateau":
-        how += f", combined by {options.combine}, alpha {options.alpha:g}"
-    elif asked.score == "random":
-        how += f", seed {options.seed}"
+    options = asked.ranking
+    settings = {"gateau": f", combined by {options.combine}, alpha {options.alpha:g}"}
+    how = asked.score + (settings | {"random": f", seed {options.seed}"}).get(asked.score, "")
     many = f"the best {asked.top:,}" if asked.top is not None else f"the best {100 * asked.fraction:.6g} %"
     many += " in each source" if asked.per_source else ""
     many += f", at most {', '.join(asked.quota)}" if asked.quota else ""

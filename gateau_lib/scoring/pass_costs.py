@@ -15,7 +15,7 @@ from gateau_lib.methods.base import Options
 from gateau_lib.methods.reader import Lengths, named_passes
 from gateau_lib.models import loading
 from gateau_lib.models.sizes import Size, of_config
-from gateau_lib.scoring.scorer import passes_of
+from gateau_lib.scoring.part_files import passes_of
 from gateau_lib.scoring.settings import ScoringRun, asked_methods
 from gateau_lib.study.errors import DataError, ScoreError
 
@@ -53,8 +53,8 @@ def plan(run: ScoringRun, records: int = 0) -> str:
         try:
             if item.sample is not None:
                 e = encode(item.sample, tokenizer, options.max_length, chat=options.chat)
-                parts = e.start, e.context, e.instruction, e.response
-                samples.append(Lengths(*map(len, parts), e.dropped))
+                tokens = len(e.start), len(e.context), len(e.instruction), len(e.response)
+                samples.append(Lengths(*tokens, e.dropped))
         except DataError:  # it will be a row with an error, and cost nothing
             continue
     if not samples:

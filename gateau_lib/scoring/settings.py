@@ -63,7 +63,7 @@ def resolve(
 ) -> ScoringRun:
     """The run that these words ask for; what is not given comes from the models' windows, see `lengths`.
 
-    Reads no weights. ``only_plan``: ``out`` may be missing. ``where``: `ScoringRun`'s fields after ``shipped``.
+    Reads no weights. With ``only_plan`` ``out`` may be missing; ``where``: fields from ``dtype`` on.
     Raises ScoreError, DataError, ModelError: words that cannot be meant, no model there.
     """
     counted = {"segment-length": segment_length, "max-length": max_length, "prolong-pairs": prolong_pairs}
@@ -115,7 +115,7 @@ def lengths(
     """Tokens of a segment, of a sample at most, and of the short window.
 
     A segment has 128 tokens, at most an eighth of the short window; a sample at most the long window, or
-    twice that for the shipped pair: its window is short for real text, and stretched it holds long ones whole.
+    twice that for the shipped pair: its window is short for real text, and stretched it holds long ones.
     """
     if shipped:  # lengths must not depend on whether a method reads with its short model
         short = str(loading.SHIPPED / "short")

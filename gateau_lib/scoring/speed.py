@@ -38,7 +38,8 @@ def measure(short: str | None, long: str | None, samples: int) -> dict[str, Any]
     """Everything that the benchmark measures, on two named models or a pair of random weights.
 
     Returns ``rows`` of `measurement`, ``fidelity`` of `adaptive_fidelity`, ``goals`` of
-    `speed_goals.reached`, and what ran. Raises ScoreError, ModelError: no models that fit together, or procedures that disagree.
+    `speed_goals.reached`, and what ran.
+    Raises ScoreError, ModelError: no models that fit together, or procedures that disagree.
     """
     device, named = devices.device(), bool(short or long)
     pair = load_pair(short, long, True, "float32", device) if named else random_pair(device)
@@ -214,7 +215,8 @@ def adaptive_fidelity(per_kind: int | None = None) -> dict[str, Any]:
     importances = [model_passes.segment_importance(model, samples, size, count=exact)]
     importances += [cam_adaptive.adaptive_importance(model, samples, passes, size, count=adaptive)]
     attentions = [p.attention for p in passes]
-    like = fidelity(*(list(map(cam.contextual_awareness, found, attentions)) for found in importances))
+    scores = [list(map(cam.contextual_awareness, found, attentions)) for found in importances]
+    like = fidelity(scores[0], scores[1])
     tokens = {"importance_tokens_exact": exact["tokens"], "importance_tokens_adaptive": adaptive["tokens"]}
     return {"samples": len(samples), **like, **tokens}
 

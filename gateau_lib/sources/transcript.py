@@ -36,7 +36,7 @@ def ask(
     """Answers to all requests, in their order; what the transcript in ``folder`` holds is not asked again.
 
     A refused request does not end the run. It is asked again by the next call, perhaps of a server with a
-    longer window. ``requests`` may be a generator, of which a few are held at a time; ``total`` is their number.
+    longer window. ``requests`` may be a generator, few are held at a time; ``total`` is their number.
     Raises ChatError: no answer after `PAUSES`, or the server refuses everything; answers so far are kept.
         ScoreError: another run writes to ``folder``.
     """
