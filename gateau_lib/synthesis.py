@@ -12,8 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateau_lib.sources.documents import SUFFIXES
-from gateau_lib.sources.synthesis import Order, run
+from gateau_lib.sources.synthesis import SUFFIXES, Order, run
 from gateau_lib.study.command import command, parser
 
 
