@@ -1,6 +1,7 @@
 """Published files turned into what the study reads: samples, questions, plain texts.
 
-A record that cannot be used is dropped, and the reason counted; a file that cannot be read is an error.
+A record that cannot be used is dropped, and the reason counted; a file that cannot be read at all is an
+error, since it is most likely a download that broke off.
 """
 
 import csv

@@ -1,7 +1,8 @@
 """Repositories of models and data by name: from the hub's cache, or from the hub.
 
 What is used is pinned: the commit that a study first met stands in its revisions.json and is required from
-then on; a commit that the registry knows is required at once. What was fetched before a failure is kept.
+then on; a commit that the registry knows is required at once. Of a model only safetensors, configuration and
+tokenizer are fetched. What was fetched before something went wrong is kept, and the next run goes on there.
 """
 
 import errno
