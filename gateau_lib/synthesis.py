@@ -8,8 +8,7 @@ with its reason. A killed run goes on when the same command is given again, and 
 import sys
 from pathlib import Path
 
-from gateau_lib.sources.documents import SUFFIXES
-from gateau_lib.sources.synthesis import Order, run
+from gateau_lib.sources.synthesis import SUFFIXES, Order, run
 from gateau_lib.study.command import command, parser
 
 

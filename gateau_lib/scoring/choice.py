@@ -1,7 +1,5 @@
 """A selection: scores joined with their data, ranked, chosen, written, reported."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -37,8 +35,9 @@ class Selection:
     top: int | None = None  # samples
     per_source: bool = False  # that share or number of every source by itself
     quota: tuple[str, ...] = ()  # SOURCE=N, at most N samples of this source
-    # Jaccard index of contexts from which on the better-scored one stands for both.
-    dedup: float | None = None
+    dedup: float | None = (
+        None  # Jaccard index of contexts from which on the better-scored one stands for both
+    )
 
     def __post_init__(self) -> None:
         few = self.top is not None and self.top < 1
@@ -81,18 +80,17 @@ def records_of(table: Table, path: Path) -> dict[str, tuple[Any, str]]:
 def rank(pool: pd.DataFrame, score: str, options: RankOptions) -> pd.DataFrame:
     """The pool best first, with the column ``score``; columns without any value are left out."""
     scores = METHODS[score].rank(pool, options)
-    ranking = selection.top_fraction(pool["id"].tolist(), scores, 1.0)
-    ranked = pool.assign(score=scores).set_index("id").loc[ranking].reset_index()
+    best_first = selection.top_fraction(pool["id"].tolist(), scores, 1.0)
+    ranked = pool.assign(score=scores).set_index("id").loc[best_first].reset_index()
     return ranked.dropna(axis="columns", how="all")
 
 
 def quotas_of(asked: Selection, distinct: pd.DataFrame) -> dict[str, int]:
     """Source -> samples at most, from ``--quota`` and ``--per-source``; DataError if those are bad."""
-    sources = Counter(distinct["source"])
+    sources, quotas = Counter(distinct["source"]), dict[str, int]()
     if (asked.quota or asked.per_source) and not set(sources) - {""}:
         remedy = "leave out --quota and --per-source, or add the field"
         raise DataError(f"{asked.data}: no usable record has a 'source'; {remedy}")
-    quotas: dict[str, int] = {}
     for text in asked.quota:
         source, equals, number = text.rpartition("=")
         if not equals or not number.isdecimal():
@@ -115,8 +113,9 @@ def choose(ranked: pd.DataFrame, asked: Selection) -> tuple[pd.DataFrame, dict[s
         many = selection.size(many, asked.fraction) if asked.top is None else asked.top
     if many > len(distinct):
         left = "" if len(distinct) == len(ranked) else " after near-identical ones were dropped"
-        usable = f"only {len(distinct)} samples are usable{left}"
-        raise DataError(f"--top {asked.top}: {usable}; give at most that")
+        raise DataError(
+            f"--top {asked.top}: only {len(distinct)} samples are usable{left}; give at most that"
+        )
     sources = dict(zip(distinct["id"], distinct["source"], strict=True))
     chosen = selection.within_quotas(list(sources), sources, quotas, many)
     return ranked.assign(chosen=ranked["id"].isin(chosen)), quotas
@@ -138,11 +137,9 @@ def facts_of(
     ranked: pd.DataFrame, why: Counter[str], asked: Selection, table: Table
 ) -> list[tuple[str, str]]:
     """What the summary and the report say about a selection."""
-    how, options = asked.score, asked.ranking
-    if asked.score == "gateau":
-        how += f", combined by {options.combine}, alpha {options.alpha:g}"
-    elif asked.score == "random":
-        how += f", seed {options.seed}"
+    options = asked.ranking
+    settings = {"gateau": f", combined by {options.combine}, alpha {options.alpha:g}"}
+    how = asked.score + (settings | {"random": f", seed {options.seed}"}).get(asked.score, "")
     many = f"the best {asked.top:,}" if asked.top is not None else f"the best {100 * asked.fraction:.6g} %"
     many += " in each source" if asked.per_source else ""
     many += f", at most {', '.join(asked.quota)}" if asked.quota else ""
@@ -151,11 +148,11 @@ def facts_of(
         estimated = {"adaptive": "adaptive, segment importance estimated"}
         facts += [("CAM", estimated.get(mode, mode)) for mode in set(ranked["cam_mode"])]
     cut, share = (ranked["n_dropped"] > 0).sum(), ranked["n_dropped"].sum() / ranked["tokens"].sum()
-    read = f"{cut:,} usable samples, {share:.1%} of all usable tokens"
-    facts += [("asked for", many), ("records", f"{len(table.rows):,}")]
+    read = f"{cut:,} usable samples, {share:.1%} of all usable tokens: "
+    read += "context cut on the left to fit --max-length"
     left_out = "; ".join(f"{n:,} with {cause}" for cause, n in sorted(why.items())) or "none"
-    facts += [("left out", left_out), ("usable", _sizes(ranked))]
-    facts += [("read in part", f"{read}: context cut on the left to fit --max-length")]
+    facts += [("asked for", many), ("records", f"{len(table.rows):,}"), ("left out", left_out)]
+    facts += [("usable", _sizes(ranked)), ("read in part", read)]
     if asked.dedup is not None:
         bound = f"Jaccard index of contexts {asked.dedup:g} or more"
         facts += [("near-identical", f"{ranked['twin'].count():,} dropped for a better one, {bound}")]
@@ -179,13 +176,13 @@ def run(asked: Selection) -> str:
     contexts, twins = [sample.context for sample in samples.values()], {}
     if asked.dedup is not None:
         twins = dedup.near_identical(list(samples), contexts, asked.dedup)
-    ranked["twin"] = [twins.get(name, (None, None))[0] for name in samples]
-    ranked["similarity"] = [twins.get(name, (None, None))[1] for name in samples]
+    for i, column in enumerate(("twin", "similarity")):
+        ranked[column] = [twins.get(name, (None, None))[i] for name in samples]
     ranked, quotas = choose(ranked, asked)
     facts = facts_of(ranked, why, asked, table)
+    warning = report.WARNING if table.about.get("shipped_pair") else ""
     segments = table.segments(report.shown(ranked)["id"].tolist())
     left_out = [(str(row["id"] or ""), row["error"]) for row in table.rows if row["error"] is not None]
-    warning = report.WARNING if table.about.get("shipped_pair") else ""
     more = {"facts": facts, "left_out": left_out, "warning": warning}
     page = report.page(ranked, samples, segments, quotas, asked.score, **more)
     written = [asked.out, atomic_write(asked.report, page)]

@@ -1,7 +1,4 @@
-"""Near-identical contexts of a pool: MinHash (Broder 1997, by `datasketch`) of word shingles finds the
-candidates, their Jaccard index decides."""
-
-from __future__ import annotations
+"""Near-identical contexts: MinHash (Broder 1997) of shingles finds them, their Jaccard index decides."""
 
 import re
 from collections.abc import Sequence
@@ -11,10 +8,8 @@ from datasketch import MinHash, MinHashLSH
 
 from gateau_lib.study.progress import track
 
-SHINGLE = 5  # words
-PERMUTATIONS = 128
-# Shingles hashed at a time: bounds the library's memory at 4 MiB an array, however long a context is.
-CHUNK = 4096
+SHINGLE, PERMUTATIONS = 5, 128  # words of a shingle, hashes of a signature
+CHUNK = 4096  # shingles hashed at a time: bounds memory at 4 MiB an array, however long a context is
 # In Chinese and Japanese every character counts as a word, since no spaces stand between words.
 _IDEOGRAPH = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_IDEOGRAPH}]|[^\W{_IDEOGRAPH}]+")
@@ -47,16 +42,14 @@ def near_identical(
 
     Whoever comes first is kept: give the pool best first. A sample is dropped if its context's shingles have
     a Jaccard index of at least ``threshold``, in (0, 1], with those of a kept one; one without context never
-    is. A pair is overlooked if its signatures agree in no band of the index, with probability below 1 % at
-    the threshold and less above it.
+    is. A pair whose signatures agree in no band is overlooked: below 1 % at the threshold, less above it.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
     index = MinHashLSH(num_perm=PERMUTATIONS, params=_bands(threshold))
     dropped: dict[str, tuple[str, float]] = {}
     for place, context in enumerate(track(contexts, "near-identical contexts")):
-        mine = shingles(context)
-        if not mine:
+        if not (mine := shingles(context)):
             continue
         mark = signature(mine)
         close = [(jaccard(mine, shingles(contexts[other])), -other) for other in index.query(mark)]
@@ -71,7 +64,5 @@ def near_identical(
 def _bands(threshold: float, overlooked: float = 0.01) -> tuple[int, int]:
     """Bands and rows a band of the index: the longest bands that overlook a pair at the threshold rarely."""
     fits = [(PERMUTATIONS // rows, rows) for rows in range(1, PERMUTATIONS + 1)]
-    good = [
-        (bands, rows) for bands, rows in fits if bands > 1 and (1 - threshold**rows) ** bands <= overlooked
-    ]
+    good = [(n, rows) for n, rows in fits if n > 1 and (1 - threshold**rows) ** n <= overlooked]
     return good[-1] if good else fits[0]

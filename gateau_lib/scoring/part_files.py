@@ -1,37 +1,108 @@
-"""Shards scored once each: part files that are right or absent.
+"""Shards scored once each, a row a record: part files that are right or absent.
 
 A part file is named by the content of all that decides its rows: records, weights, options, code, versions.
 So a restarted run ends with the same bytes, and a changed option never meets old parts. Whoever scores
 shards, in this process or on another machine, calls `begin` once, then `finish` for each.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 
 from gateau_lib.data import sharded
-from gateau_lib.data.sharded import Shard
-from gateau_lib.methods.base import Method
-from gateau_lib.methods.reader import extended
+from gateau_lib.data.samples import Encoded, Sample, encode
+from gateau_lib.data.sharded import Item, Shard
+from gateau_lib.methods.base import Method, Options
+from gateau_lib.methods.reader import Reader, extended
+from gateau_lib.models.nll import SequenceError
 from gateau_lib.models.pair import Pair, choose_device, identity, load_pair
-from gateau_lib.scoring import scorer
-from gateau_lib.scoring.score_table import Part
+from gateau_lib.scoring.score_table import LENGTHS, Part
 from gateau_lib.scoring.settings import ScoringRun, asked_methods, needs_short
 from gateau_lib.study.code_hash import digest, source_hash
-from gateau_lib.study.errors import ScoreError
+from gateau_lib.study.errors import DataError, ScoreError
 from gateau_lib.study.store import versions
 from gateau_lib.study.whole_files import atomic_write
 
+Ready = tuple[Sample, Encoded, dict[str, Any]]  # as it stands in its record, as tokens, the row to fill
 log = logging.getLogger(__name__)
+
+
+def passes_of(methods: Sequence[Method]) -> set[str]:
+    """What some methods together read of a `Reader`."""
+    return {name for method in methods for name in method.passes}
+
+
+def score_items(
+    items: Sequence[Item],
+    pair: Pair,
+    options: Options,
+    methods: Sequence[Method],
+    counts: dict[str, Counter[str]] | None = None,
+) -> list[dict[str, Any]]:
+    """Rows with ``id``, ``error``, `score_table.LENGTHS` and the methods' columns, one an item in its order.
+
+    A value is None where nothing was computed. A sample whose loss is not finite, or that does not fit into
+    memory alone, is an error row and does not touch the others. ``pair`` is from `reader.extended`, and
+    ``methods`` are those that the options name; ``counts`` is `Reader`'s.
+    """
+    columns = [column for method in methods for column in (*method.columns, *method.details)]
+    rows = [{"id": item.id, "error": item.error} | dict.fromkeys((*LENGTHS, *columns)) for item in items]
+    ready: list[Ready] = []
+    for item, row in zip(items, rows, strict=True):
+        if item.sample is None:
+            continue
+        try:
+            encoded = encode(item.sample, pair.tokenizer, options.max_length, chat=options.chat)
+        except DataError as error:
+            row["error"] = str(error)
+            continue
+        sizes = len(encoded.context), len(encoded.instruction), len(encoded.response), encoded.dropped
+        row |= dict(zip(LENGTHS, sizes, strict=True))
+        ready.append((item.sample, encoded, row))
+
+    def fill(some: Sequence[Ready]) -> None:
+        samples, encoded, rows = zip(*some, strict=True)
+        passes = passes_of(methods)
+        reader = Reader(samples, encoded, pair, options, passes, {} if counts is None else counts)
+        for method in methods:
+            of = cast(Callable[[Reader], Mapping[str, Any]], method.fill)  # of a method that is scored
+            for name, values in of(reader).items():
+                for row, value in zip(rows, values, strict=True):
+                    row[name] = _plain(value)
+
+    if ready:
+        _fill_or_mark(ready, fill)
+    return rows
+
+
+def _fill_or_mark(ready: Sequence[Ready], fill: Callable[[Sequence[Ready]], None]) -> None:
+    """Fill the rows; a sample that cannot be scored is found by halving, and marked."""
+    try:
+        fill(ready)
+    except SequenceError as error:
+        if len(ready) > 1:
+            half = len(ready) // 2
+            _fill_or_mark(ready[:half], fill)
+            _fill_or_mark(ready[half:], fill)
+            return
+        row, segment = ready[0][-1], "" if error.segment is None else f", segment {error.segment}"
+        filled = row.keys() - {"id", *LENGTHS}
+        row.update(dict.fromkeys(filled), error=f"sample {row['id']!r}{segment}: {error.reason}")
+
+
+def _plain(value: Any) -> Any:
+    """A number or a list of numbers as JSON knows them."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return float(value) if isinstance(value, float | np.floating) else value
 
 
 @dataclass(frozen=True)
@@ -48,19 +119,14 @@ class Job:
         return self.run.parts / f"{digest(json.dumps([common, shard.content], sort_keys=True))[:20]}.json"
 
 
-def prepare(run: ScoringRun) -> Pair:
-    """The models in this process, each stretched to the run's length once for all shards."""
+def begin(run: ScoringRun) -> tuple[Job, Pair]:
+    """What a worker needs before its first shard; the models are stretched to the run's length here, once."""
     if run.threads:
         torch.set_num_threads(run.threads)
     asked = asked_methods(run.options.methods)
     pair = load_pair(run.short, run.long, needs_short(asked), run.dtype, choose_device(run.device))
-    return extended(pair, run.options, scorer.passes_of(asked))
-
-
-def begin(run: ScoringRun) -> tuple[Job, Pair]:
-    """What a worker needs before its first shard."""
-    pair = prepare(run)
-    return Job(run, makers(pair, asked_methods(run.options.methods))), pair
+    pair = extended(pair, run.options, passes_of(asked))
+    return Job(run, makers(pair, asked)), pair
 
 
 def makers(pair: Pair, methods: Sequence[Method]) -> dict[str, Any]:
@@ -68,9 +134,9 @@ def makers(pair: Pair, methods: Sequence[Method]) -> dict[str, Any]:
 
     Of the methods only those that are asked for count: a new one, or an edit of another, makes no part stale.
     """
-    code = source_hash([scorer.score_items, sharded.read, extended, *(method.fill for method in methods)])
+    code = source_hash([score_items, sharded.read, extended, *(method.fill for method in methods)])
     # A loss that comes with the attention differs in its last bits from one that does not.
-    asked = {"passes": sorted(scorer.passes_of(methods)), "columns": [method.columns for method in methods]}
+    asked = {"passes": sorted(passes_of(methods)), "columns": [method.columns for method in methods]}
     return identity(pair) | {"code": code, "asked": asked, "versions": versions()}
 
 
@@ -84,12 +150,12 @@ def read_part(path: Path, rows: int) -> Part | None:
         part = Part(json.loads(body), about["counts"], about["seconds"])
         if len(part.rows) != rows:
             raise ValueError("number of rows")
+        return part
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("%s: damaged (%s); this shard is scored again", path, error)
         return None
-    return part
 
 
 def finish(job: Job, shard: Shard, pair: Pair) -> None:
@@ -97,11 +163,9 @@ def finish(job: Job, shard: Shard, pair: Pair) -> None:
     path, options = job.part(shard), job.run.options
     if read_part(path, shard.rows) is not None:
         return
-    start = monotonic()
-    counts: dict[str, Counter[str]] = {}
-    items = sharded.read(job.run.data, shard)
-    rows = scorer.score_items(items, pair, options, asked_methods(options.methods), counts)
-    body = json.dumps(rows, allow_nan=False)
+    start, counts = monotonic(), dict[str, Counter[str]]()
+    items, asked = sharded.read(job.run.data, shard), asked_methods(options.methods)
+    body = json.dumps(score_items(items, pair, options, asked, counts), allow_nan=False)
     about = {"sha256": digest(body), "counts": counts, "seconds": round(monotonic() - start, 3)}
     atomic_write(path, json.dumps(about) + "\n" + body)
 
@@ -109,7 +173,6 @@ def finish(job: Job, shard: Shard, pair: Pair) -> None:
 def parts(job: Job, shards: Sequence[Shard]) -> Iterator[Part]:
     """The finished parts in the order of the data, one in memory at a time; ScoreError if one is gone."""
     for shard in shards:
-        part = read_part(job.part(shard), shard.rows)
-        if part is None:
+        if (part := read_part(job.part(shard), shard.rows)) is None:
             raise ScoreError(f"{job.part(shard)}: this part is gone or damaged; give the same command again")
         yield part

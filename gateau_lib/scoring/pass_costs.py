@@ -15,7 +15,7 @@ from gateau_lib.methods.base import Options
 from gateau_lib.methods.reader import Lengths, named_passes
 from gateau_lib.models import loading
 from gateau_lib.models.sizes import Size, of_config
-from gateau_lib.scoring.scorer import passes_of
+from gateau_lib.scoring.part_files import passes_of
 from gateau_lib.scoring.settings import ScoringRun, asked_methods
 from gateau_lib.study.errors import DataError, ScoreError
 
@@ -40,20 +40,15 @@ def gpu_hours(flops: float) -> float:
 
 
 def plan(run: ScoringRun, records: int = 0) -> str:
-    """What a run would cost, as text.
+    """What a run would cost, as text; ``records``: how many like those of the data (0: as many as it holds).
 
-    Args:
-        records: how many there are like those of the data; 0 for as many as it holds.
-
-    Raises:
-        DataError, ModelError, ScoreError: input, models or options that cannot be used.
+    Raises DataError, ModelError, ScoreError: input, models or options that cannot be used.
     """
     options, tokenizer = run.options, loading.load_tokenizer(run.long)
     long = of_config(loading.load_config(run.long))
     short = of_config(loading.load_config(run.short)) if run.short else long
     shards = sharded.index(run.data, run.shard_size)
-    items = sharded.spread(shards, run.data, LENGTHS_READ)
-    samples = []
+    items, samples = sharded.spread(shards, run.data, LENGTHS_READ), []
     for item in items:
         try:
             if item.sample is not None:
@@ -69,12 +64,11 @@ def plan(run: ScoringRun, records: int = 0) -> str:
     table = totals(samples, n, short, long, options)
     table.loc["all"] = table.sum()
     lengths = np.array([sample.whole for sample in samples])
-    weights = f"{(long.linear + long.head) / 1e9:.3g} billion weights"
+    middle, weights = f"median {np.median(lengths):,.0f}, mean {lengths.mean():,.0f}", long.linear + long.head
     lines = [
         f"{n:,} records like {len(items):,} of {run.data}, {len(items) - len(samples)} of these not usable",
-        f"tokens a sample: median {np.median(lengths):,.0f}, mean {lengths.mean():,.0f}, "
-        f"largest {max(lengths):,}",
-        f"long model: {weights}, {long.layers} layers; {options.cam_mode} CAM",
+        f"tokens a sample: {middle}, largest {max(lengths):,}",
+        f"long model: {weights / 1e9:.3g} billion weights, {long.layers} layers; {options.cam_mode} CAM",
         f"{'pass':<12}{'tokens':>22}{'PFLOP':>16}{'GPU-hours':>14}",
     ]
     for name, tokens, flops in table.itertuples():

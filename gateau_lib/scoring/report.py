@@ -1,9 +1,4 @@
-"""A selection as one self-contained HTML page: what was chosen from what, and both ends of the ranking.
-
-``report.html`` is the page; here is what stands in it.
-"""
-
-from __future__ import annotations
+"""A selection as one HTML page, ``report.html``: what was chosen from what, and both ends of the ranking."""
 
 from base64 import b64encode
 from collections.abc import Mapping
@@ -21,7 +16,6 @@ from gateau_lib.scoring.score_table import Segments
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.style import BLUE, GREY, ORANGE, RED, label, styled, svg
 
-TEMPLATE = Path(__file__).with_name("report.html")
 ENDS = 10  # samples shown from each end of the ranking
 SEGMENTS_SHOWN = 3  # most important and most attended ones of a sample
 LISTED = 50  # rows of a list that may be as long as the data
@@ -41,7 +35,7 @@ def _axes(height: float = 2.8) -> tuple[Figure, Axes]:
 def score_histogram(ranked: pd.DataFrame, name: str) -> Figure:
     """The score of every usable sample, chosen ones in red; columns ``score, chosen``."""
     fig, axis = _axes()
-    scores = ranked.loc[ranked["chosen"], "score"], ranked.loc[~ranked["chosen"], "score"]
+    scores = [ranked.loc[ranked["chosen"] == chosen, "score"] for chosen in (True, False)]
     axis.hist(scores, bins=30, stacked=True, color=[RED, GREY], label=["selected", "not selected"])
     axis.set(xlabel=name, ylabel="samples", title="Scores")
     axis.legend()
@@ -52,11 +46,10 @@ def score_histogram(ranked: pd.DataFrame, name: str) -> Figure:
 def length_histogram(ranked: pd.DataFrame) -> Figure:
     """Lengths of the pool and of the selection as densities; columns ``tokens, chosen``."""
     fig, axis = _axes()
-    bins = np.histogram_bin_edges(ranked["tokens"], 25)
+    line: dict[str, Any] = {"bins": np.histogram_bin_edges(ranked["tokens"], 25), "histtype": "step"}
     chosen = ranked[ranked["chosen"]]
     for part, colour, name in ((ranked, GREY, "all usable samples"), (chosen, RED, "selected")):
-        line: dict[str, Any] = {"bins": bins, "histtype": "step", "color": colour, "linewidth": 1.8}
-        axis.hist(part["tokens"], density=True, label=name, **line)
+        axis.hist(part["tokens"], density=True, label=name, color=colour, linewidth=1.8, **line)
     axis.set(xlabel="tokens, uncut", ylabel="density", yticks=[], title="Lengths before and after")
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.legend()
@@ -94,16 +87,11 @@ def page(
 ) -> str:
     """The report as HTML; needs no other file and no network.
 
-    Args:
-        ranked: the usable samples, best first, index 0, 1, ..., with the columns ``id, score, tokens,
-            n_dropped, chosen, source, twin, similarity`` and, if scored, ``hmg, cam``.
-        samples, segments: by id.
-        quotas: source -> samples at most.
-        name: of the score, as `select` takes it.
-        more: ``facts`` (rows of the table at the top), ``left_out`` (id and reason), ``warning``.
-
-    Raises:
-        DataError: segments that do not fit their sample.
+    ``ranked``: the usable samples, best first, index 0, 1, ..., with the columns ``id, score, tokens,
+        n_dropped, chosen, source, twin, similarity`` and, if scored, ``hmg, cam``.
+    ``samples, segments``: by id. ``quotas``: source -> samples at most. ``name``: of the score.
+    ``more``: ``facts`` (rows of the table at the top), ``left_out`` (id and reason), ``warning``.
+    Raises DataError: segments that do not fit their sample.
     """
     called, gone = label(name), ranked[ranked["twin"].notna()]
     parts = [part for part in ("hmg", "cam") if part in ranked and part != name]
@@ -112,8 +100,8 @@ def page(
         sample, found = samples[row["id"]], segments.get(row["id"])
         numbers = [f"{place + 1:,}", *(f"{row[part]:#.4g}" for part in ("score", *parts))]
         numbers += [f"{row['tokens']:,}", f"{row['n_dropped']:,}"]
-        line = {"sample": sample, "chosen": row["chosen"], "numbers": numbers}
-        lines.append(line | {"sides": found and _sides(sample, found)})
+        sides = found and _sides(sample, found)
+        lines.append({"sample": sample, "chosen": row["chosen"], "numbers": numbers, "sides": sides})
     figures = [score_histogram(ranked, called), length_histogram(ranked)]
     figures.append(scatter(ranked, "tokens", "score", called))
     if {"hmg", "cam"} <= set(ranked.columns):
@@ -121,17 +109,15 @@ def page(
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "autoescape": True}
     pages = jinja2.Environment(undefined=jinja2.StrictUndefined, **options)
     pages.filters["snippet"] = snippet
-    pages.globals |= {"called": called, "listed": LISTED, "red": RED, "blue": BLUE}
-    return pages.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    more |= {"called": called, "listed": LISTED, "red": RED, "blue": BLUE, "segmented": bool(segments)}
+    more |= {"lengths": _lengths(ranked), "sources": _sources(ranked, quotas)}
+    return pages.from_string(template, more).render(
         figures=[(f.axes[0].get_title(loc="left"), b64encode(svg(f).encode()).decode()) for f in figures],
-        lengths=_lengths(ranked),
-        sources=_sources(ranked, quotas),
-        segmented=bool(segments),
         columns=["rank", "score", *map(label, parts), "tokens", "cut"],
         top=lines[:ENDS],
         bottom=lines[ENDS:],
         twins=[(r.id, r.twin, f"{r.similarity:.3f}", f"{r.score:#.4g}") for r in gone.itertuples()],
-        **more,
     )
 
 
@@ -152,9 +138,8 @@ def _lengths(ranked: pd.DataFrame) -> list[tuple[str | int, ...]]:
         del parts["without near-identical"]
     rows = []
     for name, part in parts.items():
-        tokens = part["tokens"]
-        quantiles = map(int, np.quantile(tokens, (0, 0.1, 0.5, 0.9, 1))) if len(part) else [""] * 5
-        rows.append((name, len(part), int(tokens.sum()), *quantiles))
+        quantiles = map(int, np.quantile(part["tokens"], (0, 0.1, 0.5, 0.9, 1))) if len(part) else [""] * 5
+        rows.append((name, len(part), int(part["tokens"].sum()), *quantiles))
     return rows
 
 
@@ -162,8 +147,9 @@ def _sources(ranked: pd.DataFrame, quotas: Mapping[str, int]) -> list[tuple[str 
     """Samples of each source, the largest first; none where no sample has one."""
     if not ranked["source"].any():
         return []
-    counts = ranked.groupby("source")[["id", "twin"]].count().join(ranked.groupby("source")["chosen"].sum())
-    largest_first = counts.sort_index().sort_values("id", ascending=False, kind="stable")
+    groups = ranked.groupby("source")
+    counts = groups[["id", "twin"]].count().join(groups["chosen"].sum()).sort_index()
+    largest_first = counts.sort_values("id", ascending=False, kind="stable")
     return [
         (source or "(no source)", usable, twins, quotas.get(source, "none"), chosen)
         for source, usable, twins, chosen in largest_first.itertuples()
@@ -176,16 +162,14 @@ def _sides(sample: Sample, found: Segments) -> dict[str, Any]:
     if not len(nll) == len(attention) == len(chars) - 1 or chars[-1] > len(sample.context):
         what = "the score table's segments are not those of its context; score this data again"
         raise DataError(f"sample {sample.id!r}: {what}")
-    important = np.argsort(nll, kind="stable")[:SEGMENTS_SHOWN]
-    attended = np.argsort(-attention, kind="stable")[:SEGMENTS_SHOWN]
+    important, attended = (np.argsort(v, kind="stable")[:SEGMENTS_SHOWN] for v in (nll, -attention))
 
     def segment(i: int, what: str) -> dict[str, Any]:
         place = f"{what}, at {chars[i] / len(sample.context):.0%} of the context"
         text = sample.context[chars[i] : chars[i + 1]]
         return {"place": place, "text": text, "both": i in important and i in attended}
 
-    above = (nll.max() - nll) / (np.ptp(nll) or 1)
-    below = attention / (attention.max() or 1)
+    above, below = (nll.max() - nll) / (np.ptp(nll) or 1), attention / (attention.max() or 1)
     return {
         "note": f"{len(nll):,} segments, losses from {nll.min():.3f} to {nll.max():.3f}",
         "count": len(nll),

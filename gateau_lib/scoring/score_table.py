@@ -1,10 +1,8 @@
 """The score table: its columns, writing it, and reading it back with the rows that a method can rank.
 
-A row a record, in input order. The columns are those of every registered method; one that was not asked for
-is empty. What the table says about itself is metadata under ``gateau``, with the number of its format.
+A row a record, in input order, with the columns of every registered method; one that was not asked for is
+empty. What the table says about itself is metadata under ``gateau``, with the number of its format.
 """
-
-from __future__ import annotations
 
 import json
 import math
@@ -73,9 +71,7 @@ class Table:
 def write_table(parts: Iterable[Part], about: dict[str, Any], path: Path) -> list[Part]:
     """Write the rows of the parts as Parquet, whole or not at all; equal rows give equal bytes.
 
-    Args:
-        parts: in the order of the data; one is in memory at a time. They are returned without their rows.
-        about: what the table says about itself.
+    The parts, of which one is in memory at a time, are in the data's order and returned without their rows.
     """
     kinds = {"id": pa.string(), "error": pa.string()} | dict.fromkeys(LENGTHS, pa.int64())
     kinds |= {column: KINDS[kind] for column, kind in DETAILS.items()}
@@ -89,8 +85,7 @@ def write_table(parts: Iterable[Part], about: dict[str, Any], path: Path) -> lis
             yield from part.rows
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    rows = all_rows()
+    rows, unfinished = all_rows(), path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with pq.ParquetWriter(unfinished, schema) as out:
             while group := list(islice(rows, ROW_GROUP)):
@@ -136,8 +131,7 @@ def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
         if all(row.get(column) is None for row in table.rows):
             ask = f"score with --methods {scored_with(method, column)} among others"
             raise DataError(f"{path}: no {column} in it; {ask}, or choose another --score")
-    kept: list[dict[str, Any]] = []
-    why: Counter[str] = Counter()
+    kept, why = list[dict[str, Any]](), Counter[str]()
     for row in table.rows:
         if row["error"] is not None:
             why["an error in scoring"] += 1
@@ -149,8 +143,9 @@ def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
             kept.append(row)
     modes = sorted({row["cam_mode"] for row in kept if row.get("cam_mode")})
     if len(modes) > 1 and "cam" in method.needs:
-        ways = " in some rows and ".join(modes)
-        raise DataError(f"{path}: CAM is {ways} in others; score all the data in one way")
+        raise DataError(
+            f"{path}: CAM is {' in some rows and '.join(modes)} in others; score all the data in one way"
+        )
     if not kept:
         counted = "; ".join(f"{n} with {cause}" for cause, n in why.items())
         raise DataError(f"{path}: no usable row for --score {name} ({counted})")

@@ -1,7 +1,5 @@
 """A scoring run with everything decided: data, models, options, where it runs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,6 @@ from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.outputs import check_out
 
 SEGMENT_LENGTH = 128  # GATEAU select/cam
-SHIPPED_STRETCH = 2  # times the long window
-
 Engine = Literal["local", "ray"]
 
 
@@ -26,7 +22,7 @@ class ScoringRun:
     """What a scoring run is told, checked and complete; any worker can begin with it."""
 
     data: Path
-    out: Path | None  # the table; None where only the cost is asked for
+    out: Path  # the table; empty where only the cost is asked for
     options: Options
     short: str | None  # folder or hub id; None where no method reads with it
     long: str
@@ -39,20 +35,14 @@ class ScoringRun:
     threads: int | None = None  # of a processor, a worker
 
     @property
-    def written(self) -> Path:
-        """The table, of a run that writes one."""
-        assert self.out is not None  # see `resolve`
-        return self.out
-
-    @property
     def parts(self) -> Path:
         """The folder of finished shards."""
-        return self.written.with_name(self.written.name + ".parts")
+        return self.out.with_name(self.out.name + ".parts")
 
     @property
     def manifest(self) -> Path:
         """The file that says what made the table."""
-        return self.written.with_suffix(".manifest.json")
+        return self.out.with_suffix(".manifest.json")
 
 
 def resolve(
@@ -73,14 +63,8 @@ def resolve(
 ) -> ScoringRun:
     """The run that these words ask for; what is not given comes from the models' windows, see `lengths`.
 
-    Reads the models' configurations, no weights.
-
-    Args:
-        only_plan: nothing will be written, so that ``out`` may be missing.
-        where: fields of `ScoringRun` from ``dtype`` on.
-
-    Raises:
-        ScoreError, DataError, ModelError: words that cannot be meant, no model there.
+    Reads no weights. With ``only_plan`` ``out`` may be missing; ``where``: fields from ``dtype`` on.
+    Raises ScoreError, DataError, ModelError: words that cannot be meant, no model there.
     """
     counted = {"segment-length": segment_length, "max-length": max_length, "prolong-pairs": prolong_pairs}
     counted |= {name: where.get(name.replace("-", "_")) for name in ("shard-size", "workers", "threads")}
@@ -99,13 +83,14 @@ def resolve(
     short, long = names(short, long, needs_short(asked))
     segment, longest, window = lengths(short, long, shipped, segment_length, max_length)
     if segment < 2 and "prolong" in named:
-        why = "a segment's first token has no loss"
-        raise ScoreError(f"--segment-length must be at least 2 for prolong: {why}")
-    more = {"chat": chat_template, "adaptive": adaptive}
-    options = Options(named, reading, segment, longest, window, prolong_pairs, **more)
-    run = ScoringRun(data, out, options, short, long, shipped, **where)
+        raise ScoreError(
+            "--segment-length must be at least 2 for prolong: a segment's first token has no loss"
+        )
+    read = segment, longest, window, prolong_pairs
+    options = Options(named, reading, *read, chat=chat_template, adaptive=adaptive)
+    run = ScoringRun(data, out or Path(), options, short, long, shipped, **where)
     if not only_plan:
-        check_out(run.written, [data], [run.manifest], run.parts)
+        check_out(run.out, [data], [run.manifest], run.parts)
     return run
 
 
@@ -130,12 +115,11 @@ def lengths(
     """Tokens of a segment, of a sample at most, and of the short window.
 
     A segment has 128 tokens, at most an eighth of the short window; a sample at most the long window, or
-    twice that for the shipped pair: its window is short for real text, and stretched it still holds long
-    instructions and responses whole.
+    twice that for the shipped pair: its window is short for real text, and stretched it holds long ones.
     """
     if shipped:  # lengths must not depend on whether a method reads with its short model
         short = str(loading.SHIPPED / "short")
     configs = [loading.load_config(name).get_text_config(decoder=True) for name in (long, short or long)]
     long_window, short_window = (int(config.max_position_embeddings) for config in configs)
     segment = segment_length or min(SEGMENT_LENGTH, max(1, short_window // 8))
-    return segment, max_length or long_window * (SHIPPED_STRETCH if shipped else 1), short_window
+    return segment, max_length or long_window * (2 if shipped else 1), short_window

@@ -1,7 +1,5 @@
 """How fast scoring is: the library against the released procedures and plain passes, in the same run."""
 
-from __future__ import annotations
-
 import os
 import platform
 import time
@@ -39,30 +37,20 @@ MEMORY_LENGTH, PAIRS = 8192, 5_000  # pairs of ProLong, in the paper
 def measure(short: str | None, long: str | None, samples: int) -> dict[str, Any]:
     """Everything that the benchmark measures, on two named models or a pair of random weights.
 
-    Returns:
-        ``machine, date, versions, model, commit, dirty``; ``rows`` of `measurement`; ``fidelity`` of
-        `adaptive_fidelity`; ``goals`` of `speed_goals.reached`.
-
-    Raises:
-        ScoreError, ModelError: no models there that fit together, or procedures that disagree.
+    Returns ``rows`` of `measurement`, ``fidelity`` of `adaptive_fidelity`, ``goals`` of
+    `speed_goals.reached`, and what ran.
+    Raises ScoreError, ModelError: no models that fit together, or procedures that disagree.
     """
     device, named = devices.device(), bool(short or long)
     pair = load_pair(short, long, True, "float32", device) if named else random_pair(device)
     window = min(pair.long.config.max_position_embeddings, LONGEST_WINDOW) // SEGMENT * SEGMENT
     rows = compare_memory(long) + compare_passes(pair) + compare_prolong(pair)
     rows += compare_procedures(pair, samples, window, SEGMENT)
-    fidelity = adaptive_fidelity()
-    parameters = sum(p.numel() for p in pair.long.parameters())
-    return {
-        "machine": machine_name(device),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "model": {"parameters": parameters, "window": window, "named": named},
-        **manifest.commit(),
-        "rows": rows,
-        "fidelity": fidelity,
-        "goals": speed_goals.reached(rows, fidelity),
-    }
+    fidelity, parameters = adaptive_fidelity(), sum(p.numel() for p in pair.long.parameters())
+    date, model = datetime.now(UTC), {"parameters": parameters, "window": window, "named": named}
+    about = {"machine": machine_name(device), "date": date.isoformat(timespec="seconds")}
+    about |= {"versions": versions(), "model": model} | manifest.commit()
+    return about | {"rows": rows, "fidelity": fidelity, "goals": speed_goals.reached(rows, fidelity)}
 
 
 def machine_name(device: torch.device) -> str:
@@ -84,13 +72,13 @@ def _best(
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda _: None
     found: dict[str, tuple[float, Counter[str], Any]] = {}
     for name, work in list(works.items()) * repeats:
-        count: Counter[str] = Counter()
+        count = Counter[str]()
         wait(device)
         start = time.perf_counter()
         result = work(count=count)
         wait(device)
-        seconds = time.perf_counter() - start
-        found[name] = min(seconds, found[name][0] if name in found else seconds), count, result
+        best = min(time.perf_counter() - start, found[name][0] if name in found else float("inf"))
+        found[name] = best, count, result
     return found
 
 
@@ -106,8 +94,7 @@ def random_pair(device: torch.device) -> Pair:
 
 def random_samples(pair: Pair, lengths: Sequence[int], response: int = RESPONSE) -> list[Encoded]:
     """Samples of random tokens with the given lengths, three eighths at most instruction and response."""
-    rng, size = np.random.default_rng(0), pair.long.config.vocab_size
-    samples = []
+    rng, size, samples = np.random.default_rng(0), pair.long.config.vocab_size, []
     for i, length in enumerate(lengths):
         x, y = min(INSTRUCTION, length // 8), min(response, length // 4)
         parts = [rng.integers(3, size, n).tolist() for n in (length - x - y - 1, x, y)]
@@ -148,10 +135,9 @@ def compare_procedures(pair: Pair, n: int, window: int, segment: int, repeats: i
     found = _best(pair.long.device, works, repeats)
     rows = {name: measurement("HMG + CAM", name, *best[:2], samples=n) for name, best in found.items()}
     rows["exact"]["fewest_tokens"] = cam_adaptive.minimum_tokens(samples, segment)
-    gaps = {name: gap for name, (_, _, gap) in found.items()}
     for name in ("exact", "adaptive"):
-        worst = np.abs(gaps[name] - gaps["released"]).max()
-        if not np.allclose(gaps[name], gaps["released"], atol=tolerance(pair)):
+        worst = np.abs(found[name][-1] - found["released"][-1]).max()
+        if not np.allclose(found[name][-1], found["released"][-1], atol=tolerance(pair)):
             what = f"{name} and released procedure differ by {worst:.2g} nats"
             raise ScoreError(f"{what}; this is a defect, report it")
     return list(rows.values())
@@ -167,9 +153,9 @@ def compare_prolong(pair: Pair, pairs: int = PAIRS, segment: int = SEGMENT) -> l
     n = next(n for n in range(2, pairs + 2) if n * (n - 1) // 2 >= pairs)
     document = np.random.default_rng(0).integers(3, pair.long.config.vocab_size, n * segment).tolist()
     shape: dict[str, Any] = {"segment_length": segment, "pairs": pairs, "window_segments": max(n, 256)}
-    exact: Callable[..., Any] = partial(pair_passes.score_documents, pair.long, [document], **shape)
-    as_released = partial(released_prolong.released_prolong, pair.long, [document], **shape)
-    found = _best(pair.long.device, {"exact": exact, "released": as_released})
+    ways = {"exact": pair_passes.score_documents, "released": released_prolong.released_prolong}
+    works = {name: partial(way, pair.long, [document], **shape) for name, way in ways.items()}
+    found = _best(pair.long.device, works)
     a, b = found["exact"][-1]["lds"].to_numpy(), found["released"][-1]
     if not np.allclose(a, b, rtol=tolerance(pair)):
         raise ScoreError(f"ProLong's scores differ: {a[0]:.6g} and {b[0]:.6g}; this is a defect, report it")
@@ -181,18 +167,16 @@ def compare_passes(
 ) -> list[Row]:
     """Best seconds of a plain SDPA pass (loss of the response) and of CAM's (attention, too) by length."""
     rows = []
-    for length in lengths:
-        samples = random_samples(pair, [length], response)
+    for n in lengths:
+        samples = random_samples(pair, [n], response)
         works = {kind: partial(_pass, kind, pair, samples) for kind in KINDS[:2]}
         _best(pair.long.device, works)  # first calls of a kernel are slow
-        found = _best(pair.long.device, works, max(2, min(14, 2**16 // length - 1)))
-        for kind, (seconds, count, _) in found.items():
-            rows.append(measurement("passes", kind, seconds, count, samples=1, length=length))
+        found = _best(pair.long.device, works, max(2, min(14, 2**16 // n - 1)))
+        rows += [measurement("passes", k, *best[:2], samples=1, length=n) for k, best in found.items()]
     return rows
 
 
 def _pass(kind: str, pair: Pair, samples: Sequence[Encoded], count: Counter[str] | None = None) -> None:
-    """One of `KINDS`."""
     if kind == "plain pass":
         model_passes.response_nll(pair.long, samples, count=count)
     elif kind == "pass with attention":
@@ -215,11 +199,9 @@ def prepare_pass(kind: str, length: int, long: str | None) -> tuple[memory.Work,
 
 def compare_memory(long: str | None, length: int = MEMORY_LENGTH) -> list[Row]:
     """Peak memory of one pass beyond the model and a pass of 512 tokens, each in a process of its own."""
-    rows = []
-    for kind in KINDS:
-        peak = round(memory.peak(prepare_pass, kind, length, long) / 2**20, 1)
-        rows.append(measurement("memory", kind, None, {}, samples=1, length=length, peak_mib=peak))
-    return rows
+    peaks = {kind: round(memory.peak(prepare_pass, kind, length, long) / 2**20, 1) for kind in KINDS}
+    what: dict[str, Any] = {"samples": 1, "length": length}
+    return [measurement("memory", k, None, {}, **what, peak_mib=peak) for k, peak in peaks.items()]
 
 
 def adaptive_fidelity(per_kind: int | None = None) -> dict[str, Any]:
@@ -228,17 +210,13 @@ def adaptive_fidelity(per_kind: int | None = None) -> dict[str, Any]:
     pair = load_pair(None, None, False, "float32", devices.device())
     pool = corpus.candidate_pool(profile, pair.tokenizer, "independent", 0)
     samples = [encode(sample, pair.tokenizer, profile.max_length) for sample in pool]
-    model, size = pair.long, profile.segment_length
-    exact, adaptive = Counter[str](), Counter[str]()
+    model, size, exact, adaptive = pair.long, profile.segment_length, Counter[str](), Counter[str]()
     passes = model_passes.long_pass(model, samples, size)
-
-    def scores(importance: Sequence[np.ndarray]) -> list[float]:
-        return [cam.contextual_awareness(i, p.attention) for i, p in zip(importance, passes, strict=True)]
-
-    like = fidelity(
-        scores(model_passes.segment_importance(model, samples, size, count=exact)),
-        scores(cam_adaptive.adaptive_importance(model, samples, passes, size, count=adaptive)),
-    )
+    importances = [model_passes.segment_importance(model, samples, size, count=exact)]
+    importances += [cam_adaptive.adaptive_importance(model, samples, passes, size, count=adaptive)]
+    attentions = [p.attention for p in passes]
+    scores = [list(map(cam.contextual_awareness, found, attentions)) for found in importances]
+    like = fidelity(scores[0], scores[1])
     tokens = {"importance_tokens_exact": exact["tokens"], "importance_tokens_adaptive": adaptive["tokens"]}
     return {"samples": len(samples), **like, **tokens}
 
@@ -246,15 +224,10 @@ def adaptive_fidelity(per_kind: int | None = None) -> dict[str, Any]:
 def fidelity(exact: Sequence[float], adaptive: Sequence[float], fraction: float = 0.1) -> dict[str, float]:
     """How like the exact ranking of a pool the adaptive one is, both contextual awareness, high = select.
 
-    Returns:
-        ``rank_correlation`` (Spearman), ``top_overlap`` (share of the exact top ``fraction`` that is in the
-        adaptive one's), ``largest_error`` (of a score).
+    ``rank_correlation``: Spearman's; ``top_overlap``: share of the exact top ``fraction`` in the other's.
     """
     a, b = np.asarray(exact, dtype=float), np.asarray(adaptive, dtype=float)
     k = max(1, round(fraction * a.size))
     common = set(np.argsort(-a, kind="stable")[:k]) & set(np.argsort(-b, kind="stable")[:k])
-    return {
-        "rank_correlation": float(spearmanr(a, b).statistic),
-        "top_overlap": len(common) / k,
-        "largest_error": float(np.abs(a - b).max()),
-    }
+    like = {"rank_correlation": float(spearmanr(a, b).statistic), "top_overlap": len(common) / k}
+    return like | {"largest_error": float(np.abs(a - b).max())}

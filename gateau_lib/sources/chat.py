@@ -1,11 +1,8 @@
-"""A model that answers messages: an OpenAI-compatible endpoint or a local model.
+"""A model that answers messages: an OpenAI-compatible endpoint (``http://host/v1#name``), or a local one.
 
-``http://host:8000/v1#name`` is an endpoint, anything else a local folder or hub id. The endpoint is spoken to
-with Python's own HTTP client: the hub's would send the user's hub token to any server, and refuses to speak
-to a server of one's own while ``HF_HUB_OFFLINE`` is set.
+The endpoint is spoken to with Python's own HTTP client: the hub's would send the user's hub token to any
+server, and refuses to speak to one's own while ``HF_HUB_OFFLINE`` is set.
 """
-
-from __future__ import annotations
 
 import http.client
 import json
@@ -28,7 +25,6 @@ from gateau_lib.study import devices
 from gateau_lib.study.errors import DataError, UserError
 
 KEY = "GATEAU_CHAT_KEY"  # environment variable; what it holds is sent to the endpoint and nowhere else
-PARALLEL = 4  # requests under way at once
 SECONDS = 600.0  # a long document may take minutes to read
 LONGEST_PAUSE = 300.0  # that a server may ask for
 
@@ -70,7 +66,7 @@ class Endpoint:
 
     url: str  # up to and without /chat/completions
     name: str
-    parallel: int = PARALLEL
+    parallel: int = 4  # requests under way at once
 
     @property
     def identity(self) -> dict[str, str]:
@@ -78,11 +74,9 @@ class Endpoint:
         return {"model": self.name}
 
     def reply(self, request: Request) -> Reply:
-        """One answer.
+        """One answer; ChatError: no server of this kind, or it does not accept the key.
 
-        Raises:
-            Busy: time-out, dropped connection, status 408, 429 or 5xx, or a body that is no chat completion.
-            ChatError: no server of this kind, or it does not accept the key.
+        Raises Busy: time-out, dropped connection, status 408, 429 or 5xx, a body that is no chat completion.
         """
         body = {"model": self.name, "messages": [dict(m) for m in request.messages], "stream": False}
         body |= {"max_tokens": request.max_tokens, "temperature": request.temperature, "seed": request.seed}
@@ -108,8 +102,8 @@ class Endpoint:
         if error.code in (401, 403):
             raise ChatError(f"{self.url}: does not accept the key ({why}); put the right one into {KEY}")
         if error.code == 404 or error.code < 400:
-            remedy = "give URL#name, URL usually ends in /v1"
-            raise ChatError(f"{self.url}: no model {self.name!r} there ({why}); {remedy}")
+            what = f"no model {self.name!r} there ({why})"
+            raise ChatError(f"{self.url}: {what}; give URL#name, URL usually ends in /v1")
         if error.code in (408, 429) or error.code >= 500:
             asked = error.headers.get("Retry-After", "")
             raise Busy(why, min(float(asked), LONGEST_PAUSE) if asked.isdigit() else 0.0)
@@ -148,15 +142,14 @@ class Local:
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation: in the tokenizer's chat template, else as in `prompts.plain_ids`.
 
-        Raises:
-            ChatError: the template fails, also with the system turn put before the question.
+        Raises ChatError: the template fails, also with the system turn put before the question.
         """
-        texts = [message["content"] for message in messages]
-        if not has_template(self.tokenizer):
-            return plain_ids(self.tokenizer, texts)
+        texts, tokenizer = [message["content"] for message in messages], self.tokenizer
+        if not has_template(tokenizer):
+            return plain_ids(tokenizer, texts)
         what = {"whose": self.name, "remedy": "mend it, or take another model"}
         try:
-            return text_ids(self.tokenizer, templated(self.tokenizer, messages, **what))
+            return text_ids(tokenizer, templated(tokenizer, messages, **what))
         except DataError as error:
             if messages[0]["role"] != "system":
                 raise ChatError(str(error)) from None
@@ -169,15 +162,15 @@ Chat = Endpoint | Local
 
 @lru_cache(maxsize=1)  # a judge marks several runs; a large model is loaded once
 def open_model(spec: str) -> Chat:
-    """The model of that spelling, see above; ChatError: no name, a key inside it. ModelError: none there."""
+    """An endpoint, else a folder or hub id; ChatError: no name, a key inside it. ModelError: none there."""
     if not spec:
         raise ChatError("no model is named; give http://host:8000/v1#name, a folder or a hub id")
     if spec.startswith(("http://", "https://")):
         url, _, name = spec.partition("#")
         parts = urlsplit(url)
         if parts.username or parts.password or parts.query:
-            remedy = f"put the key into the environment as {KEY}"
-            raise ChatError(f"--model {name}: its address holds a key or query; {remedy}")
+            what = f"--model {name}: its address holds a key or query"
+            raise ChatError(f"{what}; put the key into the environment as {KEY}")
         if not name or not parts.hostname:
             raise ChatError(f"{spec}: name the model after a #, for example http://host:8000/v1#name")
         return Endpoint(url.rstrip("/").removesuffix("/chat/completions"), name)

@@ -4,8 +4,6 @@ A record that cannot be used is dropped, and the reason counted; a file that can
 error, since it is most likely a download that broke off.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import zipfile
@@ -24,42 +22,31 @@ ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assist
 
 
 def convert(files: Sequence[Path], kind: Literal["long", "short"], name: str, out: Path) -> dict[str, Any]:
-    """Write the samples of ``files`` to ``out`` as LongAlign JSONL, in their order.
+    """Write the samples of ``files`` to ``out`` as LongAlign JSONL, in their order; DataError: a bad place.
 
-    Args:
-        kind: "long" (LongAlign's records) or "short" (ShareGPT's conversations). Of both, the first question
-            and answer of a conversation are taken.
-        name: of the data set; every sample's ``source``, and the beginning of an id where a record has none.
-
-    Returns:
-        Numbers of records: ``read``, ``kept``, ``cut to first exchange`` (kept without later turns), and
-        ``dropped`` by reason.
-
-    Raises:
-        DataError: a file that cannot be read; the place is named.
+    ``kind``: "long" (LongAlign's records) or "short" (ShareGPT's conversations); of both, the first question
+        and answer of a conversation are taken.
+    ``name``: of the data set; every sample's ``source``, and the beginning of an id where a record has none.
+    Returns numbers of records: ``read``, ``kept``, ``cut to first exchange``, and ``dropped`` by reason.
     """
     make = {"long": long_sample, "short": short_sample}[kind]
-    seen: set[str] = set()
-    dropped: Counter[str] = Counter()
-    read = cut = 0
+    seen, dropped, cut, read = set[str](), Counter[str](), 0, 0
     with out.open("w", encoding="utf-8") as lines:
-        for path in files:
-            for _, record in rows(path):
-                read += 1
-                try:
-                    sample, more = make(record, f"{name}-{read:06d}", name)
-                    kept = {field: record[field] for field in KEPT if field in record}
-                    line = json.dumps(to_record(sample) | kept, ensure_ascii=False)
-                    if sample.id in seen:
-                        raise _unusable("its id was already used")
-                    if any("\ud800" <= character <= "\udfff" for character in line):
-                        raise _unusable("half a character (a lone surrogate) in its text")
-                except RecordError as error:
-                    dropped[error.fault] += 1
-                    continue
-                lines.write(line + "\n")
-                seen.add(sample.id)
-                cut += more > 0
+        for read, (_, record) in enumerate((row for path in files for row in rows(path)), 1):
+            try:
+                sample, more = make(record, f"{name}-{read:06d}", name)
+                kept = {field: record[field] for field in KEPT if field in record}
+                line = json.dumps(to_record(sample) | kept, ensure_ascii=False)
+                if sample.id in seen:
+                    raise _unusable("its id was already used")
+                if any("\ud800" <= character <= "\udfff" for character in line):
+                    raise _unusable("half a character (a lone surrogate) in its text")
+            except RecordError as error:
+                dropped[error.fault] += 1
+                continue
+            lines.write(line + "\n")
+            seen.add(sample.id)
+            cut += more > 0
     counts = {"read": read, "kept": len(seen), "cut to first exchange": cut}
     return counts | {"dropped": dict(sorted(dropped.items()))}
 
@@ -84,8 +71,15 @@ def short_sample(record: Any, identifier: str, source: str) -> tuple[Sample, int
     It is ShareGPT's (``conversations``: from, value), or stands in ``messages``. One with a turn of anybody
     else is dropped: open-instruct does so, and LongAlign followed it.
     """
-    turns = _turns(record)
-    roles = [role for role, _ in turns]
+    if not isinstance(record, dict):
+        raise _unusable("not a JSON object")
+    who, what = ("from", "value") if "conversations" in record else ("role", "content")
+    turns: Any = record.get("conversations", record.get("messages"))
+    if not isinstance(turns, list) or not all(
+        isinstance(t, dict) and isinstance(t.get(what), str) for t in turns
+    ):
+        raise _unusable("no usable turns")
+    roles = [ROLES.get(str(turn.get(who)), str(turn.get(who))) for turn in turns]
     if not turns:
         raise _unusable("no turns")
     if others := [role for role in roles if role not in ("user", "assistant")]:
@@ -94,25 +88,11 @@ def short_sample(record: Any, identifier: str, source: str) -> tuple[Sample, int
         raise _unusable("it does not begin with the user's turn")
     if roles[1:2] != ["assistant"]:
         raise _unusable("the first question has no answer")
-    question, answer = (text for _, text in turns[:2])
-    if not question.strip():
-        raise _unusable("empty question")
-    if not answer.strip():
-        raise _unusable("empty response")
+    question, answer = (turn[what] for turn in turns[:2])
+    for text, part in ((question, "question"), (answer, "response")):
+        if not text.strip():
+            raise _unusable(f"empty {part}")
     return Sample(str(record.get("id") or identifier), "", question, answer, source=source), len(turns) - 2
-
-
-def _turns(record: Any) -> list[tuple[str, str]]:
-    """Roles (of `ROLES`, else as they stand) and texts of a conversation's turns."""
-    if not isinstance(record, dict):
-        raise _unusable("not a JSON object")
-    role, text = ("from", "value") if "conversations" in record else ("role", "content")
-    turns: Any = record.get("conversations", record.get("messages"))
-    if not isinstance(turns, list) or not all(
-        isinstance(t, dict) and isinstance(t.get(text), str) for t in turns
-    ):
-        raise _unusable("no usable turns")
-    return [(ROLES.get(str(turn.get(role)), str(turn.get(role))), turn[text]) for turn in turns]
 
 
 def rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -131,8 +111,8 @@ def rows(path: Path) -> Iterator[tuple[str, Any]]:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not valid JSON ({error}); fetch the file again") from None
         if not isinstance(content, list):
-            what = f"expected a list of records, got {type(content).__name__}"
-            raise DataError(f"{path}: {what}; fetch the file again")
+            got = type(content).__name__
+            raise DataError(f"{path}: expected a list of records, got {got}; fetch the file again")
         yield from ((f"{path}, record {n}", record) for n, record in enumerate(content, 1))
 
 

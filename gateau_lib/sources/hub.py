@@ -5,8 +5,6 @@ then on; a commit that the registry knows is required at once. Of a model only s
 tokenizer are fetched. What was fetched before something went wrong is kept, and the next run goes on there.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json
@@ -28,7 +26,6 @@ from gateau_lib.study.whole_files import atomic_write
 CHANGES_NO_RESULT = True  # what is fetched enters keys by its revision
 Kind = Literal["model", "dataset"]
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "merges.txt")
-SMALL = 1_000_000  # bytes of a file that is hashed; hashing weights takes minutes
 
 
 class HubError(UserError):
@@ -47,8 +44,8 @@ def model(study: Study, name: str) -> Path:
     if (folder / "config.json").is_file():
         return folder
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        what = "give a folder with a saved model or a hub id owner/name"
-        raise HubError(f"{name}: no config.json there; {what}")
+        fix = "give a folder with a saved model or a hub id owner/name"
+        raise HubError(f"{name}: no config.json there; {fix}")
     return snapshot(study, name)
 
 
@@ -58,15 +55,15 @@ def identity(study: Study, name: str) -> str:
     if folder.name in revisions(study).values():
         return folder.name
     files = [(path, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
-    parts = [(p.name, sha256(p) if s.st_size < SMALL else [s.st_size, s.st_mtime_ns]) for p, s in files]
+    # Hashing weights takes minutes.
+    parts = [(p.name, sha256(p) if s.st_size < 1_000_000 else [s.st_size, s.st_mtime_ns]) for p, s in files]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def snapshot(study: Study, repo: str, kind: Kind = "model") -> Path:
     """The folder of a repository's snapshot in the hub's cache, at the pinned commit; fetched if need be.
 
-    Raises:
-        HubError: out of reach, gated, not whole, not to be loaded, or another commit than the pinned one.
+    Raises HubError: out of reach, gated, not whole, not to be loaded, or another commit than the pinned one.
     """
     entry, revision = _entry(repo, kind), required(study, repo, kind)
     if entry and entry.revision and entry.revision != revision:
@@ -92,9 +89,9 @@ def remedy(repo: str, kind: Kind = "model", revision: str | None = None) -> str:
             return f"fetch it from https://github.com/{repo} ({', '.join(entry.files)}) and {other}"
     words = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
     words += " --repo-type dataset" if kind == "dataset" else ""
-    page = f"https://huggingface.co/{repo}"
-    gate = f" (accept its licence on {page} first, then hf auth login)" if entry and entry.gated else ""
-    return f"where there is a network: {words}{gate}, its cache is {cache()}; or {other}"
+    if entry and entry.gated:
+        words += f" (accept its licence on https://huggingface.co/{repo} first, then hf auth login)"
+    return f"where there is a network: {words}, its cache is {cache()}; or {other}"
 
 
 def matching(root: Path, patterns: Sequence[str]) -> list[Path]:
@@ -149,8 +146,8 @@ def lacking(folder: Path, repo: str, kind: Kind = "model") -> str:
     if missing := sorted(name for name in shards if not (folder / name).is_file()):
         return f"lacks {len(missing)} of {len(shards)} files of weights ({missing[0]}){again}"
     if not any(folder.glob("*.safetensors")):
-        command = conversion_command(folder, repo)
-        return f"has no safetensors, the only weights that are loaded; convert the others once: {command}"
+        what = "has no safetensors, the only weights that are loaded; convert the others once"
+        return f"{what}: {conversion_command(folder, repo)}"
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         return f"has no tokenizer{again}"
     return ""
@@ -160,10 +157,9 @@ def conversion_command(folder: Path, repo: str) -> str:
     """The command that writes a repository's ``pytorch_model.bin`` as safetensors; it reads tensors only."""
     source = f"hf_hub_download('{repo}', 'pytorch_model.bin', revision='{folder.name}')"
     load = f"torch.load({source}, weights_only=True, mmap=True)"
-    names = (
-        "import torch; from huggingface_hub import hf_hub_download; from safetensors.torch import save_file"
-    )
-    return f"python -c \"{names}; save_file({load}, '{folder}/model.safetensors', {{'format': 'pt'}})\""
+    names = "torch; from huggingface_hub import hf_hub_download; from safetensors.torch import save_file"
+    save = f"save_file({load}, '{folder}/model.safetensors', {{'format': 'pt'}})"
+    return f'python -c "import {names}; {save}"'
 
 
 def _fetched(study: Study, repo: str, kind: Kind, revision: str | None) -> Path:
@@ -198,14 +194,15 @@ def _fault(study: Study, repo: str, kind: Kind, revision: str | None, error: Exc
     if isinstance(error, errors.RevisionNotFoundError):
         return f"the hub has no commit {revision}"
     if getattr(error, "errno", None) == errno.ENOSPC:
-        more = "free some or set HF_HOME to a larger one, what was fetched is kept"
-        return f"the disk of {cache()} is full; {more}"
+        fix = "free some or set HF_HOME to a larger one, what was fetched is kept"
+        return f"the disk of {cache()} is full; {fix}"
     others = sorted(folder.name for folder in snapshots(repo, kind).glob("*"))
     if revision and others and revision not in others:
         who, more = "the registry", ""
         if f"{kind}s/{repo}" in revisions(study):
             who, more = str(study.root / PINS), "; to go on with another, delete the line there"
         return f"{who} requires commit {revision}, the cache has {', '.join(others)}{more}"
-    offline = constants.HF_HUB_OFFLINE
-    why = "HF_HUB_OFFLINE is set" if offline else f"the hub does not answer ({reason(error)})"
+    why = (
+        "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the hub does not answer ({reason(error)})"
+    )
     return f"not in the cache, or not whole, and {why}"

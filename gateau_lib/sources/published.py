@@ -1,7 +1,5 @@
 """Published data sets: from the hub, or from folders of one's own below ``$GATEAU_DATA``."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path
@@ -19,11 +17,8 @@ CHANGES_NO_RESULT = True  # what is read enters keys by its content
 def long_samples(study: Study) -> Path:
     """A folder with the long data set's ``samples.jsonl`` (LongAlign records) and ``card.json``, made once.
 
-    The card: repository, revision, licence, SHA-256 of every file; records read, kept, cut to the first
-    exchange of a conversation, and dropped by reason.
-
-    Raises:
-        HubError: out of reach. DataError: files that cannot be read.
+    The card: repository, revision, licence, SHA-256 of every file; the numbers of `conversion.convert`.
+    Raises HubError: out of reach; DataError: files that cannot be read.
     """
     return _samples(study, study.profile.long_data, "long")
 
@@ -66,9 +61,9 @@ def files_of(study: Study, key: str) -> tuple[list[Path], dict[str, Any]]:
         root = snapshot(study, entry.repo, "dataset")
         files, revision = matching(root, entry.files), root.name
     about = {"name": key, "repo": entry.repo, "revision": revision}
-    about |= {"folder": None if revision else f"$GATEAU_DATA/{key}"}
-    about |= {"licence": entry.licence, "source": entry.source}
-    return files, about | {"sha256": {path.relative_to(root).as_posix(): sha256(path) for path in files}}
+    about |= {"folder": None if revision else f"$GATEAU_DATA/{key}", "licence": entry.licence}
+    hashes = {path.relative_to(root).as_posix(): sha256(path) for path in files}
+    return files, about | {"source": entry.source, "sha256": hashes}
 
 
 def write_card(out: Path, card: dict[str, Any]) -> None:

@@ -1,7 +1,5 @@
 """Long instruction samples made from a folder of documents by a model that is asked for them."""
 
-from __future__ import annotations
-
 import json
 import random
 import re
@@ -10,24 +8,37 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gateau_lib.data.longalign import write_samples
+from gateau_lib.data.longalign import read_records, write_samples
 from gateau_lib.data.samples import Sample
 from gateau_lib.models.prompts import SEPARATOR
 from gateau_lib.sources.chat import Chat, Endpoint, Reply, Request, open_model, said
-from gateau_lib.sources.documents import Document, documents, files, is_about, is_copy, language, plain
 from gateau_lib.sources.transcript import TRANSCRIPT, ask
 from gateau_lib.study.code_hash import path_hash
-from gateau_lib.study.errors import ScoreError
+from gateau_lib.study.errors import DataError, ScoreError
 from gateau_lib.study.outputs import check_out
 from gateau_lib.study.whole_files import atomic_write
 
 KINDS = ("general", "summary", "reasoning", "extraction")  # LongAlign, appendix A
 NUMBERED = re.compile(r"^[\s*#>-]*(?:Q|Question|问题)?\s*\d{1,2}\s*[:：.．)）、]\s*(.*)$", re.IGNORECASE)
+SUFFIXES = (".txt", ".md", ".jsonl")
+ABOUT = 0.2  # share of a text's words that must stand in the document
+# A text as long as that (characters), mostly of pieces of the document, is a copy.
+COPY_LENGTH, COPY_PIECE, COPIED = 300, 40, 0.8
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and where it stands; ``fault`` says why it cannot be used."""
+
+    id: str  # path below the folder, and the line in a JSONL file
+    text: str
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,71 @@ class Task:
     def id(self) -> str:
         """Id of the sample."""
         return f"{self.document}#{self.number}"
+
+
+def files(source: Path) -> list[Path]:
+    """The files with documents in a folder, by path, or the one file; DataError if there are none."""
+    if not source.exists():
+        raise DataError(f"{source}: no such folder; give one with {', '.join(SUFFIXES)} files")
+    paths = sorted(source.rglob("*")) if source.is_dir() else [source]
+    paths = [path for path in paths if path.is_file() and path.suffix in SUFFIXES]
+    if not paths:
+        raise DataError(f"{source}: holds no documents; they end in {', '.join(SUFFIXES)}")
+    return paths
+
+
+def documents(source: Path, limit: int | None = None) -> Iterator[Document]:
+    """The documents of a folder, by path, or of one file, read one by one; DataError names a bad line."""
+    root = source if source.is_dir() else source.parent
+    found = ((path.relative_to(root).as_posix(), path) for path in files(source))
+    yield from islice((document for name, path in found for document in _read(path, name)), limit)
+
+
+def _read(path: Path, name: str) -> Iterator[Document]:
+    if path.suffix == ".jsonl":
+        for where, record in read_records(path):
+            if not (isinstance(record, dict) and isinstance(record.get("text"), str)):
+                raise DataError(f"{where}: no 'text'; a document is {{\"text\": ...}}")
+            yield _document(f"{name}:{where.rpartition(' ')[2]}", record["text"])
+        return
+    try:
+        yield _document(name, path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        yield Document(name, "", "not UTF-8")
+
+
+def _document(name: str, text: str) -> Document:
+    text = text.strip()
+    return Document(name, text, "" if text else "empty document")
+
+
+def language(text: str) -> str:
+    """``zh`` for a text of which a third or more is Chinese characters, else ``en``."""
+    return "zh" if 3 * len(re.findall("[\u4e00-\u9fff]", text)) >= len(text) else "en"
+
+
+def is_copy(answer: str, document: str) -> bool:
+    """Whether a long answer is, for the most part, pieces of the document."""
+    answer, document = plain(answer), plain(document)
+    pieces = [answer[i : i + COPY_PIECE] for i in range(0, len(answer) - COPY_PIECE + 1, COPY_PIECE)]
+    return len(answer) >= COPY_LENGTH and sum(piece in document for piece in pieces) > COPIED * len(pieces)
+
+
+def is_about(text: str, document: str) -> bool:
+    """Whether enough of the text's words (four letters or more; Chinese pairs) are in the document."""
+    mine, theirs = _words(text), _words(document)
+    return not mine or len(mine & theirs) >= ABOUT * len(mine)
+
+
+def _words(text: str) -> set[str]:
+    runs = re.findall("[\u4e00-\u9fff]+", text)
+    pairs = {run[i : i + 2] for run in runs for i in range(max(1, len(run) - 1))}
+    return pairs | set(re.findall(r"[^\W\d_\u4e00-\u9fff]{4,}", text.lower()))
+
+
+def plain(text: str) -> str:
+    """The text in small letters, its white space made even."""
+    return " ".join(text.lower().split())
 
 
 @lru_cache
@@ -130,42 +206,36 @@ def settle(task: Task, document: Document, reply: Reply, max_length: int | None)
     """Give the task the answer, and its fault if the sample cannot be used."""
     task.answer = said(reply)
     length = len(document.text) + len(SEPARATOR) + len(task.question) + len(task.answer)
+    faults = {
+        "empty answer": not task.answer,
+        "answer cut at the most new tokens": reply.finish == "length",
+        "answer repeats the question": plain(task.answer) == plain(task.question),
+        "too long": max_length and length > max_length,
+        "answer copied from the document": is_copy(task.answer, document.text),
+        "not about the document": not is_about(f"{task.question} {task.answer}", document.text),
+    }
+    task.fault = next((fault for fault, holds in faults.items() if holds), "")
     if reply.finish == "refused":
         task.fault, task.detail = "refused", reply.error
-    elif not task.answer:
-        task.fault = "empty answer"
-    elif reply.finish == "length":
-        task.fault = "answer cut at the most new tokens"
-    elif plain(task.answer) == plain(task.question):
-        task.fault = "answer repeats the question"
-    elif max_length and length > max_length:
-        task.fault = "too long"
-    elif is_copy(task.answer, document.text):
-        task.fault = "answer copied from the document"
-    elif not is_about(f"{task.question} {task.answer}", document.text):
-        task.fault = "not about the document"
 
 
-def make(order: Order, model: Chat) -> list[Task]:
+def _make(order: Order, model: Chat) -> list[Task]:
     """All tasks, asked and settled; progress with the estimated time goes to stderr."""
     made = [task for document in documents(order.documents, order.limit) for task in tasks(order, document)]
     taken: defaultdict[str, set[str]] = defaultdict(set)
-    for _, task, reply in _ask(order, model, proposal_request, made, "questions"):
+
+    def replied(request: Callable[..., Request], label: str) -> Iterator[tuple[Document, Task, Reply]]:
+        left = [task for task in made if not task.fault]
+        requests = (request(order, document, task) for document, task in _with_documents(order, left))
+        replies = ask(model, requests, order.parts, label, len(left))
+        for (document, task), reply in zip(_with_documents(order, left), replies, strict=True):
+            yield document, task, reply
+
+    for _, task, reply in replied(proposal_request, "questions"):
         draw(task, reply, order.seed, taken[task.document])
-    for document, task, reply in _ask(order, model, answer_request, made, "answers"):
+    for document, task, reply in replied(answer_request, "answers"):
         settle(task, document, reply, order.max_length)
     return made
-
-
-def _ask(
-    order: Order, model: Chat, request: Callable[..., Request], made: list[Task], label: str
-) -> Iterator[tuple[Document, Task, Reply]]:
-    """Each task without a fault with its document and what the model replied."""
-    stage = [task for task in made if not task.fault]
-    requests = (request(order, document, task) for document, task in _with_documents(order, stage))
-    replies = ask(model, requests, order.parts, label, len(stage))
-    for (document, task), reply in zip(_with_documents(order, stage), replies, strict=True):
-        yield document, task, reply
 
 
 def _with_documents(order: Order, chosen: Sequence[Task]) -> Iterator[tuple[Document, Task]]:
@@ -193,8 +263,7 @@ def check(order: Order) -> None:
 def run(order: Order) -> str:
     """Make the samples; returns the text to print.
 
-    Raises:
-        ChatError, DataError, ModelError, ScoreError: input that cannot be used, or no sample was kept.
+    Raises ChatError, DataError, ModelError, ScoreError: input that cannot be used, or no sample was kept.
     """
     start = time.monotonic()
     check(order)
@@ -203,7 +272,7 @@ def run(order: Order) -> str:
         if not isinstance(model, Endpoint):
             raise ScoreError("--parallel is for an endpoint; a local model answers one request at a time")
         model = replace(model, parallel=order.parallel)
-    made = make(order, model)
+    made = _make(order, model)
     kept, lost = [task for task in made if not task.fault], [task for task in made if task.fault]
     rejected = order.parts / "rejected.jsonl"
     lines = [json.dumps({"id": task.id} | asdict(task), ensure_ascii=False) + "\n" for task in lost]
@@ -214,8 +283,8 @@ def run(order: Order) -> str:
     if not kept:
         raise ScoreError(f"{order.out}: not written, no sample was kept; {why} and {TRANSCRIPT} beside it")
     pairs = _with_documents(order, kept)
-    made_of = (Sample(t.id, d.text, t.question, t.answer, kind=t.kind, source=d.id) for d, t in pairs)
-    write_samples(made_of, order.out)
+    samples = (Sample(t.id, d.text, t.question, t.answer, kind=t.kind, source=d.id) for d, t in pairs)
+    write_samples(samples, order.out)
     kinds, sources = dict(sorted(Counter(task.kind for task in kept).items())), {t.document for t in made}
     facts: dict[str, Any] = {"model": model.identity, "prompts": prompts()}
     facts |= {n: getattr(order, n) for n in ("seed", "per_document", "limit", "max_length", "max_new_tokens")}

@@ -4,8 +4,6 @@ Every answer is appended to ``transcript.jsonl`` the moment it is there, with th
 seed and model. A killed run goes on with what is missing, and asks nothing twice.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json
@@ -38,23 +36,16 @@ def ask(
     """Answers to all requests, in their order; what the transcript in ``folder`` holds is not asked again.
 
     A refused request does not end the run. It is asked again by the next call, perhaps of a server with a
-    longer window.
-
-    Args:
-        requests: may be a generator; only a few are held at a time.
-        label, total: for the progress line; ``total`` is the number of requests.
-
-    Raises:
-        ChatError: no answer after `PAUSES`, or the server refuses everything. Answers so far are kept.
+    longer window. ``requests`` may be a generator, few are held at a time; ``total`` is their number.
+    Raises ChatError: no answer after `PAUSES`, or the server refuses everything; answers so far are kept.
         ScoreError: another run writes to ``folder``.
     """
     with locked(folder), (folder / TRANSCRIPT).open("ab+", buffering=0) as file:
-        talk, keys = _Talk(model, file), list[str]()
+        talk, keys, waiting = _Talk(model, file), list[str](), set[Future[None]]()
         missing, pool = talk.missing(requests, keys), ThreadPoolExecutor(model.parallel)
         # What a resumed run has already is passed here, before the clock starts.
         first = list(islice(missing, 1))
         left = None if total is None else total - len(keys) + len(first)
-        waiting: set[Future[None]] = set()
         try:
             for key, request in track(chain(first, missing), label, left):
                 waiting.add(pool.submit(talk.ask, key, request))
@@ -97,8 +88,8 @@ class _Talk:
                     record = json.loads(line)
                     self._keep(record["key"], Reply(**record["reply"]))
                 except (ValueError, KeyError, TypeError):
-                    remedy = "damaged; delete that line, it will be asked again"
-                    raise ChatError(f"{self.path}, line {number}: {remedy}") from None
+                    where = f"{self.path}, line {number}"
+                    raise ChatError(f"{where}: damaged; delete that line, it will be asked again") from None
         file.truncate(end)
 
     def _keep(self, key: str, reply: Reply) -> None:
@@ -125,10 +116,9 @@ class _Talk:
                 break
             except Busy as busy:
                 if pause is None:
-                    kept = f"{len(self.answers)} answers are kept in {self.path}"
-                    how = f"{kept}, see to the server and give the same command to go on"
-                    tries = f"no answer after {len(PAUSES) + 1} tries ({busy})"
-                    raise ChatError(f"{where}: {tries}; {how}") from None
+                    what = f"no answer after {len(PAUSES) + 1} tries ({busy}); {len(self.answers)} answers"
+                    how = f"are kept in {self.path}, see to the server and give the same command to go on"
+                    raise ChatError(f"{where}: {what} {how}") from None
                 pause = max(pause, busy.pause)
                 log.warning("%s: %s; again in %.0f s", where, busy, pause)
                 if self.ended.wait(pause):
@@ -141,9 +131,11 @@ class _Talk:
 
     def add(self, key: str, request: Request, reply: Reply, begin: float) -> None:
         """Append one exchange and keep its answer; on a full disk the file stays as it was."""
-        record = {"key": key, **self.model.identity, "url": getattr(self.model, "url", None)}
-        record |= asdict(request) | {"reply": asdict(reply), "asked": round(begin, 3)}
-        record["seconds"] = round(time.time() - begin, 3)
+        record = {"key": key, **self.model.identity, "url": getattr(self.model, "url", None)} | asdict(
+            request
+        )
+        took = round(time.time() - begin, 3)
+        record |= {"reply": asdict(reply), "asked": round(begin, 3), "seconds": took}
         line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "replace")
         with self.turn:
             end = self.file.seek(0, os.SEEK_END)

@@ -20,7 +20,7 @@ from gateau_lib.methods.base import Options
 from gateau_lib.methods.model_passes import response_nll
 from gateau_lib.models import attention
 from gateau_lib.models.pair import Pair
-from gateau_lib.scoring import scorer
+from gateau_lib.scoring import part_files
 from gateau_lib.study.errors import ModelError
 
 SEGMENT = 16
@@ -137,7 +137,9 @@ def test_a_choice_of_keys_is_refused(kind, method, tokenizer):
     )
     options = Options((method,), "truncate", SEGMENT, 200, 200, prolong_pairs=3)
     with pytest.raises(ModelError, match="attention with indices is not read here") as error:
-        scorer.score_items([item], Pair(sparse(kind), sparse(kind), tokenizer), options, [METHODS[method]])
+        part_files.score_items(
+            [item], Pair(sparse(kind), sparse(kind), tokenizer), options, [METHODS[method]]
+        )
     assert "\n" not in str(error.value)
 
 

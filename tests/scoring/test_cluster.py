@@ -16,7 +16,7 @@ from scoring_command import command, write_data
 
 from gateau_lib import score
 from gateau_lib.methods.base import Options
-from gateau_lib.scoring import cluster
+from gateau_lib.scoring import data_set
 from gateau_lib.scoring.settings import ScoringRun
 from gateau_lib.study import errors
 
@@ -49,7 +49,7 @@ def run_with(**change):
     ],
 )
 def test_one_worker_a_gpu_or_per_some_cores(machines, change, workers, needs, threads):
-    assert cluster._layout(run_with(**change), machines) == (workers, needs, threads)
+    assert data_set._layout(run_with(**change), machines) == (workers, needs, threads)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_one_worker_a_gpu_or_per_some_cores(machines, change, workers, needs, th
 )
 def test_more_workers_than_the_cluster_holds_are_refused(resources, change, message):
     with pytest.raises(errors.ScoreError, match=message):
-        cluster._layout(run_with(**change), [resources])
+        data_set._layout(run_with(**change), [resources])
 
 
 def test_without_ray_one_line_says_what_to_install(tmp_path, saved_pair, monkeypatch, capsys):

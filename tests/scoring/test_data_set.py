@@ -298,9 +298,8 @@ def test_models_are_prepared_as_they_read(saved_pair):
     short, long = map(str, saved_pair)
     asked = {"methods": ["hmg"], "short": short, "long": long, "max_length": 1200, "device": "cpu"}
     for reading, window in (("ntk", 1200), ("raw", 128), ("truncate", 128)):
-        pair = part_files.prepare(
-            settings.resolve(Path("d.jsonl"), Path("s.parquet"), reading=reading, **asked)
-        )
+        run = settings.resolve(Path("d.jsonl"), Path("s.parquet"), reading=reading, **asked)
+        _, pair = part_files.begin(run)
         assert rope.window(pair.short) == window and rope.window(pair.long) == 1200
 
 

@@ -28,7 +28,7 @@ from gateau_lib.data.samples import Sample
 from gateau_lib.methods import METHODS, model_passes
 from gateau_lib.methods.base import Options
 from gateau_lib.models import nll, pair
-from gateau_lib.scoring import data_set, part_files, score_table, scorer
+from gateau_lib.scoring import data_set, part_files, score_table
 from gateau_lib.scoring.settings import ScoringRun
 from gateau_lib.study import errors, whole_files
 from gateau_lib.study.errors import DataError
@@ -158,7 +158,7 @@ def whole(data, saved_pair, tmp_path):
 @pytest.fixture()
 def scored(monkeypatch, tmp_path):
     """Lets a test count, over processes, which shards were scored."""
-    log, real = tmp_path / "scored.log", scorer.score_items
+    log, real = tmp_path / "scored.log", part_files.score_items
     log.touch()
 
     def noted(items, *more):
@@ -166,7 +166,7 @@ def scored(monkeypatch, tmp_path):
             out.write(f"{items[0].id}\n")
         return real(items, *more)
 
-    monkeypatch.setattr(scorer, "score_items", noted)
+    monkeypatch.setattr(part_files, "score_items", noted)
     monkeypatch.setattr(part_files, "source_hash", lambda code: "fixed")
     return lambda: log.read_text().split()
 
@@ -193,7 +193,7 @@ def dies(arguments, where, at):
 @pytest.mark.parametrize(
     ("where", "at"),
     [
-        ((scorer, "_fill"), 2),  # in the middle of a shard
+        ((part_files, "Reader"), 2),  # in the middle of a shard
         ((Path, "replace"), 2),  # a part is written but not yet in its place
         ((part_files, "read_part"), 3),  # between two shards
         ((score_table, "write_table"), 1),
@@ -212,7 +212,7 @@ def test_killed_anywhere_ends_with_the_same_bytes(data, saved_pair, tmp_path, wh
 def test_stopped_by_the_user_says_how_to_go_on(
     data, saved_pair, tmp_path, monkeypatch, whole, scored, capsys
 ):
-    out, noted, calls = tmp_path / "broken.parquet", scorer.score_items, []
+    out, noted, calls = tmp_path / "broken.parquet", part_files.score_items, []
 
     def stops_at_second(*more):
         calls.append(0)
@@ -220,7 +220,7 @@ def test_stopped_by_the_user_says_how_to_go_on(
             raise KeyboardInterrupt
         return noted(*more)
 
-    monkeypatch.setattr(scorer, "score_items", stops_at_second)
+    monkeypatch.setattr(part_files, "score_items", stops_at_second)
     assert score.main(command(data, saved_pair, out)) == 130 and not out.exists()
     assert "give the same command to go on" in capsys.readouterr().err
     assert score.main(command(data, saved_pair, out)) == 0

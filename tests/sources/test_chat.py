@@ -55,7 +55,7 @@ def test_answers_in_the_order_of_the_questions_a_few_at_a_time(tmp_path):
         assert ask(server.spec, texts, tmp_path, temperature=0.5, seed=7, max_tokens=9) == [
             f"you said {t}" for t in texts
         ]
-    assert 1 < server.most_under_way <= chat.PARALLEL
+    assert 1 < server.most_under_way <= chat.Endpoint.parallel
     assert server.headers[0]["path"] == "/v1/chat/completions"
     body = server.bodies[0]
     assert (body["model"], body["temperature"], body["seed"], body["max_tokens"]) == ("teacher", 0.5, 7, 9)
@@ -201,7 +201,7 @@ def test_a_server_that_refuses_everything_is_not_asked_ten_thousand_times(tmp_pa
     refusing = serve(lambda body: (400, "'max_tokens' is not supported"))
     with refusing as server, pytest.raises(chat.ChatError, match=why):
         ask(server.spec, [str(i) for i in range(1000)], tmp_path)
-    assert len(server.bodies) < transcript.REFUSALS + 3 * chat.PARALLEL
+    assert len(server.bodies) < transcript.REFUSALS + 3 * chat.Endpoint.parallel
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from gateau_lib.data.longalign import read_records, read_samples
 from gateau_lib.models.loading import SHIPPED
 from gateau_lib.sources import chat, synthesis, transcript
 from gateau_lib.sources.chat import Reply
-from gateau_lib.sources.documents import documents, is_about, is_copy, language
+from gateau_lib.sources.synthesis import documents, is_about, is_copy, language
 from gateau_lib.study.errors import DataError
 
 HARBOUR = (

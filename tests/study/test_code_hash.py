@@ -647,7 +647,7 @@ def shipped_notebooks() -> dict[str, str]:
         ("training.pretrain.train", True),
         ("models.tiny.look_back", True),
         ("data.longalign.read_records", False),
-        ("scoring.scorer._fill", False),
+        ("scoring.part_files.score_items", False),
         ("study.store._build", False),
         ("study.code_hash._reach", False),
         ("study.progress.track", False),
