@@ -18,7 +18,7 @@ from gateau_lib.methods import METHODS, SCORED
 from gateau_lib.methods.base import Method, Options
 from gateau_lib.methods.reader import extended
 from gateau_lib.models.pair import Pair, load_pair
-from gateau_lib.scoring.scorer import passes_of, score_items
+from gateau_lib.scoring.part_files import passes_of, score_items
 from gateau_lib.study.errors import ModelError, reason
 from gateau_lib.study.profiles import resolve
 
