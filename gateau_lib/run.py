@@ -73,7 +73,9 @@ def prepare(study: Study, whole: bool) -> None:
 def run(study: Study, todo: list[Step]) -> None:
     """Run the stale notebooks in order, and say how many ran and where; RunError if one failed."""
     start, ran = time.monotonic(), 0
-    with locked(study.cache):  # a second run of the same profile would write the same files
+    # A second run of the same profile would write the same files. What a run that was killed in another
+    # container or on another node left is no reason to wait.
+    with locked(study.cache, machines=False):
         for place, step in enumerate(todo, 1):
             parts = step.parts()
             if reasons := step.stale(parts):

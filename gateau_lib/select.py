@@ -22,7 +22,12 @@ def main(line: list[str] | None = None) -> None:
     add("--data", type=Path, required=True, help="the data that was scored")
     add("--out", type=Path, required=True, help="selected.jsonl; a report is written next to it")
     add("--score", choices=list(METHODS), default="gateau")
-    add("--combine", choices=gateau.VARIANTS, default="rank", help="how gateau adds both (default: rank)")
+    add(
+        "--combine",
+        choices=gateau.VARIANTS,
+        default="rank",
+        help="how gateau adds HMP and CAM (default: rank)",
+    )
     add("--alpha", type=float, default=0.8, help="weight of HMP against CAM (default: 0.8)")
     many = parse.add_mutually_exclusive_group()
     many.add_argument("--fraction", type=float, default=0.1, help="share of usable samples (default: 0.1)")

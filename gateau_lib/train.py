@@ -1,7 +1,7 @@
 """One process of training runs, one after the other: ``python -m gateau_lib.train JOB.json OUT``.
 
-`training.fine_tuning` starts as many as a job (`recipe.to_json`) asks for. Over several machines, start it on each
-with ``torch.distributed.run`` or ``accelerate launch`` (``-m``); all of them must see both paths.
+`training.fine_tuning` starts as many as a job (`recipe.to_json`) asks for. Over several machines, start it on
+each with ``torch.distributed.run`` or ``accelerate launch`` (``-m``); all of them must see both paths.
 """
 
 import os

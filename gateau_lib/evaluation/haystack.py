@@ -45,7 +45,7 @@ def items(
     """Needle items of every length and depth, `REPEATS` of each.
 
     ``texts``: the haystack; read in their order, in a circle if they are too short for a length.
-    ``lengths``: tokens of the whole prompt (see `prompt_tokens`).
+    ``lengths``: tokens of the whole prompt (see `benchmark_item.prompt_tokens`).
     ``depths``: tokens before the needle over all that are not it, 0 to 1.
     Items have in ``extra``: ``length`` and ``depth`` as asked for, ``tokens`` and ``realised_depth`` as they
         are, ``needle``, and ``copies`` of the haystack (above 1 where it is too short).

@@ -30,7 +30,8 @@ NEW_TOKENS = 1024  # of an answer: LongBench-Chat's eval.py; FastChat's usual --
 JUDGE_TOKENS = 2048  # FastChat's common.py, run_judge_single
 WITH_REFERENCE = ("math", "reasoning", "coding")  # FastChat's common.py, NEED_REF_CATS
 EXAMPLES = 3  # rated answers that LongBench-Chat's prompt shows before the one in question
-BESIDE = {"longbench-chat": "few_shots.json", "mt-bench": "reference_answer/gpt-4.jsonl"}  # the questions
+# Files that lie beside the questions'.
+BESIDE = {"longbench-chat": "few_shots.json", "mt-bench": "reference_answer/gpt-4.jsonl"}
 COLUMNS = ["id", "task", "score", "ratings", "raw", "why"]
 
 # The judges' prompts, with repository, commit and licence.

@@ -67,10 +67,12 @@ def scores(study: Study, folders: Mapping[str, Path], judge: str) -> tuple[pd.Da
                     lacking.append(NotRun(what, f"{failed.iloc[0]['error']}; {again}"))
     for benchmark, items, runs in answered:
         with _noting(benchmark, lacking):
+            scored = []  # of all runs or of none: a benchmark that an error stops has no number
             for run, each in track(runs.items(), f"scores of {benchmark.name}", total=len(runs)):
                 place = study.cache / "judging" / f"{benchmark.name}-{run}"
                 found = benchmark.score(items, each.table, *((judge, place) if benchmark.judged else ()))
-                frames.append(found.assign(run=run, benchmark=benchmark.name))
+                scored.append(found.assign(run=run, benchmark=benchmark.name))
+            frames += scored
     return pd.concat(frames, ignore_index=True)[COLUMNS] if frames else pd.DataFrame(columns=COLUMNS), lacking
 
 

@@ -68,6 +68,11 @@ class Pass(cached_property[Any]):
         self.counted, self.cost, self.needs_short = counted, cost, needs_short
 
 
+def reads(**about: Any) -> Callable[[Callable[[Reader], Any]], Pass]:
+    """Make a property of `Reader` a pass; ``about``: ``counted``, ``cost`` and ``needs_short`` of `Pass`."""
+    return partial(Pass, **about)
+
+
 def named_passes(names: Collection[str]) -> list[Pass]:
     """The passes of these names, in the order of `Reader`; of those counted as one only the first."""
     there = {name: each for name, each in vars(Reader).items() if isinstance(each, Pass)}
@@ -147,7 +152,7 @@ def extended(pair: Pair, options: Options, passes: Collection[str]) -> Pair:
     return replace(pair, short=short, long=rope.extend_window(pair.long, options.max_length))
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Reader:
     """The samples of a shard as both models read them.
 
@@ -169,20 +174,20 @@ class Reader:
         """What is counted of a pass; one that reads nothing has its zeros."""
         return self.counts.setdefault(name, Counter(dict.fromkeys(COUNTED, 0)))
 
-    @partial(Pass, counted="long_pass", cost=_whole_cost)
+    @reads(counted="long_pass", cost=_whole_cost)
     def long_pass(self) -> list[LongPass]:
         """The long model's pass over whole samples with its attention to every segment."""
         size = self.options.segment_length
         return long_pass(self.pair.long, self.encoded, size, count=self.count("long_pass"))
 
-    @partial(Pass, counted="long_pass", cost=_whole_cost)
+    @reads(counted="long_pass", cost=_whole_cost)
     def nll_long(self) -> np.ndarray:
         """Mean response NLL of the long model, (n,) nats per token."""
         if "long_pass" in self.passes:
             return np.array([each.nll for each in self.long_pass])
         return response_nll(self.pair.long, self.encoded, count=self.count("long_pass"))
 
-    @partial(Pass, counted="hmg", cost=_short_cost, needs_short=True)
+    @reads(counted="hmg", cost=_short_cost, needs_short=True)
     def nll_short(self) -> np.ndarray:
         """Mean response NLL of the short model, (n,) nats per token, read as the options say."""
         count = self.count("hmg")
@@ -191,13 +196,13 @@ class Reader:
             return short_reader_nll(self.pair.short, self.encoded, "truncate", window=window, count=count)
         return response_nll(self.pair.short, self.encoded, count=count)  # stretched by `extended`, or raw
 
-    @partial(Pass, counted="contrast", cost=_cut_cost, needs_short=True)
+    @reads(counted="contrast", cost=_cut_cost, needs_short=True)
     def nll_cut(self) -> np.ndarray:
         """Mean response NLL of the long model on what the short window holds, (n,) nats per token."""
         window, count = self.options.short_window, self.count("contrast")
         return short_reader_nll(self.pair.long, self.encoded, "truncate", window=window, count=count)
 
-    @partial(Pass, counted="ifd", cost=_alone_cost)
+    @reads(counted="ifd", cost=_alone_cost)
     def nll_alone(self) -> np.ndarray:
         """Mean NLL of the response without its prompt by the long model, (n,) nats per token."""
         # One token before the response: a chat template's opening would be an instruction of its own.
@@ -206,12 +211,12 @@ class Reader:
         losses = continuation_nll(self.pair.long, starts, responses, count=self.count("ifd"))
         return np.array([loss.mean() for loss in losses])
 
-    @partial(Pass, counted="longattn", cost=_far_cost)
+    @reads(counted="longattn", cost=_far_cost)
     def far_attention(self) -> np.ndarray:
         """LongAttn's score of each sample, (n,)."""
         return long_attention_score(self.pair.long, self.encoded, count=self.count("longattn"))
 
-    @partial(Pass, counted="cam", cost=_segments_cost)
+    @reads(counted="cam", cost=_segments_cost)
     def segment_nll(self) -> list[np.ndarray]:
         """Mean response NLL given one segment and the instruction, (segments,) a sample, nats per token."""
         size, count = self.options.segment_length, self.count("cam")
@@ -219,7 +224,7 @@ class Reader:
             return adaptive_importance(self.pair.long, self.encoded, self.long_pass, size, count=count)
         return segment_importance(self.pair.long, self.encoded, size, count=count)
 
-    @partial(Pass, counted="prolong", cost=_pairs_cost)
+    @reads(counted="prolong", cost=_pairs_cost)
     def dependencies(self) -> pd.DataFrame:
         """ProLong's scores of the samples as plain documents, see `pair_passes.score_documents`."""
         texts = []

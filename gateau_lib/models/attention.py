@@ -29,15 +29,13 @@ _OTHERS = "use a Llama-like model, or leave out cam and longattn"
 # What transformers' models hand to an attention function beside queries, keys and values. Any other keyword
 # may change what is attended to, and families grow new ones (`indices`, `block_indices`, `s_aux`, `sinks`,
 # `position_bias`), so it is refused.
-_KNOWN = set(
-    # The second line: the mask and the rotated queries hold these already; the third: the same mask for flash
-    # attention. The last two: what the model returns, and what `Trainer` gives to the loss.
-    "scaling dropout is_causal "
-    "sliding_window position_ids cache_position seq_idx "
-    "cu_seq_lens_q cu_seq_lens_k max_length_q max_length_k "
-    "use_cache output_attentions output_hidden_states output_router_logits "
-    "num_items_in_batch".split()
-)
+_KNOWN = {"scaling", "dropout", "is_causal"}
+# The mask and the rotated queries hold these already; the second line is the same mask for flash attention.
+_KNOWN |= {"sliding_window", "position_ids", "cache_position", "seq_idx"}
+_KNOWN |= {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
+# What the model returns, and what `Trainer` gives to the loss.
+_KNOWN |= {"use_cache", "output_attentions", "output_hidden_states", "output_router_logits"}
+_KNOWN |= {"num_items_in_batch"}
 
 
 @dataclass(frozen=True)

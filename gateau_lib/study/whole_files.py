@@ -13,11 +13,11 @@ from gateau_lib.study.errors import ScoreError
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, machines: bool = True) -> Iterator[None]:
     """Hold the folder for this process; a lock that a dead process left is taken over.
 
-    The kernel's lock ends with its process. Not every shared file system passes it on, so the file also names
-    its holder, and one of another machine is believed until somebody deletes the file.
+    The kernel's lock ends with its process. Not every shared file system passes it on, so where several
+    ``machines`` may write, a holder of another one that the file names is believed until somebody deletes it.
     Raises ScoreError: another run holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def locked(folder: Path) -> Iterator[None]:
             holder = json.loads(file.read() or "{}")
         except ValueError:  # its holder died while writing
             holder = {}
-        if not free or holder.get("host", here) != here:
+        if not free or (machines and holder.get("host", here) != here):
             process, host, since = (holder.get(each, "?") for each in ("process", "host", "since"))
             who = f"another run writes here (process {process} on {host}, since {since})"
             raise ScoreError(f"{folder}: {who}; wait for it, or delete {path} if it died elsewhere")

@@ -6,10 +6,12 @@ Checkpoints stay after a failure: the same call goes on from the last. Several m
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -51,9 +53,22 @@ def fine_tune_all(study: Study, jobs: Sequence[FineTune]) -> list[Path]:
         finally:
             for stage, job in todo.items():
                 if (stage / sft.LOG).is_file():  # written last
-                    build(job).folder(study, stage.rename)
+                    build(job).folder(study, partial(_link, stage))
+                    shutil.rmtree(stage)  # not before the artefact is whole
     workers = 0 if in_turn else at_once(study.profile)
     return build_all(study, {job.name: build(job) for job in jobs}, workers, "fine-tuning")
+
+
+def _link(stage: Path, out: Path) -> None:
+    """The files of one folder in another, without a second copy where the file system allows it."""
+
+    def link(source: str, to: str) -> None:
+        try:
+            os.link(source, to)
+        except OSError:
+            shutil.copy2(source, to)
+
+    shutil.copytree(stage, out, dirs_exist_ok=True, copy_function=link)
 
 
 def processes(job: FineTune) -> int:
@@ -118,15 +133,21 @@ def _run(work: Sequence[tuple[FineTune, Path]], count: int, folder: Path) -> Non
         with subprocess.Popen(command, env=env, **pipes) as run:
             try:
                 runs = groupby(_steps(run, folder / reports.STEPS), itemgetter("run"))
-                for name, taken in track(runs, "fine-tuning", len(work)) if len(work) > 1 else runs:
-                    for _ in track(taken, f"{name}: steps", next(taken)["steps"]):
-                        pass
+                for name, steps in track(runs, "fine-tuning", len(work)) if len(work) > 1 else runs:
+                    _show(name, steps)
             except BaseException:
                 run.terminate()
                 raise
     if run.returncode:
         failed = next(((job, out) for job, out in work if not (out / sft.LOG).exists()), work[-1])
         raise _failure(*failed, folder)
+
+
+def _show(name: str, steps: Iterator[dict[str, Any]]) -> None:
+    """Show how far a run is, by the records of its steps."""
+    first = next(steps)
+    for _ in track(steps, f"{name}: steps", first["steps"]):
+        pass  # the bar is all that is wanted
 
 
 def _steps(run: subprocess.Popen, path: Path) -> Iterator[dict[str, Any]]:
@@ -150,9 +171,9 @@ def _failure(job: FineTune, out: Path, folder: Path) -> Exception:
         why = f"process {lost[1]} was killed, most likely by the system for want of memory"
         fix = "free some, or lower micro_tokens or processes, then run the same again"
         return TrainingError(f"{job.name}: {why}; {fix}: {reports.next_try(job, out)}")
-    if (told := folder / reports.FAILURES).exists():
-        # When one process fails, others lose it.
-        first = json.loads(told.read_text(encoding="utf-8").splitlines()[0])
+    told = folder / reports.FAILURES
+    if lines := told.read_text(encoding="utf-8").splitlines() if told.exists() else []:
+        first = json.loads(lines[0])  # when one process fails, others lose it
         return (TrainingError if first["known"] else RuntimeError)(first["text"])
     printed = [path.read_text(errors="replace") for path in sorted(folder.rglob("stderr.log"))]
     last = next((text.strip().splitlines()[-1] for text in [*printed, output] if text.strip()), "nothing")

@@ -1,7 +1,8 @@
 """Samples as rows of ids, labels and positions, packed and collated.
 
-A batch ALWAYS carries an attention mask. Without one (and a cache, in training) transformers takes any other
-position step than 1 for a new document: skipped positions (`skipalign`) would silently be block-diagonal.
+A batch ALWAYS carries an attention mask. Where there is neither mask nor cache, and training has no cache,
+transformers takes any position step other than 1 for a new document: skipped positions (`skipalign`) would
+silently be block-diagonal.
 """
 
 from collections.abc import Iterable, Sequence

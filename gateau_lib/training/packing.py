@@ -3,7 +3,6 @@
 Both ways to plan the steps sort samples as LongAlign does, so that hardly anything is padding.
 """
 
-from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -98,8 +97,11 @@ def split_step(
     most = max(longest, micro_tokens or len(lengths) * longest)
     places = -(-len(_fill(order, lengths, most)) // processes) * processes
     # The smallest passes for which the places suffice: even loads, least memory.
-    size = bisect_left(range(most), True, 1, key=lambda tokens: len(_fill(order, lengths, tokens)) <= places)
-    groups = _fill(order, lengths, size)
+    low, high = 1, most
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(_fill(order, lengths, middle)) <= places else (middle + 1, high)
+    groups = _fill(order, lengths, low)
     dealt = [([order[0]], False)] * (places - len(groups)) + [(group, True) for group in groups]
     return [dealt[process::processes] for process in range(processes)]
 

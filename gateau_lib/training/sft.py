@@ -50,14 +50,15 @@ def _restored_determinism() -> Iterator[None]:
     """Undo full determinism after a run: it is a switch of the whole process, and scoring needs none."""
     mode = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    environment = dict(os.environ)
+    before = dict(os.environ)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(mode[0], warn_only=mode[1])
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
-        os.environ.clear()
-        os.environ.update(environment)
+        for switch in os.environ.keys() - before.keys():
+            del os.environ[switch]
+        os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
 
 
 def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
     Checkpoints, if it makes any (`trainer.save_steps_of`), lie beside ``output`` under the run's `identity`
     until its end; a run that was killed goes on from the last one and ends with the same weights (bitwise on
     CPU with one or two processes). Of adapters, ``output`` holds only them and the model's configuration.
-    Returns the log: ``identity``, ``losses`` (nats, one an optimizer step), ``tokens`` used,
+    Returns the log, {} in all processes but the first: ``identity``, ``losses`` (nats, one an optimizer step), ``tokens`` used,
         ``response_tokens``, ``padded`` (tokens forwarded, padding included), ``samples`` seen, ``distinct``
         ones, ``epochs``, ``steps``, ``max_position``, ``seconds``.
     Raises TrainingError: the loss is not finite; names run and step.
@@ -79,21 +80,22 @@ def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
         name = identity(job, steps)
         folder = output.parent / f"{name}.checkpoints"  # the next try of the same run finds it again
         folder.mkdir(parents=True, exist_ok=True)
-        trainer = make_trainer(job, model, steps, folder)
         try:
+            trainer = make_trainer(job, model, steps, folder)
             trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
         finally:
             with suppress(OSError):
                 folder.rmdir()  # only if it holds no checkpoint
         _save(job, trainer, output)
         _meet()
+    if rank > 0:
+        return {}
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     log = {"identity": name, "losses": losses, **steps.usage(processes)}
     log["seconds"] = round(time.monotonic() - started, 2)
-    if rank == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-        tokenizer.save_pretrained(output)
-        (output / LOG).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    tokenizer.save_pretrained(output)
+    (output / LOG).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
     return log
 
 

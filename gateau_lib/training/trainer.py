@@ -156,16 +156,33 @@ def _arguments(job: FineTune, steps: int, folder: Path) -> TrainingArguments:
             raise TrainingError(f"{job.name}: deepspeed is not installed; {fix}")
         shared = {"deepspeed": str(DEEPSPEED)}
     save_steps = save_steps_of(job, steps)
-    # One epoch of the planned steps, in their order; an item of the data is one process's part of a step.
-    how: dict[str, Any] = {"num_train_epochs": 1, "per_device_train_batch_size": 1, "use_cpu": on_cpu}
-    how |= {"train_sampling_strategy": "sequential", "remove_unused_columns": False}
-    how |= {"full_determinism": True, "seed": job.seed, "data_seed": job.seed}
-    how |= {"learning_rate": job.learning_rate, "lr_scheduler_type": "cosine", "weight_decay": 0.0}
-    how |= {"warmup_steps": math.ceil(0.03 * steps), "adam_beta1": 0.9, "adam_beta2": 0.95}
-    how |= {"save_strategy": "steps" if save_steps else "no", "save_steps": save_steps or 500}
-    how |= {"save_total_limit": 1, "logging_steps": 1, "logging_nan_inf_filter": False, "report_to": "none"}
-    how |= {"disable_tqdm": True, "dataloader_pin_memory": not on_cpu, "bf16": job.dtype == "bfloat16"}
-    return TrainingArguments(str(folder), **how, **shared)
+    return TrainingArguments(
+        str(folder),
+        use_cpu=on_cpu,
+        full_determinism=True,
+        seed=job.seed,
+        data_seed=job.seed,
+        per_device_train_batch_size=1,  # one process's part of a step
+        train_sampling_strategy="sequential",
+        num_train_epochs=1,
+        learning_rate=job.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(0.03 * steps),
+        adam_beta1=0.9,
+        adam_beta2=0.95,
+        weight_decay=0.0,
+        bf16=job.dtype == "bfloat16",
+        save_strategy="steps" if save_steps else "no",
+        save_steps=save_steps or 500,
+        save_total_limit=1,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=not on_cpu,
+        **shared,
+    )
 
 
 def save_steps_of(job: FineTune, steps: int) -> int | None:

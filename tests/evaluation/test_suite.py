@@ -97,6 +97,19 @@ def test_every_run_is_scored_on_every_benchmark_and_what_has_no_answer_is_told(t
     suite.check_finished(lacking)
 
 
+def test_a_benchmark_that_an_error_stops_has_no_score_of_any_run(tmp_path, monkeypatch):
+    benchmark, asked = made_up("halfway"), []
+
+    def score(*given):
+        asked.append(given)
+        if len(asked) > 1:
+            raise ChatError("the judge stopped")
+        return benchmark.score(*given)
+
+    rows, lacking = scores(tmp_path, monkeypatch, replace(benchmark, score=score))
+    assert rows.empty and ("halfway", "the judge stopped", True) in lacking
+
+
 def test_no_error_stops_the_other_benchmarks_and_none_is_lost(tmp_path, monkeypatch):
     """Also not the second of two."""
     benchmarks = [

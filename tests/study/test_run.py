@@ -440,6 +440,14 @@ def test_two_runs_at_once_are_refused(folder, capsys):
     assert code == 2 and "results/smoke/cache: another run writes here (process" in said
 
 
+def test_a_run_that_was_killed_on_another_machine_does_not_stop_this_one(folder, capsys):
+    """A container's name changes with each start, and a scheduler takes another node."""
+    cache = open_study("smoke").cache
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "lock").write_text(json.dumps({"process": 1, "host": "elsewhere", "since": "2026-01-01"}))
+    assert go(capsys)[0] == 0
+
+
 def test_warm_run_is_fast_and_imports_nothing_heavy(done, capsys):
     code = "import sys; from gateau_lib import run; run.main(['smoke']); "
     code += "print({'torch', 'papermill'} & set(sys.modules))"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -667,6 +668,28 @@ def test_on_a_gpu_a_run_never_trains_in_a_process_that_may_have_computed_there(j
         "a",
         "b",
     ]
+
+
+def test_a_trained_model_is_not_lost_when_its_artefact_cannot_be_finished(
+    job, one_card, tmp_path, monkeypatch
+):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    study = Study(resolve("smoke"), 0, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", full)
+        with pytest.raises(OSError, match="No space"):
+            fine_tuning.fine_tune_all(study, [job])
+    (folder,) = fine_tuning.fine_tune_all(study, [job])
+    assert one_card == [["run"]] and sft.training_log(folder)["name"] == "run"  # not trained again
+    assert not list((study.cache / "training").iterdir())
+
+
+def test_processes_that_fail_without_a_word_have_their_last_words_told(job, tmp_path):
+    (tmp_path / fine_tuning.OUTPUT).write_text("no space left\n")
+    (tmp_path / reports.FAILURES).touch()  # a full disk leaves it empty
+    assert "last words: no space left" in str(fine_tuning._failure(job, tmp_path / "out", tmp_path))
 
 
 def test_one_process_does_not_share_a_model(job, one_card, tmp_path):
