@@ -81,7 +81,7 @@ lock: $(READY) ## bring requirements.lock up to pyproject.toml, pins stay; UPGRA
 	@"$(ENVIRONMENT)/bin/python" -m pip install -q pip-tools
 	@$(PYTHON_RUN) piptools compile --quiet $(if $(UPGRADE),--upgrade) --output-file=requirements.lock pyproject.toml
 
-readme: $(READY) ## write the generated parts of README.md, from results/cpu, of docs/cluster.md and of docs/scale.md
+readme: $(READY) ## write the generated parts of README.md, from results/cpu, and of docs/cluster.md, docs/gpu.md and docs/scale.md
 	@$(PYTHON_RUN) gateau_lib.pages
 
 site: $(READY) ## the executed cpu notebooks as web pages in docs/_build/html; works offline
@@ -97,6 +97,6 @@ gpu-checks: $(READY) ## measure what a GPU does with the library, in minutes; TI
 	@$(PYTHON_RUN) gateau_lib.gpu_checks $(if $(TINY),--tiny)
 
 clean: ## remove caches and what smoke runs left; keeps the environment and the evidence in results
-	@rm -rf results/*/cache results/smoke results/smoke-* results/rehearse-* results/gpu-tiny docs/_build docs/notebooks
+	@rm -rf results/*/cache results/smoke results/smoke-* results/rehearse-* results/cards-tiny docs/_build docs/notebooks
 	@rm -rf .pytest_cache .ruff_cache .hypothesis .mypy_cache .import_linter_cache .coverage*
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -18,9 +18,9 @@ from gateau_lib.study.progress import say
 # In order of worth: part -> the module that measures it and its seconds at most.
 PARTS = {
     "card": ("gpu_card", 45),
-    "passes": ("gpu_passes", 180),
+    "passes": ("gpu_passes", 160),
     "agreement": ("gpu_agreement", 100),
-    "training": ("gpu_training", 110),
+    "training": ("gpu_training", 140),
     "study": ("gpu_study", 300),
 }
 SECONDS = 470  # of all parts together
@@ -36,6 +36,7 @@ def main(words: Sequence[str] | None = None) -> int:
     line = parser("gpu_checks", __doc__)
     line.add_argument("--tiny", action="store_true", help="tiny shapes, any machine: whether all of it runs")
     line.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all, in order")
+    line.add_argument("--commit", default="", help="of a copy of the repository without its history")
     line.add_argument("--seconds", type=float, default=SECONDS, help=f"of all parts (default: {SECONDS})")
     # How a part is run in a process of its own, so that it can be stopped and takes its memory with it.
     line.add_argument("--record", type=Path, help=argparse.SUPPRESS)
@@ -47,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> int:
         raise NoCard("no GPU that torch can use; on this machine give --tiny (make gpu-checks TINY=1)")
     begin, well = time.monotonic(), True
     said = " ".join(["python -m gateau_lib.gpu_checks", *(sys.argv[1:] if words is None else words)])
-    path = gpu_record.start(said, given.tiny, given.parts)
+    path = gpu_record.start(said, given.tiny, given.parts, given.commit)
     for part in given.parts:
         left = given.seconds - (time.monotonic() - begin)
         limit = left if given.tiny else min(left, PARTS[part][1])  # a busy machine's time costs nothing
@@ -62,8 +63,10 @@ def _in_time(part: str, path: Path, tiny: bool, limit: float) -> str:
     """Run one part in a process of its own; ``done``, or why it did not come to its end."""
     begin, log = time.monotonic(), path.with_suffix(f".{part}.log")
     words = [sys.executable, "-m", "gateau_lib.gpu_checks", "--parts", part, "--record", str(path)]
-    # Tiny work is slower on many threads than on one.
-    surroundings = os.environ | ({"OMP_NUM_THREADS": "1"} if tiny else {})
+    # Training asks for deterministic products, which torch makes only if this is said before its first one.
+    surroundings = os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    if tiny:
+        surroundings["OMP_NUM_THREADS"] = "1"  # tiny work is slower on many threads
     with log.open("w", encoding="utf-8") as told:
         try:
             done = subprocess.run(
@@ -74,7 +77,7 @@ def _in_time(part: str, path: Path, tiny: bool, limit: float) -> str:
                 check=False,
                 env=surroundings,
             )
-            outcome = "done" if done.returncode == 0 else f"failed: {_last_line(log)}"
+            outcome = "done" if done.returncode == 0 else f"failed ({done.returncode}): {_last_line(log)}"
         except subprocess.TimeoutExpired:
             outcome = f"stopped after {limit:.0f} s"
     gpu_record.end_part(path, part, time.monotonic() - begin, outcome)

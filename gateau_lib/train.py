@@ -32,7 +32,6 @@ def _job(path: Path) -> recipe.FineTune:
     try:
         return recipe.from_json(path.read_text(encoding="utf-8"))
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        # In the raise: a module named elsewhere counts in this one's key, and jobs leads to all of scoring.
         raise TrainingError(
             f"{path}: no run as gateau_lib.jobs --write gives it ({reason(error)})"
         ) from error

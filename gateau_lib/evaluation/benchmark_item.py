@@ -1,9 +1,8 @@
 """A benchmark, its items, and what all share: prompts cut or made to length, few items of many, scores."""
 
-import itertools
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,8 +116,12 @@ def longest_prompt(build: Callable[[int], str], tokenizer: Any, length: int, nam
 
 def first_of_each_task(items: Sequence[Item], count: int | None) -> list[Item]:
     """At most ``count`` items of each task, the first ones; None or 0: all."""
-    places: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)  # in the task, from 0
-    return [item for item in items if next(places[item.task]) < (count or len(items))]
+    taken, first = Counter[str](), []
+    for item in items:
+        if not count or taken[item.task] < count:
+            taken[item.task] += 1
+            first.append(item)
+    return first
 
 
 def made_to_length(profile: Profile, make: Callable[[int], Sequence[Item]]) -> list[Item]:

@@ -142,7 +142,9 @@ def by_seed(metrics: pd.DataFrame, which: Selector) -> pd.Series:
     rows = metrics[(metrics["metric"] == which.metric) & (metrics["method"] == which.method)]
     conditions = rows["condition"].astype(str)
     if which.condition in ("longest", "shortest"):
-        lengths = sorted(conditions[conditions.str.isdigit()], key=int) or [""]
+        lengths = sorted(conditions[conditions.str.isdigit()], key=int)
+        if not lengths:
+            return pd.Series(dtype=float)
         which = which._replace(condition=lengths[-1 if which.condition == "longest" else 0])
     rows = rows[conditions == which.condition].drop_duplicates(["seed", "value"])
     if rows["seed"].duplicated().any():

@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from gateau_lib.experiments import gpu_record
 
 PART, FORMAT = "card", torch.bfloat16
+PRODUCTS = 50  # in a row, as the layers of a model: one alone would measure its launch, and a cool card
 KERNELS = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH", "CUDNN_ATTENTION")  # what torch chooses among
 
 
@@ -63,18 +64,14 @@ def seven_b(shapes: Shapes, device: torch.device) -> LlamaForCausalLM:
 
 def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
     """A large matrix product, a copy, and causal attention of one layer by every kernel there is."""
-    row, n = partial(gpu_record.measure, path, PART, device=device, repeats=10), shapes.side
+    row, n = partial(gpu_record.measure, path, PART, device=device), shapes.side
     a, b = (torch.randn(n, n, dtype=FORMAT, device=device) for _ in range(2))
-    row(
-        "matrix product",
-        work=partial(torch.matmul, a, b, out=torch.empty_like(a)),
-        length=n,
-        operations=2 * n**3,
-    )
+    work = partial(_multiply, a, b, torch.empty_like(a))
+    row("matrix product", work=work, repeats=3, length=n, operations=PRODUCTS * 2 * n**3)
     source = torch.empty(shapes.copied, dtype=torch.uint8, device=device)
     # What is read and what is written both count.
-    row("copy", work=partial(torch.empty_like(source).copy_, source), bytes=2 * shapes.copied)
-    del a, b, source
+    row("copy", repeats=10, work=partial(torch.empty_like(source).copy_, source), bytes=2 * shapes.copied)
+    del a, b, work, source
 
     n, (hidden, _, _, heads, _) = shapes.middle, shapes.model
     parts = (torch.randn(1, heads, n, hidden // heads, dtype=FORMAT, device=device) for _ in range(3))
@@ -87,6 +84,11 @@ def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
 
     operations = 4 * hidden * n * (n + 1) / 2  # a query and the keys it sees
     about: dict[str, Any] = {"length": n, "operations": operations}
-    row(f"attention as torch chooses: {taken}", work=partial(attend, *KERNELS), **about)
+    row(f"attention as torch chooses: {taken}", work=partial(attend, *KERNELS), repeats=10, **about)
     for name in ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION"):
-        row(f"attention by {name}", work=partial(attend, name), **about)
+        row(f"attention by {name}", work=partial(attend, name), repeats=10, **about)
+
+
+def _multiply(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> None:
+    for _ in range(PRODUCTS):
+        torch.matmul(a, b, out=out)

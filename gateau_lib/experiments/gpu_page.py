@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
-NOT_YET = "**Not yet run.** No record of a card is in `results/gpu`."
+NOT_YET = "**Not yet run.** No record of a card is in `results/cards`."
 REHEARSED = "`gpu` and `paper` have been rehearsed on fabricated tiny models and data only."
 GOALS = (  # what -> the least or most it should be
     ("share of the matrix rate, plain pass of 32,768 tokens", 0.65, "least"),
@@ -50,7 +50,8 @@ def headline(records: Sequence[Mapping[str, Any]]) -> str:
 
 def rates(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The rows with what a second gives, and its share of the card's own matrix product."""
-    best = next((row["operations"] / row["seconds"] for row in rows if row["what"] == "matrix product"), None)
+    products = (row for row in rows if row["what"] == "matrix product" and row["seconds"])
+    best = next((row["operations"] / row["seconds"] for row in products), None)
     found = []
     for row in rows:
         more = {}
@@ -96,11 +97,10 @@ def _record(about: Mapping[str, Any]) -> str:
     commit = f"commit {(about['commit'] or 'unknown')[:7]}{', with changes' if about['dirty'] else ''}"
     head = f"### {about['card']}\n\n{about['date'][:10]}, {commit}; `{about['command']}`; {versions}."
     rows = rates(about["rows"])
-    judged = [
-        {"goal": goal["goal"], "measured": f"{goal['value']:.3g}", "bound": goal["bound"], "met": met}
-        for goal in goals(rows)
-        for met in ["yes" if goal["met"] else "no"]
-    ]
+    judged = []
+    for goal in goals(rows):
+        met = "yes" if goal["met"] else "no"
+        judged.append(goal | {"value": f"{goal['value']:.3g}", "met": met})
     tables = [_table("Goals that could be judged", judged)] if judged else []
     for part in about["parts"]:
         ended = "" if part["outcome"] == "done" else f" {part['outcome']}."
@@ -121,7 +121,8 @@ def _shown(row: Row) -> dict[str, str]:
 def _table(title: str, rows: Iterable[Mapping[str, str]]) -> str:
     """A Markdown table; a column that no row fills is left out, notes stand last."""
     rows = list(rows)
-    names = sorted({name: None for row in rows for name in row}, key="note".__eq__)
+    names = list(dict.fromkeys(name for row in rows for name in row if name != "note"))
+    names += ["note"] if any("note" in row for row in rows) else []
     lines = [f"| {' | '.join(names)} |", "|---|" + "---:|" * (len(names) - 1)]
     lines += [f"| {' | '.join(row.get(name, '').replace('|', '/') for name in names)} |" for row in rows]
     return "\n\n".join([f"**{title}**", *(["\n".join(lines)] if rows else [])])

@@ -69,7 +69,7 @@ def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
 
     # A kernel that plans each length anew shows here.
     base = min(shapes.lengths)
-    for what, step in (("odd", -17), ("multiples of 128", 128)):
+    for what, step in (("not multiples of 128", -17), ("multiples of 128", 128)):
         new = [sample(shapes, base + step * (n + 1)) for n in range(NEW)]
 
         def each_once(new: list[Encoded] = new) -> None:

@@ -20,16 +20,18 @@ from gateau_lib.study.whole_files import atomic_write
 PACKAGES = ("torch", "transformers", "numpy", "peft", "accelerate")
 
 
-def start(command: str, tiny: bool, parts: Collection[str]) -> Path:
-    """Begin a record of this machine's card in ``results/gpu``, or go on with the one that is there.
+def start(command: str, tiny: bool, parts: Collection[str], commit: str = "") -> Path:
+    """Begin a record of this machine's card in ``results/cards``, or go on with the one that is there.
 
     One of the same commit and versions keeps the rows of parts other than ``parts``, which are about to be
     measured; any other one is begun anew. The record of ``tiny`` shapes lies beside those of cards.
+    ``commit``: of a copy of the repository that has no history to read it from.
     """
     card = devices.gpu_name() or platform.machine()
     name = re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
-    path = results_root() / ("gpu-tiny" if tiny else "gpu") / f"{name}.json"
+    path = results_root() / ("cards-tiny" if tiny else "cards") / f"{name}.json"
     about = {"card": card, "tiny": tiny, **manifest.commit(), "versions": _versions()}
+    about |= {"commit": commit, "dirty": False} if commit else {}
     known = read(path) if path.exists() else {}
     same = all(known.get(key) == value for key, value in about.items())
     about |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": command}

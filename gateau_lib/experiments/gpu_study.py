@@ -1,7 +1,7 @@
 """The cpu study's scoring and fine-tuning as library calls: on a card and on its host, same verdicts?
 
-Both read the shipped pair and the planted pools of the cpu profile. Then the gpu profile's pretraining runs a
-few steps, for tokens a second and memory against what the plan says.
+Both read the shipped pair and the planted pools of the cpu profile. The gpu profile's pretraining runs a few
+steps of each stage, for tokens a second, and memory against what the plan says of the largest.
 """
 
 import os
@@ -33,7 +33,7 @@ STEPS = 2 * pretrain.LOG_EVERY  # of pretraining a stage
 
 
 def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
-    """Verdicts and losses on both devices, the card first; then pretraining."""
+    """Verdicts and losses on both devices, the card first."""
     profile = replace(resolve("cpu"), short_model="shipped", long_model="shipped", workers=0)
     if shapes.tiny:
         few: dict[str, Any] = {
@@ -43,15 +43,18 @@ def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
             "skip_steps": 2,
         }
         profile = replace(profile, **few, prolong_pairs=10, eval_items=2, eval_lengths=(256,))
+    found, losses = {}, {}
     with TemporaryDirectory() as folder:
-        found, losses = {}, {}
         for where in dict.fromkeys((device.type, "cpu")):
-            study = Study(profile, 0, Path(folder) / where)
+            # The models are tiny: the host is fastest with many processes of one thread each.
+            many = 0 if where == "cuda" or shapes.tiny else min(12, len(os.sched_getaffinity(0)))
+            study = Study(replace(profile, workers=many), 0, Path(folder) / where)
             with _on(where):
                 found[where] = _verdicts(path, study, where)
                 losses[where] = _fine_tuned(path, study, where)
+            if where == device.type:  # before the host, which takes longest and may be cut short
+                pretraining(path, resolve("gpu" if where == "cuda" else "smoke"), device)
     compare(path, device.type, found, losses)
-    pretraining(path, resolve("gpu" if device.type == "cuda" else "smoke"), device)
 
 
 @contextmanager
@@ -80,7 +83,11 @@ def _verdicts(path: Path, study: Study, where: str) -> dict[str, str]:
     judged = claims.verdicts(pd.DataFrame(rows), study.profile.name)
     decided = judged[judged["seeds"] > 0]
     measured = {"samples": len(table), "tokens": tokens, "seconds": seconds, "claims": len(decided)}
-    gpu_record.add(path, PART, f"scoring of the pools, {where}", **measured)
+    gpu_record.add(path, PART, f"scoring of the pools, {where}", **measured, **_peak(where))
+    verdicts = dict(decided["verdict"].value_counts())
+    gpu_record.add(
+        path, PART, f"verdicts, {where}", note=", ".join(f"{n} {name}" for name, n in verdicts.items())
+    )
     return dict(zip(decided["id"], decided["verdict"], strict=True))
 
 
@@ -92,9 +99,18 @@ def _fine_tuned(path: Path, study: Study, where: str) -> dict[str, list[float]]:
         job = next(job for job in jobs if job.strategy == strategy)
         log = sft.fine_tune(job, study.root / strategy)
         measured = {name: log[name] for name in ("tokens", "steps", "seconds")}
-        gpu_record.add(path, PART, f"fine-tuning {strategy}, {where}", **measured)
+        gpu_record.add(path, PART, f"fine-tuning {strategy}, {where}", **measured, **_peak(where))
         losses[strategy] = log["losses"]
     return losses
+
+
+def _peak(where: str) -> dict[str, int]:
+    """The most bytes on the card since this was asked last; nothing of a host."""
+    if where != "cuda":
+        return {}
+    peak = torch.cuda.max_memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    return {"peak_bytes": peak}
 
 
 def compare(
@@ -111,7 +127,7 @@ def compare(
 
 
 def pretraining(path: Path, profile: Profile, device: torch.device) -> None:
-    """A few steps of each stage's window, as the profile trains its long model from scratch."""
+    """A few steps at the window and tokens of each stage, on a model of the profile's sizes."""
     tokenizer = study_corpus.load_tokenizer(Study(profile, 0, Path()))
     sizes = {name: getattr(profile, name) for name in ("hidden_size", "layers", "heads", "rope_theta")}
     model: Any = build_llama(len(tokenizer), **sizes, window=profile.long_window, seed=0)
@@ -123,11 +139,9 @@ def pretraining(path: Path, profile: Profile, device: torch.device) -> None:
     train: Any = partial(pretrain.train, model.to(device), tokenizer, **how)
     planned = {"planned_bytes": machine_check.memory(profile, 1).get("pretraining")}
     for length, _, tokens in (*profile.short_stages, *profile.long_stages):
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        _peak(device.type)
         first, last = train(((length, STEPS, tokens),))  # the first half warms up
         measured = {name: last[name] - first[name] for name in ("tokens", "seconds")}
-        if device.type == "cuda":
-            measured["peak_bytes"] = torch.cuda.max_memory_allocated(device)
+        measured |= _peak(device.type)
         what = f"pretraining, {profile.name}"
         gpu_record.add(path, PART, what, length=length, **measured, **planned)

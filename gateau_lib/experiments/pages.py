@@ -1,4 +1,5 @@
-"""The generated parts of README.md (from the results of the cpu profile), docs/cluster.md, docs/scale.md.
+"""The generated parts of README.md (from the results of the cpu profile), docs/cluster.md, docs/gpu.md and
+docs/scale.md.
 
 Each part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; the rest is written by hand.
 """
@@ -45,7 +46,7 @@ def generated(results: Path, sources: Path) -> dict[str, dict[str, str]]:
     """The generated parts, Markdown: page -> name -> text, from ``results/cpu`` and the source notebooks."""
     audit = _table(("setting", "paper profile", "source, or what was assumed"), setting_sources.rows())
     found = {"README.md": readme(results, sources), "docs/cluster.md": {"plan": example()}}
-    found["docs/gpu.md"] = {"gpu": gpu_page.page(gpu_record.newest(results.parent / "gpu"))}
+    found["docs/gpu.md"] = {"gpu": gpu_page.page(gpu_record.newest(results.parent / "cards"))}
     return found | {"docs/scale.md": {"plans": plans(), "audit": audit}}
 
 
@@ -73,7 +74,7 @@ def readme(results: Path, sources: Path) -> dict[str, str]:
         raise PageError(f"results/{PROFILE}: no manifest or no metrics; run make {PROFILE} first")
     found = verdicts(metrics, PROFILE)
     parts = {"headline": headline(found), "cost": cost(made), "reading": reading(made, sources)}
-    parts["gpu"] = f"- {gpu_page.headline(gpu_record.newest(results.parent / 'gpu'))}"
+    parts["gpu"] = f"- {gpu_page.headline(gpu_record.newest(results.parent / 'cards'))}"
     return parts | {"verdicts": verdict_table(found).strip(), "profiles": profiles()}
 
 

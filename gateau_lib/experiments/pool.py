@@ -175,11 +175,11 @@ PARTS: dict[str, tuple[Callable[[Path, Path, Sizes, Path], None], str]] = {
 def build(study: Study, part: str, pair: Path, texts: Path) -> Build:
     """How to make one of `PARTS` of a pool, or ``documents``: the dependencies of plain ones."""
     plain = part == "documents"
-    function, names = PARTS["dependencies" if plain else part]
+    entry = "dependencies" if plain else part
     asked = [name for name in OTHERS if METHODS[name].fill]
     known = {**vars(study.profile), "seed": study.seed, "others": asked, "documents": plain}
-    sizes = {name: known[name] for name in names.split()}
-    return Build(f"{part}-{texts.stem}", function, {"pair": pair, "texts": texts, "sizes": sizes})
+    sizes = {name: known[name] for name in PARTS[entry][1].split()}
+    return Build(f"{part}-{texts.stem}", PARTS[entry][0], {"pair": pair, "texts": texts, "sizes": sizes})
 
 
 def scored(study: Study, pair: Path, data: Path, pools: Sequence[str], parts: Sequence[str]) -> pd.DataFrame:

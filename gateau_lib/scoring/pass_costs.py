@@ -21,7 +21,8 @@ from gateau_lib.study.errors import DataError, ScoreError
 
 PEAK = 312e12  # operations a second of an A100 in bfloat16, dense (its data sheet)
 UTILISATION = 0.4  # of the peak, assumed
-CARD = f"GPU-hours: at {UTILISATION:.0%} (assumed) of the {PEAK / 1e12:.0f} TFLOP/s of an A100 in bfloat16, dense."
+RATE = f"{UTILISATION:.0%} (assumed) of the {PEAK / 1e12:.0f} TFLOP/s of an A100 in bfloat16, dense"
+CARD = f"GPU-hours: at {RATE}."
 LENGTHS_READ = 512  # records whose tokens are counted
 
 

@@ -125,7 +125,8 @@ class _Talk:
                     return  # another request ended the run
         self.add(key, request, reply, begin)
         self.finished[reply.finish] += 1
-        if self.finished.total() == self.finished["refused"] >= REFUSALS:
+        refused = self.finished["refused"]
+        if refused >= REFUSALS and refused == self.finished.total():
             fault = f"refused the first {REFUSALS} requests: {reply.error}"
             raise ChatError(f"{self.model.name} {fault}; see {self.path}")
 

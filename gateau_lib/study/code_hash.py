@@ -102,7 +102,7 @@ def _reach(start: Mapping[Node, Definition], ours: Library) -> dict[Node, Defini
         new = {node: definition(ours, node) for node in (*each.named, *each.brings) if node not in reached}
         reached |= new
         todo += new.values()
-    return {node: each for node, each in reached.items() if each.text or each.named}
+    return {node: each for node, each in reached.items() if node in start or each.text or each.named}
 
 
 def _key(start: Mapping[Node, Definition], reached: Mapping[Node, Definition]) -> str:
@@ -254,7 +254,10 @@ class Reader:
 
 
 def roots(ours: Library) -> set[Node]:
-    """Definitions that a call names as ``code=``, or gives to what `TAKE` lists, and `CHOSEN`."""
+    """Definitions that a call names as ``code=``, or gives to what `TAKE` lists, and `CHOSEN`.
+
+    ValueError: a name there that is neither a definition nor a parameter, so that its key would be missing.
+    """
     found = {CHOSEN} if CHOSEN.module in ours.paths else set()
 
     class Calls(Reader):
@@ -262,11 +265,19 @@ def roots(ours: Library) -> set[Node]:
             place = TAKE.get(ast.unparse(node.func).split(".")[-1], len(node.args))
             given = [each.value for each in node.keywords if each.arg == "code"]
             for each in (*node.args[place : place + 1], *given):
-                items = each.elts if isinstance(each, ast.List) else [each]
-                found.update(root for item in items if (root := self.lead(item)))
+                for item in each.elts if isinstance(each, ast.List) else [each]:
+                    while isinstance(item, ast.Subscript):  # an entry of a table: all of the table
+                        item = item.value
+                    if root := self.lead(item):
+                        found.add(root)
+                    elif isinstance(item, ast.Name) and item.id not in passed_on:
+                        told = f"give a definition by its name in place of {item.id!r}"
+                        raise ValueError(f"{module}.{name}: {told}, or its key is not listed")
             return self.fields(node)
 
     for module in ours.paths:
         for name, statements in ours.module(module).definitions.items():
+            nodes = (each for statement in statements for each in ast.walk(statement))
+            passed_on = {each.arg for each in nodes if isinstance(each, ast.arg)}
             Calls(ours, module, name).read(statements)
     return found

@@ -14,6 +14,8 @@ CHANGES_NO_RESULT = True  # it says what a result is called, not what it is
 MARKED = "CHANGES_NO_RESULT"
 WHOLE, ON_IMPORT, FILE = "*", "", "<file>"
 LOCAL = {code for name, code in dis.opmap.items() if re.search("FAST|DEREF|CLOSURE", name)}
+# Since Python 3.13: two names at once, of which only the first one's place is known.
+TWO = {code for name, code in dis.opmap.items() if name.count("_FAST") == 2 and "CHECK" not in name}
 OUTSIDE = {code for name, code in dis.opmap.items() if "GLOBAL" in name or name == "LOAD_NAME"}
 IMPORT = ast.Import | ast.ImportFrom
 Places = set[tuple[int | None, int | None]]  # line, column
@@ -96,18 +98,27 @@ def parse(text: str, path: str, package: str) -> tuple[list[ast.stmt], Places]:
     for each in ast.walk(tree):
         if isinstance(each, ast.ImportFrom) and each.level:
             each.module = ".".join([*folders[: len(folders) - each.level + 1], *filter(None, [each.module])])
-    steps = list(_steps(code))
-    local, outside = ({place for step, place in steps if step in kind} for kind in (LOCAL, OUTSIDE))
+    local: Places = set()
+    outside: Places = set()
+    two: set[tuple[int | None, str]] = set()  # line, name
+    for part in _codes(code):
+        steps = zip(part.co_code[::2], part.co_code[1::2], part.co_positions(), strict=True)
+        for step, which, (line, _, column, _) in steps:
+            local |= {(line, column)} if step in LOCAL else set()
+            outside |= {(line, column)} if step in OUTSIDE else set()
+            if step in TWO:
+                two |= {(line, part.co_varnames[place]) for place in (which >> 4, which & 15)}
+    names = (each for each in ast.walk(tree) if isinstance(each, ast.Name) and (each.lineno, each.id) in two)
+    local |= {(each.lineno, each.col_offset) for each in names}
     return tree.body, local - outside
 
 
-def _steps(code: CodeType) -> Iterator[tuple[int, tuple[int | None, int | None]]]:
-    """What Python does in a code and in those inside it, and for which line and column."""
-    for step, (line, _, column, _) in zip(code.co_code[::2], code.co_positions(), strict=True):
-        yield step, (line, column)
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """A code and all those inside it."""
+    yield code
     for each in code.co_consts:
         if isinstance(each, CodeType):
-            yield from _steps(each)
+            yield from _codes(each)
 
 
 def _module(text: str, path: str, package: str) -> Module:

@@ -84,7 +84,7 @@ class Profile:
     eval_lengths: tuple[int, ...] = _at(  # tokens of the evaluation contexts
         (256, 512, 1024, 2048), "ours; GATEAU's needle: 1k to 60k", smoke=(256, 1024),
         gpu=(1024, 2048, 4096, 8192, 16_384), paper=(4096, 8192, 16_384, 32_768, 65_536))
-    workers: int = _at(2, PLANTED, smoke=0, gpu=0)  # processes that fine-tune side by side (0: the notebook's)
+    workers: int = _at(2, PLANTED, smoke=0, gpu=0)  # processes that fine-tune (0: the notebook's)
     dtype: str = _at("float32", "GATEAU; float16 in its select/cam",
                      gpu="bfloat16")  # torch dtype of scoring, and of training under autocast
     processes: int = _at(1, "GATEAU train/scripts: 8 GPUs", paper=0)  # that train one model (0: all GPUs)

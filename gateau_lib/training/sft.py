@@ -33,7 +33,8 @@ def steps_of(job: FineTune, tokenizer: Any) -> Batches:
     if job.template is not None:
         tokenizer.chat_template = job.template
     ending = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    read, room = encode if job.template is None else encode_asked, job.window - len(ending)
+    read = encode if job.template is None else encode_asked
+    room = job.window - len(ending)
     encoded = [compact(read(sample, tokenizer, room)) for sample in training_samples(job)]
     return Batches(job, encoded, ending)
 
@@ -67,9 +68,9 @@ def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
     Checkpoints, if it makes any (`trainer.save_steps_of`), lie beside ``output`` under the run's `identity`
     until its end; a run that was killed goes on from the last one and ends with the same weights (bitwise on
     CPU with one or two processes). Of adapters, ``output`` holds only them and the model's configuration.
-    Returns the log, {} in all processes but the first: ``identity``, ``losses`` (nats, one an optimizer step), ``tokens`` used,
-        ``response_tokens``, ``padded`` (tokens forwarded, padding included), ``samples`` seen, ``distinct``
-        ones, ``epochs``, ``steps``, ``max_position``, ``seconds``.
+    Returns the log, {} in all processes but the first: ``identity``, ``losses`` (nats, one an optimizer
+        step), ``tokens`` used, ``response_tokens``, ``padded`` (tokens forwarded, padding included),
+        ``samples`` seen, ``distinct`` ones, ``epochs``, ``steps``, ``max_position``, ``seconds``.
     Raises TrainingError: the loss is not finite; names run and step.
     """
     started = time.monotonic()

@@ -53,7 +53,7 @@ def test_every_part_runs_with_tiny_shapes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("device", "seconds", "said"), [("nowhere", 60, "failed: "), ("cpu", 0.2, "stopped after")]
+    ("device", "seconds", "said"), [("nowhere", 60, "failed (1): "), ("cpu", 0.2, "stopped after")]
 )
 def test_a_part_that_does_not_end_leaves_its_reason_and_the_next_one_runs(
     tmp_path, monkeypatch, device, seconds, said
