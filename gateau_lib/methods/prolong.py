@@ -94,10 +94,7 @@ def _peakedness(help_in_ppl: pd.Series) -> float:
 def long_dependency_score(
     terms: pd.DataFrame, threshold: float = THRESHOLD, *, specificity: bool = True
 ) -> float:
-    """LDS: the sum of (strength + distance) x specificity over pairs of more strength than the threshold.
-
-    It grows with the number of pairs, so compare documents of like length.
-    """
+    """LDS: sum of (strength + distance) x specificity of pairs over the threshold; grows with their number."""
     strong = terms[terms["strength"] > threshold]
     weight = strong["specificity"] if specificity else 1.0
     return float(((strong["strength"] + strong["distance"]) * weight).sum())
