@@ -94,7 +94,7 @@ def _peakedness(help_in_ppl: pd.Series) -> float:
 def long_dependency_score(
     terms: pd.DataFrame, threshold: float = THRESHOLD, *, specificity: bool = True
 ) -> float:
-    """LDS: sum of (strength + distance) x specificity of pairs over the threshold; grows with their number."""
+    """LDS: sum of (strength + distance) x specificity of pairs over the threshold; grows with the text."""
     strong = terms[terms["strength"] > threshold]
     weight = strong["specificity"] if specificity else 1.0
     return float(((strong["strength"] + strong["distance"]) * weight).sum())
