@@ -37,7 +37,7 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_part_runs_with_tiny_shapes(tmp_path, monkeypatch):
     monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path))
     assert gpu_checks.main(["--tiny"]) == 0
-    (path,) = (tmp_path / "gpu-tiny").iterdir()  # and no log of a part that failed
+    (path,) = (tmp_path / "cards-tiny").iterdir()  # and no log of a part that failed
     about = gpu_record.read(path)
     assert [part["outcome"] for part in about["parts"]] == ["done"] * len(gpu_checks.PARTS)
     assert about["commit"] and about["versions"]["torch"] and about["tiny"]
