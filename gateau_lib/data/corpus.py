@@ -284,9 +284,7 @@ def needle_set(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
     return samples
 
 
-def recall_items(
-    tokenizer: Any, length: int, seed: int, count: int, retold: bool = False
-) -> list[Encoded]:
+def recall_items(tokenizer: Any, length: int, seed: int, count: int, retold: bool = False) -> list[Encoded]:
     """Facts restated in prose, as pretraining practises: ``count`` documents of ``length`` tokens.
 
     Context: the document, instruction: ``" Again, the code of Mira is"``, response: the value; ``retold``:

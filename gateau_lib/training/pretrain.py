@@ -20,6 +20,7 @@ from gateau_lib.models.rope import with_rope_theta
 from gateau_lib.models.sizes import Size, Work, work
 from gateau_lib.models.tiny import build_llama
 from gateau_lib.sources import hub
+from gateau_lib.study.code_hash import path_hash
 from gateau_lib.study.devices import device
 from gateau_lib.study.profiles import Profile, Stage
 from gateau_lib.study.progress import track
@@ -29,7 +30,7 @@ from gateau_lib.training.pretrain_rows import BACKGROUND_SAMPLE, BACKGROUND_WEIG
 LEARNING_RATE = 3e-3  # peak
 WARM_UP = 30  # steps
 LOG_EVERY, CHECK_EVERY = 10, 20  # steps
-HELD_OUT = 32  # facts of each kind that tell when training may end
+HELD_OUT = 64  # facts of each kind that tell when training may end
 ONE_TONGUE = 0.45  # share of the short model's stages in which all texts are in the first tongue
 TRAINED_ON = 0.4  # share of the tokens that have a loss
 # Speed of an A100 in single precision, in which this trains, over bfloat16's (its data sheet).
@@ -195,7 +196,11 @@ def pair(study: Study, corpus: Path) -> Path:
     """
     profile = study.profile
     names = {"short": profile.short_model, "long": profile.long_model}
-    made_of: dict[str, Any] = {"corpus": corpus, "seed": study.seed, "names": names}
+    made_of: dict[str, Any] = {
+        "tokenizer": path_hash(corpus / "tokenizer"),
+        "seed": study.seed,
+        "names": names,
+    }
     made_of |= {name: getattr(profile, name) for name in RECIPE}
     if profile.short_model == "shipped":
         made_of["shipped"] = SHIPPED

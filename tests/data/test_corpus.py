@@ -115,7 +115,13 @@ def test_evidence_lies_where_the_kind_says(kind, length):
     for n in range(12):
         sample = make(kind, n, length)
         found = distances(sample)
-        single = {"multi_hop": {2}, "near_multi_hop": {2}, "repeated": {2}, "aggregate": {3}, "near_aggregate": {3}}
+        single = {
+            "multi_hop": {2},
+            "near_multi_hop": {2},
+            "repeated": {2},
+            "aggregate": {3},
+            "near_aggregate": {3},
+        }
         assert len(found) in (single | {"context_free": {0}, "corrupt": {1, 2, 3}}).get(kind, {1})
         if kind in FAR:
             assert min(found) > WINDOW
