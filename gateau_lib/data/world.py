@@ -1,8 +1,9 @@
 """The planted world: a small English in which every dependency is known, and its sentences.
 
-What facts are made of has a word in each of two *tongues*: what one sentence tells another may use without
-sharing a word with it, so that no search for common strings finds the two. Text is made of *pieces*, pairs of a string and a flag that says whether a careful reader of the text so far
-could have predicted it (a recalled value) or not (news): training weights in `pretrain_rows`.
+What facts are made of has a word in each of two *tongues*: a sentence may use what another tells without
+sharing a word with it, so that no search for common strings finds the two. Text is made of *pieces*, pairs of
+a string and a flag that says whether a careful reader of the text so far could have predicted it (a recalled
+value) or not (news): training weights in `pretrain_rows`.
 """
 
 import re
@@ -13,34 +14,40 @@ import numpy as np
 
 Piece = tuple[str, bool]  # (text, can it be predicted from what came before)
 
-# Word in the first tongue: the same in the second.
-NAMES = dict(
-    Mira="Aurel", Tomas="Brenko", Edda="Cyra", Jonas="Doral", Leila="Esmer", Oskar="Fjodor", Freya="Galen",
-    Ivan="Hadria", Nora="Ilario", Pavel="Jorun", Greta="Kasimir", Hugo="Ludmil", Selma="Maruk", Anton="Neve",
-    Clara="Orsola", Emil="Pirmin", Dora="Quirin", Felix="Roswin", Hanna="Sunna", Igor="Tibor", Julia="Ursin",
-    Karl="Valko", Lotte="Wanda", Marek="Xaver", Nadia="Yorick", Otto="Zelda", Petra="Alrik", Rosa="Birger",
-    Stefan="Corvin", Tilda="Dagny", Vera="Ewald", Walter="Falk", Yusuf="Gisela", Zora="Hedda", Bruno="Ingvar",
-    Celia="Jutta",
-)  # fmt: skip
-ESTATES = dict(
-    Northgate="Bergtor", Millford="Furtmuhl", Ashby="Eschhof", Brookhaven="Bachheim", Carrick="Felsen",
-    Dunmore="Burgmoor", Elmstead="Ulmenau", Fairwick="Schonwik", Glenrock="Talstein", Hartwell="Hirschborn",
-    Kestrel="Turmfalk", Larkspur="Sporn", Moorland="Heide", Oakham="Eichen", Pinewood="Kiefern",
-    Thornbury="Dornburg",
-)  # fmt: skip
-ATTRIBUTES = dict(
-    code="cipher", motto="slogan", song="ballad", recipe="formula", oath="pledge", badge="emblem", route="trail",
-    signal="beacon",
-)  # fmt: skip
-VALUES = dict(
-    amber="resin", river="stream", copper="metal", falcon="hawk", cedar="timber", silver="argent",
-    lantern="lamp", thunder="storm", velvet="plush", marble="slate", otter="weasel", saffron="spice",
-    cobalt="azure", willow="osier", ember="spark", granite="boulder", raven="crow", meadow="pasture",
-    bronze="alloy", tiger="panther", violet="purple", anchor="mooring", maple="sycamore", pebble="gravel",
-    dolphin="porpoise", ivory="tusk", walnut="hazel", canyon="ravine", comet="meteor", clover="trefoil",
-    feather="plume", glacier="icefield", magnet="lodestone", prism="crystal", acorn="seed", dragon="wyvern",
-    iris="lily", beetle="scarab", zinc="tin", opal="gem",
-)  # fmt: skip
+
+def _tongues(text: str) -> dict[str, str]:
+    """Words of the first tongue and what they are in the second, from a text where they follow one another."""
+    words = text.split()
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+NAMES = _tongues(
+    "Mira Aurel  Tomas Brenko  Edda Cyra  Jonas Doral  Leila Esmer  Oskar Fjodor  Freya Galen "
+    "Ivan Hadria  Nora Ilario  Pavel Jorun  Greta Kasimir  Hugo Ludmil  Selma Maruk  Anton Neve "
+    "Clara Orsola  Emil Pirmin  Dora Quirin  Felix Roswin  Hanna Sunna  Igor Tibor  Julia Ursin "
+    "Karl Valko  Lotte Wanda  Marek Xaver  Nadia Yorick  Otto Zelda  Petra Alrik  Rosa Birger "
+    "Stefan Corvin  Tilda Dagny  Vera Ewald  Walter Falk  Yusuf Gisela  Zora Hedda  Bruno Ingvar "
+    "Celia Jutta"
+)
+ESTATES = _tongues(
+    "Northgate Bergtor  Millford Furtmuhl  Ashby Eschhof  Brookhaven Bachheim  Carrick Felsen "
+    "Dunmore Burgmoor  Elmstead Ulmenau  Fairwick Schonwik  Glenrock Talstein  Hartwell Hirschborn "
+    "Kestrel Turmfalk  Larkspur Sporn  Moorland Heide  Oakham Eichen  Pinewood Kiefern "
+    "Thornbury Dornburg"
+)
+ATTRIBUTES = _tongues(
+    "code cipher  motto slogan  song ballad  recipe formula  oath pledge  badge emblem  route trail "
+    "signal beacon"
+)
+VALUES = _tongues(
+    "amber resin  river stream  copper metal  falcon hawk  cedar timber  silver argent  lantern lamp "
+    "thunder storm  velvet plush  marble slate  otter weasel  saffron spice  cobalt azure "
+    "willow osier  ember spark  granite boulder  raven crow  meadow pasture  bronze alloy "
+    "tiger panther  violet purple  anchor mooring  maple sycamore  pebble gravel  dolphin porpoise "
+    "ivory tusk  walnut hazel  canyon ravine  comet meteor  clover trefoil  feather plume "
+    "glacier icefield  magnet lodestone  prism crystal  acorn seed  dragon wyvern  iris lily "
+    "beetle scarab  zinc tin  opal gem"
+)
 _ADJECTIVES = "weary young quiet tired happy clever proud gentle busy lonely brave careful".split()
 _PEOPLE = "baker farmer sailor teacher doctor painter hunter singer weaver soldier merchant gardener".split()
 _VERBS = "walked looked talked waited worked rested sang returned listened slept laughed travelled".split()

@@ -115,27 +115,26 @@ def train(
     Returns log rows: step, window, loss (nats per weighted token), recall (share), tokens seen, seconds; the
     share of held-out tokens recalled as ``held_out`` where it was asked.
     """
-    rows = RowMaker(tokenizer, seed, question_share, far)
+    plan = [(window, tokens) for window, steps, tokens in stages for _ in range(steps)]
+    if not plan:
+        return []
+    rows, fall = RowMaker(tokenizer, seed, question_share, far), len(plan) // 8
     how: dict[str, Any] = {"betas": (0.9, 0.98), "weight_decay": 0.01, "fused": True}
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, **how)
-    plan = [(window, tokens) for window, steps, tokens in stages for _ in range(steps)]
-    fall = len(plan) // 8
-    kinds = held_out(tokenizer, stages[-1][0], seed) if target else []
+    kinds = held_out(tokenizer, plan[-1][0], seed) if target else []
     log: list[dict[str, float]] = []
-    step, seen, start, falling = 0, 0, time.perf_counter(), 0
-    most, label = len(plan) + fall + more, f"pretraining, window {stages[-1][0]}"
+    step, seen, start, falling = 0, 0, time.perf_counter(), len(plan) + (more if target else 0)
     model.train()
-    for _ in track(range(most), label):
+    for _ in track(range(falling + fall), f"pretraining up to {plan[-1][0]} tokens"):
         row: dict[str, float] = {}
-        if step >= len(plan) and not falling and (step - len(plan)) % CHECK_EVERY == 0:
+        if kinds and len(plan) <= step <= falling and (step - len(plan)) % CHECK_EVERY == 0:
             recalled = [recall_accuracy(model, *(t.to(model.device) for t in kind)) for kind in kinds]
-            row["held_out"] = min(recalled, default=1.0)
-            if row["held_out"] >= target or step >= len(plan) + more:
-                falling = step
-        if falling and step == falling + fall:
+            row["held_out"] = min(recalled)
+            falling = step if row["held_out"] >= target else falling
+        if step == falling + fall:
             break
         window, tokens = plan[min(step, len(plan) - 1)]
-        down = 1 - 0.9 * (step - falling) / fall if falling else 1.0
+        down = 1 - 0.9 * max(0, step - falling) / max(1, fall)
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min((step + 1) / WARM_UP, down)
         rows.mixed = far or step >= ONE_TONGUE * len(plan)
@@ -145,7 +144,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step, seen = step + 1, seen + ids[:, 1:].numel()
-        if row or step % LOG_EVERY == 0:
+        if row or step % LOG_EVERY == 0 or step == falling + fall:
             row |= {"step": step, "window": window, "loss": loss.item()}
             row["recall"] = recall_accuracy(model, ids[:2], weights[:2])
             log.append(row | {"tokens": seen, "seconds": time.perf_counter() - start})

@@ -267,7 +267,7 @@ def test_pools_hold_each_kind_as_often_as_the_profile_says_and_shuffled():
 
 def test_real_pool_has_documentation_around_planted_facts():
     drawn = corpus.candidate_pool(SIZES, WORDS, "real", 0)
-    assert set(s.kind for s in drawn) == set(corpus.REAL_KINDS)
+    assert {s.kind for s in drawn} == set(corpus.REAL_KINDS)
     paragraphs = real_paragraphs()
     for sample in drawn[:12]:
         assert sum(p in sample.context for p in paragraphs) >= 3
