@@ -47,7 +47,8 @@ REAL_KINDS = ("far", "paraphrase", "near", "lure", "corrupt", "context_free")  #
 LURED = {"near_multi_hop": 0.75, "near_aggregate": 0.75, "corrupt": 1.0, "lure": 1.0}
 FACT_TOKENS = 12  # of a planted sentence
 DISTRACTORS = 30  # facts that nobody asks about, at most: the others are left for what is asked
-POOLS = ("independent", "real")
+POOLS = ("independent", "real", "common")
+COMMON_SEED = 99_000  # of the common pool, which is the same one whatever the study's seed
 NEEDLE_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 # Task of an evaluation set: the kind it is made as.
 TASKS = {"single": "far", "paraphrase": "paraphrase", "multi_hop": "multi_hop", "aggregate": "aggregate"}
@@ -217,24 +218,27 @@ def make_sample(
     return Sample(identifier, context, *asked, kind, spans, question.answer, source="planted")
 
 
-def samples_of(profile: Profile, kind: str) -> int:
+def samples_of(profile: Profile, kind: str, pool: str = "independent") -> int:
     """How many samples of a kind a pool holds; wrong answers are the commonest noise."""
-    if kind not in NOISE:
-        return profile.pool_per_kind
-    return profile.noise_per_kind * (2 if kind == "corrupt" else 1)
+    count = profile.pool_per_kind
+    if kind in NOISE:
+        count = profile.noise_per_kind * (2 if kind == "corrupt" else 1)
+    return count if pool == "independent" else max(1, count // 2)
 
 
 def candidate_pool(profile: Profile, tokenizer: Any, pool: str, seed: int) -> list[Sample]:
     """A shuffled candidate pool with ``profile.pool_per_kind`` samples of each kind, more of noise.
 
     ``independent``: lengths do not depend on the kind. ``real``: with real documentation as filler and the
-    kinds of `REAL_KINDS` only.
+    kinds of `REAL_KINDS` only. ``common``: like independent, and the same for every ``seed``, so that what
+    different pairs of models choose of it can be compared. The latter two are half as large.
     """
+    seed = COMMON_SEED if pool == "common" else seed
     kinds = REAL_KINDS if pool == "real" else tuple(KINDS)
     filler = partial(world.pick, words=real_paragraphs()) if pool == "real" else world.filler
     samples: list[Sample] = []
     for kind in kinds:
-        for n in range(samples_of(profile, kind)):
+        for n in range(samples_of(profile, kind, pool)):
             copied = kind == "near_duplicate"  # it has the seed of what it copies
             drafted = ("far", "paraphrase")[n % 2] if copied else kind
             base = [seed, POOLS.index(pool), list(KINDS).index(drafted), n]

@@ -8,6 +8,7 @@ import copy
 import json
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ def train(
     more: int = 0,
     far: bool = False,
     micro_tokens: int = 0,
+    after_step: Callable[[int], None] = lambda step: None,
 ) -> list[dict[str, float]]:
     """Train in stages ``(window in tokens, steps, tokens a step)`` with AdamW; weights change in place.
 
@@ -144,6 +146,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step, seen = step + 1, seen + ids[:, 1:].numel()
+        after_step(step)
         if row or step % LOG_EVERY == 0 or step == falling + fall:
             row |= {"step": step, "window": window, "loss": loss.item()}
             row["recall"] = recall_accuracy(model, ids[:2], weights[:2])
@@ -153,7 +156,10 @@ def train(
 
 
 def build_pair(out: Path, tokenizer: Any, profile: Profile, seed: int) -> None:
-    """Train the pair and leave ``out/short``, ``out/long`` and ``out/training.json``."""
+    """Train the pair and leave ``out/short``, ``out/long``, ``out/training.json``.
+
+    ``out/early``: the long model half-way through its stages, which knows less.
+    """
     shape = {name: getattr(profile, name) for name in ("hidden_size", "layers", "heads", "rope_theta")}
     shape["window"] = profile.short_window
     how: dict[str, Any] = {"target": profile.recall_target, "micro_tokens": profile.micro_tokens}
@@ -166,7 +172,14 @@ def build_pair(out: Path, tokenizer: Any, profile: Profile, seed: int) -> None:
     # The long model must own its weights: training it would change the short one's through shared tensors.
     theta = profile.rope_theta * profile.long_rope_factor
     long = with_rope_theta(copy.deepcopy(short), theta, profile.long_window)
-    again: dict[str, Any] = {"question_share": shares[1], "far": True}
+    half = sum(steps for _, steps, _ in profile.long_stages) // 2
+
+    def keep(step: int) -> None:
+        if step == half:
+            long.save_pretrained(out / "early")
+            tokenizer.save_pretrained(out / "early")
+
+    again: dict[str, Any] = {"question_share": shares[1], "far": True, "after_step": keep}
     long_log = train(long, tokenizer, profile.long_stages, seed=seed + 1, **again, **how)
     for name, model in (("short", short), ("long", long)):
         model.save_pretrained(out / name)

@@ -315,7 +315,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_pair_loads_and_differs_as_it_should(built):
-    assert {p.name for p in built.iterdir() if p.is_dir()} == {"short", "long"}
+    assert {p.name for p in built.iterdir() if p.is_dir()} == {"short", "early", "long"}
     (short, tokenizer), (long, _) = (load(built / name, to=CPU) for name in ("short", "long"))
     assert (short.config.max_position_embeddings, long.config.max_position_embeddings) == (128, 512)
     assert rope_theta(long) == 20 * rope_theta(short) == 20_000.0
