@@ -1,7 +1,7 @@
-"""Copy the pair that the cpu profile trained into the package, with its provenance:
-``python scripts/ship_pair.py``.
+"""Copy the pair of the cpu profile into the package, with its provenance: ``python scripts/ship_pair.py``.
 
-Run it after ``make cpu``. The smoke study and ``make select`` without models use the copy.
+Run it from a clean tree; the pair is trained if it is not in the cache. The smoke study and ``make select``
+without models use the copy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 
 from gateau_lib.experiments import study_corpus
 from gateau_lib.models import loading
-from gateau_lib.study import store
+from gateau_lib.study import manifest, store
 from gateau_lib.training import pretrain
 
 
@@ -20,16 +20,8 @@ def main() -> None:
     """Replace ``gateau_lib/models/tiny_pair`` by the cached pair of ``results/cpu``."""
     study = store.open_study("cpu")
     folder = pretrain.pair(study, study_corpus.prepared(study))
-    made = json.loads((study.root / "manifest.json").read_text(encoding="utf-8"))["notebooks"][
-        "02_homologous_models"
-    ]
-    about = {
-        "made_by": "make cpu, notebook 02",
-        "profile": "cpu",
-        "seed": study.seed,
-        "run": made,
-        "sha256": {},
-    }
+    about = {"made_by": "scripts/ship_pair.py", "profile": "cpu", "seed": study.seed, "artefact": folder.name}
+    about |= manifest.commit() | {"sha256": {}}
     shutil.rmtree(loading.SHIPPED, ignore_errors=True)
     for name in ("short", "long"):
         shutil.copytree(folder / name, loading.SHIPPED / name)
