@@ -35,6 +35,8 @@ LDS = Σ (strength + distance) specificity       ProLong    methods.prolong.long
 positions with gaps; PoSE; RandPos              SkipAlign  methods.skipalign.skip_positions
 IFD = NLL(y given x) / NLL(y)                   Cherry     methods.baselines.instruction_following_difficulty
 strength of far attention - N variance / 2      LongAttn   methods.longattn.long_attention_score
+bytes that far context saves on the response    ours       methods.compressors.bytes_saved
+share of words that only the far context holds  ours       methods.word_matching.only_far
 loss of a step: over tokens, or over samples    LongAlign  training.trainer.response_loss
 samples sorted by length into batches           LongAlign  training.packing.plan_epochs
 F1 of words; ROUGE-L                            LongBench  evaluation.text_metrics.f1_en, rouge_en

@@ -25,6 +25,11 @@ METHODS = listed(
     "gateau_lib.methods.baselines:CONTRAST",
     "gateau_lib.methods.baselines:PERPLEXITY",
     "gateau_lib.methods.baselines:LONGATTN",
+    "gateau_lib.methods.compressors:ZLIB_CONTRAST",
+    "gateau_lib.methods.compressors:GZIP_RATIO",
+    "gateau_lib.methods.compressors:GZIP_BAND",
+    "gateau_lib.methods.word_matching:WORD_OVERLAP",
+    "gateau_lib.methods.word_matching:QUESTION_DISTANCE",
     "gateau_lib.methods.baselines:LONGEST",
     "gateau_lib.methods.baselines:RANDOM",
 )

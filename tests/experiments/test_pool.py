@@ -15,7 +15,7 @@ from tiny import eager
 from gateau_lib.data import corpus, longalign, passages, samples
 from gateau_lib.data.samples import segments
 from gateau_lib.experiments import pool, ranking, study_corpus
-from gateau_lib.methods import cam, longattn
+from gateau_lib.methods import METHODS, cam, longattn
 from gateau_lib.models import loading, rope, tiny
 from gateau_lib.study import evidence, store
 
@@ -167,7 +167,8 @@ def test_scored_joins_labels_and_scores_by_id(study, pair, data, path):
 def test_the_other_methods_are_scored_as_a_score_table_is(study, pair, data, path, read):
     drawn, encoded, tokenizer = read
     table = computed(study, "others", pair, path)
-    assert list(table) == ["id", "longattn"] and list(table["id"]) == [sample.id for sample in drawn]
+    left = {column for name in ranking.OTHERS for column in METHODS[name].columns} - {"nll_long"}
+    assert list(table) == ["id", *sorted(left)] and list(table["id"]) == [sample.id for sample in drawn]
     long = loading.load(pair / "long", study.profile.dtype)[0]
     long = rope.extend_window(long, study.profile.max_length)
     np.testing.assert_array_equal(table["longattn"], longattn.long_attention_score(long, encoded))

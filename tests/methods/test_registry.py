@@ -24,7 +24,8 @@ from gateau_lib.study.code_hash import PACKAGE, source_hash
 from gateau_lib.training import fine_tuning
 
 README = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
-LIGHT = ("baselines", "cam", "gateau", "hmg", "prolong", "selection", "skipalign")
+LIGHT = ("baselines", "cam", "compressors", "gateau", "hmg", "prolong", "selection", "skipalign")
+LIGHT += ("word_matching",)
 
 
 @pytest.mark.parametrize(
@@ -61,13 +62,16 @@ def test_an_unknown_pass_is_named():
 
 
 def test_only_methods_of_two_models_need_the_short_one():
-    assert [name for name in SCORED if needs_short([METHODS[name]])] == ["hmg", "contrast"]
+    assert [name for name in SCORED if needs_short([METHODS[name]])] == [
+        *("hmg", "contrast", "zlib_contrast", "word_overlap"),
+    ]
 
 
 def test_the_table_holds_what_every_method_leaves():
     assert (
         *("id", "n_context", "n_instruction", "n_response", "n_dropped"),
         *("nll_short", "nll_long", "hmg", "cam", "prolong", "ifd", "contrast", "longattn"),
+        *("zlib_contrast", "gzip_ratio", "word_overlap", "question_distance"),
         *("cam_mode", "segment_nll", "segment_attention", "segment_chars", "error"),
     ) == score_table.COLUMNS
 
@@ -122,7 +126,9 @@ def test_pool_columns_rank_as_the_registered_methods_do():
 
 
 def test_others_are_the_methods_that_no_pool_column_holds():
-    assert ranking.OTHERS == ("longattn",)
+    assert ranking.OTHERS == (
+        *("longattn", "zlib_contrast", "gzip_ratio", "gzip_band", "word_overlap", "question_distance"),
+    )
 
 
 def test_an_edit_of_a_formula_changes_its_methods_key_and_no_other(tmp_path):
