@@ -30,6 +30,10 @@ METHODS = listed(
     "gateau_lib.methods.compressors:GZIP_BAND",
     "gateau_lib.methods.word_matching:WORD_OVERLAP",
     "gateau_lib.methods.word_matching:QUESTION_DISTANCE",
+    "gateau_lib.methods.longppl:LONGPPL",
+    "gateau_lib.methods.longfilter:LONGFILTER",
+    "gateau_lib.methods.delta_entropy:DELTA_ENTROPY",
+    "gateau_lib.methods.segment_contrast:SEGMENT_CONTRAST",
     "gateau_lib.methods.baselines:LONGEST",
     "gateau_lib.methods.baselines:RANDOM",
 )

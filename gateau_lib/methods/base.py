@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-Reading = Literal["ntk", "truncate", "raw"]  # how the short model reads beyond its window
+Reading = Literal["ntk", "truncate", "raw", "ntk_each"]  # how the short model reads beyond its window
 READINGS: tuple[Reading, ...] = get_args(Reading)
 Columns = Mapping[str, Sequence[Any] | np.ndarray]  # of a score table, a value a sample
 Kind = Literal["text", "numbers", "integers"]  # of a column that holds no single number

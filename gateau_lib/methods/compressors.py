@@ -24,7 +24,7 @@ ratio, and the sample is left out.
 """
 
 import zlib
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -82,7 +82,7 @@ def _ratio(reader: Any) -> Columns:
 
 def _band(pool: pd.DataFrame, options: RankOptions) -> np.ndarray:
     ratio = pool["gzip_ratio"].to_numpy(dtype=float)
-    return -np.abs(ratio - np.median(ratio))
+    return cast(np.ndarray, -np.abs(ratio - np.median(ratio)))
 
 
 ZLIB_CONTRAST = Method(
