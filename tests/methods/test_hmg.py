@@ -113,7 +113,8 @@ def test_ntk_each_does_not_depend_on_company(llama, encoded):
 
 def test_ntk_each_names_a_sample_that_cannot_be_read(encoded):
     broken = random_llama()
-    broken.lm_head.weight = torch.nn.Parameter(broken.lm_head.weight.clone())  # untied: readers only break
+    broken.lm_head.weight = torch.nn.Parameter(broken.lm_head.weight.clone())
+    broken.config.tie_word_embeddings = False  # only readers of the token break
     with torch.no_grad():
         broken.model.embed_tokens.weight[encoded[3].context[0]] = float("nan")
     clean = [s for s in encoded if encoded[3].context[0] not in s.ids][:2]
