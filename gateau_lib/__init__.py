@@ -39,6 +39,8 @@ gain of the whole context on key tokens         LongPPL    methods.longppl.key_t
 gain weighted by the tokens' probability        LongFilter  methods.longfilter.weighted_gain
 fall of the entropy by the far context          ours       methods.delta_entropy.entropy_drop
 min NLL given a segment - NLL given all         ours       methods.segment_contrast.best_segment_gap
+NLL without a segment - NLL with all of them    ours       methods.leave_one_out.leave_one_out
+attention of a segment's strongest tokens       ours       methods.head_attention.by_segment
 bytes that far context saves on the response    ours       methods.compressors.bytes_saved
 share of words that only the far context holds  ours       methods.word_matching.only_far
 loss of a step: over tokens, or over samples    LongAlign  training.trainer.response_loss
