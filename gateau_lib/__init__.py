@@ -35,6 +35,14 @@ LDS = Σ (strength + distance) specificity       ProLong    methods.prolong.long
 positions with gaps; PoSE; RandPos              SkipAlign  methods.skipalign.skip_positions
 IFD = NLL(y given x) / NLL(y)                   Cherry     methods.baselines.instruction_following_difficulty
 strength of far attention - N variance / 2      LongAttn   methods.longattn.long_attention_score
+gain of the whole context on key tokens         LongPPL    methods.longppl.key_token_gain
+gain weighted by the tokens' probability        LongFilter  methods.longfilter.weighted_gain
+fall of the entropy by the far context          ours       methods.delta_entropy.entropy_drop
+min NLL given a segment - NLL given all         ours       methods.segment_contrast.best_segment_gap
+NLL without a segment - NLL with all of them    ours       methods.leave_one_out.leave_one_out
+attention of a segment's strongest tokens       ours       methods.head_attention.by_segment
+bytes that far context saves on the response    ours       methods.compressors.bytes_saved
+share of words that only the far context holds  ours       methods.word_matching.only_far
 loss of a step: over tokens, or over samples    LongAlign  training.trainer.response_loss
 samples sorted by length into batches           LongAlign  training.packing.plan_epochs
 F1 of words; ROUGE-L                            LongBench  evaluation.text_metrics.f1_en, rouge_en

@@ -142,6 +142,24 @@ def context_offsets(sample: Sample, tokenizer: Any, encoded: Encoded, segment_le
     return [*begins[::segment_length], len(sample.context)]
 
 
+def kept_context(sample: Sample, tokenizer: Any, encoded: Encoded) -> str:
+    """The context without what was cut off on the left to fit."""
+    if not encoded.dropped:
+        return sample.context
+    return sample.context[context_offsets(sample, tokenizer, encoded, len(encoded.ids))[0] :]
+
+
+def far_and_near(sample: Sample, tokenizer: Any, encoded: Encoded, window: int) -> tuple[str, str]:
+    """The kept context, parted where the last ``window`` tokens of the sample begin, start token included.
+
+    Near is what a reader of that window still sees, see `methods.model_passes.last_window`; either may be "".
+    """
+    borders = context_offsets(sample, tokenizer, encoded, 1)
+    others = len(encoded.start) + len(encoded.instruction) + len(encoded.response)
+    near = borders[max(0, len(encoded.context) - max(0, window - others))]
+    return sample.context[borders[0] : near], sample.context[near:]
+
+
 def _offsets(text: str, tokenizer: Any) -> list[tuple[int, int]]:
     """Where each token of a text stands in it, ``(begin, end)`` in characters."""
     read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

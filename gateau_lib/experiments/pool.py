@@ -19,7 +19,7 @@ from gateau_lib.data.longalign import read_samples
 from gateau_lib.data.passages import DOCUMENT_KINDS
 from gateau_lib.data.samples import Encoded, Sample, encode, evidence_tokens
 from gateau_lib.experiments import workload
-from gateau_lib.experiments.ranking import COLUMN_OF, OTHERS
+from gateau_lib.experiments.ranking import COLUMN_OF, DERIVED, OTHERS
 from gateau_lib.methods import METHODS
 from gateau_lib.methods.base import READINGS, Options
 from gateau_lib.methods.cam import contextual_awareness
@@ -176,7 +176,7 @@ def build(study: Study, part: str, pair: Path, texts: Path) -> Build:
     """How to make one of `PARTS` of a pool, or ``documents``: the dependencies of plain ones."""
     plain = part == "documents"
     entry = "dependencies" if plain else part
-    asked = [name for name in OTHERS if METHODS[name].fill]
+    asked = [name for name in OTHERS if METHODS[name].fill and name not in DERIVED]
     known = {**vars(study.profile), "seed": study.seed, "others": asked, "documents": plain}
     sizes = {name: known[name] for name in PARTS[entry][1].split()}
     return Build(f"{part}-{texts.stem}", PARTS[entry][0], {"pair": pair, "texts": texts, "sizes": sizes})
@@ -234,7 +234,7 @@ def cost(profile: Profile) -> list[Work]:
     costs = partial(workload.scoring, profile, workload.planted(profile))
     again = [costs(every, "hmg", reading).loc[["hmg"]] for reading in READINGS[1:]]
     documents = planted + len(DOCUMENT_KINDS) * alike
-    asking = " ".join(name for name in OTHERS if METHODS[name].passes)
+    asking = " ".join(name for name in OTHERS if METHODS[name].passes and name not in DERIVED)
     found = [
         workload.reading("03", "HMG and its relatives", costs(every, "hmg contrast ifd"), *again),
         workload.reading("04", "CAM", costs(planted, "cam")),

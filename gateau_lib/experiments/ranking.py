@@ -23,9 +23,11 @@ GUIDANCE = {
     "hmg_minmax_ntk": "HMG as published",
     "hmg_minmax_truncate": "HMG, truncated reader",
     "hmg_minmax_raw": "HMG, raw reader",
+    "hmg_minmax_ntk_each": "HMG, NTK factor a sample",
     "hmg_log_ntk": "HMG, log gap, extended reader",
     "hmg_log_truncate": "HMG, log gap, truncated reader",
     "hmg_log_raw": "HMG, log gap, raw reader",
+    "hmg_log_ntk_each": "HMG, log gap, NTK factor a sample",
     "contrast_log": METHODS["contrast"].title,
     "perplexity_guidance": METHODS["perplexity"].title,
 }
@@ -58,6 +60,7 @@ COLUMN_OF = {name: name for name in ("prolong", "ifd", "longest", "random")} | {
     "perplexity": "perplexity_guidance",
 }
 OTHERS = tuple(name for name in METHODS if name not in COLUMN_OF)  # of `pool.others`, under their own names
+DERIVED = ("segment_contrast",)  # of these, what is made of columns that pool tables hold
 
 
 def guidance(table: pd.DataFrame) -> pd.DataFrame:
@@ -86,7 +89,11 @@ def combined(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
 def score_columns(table: pd.DataFrame) -> pd.DataFrame:
     """A pool table with the column names of a score table, which registered methods rank by."""
     names = {"nll_short_ntk": "nll_short", "cam_default": "cam", "n_tokens": "tokens"}
-    return table.rename(columns=names).assign(
+    found = table.rename(columns=names)
+    if "segment_nll" in table:
+        best = table["segment_nll"].map(np.min).astype(float)
+        found = found.assign(segment_contrast=best - table["nll_long"])
+    return found.assign(
         ifd=baselines.instruction_following_difficulty(table["nll_long"], table["nll_alone"]),
         hmg=table["nll_short_ntk"] - table["nll_long"],
         contrast=table["nll_long_truncate"] - table["nll_long"],

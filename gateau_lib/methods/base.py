@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-Reading = Literal["ntk", "truncate", "raw"]  # how the short model reads beyond its window
+Reading = Literal["ntk", "truncate", "raw", "ntk_each"]  # how the short model reads beyond its window
 READINGS: tuple[Reading, ...] = get_args(Reading)
 Columns = Mapping[str, Sequence[Any] | np.ndarray]  # of a score table, a value a sample
 Kind = Literal["text", "numbers", "integers"]  # of a column that holds no single number
@@ -65,6 +65,7 @@ class Method:
     # A shard as both models read it, a `reader.Reader` -> its columns, a value a sample.
     fill: Callable[[Any], Columns] | None = None
     passes: tuple[str, ...] = ()  # what ``fill`` reads of the `reader.Reader`, which tells what it costs
+    needs_window: bool = False  # whether ``fill`` asks where the short model's window begins, beside passes
     columns: tuple[str, ...] = ()  # numbers that ``fill`` leaves in the score table
     details: Mapping[str, Kind] = field(default_factory=dict)  # what else it leaves: column -> what it holds
     # Why a row is never selected, None if it may be.

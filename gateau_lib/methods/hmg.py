@@ -13,9 +13,10 @@ Source: GATEAU, homologous models' guidance, arXiv 2410.15633; released code ``s
 candidate pool.
 
 Open points: the short model must read beyond its window. GATEAU extends it (its ablation without is worse);
-how much depends on the reading, so three are kept apart (``ntk``, ``truncate``, ``raw``). The released code
-stretches nothing, see `released.Defects`. The score table's column ``hmg`` is NLL_A − NLL_B, which needs no
-pool; it is shown, not ranked by.
+how much depends on the reading, so four are kept apart (``ntk``, ``truncate``, ``raw``, and ``ntk_each``,
+one factor a sample; see `model_passes.short_reader_nll`). The released code stretches nothing, see
+`released.Defects`. The score table's column ``hmg`` is NLL_A − NLL_B, which needs no pool; it is shown, not
+ranked by.
 """
 
 from typing import Any, Literal, cast, get_args

@@ -12,7 +12,16 @@ from gateau_lib.data.samples import Encoded, segments
 from gateau_lib.methods.base import READINGS, Reading
 from gateau_lib.models import nll, rope
 from gateau_lib.models.attention import Layer, check_layers
-from gateau_lib.models.nll import Count, NonFiniteLoss, SequenceError, batch_nll, continuation_nll, naming
+from gateau_lib.models.nll import (
+    Count,
+    NonFiniteLoss,
+    SequenceError,
+    TokenLosses,
+    batch_nll,
+    continuation_nll,
+    naming,
+    token_losses,
+)
 
 Parts = tuple[list[int], list[int]]  # of a sample: a prefix, and the targets that follow it
 
@@ -26,10 +35,14 @@ class LongPass:
     segment counts by its density). ``keys[i]`` is the number of tokens of segment i.
     """
 
-    nll: float  # nats per response token
-    token_nll: np.ndarray  # (|y|,) nats
+    tokens: TokenLosses  # of the response, (|y|,)
     attention: np.ndarray  # (layers, segments)
     keys: np.ndarray  # (segments,)
+
+    @property
+    def nll(self) -> float:
+        """Mean loss of the response, nats per token."""
+        return float(self.tokens.nll.mean())
 
     @property
     def mass(self) -> np.ndarray:
@@ -44,14 +57,37 @@ def _check_prompts(encoded: Sequence[Encoded]) -> None:
             raise ValueError(f"sample {sample.id!r}: nothing stands before the response; {fix}")
 
 
-def _mean_nll(
-    model: PreTrainedModel, encoded: Sequence[Encoded], parts: Sequence[Parts], count: Count
-) -> np.ndarray:
-    """Mean NLL of the targets of each sample, (n,)."""
+def _losses(
+    model: PreTrainedModel, encoded: Sequence[Encoded], parts: Sequence[Parts], entropy: bool, count: Count
+) -> list[TokenLosses]:
     prefixes, targets = [prefix for prefix, _ in parts], [target for _, target in parts]
     with naming([sample.id for sample in encoded]):
-        losses = continuation_nll(model, prefixes, targets, count=count)
-    return np.array([loss.mean() for loss in losses])
+        return token_losses(model, prefixes, targets, entropy=entropy, count=count)
+
+
+def mean_nll(losses: Sequence[TokenLosses]) -> np.ndarray:
+    """Mean NLL of each sample's tokens, (n,), nats per token."""
+    return np.array([loss.nll.mean() for loss in losses])
+
+
+def response_losses(
+    model: PreTrainedModel, encoded: Sequence[Encoded], *, entropy: bool = False, count: Count = None
+) -> list[TokenLosses]:
+    """Loss, and where asked for entropy, of every response token given the whole prompt; errors as below."""
+    _check_prompts(encoded)
+    return _losses(model, encoded, [(sample.prompt, sample.response) for sample in encoded], entropy, count)
+
+
+def cut_losses(
+    model: PreTrainedModel,
+    encoded: Sequence[Encoded],
+    window: int,
+    *,
+    entropy: bool = False,
+    count: Count = None,
+) -> list[TokenLosses]:
+    """As `response_losses`, of what ``window`` tokens hold (`last_window`): its last tokens, if not all."""
+    return _losses(model, encoded, [last_window(sample, window) for sample in encoded], entropy, count)
 
 
 def response_nll(model: PreTrainedModel, encoded: Sequence[Encoded], *, count: Count = None) -> np.ndarray:
@@ -59,8 +95,7 @@ def response_nll(model: PreTrainedModel, encoded: Sequence[Encoded], *, count: C
 
     Raises ValueError: nothing before a response; NonFiniteLoss, OutOfMemory: naming the sample.
     """
-    _check_prompts(encoded)
-    return _mean_nll(model, encoded, [(sample.prompt, sample.response) for sample in encoded], count)
+    return mean_nll(response_losses(model, encoded, count=count))
 
 
 def last_window(sample: Encoded, window: int) -> Parts:
@@ -92,7 +127,8 @@ def short_reader_nll(
 
     ``reading``: ``ntk``: RoPE stretched to ``target`` tokens by one fixed NTK base (GATEAU; its ablation "w/o
         extended window" is worse); ``truncate``: the last ``window`` tokens only, see `last_window`; ``raw``:
-        as if it had no window.
+        as if it had no window; ``ntk_each``: RoPE stretched to each sample's own length, so that one within
+        the window is read as it is (what dynamic NTK does, without its memory of what was read before).
     ``window``: tokens the short model was trained for; by default its own ``max_position_embeddings``.
     ``target``: tokens to stretch to. Give a fixed number in a run over shards: the default, the longest
         sample of this call, makes a sample's score depend on its company.
@@ -103,14 +139,34 @@ def short_reader_nll(
     own = rope.window(short_model)
     window = window or own
     if reading == "truncate":
-        return _mean_nll(short_model, encoded, [last_window(sample, window) for sample in encoded], count)
+        return mean_nll(cut_losses(short_model, encoded, window, count=count))
     reader = short_model
+    if reading != "raw" and window != own:
+        reader = rope.with_rope_theta(reader, rope.rope_theta(reader), window)
+    if reading == "ntk_each":
+        return _each_stretched(reader, encoded, count)
     if reading == "ntk":
         longest = max((len(sample.ids) for sample in encoded), default=window)
-        if window != own:
-            reader = rope.with_rope_theta(reader, rope.rope_theta(reader), window)
         reader = rope.extend_window(reader, target or longest)
     return response_nll(reader, encoded, count=count)
+
+
+def _each_stretched(model: PreTrainedModel, encoded: Sequence[Encoded], count: Count) -> np.ndarray:
+    """`response_nll` with the model stretched to each sample's length; equal lengths are read together."""
+    groups: dict[int, list[int]] = {}
+    for place, sample in enumerate(encoded):
+        groups.setdefault(max(rope.window(model), len(sample.ids)), []).append(place)
+    found = np.empty(len(encoded))
+    for length, places in groups.items():
+        try:
+            read = response_nll(
+                rope.extend_window(model, length), [encoded[place] for place in places], count=count
+            )
+        except SequenceError as error:
+            place = places[error.index]
+            raise type(error)(place, encoded[place].id) from None
+        found[places] = read
+    return found
 
 
 def segment_mean(layer: Layer, b: int, sample: Encoded, segment_length: int) -> torch.Tensor:
@@ -133,7 +189,12 @@ def segment_mean(layer: Layer, b: int, sample: Encoded, segment_length: int) -> 
 
 @torch.inference_mode()
 def long_pass(
-    model: PreTrainedModel, encoded: Sequence[Encoded], segment_length: int, *, count: Count = None
+    model: PreTrainedModel,
+    encoded: Sequence[Encoded],
+    segment_length: int,
+    *,
+    entropy: bool = False,
+    count: Count = None,
 ) -> list[LongPass]:
     """Response NLL and attention to every context segment, from one forward pass a sample.
 
@@ -154,16 +215,18 @@ def long_pass(
         def tap(layer: Layer) -> None:
             layers.append([segment_mean(layer, b, sample, segment_length) for b, sample in enumerate(chosen)])
 
-        parts = batch_nll(model, [s.ids for s in chosen], [len(s.response) for s in chosen], count, tap)
-        losses = [part.double().cpu().numpy() for part in parts]
+        ids, counted = [s.ids for s in chosen], [len(s.response) for s in chosen]
+        uncertain: list[torch.Tensor] | None = [] if entropy else None
+        parts = batch_nll(model, ids, counted, count, tap, entropy=uncertain)
+        losses = nll.as_losses(parts, uncertain)
         check_layers(model, len(layers))
         passes = []
         for b, (index, sample, loss) in enumerate(zip(group, chosen, losses, strict=True)):
             attention = torch.stack([layer[b].cpu() for layer in layers]).numpy()  # (layers, segments)
-            if not (np.isfinite(loss).all() and np.isfinite(attention).all()):
+            if not (np.isfinite(loss.nll).all() and np.isfinite(attention).all()):
                 raise NonFiniteLoss(index)
             keys = np.array([len(part) for part in segments(sample.context, segment_length)], dtype=int)
-            passes.append(LongPass(float(loss.mean()), loss, attention, keys))
+            passes.append(LongPass(loss, attention, keys))
         return passes
 
     with naming([sample.id for sample in encoded]):

@@ -1,8 +1,8 @@
 """ProLong: long-dependency scores from the perplexity of a segment after another segment (Chen et al.).
 
-A document is cut into segments of 128 tokens; for sampled pairs i > j the score asks how much segment c_j
-helps to predict segment c_i (strength), how far apart the two are (distance), and whether c_j helps more than
-other segments do (specificity):
+A document is cut into segments of 128 tokens, counted from its end; for sampled pairs i > j the score asks
+how much segment c_j helps to predict segment c_i (strength), how far apart the two are (distance), and
+whether c_j helps more than other segments do (specificity):
 
     DST_ij = (PPL(c_i) − PPL(c_i | c_j)) / PPL(c_i)
     DDI_ij = (i − j) / (N_max − 1)                            N_max: segments that the window holds
@@ -12,8 +12,10 @@ other segments do (specificity):
 Source: ProLong, arXiv 2405.17915; released code ``prolong/run.py``. A segment's first token is not scored, as
 there.
 
-Open points: the paper samples 5,000 pairs a document, the released scripts 500; a document with fewer pairs
-uses all it has here, and gets zero there. The sum grows with the number of pairs, and so with length.
+Open points: the released code counts segments from the beginning and drops a last one that is not whole; in
+an instruction sample the response stands there. Here a first one that is not whole is dropped. The paper
+samples 5,000 pairs a document, the released scripts 500; a document with fewer pairs uses all it has here,
+and gets zero there. The sum grows with the number of pairs, and so with length.
 
 A segment is encoded once: that pass gives its loss alone, and its keys and values are what every later
 segment of its pairs reads as prefix. T pairs of N segments of L tokens so cost (N + T) L tokens, where
@@ -36,14 +38,24 @@ THRESHOLD = 0.1  # pairs of less strength do not count (ProLong, prolong/run.py)
 
 
 def document_segments(
-    token_ids: Sequence[int], segment_length: int, window_segments: int, seed: int = 0
+    token_ids: Sequence[int],
+    segment_length: int,
+    window_segments: int,
+    seed: int = 0,
+    *,
+    from_end: bool = True,
 ) -> list[list[int]]:
-    """Whole segments of a document, no short last one; of more than the window holds, some in order."""
+    """Whole segments of a document up to its last token; of more than the window holds, some in order.
+
+    What is left over stands before them, or after them without ``from_end`` (as released).
+    """
     if segment_length < 2 or window_segments < 2:
         raise ValueError(
             f"segment_length {segment_length} and window_segments {window_segments} must both be at least 2"
         )
-    whole = [s for s in segments(token_ids, segment_length) if len(s) == segment_length]
+    spare = len(token_ids) % segment_length
+    used = token_ids[spare:] if from_end else token_ids[: len(token_ids) - spare]
+    whole = segments(used, segment_length)
     if len(whole) <= window_segments:
         return whole
     kept = np.random.default_rng(seed).choice(len(whole), window_segments, replace=False)

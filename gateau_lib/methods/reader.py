@@ -21,14 +21,17 @@ from gateau_lib.methods.cam_adaptive import adaptive_importance, plan_reading
 from gateau_lib.methods.longattn import long_attention_score
 from gateau_lib.methods.model_passes import (
     LongPass,
+    cut_losses,
     long_pass,
+    mean_nll,
+    response_losses,
     response_nll,
     segment_importance,
     short_reader_nll,
 )
 from gateau_lib.methods.pair_passes import score_documents
 from gateau_lib.models import rope
-from gateau_lib.models.nll import continuation_nll
+from gateau_lib.models.nll import TokenLosses, continuation_nll
 from gateau_lib.models.pair import Pair
 
 if TYPE_CHECKING:
@@ -140,6 +143,13 @@ def _window_segments(options: Options) -> int:
 # The passes
 
 
+def _entropies(losses: Sequence[TokenLosses], name: str) -> list[np.ndarray]:
+    found = [loss.entropy for loss in losses if loss.entropy is not None]
+    if len(found) != len(losses):
+        raise ValueError(f"{name} was not asked for; name it among the passes of the method")
+    return found
+
+
 def extended(pair: Pair, options: Options, passes: Collection[str]) -> Pair:
     """The models as a `Reader` takes them, for passes of these names: stretched by one fixed NTK base each.
 
@@ -177,30 +187,61 @@ class Reader:
     @reads(counted="long_pass", cost=_whole_cost)
     def long_pass(self) -> list[LongPass]:
         """The long model's pass over whole samples with its attention to every segment."""
-        size = self.options.segment_length
-        return long_pass(self.pair.long, self.encoded, size, count=self.count("long_pass"))
+        size, entropy = self.options.segment_length, "entropy_long" in self.passes
+        return long_pass(self.pair.long, self.encoded, size, entropy=entropy, count=self.count("long_pass"))
+
+    @cached_property
+    def _whole(self) -> list[TokenLosses]:
+        """Losses of the long model over whole samples, in the form that serves all passes."""
+        if "long_pass" in self.passes:
+            return [each.tokens for each in self.long_pass]
+        entropy, count = "entropy_long" in self.passes, self.count("long_pass")
+        return response_losses(self.pair.long, self.encoded, entropy=entropy, count=count)
 
     @reads(counted="long_pass", cost=_whole_cost)
     def nll_long(self) -> np.ndarray:
         """Mean response NLL of the long model, (n,) nats per token."""
-        if "long_pass" in self.passes:
-            return np.array([each.nll for each in self.long_pass])
-        return response_nll(self.pair.long, self.encoded, count=self.count("long_pass"))
+        return mean_nll(self._whole)
+
+    @reads(counted="long_pass", cost=_whole_cost)
+    def token_nll_long(self) -> list[np.ndarray]:
+        """Losses of the response tokens by the long model, (|y|,) nats a sample."""
+        return [loss.nll for loss in self._whole]
+
+    @reads(counted="long_pass", cost=_whole_cost)
+    def entropy_long(self) -> list[np.ndarray]:
+        """Entropies of what the long model predicts at the response tokens, (|y|,) nats a sample."""
+        return _entropies(self._whole, "entropy_long")
 
     @reads(counted="hmg", cost=_short_cost, needs_short=True)
     def nll_short(self) -> np.ndarray:
         """Mean response NLL of the short model, (n,) nats per token, read as the options say."""
         count = self.count("hmg")
-        if self.options.reading == "truncate":
-            window = self.options.short_window
-            return short_reader_nll(self.pair.short, self.encoded, "truncate", window=window, count=count)
+        if self.options.reading in ("truncate", "ntk_each"):
+            reading, window = self.options.reading, self.options.short_window
+            return short_reader_nll(self.pair.short, self.encoded, reading, window=window, count=count)
         return response_nll(self.pair.short, self.encoded, count=count)  # stretched by `extended`, or raw
 
     @reads(counted="contrast", cost=_cut_cost, needs_short=True)
     def nll_cut(self) -> np.ndarray:
         """Mean response NLL of the long model on what the short window holds, (n,) nats per token."""
-        window, count = self.options.short_window, self.count("contrast")
-        return short_reader_nll(self.pair.long, self.encoded, "truncate", window=window, count=count)
+        return mean_nll(self._cut)
+
+    @cached_property
+    def _cut(self) -> list[TokenLosses]:
+        window, entropy = self.options.short_window, "entropy_cut" in self.passes
+        count = self.count("contrast")
+        return cut_losses(self.pair.long, self.encoded, window, entropy=entropy, count=count)
+
+    @reads(counted="contrast", cost=_cut_cost, needs_short=True)
+    def token_nll_cut(self) -> list[np.ndarray]:
+        """As `token_nll_long` on what the short window holds; of a longer response the last tokens only."""
+        return [loss.nll for loss in self._cut]
+
+    @reads(counted="contrast", cost=_cut_cost, needs_short=True)
+    def entropy_cut(self) -> list[np.ndarray]:
+        """As `entropy_long` on what the short window holds; of a longer response the last tokens only."""
+        return _entropies(self._cut, "entropy_cut")
 
     @reads(counted="ifd", cost=_alone_cost)
     def nll_alone(self) -> np.ndarray:

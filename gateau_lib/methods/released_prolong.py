@@ -45,7 +45,7 @@ def released_prolong(
     scores = []
     for document in docs:
         try:
-            parts = prolong.document_segments(document, segment_length, window_segments)
+            parts = prolong.document_segments(document, segment_length, window_segments, from_end=False)
             chosen = prolong.sample_pairs(len(parts), pairs, seed=0)
             alone = _losses(model, parts, segment_length - 1, SINGLES_AT_ONCE, count)
             if len(chosen) < pairs:

@@ -8,6 +8,7 @@ always passed: without, transformers guesses packing. The output head runs on re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from gateau_lib.models.attention import Tap, reading_rows
 from gateau_lib.models.memory import is_out_of_memory
-from gateau_lib.models.output_head import logits_at, token_nll
+from gateau_lib.models.output_head import entropies, logits_at, token_nll
 from gateau_lib.models.rope import rope_edge
 from gateau_lib.study.errors import UserError
 
@@ -26,6 +27,14 @@ LEAST_FILLED = 0.75  # of a batch's row: past a quarter of padding, another forw
 
 Count = Counter[str] | None  # what a pass adds to: real ``tokens``, ``padded`` ones too, ``forwards``
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class TokenLosses:
+    """What a model says of each target token of one sequence."""
+
+    nll: np.ndarray  # (targets,) float64, nats
+    entropy: np.ndarray | None = None  # (targets,) float64, nats, of what it predicted there; None: not asked
 
 
 class SequenceError(UserError):
@@ -149,11 +158,13 @@ def batch_nll(
     count: Count = None,
     tap: Tap | None = None,
     cache: DynamicCache | None = None,
+    entropy: list[torch.Tensor] | None = None,
 ) -> list[torch.Tensor]:
     """NLL of the last ``n_targets[b]`` tokens of each sequence, nats, fp32 whatever the dtype, from one pass.
 
     ``tap``: sees every attention layer on the way, see `attention.reading_rows`.
     ``cache``: keys and values of tokens before the sequences; those of the sequences are added.
+    ``entropy``: is given the entropy of each prediction, nats, an array a sequence like the result's.
     """
     inputs = padded(sequences, model.device, past=0 if cache is None else cache.get_seq_length())
     ids = inputs["input_ids"]
@@ -162,7 +173,18 @@ def batch_nll(
     with reading_rows(model, tap):  # a row predicts the next token
         logits = logits_at(model, places - 1, **inputs, **more, use_cache=cache is not None)
     add(count, ids, sum(map(len, sequences)))
+    if entropy is not None:
+        entropy += entropies(logits).split(list(n_targets))
     return list(token_nll(logits, ids.flatten()[places]).split(list(n_targets)))
+
+
+def as_losses(nll: Sequence[torch.Tensor], entropy: Sequence[torch.Tensor] | None) -> list[TokenLosses]:
+    """What `batch_nll` gave, off the device."""
+    losses = [part.double().cpu().numpy() for part in nll]
+    if entropy is None:
+        return [TokenLosses(loss) for loss in losses]
+    uncertain = [part.double().cpu().numpy() for part in entropy]
+    return [TokenLosses(*both) for both in zip(losses, uncertain, strict=True)]
 
 
 def add(count: Count, ids: torch.Tensor, tokens: int) -> None:
@@ -187,12 +209,30 @@ def continuation_nll(
     batch_tokens: int | None = None,
     count: Count = None,
 ) -> list[np.ndarray]:
-    """NLL of every target token given its prefix and the target tokens before it.
+    """NLL of every target token given its prefix and the target tokens before it, as `token_losses`.
+
+    Returns one array (number of target tokens,) a pair, float64, nats, in the order of the call.
+    """
+    losses = token_losses(model, prefixes, targets, batch_tokens=batch_tokens, count=count)
+    return [loss.nll for loss in losses]
+
+
+@torch.inference_mode()
+def token_losses(
+    model: PreTrainedModel,
+    prefixes: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    *,
+    entropy: bool = False,
+    batch_tokens: int | None = None,
+    count: Count = None,
+) -> list[TokenLosses]:
+    """NLL of every target token, and where ``entropy`` is asked for that of the prediction, from one pass.
 
     ``prefixes``, ``targets``: token ids, at least one each (the start token, if nothing else).
     ``batch_tokens``: padded tokens a forward pass, `BATCH_TOKENS` by default, on a processor `CPU_TOKENS` at
         most; a longer sequence goes alone.
-    Returns one array (number of target tokens,) a pair, float64, nats, in the order of the call.
+    Returns one a pair, in the order of the call.
     Raises ValueError: an empty prefix or target; NonFiniteLoss, OutOfMemory: with the index.
     """
     for index, (prefix, target) in enumerate(zip(prefixes, targets, strict=True)):
@@ -200,12 +240,12 @@ def continuation_nll(
             fix = "give a start token as prefix"
             raise ValueError(f"sequence {index}: prefix and target need at least one token each; {fix}")
 
-    def run(group: list[int]) -> list[np.ndarray]:
-        sequences = [[*prefixes[i], *targets[i]] for i in group]
-        parts = batch_nll(model, sequences, [len(targets[i]) for i in group], count)
-        losses = [part.double().cpu().numpy() for part in parts]
+    def run(group: list[int]) -> list[TokenLosses]:
+        sequences, counted = [[*prefixes[i], *targets[i]] for i in group], [len(targets[i]) for i in group]
+        uncertain: list[torch.Tensor] | None = [] if entropy else None
+        losses = as_losses(batch_nll(model, sequences, counted, count, entropy=uncertain), uncertain)
         for index, loss in zip(group, losses, strict=True):
-            if not np.isfinite(loss).all():
+            if not np.isfinite(loss.nll).all():
                 raise NonFiniteLoss(index)
         return losses
 

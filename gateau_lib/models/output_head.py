@@ -25,6 +25,12 @@ def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     )
 
 
+def entropies(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy of each prediction (R,), nats, in float32 whatever the dtype of the logits (R, vocabulary)."""
+    parts = [torch.special.entr(part.float().softmax(-1)).sum(-1) for part in logits.split(PART)]
+    return torch.cat(parts)
+
+
 def logits_at(model: torch.nn.Module, rows: torch.Tensor, **inputs: Any) -> torch.Tensor:
     """Logits (R, vocabulary) at ``rows``, indices into (batch x positions), from one forward pass.
 

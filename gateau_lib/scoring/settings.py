@@ -106,7 +106,8 @@ def asked_methods(names: Sequence[str]) -> list[Method]:
 
 def needs_short(methods: Sequence[Method]) -> bool:
     """Whether one of the methods reads with the short model or needs its window."""
-    return any(each.needs_short for method in methods for each in named_passes(method.passes))
+    asked = [each.needs_short for method in methods for each in named_passes(method.passes)]
+    return any(asked) or any(method.needs_window for method in methods)
 
 
 def lengths(

@@ -15,7 +15,7 @@ from tiny import eager
 from gateau_lib.data import corpus, longalign, passages, samples
 from gateau_lib.data.samples import segments
 from gateau_lib.experiments import pool, ranking, study_corpus
-from gateau_lib.methods import cam, longattn
+from gateau_lib.methods import METHODS, cam, longattn
 from gateau_lib.models import loading, rope, tiny
 from gateau_lib.study import evidence, store
 
@@ -101,6 +101,7 @@ def test_homologous_is_one_plain_pass_a_sample(study, pair, path, read):
             "nll_short_ntk": plain_nll(stretched, e.prompt, e.response),
             "nll_short_truncate": plain_nll(short, cut, e.response),
             "nll_short_raw": plain_nll(short, e.prompt, e.response),
+            "nll_short_ntk_each": plain_nll(rope.extend_window(short, len(e.ids)), e.prompt, e.response),
             "nll_alone": plain_nll(long, e.start, e.response),
         }
         assert {name: getattr(row, name) for name in expected} == pytest.approx(expected, abs=2e-4), e.id
@@ -167,11 +168,15 @@ def test_scored_joins_labels_and_scores_by_id(study, pair, data, path):
 def test_the_other_methods_are_scored_as_a_score_table_is(study, pair, data, path, read):
     drawn, encoded, tokenizer = read
     table = computed(study, "others", pair, path)
-    assert list(table) == ["id", "longattn"] and list(table["id"]) == [sample.id for sample in drawn]
+    asked = set(ranking.OTHERS) - set(ranking.DERIVED)
+    left = {column for name in asked for column in METHODS[name].columns} - {"nll_long"}
+    assert list(table) == ["id", *sorted(left)] and list(table["id"]) == [sample.id for sample in drawn]
     long = loading.load(pair / "long", study.profile.dtype)[0]
     long = rope.extend_window(long, study.profile.max_length)
     np.testing.assert_array_equal(table["longattn"], longattn.long_attention_score(long, encoded))
-    assert table.attrs["count"]["tokens"] == sum(len(each.ids) for each in encoded)
+    whole = [len(each.ids) for each in encoded]  # by LongAttn, and for the scores of token losses
+    cut = [min(tokens, study.profile.short_window) for tokens in whole]
+    assert table.attrs["count"]["tokens"] == 2 * sum(whole) + sum(cut)
 
 
 def test_a_table_is_computed_once(study, pair, path, monkeypatch):

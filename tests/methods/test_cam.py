@@ -31,7 +31,7 @@ def test_long_pass_matches_eager_attention(model, encoded, segment_length, batch
         assert got.attention.shape == want.shape == (2, -(-len(sample.context) // segment_length))
         np.testing.assert_allclose(got.attention, want, atol=1e-6)
         np.testing.assert_allclose(got.mass, want * got.keys, atol=1e-6)
-        assert got.keys.sum() == len(sample.context) and got.token_nll.shape == (len(sample.response),)
+        assert got.keys.sum() == len(sample.context) and got.tokens.nll.shape == (len(sample.response),)
 
 
 def test_long_pass_gives_the_response_nll(model, encoded):
@@ -121,7 +121,7 @@ def test_batches_that_do_not_fit_are_halved(llama, encoded, small_memory, room):
     assert count["tokens"] == sum(len(s.ids) for s in encoded)  # a pass that failed is not counted
     for a, b in zip(want, got, strict=True):
         np.testing.assert_allclose(b.attention, a.attention, atol=1e-7)
-        np.testing.assert_allclose(b.token_nll, a.token_nll, rtol=1e-5)
+        np.testing.assert_allclose(b.tokens.nll, a.tokens.nll, rtol=1e-5)
     for a, b in zip(model_passes.segment_importance(llama, encoded, SEGMENT), nlls, strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5)
 

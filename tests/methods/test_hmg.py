@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from reference.hmg import rebuilt, slow_mean_nll
-from tiny import random_encoded
+from tiny import random_encoded, random_llama
 
 from gateau_lib.methods import hmg, model_passes
+from gateau_lib.models.nll import NonFiniteLoss
 from gateau_lib.models.rope import ntk_theta
 
 LOSSES = st.integers(1, 40).flatmap(
@@ -83,6 +85,42 @@ def test_ntk_stretches_to_the_longest_sample_by_default(llama):
         model_passes.short_reader_nll(llama, [short], "ntk"),
         model_passes.short_reader_nll(llama, [short], "raw"),
     )
+
+
+@pytest.mark.parametrize("window", [None, 64, 32])
+def test_ntk_each_reads_every_sample_with_its_own_base(llama, encoded, window):
+    want = []
+    for s in encoded:
+        factor = max(1.0, len(s.ids) / (window or 128))
+        stretched = rebuilt(llama, ntk_theta(1000.0, factor, head_dim=8))
+        want.append(slow_mean_nll(stretched, s.prompt, s.response))
+    got = model_passes.short_reader_nll(llama, encoded, "ntk_each", window=window)
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+    raw = model_passes.short_reader_nll(llama, encoded, "raw")
+    inside = np.array([len(s.ids) <= (window or 128) for s in encoded])
+    np.testing.assert_allclose(got[inside], raw[inside], rtol=1e-5)
+    assert window is None or (np.abs(got - raw)[~inside] > 1e-4).all()
+    assert llama.config.max_position_embeddings == 128
+
+
+def test_ntk_each_does_not_depend_on_company(llama, encoded):
+    got = model_passes.short_reader_nll(llama, encoded, "ntk_each", window=32)
+    order = [4, 1, 0, 3, 2]
+    some = model_passes.short_reader_nll(llama, [encoded[i] for i in order], "ntk_each", window=32)
+    np.testing.assert_allclose(some, got[order], rtol=1e-5)
+    assert len(model_passes.short_reader_nll(llama, [], "ntk_each")) == 0
+
+
+def test_ntk_each_names_a_sample_that_cannot_be_read(encoded):
+    broken = random_llama()
+    broken.lm_head.weight = torch.nn.Parameter(broken.lm_head.weight.clone())
+    broken.config.tie_word_embeddings = False  # only readers of the token break
+    with torch.no_grad():
+        broken.model.embed_tokens.weight[encoded[3].context[0]] = float("nan")
+    clean = [s for s in encoded if encoded[3].context[0] not in s.ids][:2]
+    with pytest.raises(NonFiniteLoss, match="'s3'") as caught:
+        model_passes.short_reader_nll(broken, [*clean, encoded[3]], "ntk_each", window=32)
+    assert caught.value.index == 2
 
 
 def test_unknown_names(llama, encoded):

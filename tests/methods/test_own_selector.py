@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from scoring_command import command, rows_of, write_data
 
+from gateau_lib.experiments import ranking
+from gateau_lib.scoring import score_table
 from gateau_lib.study.code_hash import PACKAGE
 
 PAGE = PACKAGE.parent / "docs" / "selectors.md"
@@ -70,7 +72,7 @@ def test_it_is_scored_ranked_and_reported(python, saved_pair, tmp_path):
     said = python("-m", "gateau_lib.score", *command(data, saved_pair, scores, "--methods", "overlap"))
     assert "20 rows, 0 with an error" in said and "tokens forwarded: none" in said
     rows = rows_of(scores)
-    assert list(rows[0]).index("overlap") == list(rows[0]).index("longattn") + 1
+    assert list(rows[0]).index("overlap") == list(rows[0]).index(score_table.SCORES[-1]) + 1
     out = tmp_path / "out" / "selected.jsonl"
     said = python(
         "-m",
@@ -102,6 +104,6 @@ def test_it_costs_nothing_and_asks_for_no_short_model(python, saved_pair, tmp_pa
 
 def test_notebook_05_shows_it(python):
     found = json.loads(python("-c", POOLS).splitlines()[-1])
-    assert found["others"] == ["longattn", "overlap"] and found["drawn"] and found["n"] == 9
-    assert {row["method"] for row in found["rows"]} == {"longattn", "overlap"}
+    assert found["others"] == [*ranking.OTHERS, "overlap"] and found["drawn"] and found["n"] == 9
+    assert {row["method"] for row in found["rows"]} == {*ranking.OTHERS, "overlap"}
     assert all(0 <= row["value"] <= 1 for row in found["rows"])

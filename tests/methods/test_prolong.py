@@ -74,7 +74,7 @@ def test_segments_beyond_the_window_are_subsampled_in_order():
     assert (
         len(kept) == 7
         and starts == sorted(starts)
-        and all(len(s) == SEGMENT and s[0] % SEGMENT == 0 for s in kept)
+        and all(len(s) == SEGMENT and s[0] % SEGMENT == 3 for s in kept)
     )
     assert (
         kept
@@ -83,6 +83,26 @@ def test_segments_beyond_the_window_are_subsampled_in_order():
     )
     with pytest.raises(ValueError, match="at least 2"):
         prolong.document_segments(ids, 1, 7)
+
+
+@given(st.integers(0, 70), st.integers(2, 20), st.integers(2, 9), st.booleans())
+def test_segments_end_where_the_text_ends(n, length, window, from_end):
+    """No token of the end is dropped, where a sample has its response; as released, none of the beginning."""
+    parts = prolong.document_segments(list(range(n)), length, window, from_end=from_end)
+    assert len(parts) == min(n // length, window) and all(len(part) == length for part in parts)
+    if 0 < len(parts) < window:
+        spare = n % length
+        joined = [token for part in parts for token in part]
+        assert joined == list(range(spare, n) if from_end else range(n - spare))
+
+
+def test_the_response_of_a_sample_is_read(llama):
+    """A document whose last tokens differ has another score, however short its last words are."""
+    ids = document(5 * SEGMENT + 3, seed=2)
+    options = {"segment_length": SEGMENT, "pairs": 99, "window_segments": 8}
+    other = ids[:-3] + document(3, seed=77)
+    a, b = (pair_passes.score_documents(llama, [text], **options).loc[0, "lds"] for text in (ids, other))
+    assert a != b
 
 
 def test_a_document_does_not_depend_on_its_company(llama):

@@ -24,7 +24,8 @@ from gateau_lib.study.code_hash import PACKAGE, source_hash
 from gateau_lib.training import fine_tuning
 
 README = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
-LIGHT = ("baselines", "cam", "gateau", "hmg", "prolong", "selection", "skipalign")
+LIGHT = ("baselines", "cam", "compressors", "gateau", "hmg", "prolong", "selection", "skipalign")
+LIGHT += ("delta_entropy", "longfilter", "longppl", "segment_contrast", "word_matching")
 
 
 @pytest.mark.parametrize(
@@ -61,13 +62,17 @@ def test_an_unknown_pass_is_named():
 
 
 def test_only_methods_of_two_models_need_the_short_one():
-    assert [name for name in SCORED if needs_short([METHODS[name]])] == ["hmg", "contrast"]
+    assert [name for name in SCORED if needs_short([METHODS[name]])] == [
+        *("hmg", "contrast", "zlib_contrast", "word_overlap", "longppl", "longfilter", "delta_entropy"),
+    ]
 
 
 def test_the_table_holds_what_every_method_leaves():
     assert (
         *("id", "n_context", "n_instruction", "n_response", "n_dropped"),
         *("nll_short", "nll_long", "hmg", "cam", "prolong", "ifd", "contrast", "longattn"),
+        *("zlib_contrast", "gzip_ratio", "word_overlap", "question_distance"),
+        *("longppl", "longfilter", "delta_entropy", "segment_contrast"),
         *("cam_mode", "segment_nll", "segment_attention", "segment_chars", "error"),
     ) == score_table.COLUMNS
 
@@ -80,7 +85,7 @@ def test_the_readme_names_every_score():
 
 
 def test_every_formula_file_names_its_source():
-    for name in ("cam", "gateau", "hmg", "prolong", "skipalign", "longattn"):
+    for name in ("cam", "gateau", "hmg", "prolong", "skipalign", "longattn", "longppl"):
         head = ast.get_docstring(ast.parse((PACKAGE / "methods" / f"{name}.py").read_text(encoding="utf-8")))
         assert re.search(r"arXiv \d{4}\.\d{5}", head) and re.search(
             r"released code|code ``?|code src", head
@@ -108,7 +113,10 @@ def test_pool_columns_rank_as_the_registered_methods_do():
     )
     table = table.assign(nll_long=rows["nll_long"], nll_short_ntk=rows["nll_short"], cam_default=rows["cam"])
     table = table.assign(
-        nll_short_truncate=rows["nll_short"], nll_short_raw=rows["nll_short"], prolong=rows["prolong"]
+        nll_short_truncate=rows["nll_short"],
+        nll_short_raw=rows["nll_short"],
+        nll_short_ntk_each=rows["nll_short"],
+        prolong=rows["prolong"],
     )
     table = table.assign(
         nll_long_truncate=rng.uniform(1, 3, 30), nll_alone=rows["nll_long"] * rng.uniform(0.8, 2, 30)
@@ -122,7 +130,11 @@ def test_pool_columns_rank_as_the_registered_methods_do():
 
 
 def test_others_are_the_methods_that_no_pool_column_holds():
-    assert ranking.OTHERS == ("longattn",)
+    assert list(ranking.OTHERS) == [
+        *("longattn", "zlib_contrast", "gzip_ratio", "gzip_band", "word_overlap", "question_distance"),
+        *("longppl", "longfilter", "delta_entropy", "segment_contrast"),
+    ]
+    assert set(ranking.DERIVED) <= set(ranking.OTHERS)
 
 
 def test_an_edit_of_a_formula_changes_its_methods_key_and_no_other(tmp_path):

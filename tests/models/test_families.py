@@ -36,7 +36,9 @@ def test_long_pass_is_exact(family, encoded, batch_tokens, monkeypatch):
         want = slow_attention(family, sample, SEGMENT)
         assert got.attention.shape == want.shape
         np.testing.assert_allclose(got.mass, want * got.keys, atol=1e-6)
-        np.testing.assert_allclose(got.token_nll, slow_nll(family, sample.prompt, sample.response), rtol=1e-5)
+        np.testing.assert_allclose(
+            got.tokens.nll, slow_nll(family, sample.prompt, sample.response), rtol=1e-5
+        )
 
 
 def test_losses_are_exact(family, encoded):

@@ -24,8 +24,8 @@ def slow_ppl(model, ids, last):
 
 
 def slow_score(model, ids, pairs, n_max, threshold=0.1):
-    """LDS with plain loops."""
-    cut = [ids[k : k + SEGMENT] for k in range(0, len(ids) - SEGMENT + 1, SEGMENT)]
+    """LDS with plain loops; whole segments up to the last token."""
+    cut = [ids[k - SEGMENT : k] for k in range(len(ids), SEGMENT - 1, -SEGMENT)][::-1]
     help_of, strength = {}, {}
     for i, j in pairs:
         alone = slow_ppl(model, cut[i], SEGMENT - 1)

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gateau_lib import score
 from gateau_lib.data import longalign, samples, sharded
 from gateau_lib.methods import SCORED, model_passes, reader
+from gateau_lib.methods.base import READINGS
 from gateau_lib.models import loading, pair, rope
 from gateau_lib.models import sizes as sizes_module
 from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory
@@ -108,12 +109,12 @@ def test_a_single_model_is_enough_for_its_methods(data, saved_pair, tmp_path):
 
 def test_readings_differ_only_in_the_short_model(data, saved_pair, tmp_path):
     found = {}
-    for reading in ("ntk", "truncate", "raw"):
+    for reading in READINGS:
         out = tmp_path / f"{reading}.parquet"
         assert score.main(command(data, saved_pair, out, "--methods", "hmg", "--reading", reading)) == 0
         found[reading] = rows_of(out)
-    assert len({rows[6]["nll_short"] for rows in found.values()}) == 3
-    assert len({rows[6]["nll_long"] for rows in found.values()}) == 1
+    assert len({rows[5]["nll_short"] for rows in found.values()}) == len(READINGS)
+    assert len({rows[5]["nll_long"] for rows in found.values()}) == 1
 
 
 def test_options_are_kept_in_the_table(data, saved_pair, tmp_path):
@@ -297,7 +298,7 @@ def test_segments_of_the_shipped_pair_do_not_depend_on_the_methods():
 def test_models_are_prepared_as_they_read(saved_pair):
     short, long = map(str, saved_pair)
     asked = {"methods": ["hmg"], "short": short, "long": long, "max_length": 1200, "device": "cpu"}
-    for reading, window in (("ntk", 1200), ("raw", 128), ("truncate", 128)):
+    for reading, window in (("ntk", 1200), ("raw", 128), ("truncate", 128), ("ntk_each", 128)):
         run = settings.resolve(Path("d.jsonl"), Path("s.parquet"), reading=reading, **asked)
         _, pair = part_files.begin(run)
         assert rope.window(pair.short) == window and rope.window(pair.long) == 1200
