@@ -76,7 +76,11 @@ def parse_claim(entry: dict[str, Any], not_testable: Mapping[str, str] | None = 
     """
     try:
         base, effect = Selector(**entry["value"]), entry.get("effect")
-        parsed = {"value": base, "against": _other(base, entry["against"]), "margin": float(entry["margin"])}
+        parsed: dict[str, Any] = {
+            "value": base,
+            "against": _other(base, entry["against"]),
+            "margin": float(entry["margin"]),
+        }
         parsed["effect"] = None if effect is None else float(effect)
         parsed["fixed"] = date.fromisoformat(str(entry["fixed"]))
         excluded = {**(not_testable or {}), **entry.get("not_testable", {})}
