@@ -100,7 +100,7 @@ def decide(relation: Relation, margin: Fraction, gap: Interval) -> Outcome:
 
 
 def p_value(relation: Relation, margin: Fraction, gap: Interval) -> float:
-    """The smaller of the one-sided p-values of "holds" and "fails"; a mean short of the margin never holds."""
+    """The smaller one-sided p-value of "holds" and "fails"; a mean short of the margin never holds."""
     if relation == "within":
         holds = max(gap.p_above(-margin), gap.p_below(margin))
         fails = min(gap.p_below(-margin), gap.p_above(margin))

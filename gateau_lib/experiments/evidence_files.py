@@ -1,4 +1,4 @@
-"""The folder of collected evidence: what `make evidence` leaves, read only as far as its manifest vouches for it.
+"""The folder that `make evidence` leaves, read only as far as its manifest vouches for it.
 
 ``metrics.csv`` (one value a pair), ``verdicts.csv`` (made from it), ``scores/`` (per-sample scores and chosen
 ids of each pair), ``manifest.json`` (from what, on which machine, each file's sha256), and ``agreement.csv``
@@ -128,12 +128,12 @@ def text(table: pd.DataFrame) -> str:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """A table that `text` wrote."""
-    return pd.read_csv(path, float_precision="round_trip", dtype={"condition": str}, keep_default_na=False)
+    """A table that `text` wrote; pandas reads numbers exactly."""
+    return pd.read_csv(path, dtype={"condition": str}, keep_default_na=False)
 
 
 def read_evidence(folder: Path) -> Evidence:
-    """Metrics of the pairs of which every file is the one that the manifest lists; never raises for others."""
+    """Metrics of the pairs of which every file is the one that the manifest lists."""
     about, nothing = _manifest(folder), pd.DataFrame(columns=list(COLUMNS))
     if not about:
         return Evidence(nothing, PUBLISHED, (f"all pairs ({MANIFEST} is missing)",))

@@ -1,4 +1,4 @@
-"""How well a pair recalls facts by length of the text: restated in prose, as pretraining practises them (02)."""
+"""How well a pair recalls facts that are restated in prose, by length of the text (02)."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -52,7 +52,7 @@ def _write(pair: Path, asked: Mapping[str, list[Encoded]], max_length: int, dtyp
 
 
 def by_length(study: Study, pair: Path) -> pd.DataFrame:
-    """Rows of `teacher_forced` for every reader and item, with ``method``, ``length`` and ``seed`` (the draw)."""
+    """Rows of `teacher_forced` for every reader and item, with ``method``, ``length``, ``seed`` (draw)."""
     asked = {f"{n}-{draw}": encoded for (n, draw), encoded in items(study, pair).items()}
     how = {"max_length": study.profile.max_length, "dtype": study.profile.dtype}
     folder = Build("recall", _write, {"pair": pair, "asked": asked, **how}).folder(study)

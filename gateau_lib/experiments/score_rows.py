@@ -73,7 +73,7 @@ def combination_rows(scores: pd.DataFrame) -> Rows:
 
 
 def document_rows(documents: pd.DataFrame) -> Rows:
-    """AUC of ProLong on plain documents: dependent ones against all others, and against repetitive ones (05)."""
+    """AUC of ProLong on plain documents: dependent ones against all others, and repetitive ones (05)."""
     marked = documents.assign(pool="documents", dependent=documents["kind"] == "dependent")
     against = marked[marked["kind"].isin(["dependent", "repetitive"])].assign(pool="documents_repetitive")
     methods = ("prolong", "prolong_no_specificity")
