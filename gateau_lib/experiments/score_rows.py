@@ -19,8 +19,8 @@ REPLACED = ("cam_uniform_attention", "cam_shuffled_attention")  # see `with_repl
 AWARENESS = (*pool.CAM_VARIANTS, "importance_range", "top_segment_match", *REPLACED)
 COMBINED = (*ranking.COMBINATIONS, "prolong", "ifd", "longest", *ranking.OTHERS)
 PRECISE = (
-    *ranking.COMBINATIONS, "hmg_minmax_ntk", "cam_default", "prolong", "perplexity_guidance", "ifd", "longest",
-    *ranking.OTHERS, "contrast_log", "random",
+    *ranking.COMBINATIONS, "hmg_minmax_ntk", "cam_default", "prolong", "perplexity_guidance", "ifd",
+    "longest", *ranking.OTHERS, "contrast_log", "random",
 )  # fmt: skip
 AUDIT = {"hmp": "hmp", "cam": "cam_default", "length": "n_tokens"}  # condition: what combinations resemble
 # Every method whose scores of each sample are kept.
