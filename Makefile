@@ -2,6 +2,7 @@
 SHELL := bash
 PROFILE ?= cpu
 SEED ?= 0
+PAIRS ?= 8
 FRACTION ?= 0.1
 OUT ?= results/mine/selection
 
@@ -19,7 +20,7 @@ SCORING := $(if $(SHORT),--short "$(SHORT)") $(if $(LONG),--long "$(LONG)") $(if
 	$(if $(ENGINE),--engine $(ENGINE)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(PLAN),--plan $(filter-out 1,$(PLAN)))
 CHOOSING := --fraction $(FRACTION) $(if $(DEDUP),--dedup $(DEDUP)) $(if $(PER_SOURCE),--per-source)
 
-.PHONY: help reproduce smoke cpu gpu paper status verify keys test unit coverage lint types format select env lock readme site lab \
+.PHONY: help reproduce smoke cpu gpu paper evidence status verify keys test unit coverage lint types format select env lock readme site lab \
 	bench gpu-checks clean
 
 help: ## this list
@@ -32,10 +33,13 @@ reproduce: $(READY) ## bring results/PROFILE up to date: runs the notebooks that
 smoke cpu gpu paper: $(READY) ## the same at that scale; PLAN=1 only prints cost and what is missing; gpu takes PAIR=name, gpu and paper REHEARSE=1
 	@$(STUDY) $(call named,$@) $(OPTIONS)
 
+evidence: $(READY) ## the study for PAIRS=8 pairs of models, what the verdicts rest on; SEED=50 for others, COMPARE=1 for how they agree
+	@$(PYTHON_RUN) gateau_lib.evidence --pairs $(PAIRS) --seed $(SEED) $(if $(COMPARE),--compare)
+
 status: $(READY) ## what is stale, and why
 	@$(STUDY) $(call named,$(PROFILE)) $(OPTIONS) --status
 
-verify: $(READY) ## compare results/PROFILE with the checksums in its manifest
+verify: $(READY) ## compare results/PROFILE and results/evidence with the checksums in their manifests
 	@$(STUDY) $(call named,$(PROFILE)) --seed $(SEED) --verify
 
 keys: $(READY) ## the content keys of all code that makes results, to compare before and after a move
@@ -97,6 +101,6 @@ gpu-checks: $(READY) ## measure what a GPU does with the library, in minutes; TI
 	@$(PYTHON_RUN) gateau_lib.gpu_checks $(if $(TINY),--tiny)
 
 clean: ## remove caches and what smoke runs left; keeps the environment and the evidence in results
-	@rm -rf results/*/cache results/smoke results/smoke-* results/rehearse-* results/cards-tiny docs/_build docs/notebooks
+	@rm -rf results/*/cache results/smoke results/smoke-* results/rehearse-* results/evidence-smoke* results/cards-tiny docs/_build docs/notebooks
 	@rm -rf .pytest_cache .ruff_cache .hypothesis .mypy_cache .import_linter_cache .coverage*
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

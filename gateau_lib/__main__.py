@@ -12,6 +12,7 @@ COMMANDS = {
     "select": ("select", "select samples by their scores"),
     "synthesize": ("synthesis", "make long instruction samples from documents"),
     "run": ("run", "run the study's notebooks, as make does (in a clone of the repository)"),
+    "evidence": ("evidence", "the study for many pairs of models, and its verdicts"),
     "jobs": ("jobs", "write a training run for another machine, or take its model into the study"),
     "train": ("train", "train such a run"),
     "bench": ("bench", "measure what scoring costs on this machine"),

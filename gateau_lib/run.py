@@ -31,13 +31,10 @@ def main(line: list[str] | None = None) -> int:
     does("--status", help="say what is stale and why; run nothing")
     does("--plan", help="print models, data, tokens, cost and what is missing; run nothing")
     does("--keys", help="print the content keys of the code; run nothing")
-    does("--verify", help="compare the results with the manifest's checksums")
+    does("--verify", help="compare results and evidence with their manifests")
     options = parse.parse_args(line)
     if options.verify:
-        study = open_study(options.profile, options.seed)
-        wrong = manifest.verify(study)
-        print("\n".join(wrong) or f"{study.root.name}: every file is the one the manifest lists")
-        return 1 if wrong else 0
+        return verify(open_study(options.profile, options.seed))
     notebooks_folder()  # before folders are made for their results
     study = open_study(options.profile, options.seed)
     # A slip in these must not show only when the plan fits, or after hours.
@@ -54,6 +51,17 @@ def main(line: list[str] | None = None) -> int:
         prepare(study, whole)
         run(study, todo)
     return 0
+
+
+def verify(study: Study) -> int:
+    """Say what is wrong with the results of a study and with all evidence; 1 if anything is, else 0."""
+    from gateau_lib.experiments import evidence_files  # slow: the ledger's statistics
+
+    found = {study.root.name: manifest.verify(study)}
+    found |= {folder.name: evidence_files.verify(folder) for folder in evidence_files.folders()}
+    for name, wrong in found.items():
+        print("\n".join(wrong) or f"{name}: every file is the one the manifest lists")
+    return 1 if any(found.values()) else 0
 
 
 def prepare(study: Study, whole: bool) -> None:

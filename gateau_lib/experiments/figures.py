@@ -244,10 +244,7 @@ def cost(rows: pd.DataFrame) -> Figure:
 
 
 def verdict_table(verdicts: pd.DataFrame) -> str:
-    """Markdown table of verdicts (`claims.verdicts`): claim, verdict, difference with its 95 % interval."""
-    lines = ["| claim | of | verdict | difference [95 %] | seeds |", "|---|---|---|---|---|"]
-    for row in verdicts.itertuples():
-        numbers = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
-        difference = "; ".join(filter(None, [numbers if np.isfinite(row.difference) else "", row.reason]))
-        lines.append(f"| {row.statement} | {row.paper} | **{row.verdict}** | {difference} | {row.seeds} |")
-    return "\n".join(lines) + "\n"
+    """Markdown table of verdicts (`claims.verdicts`): claim, whose, verdict, why."""
+    head = "| claim | of | verdict | why |\n|---|---|---|---|"
+    lines = (f"| {r.statement} | {r.paper} | **{r.verdict}** | {r.reason} |" for r in verdicts.itertuples())
+    return "\n".join([head, *lines]) + "\n"

@@ -100,14 +100,8 @@ def reviewers(verdicts: pd.DataFrame) -> pd.DataFrame:
 
 
 def sentence(row: Any) -> str:
-    """One verdict in words, with its numbers."""
-    if not np.isfinite(row.difference):
-        return f"**{row.verdict}** · {row.statement} ({row.reason}; `{row.id}`)"
-    # Adding zero makes a zero of a minus zero.
-    difference, low, high = (f"{round(x, 3) + 0.0:+.3f}" for x in (row.difference, row.low, row.high))
-    numbers = f"{row.value:.3f} against {row.against:.3f}, difference {difference} [{low}, {high}]"
-    note = f"; {row.reason}" if row.reason else ""
-    return f"**{row.verdict}** · {row.statement} {numbers}, {row.seeds} seeds{note} (`{row.id}`)"
+    """One verdict in words, with its numbers or with why there are none."""
+    return f"**{row.verdict}** · {row.statement} {row.reason} (`{row.id}`)"
 
 
 def sentences(verdicts: pd.DataFrame, only: Sequence[str] = VERDICTS) -> str:

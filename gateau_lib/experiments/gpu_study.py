@@ -81,7 +81,7 @@ def _verdicts(path: Path, study: Study, where: str) -> dict[str, str]:
     methods = [name for name in names if name in table]
     rows = [*ranking.auc_rows(table, methods), *ranking.precision_rows(table, methods)]
     judged = claims.verdicts(pd.DataFrame(rows), study.profile.name)
-    decided = judged[judged["seeds"] > 0]
+    decided = judged[judged["pairs"] > 0]
     measured = {"samples": len(table), "tokens": tokens, "seconds": seconds, "claims": len(decided)}
     gpu_record.add(path, PART, f"scoring of the pools, {where}", **measured, **_peak(where))
     verdicts = dict(decided["verdict"].value_counts())

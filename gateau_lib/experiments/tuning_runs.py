@@ -7,7 +7,7 @@ short instructions alone under each position strategy. Every run exists once a c
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +35,8 @@ STRATEGIES = ("normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all"
 EQUAL_EPOCHS = "full_epochs"  # the whole pool once more, as many times over as GATEAU's selection
 SELECTION_RUNS = ("short_only", *SELECTORS, EQUAL_EPOCHS)
 
+Chosen = Mapping[int, Mapping[str, Sequence[str]]]  # number of a pool -> selector -> ids
+
 # Prefix of the runs' names, and the methods.
 RUNS = {"selection": ("sft", SELECTION_RUNS), "skipping": ("skip", STRATEGIES)}
 
@@ -54,6 +56,12 @@ def selected_ids(study: Study, selector: str, n: int) -> tuple[str, ...]:
     return tuple(sorted(json.loads(path.read_text(encoding="utf-8"))))
 
 
+def selected(study: Study) -> Chosen:
+    """What notebook 05 selected, for `selection_jobs`."""
+    pools = range(study.profile.pool_seeds)
+    return {n: {name: selected_ids(study, name, n) for name in SELECTORS} for n in pools}
+
+
 def _job(study: Study, data: Path, kind: str, method: str, n: int, tokens: int, **how: Any) -> FineTune:
     profile, samples = study.profile, (data / "short" / f"{n}.jsonl",)
     how |= {"experiment": kind, "method": method, "pool_seed": n, "seed": study.seed * 100 + n}
@@ -70,13 +78,16 @@ def scale(profile: Profile) -> dict[str, Any]:
     return same | {"micro_tokens": profile.micro_tokens or None, "gradient_checkpointing": not small}
 
 
-def selection_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
-    """Fine-tuning of the long model with equal tokens, and on the whole pool again with equal epochs."""
+def selection_jobs(study: Study, data: Path, pair: Path, selections: Chosen) -> list[FineTune]:
+    """Fine-tuning of the long model with equal tokens, and on the whole pool again with equal epochs.
+
+    ``selections``: of a notebook's study `selected`, of a pair in hand `score_rows.chosen`.
+    """
     jobs, budget = [], study.profile.sft_tokens
     for n in range(study.profile.pool_seeds):
         job = partial(_job, study, data, "selection", n=n, base=pair / "long")
         pool = data / "pools" / f"independent-{n}.jsonl"
-        chosen = {name: selected_ids(study, name, n) for name in SELECTORS}
+        chosen = {name: tuple(sorted(selections[n][name])) for name in SELECTORS}
         runs = {name: job(name, tokens=budget, pool=pool, selected=ids) for name, ids in chosen.items()}
         longer = round(budget * sum(sample_lengths(runs["full"])) / sum(sample_lengths(runs["gateau"])))
         again = job(EQUAL_EPOCHS, tokens=longer, pool=pool, selected=chosen["full"])

@@ -26,8 +26,10 @@ from gateau_lib.study.whole_files import atomic_write
 CHANGES_NO_RESULT = ("artefact", "artefact_folder", "used")
 UNKEYED = {"keyed": False}  # metadata of a data class's field: how a result is computed, not what it is
 TRACKED = ("metrics", "tables", "selected", "figures", "notebooks")  # folders of a study that git keeps
-# In a folder's name: a rehearsal begins with the first, another seed and changed sizes end with the second.
-OTHER = re.compile(rf"^{REHEARSED}|-(seed-?\d+|custom-[0-9a-f]{{6}})$")
+EVIDENCE = "evidence"  # begins the name of a folder of evidence from many pairs, which is no profile's
+# In a folder's name: a rehearsal and evidence begin with the first, another seed and changed sizes end with
+# the last.
+OTHER = re.compile(rf"^{REHEARSED}|^{EVIDENCE}(-|$)|-(seed-?\d+|custom-[0-9a-f]{{6}})$")
 PINS = "revisions.json"  # commits of models and data that a study has met
 BUILT = "built.json"  # in an artefact's folder: when it was built
 

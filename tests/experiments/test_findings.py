@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gateau_lib.experiments import claims, findings
+from gateau_lib.experiments import claims, findings, ledger
 from gateau_lib.study import intervals
 from gateau_lib.study.style import svg
 
-LEDGER = claims.load_claims()
+LEDGER = ledger.load_claims()
 
 
 def metrics(values: dict[str, tuple[float, ...]]) -> pd.DataFrame:
-    """Rows ``long_accuracy`` at equal tokens of each method, one value a seed."""
+    """Rows ``long_accuracy`` at equal tokens of each method, one value a pair."""
     rows = [(m, n, value) for m, each in values.items() for n, value in enumerate(each)]
-    table = pd.DataFrame(rows, columns=["method", "seed", "value"])
+    table = pd.DataFrame(rows, columns=["method", "pair", "value"])
     return table.assign(metric="long_accuracy", condition="equal_tokens", n=9)
 
 
@@ -66,12 +66,14 @@ def test_sentences_carry_the_numbers_of_the_verdicts():
     text = findings.sentence(row)
     assert (
         text.startswith("**holds**")
-        and f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}], 3 seeds" in text
+        and f"over 3 pairs: {row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" in text
     )
-    assert "difference +0.400" in text and "`gateau-beats-full`" in text
+    assert "0.910 against 0.510" in text and "`gateau-beats-full`" in text
     assert findings.sentences(BETTER, ["holds"]).count("\n") == (BETTER["verdict"] == "holds").sum() - 1
     assert findings.sentences(BETTER).count("`") == 2 * len(LEDGER)
-    assert findings.sentences(NOTHING, ["fails"]) == "None." and "0 of 3 seeds" in findings.sentences(NOTHING)
+    assert findings.sentences(
+        NOTHING, ["fails"]
+    ) == "None." and "no rows auc/hmg_minmax_ntk" in findings.sentences(NOTHING)
 
 
 def test_summary_counts_every_claim():
@@ -102,5 +104,5 @@ def test_margins_are_where_the_verdict_turns(claim):
     for at in findings.margins(claim):
         good = sign if claim.relation in ("above", "not_below", "below") else -np.sign(at)
         for side, holds in ((good, True), (-good, False)):
-            point = intervals.Interval(intervals.exact(at + side * step), Fraction(0))
-            assert (claims._decide(claim.relation, intervals.exact(claim.margin), point) == "holds") == holds
+            point = intervals.Interval(intervals.exact(at + side * step), Fraction(0), 3)
+            assert (claims.decide(claim.relation, intervals.exact(claim.margin), point) == "holds") == holds

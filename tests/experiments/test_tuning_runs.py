@@ -58,7 +58,7 @@ def test_the_stretched_base_is_the_one_hmg_reads_with(study, tmp_path, family):
 
 
 def test_selection_jobs_are_one_a_selector_and_pool_at_one_budget(study, inputs):
-    jobs = tuning_runs.selection_jobs(study, *inputs)
+    jobs = tuning_runs.selection_jobs(study, *inputs, tuning_runs.selected(study))
     assert len(jobs) == 2 * (len(tuning_runs.SELECTORS) + 2) == len({job.name for job in jobs})
     assert {job.name for job in jobs} == set(tuning_runs.run_names(study.profile, "selection"))
     equal = [job for job in jobs if job.method != tuning_runs.EQUAL_EPOCHS]
@@ -73,7 +73,7 @@ def test_selection_jobs_are_one_a_selector_and_pool_at_one_budget(study, inputs)
 def test_a_missing_selection_names_the_file_and_the_notebook(study, inputs):
     (study.root / "selected" / "05_cam-1.json").unlink()
     with pytest.raises(DataError, match=r"05_cam-1\.json.*run notebook 05"):
-        tuning_runs.selection_jobs(study, *inputs)
+        tuning_runs.selection_jobs(study, *inputs, tuning_runs.selected(study))
 
 
 def test_skip_jobs_differ_in_strategy_only(study, inputs):
@@ -88,7 +88,7 @@ def test_skip_jobs_differ_in_strategy_only(study, inputs):
 
 
 def test_batch_shapes_hold_the_same_tokens_and_count_padding(study, inputs):
-    job = tuning_runs.selection_jobs(study, *inputs)[1]
+    job = tuning_runs.selection_jobs(study, *inputs, tuning_runs.selected(study))[1]
     shapes = tuning_runs.batch_shapes(job)
     used = {name: sum(tokens for tokens, _ in sizes) for name, sizes in shapes.items()}
     assert len(set(used.values())) == 1 and len(shapes["as they come"]) == len(shapes["sorted"])

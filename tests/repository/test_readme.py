@@ -102,7 +102,7 @@ def test_parts_say_what_the_results_say(results):
         f"Of {len(load_claims())} claims 1 hold, 0 fail" in made["headline"]
         and "08_headline.svg" in made["headline"]
     )
-    assert "| **holds** | +0.400 [+0.400, +0.400] | 3 |" in made["verdicts"]
+    assert "over 3 pools of one pair: +0.400 [+0.400, +0.400], margin 0.1 |" in made["verdicts"]
     assert made["verdicts"].count("\n") == len(load_claims()) + 1
     assert "results/cpu/notebooks/03_hmg_scoring.ipynb) | 1.5 | 2.0 |" in made["reading"]
     assert all(f"`make {name}`" in made["profiles"] for name in PROFILES) and set(pages.PURPOSE) == set(
