@@ -84,7 +84,7 @@ def test_training_and_evaluation_agree_with_the_recorded_study():
     arms = len(selection_runs.run_names(resolve("cpu")))
     # The long model too; on the needles both models as they were, and those tuned on GATEAU's selection.
     evaluated = (arms + 1) * (long + short) + (count["skipping"] + 2 + seeds) * (needle + short)
-    recorded = runs.groupby("experiment")[["tokens", "steps"]].sum()
+    recorded = runs.groupby("experiment")[["tokens", "steps"]].sum().astype(float)
     recorded.loc["selection"] *= arms / count["selection"]  # the record may have other arms
     selection, skipping = selection_runs.cost(resolve("cpu")), tuning_runs.cost(resolve("cpu"))
     evaluation = {part.what: part for part in plan.work(resolve("cpu"))}["evaluate"]
