@@ -40,8 +40,11 @@ def find_run(study: Study, name: str) -> FineTune:
         run = published[name]
         chosen = replication_rows.selected(run, replication.scored(study, pair), study.seed)
         return replication.training_job(study, pair, run, chosen)
-    listed = tuning_runs.skip_jobs if name in skipping else selection_runs.chosen_jobs
-    return next(job for job in listed(study, data, pair) if job.name == name)
+    if name in skipping:
+        jobs = tuning_runs.skip_jobs(study, data, pair)
+    else:
+        jobs = selection_runs.selection_jobs(study, data, pair, selection_runs.selected(study))
+    return next(job for job in jobs if job.name == name)
 
 
 def adopt(study: Study, job: FineTune, trained: Path) -> Path:

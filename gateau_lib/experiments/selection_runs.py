@@ -28,6 +28,7 @@ from gateau_lib.training.recipe import ByTokens, FineTune
 
 Setting = Literal["scarce", "plenty"]  # short samples; GATEAU: limited, real-world
 Budget = Literal["tokens", "epochs"]
+Chosen = Mapping[int, Mapping[str, Sequence[str]]]  # number of a pool -> name of an arm -> ids
 FOLDERS: dict[Setting, str] = {"scarce": "short", "plenty": "plenty"}  # of the corpus
 
 # Selectors, in the order of tables. A compressor that costs nothing takes part once it is registered.
@@ -122,13 +123,19 @@ def _chosen(table: pd.DataFrame, selector: str, share: float, seed: int) -> list
     return [name for order in orders for name in order][: selection.size(len(ids), share)]
 
 
-def selection_jobs(
+def selection_jobs(study: Study, data: Path, pair: Path, selections: Chosen) -> list[FineTune]:
+    """The run of every arm on every pool, pool by pool in the order of `arms`; DataError: an arm without ids.
+
+    ``selections``: of a notebook's study `selected`, of a pair in hand `choices` of each pool. Runs that are
+    the same but for what they are called have one artefact.
+    """
+    pools = range(study.profile.pool_seeds)
+    return [job for n in pools for job in _jobs(study, data, pair, n, selections.get(n, {}))]
+
+
+def _jobs(
     study: Study, data: Path, pair: Path, n: int, chosen: Mapping[str, Sequence[str]]
 ) -> list[FineTune]:
-    """The run of every arm on pool ``n``, in the order of `arms`; DataError: an arm without ids.
-
-    ``chosen``: of `choices`. Runs that are the same but for what they are called have one artefact.
-    """
     profile, pool = study.profile, data / "pools" / f"independent-{n}.jsonl"
     how: dict[str, Any] = {"experiment": "selection", "pool_seed": n, "seed": study.seed * 100 + n}
     how |= {"window": profile.long_window, "learning_rate": profile.sft_learning_rate} | scale(profile)
@@ -176,10 +183,9 @@ def _kept(study: Study, n: int) -> Path:
     return place(study, "selected", f"05_choices-{n}", "json")
 
 
-def chosen_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
-    """`selection_jobs` of all pools, by what notebook 05 chose."""
-    pools = range(study.profile.pool_seeds)
-    return [job for n in pools for job in selection_jobs(study, data, pair, n, read_choices(study, n))]
+def selected(study: Study) -> Chosen:
+    """What notebook 05 chose of every pool, for `selection_jobs`."""
+    return {n: read_choices(study, n) for n in range(study.profile.pool_seeds)}
 
 
 def cost(profile: Profile) -> Work:
@@ -187,7 +193,7 @@ def cost(profile: Profile) -> Work:
     samples = workload.planted(profile)
     mean = float(np.mean([sample.whole for sample in samples]))
     short = profile.short_pool * workload.short_tokens(profile)
-    pool = profile.pool_per_kind * len(KINDS) * mean
+    pool = (profile.pool_per_kind * len(set(KINDS) - NOISE) + profile.noise_per_kind * len(NOISE)) * mean
 
     def budget(arm: Arm) -> float:
         share = 1 if arm.selector == "full" else arm.share

@@ -134,7 +134,7 @@ def test_gateau_weighs_its_parts_by_the_setting(table, chosen):
         ranks = alpha * scores["hmp"].rank() + (1 - alpha) * scores["cam_default"].rank()
         best = ranks.set_axis(scores["id"]).sort_values(ascending=False, kind="stable")
         ids = chosen[f"{setting}_30-gateau"]
-        assert ranks.set_axis(scores["id"])[ids].tolist() == best[: len(ids)].tolist()
+        assert np.allclose(ranks.set_axis(scores["id"])[ids], best[: len(ids)])
     assert set(chosen["scarce_30-gateau"]) != set(chosen["plenty_30-gateau"])
     assert chosen["scarce_30-hmg"] == chosen["plenty_30-hmg"]
 
@@ -178,8 +178,14 @@ def ids_of(n: int) -> dict[str, list[str]]:
     return found
 
 
+def jobs_of(study, inputs, n):
+    """The jobs of pool ``n``."""
+    jobs = selection_runs.selection_jobs(study, *inputs, {0: ids_of(0), 1: ids_of(1)})
+    return [job for job in jobs if job.pool_seed == n]
+
+
 def test_jobs_are_one_an_arm_at_one_budget(study, inputs):
-    jobs = selection_runs.selection_jobs(study, *inputs, 1, ids_of(1))
+    jobs = jobs_of(study, inputs, 1)
     assert [job.name for job in jobs] == [f"sft-{arm.name}-1" for arm in ARMS]
     assert [(job.condition, job.method) for job in jobs] == [(arm.condition, arm.selector) for arm in ARMS]
     equal = [job for job, arm in zip(jobs, ARMS, strict=True) if arm.budget == "tokens"]
@@ -193,7 +199,7 @@ def test_jobs_are_one_an_arm_at_one_budget(study, inputs):
 
 
 def test_equal_epochs_are_those_of_gateau_s_run(study, inputs):
-    jobs = {job.name: job for job in selection_runs.selection_jobs(study, *inputs, 0, ids_of(0))}
+    jobs = {job.name: job for job in jobs_of(study, inputs, 0)}
 
     def epochs(name: str) -> float:
         return jobs[name].length.tokens / sum(tuning_runs.sample_lengths(jobs[name]))
@@ -207,7 +213,7 @@ def test_equal_epochs_are_those_of_gateau_s_run(study, inputs):
 
 def test_an_arm_without_ids_is_named(study, inputs):
     with pytest.raises(DataError, match=r"pool 1: nothing is chosen for 'scarce_10-cam'; choose anew"):
-        selection_runs.selection_jobs(study, *inputs, 1, ids_of(1) | {"scarce_10-cam": []})
+        selection_runs.selection_jobs(study, *inputs, {0: ids_of(0), 1: ids_of(1) | {"scarce_10-cam": []}})
 
 
 def test_what_notebook_05_chose_is_read_again_and_its_want_is_named(study, inputs):
@@ -216,15 +222,15 @@ def test_what_notebook_05_chose_is_read_again_and_its_want_is_named(study, input
     assert path.read_text().count("\n") == len(ARMS) + 2 and selection_runs.read_choices(study, 1) == ids_of(
         1
     )
-    jobs = selection_runs.chosen_jobs(study, *inputs)
+    jobs = selection_runs.selection_jobs(study, *inputs, selection_runs.selected(study))
     assert [job.name for job in jobs] == selection_runs.run_names(study.profile)
     path.unlink()
     with pytest.raises(DataError, match=r"05_choices-1\.json: .*run notebook 05 of profile smoke first"):
-        selection_runs.chosen_jobs(study, *inputs)
+        selection_runs.selected(study)
 
 
 def test_runs_that_differ_in_name_only_are_one_artefact(study, inputs, monkeypatch):
-    jobs = selection_runs.selection_jobs(study, *inputs, 0, ids_of(0))
+    jobs = jobs_of(study, inputs, 0)
     alike = [job for job in jobs if job.method in ("gateau", "hmg") and job.condition.startswith("scarce_30")]
     others = [job for job in jobs if job.name in ("sft-scarce_10-gateau-0", "sft-plenty_30-gateau-0")]
     assert len(alike) == 3 and len({job.name for job in alike}) == 3
@@ -308,7 +314,7 @@ def test_tasks_are_told_with_and_without_written_answers():
 
 
 def test_a_tuned_model_keeps_the_condition_of_its_run(study, inputs, tmp_path):
-    jobs = selection_runs.selection_jobs(study, *inputs, 1, ids_of(1))[:2]
+    jobs = jobs_of(study, inputs, 1)[:2]
     (first, _) = outcomes.tuned(jobs, [tmp_path, tmp_path])
     assert (first.method, first.seed, first.condition) == ("short_only", 1, "scarce_30")
     assert Arm("short_only", "scarce", 0.3) == ARMS[0]
