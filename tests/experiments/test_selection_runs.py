@@ -14,6 +14,7 @@ from gateau_lib.data.samples import Sample
 from gateau_lib.experiments import outcomes, ranking, selection_runs, tuning_runs
 from gateau_lib.experiments.selection_runs import DRAWS, Arm
 from gateau_lib.methods import METHODS
+from gateau_lib.methods.base import READINGS
 from gateau_lib.study import workers
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import resolve
@@ -23,7 +24,7 @@ from gateau_lib.training import fine_tuning
 SIZES = {"pool_seeds": 2, "sft_tokens": 3000, "sft_batch_tokens": 600, "long_window": 512, "workers": 0}
 PROFILE = resolve("cpu")
 ARMS = selection_runs.arms(PROFILE)
-NLLS = ("long", "long_truncate", "alone", "short_ntk", "short_raw", "short_truncate")
+NLLS = ("long", "long_truncate", "alone", *(f"short_{reading}" for reading in READINGS))
 
 
 def pool_table(per_kind: int = 8, seed: int = 0) -> pd.DataFrame:
@@ -37,7 +38,7 @@ def pool_table(per_kind: int = 8, seed: int = 0) -> pd.DataFrame:
     nll = {f"nll_{name}": rng.uniform(0.1, 4, len(table)) for name in NLLS}
     scores = {name: rng.random(len(table)) for name in ("cam_default", "prolong")}
     others = {column: rng.random(len(table)) for name in ranking.OTHERS for column in METHODS[name].needs}
-    return table.assign(**others, **nll, **scores)
+    return table.assign(**others | nll | scores)
 
 
 @pytest.fixture(scope="module")
