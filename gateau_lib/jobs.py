@@ -8,7 +8,14 @@ import shutil
 import sys
 from pathlib import Path
 
-from gateau_lib.experiments import rehearsal, replication, replication_rows, study_corpus, tuning_runs
+from gateau_lib.experiments import (
+    rehearsal,
+    replication,
+    replication_rows,
+    selection_runs,
+    study_corpus,
+    tuning_runs,
+)
 from gateau_lib.models.loading import load_tokenizer
 from gateau_lib.study.command import command, parser
 from gateau_lib.study.errors import UserError
@@ -23,7 +30,7 @@ def find_run(study: Study, name: str) -> FineTune:
     rows = (row for row in replication_rows.runs(study.profile) if row.row != replication_rows.UNTUNED)
     published = {row.name: row for row in rows}
     skipping = tuning_runs.run_names(study.profile, "skipping")
-    known = [*published, *skipping, *tuning_runs.run_names(study.profile, "selection")]
+    known = [*published, *skipping, *selection_runs.run_names(study.profile)]
     if name not in known:
         no = f"no run {name!r} in profile {study.profile.name}"
         raise UserError(f"{no}: choose one of {', '.join(known)}")
@@ -36,7 +43,7 @@ def find_run(study: Study, name: str) -> FineTune:
     if name in skipping:
         jobs = tuning_runs.skip_jobs(study, data, pair)
     else:
-        jobs = tuning_runs.selection_jobs(study, data, pair, tuning_runs.selected(study))
+        jobs = selection_runs.selection_jobs(study, data, pair, selection_runs.selected(study))
     return next(job for job in jobs if job.name == name)
 
 

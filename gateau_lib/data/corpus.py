@@ -333,14 +333,18 @@ def short_tasks(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
 
 
 def write_corpus(out: Path, profile: Profile, seed: int, tokenizer: Any) -> None:
-    """Everything the study reads, in folders ``tokenizer, pools, short, documents`` and ``eval``."""
+    """Everything the study reads, in folders ``tokenizer, pools, short, plenty, documents`` and ``eval``."""
     tokenizer.save_pretrained(out / "tokenizer")
     for n in range(profile.pool_seeds):
         draw = seed * 100 + n
         for pool in POOLS:
             samples = candidate_pool(profile, tokenizer, pool, draw)
             write_samples(samples, out / "pools" / f"{pool}-{n}.jsonl")
-        write_samples(short_instructions(profile, tokenizer, draw), out / "short" / f"{n}.jsonl")
+        # Where short samples are scarce they are the first of those there are where they are plenty.
+        counts = {"short": profile.short_pool, "plenty": profile.short_plenty}
+        drawn = short_instructions(profile, tokenizer, draw, max(counts.values()))
+        for folder, count in counts.items():
+            write_samples(drawn[:count], out / folder / f"{n}.jsonl")
         plain = []
         for kind in DOCUMENT_KINDS:
             for name, text in documents(profile, tokenizer, draw, kind, profile.pool_per_kind):

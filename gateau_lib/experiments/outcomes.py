@@ -12,8 +12,8 @@ from gateau_lib.data import passages
 from gateau_lib.data.corpus import NEEDLE_DEPTHS, TASKS
 from gateau_lib.evaluation.haystack import needle_map
 from gateau_lib.evaluation.planted import evaluate_all, perplexity_by_length
-from gateau_lib.experiments import workload
-from gateau_lib.experiments.tuning_runs import EQUAL_EPOCHS, SELECTION_RUNS, STRATEGIES
+from gateau_lib.experiments import selection_runs, workload
+from gateau_lib.experiments.tuning_runs import STRATEGIES
 from gateau_lib.models import loading
 from gateau_lib.models.sizes import Work
 from gateau_lib.study.intervals import SEEDS, t_interval
@@ -23,6 +23,8 @@ from gateau_lib.study.workers import Build, at_once, build_all
 from gateau_lib.training.recipe import FineTune
 
 PERPLEXITY_TAIL = 64  # tokens
+# Of the selection experiment's metrics: the columns of `planted.teacher_forced` they are means of.
+MEASURES = {"probability": "probability", "accuracy": "token_accuracy", "exact": "exact"}
 
 
 class Model(NamedTuple):
@@ -32,11 +34,13 @@ class Model(NamedTuple):
     folder: Path
     method: str
     seed: int | None = None  # number of its candidate pool; None: untrained, its rows are given to each seed
+    condition: str = ""  # of its run
 
 
 def tuned(jobs: Sequence[FineTune], folders: Sequence[Path]) -> list[Model]:
     """The models that runs have made."""
-    return [Model(job.name, path, job.method, job.pool_seed) for job, path in zip(jobs, folders, strict=True)]
+    pairs = zip(jobs, folders, strict=True)
+    return [Model(job.name, path, job.method, job.pool_seed, job.condition) for job, path in pairs]
 
 
 def untrained(method: str, folder: Path) -> Model:
@@ -47,7 +51,7 @@ def untrained(method: str, folder: Path) -> Model:
 def evaluated(
     study: Study, data: Path, models: Sequence[Model], sets: Sequence[str], generated: bool
 ) -> pd.DataFrame:
-    """Rows of `planted.evaluate_all` on files of ``data/eval`` by name, with ``method`` and ``seed``."""
+    """Rows of `planted.evaluate_all` on files of ``data/eval`` by name, labelled as by `by_method`."""
     paths = {name: data / "eval" / f"{name}.jsonl" for name in sets}
     folders = {model.name: model.folder for model in models}
     rows = evaluate_all(study, folders, paths, generated=generated)
@@ -55,10 +59,10 @@ def evaluated(
 
 
 def by_method(rows: pd.DataFrame, models: Sequence[Model], pool_seeds: int) -> pd.DataFrame:
-    """``rows`` with ``method`` and ``seed`` in place of ``model``; an untrained model's once a seed."""
+    """``rows`` with ``method, condition, seed`` in place of ``model``; an untrained model's once a seed."""
     seeds = {m.name: range(pool_seeds) if m.seed is None else [m.seed] for m in models}
-    labels = [(m.name, m.method, seed) for m in models for seed in seeds[m.name]]
-    named = pd.DataFrame(labels, columns=["model", "method", "seed"])
+    labels = [(m.name, m.method, m.condition, seed) for m in models for seed in seeds[m.name]]
+    named = pd.DataFrame(labels, columns=["model", "method", "condition", "seed"])
     return named.merge(rows, on="model").drop(columns="model")
 
 
@@ -87,7 +91,10 @@ def perplexities(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.Da
 def cost(profile: Profile) -> Work:
     """What notebook 07 costs: all tuned models, and both models they began with, on the held-out sets."""
     samples, model = workload.planted(profile), workload.pair(profile)[1]
-    selected = profile.pool_seeds * len(SELECTION_RUNS) + 1  # models on the sets long and short, with answers
+    arms = selection_runs.arms(profile)
+    # Models on the sets long and short; those of the main condition write answers too.
+    selected = profile.pool_seeds * len(arms) + 1
+    writing = profile.pool_seeds * sum(arm.condition == arms[0].condition for arm in arms) + 1
     skipped = profile.pool_seeds * len(STRATEGIES) + 2  # models on the needles and on documents
     needled = skipped + profile.pool_seeds  # on the needles also those tuned on GATEAU's selection
     short, long = 2 * profile.eval_items, len(TASKS) * profile.eval_items  # samples of a set
@@ -100,7 +107,7 @@ def cost(profile: Profile) -> Work:
     reads += [(skipped * texts, length, PERPLEXITY_TAIL) for length in profile.eval_lengths]
     tokens = sum(count * length for count, length, _ in reads)
     operations = sum(count * model.flops(length, scored) for count, length, scored in reads)
-    return Work("07", "evaluate", tokens, operations, written=selected * (short + long) * answer)
+    return Work("07", "evaluate", tokens, operations, written=writing * (short + long) * answer)
 
 
 def metrics_rows(rows: pd.DataFrame, metric: str, measure: str, condition: str) -> list[dict[str, Any]]:
@@ -114,19 +121,27 @@ def metrics_rows(rows: pd.DataFrame, metric: str, measure: str, condition: str) 
     return table.assign(metric=metric).to_dict("records")
 
 
+def in_conditions(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `evaluated` with those of untrained models once in every condition that a run has, first."""
+    untuned, tuned = rows[rows["condition"] == ""], rows[rows["condition"] != ""]
+    again = [untuned.assign(condition=condition) for condition in tuned["condition"].unique()]
+    return pd.concat([*again, tuned], ignore_index=True)
+
+
 def selection_metrics(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Metrics of the selection runs from the rows of `evaluated` on the sets long and short.
 
-    Conditions: ``equal_tokens``; ``equal_epochs`` for the whole pool and GATEAU's selection (the same runs).
+    ``long_probability``, ``short_probability``: of the whole right answer; ``_accuracy``: share of its tokens
+    that are the most likely ones; ``long_exact``: all are; ``long_probability_<task>``: of one long task.
+    Methods are selectors and untrained models, conditions those of `selection_runs.arms`.
     """
-    measures = {"accuracy": "token_accuracy", "exact": "exact_match", "f1": "f1"}
-    found: list[dict[str, Any]] = []
-    for kind, name in [*(("long", name) for name in measures), ("short", "accuracy")]:
-        found += metrics_rows(rows[rows["set"] == kind], f"{kind}_{name}", measures[name], "equal_tokens")
-    epochs = {EQUAL_EPOCHS: "full", "gateau": "gateau"}
-    again = [row | {"method": epochs[row["method"]]} for row in found if row["method"] in epochs]
-    equal = [row for row in found if row["method"] != EQUAL_EPOCHS]
-    return equal + [row | {"condition": "equal_epochs"} for row in again]
+    rows = in_conditions(rows)
+    long, short = (rows[rows["set"] == name] for name in ("long", "short"))
+    wanted = [(f"long_{name}", long, column) for name, column in MEASURES.items()]
+    wanted += [(f"short_{name}", short, MEASURES[name]) for name in ("probability", "accuracy")]
+    tasks = long.groupby("kind", sort=False)
+    wanted += [(f"long_probability_{task}", part, "probability") for task, part in tasks]
+    return [row for metric, part, column in wanted for row in metrics_rows(part, metric, column, "condition")]
 
 
 def skip_metrics(rows: pd.DataFrame, cells: pd.DataFrame) -> list[dict[str, Any]]:
@@ -146,10 +161,15 @@ def needle_maps(rows: pd.DataFrame, cells: pd.DataFrame, methods: Sequence[str])
 
 
 def task_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Long tasks by method: exact match and F1 of written answers, answer tokens right when read; means."""
-    measures = {"exact_match": "exact match", "f1": "token F1", "token_accuracy": "answer tokens right"}
+    """Long tasks by method, means: how likely the answer is, its tokens right when read; what was written.
+
+    ``rows``: of one condition. Exact match and F1 of written answers are there if some were written.
+    """
+    measures = {"probability": "probability of the answer", "token_accuracy": "answer tokens right"}
+    measures |= {"exact_match": "exact match", "f1": "token F1"}
     long = rows[rows["set"] == "long"].rename(columns=measures)
-    table = long.groupby(["method", "kind"], sort=False)[list(measures.values())].mean()
+    named = [name for name in measures.values() if name in long]
+    table = long.groupby(["method", "kind"], sort=False)[named].mean()
     return table.unstack("kind").rename_axis(columns=["measure", "task"])
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.stats import rankdata, spearmanr
 from sklearn.metrics import roc_auc_score
 
-from gateau_lib.methods import METHODS, baselines, gateau, name_in_figures, selection
+from gateau_lib.methods import METHODS, baselines, gateau, name_in_figures
 from gateau_lib.methods.base import READINGS, RankOptions
 from gateau_lib.methods.hmg import homologous_models_perplexity, pool_gap
 from gateau_lib.methods.selection import numbers, size
@@ -166,21 +166,6 @@ def mean_correlation(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFram
     """Spearman correlations among columns, (columns, columns), the mean over pools and seeds."""
     parts = [part[list(columns)].corr("spearman") for _, part in table.groupby(["pool", "seed"], sort=False)]
     return sum(parts[1:], parts[0]) / len(parts)
-
-
-def selections(table: pd.DataFrame, fraction: float, seed: int) -> dict[str, list[str]]:
-    """Selector -> ids that it takes from a pool with `guidance`, CAM, ProLong and `combined`, best first."""
-    ids = list(table["id"])
-    columns = {name: COLUMN_OF[name] for name in ("gateau", "hmg", "cam", "prolong", "perplexity")}
-    columns["hmg"] = "hmp"
-    chosen = {name: selection.top_fraction(ids, table[column], fraction) for name, column in columns.items()}
-    size = len(chosen["gateau"])
-    return chosen | {
-        "random": baselines.random_subset(ids, size, seed),
-        "length_matched": baselines.length_matched_random(ids, table["n_tokens"], chosen["gateau"], seed),
-        "longest": baselines.longest(ids, table["n_tokens"], size),
-        "full": sorted(ids),
-    }
 
 
 def overlap(a: Sequence[str], b: Sequence[str]) -> float:

@@ -1,14 +1,12 @@
-"""The two training experiments of notebooks 06 and 07: which runs there are, and what their logs say.
+"""What the training experiments of notebooks 06 and 07 share, what their logs say, and *skipping*.
 
-*Selection*: the long model is tuned on short instructions plus what a selector chose from a pool, with one
-token budget. *Skipping*: the short model, its RoPE base stretched and not yet trained at it, is tuned on
-short instructions alone under each position strategy. Every run exists once a candidate pool ``n``, its seed.
+*Selection*: see `selection_runs`. *Skipping*: the short model, its RoPE base stretched and not yet trained at
+it, is tuned on short instructions alone under each position strategy. Every run exists once a candidate pool
+``n``, its seed.
 """
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,12 +15,10 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel
 
-from gateau_lib.data.corpus import KINDS
 from gateau_lib.data.samples import encode
 from gateau_lib.experiments import workload
 from gateau_lib.models import loading, rope
 from gateau_lib.models.sizes import Work, work
-from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study, artefact
 from gateau_lib.training.minibatches import training_samples
@@ -30,36 +26,17 @@ from gateau_lib.training.packing import plan_batches
 from gateau_lib.training.recipe import ByTokens, FineTune
 from gateau_lib.training.sft import training_log
 
-SELECTORS = ("gateau", "hmg", "cam", "prolong", "perplexity", "random", "length_matched", "longest", "full")
 STRATEGIES = ("normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all")
-EQUAL_EPOCHS = "full_epochs"  # the whole pool once more, as many times over as GATEAU's selection
-SELECTION_RUNS = ("short_only", *SELECTORS, EQUAL_EPOCHS)
 
-Chosen = Mapping[int, Mapping[str, Sequence[str]]]  # number of a pool -> selector -> ids
 
 # Prefix of the runs' names, and the methods.
-RUNS = {"selection": ("sft", SELECTION_RUNS), "skipping": ("skip", STRATEGIES)}
+RUNS = {"skipping": ("skip", STRATEGIES)}
 
 
 def run_names(profile: Profile, experiment: str) -> list[str]:
-    """Names of all runs of an experiment of `RUNS`, for example ``sft-gateau-0``."""
+    """Names of all runs of an experiment of `RUNS`, for example ``skip-pose-0``."""
     prefix, methods = RUNS[experiment]
     return [f"{prefix}-{method}-{n}" for n in range(profile.pool_seeds) for method in methods]
-
-
-def selected_ids(study: Study, selector: str, n: int) -> tuple[str, ...]:
-    """Ids that notebook 05 selected from pool ``n`` (DataError: none), sorted: keys depend on no rank."""
-    path = study.root / "selected" / f"05_{selector}-{n}.json"
-    if not path.is_file():
-        first = f"run notebook 05 of profile {study.profile.name} first"
-        raise DataError(f"{path}: no selection by {selector!r}; {first}")
-    return tuple(sorted(json.loads(path.read_text(encoding="utf-8"))))
-
-
-def selected(study: Study) -> Chosen:
-    """What notebook 05 selected, for `selection_jobs`."""
-    pools = range(study.profile.pool_seeds)
-    return {n: {name: selected_ids(study, name, n) for name in SELECTORS} for n in pools}
 
 
 def _job(study: Study, data: Path, kind: str, method: str, n: int, tokens: int, **how: Any) -> FineTune:
@@ -78,23 +55,6 @@ def scale(profile: Profile) -> dict[str, Any]:
     return same | {"micro_tokens": profile.micro_tokens or None, "gradient_checkpointing": not small}
 
 
-def selection_jobs(study: Study, data: Path, pair: Path, selections: Chosen) -> list[FineTune]:
-    """Fine-tuning of the long model with equal tokens, and on the whole pool again with equal epochs.
-
-    ``selections``: of a notebook's study `selected`, of a pair in hand `score_rows.chosen`.
-    """
-    jobs, budget = [], study.profile.sft_tokens
-    for n in range(study.profile.pool_seeds):
-        job = partial(_job, study, data, "selection", n=n, base=pair / "long")
-        pool = data / "pools" / f"independent-{n}.jsonl"
-        chosen = {name: tuple(sorted(selections[n][name])) for name in SELECTORS}
-        runs = {name: job(name, tokens=budget, pool=pool, selected=ids) for name, ids in chosen.items()}
-        longer = round(budget * sum(sample_lengths(runs["full"])) / sum(sample_lengths(runs["gateau"])))
-        again = job(EQUAL_EPOCHS, tokens=longer, pool=pool, selected=chosen["full"])
-        jobs += [job("short_only", tokens=budget), *runs.values(), again]
-    return jobs
-
-
 def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     """Fine-tuning of the stretched short model on short instructions, equal tokens and samples."""
     shared: dict[str, Any] = {"base": pair / "short", "rope_theta": _stretched_theta(study, pair)}
@@ -107,22 +67,13 @@ def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     ]
 
 
-def cost(profile: Profile) -> list[Work]:
-    """What the runs of `selection_jobs` and of `skip_jobs` cost."""
-    pools, samples = profile.pool_seeds, workload.planted(profile)
-    mean, near = float(np.mean([sample.whole for sample in samples])), workload.short_tokens(profile)
-    short, pool = profile.short_pool * near, profile.pool_per_kind * len(KINDS) * mean
-    # The whole pool for as many epochs as a selection.
-    longer = (short + pool) / (short + profile.fraction * pool)
-    tuned = pools * profile.sft_tokens * (len(SELECTION_RUNS) - 1 + longer)
-    skipped = pools * len(STRATEGIES) * profile.skip_steps * profile.sft_batch_tokens
-    rows = workload.rows(samples, tuned / mean), [(skipped / round(near), round(near), workload.RESPONSE)]
-    steps = [math.ceil(tokens / profile.sft_batch_tokens) for tokens in (tuned, skipped)]
+def cost(profile: Profile) -> Work:
+    """What the runs of `skip_jobs` cost."""
+    near = round(workload.short_tokens(profile))
+    tokens = profile.pool_seeds * len(STRATEGIES) * profile.skip_steps * profile.sft_batch_tokens
     model, passes = workload.pair(profile)[1], workload.passes_a_step(profile)
-    return [
-        work("06", "fine-tune on selections", model, rows[0], passes, steps=steps[0]),
-        work("06", "SkipAlign, its rivals", model, rows[1], passes, steps=steps[1]),
-    ]
+    rows, steps = [(tokens / near, near, workload.RESPONSE)], math.ceil(tokens / profile.sft_batch_tokens)
+    return work("06", "SkipAlign, its rivals", model, rows, passes, steps=steps)
 
 
 def _stretched_theta(study: Study, pair: Path) -> float:
@@ -153,17 +104,21 @@ def batch_shapes(job: FineTune) -> dict[str, list[tuple[int, int]]]:
 
 
 def training_table(jobs: Sequence[FineTune], folders: Sequence[Path]) -> pd.DataFrame:
-    """One row a run: ``experiment, method, seed``, its log, ``loss`` (mean of the last fifth)."""
+    """One row a run: ``experiment, method, condition, seed``, its log, ``loss`` (mean of the last fifth)."""
     rows = []
     for job, log in zip(jobs, map(training_log, folders), strict=True):
         losses = log.pop("losses")
-        labels = {"experiment": job.experiment, "method": job.method, "seed": job.pool_seed}
-        rows.append({**labels, **log, "loss": float(np.mean(losses[-max(1, len(losses) // 5) :]))})
+        labels = {name: getattr(job, name) for name in ("experiment", "method", "condition")}
+        last = float(np.mean(losses[-max(1, len(losses) // 5) :]))
+        rows.append({**labels, "seed": job.pool_seed, **log, "loss": last})
     return pd.DataFrame(rows)
 
 
 def loss_table(jobs: Sequence[FineTune], folders: Sequence[Path]) -> pd.DataFrame:
-    """Loss of every method, mean over seeds, then over five steps: ``model, step, loss`` (nats)."""
+    """Loss of every method, mean over seeds, then over five steps: ``model, step, loss`` (nats).
+
+    ``jobs``: of one condition, since a method is one line.
+    """
     logs = []
     for job, folder in zip(jobs, folders, strict=True):
         losses = training_log(folder)["losses"]

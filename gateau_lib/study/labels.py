@@ -4,7 +4,8 @@ LABELS = {
     "theta_a": "short model", "theta_a_ntk": "short model, NTK-extended", "theta_b": "long model",
     "theta_a_stretched": "stretched, not tuned", "base": "long model, not tuned",
     "length_matched": "random, same lengths", "full": "whole pool", "full_epochs": "whole pool, equal epochs",
-    "short_only": "short samples only", "n_tokens": "length", "nll_long": "NLL, long model",
+    "short_only": "short samples only", "oracle": "by the labels", "near": "random, near evidence",
+    "random2": "random, second draw", "n_tokens": "length", "nll_long": "NLL, long model",
     "normal": "ordinary SFT", "packed": "packed SFT", "pose": "PoSE", "skip_outer": "Skip-Outer",
     "skip_inner": "Skip-Inner", "skip_all": "Skip-All", "randpos": "RandPos",
 }  # fmt: skip

@@ -76,8 +76,11 @@ class Profile:
         paper=(8192, 60_000))  # tokens, shortest and longest sample of a pool
     pool_seeds: int = _at(3, PLANTED, smoke=1, gpu=5, pair=3, paper=3)  # independent pools
     short_pool: int = _at(200, PLANTED, smoke=24, gpu=2000)  # short instruction samples, planted part
+    # The same where short samples are plenty, and not scarce.
+    short_plenty: int = _at(200, "GATEAU: real-world against limited", smoke=32, gpu=2000)
     fraction: float = _at(0.3, PLANTED)  # share of the long pool that is selected
     alpha: float = _at(0.8, "GATEAU select/rank.py: real-world")  # weight of HMP against CAM, planted part
+    alpha_scarce: float = _at(0.7, "GATEAU select/rank.py: limited")  # where short samples are scarce
     prolong_pairs: int = _at(100, "ProLong, paper; 500 in its scripts",
                              smoke=40, gpu=500, pair=200, paper=5000)  # segment pairs a document
     sft_tokens: int = _at(60_000, PLANTED, smoke=3000, gpu=4_000_000, pair=1_000_000)  # tokens of a run

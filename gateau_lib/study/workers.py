@@ -108,6 +108,9 @@ def build_all(study: Study, builds: Mapping[str, Build], workers: int, label: st
     for name, build in builds.items():
         with _naming(name):
             places[name] = build.place(study)
-    missing = {name: (builds[name], study) for name, folder in places.items() if not folder.exists()}
+    first: dict[Path, str] = {}  # of those that have one folder
+    for name, folder in places.items():
+        first.setdefault(folder, name)
+    missing = {name: (builds[name], study) for folder, name in first.items() if not folder.exists()}
     run_jobs(Build.folder, missing, workers, label)
     return [used(folder) for folder in places.values()]

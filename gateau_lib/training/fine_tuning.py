@@ -33,7 +33,8 @@ POLL_SECONDS = 0.5
 
 def build(job: FineTune) -> Build:
     """How the artefact of a run is built, and what names it."""
-    return Build(job.name, fine_tune, {"job": job})
+    # Where runs of several conditions are alike but for their names, they are one.
+    return Build(job.experiment if job.condition else job.name, fine_tune, {"job": job})
 
 
 def fine_tune_all(study: Study, jobs: Sequence[FineTune]) -> list[Path]:

@@ -61,6 +61,7 @@ class FineTune:
     # What tables call the run.
     experiment: str = _how("")
     method: str = _how("")
+    condition: str = _how("")  # of metrics rows; runs of two conditions may be one and the same
     pool_seed: int = _how(0)  # number of the candidate pool, the seed of metrics rows
 
     # How the run is computed: whatever stands here, the losses are the same up to the order of summation.

@@ -390,6 +390,12 @@ def test_written_corpus_is_complete_unique_and_reproducible(written, tmp_path):
         assert (tmp_path / path.relative_to(written)).read_bytes() == path.read_bytes()
 
 
+def test_scarce_short_samples_begin_the_plenty_ones(written):
+    for n in range(SIZES.pool_seeds):
+        scarce, plenty = (read_samples(written / folder / f"{n}.jsonl") for folder in ("short", "plenty"))
+        assert len(scarce) == 6 and len(plenty) == SIZES.short_plenty > 6 and plenty[:6] == scarce
+
+
 def test_longalign_records_survive_datasets(written, tmp_path):
     path = written / "pools" / "independent-0.jsonl"
     loaded = load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))

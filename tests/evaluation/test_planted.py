@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from reference.generation import greedy_reference
 from tiny import eager
 
+from gateau_lib.data import world
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import Encoded, Sample, encode
+from gateau_lib.data.world import Cast
 from gateau_lib.evaluation import planted
 from gateau_lib.evaluation.answers import (
     answer_parts,
@@ -64,6 +66,10 @@ def test_teacher_forced_equals_a_loop(model, encoded, monkeypatch):
         hits = [int(logits[first + t - 1].argmax()) == token for t, token in enumerate(e.response)]
         assert row.id == e.id and row.response_nll == pytest.approx(np.mean(losses), abs=1e-5)
         assert row.nll == pytest.approx(np.mean([losses[t] for t in answer]), abs=1e-5)
+        every = logits.exp()  # the probability of each token, one after the other
+        assert row.probability == pytest.approx(
+            math.prod(float(every[first + t - 1, e.response[t]]) for t in answer), rel=1e-4
+        )
         assert row.token_accuracy == pytest.approx(np.mean([hits[t] for t in answer]))
 
 
@@ -158,6 +164,21 @@ def test_answers_are_found_in_the_response(tokenizer):
         answer_parts(dataclasses.replace(LIST, answer="red green"))
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_the_values_of_a_list_are_its_answer_and_their_frames_are_not(tokenizer, seed):
+    """Lists as the planted world writes them; by hand: every value once, nothing of its sentence."""
+    facts = Cast(np.random.default_rng(seed)).facts(3, "code")
+    _, pieces = world.question(facts)
+    response, values = "".join(text for text, _ in pieces), [fact.answer for fact in facts]
+    sample = Sample("list", "", "Ask.", response, answer=" ".join(values))
+    spans = answer_parts(sample)
+    assert [response[a:b] for a, b in spans] == values
+    assert set(answer_tokens(sample, tokenizer).tolist()) == {
+        i for a, b in spans for i in range(a, b)
+    }  # one token a byte
+    assert matches(response, sample) == (True, 1.0)
+
+
 def questions(count: int) -> list[Sample]:
     words = "amber river copper falcon cedar".split()
     return [
@@ -239,11 +260,15 @@ def test_all_pairs_are_evaluated_once_and_processes_change_nothing(saved_pair, t
 
 
 def test_summary_by_length():
-    measures = {"nll": [1.0, 2, 3, 4], "exact": [True, False, True, True]}
+    measures = {"nll": [1.0, 2, 3, 4], "exact": [True, False, True, True], "probability": [0.0, 1, 1, 1]}
     rows = pd.DataFrame({"kind": ["x", "x", "x", "y"], "tokens": [90, 100, 101, 200], **measures})
     found = summarise(rows, [100, 200])
     assert found["length"].tolist() == [100, 200, 200] and found["n"].tolist() == [2, 1, 1]
-    assert found["nll"].tolist() == [1.5, 3, 4] and found["exact"].tolist() == [0.5, 1, 1]
+    assert (
+        found["probability"].tolist() == [0.5, 1, 1]
+        and found["nll"].tolist() == [1.5, 3, 4]
+        and found["exact"].tolist() == [0.5, 1, 1]
+    )
     with pytest.raises(ValueError, match="200 tokens is longer than every length"):
         summarise(rows, [100])
 

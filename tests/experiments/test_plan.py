@@ -11,7 +11,15 @@ from gateau_lib import run
 from gateau_lib.data import tokenizer as tokenizers
 from gateau_lib.data.corpus import POOLS
 from gateau_lib.evaluation import haystack
-from gateau_lib.experiments import plan, pool, replication, study_corpus, tuning_runs, workload
+from gateau_lib.experiments import (
+    plan,
+    pool,
+    replication,
+    selection_runs,
+    study_corpus,
+    tuning_runs,
+    workload,
+)
 from gateau_lib.models.tiny import build_llama
 from gateau_lib.study import store
 from gateau_lib.study.code_hash import PACKAGE
@@ -73,10 +81,12 @@ def test_training_and_evaluation_agree_with_the_recorded_study():
         held_out.set_index("set")["tokens"][f"eval/{name}"] for name in ("long", "needle", "short")
     )
     seeds, count = resolve("cpu").pool_seeds, runs.groupby("experiment").size()
+    arms = len(selection_runs.run_names(resolve("cpu")))
     # The long model too; on the needles both models as they were, and those tuned on GATEAU's selection.
-    evaluated = (count["selection"] + 1) * (long + short) + (count["skipping"] + 2 + seeds) * (needle + short)
-    recorded = runs.groupby("experiment")[["tokens", "steps"]].sum()
-    selection, skipping = tuning_runs.cost(resolve("cpu"))
+    evaluated = (arms + 1) * (long + short) + (count["skipping"] + 2 + seeds) * (needle + short)
+    recorded = runs.groupby("experiment")[["tokens", "steps"]].sum().astype(float)
+    recorded.loc["selection"] *= arms / count["selection"]  # the record may have other arms
+    selection, skipping = selection_runs.cost(resolve("cpu")), tuning_runs.cost(resolve("cpu"))
     evaluation = {part.what: part for part in plan.work(resolve("cpu"))}["evaluate"]
     ratios = [
         selection.tokens / recorded["tokens"]["selection"],

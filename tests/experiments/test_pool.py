@@ -14,10 +14,11 @@ from tiny import eager
 
 from gateau_lib.data import corpus, longalign, passages, samples
 from gateau_lib.data.samples import segments
-from gateau_lib.experiments import pool, ranking, study_corpus
+from gateau_lib.experiments import pool, ranking, selection_runs, study_corpus
 from gateau_lib.methods import METHODS, cam, longattn
 from gateau_lib.models import loading, rope, tiny
 from gateau_lib.study import evidence, store
+from gateau_lib.study.profiles import resolve
 
 SIZES = {
     "short_model": "scratch",
@@ -239,15 +240,12 @@ def test_rows_can_be_written(study, table):
     )
 
 
-def test_selections_have_the_same_size_and_come_from_the_pool(table):
-    part = table[table["seed"] == 0]
-    chosen = ranking.selections(part, 0.3, seed=0)
-    assert {name: len(ids) for name, ids in chosen.items()} == dict.fromkeys(chosen, 3) | {"full": 9}
-    assert all(set(ids) <= set(part["id"]) for ids in chosen.values())
-    assert chosen["perplexity"] == list(part.sort_values("nll_long", ascending=False)["id"][:3])
-    shuffled = ranking.selections(part.sample(frac=1, random_state=0), 0.3, seed=0)
-    assert {k: sorted(v) for k, v in shuffled.items()} == {k: sorted(v) for k, v in chosen.items()}
-    overlap = ranking.overlaps(chosen)
+def test_arms_choose_from_scores_of_a_pool_and_overlap(table):
+    part, profile = table[table["seed"] == 0], resolve("cpu")
+    chosen = selection_runs.choices(part.drop(columns=["gateau_rank", "hmp"]), profile, seed=0)
+    assert chosen["scarce_30-perplexity"] == list(part.sort_values("nll_long", ascending=False)["id"][:3])
+    assert {len(ids) for name, ids in chosen.items() if name.startswith("scarce_10")} == {1}
+    overlap = ranking.overlaps({name: chosen[f"scarce_30-{name}"] for name in ("full", "hmg")})
     assert (np.diag(overlap) == 1).all() and overlap.loc["full", "hmg"] == pytest.approx(1 / 3)
 
 

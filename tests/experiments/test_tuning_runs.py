@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from gateau_lib.data.samples import Sample
 from gateau_lib.experiments import claims, outcomes, training_figures, tuning_runs
 from gateau_lib.models import loading, rope
 from gateau_lib.study import devices
-from gateau_lib.study.errors import DataError
 from gateau_lib.study.intervals import t_interval
 from gateau_lib.study.store import open_study
 
@@ -35,16 +33,11 @@ def study(tmp_path, monkeypatch):
 
 @pytest.fixture
 def inputs(study, tmp_path, saved_pair):
-    """Corpus folder and pair; pool samples 0..9, of which every selector has chosen four, `full` all."""
+    """Corpus folder and pair."""
     data = tmp_path / "data"
     for n in range(2):
         short = [Sample(f"short-{n}-{i}", "word " * (4 + i), "What?", "This.") for i in range(6)]
-        pool = [Sample(f"pool-{n}-{i}", "word " * (40 + 5 * i), "What?", "That.") for i in range(10)]
         write_samples(short, data / "short" / f"{n}.jsonl")
-        write_samples(pool, data / "pools" / f"independent-{n}.jsonl")
-        for selector in tuning_runs.SELECTORS:
-            ids = [s.id for s in pool[::-1]][: 10 if selector == "full" else 4]
-            (study.root / "selected" / f"05_{selector}-{n}.json").write_text(json.dumps(ids))
     return data, saved_pair[0].parent
 
 
@@ -55,25 +48,6 @@ def test_the_stretched_base_is_the_one_hmg_reads_with(study, tmp_path, family):
     families.build(family).save_pretrained(tmp_path / "short")
     bases = {job.rope_theta for job in tuning_runs.skip_jobs(study, tmp_path, tmp_path)}
     assert bases == {rope.rope_theta(rope.extend_window(families.build(family), study.profile.long_window))}
-
-
-def test_selection_jobs_are_one_a_selector_and_pool_at_one_budget(study, inputs):
-    jobs = tuning_runs.selection_jobs(study, *inputs, tuning_runs.selected(study))
-    assert len(jobs) == 2 * (len(tuning_runs.SELECTORS) + 2) == len({job.name for job in jobs})
-    assert {job.name for job in jobs} == set(tuning_runs.run_names(study.profile, "selection"))
-    equal = [job for job in jobs if job.method != tuning_runs.EQUAL_EPOCHS]
-    assert {job.length.tokens for job in equal} == {3000} and {job.seed for job in jobs} == {100, 101}
-    by_name = {job.name: job for job in jobs}
-    longer, full, gateau = (by_name[f"sft-{name}-1"] for name in (tuning_runs.EQUAL_EPOCHS, "full", "gateau"))
-    epochs = [job.length.tokens / sum(tuning_runs.sample_lengths(job)) for job in (longer, gateau)]
-    assert np.isclose(*epochs, rtol=1e-3) and longer.selected == full.selected and len(gateau.selected) == 4
-    assert by_name["sft-short_only-0"].pool is None
-
-
-def test_a_missing_selection_names_the_file_and_the_notebook(study, inputs):
-    (study.root / "selected" / "05_cam-1.json").unlink()
-    with pytest.raises(DataError, match=r"05_cam-1\.json.*run notebook 05"):
-        tuning_runs.selection_jobs(study, *inputs, tuning_runs.selected(study))
 
 
 def test_skip_jobs_differ_in_strategy_only(study, inputs):
@@ -88,7 +62,7 @@ def test_skip_jobs_differ_in_strategy_only(study, inputs):
 
 
 def test_batch_shapes_hold_the_same_tokens_and_count_padding(study, inputs):
-    job = tuning_runs.selection_jobs(study, *inputs, tuning_runs.selected(study))[1]
+    job = tuning_runs.skip_jobs(study, *inputs)[0]
     shapes = tuning_runs.batch_shapes(job)
     used = {name: sum(tokens for tokens, _ in sizes) for name, sizes in shapes.items()}
     assert len(set(used.values())) == 1 and len(shapes["as they come"]) == len(shapes["sorted"])
@@ -122,12 +96,15 @@ def rows(method, seeds, **columns):
 
 def test_untrained_models_count_for_every_seed():
     models = [outcomes.untrained("base", Path())]
-    models += [outcomes.Model(f"sft-length_matched-{n}", Path(), "length_matched", n) for n in (0, 2)]
+    models += [
+        outcomes.Model(f"sft-length_matched-{n}", Path(), "length_matched", n, "scarce_30") for n in (0, 2)
+    ]
     found = pd.concat([rows("base", [None], x=1), rows("length_matched", [0, 2], x=2)])
     table = outcomes.by_method(found, models, pool_seeds=3)
     assert table[["method", "seed"]].to_records(index=False).tolist() == [
         ("base", 0), ("base", 1), ("base", 2), ("length_matched", 0), ("length_matched", 2)
     ]  # fmt: skip
+    assert table["condition"].tolist() == [""] * 3 + ["scarce_30"] * 2
 
 
 def evaluation(methods, sets, seed=0):
@@ -145,24 +122,8 @@ def evaluation(methods, sets, seed=0):
     )  # fmt: skip
 
 
-def test_metrics_rows_are_those_the_ledger_declares():
+def test_metrics_rows_of_skipping_are_those_the_ledger_declares():
     block = [b for b in yaml.safe_load(claims.LEDGER.read_text())["rows"] if b["notebook"] == "07_evaluation"]
-    methods = ["base", "short_only", *tuning_runs.SELECTORS, tuning_runs.EQUAL_EPOCHS]
-    table = evaluation(methods, ["long", "short"])
-    found = outcomes.selection_metrics(table)
-    have = {(r["metric"], r["method"], r["condition"]) for r in found}
-    assert {
-        (metric, method, "equal_tokens") for metric in block[0]["metrics"] for method in block[0]["methods"]
-    } <= have
-    assert ("long_accuracy", "full", "equal_epochs") in have and not any(
-        m == tuning_runs.EQUAL_EPOCHS for _, m, _ in have
-    )
-    wanted = table[(table["method"] == "cam") & (table["seed"] == 1) & (table["set"] == "long")][
-        "token_accuracy"
-    ].mean()
-    (row,) = (r for r in found if (r["metric"], r["method"], r["seed"]) == ("long_accuracy", "cam", 1))
-    assert np.isclose(row["value"], wanted) and row["n"] == 4
-
     skipping = evaluation(["theta_a_stretched", "base", *tuning_runs.STRATEGIES], ["needle", "short"])
     cells = pd.DataFrame(
         {"id": [f"needle-{i}" for i in range(4)], "length": [64, 64, 128, 128], "depth": [0.0, 1.0] * 2}
