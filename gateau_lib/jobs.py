@@ -8,7 +8,14 @@ import shutil
 import sys
 from pathlib import Path
 
-from gateau_lib.experiments import rehearsal, replication, replication_rows, study_corpus, tuning_runs
+from gateau_lib.experiments import (
+    rehearsal,
+    replication,
+    replication_rows,
+    skip_runs,
+    study_corpus,
+    tuning_runs,
+)
 from gateau_lib.models.loading import load_tokenizer
 from gateau_lib.study.command import command, parser
 from gateau_lib.study.errors import UserError
@@ -22,7 +29,7 @@ def find_run(study: Study, name: str) -> FineTune:
     """The run of that name among those of notebooks 06 and 09; scores it needs are computed if missing."""
     rows = (row for row in replication_rows.runs(study.profile) if row.row != replication_rows.UNTUNED)
     published = {row.name: row for row in rows}
-    skipping = tuning_runs.run_names(study.profile, "skipping")
+    skipping = skip_runs.run_names(study.profile)
     known = [*published, *skipping, *tuning_runs.run_names(study.profile, "selection")]
     if name not in known:
         no = f"no run {name!r} in profile {study.profile.name}"
@@ -33,7 +40,7 @@ def find_run(study: Study, name: str) -> FineTune:
         run = published[name]
         chosen = replication_rows.selected(run, replication.scored(study, pair), study.seed)
         return replication.training_job(study, pair, run, chosen)
-    listed = tuning_runs.skip_jobs if name in skipping else tuning_runs.selection_jobs
+    listed = skip_runs.all_jobs if name in skipping else tuning_runs.selection_jobs
     return next(job for job in listed(study, data, pair) if job.name == name)
 
 

@@ -38,9 +38,10 @@ def teacher_forced(
 
     ``answers``: for each sample, indices of response tokens that count (see `answer_tokens`); None: all.
     ``ending``: ids that must follow the response for ``complete`` (end-of-text).
-    Returns a row a sample, in order: ``id``; ``nll``, mean nats per answer token; ``response_nll``, per
-        response token; ``token_accuracy``, share of answer tokens that are the most likely ones; ``exact``,
-        all are; ``complete``, all of response and ending are: greedy generation would write the response.
+    Returns a row a sample, in order: ``id``; ``nll``, mean nats per answer token; ``probability``, of all
+        answer tokens together; ``response_nll``, per response token; ``token_accuracy``, share of answer
+        tokens that are the most likely ones; ``exact``, all are; ``complete``, all of response and ending
+        are: greedy generation would write the response.
     """
     rows: dict[int, dict[str, Any]] = {}
     full = [[*e.ids, *ending] for e in encoded]
@@ -51,6 +52,7 @@ def teacher_forced(
             n = len(encoded[i].response)
             counted = list(range(n)) if answers is None else list(answers[i])
             rows[i] = {"id": encoded[i].id, "nll": losses[counted].mean(), "response_nll": losses[:n].mean()}
+            rows[i]["probability"] = float(np.exp(-losses[counted].sum()))
             rows[i] |= {"token_accuracy": hits[counted].mean(), "exact": bool(hits[counted].all())}
             rows[i]["complete"] = bool(hits.all())
     return pd.DataFrame([rows[i] for i in range(len(encoded))])

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 from huggingface_hub import HfApi
 
-from gateau_lib.experiments import replication_rows, tuning_runs, workload
+from gateau_lib.experiments import replication_rows, skip_runs, tuning_runs, workload
 from gateau_lib.models.nll import BATCH_TOKENS
 from gateau_lib.models.sizes import Size
 from gateau_lib.sources import hub
@@ -121,10 +121,10 @@ def disk(profile: Profile) -> tuple[float, float]:
     short, long = workload.pair(profile)
     lora = profile.tuning == "lora"
     trained, wide = (adapters(long), 4) if lora else (long.parameters, NUMBER[profile.dtype])
-    tuned = profile.pool_seeds * (len(tuning_runs.SELECTION_RUNS) + len(tuning_runs.STRATEGIES))
+    tuned = profile.pool_seeds * len(tuning_runs.SELECTION_RUNS) + len(skip_runs.run_names(profile))
     tuned += sum(run.row != replication_rows.UNTUNED for run in replication_rows.runs(profile))
-    stretched = 4 * short.parameters  # the start of notebook 06's short models
-    results = tuned * wide * trained + KEPT_CHECKPOINTS * 12 * trained + stretched + DATA_BYTES
+    starts = 3 * 4 * short.parameters  # of notebook 06's short models: raised, wider, wider and raised
+    results = tuned * wide * trained + KEPT_CHECKPOINTS * 12 * trained + starts + DATA_BYTES
     if not profile.from_hub:
         results += 4 * 2 * long.parameters  # the pair
     return results, sum(downloads(profile).values())

@@ -9,7 +9,16 @@ from importlib.util import find_spec
 from gateau_lib.data.corpus import KINDS
 from gateau_lib.evaluation import suite
 from gateau_lib.evaluation.benchmark_item import Benchmark
-from gateau_lib.experiments import machine_check, outcomes, pool, replication, tuning_runs, workload
+from gateau_lib.experiments import (
+    machine_check,
+    outcomes,
+    pool,
+    replication,
+    skip_outcomes,
+    skip_runs,
+    tuning_runs,
+    workload,
+)
 from gateau_lib.experiments.machine_check import GB
 from gateau_lib.models.sizes import Size, Work
 from gateau_lib.scoring.pass_costs import gpu_hours
@@ -32,7 +41,9 @@ def work(profile: Profile) -> list[Work]:
         workload.recall(profile),
         *pool.cost(profile),
         *tuning_runs.cost(profile),
+        *skip_runs.cost(profile),
         outcomes.cost(profile),
+        skip_outcomes.cost(profile),
         *replication.cost(profile),
     ]
 

@@ -1,8 +1,7 @@
-"""The two training experiments of notebooks 06 and 07: which runs there are, and what their logs say.
+"""The selection experiment of notebooks 06 and 07: which training runs there are, and what their logs say.
 
-*Selection*: the long model is tuned on short instructions plus what a selector chose from a pool, with one
-token budget. *Skipping*: the short model, its RoPE base stretched and not yet trained at it, is tuned on
-short instructions alone under each position strategy. Every run exists once a candidate pool ``n``, its seed.
+The long model is tuned on short instructions plus what a selector chose from a pool, with one token budget.
+Every run exists once a candidate pool ``n``, its seed. `skip_runs` is the other experiment.
 """
 
 import json
@@ -14,29 +13,26 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import torch
-from transformers import PreTrainedModel
 
 from gateau_lib.data.corpus import KINDS
 from gateau_lib.data.samples import encode
 from gateau_lib.experiments import workload
-from gateau_lib.models import loading, rope
+from gateau_lib.models import loading
 from gateau_lib.models.sizes import Work, work
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.profiles import Profile
-from gateau_lib.study.store import Study, artefact
+from gateau_lib.study.store import Study
 from gateau_lib.training.minibatches import training_samples
 from gateau_lib.training.packing import plan_batches
 from gateau_lib.training.recipe import ByTokens, FineTune
 from gateau_lib.training.sft import training_log
 
 SELECTORS = ("gateau", "hmg", "cam", "prolong", "perplexity", "random", "length_matched", "longest", "full")
-STRATEGIES = ("normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all")
 EQUAL_EPOCHS = "full_epochs"  # the whole pool once more, as many times over as GATEAU's selection
 SELECTION_RUNS = ("short_only", *SELECTORS, EQUAL_EPOCHS)
 
 # Prefix of the runs' names, and the methods.
-RUNS = {"selection": ("sft", SELECTION_RUNS), "skipping": ("skip", STRATEGIES)}
+RUNS = {"selection": ("sft", SELECTION_RUNS)}
 
 
 def run_names(profile: Profile, experiment: str) -> list[str]:
@@ -84,39 +80,18 @@ def selection_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     return jobs
 
 
-def skip_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
-    """Fine-tuning of the stretched short model on short instructions, equal tokens and samples."""
-    shared: dict[str, Any] = {"base": pair / "short", "rope_theta": _stretched_theta(study, pair)}
-    shared["tokens"] = study.profile.skip_steps * study.profile.sft_batch_tokens
-    # Packed: plain causal attention over the whole row. Kept apart, it would only be Normal in other batches.
-    return [
-        _job(study, data, "skipping", name, n, **shared, strategy=name, packed_isolated=name != "packed")
-        for n in range(study.profile.pool_seeds)
-        for name in STRATEGIES
-    ]
-
-
 def cost(profile: Profile) -> list[Work]:
-    """What the runs of `selection_jobs` and of `skip_jobs` cost."""
+    """What the runs of `selection_jobs` cost."""
     pools, samples = profile.pool_seeds, workload.planted(profile)
     mean, near = float(np.mean([sample.whole for sample in samples])), workload.short_tokens(profile)
     short, pool = profile.short_pool * near, profile.pool_per_kind * len(KINDS) * mean
     # The whole pool for as many epochs as a selection.
     longer = (short + pool) / (short + profile.fraction * pool)
     tuned = pools * profile.sft_tokens * (len(SELECTION_RUNS) - 1 + longer)
-    skipped = pools * len(STRATEGIES) * profile.skip_steps * profile.sft_batch_tokens
-    rows = workload.rows(samples, tuned / mean), [(skipped / round(near), round(near), workload.RESPONSE)]
-    steps = [math.ceil(tokens / profile.sft_batch_tokens) for tokens in (tuned, skipped)]
+    steps = math.ceil(tuned / profile.sft_batch_tokens)
     model, passes = workload.pair(profile)[1], workload.passes_a_step(profile)
-    return [
-        work("06", "fine-tune on selections", model, rows[0], passes, steps=steps[0]),
-        work("06", "SkipAlign, its rivals", model, rows[1], passes, steps=steps[1]),
-    ]
-
-
-def _stretched_theta(study: Study, pair: Path) -> float:
-    """The RoPE base of the short model stretched to the target window by the NTK rule, as HMG reads it."""
-    return rope.stretched_theta(loading.load_config(pair / "short"), study.profile.long_window)
+    rows = workload.rows(samples, tuned / mean)
+    return [work("06", "fine-tune on selections", model, rows, passes, steps=steps)]
 
 
 def sample_lengths(job: FineTune) -> list[int]:
@@ -161,35 +136,3 @@ def loss_table(jobs: Sequence[FineTune], folders: Sequence[Path]) -> pd.DataFram
     models = means.groupby(level="model", sort=False)
     rolled = models.transform(lambda loss: loss.rolling(5, min_periods=1).mean())
     return rolled.reset_index().sort_values("step", kind="stable")
-
-
-def stretched(study: Study, pair: Path) -> Path:
-    """Folder of the short model stretched to the target window, untrained at it: where skipping starts."""
-    theta, window, dtype = _stretched_theta(study, pair), study.profile.long_window, study.profile.dtype
-
-    def build(out: Path) -> None:
-        # Not on a GPU: it is on its way to a file only.
-        model, tokenizer = loading.load(pair / "short", dtype, torch.device("cpu"))
-        rope.with_rope_theta(model, theta, window).save_pretrained(out)
-        tokenizer.save_pretrained(out)
-
-    made_of = {"short": pair / "short", "theta": theta, "window": window, "dtype": dtype}
-    return artefact(study, "stretched", build, code=[stretched], **made_of)
-
-
-@torch.inference_mode()
-def influence(model: PreTrainedModel, ids: Sequence[int], positions: Sequence[int], mask: bool) -> np.ndarray:
-    """Which tokens change what the model computes at which others: each is exchanged, outputs compared.
-
-    ``mask``: pass a mask of ones. Returns bool (tokens, tokens): at row i, column j if token j reaches token
-        i.
-    """
-    n, vocabulary = len(ids), model.config.vocab_size
-    batch = torch.tensor(ids).repeat(n + 1, 1)
-    batch[range(n), range(n)] = (batch[range(n), range(n)] + 1) % vocabulary  # the last row stays as it is
-    given = {"input_ids": batch, "position_ids": torch.tensor(positions).repeat(n + 1, 1)}
-    given |= {"attention_mask": torch.ones_like(batch)} if mask else {}
-    there = {name: tensor.to(model.device) for name, tensor in given.items()}
-    hidden = model.model(**there, use_cache=False).last_hidden_state
-    change = (hidden[:n] - hidden[n]).abs().amax(-1)  # (exchanged token, token)
-    return (change > 1e-6 * hidden.abs().max()).T.cpu().numpy()

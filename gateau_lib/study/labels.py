@@ -7,6 +7,8 @@ LABELS = {
     "short_only": "short samples only", "n_tokens": "length", "nll_long": "NLL, long model",
     "normal": "ordinary SFT", "packed": "packed SFT", "pose": "PoSE", "skip_outer": "Skip-Outer",
     "skip_inner": "Skip-Inner", "skip_all": "Skip-All", "randpos": "RandPos",
+    "skip_outer_turns": "Skip-Outer, answer only", "skip_outer_half": "Skip-Outer, half of samples",
+    "skip_all_one": "Skip-All, one jump inside",
 }  # fmt: skip
 # Name -> colour and marker of its line. Registered methods add theirs; no two share a colour.
 LOOKS: dict[str, tuple[str, str]] = {
