@@ -93,7 +93,7 @@ def _verdicts(path: Path, study: Study, where: str) -> dict[str, str]:
 
 def _fine_tuned(path: Path, study: Study, where: str) -> dict[str, list[float]]:
     """The first run of each strategy; its losses, nats, a step."""
-    jobs = skip_runs.skip_jobs(study, study_corpus.prepared(study), SHIPPED / "short")
+    jobs = skip_runs.skip_jobs(study, study_corpus.prepared(study), SHIPPED)
     losses: dict[str, list[float]] = {}
     for strategy in RUNS:
         job = next(job for job in jobs if job.strategy == strategy)

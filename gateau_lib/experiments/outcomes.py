@@ -84,7 +84,7 @@ def perplexities(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.Da
 
 
 def cost(profile: Profile) -> Work:
-    """What notebook 07 costs for the selections: all tuned models, and the one they began with, held-out sets."""
+    """What notebook 07 costs for selections: the tuned models, and the one they began with, held-out sets."""
     samples, model = workload.planted(profile), workload.pair(profile)[1]
     selected = profile.pool_seeds * len(SELECTION_RUNS) + 1  # models on the sets long and short, with answers
     short, long = 2 * profile.eval_items, len(TASKS) * profile.eval_items  # samples of a set

@@ -1,4 +1,4 @@
-"""What the SkipAlign experiment came to: needles, short tasks, and plain text inside the short window (07)."""
+"""What the SkipAlign experiment came to: needles, short tasks, plain text inside the short window (07)."""
 
 from collections.abc import Sequence
 from dataclasses import replace

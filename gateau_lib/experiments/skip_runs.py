@@ -2,8 +2,8 @@
 
 A short model, its RoPE base raised and not yet trained at it, is tuned on short instructions alone under each
 position strategy, with equal tokens and the same samples in the same order. That is done from two short
-models: the pair's, and one of a wider window that is trained on from it. Every run exists once a candidate
-pool ``n``, its seed.
+models: the pair's, and one of a wider window that is trained on from it. Both are raised to the same RoPE
+base, so that the second differs in its window alone. Every run exists once a candidate pool ``n``, its seed.
 """
 
 import copy
@@ -44,6 +44,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "skip_all_one": STRATEGIES["skip_all"] | {"jumps": 1},
 }
 WIDER = ("normal", "pose", "skip_outer", "skip_all")  # of the wider model
+# RoPE base of the wider model over the short one's. At the short model's own (1,000) its window is learnt
+# slowly, at the raised one (20,000) it recalls four windows without any skipping.
+WIDER_ROPE = 4.0
 SKIPPING, SKIPPING_WIDER = "skipping", "skipping_wider"  # what tables call the two experiments
 
 
@@ -68,10 +71,10 @@ def _name(experiment: str, method: str, n: int) -> str:
     return f"skip-{'wider-' * (experiment == SKIPPING_WIDER)}{method}-{n}"
 
 
-def skip_jobs(study: Study, data: Path, short: Path, experiment: str = SKIPPING) -> list[FineTune]:
-    """The runs of an experiment from ``short``, the model's folder: the pair's, or that of `wider`."""
-    profile = study.profile
-    how = scale(profile) | {"base": short, "rope_theta": raised_theta(study, short)}
+def skip_jobs(study: Study, data: Path, pair: Path, second: Path | None = None) -> list[FineTune]:
+    """The runs from the pair's short model, or those from ``second``, the folder of `wider`."""
+    profile, experiment = study.profile, SKIPPING_WIDER if second else SKIPPING
+    how = scale(profile) | {"base": second or pair / "short", "rope_theta": raised_theta(study, pair)}
     how |= {"window": profile.long_window, "learning_rate": profile.skip_learning_rate}
     batch = profile.skip_batch_tokens
     how |= {"experiment": experiment, "length": ByTokens(profile.skip_steps * batch, batch)}
@@ -91,20 +94,24 @@ def skip_jobs(study: Study, data: Path, short: Path, experiment: str = SKIPPING)
 
 def all_jobs(study: Study, data: Path, pair: Path) -> list[FineTune]:
     """The runs from the pair's short model, then those from the wider one, which is made if it is missing."""
-    jobs = skip_jobs(study, data, pair / "short")
+    jobs = skip_jobs(study, data, pair)
     if study.profile.skip_wider_stages:
-        jobs += skip_jobs(study, data, wider(study, pair / "short"), SKIPPING_WIDER)
+        jobs += skip_jobs(study, data, pair, wider(study, pair))
     return jobs
 
 
-def raised_theta(study: Study, short: Path) -> float:
-    """The RoPE base that the runs from a short model train at."""
-    return rope.theta_of(loading.load_config(short)) * study.profile.skip_rope_factor
+def raised_theta(study: Study, pair: Path) -> float:
+    """The RoPE base that all runs train at."""
+    return rope.theta_of(loading.load_config(pair / "short")) * study.profile.skip_rope_factor
 
 
-def stretched(study: Study, short: Path) -> Path:
-    """Folder of a short model with its RoPE base raised, untrained at it: where skipping starts."""
-    theta, window, dtype = raised_theta(study, short), study.profile.long_window, study.profile.dtype
+def stretched(study: Study, pair: Path, second: Path | None = None) -> Path:
+    """Folder of a short model with its RoPE base raised, untrained at it: where skipping starts.
+
+    It is the pair's, or ``second``, the folder of `wider`.
+    """
+    theta, window, dtype = raised_theta(study, pair), study.profile.long_window, study.profile.dtype
+    short = second or pair / "short"
 
     def build(out: Path) -> None:
         # Not on a GPU: it is on its way to a file only.
@@ -116,12 +123,9 @@ def stretched(study: Study, short: Path) -> Path:
     return artefact(study, "stretched", build, code=[stretched], **made_of)
 
 
-def wider(study: Study, short: Path) -> Path:
-    """Folder of the second short model: the pair's, trained on at the windows of ``skip_wider_stages``.
-
-    Its RoPE base is the pair's, so that both begin to skip at the same one.
-    """
-    profile = study.profile
+def wider(study: Study, pair: Path) -> Path:
+    """Folder of the second short model: the pair's, trained on at the windows of ``skip_wider_stages``."""
+    profile, short = study.profile, pair / "short"
     stages, seed = (
         profile.skip_wider_stages,
         study.seed + 1_000_000,
@@ -130,7 +134,8 @@ def wider(study: Study, short: Path) -> Path:
 
     def build(out: Path) -> None:
         model, tokenizer = loading.load(short, "float32", device())
-        model = rope.with_rope_theta(copy.deepcopy(model), rope.rope_theta(model), stages[-1][0])
+        theta = WIDER_ROPE * rope.rope_theta(model)
+        model = rope.with_rope_theta(copy.deepcopy(model), theta, stages[-1][0])
         pretrain.train(model, tokenizer, stages, seed=seed, far=True, **how)
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)

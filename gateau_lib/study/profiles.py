@@ -81,11 +81,11 @@ class Profile:
                                    pair=1e-4, paper=2e-5)  # peak, cosine with 3 % warm-up
     skip_rope_factor: float = _at(20.0, "measured, docs/log.md: NTK's 9.2 gives less of all")  # over its base
     skip_steps: int = _at(100, "not recoverable from public text; assumed", smoke=2, gpu=300, pair=60)
-    skip_batch_tokens: int = _at(4096, PLANTED, smoke=1024, gpu=65_536, paper=131_072)  # tokens a step
+    skip_batch_tokens: int = _at(2048, PLANTED, smoke=1024, gpu=65_536, paper=131_072)  # tokens a step
     skip_learning_rate: float = _at(1.5e-3, "as sft_learning_rate", gpu=5e-4, pair=1e-4, paper=2e-5)  # peak
     # What makes the second short model, of a wider window, out of the first; (): there is none.
     skip_wider_stages: tuple[Stage, ...] = _at(
-        ((512, 40, 4096),), SCRATCH, smoke=((512, 2, 1024),), gpu=((2048, 300, 65_536),), pair=(), paper=())
+        ((512, 30, 4096),), SCRATCH, smoke=((512, 2, 1024),), gpu=((2048, 300, 65_536),), pair=(), paper=())
     eval_items: int = _at(16, PLANTED, smoke=2, gpu=50)  # items a task and length
     eval_needles: int = _at(8, PLANTED, smoke=1, gpu=12)  # items a depth, longest length; half at others
     eval_lengths: tuple[int, ...] = _at(  # tokens of the evaluation contexts

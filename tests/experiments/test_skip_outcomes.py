@@ -45,10 +45,8 @@ def test_metrics_rows_of_both_starts():
         for condition in conditions
     }
     assert {row["method"] for row in rows} == set(METHODS) - {"base", "gateau"}
-    (row,) = (
-        row for row in rows
-        if (row["metric"], row["method"], row["condition"], row["seed"]) == ("needle_probability", "pose", "128", 1)
-    )  # fmt: skip
+    wanted = {"metric": "needle_probability", "method": "pose", "condition": "128", "seed": 1}
+    (row,) = (row for row in rows if wanted.items() <= row.items())
     mine = table[
         (table["method"] == "pose") & (table["seed"] == 1) & table["id"].isin(("needle-2", "needle-3"))
     ]

@@ -32,13 +32,13 @@ def study(tmp_path, monkeypatch):
 
 def test_the_base_is_raised_alike_in_every_family(study, tmp_path):
     for family in ("llama", "phi", "gemma3"):  # a head turned whole; by half; one base a kind of layer
-        families.build(family).save_pretrained(tmp_path / family)
+        families.build(family).save_pretrained(tmp_path / family / "short")
         bases = {job.rope_theta for job in skip_runs.skip_jobs(study, tmp_path, tmp_path / family)}
         assert bases == {20 * rope.rope_theta(families.build(family))}
 
 
 def test_runs_differ_in_what_their_names_say_only(study, saved_pair):
-    jobs = skip_runs.skip_jobs(study, Path("data"), saved_pair[0])
+    jobs = skip_runs.skip_jobs(study, Path("data"), saved_pair[0].parent)
     half = len(jobs) // 2
     assert [job.method for job in jobs[:half]] == [*skip_runs.STRATEGIES, *skip_runs.VARIANTS]
     plain = {"name": "", "method": "", "strategy": "normal", "packed_isolated": True}
@@ -61,6 +61,7 @@ def test_names_are_those_of_the_jobs_of_both_starts(study, saved_pair, monkeypat
     second = [job for job in jobs if job.experiment == skip_runs.SKIPPING_WIDER]
     assert [job.method for job in second[:4]] == list(skip_runs.WIDER)
     assert {job.base for job in second} == {saved_pair[1]}
+    assert len({job.rope_theta for job in jobs}) == 1  # the starts differ in their window alone
     without = replace(study, profile=replace(study.profile, skip_wider_stages=()))
     jobs = skip_runs.all_jobs(without, Path("data"), saved_pair[0].parent)
     assert [job.name for job in jobs] == skip_runs.run_names(without.profile)
@@ -73,7 +74,7 @@ def test_a_document_turn_moves_the_document_away_from_the_question(study, tmp_pa
     for n in range(2):
         write_samples([sample], tmp_path / "short" / f"{n}.jsonl")
     found = {}
-    for job in skip_runs.skip_jobs(study, tmp_path, saved_pair[0])[:10]:
+    for job in skip_runs.skip_jobs(study, tmp_path, saved_pair[0].parent)[:10]:
         tokenizer = loading.load_tokenizer(job.base)
         steps = sft.steps_of(replace(job, reach="full", skip_share=1.0), tokenizer)
         row, encoded = steps[0][0], steps.encoded[0]
@@ -91,11 +92,11 @@ def test_the_stretched_model_is_built_on_the_cpu_in_the_profile_s_dtype(study, s
     study = open_study("smoke", 1, dtype="bfloat16", long_window=512)
     with monkeypatch.context() as patch:
         patch.setattr(devices, "device", lambda: torch.device("meta"))  # any other device
-        folder = skip_runs.stretched(study, saved_pair[0])
+        folder = skip_runs.stretched(study, saved_pair[0].parent)
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
     model, _ = loading.load(folder)
     assert rope.window(model) == 512
-    assert rope.rope_theta(model) == skip_runs.raised_theta(study, saved_pair[0])
+    assert rope.rope_theta(model) == skip_runs.raised_theta(study, saved_pair[0].parent)
 
 
 def test_the_wider_model_is_the_pair_s_short_one_trained_on(monkeypatch, tmp_path):
@@ -104,11 +105,11 @@ def test_the_wider_model_is_the_pair_s_short_one_trained_on(monkeypatch, tmp_pat
     before, _ = loading.load(SHIPPED / "short")
     kept = before.model.embed_tokens.weight.clone()
     monkeypatch.setattr(loading, "load", lambda *_, load=loading.load: (before, load(SHIPPED / "short")[1]))
-    folder = skip_runs.wider(study, SHIPPED / "short")
+    folder = skip_runs.wider(study, SHIPPED)
     assert torch.equal(before.model.embed_tokens.weight, kept)  # trained is a copy
     monkeypatch.undo()
     after, _ = loading.load(folder)
-    assert rope.window(after) == 320 and rope.rope_theta(after) == rope.rope_theta(before)
+    assert rope.window(after) == 320 and rope.rope_theta(after) == 4 * rope.rope_theta(before)
     assert not torch.equal(after.model.embed_tokens.weight, kept)
 
 
