@@ -16,6 +16,7 @@ from gateau_lib.study.intervals import SEEDS, t_interval
 from gateau_lib.study.style import BLACK, BLUE, GREY, ORANGE, RED, label, look, styled
 
 LENGTH = "context length, tokens"
+RIGHT = "answer tokens right"
 
 
 @styled
@@ -31,13 +32,15 @@ def loss_curves(log: pd.DataFrame) -> Figure:
 
 
 @styled
-def by_length(rows: pd.DataFrame, windows: Mapping[str, int], xlabel: str = LENGTH) -> Figure:
-    """Answer tokens right by length (``condition``), a line a method, bars = 95 % over seeds (02, 07, 08).
+def by_length(
+    rows: pd.DataFrame, windows: Mapping[str, int], xlabel: str = LENGTH, ylabel: str = RIGHT
+) -> Figure:
+    """A share by length (``condition``), a line a method, bars = 95 % over seeds (02, 07, 08).
 
     The axis is logarithmic if lengths double. ``windows``: label -> length to be marked.
     """
     fig, (axis,) = blank(6.5, 3.4)
-    draw_by_length(axis, rows, xlabel)
+    draw_by_length(axis, rows, xlabel, ylabel)
     for name, length in windows.items() if len(rows) else ():
         axis.axvline(length, **DASHED)
         place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
@@ -45,11 +48,11 @@ def by_length(rows: pd.DataFrame, windows: Mapping[str, int], xlabel: str = LENG
     return fig
 
 
-def draw_by_length(axis: Axes, rows: pd.DataFrame, xlabel: str = LENGTH) -> None:
+def draw_by_length(axis: Axes, rows: pd.DataFrame, xlabel: str = LENGTH, ylabel: str = RIGHT) -> None:
     """`by_length` on given axes."""
     if not says_empty(axis, rows):
         _draw_lines(axis, rows.assign(length=rows["condition"].astype(int)), lambda share: share.clip(0, 1))
-        axis.set(xlabel=xlabel, ylabel="answer tokens right", ylim=(0, 1.04))
+        axis.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.04))
 
 
 def _draw_lines(axis: Axes, rows: pd.DataFrame, shown: Callable[[Any], Any]) -> None:
