@@ -31,6 +31,11 @@ def wider_window(profile: Profile) -> int:
     return profile.skip_wider_stages[-1][0]
 
 
+def _start(window: int | None) -> str:
+    """How conditions of the second start's rows begin; ``window``: its window, None: of the first start."""
+    return "" if window is None else f"{window}:"
+
+
 def skip_metrics(rows: pd.DataFrame, cells: pd.DataFrame, window: int | None = None) -> list[dict[str, Any]]:
     """Metrics of one start's runs from `outcomes.evaluated` on needle and short, and `needle_cells`.
 
@@ -40,7 +45,7 @@ def skip_metrics(rows: pd.DataFrame, cells: pd.DataFrame, window: int | None = N
     """
     ours = (*UNTRAINED, *skip_runs.STRATEGIES, *skip_runs.VARIANTS)
     rows = rows[rows["method"].isin(ours)]
-    start = "" if window is None else f"{window}:"
+    start = _start(window)
     needle = rows[rows["set"] == "needle"].merge(cells, on="id", validate="many_to_one")
     parts = [("needle", needle.assign(at=start + needle["length"].astype(str)))]
     parts.append(("short", rows[rows["set"] == "short"].assign(at=f"{start}short_tasks")))
@@ -95,11 +100,14 @@ def plain_losses(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.Da
     return by_method(pd.concat(read, names=["model"]).reset_index("model"), models, study.profile.pool_seeds)
 
 
-def plain_metrics(losses: pd.DataFrame, window: int) -> list[dict[str, Any]]:
-    """Metrics ``plain_nll`` and ``real_nll`` of `plain_losses`; the condition is the window, tokens."""
-    names = {"planted": "plain_nll", "real": "real_nll"}
+def plain_metrics(losses: pd.DataFrame, tokens: int, window: int | None = None) -> list[dict[str, Any]]:
+    """Metrics ``plain_nll`` and ``real_nll`` of `plain_losses`; the condition is the texts' length, tokens.
+
+    ``window``: as in `skip_metrics`.
+    """
+    names, at = {"planted": "plain_nll", "real": "real_nll"}, f"{_start(window)}{tokens}"
     parts = [(name, losses[losses["text"] == text]) for text, name in names.items()]
-    return [row for name, part in parts for row in metrics_rows(part, name, "nll", str(window))]
+    return [row for name, part in parts for row in metrics_rows(part, name, "nll", at)]
 
 
 def needle_maps(

@@ -135,8 +135,8 @@ def padding(batches: Mapping[str, Sequence[tuple[int, int]]]) -> Figure:
 
 
 @styled
-def needle_maps(panels: Mapping[str, pd.DataFrame]) -> Figure:
-    """Needle maps side by side (07): method -> share right, depth (rows) by length (columns)."""
+def needle_maps(panels: Mapping[str, pd.DataFrame], measured: str = RIGHT) -> Figure:
+    """Needle maps side by side (07): method -> share, depth (rows) by length (columns)."""
     depths, lengths = next(iter(panels.values())).shape
     width = max(2.2, 0.5 * lengths + 0.4) * min(3, len(panels)) + 1
     fig, axes = blank(width, 0.28 * depths + 0.9, len(panels), sharex=True, sharey=True)
@@ -148,7 +148,7 @@ def needle_maps(panels: Mapping[str, pd.DataFrame]) -> Figure:
         axis.set_title(label(method))
     fig.supxlabel(LENGTH, fontsize=9)
     fig.supylabel("depth of the needle", fontsize=9)
-    fig.colorbar(image, ax=axes, shrink=0.7, label="answer tokens right")
+    fig.colorbar(image, ax=axes, shrink=0.7, label=measured)
     return fig
 
 

@@ -80,6 +80,8 @@ def test_plain_text_fills_the_short_window_and_is_read_by_every_model(study):
     assert {(row["metric"], row["method"], row["condition"], row["n"]) for row in rows} == {
         (metric, method, "256", 4) for metric in ("plain_nll", "real_nll") for method in ("theta_a", "pose")
     }
+    second = skip_outcomes.plain_metrics(losses, study.profile.short_window, 512)
+    assert {row["condition"] for row in second} == {"512:256"}
 
 
 def test_cost_grows_with_runs_and_needles():
