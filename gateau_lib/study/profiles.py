@@ -184,7 +184,7 @@ def _rehearsal(profile: Profile) -> Profile:
     real = "base pair sft_learning_rate tuning template long_data short_data epochs benchmarks".split()
     # A pair trained for a few steps has learnt nothing: what is scored is the shipped one.
     if not profile.short_stages:
-        real += "short_model long_model short_stages long_stages".split()
+        real += "short_model long_model short_stages long_stages skip_wider_stages".split()
     sizes = {name: getattr(profile, name) for name in real}
     if profile.long_data:
         sizes |= {"long_samples": 24, "short_samples": (24,), "batch_samples": 8, "benchmark_items": 1}
