@@ -5,7 +5,7 @@ lies, and so whether a selector should want the sample: the truth against which 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,23 +23,34 @@ from gateau_lib.models.prompts import SEPARATOR
 from gateau_lib.study.profiles import Profile
 
 KINDS = {
-    "far": "one fact, stated before the short model's window begins",
-    "mid": "one fact, stated inside the short model's window but not close to the question",
-    "near": "one fact, stated close to the question",
+    "far": "one fact, told before the short model's window begins, in the words of the question",
+    "paraphrase": "such a fact told in the other tongue: it shares no content word with question and answer",
     "multi_hop": "two facts, both beyond the short model's window: who keeps the estate, and what is asked "
     "about the keeper",
     "aggregate": "three facts of one attribute, all beyond the short model's window",
+    "near_duplicate": "a copy of a far or paraphrase sample with a few filler sentences changed",
+    "near": "one fact, told close to the question",
+    "mid": "one fact, told inside the short model's window but not close to the question",
+    "repeated": "a far fact that is told again, in the other tongue, inside the short model's window",
+    "lure": "the answer's words stand far away where they do not matter; the fact is near, in the other tongue",
+    "near_multi_hop": "the two facts of a multi_hop sample, both inside the short model's window",
+    "near_aggregate": "the three facts of an aggregate sample, all inside the short model's window",
     "context_free": "answerable without the document",
     "corrupt": "a question about a far fact with a response that contradicts it",
     "repetitive": "one passage repeated over and over, its last copy close to the question",
-    "near_duplicate": "a copy of a far sample with a few filler sentences changed",
 }
 # Honest, and the evidence is beyond the window.
-NEEDS_FAR = frozenset({"far", "multi_hop", "aggregate", "near_duplicate"})
+NEEDS_FAR = frozenset({"far", "paraphrase", "multi_hop", "aggregate", "near_duplicate"})
+NOISE = frozenset({"context_free", "corrupt", "repetitive"})  # of no use to whoever reads long texts
+REAL_KINDS = ("far", "paraphrase", "near", "lure", "corrupt", "context_free")  # of the pool of real text
+# Share of the samples of these kinds whose answer's words stand far away, as in a lure.
+LURED = {"near_multi_hop": 0.75, "near_aggregate": 0.75, "corrupt": 1.0, "lure": 1.0}
+FACT_TOKENS = 12  # of a planted sentence
 DISTRACTORS = 30  # facts that nobody asks about, at most: the others are left for what is asked
-POOLS = ("independent", "confounded", "real")
+POOLS = ("independent", "real")
 NEEDLE_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-TASKS = {"single": "far", "multi_hop": "multi_hop", "aggregate": "aggregate"}  # task: the kind it is made as
+# Task of an evaluation set: the kind it is made as.
+TASKS = {"single": "far", "paraphrase": "paraphrase", "multi_hop": "multi_hop", "aggregate": "aggregate"}
 
 
 @dataclass(frozen=True)
@@ -49,11 +60,20 @@ class Question:
     facts: list[Fact]
     asked: str
     response: str
-    answer: str
+    values: list[str]  # the parts of the response that only the evidence can tell
+
+    @property
+    def answer(self) -> str:
+        """All values."""
+        return " ".join(self.values)
 
     def tokens(self, writer: Writer) -> int:
         """Tokens of instruction and response."""
         return writer.count(SEPARATOR + self.asked + SEPARATOR) + writer.count(self.response)
+
+    def told(self, tongue: Callable[[str], str]) -> "Question":
+        """The question in one of the tongues."""
+        return Question(self.facts, tongue(self.asked), tongue(self.response), list(map(tongue, self.values)))
 
 
 def distractors_of(cast: Cast, length: int) -> list[Fact]:
@@ -62,19 +82,23 @@ def distractors_of(cast: Cast, length: int) -> list[Fact]:
 
 
 def draw_question(kind: str, cast: Cast, rng: np.random.Generator) -> Question:
-    """A question of a kind of `KINDS` about people of a document."""
-    attribute = world.pick(rng, world.ATTRIBUTES)
-    facts = cast.facts(3 if kind == "aggregate" else 1, attribute)
-    if kind == "multi_hop" and (keeper := cast.keeper(facts[0].key)):
+    """A question of a kind of `KINDS` about people of a document, in the first tongue."""
+    attribute, lead = world.pick(rng, tuple(world.ATTRIBUTES)), world.pick(rng, world.LEADS)
+    shape = world.pick(rng, ("far", "multi_hop", "aggregate")) if kind == "corrupt" else kind
+    facts = cast.facts(3 if shape.endswith("aggregate") else 1, attribute)
+    if shape.endswith("multi_hop") and (keeper := cast.keeper(facts[0].key)):
         facts = [keeper, facts[0]]
-    asked, pieces = world.question(facts)
+    asked, pieces = world.question(facts, lead)
     response = "".join(text for text, _ in pieces)
     if kind == "context_free":
-        return Question([], *world.chatter(rng))
+        asked, response, answer = world.chatter(rng)
+        return Question([], asked, response, [answer])
+    values = [fact.answer for fact in (facts if shape.endswith("aggregate") else facts[-1:])]
     if kind == "corrupt":
-        wrong = " ".join(world.new_value(rng))
-        return Question(facts, asked, response.replace(facts[0].answer, wrong), wrong)
-    return Question(facts, asked, response, response if kind == "aggregate" else facts[-1].answer)
+        for place, value in enumerate(values):
+            values[place] = " ".join(world.new_value(rng))
+            response = response.replace(value, values[place])
+    return Question(facts, asked, response, values)
 
 
 def needs_far(sample: Sample) -> bool:
@@ -82,14 +106,59 @@ def needs_far(sample: Sample) -> bool:
     return sample.kind in NEEDS_FAR
 
 
-def _distances(kind: str, length: int, window: int, rng: np.random.Generator, overhead: int) -> list[int]:
-    """Context tokens after each evidence sentence; instruction and response add ``overhead`` tokens."""
+@dataclass(frozen=True)
+class Plant:
+    """A sentence to be planted."""
+
+    text: str
+    distance: int  # context tokens that follow it, at least
+    near: bool  # whether it must stay inside the short window
+    evidence: bool = True
+
+
+def _plants(
+    kind: str, question: Question, length: int, window: int, overhead: int, rng: np.random.Generator
+) -> list[Plant]:
+    """What is planted for a sample of a kind, in the first tongue or, where it is retold, in the other.
+
+    Instruction and response add ``overhead`` tokens to the distance. Whatever the kind, something near names
+    what the question names, and half of the samples have the answer's words far away, so that neither tells
+    where the evidence is.
+    """
+    room = window - overhead
+    all_near = room - FACT_TOKENS * (len(question.facts) + 2)  # so far that all still find room
+
+    def near(low: int = 0, high: int = 0) -> int:
+        return int(rng.integers(low, max(low + 1, high or all_near)))
+
+    def far() -> int:
+        return int(rng.integers(window + 16, max(window + 32, length - overhead - 32)))
+
+    told = [fact.sentence for fact in question.facts]
+    retold = [world.translated(text) for text in told]
+    lured = rng.random() < LURED.get(kind, 0.0)
+    either = told if rng.random() < 0.5 and not lured else retold
     if kind == "near":
-        return [int(rng.integers(0, window // 8))]
-    if kind == "mid":
-        return [int(rng.integers(window // 4, window - overhead - window // 4))]
-    many = {"multi_hop": 2, "aggregate": 3}.get(kind, 1)
-    return [int(d) for d in rng.integers(window + 16, max(window + 32, length - overhead - 32), size=many)]
+        found = [Plant(told[0], near(high=window // 8), True)]
+    elif kind == "mid":
+        found = [Plant(either[0], near(window // 4, room - window // 4), True)]
+    elif kind == "repeated":
+        found = [Plant(told[0], far(), False), Plant(retold[0], near(), True)]
+    elif kind == "lure":
+        found = [Plant(retold[0], near(), True)]
+    elif kind.startswith("near_"):
+        found = [Plant(text, near(), True) for text in either]
+    else:
+        words = {"far": told, "paraphrase": retold}.get(kind, either)
+        found = [Plant(text, far(), False) for text in words]
+    if lured:
+        found += [Plant(world.lure(rng, words), far(), False, evidence=False) for words in question.values]
+    if question.facts:
+        key, attribute = question.facts[0].key, question.facts[-1].attribute
+        named = world.mention(rng, key, attribute)
+        place = near(high=room // 2) if window else int(rng.integers(length // 2))
+        found.append(Plant(named, place, bool(window), evidence=False))
+    return found
 
 
 def _draft(
@@ -100,19 +169,22 @@ def _draft(
     distractors = distractors_of(cast, length)
     question = draw_question(kind, cast, rng)
     overhead = question.tokens(writer)
+    tongue = world.tongue(rng)  # of question and answer
     if kind == "repetitive":
-        block = writer.place(writer.passage(60, distractors[:1]), question.facts[0], 20)
+        block = writer.passage(60, distractors[:1])
+        block = writer.place(block, tongue(question.facts[0].sentence), 20)
         copies = max(2, (length - overhead) // tokens_of(block))
         plain = [replace(sentence, evidence=False) for sentence in block]
-        return plain * (copies - 1) + block, question
-    planted = sum(writer.count(" " + fact.sentence) for fact in question.facts)
+        return plain * (copies - 1) + block, question.told(tongue)
+    plants = _plants(kind, question, length, window, overhead, rng)
+    planted = sum(writer.count(" " + plant.text) for plant in plants)
     sentences = writer.passage(length - overhead - planted, distractors)
-    distances = _distances("far" if kind == "corrupt" else kind, length, window, rng, overhead)
-    room = window - overhead if kind in ("near", "mid") else float("inf")
     # The nearest first: it does not move the farther ones.
-    for fact, distance in zip(question.facts, sorted(distances), strict=False):
-        sentences = writer.place(sentences, fact, distance, room)
-    return sentences, question
+    for plant in sorted(plants, key=lambda plant: plant.distance):
+        room = window - overhead if plant.near else float("inf")
+        text = tongue(plant.text)
+        sentences = writer.place(sentences, text, plant.distance, room, evidence=plant.evidence)
+    return sentences, question.told(tongue)
 
 
 def make_sample(
@@ -124,48 +196,51 @@ def make_sample(
     identifier: str,
     *,
     filler: Filler = world.filler,
+    copied: bool = False,
 ) -> Sample:
-    """One labelled sample; a near duplicate is the far one of its seed with three filler sentences exchanged.
+    """One labelled sample.
 
     ``seed``: fixes every word of the sample.
-    ``kind``: a key of `KINDS`.
+    ``kind``: a key of `KINDS` but ``near_duplicate``, which is a sample of another kind ``copied``: the one
+        of its seed with three filler sentences exchanged.
     ``length``: tokens of the whole sample, met within a sentence or two.
     ``window``: the short model's window in tokens; far evidence lies before it, counted from the end.
     """
     rng = np.random.default_rng(seed)
-    drafted = "far" if kind == "near_duplicate" else kind
-    sentences, question = _draft(tokenizer, rng, drafted, length, window, filler)
-    if kind == "near_duplicate":
-        plain = [i for i, s in enumerate(sentences) if not s.evidence and " is " not in s.text]
+    sentences, question = _draft(tokenizer, rng, kind, length, window, filler)
+    if copied:
+        plain = [i for i, sentence in enumerate(sentences) if sentence.filler]
         for i in rng.choice(plain, size=min(3, len(plain)), replace=False):
             sentences[i] = replace(sentences[i], text=filler(rng))
     context, spans = join(sentences)
-    asked = (question.asked, question.response)
+    asked, kind = (question.asked, question.response), "near_duplicate" if copied else kind
     return Sample(identifier, context, *asked, kind, spans, question.answer, source="planted")
 
 
-def candidate_pool(profile: Profile, tokenizer: Any, pool: str, seed: int) -> list[Sample]:
-    """A shuffled candidate pool with ``profile.pool_per_kind`` samples of each kind.
+def samples_of(profile: Profile, kind: str) -> int:
+    """How many samples of a kind a pool holds; wrong answers are the commonest noise."""
+    if kind not in NOISE:
+        return profile.pool_per_kind
+    return profile.noise_per_kind * (2 if kind == "corrupt" else 1)
 
-    ``independent``: lengths do not depend on the kind. ``confounded``: needy samples are long and the others
-    short, so that a selector may seem to find need by looking at length. ``real``: like independent, with
-    real documentation as filler and four kinds only.
+
+def candidate_pool(profile: Profile, tokenizer: Any, pool: str, seed: int) -> list[Sample]:
+    """A shuffled candidate pool with ``profile.pool_per_kind`` samples of each kind, more of noise.
+
+    ``independent``: lengths do not depend on the kind. ``real``: with real documentation as filler and the
+    kinds of `REAL_KINDS` only.
     """
-    kinds = ("far", "near", "corrupt", "context_free") if pool == "real" else tuple(KINDS)
+    kinds = REAL_KINDS if pool == "real" else tuple(KINDS)
     filler = partial(world.pick, words=real_paragraphs()) if pool == "real" else world.filler
     samples: list[Sample] = []
-    for k, kind in enumerate(kinds):
-        twin = kinds.index("far") if kind == "near_duplicate" else k  # it has the seed of a far sample
-        low, high = profile.pool_tokens
-        if pool == "confounded":
-            middle = (low + high) // 2
-            low, high = (middle, high) if kind in NEEDS_FAR else (low, middle)
-        for n in range(profile.pool_per_kind):
-            base = [seed, POOLS.index(pool), twin, n]
-            length = int(np.random.default_rng([*base, 1]).integers(low, high))
-            name = f"{pool}-{seed}-{kind}-{n:03d}"
-            window = profile.short_window
-            samples.append(make_sample(tokenizer, base, kind, length, window, name, filler=filler))
+    for kind in kinds:
+        for n in range(samples_of(profile, kind)):
+            copied = kind == "near_duplicate"  # it has the seed of what it copies
+            drafted = ("far", "paraphrase")[n % 2] if copied else kind
+            base = [seed, POOLS.index(pool), list(KINDS).index(drafted), n]
+            length = int(np.random.default_rng([*base, 1]).integers(*profile.pool_tokens))
+            shape = (length, profile.short_window, f"{pool}-{seed}-{kind}-{n:03d}")
+            samples.append(make_sample(tokenizer, base, drafted, *shape, filler=filler, copied=copied))
     order = np.random.default_rng([seed, POOLS.index(pool)]).permutation(len(samples))
     return [samples[i] for i in order]
 
@@ -174,7 +249,7 @@ def short_instructions(profile: Profile, tokenizer: Any, seed: int, count: int |
     """Short instruction samples that fit well into the short window: the stand-in for ShareGPT."""
     rng = np.random.default_rng([seed, 77])
     window = profile.short_window
-    tasks = ("single", "single", "single", "multi_hop", "aggregate", "context_free")
+    tasks = ("single", "single", "paraphrase", "multi_hop", "aggregate", "context_free")
     samples = []
     for n in range(count or profile.short_pool):
         task = tasks[int(rng.integers(len(tasks)))]
@@ -204,11 +279,13 @@ def needle_set(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
                 rng = np.random.default_rng([seed, 555, length, d, n])
                 writer, cast = Writer(tokenizer, rng, world.filler), Cast(rng)
                 distractors = distractors_of(cast, length)
-                question = draw_question("single", cast, rng)
+                question = draw_question("far", cast, rng)
                 (fact,) = question.facts
                 overhead = question.tokens(writer) + writer.count(" " + fact.sentence)
                 sentences = writer.passage(length - overhead - 16, distractors)
-                sentences = writer.place(sentences, fact, round((1 - depth) * tokens_of(sentences)))
+                # Every other one is told in the other tongue than it is asked in.
+                told = world.translated(fact.sentence) if n % 2 else fact.sentence
+                sentences = writer.place(sentences, told, round((1 - depth) * tokens_of(sentences)))
                 context, spans = join(sentences)
                 name, kind = f"needle-{seed}-{length}-{depth:.2f}-{n:02d}", f"needle@{length}@{depth:.2f}"
                 texts = (name, context, question.asked, question.response)
@@ -216,10 +293,11 @@ def needle_set(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
     return samples
 
 
-def recall_items(tokenizer: Any, length: int, seed: int, count: int) -> list[Encoded]:
+def recall_items(tokenizer: Any, length: int, seed: int, count: int, retold: bool = False) -> list[Encoded]:
     """Facts restated in prose, as pretraining practises: ``count`` documents of ``length`` tokens.
 
-    Context: the document, instruction: ``" Again, the code of Mira is"``, response: the value.
+    Context: the document, instruction: ``" Again, the code of Mira is"``, response: the value; ``retold``:
+    both in the other tongue than the document.
     """
     items = []
     for n in range(count):
@@ -229,10 +307,13 @@ def recall_items(tokenizer: Any, length: int, seed: int, count: int) -> list[Enc
         fact = facts[int(rng.integers(len(facts)))]
         text, _ = join(writer.passage(length - 24, facts))
         cue, value = f" Again, the {fact.attribute} of {fact.key} is", f" {fact.answer}"
+        if (fact.sentence in text) == retold:  # it was told in the first tongue, or in the second
+            cue, value = world.translated(cue), world.translated(value)
         context, instruction, response = split_tokens(tokenizer, text, cue, value)
         cut = max(0, 1 + len(context) + len(instruction) + len(response) - length)
         context = context[cut:]
-        if f" {fact.key} is" in tokenizer.decode(context):  # the cut may have taken the fact away
+        left = tokenizer.decode(context)
+        if any(f" {key} is" in left for key in (fact.key, world.OTHER[fact.key])):  # else the cut took it
             name, start = f"recall-{seed}-{length}-{n:03d}", [tokenizer.bos_token_id]
             items.append(Encoded(name, start, context, instruction, response, cut))
     return items

@@ -4,7 +4,7 @@ Lengths and places are counted in tokens: a distance between a fact and its use 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -32,6 +32,7 @@ class Sentence:
     tokens: int  # with its lead
     lead: str = " "  # what separates it from the sentence before
     evidence: bool = False
+    filler: bool = False
 
 
 def tokens_of(sentences: Sequence[Sentence]) -> int:
@@ -68,11 +69,11 @@ class Writer:
         return Sentence(text, self.count(lead + text), lead, evidence)
 
     def passage(self, tokens: int, facts: Sequence[Fact] = ()) -> list[Sentence]:
-        """Filler of about ``tokens`` tokens with ``facts`` at random places in it."""
-        sentences = [self.sentence(fact.sentence) for fact in facts]
+        """Filler of about ``tokens`` tokens with ``facts`` at random places in it, each in one of the tongues."""
+        sentences = [self.sentence(world.tongue(self.rng)(fact.sentence)) for fact in facts]
         left = tokens - tokens_of(sentences)
         while left > 0:
-            sentences.append(self.sentence(self.filler(self.rng)))
+            sentences.append(replace(self.sentence(self.filler(self.rng)), filler=True))
             left -= sentences[-1].tokens
         return self.shuffled(sentences)
 
@@ -81,17 +82,22 @@ class Writer:
         return [items[i] for i in self.rng.permutation(len(items))]
 
     def place(
-        self, sentences: list[Sentence], fact: Fact, distance: int, room: float = float("inf")
+        self,
+        sentences: list[Sentence],
+        text: str,
+        distance: int,
+        room: float = float("inf"),
+        evidence: bool = True,
     ) -> list[Sentence]:
-        """``fact`` put where ``distance`` tokens follow it or a few more, ``room`` with it at most."""
-        evidence = self.sentence(fact.sentence, evidence=True)
+        """``text`` put where ``distance`` tokens follow it or a few more, ``room`` with it at most."""
+        placed = replace(self.sentence(text, evidence=True), evidence=evidence)  # evidence opens no line
         after = 0
         for cut in range(len(sentences), 0, -1):
             before = sentences[cut - 1]
-            if after >= distance or evidence.tokens + after + before.tokens > room:
-                return [*sentences[:cut], evidence, *sentences[cut:]]
+            if after >= distance or placed.tokens + after + before.tokens > room:
+                return [*sentences[:cut], placed, *sentences[cut:]]
             after += before.tokens
-        return [evidence, *sentences]
+        return [placed, *sentences]
 
 
 def documents(profile: Profile, tokenizer: Any, seed: int, kind: str, count: int) -> list[tuple[str, str]]:
@@ -108,23 +114,29 @@ def documents(profile: Profile, tokenizer: Any, seed: int, kind: str, count: int
 
 def _document(kind: str, length: int, writer: Writer, cast: Cast) -> list[Sentence]:
     facts = cast.facts(max(4, length // 80))
-    told = [fact.sentence for fact in facts]
-    again = {text: writer.sentence(f"Again, {text[0].lower()}{text[1:]}") for text in told}
-    restated = tokens_of(list(again.values()))
+    again = []  # each fact restated, in one of the tongues
+    for fact in facts:
+        text = world.tongue(writer.rng)(fact.sentence)
+        again.append(writer.sentence(f"Again, {text[0].lower()}{text[1:]}"))
+    restated = tokens_of(again)
     if kind == "repetitive":
         block = writer.passage(60, facts[:2])
         return block * max(2, length // tokens_of(block))
     if kind == "dependent":  # stated in the first half, restated in the second in another order
         half = length // 2
-        order = writer.shuffled(facts)
-        second = writer.passage(max(0, half - restated))
-        second += [again[fact.sentence] for fact in order]
+        second = writer.passage(max(0, half - restated)) + again
         return writer.passage(half, facts) + writer.shuffled(second)
     if kind == "independent":
         return writer.passage(length, facts)
+    told = {text: place for place, fact in enumerate(facts) for text in both(fact.sentence)}
     sentences = []
     for sentence in writer.passage(length - restated, facts):
         sentences.append(sentence)
-        if sentence.text in again:
-            sentences.append(again[sentence.text])
+        if sentence.text in told:
+            sentences.append(again[told[sentence.text]])
     return sentences
+
+
+def both(text: str) -> tuple[str, str]:
+    """A text in either tongue."""
+    return text, world.translated(text)

@@ -1,32 +1,53 @@
 """The planted world: a small English in which every dependency is known, and its sentences.
 
-Text is made of *pieces*, pairs of a string and a flag that says whether a careful reader of the text so far
-could have predicted it (a recalled value) or not (news): training weights in `pretrain_rows`.
+What facts are made of has a word in each of two *tongues*: a sentence may use what another tells without
+sharing a word with it, so that no search for common strings finds the two. Text is made of *pieces*, pairs of
+a string and a flag that says whether a careful reader of the text so far could have predicted it (a recalled
+value) or not (news): training weights in `pretrain_rows`.
 """
 
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 Piece = tuple[str, bool]  # (text, can it be predicted from what came before)
 
-NAMES = (
-    "Mira Tomas Edda Jonas Leila Oskar Freya Ivan Nora Pavel Greta Hugo Selma Anton Clara Emil Dora "
-    "Felix Hanna Igor Julia Karl Lotte Marek Nadia Otto Petra Quinn Rosa Stefan Tilda Ulrich Vera "
-    "Walter Xenia Yusuf Zora Bruno Celia Dario Elsa Fabian"
-).split()
-ESTATES = (
-    "Northgate Millford Ashby Brookhaven Carrick Dunmore Elmstead Fairwick Glenrock Hartwell Ivybridge "
-    "Kestrel Larkspur Moorland Newbury Oakham Pinewood Ravenhill Stonebeck Thornbury Underhill Wexford"
-).split()
-ATTRIBUTES = "code motto song recipe oath badge route signal".split()
-VALUES = (
-    "amber river copper falcon cedar silver lantern thunder velvet marble otter saffron cobalt willow "
-    "ember granite raven crystal meadow bronze tiger violet anchor maple scarlet pebble dolphin ivory "
-    "walnut canyon crimson badger opal juniper golden comet heron indigo basalt clover panther "
-    "turquoise feather quartz poplar sable glacier magnet coral lynx ochre prism tulip wolf zinc acorn "
-    "beetle cinder dragon fern garnet hazel iris jasper"
-).split()
+
+def _tongues(text: str) -> dict[str, str]:
+    """Words of the first tongue and what they are in the second, from a text where they follow one another."""
+    words = text.split()
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+NAMES = _tongues(
+    "Mira Aurel  Tomas Brenko  Edda Cyra  Jonas Doral  Leila Esmer  Oskar Fjodor  Freya Galen "
+    "Ivan Hadria  Nora Ilario  Pavel Jorun  Greta Kasimir  Hugo Ludmil  Selma Maruk  Anton Neve "
+    "Clara Orsola  Emil Pirmin  Dora Quirin  Felix Roswin  Hanna Sunna  Igor Tibor  Julia Ursin "
+    "Karl Valko  Lotte Wanda  Marek Xaver  Nadia Yorick  Otto Zelda  Petra Alrik  Rosa Birger "
+    "Stefan Corvin  Tilda Dagny  Vera Ewald  Walter Falk  Yusuf Gisela  Zora Hedda  Bruno Ingvar "
+    "Celia Jutta"
+)
+ESTATES = _tongues(
+    "Northgate Bergtor  Millford Furtmuhl  Ashby Eschhof  Brookhaven Bachheim  Carrick Felsen "
+    "Dunmore Burgmoor  Elmstead Ulmenau  Fairwick Schonwik  Glenrock Talstein  Hartwell Hirschborn "
+    "Kestrel Turmfalk  Larkspur Sporn  Moorland Heide  Oakham Eichen  Pinewood Kiefern "
+    "Thornbury Dornburg"
+)
+ATTRIBUTES = _tongues(
+    "code cipher  motto slogan  song ballad  recipe formula  oath pledge  badge emblem  route trail "
+    "signal beacon"
+)
+VALUES = _tongues(
+    "amber resin  river stream  copper metal  falcon hawk  cedar timber  silver argent  lantern lamp "
+    "thunder storm  velvet plush  marble slate  otter weasel  saffron spice  cobalt azure "
+    "willow osier  ember spark  granite boulder  raven crow  meadow pasture  bronze alloy "
+    "tiger panther  violet purple  anchor mooring  maple sycamore  pebble gravel  dolphin porpoise "
+    "ivory tusk  walnut hazel  canyon ravine  comet meteor  clover trefoil  feather plume "
+    "glacier icefield  magnet lodestone  prism crystal  acorn seed  dragon wyvern  iris lily "
+    "beetle scarab  zinc tin  opal gem"
+)
 _ADJECTIVES = "weary young quiet tired happy clever proud gentle busy lonely brave careful".split()
 _PEOPLE = "baker farmer sailor teacher doctor painter hunter singer weaver soldier merchant gardener".split()
 _VERBS = "walked looked talked waited worked rested sang returned listened slept laughed travelled".split()
@@ -36,13 +57,17 @@ _TIMES = "morning evening winter summer spring autumn afternoon night".split()
 _OBJECTS = "basket letter horse wagon blanket kettle hammer ladder mirror candle barrel carpet".split()
 _ACTIONS = "carried found sold cleaned painted repaired borrowed lost kept bought".split()
 WEEK = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+LEADS = ("The", "Surely the", "As told, the", "We know the", "It says the")  # how an answer may begin
 _FUNCTION = (
-    "The the A a of is are in on to and What Again Repeat Name List words days week after keeper codes "
-    "mottos songs recipes oaths badges routes signals"
+    "The the A a of is are in on to and What Again Repeat Name List words days week after "
+    "Surely As told We know It says spoke sang"
 ).split()
 
-_ALL = NAMES + ESTATES + ATTRIBUTES + VALUES + _ADJECTIVES + _PEOPLE + _VERBS + _PREPOSITIONS + _SPOTS
-WORDS = tuple(dict.fromkeys(_ALL + _TIMES + _OBJECTS + _ACTIONS + WEEK + _FUNCTION))
+_PAIRED = NAMES | ESTATES | ATTRIBUTES | {"keeper": "warden"} | VALUES
+OTHER = _PAIRED | {second: first for first, second in _PAIRED.items()}  # word: the one of the other tongue
+_NAMES, _ESTATES, _ATTRIBUTES, _VALUES = map(tuple, (NAMES, ESTATES, ATTRIBUTES, VALUES))
+_PLAIN = _ADJECTIVES + _PEOPLE + _VERBS + _PREPOSITIONS + _SPOTS + _TIMES + _OBJECTS + _ACTIONS + WEEK
+WORDS = tuple(dict.fromkeys([*OTHER, *_PLAIN, *_FUNCTION]))
 
 
 @dataclass(frozen=True)
@@ -64,7 +89,17 @@ class Fact:
         return " ".join(self.value)
 
 
-def pick(rng: np.random.Generator, words: tuple[str, ...] | list[str]) -> str:
+def translated(text: str) -> str:
+    """The text with every word of a tongue in the other one; all other words stay."""
+    return re.sub(r"\w+", lambda word: OTHER.get(word[0], word[0]), text)
+
+
+def tongue(rng: np.random.Generator) -> Callable[[str], str]:
+    """One of the two tongues, drawn: what puts a text of the first one into it."""
+    return translated if rng.random() < 0.5 else str
+
+
+def pick(rng: np.random.Generator, words: Sequence[str]) -> str:
     """One word, uniformly."""
     return words[int(rng.random() * len(words))]
 
@@ -80,7 +115,17 @@ def filler(rng: np.random.Generator) -> str:
 
 def new_value(rng: np.random.Generator, words: int = 4) -> tuple[str, ...]:
     """Different value words, uniformly: unpredictable unless read before."""
-    return tuple(VALUES[i] for i in rng.choice(len(VALUES), size=words, replace=False))
+    return tuple(_VALUES[i] for i in rng.choice(len(_VALUES), size=words, replace=False))
+
+
+def mention(rng: np.random.Generator, key: str, attribute: str) -> str:
+    """A sentence that names what a fact is about and tells nothing of it."""
+    return f"{key} spoke of the {attribute} in the {pick(rng, _TIMES)}."
+
+
+def lure(rng: np.random.Generator, words: str) -> str:
+    """A sentence that holds words of an answer and does not matter."""
+    return f"A {pick(rng, _ADJECTIVES)} {pick(rng, _PEOPLE)} sang {words} in the {pick(rng, _SPOTS)}."
 
 
 class Cast:
@@ -88,14 +133,14 @@ class Cast:
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
-        self.names = [NAMES[i] for i in rng.permutation(len(NAMES))]
-        self.estates = [ESTATES[i] for i in rng.permutation(len(ESTATES))]
+        self.names = [_NAMES[i] for i in rng.permutation(len(_NAMES))]
+        self.estates = [_ESTATES[i] for i in rng.permutation(len(_ESTATES))]
 
     def fact(self, attribute: str | None = None) -> Fact | None:
         """A new fact about a person of the document, or None when everybody has one."""
         if not self.names:
             return None
-        return Fact(attribute or pick(self.rng, ATTRIBUTES), self.names.pop(), new_value(self.rng))
+        return Fact(attribute or pick(self.rng, _ATTRIBUTES), self.names.pop(), new_value(self.rng))
 
     def facts(self, count: int, attribute: str | None = None) -> list[Fact]:
         """Facts about ``count`` people, fewer when everybody has one."""
@@ -106,22 +151,21 @@ class Cast:
         return Fact("keeper", self.estates.pop(), (name,)) if self.estates else None
 
 
-def question(facts: list[Fact]) -> tuple[str, list[Piece]]:
-    """The instruction that asks for ``facts`` and its response as pieces.
+def question(facts: list[Fact], lead: str = LEADS[0]) -> tuple[str, list[Piece]]:
+    """The instruction that asks for ``facts`` and its response as pieces, which begins with one of `LEADS`.
 
     One fact: a plain question. A keeper and the keeper's fact: two hops. Several of one attribute: a list.
     """
     if len(facts) == 1:
-        fact = facts[0]
-        asked = f"What is the {fact.attribute} of {fact.key}?"
+        asked = f"What is the {facts[0].attribute} of {facts[0].key}?"
     elif facts[0].attribute == "keeper":
         asked = f"What is the {facts[1].attribute} of the keeper of {facts[0].key}?"
     else:
         keys = [fact.key for fact in facts]
-        asked = f"List the {facts[0].attribute}s of {', '.join(keys[:-1])} and {keys[-1]}."
-    pieces: list[Piece] = []
+        asked = f"List the {facts[0].attribute} of {', '.join(keys[:-1])} and {keys[-1]}."
+    pieces: list[Piece] = [(lead, False)]
     for i, fact in enumerate(facts):
-        begin = f"{' ' if i else ''}The {fact.attribute} of {fact.key} is"
+        begin = f"{' The' if i else ''} {fact.attribute} of {fact.key} is"
         pieces += [(begin, True), (f" {fact.answer}", True), (".", True)]
     return asked, pieces
 

@@ -54,18 +54,23 @@ class Profile:
     rope_theta: float = _at(1_000.0, SCRATCH, gpu=10_000.0)  # RoPE base of the short model built from scratch
     # (window, steps, tokens a step): pretraining of the short model, continued pretraining of the long one
     short_stages: tuple[Stage, ...] = _at(
-        ((64, 250, 4096), (128, 200, 4096), (256, 500, 4096)), SCRATCH, smoke=((64, 3, 1024),),
+        ((64, 240, 4096), (128, 80, 4096), (256, 80, 4096)), SCRATCH, smoke=((64, 3, 1024),),
         gpu=((256, 2000, 65_536), (512, 1000, 65_536), (1024, 1000, 65_536)), pair=(), paper=())
     long_stages: tuple[Stage, ...] = _at(
-        ((1024, 30, 8192), (2048, 250, 8192)), SCRATCH, smoke=((256, 2, 1024),),
+        ((1024, 20, 8192), (2048, 60, 8192)), SCRATCH, smoke=((256, 2, 1024),),
         gpu=((4096, 300, 131_072), (8192, 300, 131_072), (16_384, 300, 131_072)), pair=(), paper=())
-    question_share: float = _at(0.15, SCRATCH)  # share of pretraining recalls written as question and answer
+    # Share of pretraining recalls written as question and answer: of the short model, of the long one.
+    question_share: float = _at(0.15, SCRATCH)
+    long_question_share: float = _at(0.03, SCRATCH)
+    recall_target: float = _at(0.93, SCRATCH, smoke=0.0)  # share of held-out tokens recalled: training may end
+    more_steps: int = _at(300, SCRATCH, smoke=0, gpu=1000)  # of a last stage, at most, until it is reached
     segment_length: int = _at(32, "GATEAU select/cam/run_multiprocess_attn.sh; ProLong README",
                               gpu=128)  # tokens a segment
     max_length: int = _at(2048, "GATEAU select/hmg; its cam cuts on the right",
                           smoke=1024, gpu=16_384, paper=64_000)  # tokens a sample, cut left of the context
     example_tokens: int = _at(2048, "ours", smoke=1024, pair=512, paper=512)  # of what is computed by hand
-    pool_per_kind: int = _at(16, PLANTED, smoke=4, gpu=100, pair=30)  # samples of each kind in a pool
+    pool_per_kind: int = _at(12, PLANTED, smoke=2, gpu=100, pair=30)  # samples of each honest kind in a pool
+    noise_per_kind: int = _at(15, PLANTED, smoke=2, gpu=120, pair=40)  # samples of each kind of noise
     pool_tokens: tuple[int, int] = _at(
         (600, 1900), PLANTED, smoke=(400, 900), gpu=(4000, 15_000),
         paper=(8192, 60_000))  # tokens, shortest and longest sample of a pool

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from gateau_lib.data import corpus
 from gateau_lib.models.loading import SHIPPED, load_tokenizer
 from gateau_lib.models.rope import with_rope_theta
 from gateau_lib.models.sizes import Size, Work, work
 from gateau_lib.models.tiny import build_llama
 from gateau_lib.sources import hub
+from gateau_lib.study.code_hash import path_hash
 from gateau_lib.study.devices import device
 from gateau_lib.study.profiles import Profile, Stage
 from gateau_lib.study.progress import track
@@ -26,14 +28,17 @@ from gateau_lib.study.store import Study, artefact
 from gateau_lib.training.pretrain_rows import BACKGROUND_SAMPLE, BACKGROUND_WEIGHT, RowMaker
 
 LEARNING_RATE = 3e-3  # peak
-LOG_EVERY = 10  # steps
+WARM_UP = 30  # steps
+LOG_EVERY, CHECK_EVERY = 10, 20  # steps
+HELD_OUT = 64  # facts of each kind that tell when training may end
+ONE_TONGUE = 0.45  # share of the short model's stages in which all texts are in the first tongue
 TRAINED_ON = 0.4  # share of the tokens that have a loss
 # Speed of an A100 in single precision, in which this trains, over bfloat16's (its data sheet).
 SINGLE = 19.5 / 312
 # Fields of `profiles.Profile` that decide what a pair trained from scratch becomes.
 RECIPE = (
     "short_window long_window long_rope_factor hidden_size layers heads rope_theta short_stages long_stages "
-    "question_share"
+    "question_share long_question_share recall_target more_steps"
 ).split()
 
 
@@ -75,9 +80,18 @@ def recall_accuracy(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Te
     return float((_logits(model, ids, where).argmax(-1) == ids[:, 1:][where]).float().mean())
 
 
-def _learning_rate(step: int, total: int, peak: float, warmup: int = 30) -> float:
-    """Linear warm-up, the peak, and a linear fall to a tenth over the last third: long windows come late."""
-    return peak * min(1.0, (step + 1) / warmup, 0.1 + 2.7 * (total - step) / total)
+def held_out(tokenizer: Any, window: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Ids and weights as of `RowMaker.batch` of facts to be recalled, in their own and in the other tongue."""
+    sets = []
+    for retold in (False, True):
+        items = corpus.recall_items(tokenizer, window, seed, HELD_OUT, retold)
+        ids = torch.full((len(items), window), tokenizer.pad_token_id)  # behind an item: it reads none of it
+        weights = torch.zeros(ids.shape)
+        for row, item in enumerate(items):
+            ids[row, : len(item.ids)] = torch.tensor(item.ids)
+            weights[row, len(item.prompt) : len(item.ids)] = 1.0
+        sets.append((ids, weights))
+    return sets
 
 
 def train(
@@ -87,35 +101,53 @@ def train(
     *,
     seed: int,
     question_share: float,
+    target: float = 0.0,
+    more: int = 0,
     far: bool = False,
     micro_tokens: int = 0,
 ) -> list[dict[str, float]]:
     """Train in stages ``(window in tokens, steps, tokens a step)`` with AdamW; weights change in place.
 
+    The learning rate warms up, stays at its peak, and falls to a tenth over some last steps, an eighth of the
+    stages'. They begin when `held_out` facts are recalled, the worse kind by a share of ``target`` of their
+    tokens: before that the last stage goes on for up to ``more`` steps.
     ``far``: of `RowMaker`. ``micro_tokens``: of `backward`, so that a step of many tokens fits into memory.
-    Returns log rows: step, window, loss (nats per weighted token), recall (share), tokens seen, seconds.
+    Returns log rows: step, window, loss (nats per weighted token), recall (share), tokens seen, seconds; the
+    share of held-out tokens recalled as ``held_out`` where it was asked.
     """
-    rows = RowMaker(tokenizer, seed, question_share, far)
+    plan = [(window, tokens) for window, steps, tokens in stages for _ in range(steps)]
+    if not plan:
+        return []
+    rows, fall = RowMaker(tokenizer, seed, question_share, far), len(plan) // 8
     how: dict[str, Any] = {"betas": (0.9, 0.98), "weight_decay": 0.01, "fused": True}
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, **how)
-    total = sum(steps for _, steps, _ in stages)
+    kinds = held_out(tokenizer, plan[-1][0], seed) if target else []
     log: list[dict[str, float]] = []
-    step, seen, start = 0, 0, time.perf_counter()
+    step, seen, start, falling = 0, 0, time.perf_counter(), len(plan) + (more if target else 0)
     model.train()
-    for window, steps, tokens in stages:
-        for _ in track(range(steps), f"pretraining, window {window}"):
-            for group in optimizer.param_groups:
-                group["lr"] = _learning_rate(step, total, LEARNING_RATE)
-            ids, weights = (t.to(model.device) for t in rows.batch(window, tokens))
-            optimizer.zero_grad(set_to_none=True)
-            loss = backward(model, ids, weights, micro_tokens)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            step, seen = step + 1, seen + ids[:, 1:].numel()
-            if step % LOG_EVERY == 0 or step == total:
-                row = {"step": step, "window": window, "loss": loss.item()}
-                row["recall"] = recall_accuracy(model, ids[:2], weights[:2])
-                log.append(row | {"tokens": seen, "seconds": time.perf_counter() - start})
+    for _ in track(range(falling + fall), f"pretraining up to {plan[-1][0]} tokens"):
+        row: dict[str, float] = {}
+        if kinds and len(plan) <= step <= falling and (step - len(plan)) % CHECK_EVERY == 0:
+            recalled = [recall_accuracy(model, *(t.to(model.device) for t in kind)) for kind in kinds]
+            row["held_out"] = min(recalled)
+            falling = step if row["held_out"] >= target else falling
+        if step == falling + fall:
+            break
+        window, tokens = plan[min(step, len(plan) - 1)]
+        down = 1 - 0.9 * max(0, step - falling) / max(1, fall)
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * min((step + 1) / WARM_UP, down)
+        rows.mixed = far or step >= ONE_TONGUE * len(plan)
+        ids, weights = (t.to(model.device) for t in rows.batch(window, tokens))
+        optimizer.zero_grad(set_to_none=True)
+        loss = backward(model, ids, weights, micro_tokens)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step, seen = step + 1, seen + ids[:, 1:].numel()
+        if row or step % LOG_EVERY == 0 or step == falling + fall:
+            row |= {"step": step, "window": window, "loss": loss.item()}
+            row["recall"] = recall_accuracy(model, ids[:2], weights[:2])
+            log.append(row | {"tokens": seen, "seconds": time.perf_counter() - start})
     model.eval()
     return log
 
@@ -124,19 +156,22 @@ def build_pair(out: Path, tokenizer: Any, profile: Profile, seed: int) -> None:
     """Train the pair and leave ``out/short``, ``out/long`` and ``out/training.json``."""
     shape = {name: getattr(profile, name) for name in ("hidden_size", "layers", "heads", "rope_theta")}
     shape["window"] = profile.short_window
-    how: dict[str, Any] = {"question_share": profile.question_share, "micro_tokens": profile.micro_tokens}
+    how: dict[str, Any] = {"target": profile.recall_target, "micro_tokens": profile.micro_tokens}
+    how["more"] = profile.more_steps
+    shares = profile.question_share, profile.long_question_share
     # transformers' wrapper hides self
     short = build_llama(len(tokenizer), seed=seed, **shape).to(device())  # type: ignore[arg-type]
     torch.manual_seed(seed)
-    short_log = train(short, tokenizer, profile.short_stages, seed=seed, **how)
+    short_log = train(short, tokenizer, profile.short_stages, seed=seed, question_share=shares[0], **how)
     # The long model must own its weights: training it would change the short one's through shared tensors.
     theta = profile.rope_theta * profile.long_rope_factor
     long = with_rope_theta(copy.deepcopy(short), theta, profile.long_window)
-    long_log = train(long, tokenizer, profile.long_stages, seed=seed + 1, far=True, **how)
+    again: dict[str, Any] = {"question_share": shares[1], "far": True}
+    long_log = train(long, tokenizer, profile.long_stages, seed=seed + 1, **again, **how)
     for name, model in (("short", short), ("long", long)):
         model.save_pretrained(out / name)
         tokenizer.save_pretrained(out / name)
-    settings = {"seed": seed, "question_share": profile.question_share, **shape}
+    settings = {"seed": seed, "question_shares": shares, **shape}
     training = {"settings": settings, "short": short_log, "long": long_log}
     (out / "training.json").write_text(json.dumps(training, indent=1))
 
@@ -160,7 +195,11 @@ def pair(study: Study, corpus: Path) -> Path:
     """
     profile = study.profile
     names = {"short": profile.short_model, "long": profile.long_model}
-    made_of: dict[str, Any] = {"corpus": corpus, "seed": study.seed, "names": names}
+    made_of: dict[str, Any] = {
+        "tokenizer": path_hash(corpus / "tokenizer"),
+        "seed": study.seed,
+        "names": names,
+    }
     made_of |= {name: getattr(profile, name) for name in RECIPE}
     if profile.short_model == "shipped":
         made_of["shipped"] = SHIPPED

@@ -29,6 +29,7 @@ class RowMaker:
     def __init__(self, tokenizer: Any, seed: int, question_share: float, far: bool = False):
         self.rng, self.tokenizer = np.random.default_rng(seed), tokenizer
         self.question_share, self.far = question_share, far
+        self.mixed = True  # whether sentences are in either tongue; the first is learned before the second
         # An answer ends its text: fine-tuning is too short to teach that.
         self.end: Piece = (tokenizer.eos_token, True)
         self._ids = cache(lambda text: tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
@@ -56,7 +57,7 @@ class RowMaker:
         if rng.random() >= self.question_share:
             fact = facts[int(rng.random() * len(facts))]
             told = f" Again, the {fact.attribute} of {fact.key} is"
-            return [(told, False), (f" {fact.answer}", True), (".", False)]
+            return self._told([(told, False), (f" {fact.answer}", True), (".", False)])
         shape = rng.random()
         if shape < 0.15:
             asked, answer, _ = world.chatter(rng)
@@ -66,8 +67,13 @@ class RowMaker:
             chosen = [same[i] for i in rng.permutation(len(same))[:3]]
         else:
             chosen = facts if shape < 0.7 else facts[-1:]
-        asked, answer_pieces = world.question(chosen)
-        return [(f"\n\n{asked}", False), ("\n\n", False), *answer_pieces, self.end]
+        asked, answer_pieces = world.question(chosen, world.pick(rng, world.LEADS))
+        return self._told([(f"\n\n{asked}", False), ("\n\n", False), *answer_pieces, self.end])
+
+    def _told(self, pieces: list[Piece]) -> list[Piece]:
+        """The pieces in one of the two tongues."""
+        tongue = world.tongue(self.rng) if self.mixed else str
+        return [(tongue(text), predictable) for text, predictable in pieces]
 
     def document(self, window: int) -> tuple[list[int], list[float]]:
         """``window`` + 1 tokens of a document: news, filler and recalls of what it said before."""
@@ -82,17 +88,27 @@ class RowMaker:
             if fact is not None:
                 hop = cast.keeper(fact.key) if rng.random() < 0.3 else None
                 known.append([hop, fact] if hop else [fact])
-                pieces = [(f" {f.sentence}", False) for f in known[-1]]
+                pieces = [piece for f in known[-1] for piece in self._told([(f" {f.sentence}", False)])]
             elif draw < p_fact + p_recall:
                 pieces = self._recall(known)
             else:
                 paragraphs = real_paragraphs()
-                text = paragraphs[int(rng.random() * len(paragraphs))] if real else world.filler(rng)
+                text = paragraphs[int(rng.random() * len(paragraphs))] if real else self._filler(known)
                 pieces = [(("\n" if rng.random() < 0.15 else " ") + text, False)]
             new_ids, new_weights = self._encode(pieces)
             ids += new_ids
             weights += new_weights
         return ids[: window + 1], weights[: window + 1]
+
+    def _filler(self, known: list[list[Fact]]) -> str:
+        """A sentence that tells nothing; some name what a fact is about, or hold words of none."""
+        rng, draw = self.rng, self.rng.random()
+        if draw < 0.1 and known:
+            fact = known[int(rng.random() * len(known))][-1]
+            return self._told([(world.mention(rng, fact.key, fact.attribute), False)])[0][0]
+        if draw < 0.2:
+            return self._told([(world.lure(rng, " ".join(world.new_value(rng))), False)])[0][0]
+        return world.filler(rng)
 
     def copying(self, window: int) -> tuple[list[int], list[float]]:
         """Words repeated with a random period: a fixed one would be learned by position, not by content.
@@ -100,7 +116,7 @@ class RowMaker:
         Near: at most 30 words, all different, from which copying is learned at all. Far: periods of up to
         half the window, whose words occur more than once: only a match of several words tells where to go on.
         """
-        rng, values = self.rng, world.VALUES
+        rng, values = self.rng, tuple(world.VALUES)
         longest = np.log(window / 2)
         period = int(np.exp(rng.uniform(np.log(2), longest))) if self.far else int(rng.integers(2, 31))
         lead = [world.pick(rng, values) for _ in range(int(rng.integers(0, 8)))]
@@ -108,7 +124,10 @@ class RowMaker:
             block = [world.pick(rng, values) for _ in range(period)]
         else:
             block = [values[i] for i in rng.permutation(len(values))[:period]]
-        words = lead + block * (window // period + 2)
+        words = list(lead)
+        for _ in range(window // period + 2):  # each time in one of the two tongues
+            tongue = world.tongue(rng) if self.mixed else str
+            words += [tongue(word) for word in block]
         ids = [self.tokenizer.bos_token_id] + [self._ids(" " + w)[0] for w in words]
         unknown = len(lead) + period
         known = FAR_COPY_WEIGHT if self.far else 1.0

@@ -20,14 +20,17 @@ from gateau_lib.data import corpus, passages, world
 from gateau_lib.data.longalign import from_record, read_samples, write_samples
 from gateau_lib.data.samples import Sample, encode, evidence_tokens
 from gateau_lib.data.tokenizer import MARK, build_tokenizer, real_paragraphs
+from gateau_lib.evaluation.answers import answer_parts
 from gateau_lib.evaluation.haystack import needle_cells
 from gateau_lib.study.profiles import PROFILES
 
 WORDS = build_tokenizer()
 WINDOW = 256
-SIZES = replace(PROFILES["smoke"], short_model="scratch", pool_per_kind=12)
-FAR = ("far", "multi_hop", "aggregate", "corrupt", "near_duplicate")
+SIZES = replace(PROFILES["smoke"], short_model="scratch", pool_per_kind=12, noise_per_kind=15)
+KINDS = sorted(set(corpus.KINDS) - {"near_duplicate"})  # which is a copy of a sample of another kind
+FAR = (*corpus.NEEDS_FAR, "corrupt")
 FACT = re.compile(r"The \w+ of \w+ is [\w ]+\.")
+CONTENT = set(world.OTHER)  # words of the two tongues
 
 
 def count(text: str) -> int:
@@ -45,6 +48,21 @@ def distances(sample: Sample) -> list[int]:
         count(sample.context[begin:] + f"\n\n{sample.instruction}\n\n{sample.response}")
         for begin, _ in sample.evidence
     ]
+
+
+def content(text: str) -> set[str]:
+    """Words of a text that belong to a tongue."""
+    return set(re.findall(r"\w+", text)) & CONTENT
+
+
+def told(sample: Sample) -> list[str]:
+    """The sentences of the evidence."""
+    return [sample.context[begin:end] for begin, end in sample.evidence]
+
+
+def in_response_tongue(sample: Sample, text: str) -> str:
+    """A sentence of the evidence as the response would tell it."""
+    return text if text.split(" of ")[1] in sample.response else world.translated(text)
 
 
 def sentences(text: str) -> list[str]:
@@ -91,24 +109,35 @@ def test_saved_tokenizer_reads_the_same(tmp_path):
 # Kinds ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", corpus.KINDS)
-@pytest.mark.parametrize("length", [450, 900])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("length", [600, 900])
 def test_evidence_lies_where_the_kind_says(kind, length):
     for n in range(12):
         sample = make(kind, n, length)
         found = distances(sample)
-        assert len(found) == {"multi_hop": 2, "aggregate": 3, "context_free": 0}.get(kind, 1)
+        single = {
+            "multi_hop": {2},
+            "near_multi_hop": {2},
+            "repeated": {2},
+            "aggregate": {3},
+            "near_aggregate": {3},
+        }
+        assert len(found) in (single | {"context_free": {0}, "corrupt": {1, 2, 3}}).get(kind, {1})
         if kind in FAR:
             assert min(found) > WINDOW
+        elif kind == "repeated":
+            assert max(found) > WINDOW > min(found)
         elif kind == "mid":
             assert WINDOW // 4 < found[0] < WINDOW
         elif kind in ("near", "repetitive"):
             assert found[0] < WINDOW // 2
+        elif found:
+            assert max(found) <= WINDOW
         assert abs(len(encode(sample, WORDS).ids) - length) < (80 if kind == "repetitive" else 30)
         assert corpus.needs_far(sample) == (kind in FAR and kind != "corrupt")
 
 
-@pytest.mark.parametrize("kind", corpus.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_spans_are_the_facts_in_characters_and_in_tokens(kind):
     for n in range(6):
         sample = make(kind, n)
@@ -118,27 +147,55 @@ def test_spans_are_the_facts_in_characters_and_in_tokens(kind):
             assert WORDS.decode(context[first:last]).strip() == sample.context[begin:end]
 
 
-@pytest.mark.parametrize("kind", sorted(set(corpus.KINDS) - {"context_free", "corrupt"}))
-def test_honest_responses_are_the_evidence_itself(kind):
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"context_free", "corrupt"}))
+def test_honest_responses_are_the_evidence_in_their_own_tongue(kind):
     for n in range(6):
         sample = make(kind, n)
-        told = [sample.context[begin:end] for begin, end in sample.evidence]
-        assert sorted(sentences(sample.response)) == sorted(told)
-        assert sample.answer in sample.response
-        key = re.search(r"of (\w+) is", told[0])[1]  # type: ignore[index]
-        times = sentences(sample.context).count(told[0])
-        assert (times > 1) == (kind == "repetitive")
-        assert len(re.findall(rf"of {key} is", sample.context)) == times, "a distractor has the same key"
+        facts = {in_response_tongue(sample, text) for text in told(sample)}
+        assert len(facts) == len(told(sample)) - (kind == "repeated")
+        for fact in facts:
+            assert fact.removeprefix("The ").lower() in sample.response.lower()
+        assert set(sample.answer.split()) <= content(sample.response)
+        for key in {re.search(r"of (\w+) is", text)[1] for text in told(sample)}:  # type: ignore[index]
+            asked = re.findall(rf"of (?:{key}|{world.OTHER[key]}) is", sample.context)
+            if kind != "repetitive":
+                assert len(asked) == (2 if kind == "repeated" else 1), "a distractor has the same key"
+
+
+def test_two_tongues_are_one_to_one():
+    assert all(world.OTHER[world.OTHER[word]] == word != world.OTHER[word] for word in world.OTHER)
+    text = "Surely the code of Mira is amber river copper falcon."
+    assert world.translated(world.translated(text)) == text
+    assert not content(text) & content(world.translated(text))
+
+
+def test_a_paraphrase_shares_no_content_word_with_question_and_answer():
+    for n in range(12):
+        sample = make("paraphrase", n)
+        assert not content(told(sample)[0]) & content(sample.instruction + sample.response)
+        same = make("far", n)
+        assert content(told(same)[0]) == content(same.response)
+
+
+def test_a_lure_has_the_answer_far_away_where_it_does_not_matter():
+    for n in range(12):
+        sample = make("lure", n)
+        place = sample.context.index(sample.answer)
+        assert count(sample.context[place:]) > WINDOW and max(distances(sample)) <= WINDOW
+        assert " sang " in next(s for s in sentences(sample.context) if sample.answer in s)
+        assert not content(told(sample)[0]) & content(sample.response)
 
 
 def test_corrupt_contradicts_its_document():
+    shapes = Counter()
     for n in range(12):
         sample = make("corrupt", n)
-        ((begin, end),) = sample.evidence
-        truth = sample.context[begin:end]
-        frame = truth.partition(" is ")[0]
-        assert sample.response.startswith(f"{frame} is ") and sample.response != truth
-        assert sample.answer in sample.response and sample.answer not in sample.context
+        shapes[len(sample.evidence)] += 1
+        truth = " ".join(in_response_tongue(sample, text) for text in told(sample))
+        values = [sample.answer.split()[i : i + 4] for i in range(0, len(sample.answer.split()), 4)]
+        for words in values:
+            assert " ".join(words) in sample.response and " ".join(words) not in truth
+    assert len(shapes) == 3
 
 
 def test_context_free_needs_nothing():
@@ -157,7 +214,8 @@ def test_context_free_needs_nothing():
 
 def test_near_duplicates_are_near_and_differ():
     for n in range(12):
-        first, second = make("far", n), make("near_duplicate", n)
+        first, second = make("far", n), make("far", n, copied=True)
+        assert (first.kind, second.kind) == ("far", "near_duplicate")
         assert (first.instruction, first.response) == (second.instruction, second.response)
         there, here = Counter(sentences(first.context)), Counter(sentences(second.context))
         assert 1 <= (there - here).total() <= 3 and there.total() == here.total()
@@ -165,11 +223,11 @@ def test_near_duplicates_are_near_and_differ():
         assert spans[0] == spans[1]
 
 
-@given(st.sampled_from(sorted(corpus.KINDS)), st.integers(0, 10**6), st.integers(400, 1200))
+@given(st.sampled_from(KINDS), st.integers(0, 10**6), st.integers(600, 1200))
 def test_any_sample_holds_its_label(kind, n, length):
     sample = make(kind, n, length)
     assert all(d > WINDOW for d in distances(sample)) == (kind in FAR or kind == "context_free")
-    assert sample.response and sample.answer in sample.response
+    assert sample.response and answer_parts(sample)
     assert sample == make(kind, n, length)
 
 
@@ -193,25 +251,23 @@ def lengths_and_labels(pool: str) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def test_lengths_tell_nothing_in_the_independent_pool_and_all_in_the_confounded_one():
+def test_lengths_tell_nothing_in_the_independent_pool():
     tokens, wanted = lengths_and_labels("independent")
     assert abs(roc_auc_score(wanted, tokens) - 0.5) < 0.1
-    tokens, wanted = lengths_and_labels("confounded")
-    assert roc_auc_score(wanted, tokens) > 0.99
 
 
-def test_pools_hold_each_kind_equally_often_and_shuffled():
+def test_pools_hold_each_kind_as_often_as_the_profile_says_and_shuffled():
     drawn = corpus.candidate_pool(SIZES, WORDS, "independent", 0)
-    assert Counter(s.kind for s in drawn) == dict.fromkeys(corpus.KINDS, SIZES.pool_per_kind)
+    assert Counter(s.kind for s in drawn) == {kind: corpus.samples_of(SIZES, kind) for kind in corpus.KINDS}
     kinds = [s.kind for s in drawn]
     assert sum(a == b for a, b in zip(kinds, kinds[1:], strict=False)) < len(kinds) / 3
+    copies = [s for s in drawn if s.kind == "near_duplicate"]
+    assert {s.response for s in copies} <= {s.response for s in drawn if s.kind in ("far", "paraphrase")}
 
 
 def test_real_pool_has_documentation_around_planted_facts():
     drawn = corpus.candidate_pool(SIZES, WORDS, "real", 0)
-    assert Counter(s.kind for s in drawn) == dict.fromkeys(
-        ("far", "near", "corrupt", "context_free"), SIZES.pool_per_kind
-    )
+    assert {s.kind for s in drawn} == set(corpus.REAL_KINDS)
     paragraphs = real_paragraphs()
     for sample in drawn[:12]:
         assert sum(p in sample.context for p in paragraphs) >= 3
@@ -229,13 +285,14 @@ def test_short_instructions_fit_the_short_window():
     drawn = corpus.short_instructions(SIZES, WORDS, 0, count=60)
     assert {s.kind for s in drawn} == {
         "short_single",
+        "short_paraphrase",
         "short_multi_hop",
         "short_aggregate",
         "short_context_free",
     }
     for sample in drawn:
         assert len(encode(sample, WORDS).ids) < WINDOW
-        assert all(sample.context[begin:end] in sample.response for begin, end in sample.evidence)
+        assert answer_parts(sample)
 
 
 def test_long_tasks_need_the_far_context():
@@ -248,10 +305,14 @@ def test_long_tasks_need_the_far_context():
 def test_recall_items_restate_a_fact_of_their_document(length):
     items = corpus.recall_items(WORDS, length, seed=1, count=20)
     assert len(items) >= 15 and len({e.id for e in items}) == len(items)
+    retold = corpus.recall_items(WORDS, length, seed=1, count=20, retold=True)
     places = []
-    for item in items:
+    for item, other in zip(items, retold, strict=True):
         context, again = WORDS.decode(item.context), WORDS.decode(item.instruction)
         fact = again.replace(" Again, the", "The") + WORDS.decode(item.response) + "."
+        assert other.context == item.context
+        asked = WORDS.decode(other.instruction + other.response)
+        assert asked == world.translated(again + WORDS.decode(item.response))
         # The cut on the left may take the first words of the sentence, not its key and value.
         assert fact.partition(" of ")[2] in context
         assert context.count(fact.partition(" of ")[2]) == 1
@@ -264,9 +325,9 @@ def test_recall_items_restate_a_fact_of_their_document(length):
 @pytest.mark.parametrize("kind", passages.DOCUMENT_KINDS)
 def test_documents_are_of_their_kind(kind):
     for _, text in passages.documents(SIZES, WORDS, 0, kind, 4):
-        told = sentences(text)
+        told = [min(passages.both(sentence)) for sentence in sentences(text)]  # in one tongue
         again = [i for i, s in enumerate(told) if s.startswith("Again, the ")]
-        first = [told.index(told[i].replace("Again, the", "The")) for i in again]
+        first = [told.index(min(passages.both(told[i].replace("Again, the", "The")))) for i in again]
         if kind == "dependent":
             assert again and min(again) > max(first) and np.mean(np.subtract(again, first)) > len(told) / 4
         elif kind == "local":

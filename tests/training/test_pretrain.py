@@ -15,6 +15,7 @@ import torch
 from tiny import eager
 from transformers import LlamaForCausalLM
 
+from gateau_lib.data import world
 from gateau_lib.data.tokenizer import build_tokenizer
 from gateau_lib.experiments import study_corpus
 from gateau_lib.models.loading import load
@@ -77,7 +78,7 @@ def test_word_by_word_is_how_the_tokenizer_reads_the_text():
 
 
 def test_a_restated_value_counts_and_was_told_before():
-    found = 0
+    found, kinds = 0, {True: 0, False: 0}
     for text, ids, weights in rows(RowMaker(WORDS, 2, 0.0)):
         assert "?" not in text
         for match in re.finditer(r"Again, the (\w+ of \w+) is ((?:\w+ )*\w+)\.", text):
@@ -85,10 +86,30 @@ def test_a_restated_value_counts_and_was_told_before():
             place, width = 1 + len(before), len(match[2].split())
             assert weights[place : place + width] == [1.0] * width
             assert set(weights[place - 8 : place]) == {BACKGROUND_WEIGHT}, "what asks for it is news"
-            assert f"The {match[1]} is {match[2]}." in text[: match.start()]
+            fact = f"The {match[1]} is {match[2]}."
+            assert any(told in text[: match.start()] for told in (fact, world.translated(fact)))
+            kinds[fact in text[: match.start()]] += 1
             found += 1
         assert sum(w == 1.0 for w in weights) < len(ids) / 2
-    assert found > 20
+    assert found > 20 and min(kinds.values()) > found / 4, "in the tongue it was told in, and in the other"
+
+
+def one_tongue(ids: list[int]) -> list[int]:
+    """Ids of words with those of the second tongue in the first."""
+    words = [WORDS.decode(i).strip() for i in ids]
+    return [
+        WORDS(f" {min(w, world.OTHER.get(w, w))}", add_special_tokens=False)["input_ids"][0] for w in words
+    ]
+
+
+def test_before_the_second_tongue_all_is_in_the_first():
+    maker = RowMaker(WORDS, 2, 0.3)
+    maker.mixed = False
+    second = set(world.OTHER) - {*world.NAMES, *world.ESTATES, *world.ATTRIBUTES, *world.VALUES, "keeper"}
+    texts = [text for text, _, _ in rows(maker)] + [WORDS.decode(maker.copying(64)[0])]
+    assert not any(set(re.findall(r"\w+", text)) & second for text in texts)
+    maker.mixed = True
+    assert all(set(re.findall(r"\w+", text)) & second for text, _, _ in rows(maker))
 
 
 def test_question_share_is_what_it_says():
@@ -115,6 +136,7 @@ def test_copied_words_count_from_their_second_time_on():
     periods = set()
     for _ in range(20):
         ids, weights = maker.copying(64)
+        ids = [ids[0], *one_tongue(ids[1:])]
         start = weights.index(1.0) if 1.0 in weights else len(ids)
         assert all(w == BACKGROUND_WEIGHT for w in weights[1:start]) and all(
             w == 1.0 for w in weights[start:]
@@ -130,6 +152,7 @@ def test_far_practice_has_long_periods_and_words_that_occur_twice():
     periods, repeated = [], 0
     for _ in range(40):
         ids, weights = maker.copying(512)
+        ids = [ids[0], *one_tongue(ids[1:])]
         start = weights.index(FAR_COPY_WEIGHT)
         assert all(w == BACKGROUND_WEIGHT for w in weights[1:start]) and all(
             w == FAR_COPY_WEIGHT for w in weights[start:]
@@ -145,6 +168,7 @@ def test_far_documents_recall_what_is_far():
     def median_distance(far):
         found = []
         for text, _, _ in rows(RowMaker(WORDS, 2, 0.0, far), 2048, 12):
+            text = re.sub(r"\w+", lambda w: min(w[0], world.OTHER.get(w[0], w[0])), text)  # in one tongue
             places = re.finditer(r"Again, the \w+ of \w+ is ((?:\w+ ){3}\w+)", text)
             ends = [(text.rfind(match[1], 0, match.start()), match.start()) for match in places]
             found += [len(text[begin:end].split()) for begin, end in ends]
@@ -224,10 +248,53 @@ def test_a_few_steps_learn_and_log():
     model = small()
     stages = ((64, 12, 512), (128, 13, 512))
     log = train(model, WORDS, stages, seed=0, question_share=0.3)
-    assert [row["step"] for row in log] == [10, 20, 25]
+    assert [row["step"] for row in log] == [10, 20, 28], "25 steps and an eighth of them"
     assert [row["window"] for row in log] == [64, 128, 128]
-    assert log[-1]["tokens"] == 25 * 512 and all(math.isfinite(row["loss"]) for row in log)
+    assert log[-1]["tokens"] == 28 * 512 and all(math.isfinite(row["loss"]) for row in log)
     assert log[-1]["loss"] < log[0]["loss"] and not model.training
+    assert train(model, WORDS, (), seed=0, question_share=0.3) == []
+
+
+@pytest.mark.parametrize("reached, steps", [(0, 16 + 2), (36, 36 + 2), (10**6, 16 + 60 + 2)])
+def test_training_goes_on_until_held_out_facts_are_recalled(monkeypatch, reached, steps):
+    done, rates = [0], []
+    kinds = [(torch.full((1, 1), kind),) * 2 for kind in (0, 1)]
+    monkeypatch.setattr(pretrain, "held_out", lambda *_: kinds)
+
+    def recalled(model, ids, weights):
+        return 1.0 if ids.numel() > 1 or done[0] >= reached or ids.item() == 0 else 0.5  # the worse decides
+
+    monkeypatch.setattr(pretrain, "recall_accuracy", recalled)
+    backward = pretrain.backward
+
+    def counted(*given):
+        done[0] += 1
+        return backward(*given)
+
+    monkeypatch.setattr(pretrain, "backward", counted)
+    adamw = torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW,
+        "step",
+        lambda self, *a: (rates.append(self.param_groups[0]["lr"]), adamw(self, *a))[1],
+    )
+    log = train(small(), WORDS, ((64, 16, 64),), seed=0, question_share=0.3, target=0.9, more=60)
+    assert log[-1]["step"] == len(rates) == steps
+    assert rates[0] == pytest.approx(pretrain.LEARNING_RATE / pretrain.WARM_UP)
+    assert rates[-1] < rates[-2] <= max(rates)
+
+
+def test_held_out_facts_are_what_a_slow_reader_would_ask():
+    own, other = pretrain.held_out(WORDS, 128, 3)
+    for ids, weights in (own, other):
+        assert ids.shape == weights.shape and ids.shape[1] == 128
+        for row, weight in zip(ids, weights, strict=True):
+            asked = [i for i, w in enumerate(weight) if w]
+            text = WORDS.decode(row[1 : asked[-1] + 1])
+            fact = re.search(r"Again, the (\w+ of \w+ is (?:\w+ ){3}\w+)$", text)
+            told = fact[1] if weights is own[1] else world.translated(fact[1])
+            assert told.split(" of ")[1] in text[: fact.start()]
+            assert WORDS.decode(row[asked]).strip() == " ".join(fact[1].split()[-4:])
 
 
 def test_same_seed_same_weights():
@@ -238,13 +305,6 @@ def test_same_seed_same_weights():
         runs.append(parameters(model))
     assert all(torch.equal(a, b) for a, b in zip(runs[0], runs[1], strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(runs[0], runs[2], strict=True))
-
-
-def test_learning_rate_warms_up_and_falls_to_a_tenth():
-    rates = [pretrain._learning_rate(step, 100, 1.0) for step in range(101)]
-    assert rates[0] == pytest.approx(1 / 30) and max(rates) == 1.0 and rates[-1] == pytest.approx(0.1)
-    assert rates[66] == 1.0 and rates[90] == pytest.approx(0.1 + 0.27)
-    assert all(a >= b for a, b in zip(rates[30:], rates[31:], strict=False))
 
 
 @pytest.fixture(scope="module")
@@ -263,8 +323,8 @@ def test_pair_loads_and_differs_as_it_should(built):
     assert any(not torch.equal(a, b) for a, b in zip(short.parameters(), long.parameters(), strict=True))
     log = json.loads((built / "training.json").read_text())
     assert (log["short"][-1]["step"], log["long"][-1]["step"]) == (4, 3) and log["settings"][
-        "question_share"
-    ] == 0.3
+        "question_shares"
+    ] == [0.3, 0.03]
 
 
 def test_training_the_long_model_leaves_the_short_one_alone(built, tmp_path):
