@@ -13,8 +13,8 @@ from gateau_lib.experiments import (
     replication,
     replication_rows,
     selection_runs,
+    skip_runs,
     study_corpus,
-    tuning_runs,
 )
 from gateau_lib.models.loading import load_tokenizer
 from gateau_lib.study.command import command, parser
@@ -29,7 +29,7 @@ def find_run(study: Study, name: str) -> FineTune:
     """The run of that name among those of notebooks 06 and 09; scores it needs are computed if missing."""
     rows = (row for row in replication_rows.runs(study.profile) if row.row != replication_rows.UNTUNED)
     published = {row.name: row for row in rows}
-    skipping = tuning_runs.run_names(study.profile, "skipping")
+    skipping = skip_runs.run_names(study.profile)
     known = [*published, *skipping, *selection_runs.run_names(study.profile)]
     if name not in known:
         no = f"no run {name!r} in profile {study.profile.name}"
@@ -41,7 +41,7 @@ def find_run(study: Study, name: str) -> FineTune:
         chosen = replication_rows.selected(run, replication.scored(study, pair), study.seed)
         return replication.training_job(study, pair, run, chosen)
     if name in skipping:
-        jobs = tuning_runs.skip_jobs(study, data, pair)
+        jobs = skip_runs.all_jobs(study, data, pair)
     else:
         jobs = selection_runs.selection_jobs(study, data, pair, selection_runs.selected(study))
     return next(job for job in jobs if job.name == name)

@@ -265,12 +265,21 @@ def short_instructions(profile: Profile, tokenizer: Any, seed: int, count: int |
     return samples
 
 
+def needles(profile: Profile, length: int) -> int:
+    """Needle items of a length at each depth."""
+    longest = length == max(profile.eval_lengths)
+    return profile.eval_needles if longest else max(1, profile.eval_needles // 2)
+
+
 def needle_set(profile: Profile, tokenizer: Any, seed: int) -> list[Sample]:
-    """Single-fact samples at every evaluation length and depth (0: the context begins with the fact)."""
+    """Single-fact samples at every evaluation length and depth (0: the context begins with the fact).
+
+    ``profile.eval_needles`` of each depth at the longest length, half as many at the others.
+    """
     samples = []
     for length in profile.eval_lengths:
         for d, depth in enumerate(NEEDLE_DEPTHS):
-            for n in range(max(1, profile.eval_items // 4)):
+            for n in range(needles(profile, length)):
                 rng = np.random.default_rng([seed, 555, length, d, n])
                 writer, cast = Writer(tokenizer, rng, world.filler), Cast(rng)
                 distractors = distractors_of(cast, length)

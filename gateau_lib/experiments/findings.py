@@ -155,13 +155,13 @@ def headline(metrics: pd.DataFrame) -> Figure:
     """The study in one picture: who finds far evidence, and SkipAlign by length (08, README)."""
     auc = metrics[(metrics["metric"] == "auc") & (metrics["condition"] == "independent")]
     auc = auc[auc["method"].isin(HEADLINE_SELECTORS)]
-    by_length = (metrics["metric"] == "long_accuracy") & metrics["condition"].astype(str).str.isdigit()
+    by_length = (metrics["metric"] == "needle_probability") & metrics["condition"].astype(str).str.isdigit()
     skip = metrics[by_length & metrics["method"].isin(HEADLINE_STRATEGIES)]
     skip = skip.sort_values("method", key=lambda names: names.map(HEADLINE_STRATEGIES.index), kind="stable")
     fig, (left, right) = blank(10, 4, 2)
     draw_dots(left, auc, "AUC for samples that need far evidence", 0.5)
     left.set_title("Who finds the samples with far evidence?")
-    draw_by_length(right, skip)
+    draw_by_length(right, skip, ylabel="probability of the answer")
     if len(skip):
         right.legend(loc="lower left")  # no room beside the axes; recall of short contexts stays above it
     right.set_title("Short samples only: what extends the window?")

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gateau_lib.experiments import claims, gpu_record, machine_check, pool, ranking, study_corpus, tuning_runs
+from gateau_lib.experiments import claims, gpu_record, machine_check, pool, ranking, skip_runs, study_corpus
 from gateau_lib.experiments.gpu_card import Shapes
 from gateau_lib.methods.skipalign import Strategy
 from gateau_lib.models.loading import SHIPPED
@@ -93,7 +93,7 @@ def _verdicts(path: Path, study: Study, where: str) -> dict[str, str]:
 
 def _fine_tuned(path: Path, study: Study, where: str) -> dict[str, list[float]]:
     """The first run of each strategy; its losses, nats, a step."""
-    jobs = tuning_runs.skip_jobs(study, study_corpus.prepared(study), SHIPPED)
+    jobs = skip_runs.skip_jobs(study, study_corpus.prepared(study), SHIPPED)
     losses: dict[str, list[float]] = {}
     for strategy in RUNS:
         job = next(job for job in jobs if job.strategy == strategy)

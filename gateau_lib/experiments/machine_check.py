@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 from huggingface_hub import HfApi
 
-from gateau_lib.experiments import replication_rows, selection_runs, tuning_runs, workload
+from gateau_lib.experiments import replication_rows, selection_runs, skip_runs, workload
 from gateau_lib.models.nll import BATCH_TOKENS
 from gateau_lib.models.sizes import Size
 from gateau_lib.sources import hub
@@ -121,10 +121,11 @@ def disk(profile: Profile) -> tuple[float, float]:
     short, long = workload.pair(profile)
     lora = profile.tuning == "lora"
     trained, wide = (adapters(long), 4) if lora else (long.parameters, NUMBER[profile.dtype])
-    tuned = profile.pool_seeds * (len(selection_runs.arms(profile)) + len(tuning_runs.STRATEGIES))
+    tuned = profile.pool_seeds * len(selection_runs.arms(profile)) + len(skip_runs.run_names(profile))
     tuned += sum(run.row != replication_rows.UNTUNED for run in replication_rows.runs(profile))
-    stretched = 4 * short.parameters  # the start of notebook 06's short models
-    results = tuned * wide * trained + KEPT_CHECKPOINTS * 12 * trained + stretched + DATA_BYTES
+    # Where notebook 06's short models start: raised; also the wider one, as it is and raised.
+    starts = (3 if profile.skip_wider_stages else 1) * 4 * short.parameters
+    results = tuned * wide * trained + KEPT_CHECKPOINTS * 12 * trained + starts + DATA_BYTES
     if not profile.from_hub:
         results += 4 * 2 * long.parameters  # the pair
     return results, sum(downloads(profile).values())

@@ -9,11 +9,9 @@ import numpy as np
 import pandas as pd
 
 from gateau_lib.data import passages
-from gateau_lib.data.corpus import NEEDLE_DEPTHS, TASKS
-from gateau_lib.evaluation.haystack import needle_map
+from gateau_lib.data.corpus import TASKS
 from gateau_lib.evaluation.planted import evaluate_all, perplexity_by_length
 from gateau_lib.experiments import selection_runs, workload
-from gateau_lib.experiments.tuning_runs import STRATEGIES
 from gateau_lib.models import loading
 from gateau_lib.models.sizes import Work
 from gateau_lib.study.intervals import SEEDS, t_interval
@@ -89,22 +87,17 @@ def perplexities(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.Da
 
 
 def cost(profile: Profile) -> Work:
-    """What notebook 07 costs: all tuned models, and both models they began with, on the held-out sets."""
+    """What notebook 07 costs for selections: the tuned models, and the one they began with, held-out sets."""
     samples, model = workload.planted(profile), workload.pair(profile)[1]
     arms = selection_runs.arms(profile)
     # Models on the sets long and short; those of the main condition write answers too.
     selected = profile.pool_seeds * len(arms) + 1
     writing = profile.pool_seeds * sum(arm.condition == arms[0].condition for arm in arms) + 1
-    skipped = profile.pool_seeds * len(STRATEGIES) + 2  # models on the needles and on documents
-    needled = skipped + profile.pool_seeds  # on the needles also those tuned on GATEAU's selection
     short, long = 2 * profile.eval_items, len(TASKS) * profile.eval_items  # samples of a set
-    needles = len(NEEDLE_DEPTHS) * max(1, profile.eval_items // 4)  # of a length
-    texts, answer = max(2, profile.eval_items // 2), workload.RESPONSE
+    answer = workload.RESPONSE
     # How many are read, tokens of each, and of those the scored ones.
     reads = [(selected * long / len(samples), sample.whole, answer) for sample in samples]
-    reads.append(((selected + needled) * short, round(workload.short_tokens(profile)), answer))
-    reads += [(needled * needles, length, answer) for length in profile.eval_lengths]
-    reads += [(skipped * texts, length, PERPLEXITY_TAIL) for length in profile.eval_lengths]
+    reads.append((selected * short, round(workload.short_tokens(profile)), answer))
     tokens = sum(count * length for count, length, _ in reads)
     operations = sum(count * model.flops(length, scored) for count, length, scored in reads)
     return Work("07", "evaluate", tokens, operations, written=writing * (short + long) * answer)
@@ -142,22 +135,6 @@ def selection_metrics(rows: pd.DataFrame) -> list[dict[str, Any]]:
     tasks = long.groupby("kind", sort=False)
     wanted += [(f"long_probability_{task}", part, "probability") for task, part in tasks]
     return [row for metric, part, column in wanted for row in metrics_rows(part, metric, column, "condition")]
-
-
-def skip_metrics(rows: pd.DataFrame, cells: pd.DataFrame) -> list[dict[str, Any]]:
-    """Metrics of the skipping runs from `evaluated` on needle (by length) and short, and `needle_cells`."""
-    rows = rows[rows["method"].isin(("theta_a_stretched", *STRATEGIES))]
-    needle = rows[rows["set"] == "needle"].merge(cells, on="id", validate="many_to_one")
-    short = rows[rows["set"] == "short"]
-    accuracy = metrics_rows(needle, "long_accuracy", "token_accuracy", "length")
-    return accuracy + metrics_rows(short, "short_accuracy", "token_accuracy", "short_tasks")
-
-
-def needle_maps(rows: pd.DataFrame, cells: pd.DataFrame, methods: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Needle map of each method, mean over seeds: answer tokens right by depth (row) and length (column)."""
-    needle = rows[rows["set"] == "needle"]
-    means = needle.groupby(["method", "id"])["token_accuracy"].mean().reset_index()
-    return {method: needle_map(means[means["method"] == method], cells) for method in methods}
 
 
 def task_table(rows: pd.DataFrame) -> pd.DataFrame:

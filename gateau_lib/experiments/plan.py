@@ -15,7 +15,8 @@ from gateau_lib.experiments import (
     pool,
     replication,
     selection_runs,
-    tuning_runs,
+    skip_outcomes,
+    skip_runs,
     workload,
 )
 from gateau_lib.experiments.machine_check import GB
@@ -40,8 +41,9 @@ def work(profile: Profile) -> list[Work]:
         workload.recall(profile),
         *pool.cost(profile),
         selection_runs.cost(profile),
-        tuning_runs.cost(profile),
+        *skip_runs.cost(profile),
         outcomes.cost(profile),
+        skip_outcomes.cost(profile),
         *replication.cost(profile),
     ]
 

@@ -23,7 +23,7 @@ def prepared(study: Study) -> Path:
     """The study's corpus folder (see `corpus.write_corpus`), made once for its profile and seed."""
     # Fields of a profile that decide what the corpus holds; others may change without making it anew.
     names = "short_model short_window pool_per_kind pool_tokens pool_seeds short_pool eval_items eval_lengths"
-    names += " short_plenty"
+    names += " short_plenty noise_per_kind eval_needles"
     inputs = {name: getattr(study.profile, name) for name in names.split()}
     if study.profile.short_model == "shipped":
         inputs["shipped"] = SHIPPED

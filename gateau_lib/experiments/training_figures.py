@@ -16,6 +16,7 @@ from gateau_lib.study.intervals import SEEDS, t_interval
 from gateau_lib.study.style import BLACK, BLUE, GREY, ORANGE, RED, label, look, styled
 
 LENGTH = "context length, tokens"
+RIGHT = "answer tokens right"
 
 
 @styled
@@ -31,13 +32,15 @@ def loss_curves(log: pd.DataFrame) -> Figure:
 
 
 @styled
-def by_length(rows: pd.DataFrame, windows: Mapping[str, int], xlabel: str = LENGTH) -> Figure:
-    """Answer tokens right by length (``condition``), a line a method, bars = 95 % over seeds (02, 07, 08).
+def by_length(
+    rows: pd.DataFrame, windows: Mapping[str, int], xlabel: str = LENGTH, ylabel: str = RIGHT
+) -> Figure:
+    """A share by length (``condition``), a line a method, bars = 95 % over seeds (02, 07, 08).
 
     The axis is logarithmic if lengths double. ``windows``: label -> length to be marked.
     """
     fig, (axis,) = blank(6.5, 3.4)
-    draw_by_length(axis, rows, xlabel)
+    draw_by_length(axis, rows, xlabel, ylabel)
     for name, length in windows.items() if len(rows) else ():
         axis.axvline(length, **DASHED)
         place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
@@ -45,11 +48,11 @@ def by_length(rows: pd.DataFrame, windows: Mapping[str, int], xlabel: str = LENG
     return fig
 
 
-def draw_by_length(axis: Axes, rows: pd.DataFrame, xlabel: str = LENGTH) -> None:
+def draw_by_length(axis: Axes, rows: pd.DataFrame, xlabel: str = LENGTH, ylabel: str = RIGHT) -> None:
     """`by_length` on given axes."""
     if not says_empty(axis, rows):
         _draw_lines(axis, rows.assign(length=rows["condition"].astype(int)), lambda share: share.clip(0, 1))
-        axis.set(xlabel=xlabel, ylabel="answer tokens right", ylim=(0, 1.04))
+        axis.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.04))
 
 
 def _draw_lines(axis: Axes, rows: pd.DataFrame, shown: Callable[[Any], Any]) -> None:
@@ -132,8 +135,8 @@ def padding(batches: Mapping[str, Sequence[tuple[int, int]]]) -> Figure:
 
 
 @styled
-def needle_maps(panels: Mapping[str, pd.DataFrame]) -> Figure:
-    """Needle maps side by side (07): method -> share right, depth (rows) by length (columns)."""
+def needle_maps(panels: Mapping[str, pd.DataFrame], measured: str = RIGHT) -> Figure:
+    """Needle maps side by side (07): method -> share, depth (rows) by length (columns)."""
     depths, lengths = next(iter(panels.values())).shape
     width = max(2.2, 0.5 * lengths + 0.4) * min(3, len(panels)) + 1
     fig, axes = blank(width, 0.28 * depths + 0.9, len(panels), sharex=True, sharey=True)
@@ -145,7 +148,7 @@ def needle_maps(panels: Mapping[str, pd.DataFrame]) -> Figure:
         axis.set_title(label(method))
     fig.supxlabel(LENGTH, fontsize=9)
     fig.supylabel("depth of the needle", fontsize=9)
-    fig.colorbar(image, ax=axes, shrink=0.7, label="answer tokens right")
+    fig.colorbar(image, ax=axes, shrink=0.7, label=measured)
     return fig
 
 

@@ -10,7 +10,10 @@ is a parameter here, with our assumption:
   turns, Skip-All at both; the total is divided among them at random. Ids are contiguous inside the blocks
   between jumps.
 - turns: context and instruction are the user turn, the response (with its end-of-text token) the assistant
-  turn, as in LongAlign's messages.
+  turn, as in LongAlign's messages. A sample of one question then has one boundary, before the response, and a
+  jump there parts the question from its answer, which no long task does. With ``document_turn`` the document
+  and the question are turns of their own, as if the one had been sent before the other: the distance between
+  evidence and question grows as well.
 - share of samples that are skipped: a parameter of the fine-tuning job.
 """
 
@@ -83,6 +86,15 @@ def skip_positions(
     return positions + np.cumsum(bias)
 
 
-def sample_turns(encoded: Encoded, ending: Sequence[int] = ()) -> tuple[int, int]:
-    """Tokens of the user's and the assistant's turn of a sample, ``ending`` (end-of-text) with the latter."""
-    return len(encoded.prompt), len(encoded.response) + len(ending)
+def sample_turns(
+    encoded: Encoded, ending: Sequence[int] = (), document_turn: bool = False
+) -> tuple[int, ...]:
+    """Tokens of the user's and the assistant's turn of a sample, ``ending`` (end-of-text) with the latter.
+
+    ``document_turn``: three turns, document, question and response; two where a sample has no document, since
+        what stands before the first text is no turn.
+    """
+    last = len(encoded.response) + len(ending)
+    if not (document_turn and encoded.context):
+        return len(encoded.prompt), last
+    return len(encoded.start) + len(encoded.context), len(encoded.instruction), last

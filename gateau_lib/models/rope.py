@@ -58,7 +58,12 @@ def rope_edge(model: PreTrainedModel) -> int | None:
 
 def rope_theta(model: PreTrainedModel) -> float:
     """The RoPE base a model was built with."""
-    return float(_rope(model.config)["rope_theta"])
+    return theta_of(model.config)
+
+
+def theta_of(config: PreTrainedConfig) -> float:
+    """The RoPE base of models of that configuration."""
+    return float(_rope(config)["rope_theta"])
 
 
 def ntk_theta(theta: float, factor: float, head_dim: int) -> float:

@@ -8,9 +8,13 @@ LABELS = {
     "random2": "random, second draw", "n_tokens": "length", "nll_long": "NLL, long model",
     "normal": "ordinary SFT", "packed": "packed SFT", "pose": "PoSE", "skip_outer": "Skip-Outer",
     "skip_inner": "Skip-Inner", "skip_all": "Skip-All", "randpos": "RandPos",
+    "skip_outer_turns": "Skip-Outer, answer only", "skip_outer_half": "Skip-Outer, half of samples",
+    "skip_all_one": "Skip-All, one jump inside",
 }  # fmt: skip
 # Name -> colour and marker of its line. Registered methods add theirs; no two share a colour.
 LOOKS: dict[str, tuple[str, str]] = {
     "short_only": ("#88CCEE", "<"), "length_matched": ("#999933", "d"),
     "full": ("#882255", "h"), "full_epochs": ("#AA4499", "h"),
+    "randpos": ("#661100", "p"), "skip_outer_turns": ("#6699CC", "v"),
+    "skip_outer_half": ("#888800", "v"), "skip_all_one": ("#B8860B", "P"),
 }  # fmt: skip

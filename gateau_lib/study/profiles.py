@@ -87,8 +87,15 @@ class Profile:
     sft_batch_tokens: int = _at(4096, PLANTED, smoke=1024, gpu=65_536, paper=131_072)  # tokens a step
     sft_learning_rate: float = _at(5e-4, "GATEAU train/scripts",
                                    pair=1e-4, paper=2e-5)  # peak, cosine with 3 % warm-up
-    skip_steps: int = _at(32, "not recoverable from public text; assumed", smoke=2, gpu=300, pair=60)  # steps
+    skip_rope_factor: float = _at(20.0, "measured, docs/log.md: NTK's 9.2 gives less of all")  # over its base
+    skip_steps: int = _at(100, "not recoverable from public text; assumed", smoke=2, gpu=300, pair=60)
+    skip_batch_tokens: int = _at(2048, PLANTED, smoke=1024, gpu=65_536, paper=131_072)  # tokens a step
+    skip_learning_rate: float = _at(1.5e-3, "as sft_learning_rate", gpu=5e-4, pair=1e-4, paper=2e-5)  # peak
+    # What makes the second short model, of a wider window, out of the first; (): there is none.
+    skip_wider_stages: tuple[Stage, ...] = _at(
+        ((512, 30, 4096),), SCRATCH, smoke=((512, 2, 1024),), gpu=((2048, 300, 65_536),), pair=(), paper=())
     eval_items: int = _at(16, PLANTED, smoke=2, gpu=50)  # items a task and length
+    eval_needles: int = _at(8, PLANTED, smoke=1, gpu=12)  # items a depth, longest length; half at others
     eval_lengths: tuple[int, ...] = _at(  # tokens of the evaluation contexts
         (256, 512, 1024, 2048), "ours; GATEAU's needle: 1k to 60k", smoke=(256, 1024),
         gpu=(1024, 2048, 4096, 8192, 16_384), paper=(4096, 8192, 16_384, 32_768, 65_536))
@@ -185,7 +192,7 @@ def _rehearsal(profile: Profile) -> Profile:
     real = "base pair sft_learning_rate tuning template long_data short_data epochs benchmarks".split()
     # A pair trained for a few steps has learnt nothing: what is scored is the shipped one.
     if not profile.short_stages:
-        real += "short_model long_model short_stages long_stages".split()
+        real += "short_model long_model short_stages long_stages skip_wider_stages".split()
     sizes = {name: getattr(profile, name) for name in real}
     if profile.long_data:
         sizes |= {"long_samples": 24, "short_samples": (24,), "batch_samples": 8, "benchmark_items": 1}

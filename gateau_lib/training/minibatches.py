@@ -65,7 +65,7 @@ class Batches(Sequence[list[Row]]):
         strategy = job.strategy if rng.random() < job.skip_share else "normal"
         if strategy in ("normal", "packed"):
             return None
-        turns = sample_turns(encoded, self.ending)
+        turns = sample_turns(encoded, self.ending, job.document_turn)
         return skip_positions(turns, job.window, strategy, rng, job.jumps, reach=job.reach).astype(np.int32)
 
     def __len__(self) -> int:

@@ -48,6 +48,7 @@ class FineTune:
     skip_share: float = 1.0  # share of samples whose positions are skipped; the rest keep 0, 1, 2, ...
     jumps: int = 2  # see skipalign.skip_positions
     reach: Reach = "uniform"  # see skipalign.skip_positions
+    document_turn: bool = False  # see skipalign.sample_turns
     packed_isolated: bool = True  # see input_rows.pack_rows; positions of an open pack run on
     rope_theta: float | None = None  # RoPE base to train with; None: the base model's
     template: str | None = None  # chat template (Jinja) for tokenizer and samples; None: the plain prompt

@@ -237,7 +237,7 @@ def test_the_longest_sample_of_every_profile_can_be_made(profile):
     for kind in ("far", "multi_hop", "aggregate", "corrupt"):
         sample = corpus.make_sample(WORDS, [0], kind, profile.pool_tokens[1], profile.short_window, "longest")
         assert min(distances(sample)) > profile.short_window
-    one = replace(profile, eval_lengths=profile.eval_lengths[-1:], eval_items=1)
+    one = replace(profile, eval_lengths=profile.eval_lengths[-1:], eval_needles=1)
     assert len(corpus.needle_set(one, WORDS, 0)) == len(corpus.NEEDLE_DEPTHS)
 
 

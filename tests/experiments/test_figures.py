@@ -83,7 +83,7 @@ COST = pd.DataFrame(
     ]
     + [{"section": "memory", "what": w, "length": 8192, "peak_mib": 10.0} for w in ("plain pass", "other")]
 )
-STRATEGY = metric_rows("long_accuracy", findings.HEADLINE_STRATEGIES, ["256", "2048"])
+STRATEGY = metric_rows("needle_probability", findings.HEADLINE_STRATEGIES, ["256", "2048"])
 AUC = metric_rows("auc", findings.HEADLINE_SELECTORS, ["independent", "confounded"])
 LOSSES = pd.DataFrame({"model": ["theta_a"] * 3, "step": [1, 2, 3], "loss": [3, 2, 1]})
 CASES = {

@@ -11,15 +11,7 @@ from gateau_lib import run
 from gateau_lib.data import tokenizer as tokenizers
 from gateau_lib.data.corpus import POOLS
 from gateau_lib.evaluation import haystack
-from gateau_lib.experiments import (
-    plan,
-    pool,
-    replication,
-    selection_runs,
-    study_corpus,
-    tuning_runs,
-    workload,
-)
+from gateau_lib.experiments import plan, pool, replication, study_corpus, workload
 from gateau_lib.models.tiny import build_llama
 from gateau_lib.study import store
 from gateau_lib.study.code_hash import PACKAGE
@@ -80,20 +72,25 @@ def test_training_and_evaluation_agree_with_the_recorded_study():
     long, needle, short = (
         held_out.set_index("set")["tokens"][f"eval/{name}"] for name in ("long", "needle", "short")
     )
-    seeds, count = resolve("cpu").pool_seeds, runs.groupby("experiment").size()
-    arms = len(selection_runs.run_names(resolve("cpu")))
-    # The long model too; on the needles both models as they were, and those tuned on GATEAU's selection.
-    evaluated = (arms + 1) * (long + short) + (count["skipping"] + 2 + seeds) * (needle + short)
-    recorded = runs.groupby("experiment")[["tokens", "steps"]].sum().astype(float)
-    recorded.loc["selection"] *= arms / count["selection"]  # the record may have other arms
-    selection, skipping = selection_runs.cost(resolve("cpu")), tuning_runs.cost(resolve("cpu"))
-    evaluation = {part.what: part for part in plan.work(resolve("cpu"))}["evaluate"]
+    profile = resolve("cpu")
+    seeds, count = profile.pool_seeds, runs.groupby("experiment").size()
+    recorded = runs.groupby("experiment")[["tokens", "steps"]].sum()
+    planned = {part.what: part for part in plan.work(profile)}
+    selection, skipping = planned["fine-tune on selections"], planned["SkipAlign, its rivals"]
+    tuned = recorded.drop("selection").sum()  # from both short models
+    # The long model too; on the needles also both short models, as they were and raised, and those tuned on
+    # GATEAU's selection.
+    models = len(runs) - count["selection"] + 4
+    texts = (
+        profile.eval_items // 2 * sum(profile.eval_lengths) + 4 * profile.eval_items * profile.short_window
+    )
     ratios = [
         selection.tokens / recorded["tokens"]["selection"],
         selection.steps / recorded["steps"]["selection"],
-        skipping.tokens / recorded["tokens"]["skipping"],
-        skipping.steps / recorded["steps"]["skipping"],
-        evaluation.tokens / evaluated,  # perplexities are planned, and not in that sum
+        skipping.tokens / tuned["tokens"],
+        skipping.steps / tuned["steps"],
+        planned["evaluate"].tokens / ((count["selection"] + 1) * (long + short)),
+        planned["evaluate skipping"].tokens / ((models + 1 + seeds) * (needle + short) + models * texts),
     ]
     assert all(0.8 < ratio < 1.25 for ratio in ratios), ratios
 

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-import families
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
-from safetensors.torch import load_file
-from transformers import LlamaConfig
 
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import Sample
-from gateau_lib.experiments import claims, outcomes, training_figures, tuning_runs
-from gateau_lib.models import loading, rope
-from gateau_lib.study import devices
+from gateau_lib.experiments import outcomes, training_figures, tuning_runs
 from gateau_lib.study.intervals import t_interval
 from gateau_lib.study.store import open_study
+from gateau_lib.training.recipe import ByTokens, FineTune
 
-SIZES = {"pool_seeds": 2, "sft_tokens": 3000, "sft_batch_tokens": 600, "long_window": 512, "skip_steps": 3}
+SIZES = {"pool_seeds": 2, "sft_tokens": 3000, "sft_batch_tokens": 600, "long_window": 512}
 
 
 @pytest.fixture
@@ -41,53 +35,14 @@ def inputs(study, tmp_path, saved_pair):
     return data, saved_pair[0].parent
 
 
-@pytest.mark.parametrize(
-    "family", ["llama", "phi", "gemma3"]
-)  # a head turned whole; by half; one base a kind of layer
-def test_the_stretched_base_is_the_one_hmg_reads_with(study, tmp_path, family):
-    families.build(family).save_pretrained(tmp_path / "short")
-    bases = {job.rope_theta for job in tuning_runs.skip_jobs(study, tmp_path, tmp_path)}
-    assert bases == {rope.rope_theta(rope.extend_window(families.build(family), study.profile.long_window))}
-
-
-def test_skip_jobs_differ_in_strategy_only(study, inputs):
-    jobs = tuning_runs.skip_jobs(study, *inputs)
-    assert [job.name for job in jobs] == tuning_runs.run_names(study.profile, "skipping")
-    assert [job.method for job in jobs[:6]] == list(tuning_runs.STRATEGIES)
-    alike = {"name": "", "method": "", "strategy": "normal", "packed_isolated": True}
-    assert len({replace(job, **alike) for job in jobs[:6]}) == 1
-    short = LlamaConfig.from_pretrained(inputs[1] / "short")
-    times, d = study.profile.long_window / short.max_position_embeddings, short.head_dim
-    assert jobs[0].rope_theta == pytest.approx(short.rope_parameters["rope_theta"] * times ** (d / (d - 2)))
-
-
 def test_batch_shapes_hold_the_same_tokens_and_count_padding(study, inputs):
-    job = tuning_runs.skip_jobs(study, *inputs)[0]
+    data, pair = inputs
+    files, length = (data / "short" / "0.jsonl",), ByTokens(3000, 600)
+    job = FineTune("a", pair / "long", files, 512, 1e-3, 0, length)
     shapes = tuning_runs.batch_shapes(job)
     used = {name: sum(tokens for tokens, _ in sizes) for name, sizes in shapes.items()}
     assert len(set(used.values())) == 1 and len(shapes["as they come"]) == len(shapes["sorted"])
     assert all(padding >= 0 for sizes in shapes.values() for _, padding in sizes)
-
-
-def test_influence_shows_the_blocks_that_a_missing_mask_makes(llama):
-    ids, positions = list(range(10, 22)), [0, 1, 2, 3, 40, 41, 42, 43, 80, 81, 82, 83]
-    causal = np.tri(12, dtype=bool)
-    assert (tuning_runs.influence(llama, ids, positions, mask=True) == causal).all()
-    blocks = np.arange(12) // 4
-    cut = tuning_runs.influence(llama, ids, positions, mask=False)
-    assert (cut == (causal & (blocks[:, None] == blocks[None, :]))).all()
-
-
-def test_the_stretched_model_is_built_on_the_cpu_in_the_profile_s_dtype(study, saved_pair, monkeypatch):
-    study = open_study("smoke", 1, dtype="bfloat16", long_window=512)
-    with monkeypatch.context() as patch:
-        patch.setattr(devices, "device", lambda: torch.device("meta"))  # any other device
-        folder = tuning_runs.stretched(study, saved_pair[0].parent)
-    assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
-    model, _ = loading.load(folder)
-    assert rope.window(model) == 512 and rope.rope_theta(model) == tuning_runs._stretched_theta(
-        study, saved_pair[0].parent
-    )
 
 
 def rows(method, seeds, **columns):
@@ -105,34 +60,6 @@ def test_untrained_models_count_for_every_seed():
         ("base", 0), ("base", 1), ("base", 2), ("length_matched", 0), ("length_matched", 2)
     ]  # fmt: skip
     assert table["condition"].tolist() == [""] * 3 + ["scarce_30"] * 2
-
-
-def evaluation(methods, sets, seed=0):
-    rng = np.random.default_rng(seed)
-    items = [
-        (f"{s}-{i}", s, kind)
-        for s in sets
-        for i, kind in enumerate(("single", "multi_hop", "aggregate", "single"))
-    ]
-    measures = ("token_accuracy", "exact_match", "f1")
-    return pd.DataFrame(
-        {"method": m, "seed": n, "id": i, "set": s, "kind": kind}
-        | dict(zip(measures, rng.random(3), strict=True))
-        for m in methods for n in range(3) for i, s, kind in items
-    )  # fmt: skip
-
-
-def test_metrics_rows_of_skipping_are_those_the_ledger_declares():
-    block = [b for b in yaml.safe_load(claims.LEDGER.read_text())["rows"] if b["notebook"] == "07_evaluation"]
-    skipping = evaluation(["theta_a_stretched", "base", *tuning_runs.STRATEGIES], ["needle", "short"])
-    cells = pd.DataFrame(
-        {"id": [f"needle-{i}" for i in range(4)], "length": [64, 64, 128, 128], "depth": [0.0, 1.0] * 2}
-    )
-    have = {(r["metric"], r["method"], r["condition"]) for r in outcomes.skip_metrics(skipping, cells)}
-    expected = {("long_accuracy", m, length) for m in block[1]["methods"] for length in ("64", "128")}
-    assert have == expected | {("short_accuracy", m, "short_tasks") for m in block[2]["methods"]}
-    maps = outcomes.needle_maps(skipping, cells, ["pose"])
-    assert maps["pose"].shape == (2, 2)
 
 
 def test_differences_are_paired_by_seed():

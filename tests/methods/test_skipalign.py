@@ -103,6 +103,9 @@ def test_a_sample_that_does_not_fit_is_refused():
 def test_turns_cover_the_sample():
     sample, chat = random_encoded("a", 20, 5, 4, 0), random_encoded("b", 0, 5, 4, 0)
     assert sample_turns(sample, [2]) == (26, 5) and sample_turns(chat) == (6, 4)
+    assert sample_turns(sample, [2], document_turn=True) == (21, 5, 5)
+    # What stands before the first text is no turn: without a document nothing is parted from the question.
+    assert sample_turns(chat, document_turn=True) == (6, 4)
 
 
 def skipped_rows() -> list[Row]:
