@@ -96,11 +96,11 @@ def pair_evidence(study: Study, out: Path, name: str = "pair") -> None:
         for place, (what, stage) in enumerate(STAGES.items(), 1):
             say(f"{name}: {what} (stage {place} of {len(STAGES)})")
             rows += stage(study, data, pair)
-        scores = score_rows.whole(study, data, pair)
+        chosen = score_rows.chosen(study, data, pair)[0]
+        chosen |= {f"common-{name}": ids for name, ids in score_rows.common(study, data, pair).items()}
         samples = pair_stages.samples_table(study, data, pair)
     (out / evidence_files.METRICS).write_text(evidence_files.text(one_value(rows)), encoding="utf-8")
     (out / "scores.csv").write_text(evidence_files.text(samples), encoding="utf-8")
-    chosen = score_rows.chosen(study, scores)[0]
     (out / "chosen.json").write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
     (out / USED).write_text(json.dumps(sorted(set(used))) + "\n", encoding="utf-8")
 

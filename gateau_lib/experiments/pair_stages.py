@@ -14,7 +14,7 @@ import pandas as pd
 from gateau_lib.data.corpus import NEEDLE_DEPTHS
 from gateau_lib.data.longalign import read_samples
 from gateau_lib.evaluation.haystack import needle_cells
-from gateau_lib.experiments import outcomes, recall, score_rows, tuning_runs
+from gateau_lib.experiments import outcomes, recall, score_rows, selection_runs, skip_outcomes, skip_runs
 from gateau_lib.models import loading
 from gateau_lib.study.store import Study
 from gateau_lib.training import fine_tuning
@@ -24,28 +24,41 @@ Stage = Callable[[Study, Path, Path], Rows]
 
 
 def selection_rows(study: Study, data: Path, pair: Path) -> Rows:
-    """Fine-tuning of the long model on what each selector chose, and what it came to."""
-    chosen = score_rows.chosen(study, score_rows.whole(study, data, pair))
-    jobs = tuning_runs.selection_jobs(study, data, pair, chosen)
+    """Fine-tuning of the long model on what each arm takes, and what it came to."""
+    jobs = selection_runs.selection_jobs(study, data, pair, score_rows.chosen(study, data, pair))
     models = [outcomes.untrained("base", pair / "long")]
     models += outcomes.tuned(jobs, fine_tuning.fine_tune_all(study, jobs))
-    rows = outcomes.evaluated(study, data, models, ("long", "short"), generated=True)
-    return outcomes.selection_metrics(rows)
+    read = outcomes.evaluated(study, data, models, ("long", "short"), generated=False)
+    return outcomes.selection_metrics(read)
 
 
 def skip_rows(study: Study, data: Path, pair: Path) -> Rows:
-    """Fine-tuning of the short model under each position strategy, and what it came to."""
-    jobs = tuning_runs.skip_jobs(study, data, pair)
-    models = [outcomes.untrained("theta_a_stretched", tuning_runs.stretched(study, pair))]
-    models += outcomes.tuned(jobs, fine_tuning.fine_tune_all(study, jobs))
-    tokenizer, lengths = loading.load_tokenizer(pair / "long"), study.profile.eval_lengths
+    """Fine-tuning of both short models under each position strategy, and what it came to."""
+    tokenizer, sizes = loading.load_tokenizer(pair / "long"), study.profile
     needles = read_samples(data / "eval" / "needle.jsonl")
-    cells = needle_cells(needles, tokenizer, lengths, NEEDLE_DEPTHS)
-    rows = outcomes.evaluated(study, data, models, ("needle", "short"), generated=False)
-    losses = outcomes.perplexities(study, models, tokenizer)
-    losses = losses.assign(nll=losses["nll"].astype(float))
-    document = outcomes.metrics_rows(losses, "document_nll", "nll", "length")
-    return outcomes.skip_metrics(rows, cells) + document
+    cells = needle_cells(needles, tokenizer, sizes.eval_lengths, NEEDLE_DEPTHS)
+    rows: Rows = []
+    for window, models in skip_starts(study, data, pair).items():
+        read = outcomes.evaluated(study, data, models, ("needle", "short"), generated=False)
+        plain = skip_outcomes.plain_losses(study, models, tokenizer)
+        rows += skip_outcomes.skip_metrics(read, cells, window)
+        rows += skip_outcomes.plain_metrics(plain, sizes.short_window, window)
+    return rows
+
+
+def skip_starts(study: Study, data: Path, pair: Path) -> dict[int | None, list[outcomes.Model]]:
+    """All models of the SkipAlign experiment by the window of the wider start; None: the pair's short model."""
+    starts: dict[int | None, Path | None] = {None: None}
+    if study.profile.skip_wider_stages:
+        starts[skip_outcomes.wider_window(study.profile)] = skip_runs.wider(study, pair)
+    found: dict[int | None, list[outcomes.Model]] = {}
+    for window, second in starts.items():
+        jobs = skip_runs.skip_jobs(study, data, pair, second)
+        raised = skip_runs.stretched(study, pair, second)
+        folders = dict(zip(skip_outcomes.UNTRAINED, (second or pair / "short", raised), strict=True))
+        found[window] = [outcomes.untrained(name, folder) for name, folder in folders.items()]
+        found[window] += outcomes.tuned(jobs, fine_tuning.fine_tune_all(study, jobs))
+    return found
 
 
 STAGES: dict[str, Stage] = {
@@ -58,5 +71,5 @@ STAGES: dict[str, Stage] = {
 
 def samples_table(study: Study, data: Path, pair: Path) -> pd.DataFrame:
     """Every method's score of each sample of the independent pool, with what is known of the sample."""
-    scores = score_rows.independent(score_rows.whole(study, data, pair))
+    scores = score_rows.composition(score_rows.whole(study, data, pair), "independent")
     return scores[["id", "kind", "needs_far", "n_tokens", *score_rows.METHODS]]

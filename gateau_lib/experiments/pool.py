@@ -187,14 +187,14 @@ def scored(study: Study, pair: Path, data: Path, pools: Sequence[str], parts: Se
 
     ``pair``: of `pretrain.pair`. ``data``: of `study_corpus.prepared`. ``parts``: keys of `PARTS`, built if
         missing. Columns ``pool``, ``seed`` (the pool's number), ``id``, ``kind``, ``needs_far`` (the label to
-        be found), those of the parts; ``attrs["count"]``: ``tokens``, ``padded`` and ``forwards`` of the
-        model for each part.
+        be found), ``facts`` (planted sentences of evidence), those of the parts; ``attrs["count"]``: ``tokens``,
+        ``padded`` and ``forwards`` of the model for each part.
     """
     known = {}
     for pool, n in product(pools, range(study.profile.pool_seeds)):
         path = data / "pools" / f"{pool}-{n}.jsonl"
-        rows = [(pool, n, s.id, s.kind, needs_far(s)) for s in read_samples(path)]
-        known[path] = pd.DataFrame(rows, columns=["pool", "seed", "id", "kind", "needs_far"])
+        rows = [(pool, n, s.id, s.kind, needs_far(s), float(len(s.evidence))) for s in read_samples(path)]
+        known[path] = pd.DataFrame(rows, columns=["pool", "seed", "id", "kind", "needs_far", "facts"])
     return _joined(study, pair, known, parts)
 
 

@@ -7,21 +7,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib.data.corpus import POOLS
-from gateau_lib.experiments import pool, ranking
-from gateau_lib.methods import cam
+from gateau_lib.data.corpus import NEEDS_FAR
+from gateau_lib.experiments import explanations, pool, ranking, selection_runs
+from gateau_lib.experiments.compositions import mixed
+from gateau_lib.methods import cam, selection
 from gateau_lib.study.store import Study
 
 Rows = list[dict[str, Any]]
 
-PLANTED = ("independent", "confounded")
 REPLACED = ("cam_uniform_attention", "cam_shuffled_attention")  # see `with_replaced_attention`
 AWARENESS = (*pool.CAM_VARIANTS, "importance_range", "top_segment_match", *REPLACED)
-COMBINED = (*ranking.COMBINATIONS, "prolong", "ifd", "longest", *ranking.OTHERS)
+COMBINED = (
+    *ranking.COMBINATIONS,
+    "prolong",
+    "ifd",
+    "facts",
+    *dict.fromkeys(("longest", "random", *ranking.OTHERS)),
+)
 PRECISE = (
-    *ranking.COMBINATIONS, "hmg_minmax_ntk", "cam_default", "prolong", "perplexity_guidance", "ifd",
+    *ranking.COMBINATIONS, "hmg_minmax_ntk", "hmg_log_truncate", "cam_default", "prolong", "perplexity_guidance", "ifd",
     "longest", *ranking.OTHERS, "contrast_log", "random",
 )  # fmt: skip
+COMPARED = ("gateau_rank", "hmg_minmax_ntk", "hmg_log_truncate", "cam_default", "perplexity_guidance", "ifd")
 AUDIT = {"hmp": "hmp", "cam": "cam_default", "length": "n_tokens"}  # condition: what combinations resemble
 # Every method whose scores of each sample are kept.
 METHODS = tuple(
@@ -30,16 +37,22 @@ METHODS = tuple(
 
 
 def guided(study: Study, data: Path, pair: Path) -> pd.DataFrame:
-    """All pools, also the real one, with the methods of `ranking.GUIDANCE`."""
-    return ranking.by_pool(pool.scored(study, pair, data, POOLS, ["homologous"]), ranking.guidance)
+    """The pools of real text with the methods of `ranking.GUIDANCE`."""
+    return ranking.by_pool(pool.scored(study, pair, data, ("real",), ["homologous"]), ranking.guidance)
+
+
+def scored(study: Study, data: Path, pair: Path) -> pd.DataFrame:
+    """The independent pools with all `pool.PARTS`, as arms choose from them."""
+    return pool.scored(study, pair, data, ("independent",), list(pool.PARTS))
 
 
 def whole(study: Study, data: Path, pair: Path) -> pd.DataFrame:
-    """The planted pools with all of `METHODS`, beside what is known of each sample."""
-    scores, alpha = pool.scored(study, pair, data, PLANTED, list(pool.PARTS)), study.profile.alpha
+    """The independent pools in every composition with all of `METHODS`, beside what is known of each sample."""
+    drawn, alpha = scored(study, data, pair), study.profile.alpha
+    drawn["random"] = np.random.default_rng(study.seed).random(len(drawn))
+    scores = mixed(with_replaced_attention(drawn, study.seed), study.seed)
     scores = ranking.by_pool(ranking.by_pool(scores, ranking.guidance), ranking.combined, alpha)
-    scores = with_replaced_attention(ranking.by_pool(scores, ranking.others, alpha), study.seed)
-    return scores.assign(random=np.random.default_rng(study.seed).random(len(scores)))
+    return ranking.by_pool(scores, ranking.others, alpha)
 
 
 def with_replaced_attention(scores: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -53,14 +66,14 @@ def with_replaced_attention(scores: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 def guidance_rows(scores: pd.DataFrame, methods: Sequence[str] = tuple(ranking.GUIDANCE)) -> Rows:
     """AUC in every pool, and correlation with length (03)."""
-    length = ranking.correlation_rows(independent(scores), methods, "n_tokens", "length")
+    length = ranking.correlation_rows(composition(scores, "clean"), methods, "n_tokens", "length")
     return ranking.auc_rows(scores, methods) + length
 
 
 def awareness_rows(scores: pd.DataFrame, methods: Sequence[str] = AWARENESS) -> Rows:
     """AUC of CAM in its forms, and what its attention changes (04)."""
     softmaxed = "cam_softmax_attention"
-    same = ranking.correlation_rows(independent(scores), REPLACED, softmaxed, softmaxed)
+    same = ranking.correlation_rows(composition(scores, "clean"), REPLACED, softmaxed, softmaxed)
     return ranking.auc_rows(scores, methods) + same
 
 
@@ -68,7 +81,9 @@ def combination_rows(scores: pd.DataFrame) -> Rows:
     """AUC of combinations and the other selectors, precision of all, what combinations resemble (05)."""
     rows = ranking.auc_rows(scores, COMBINED) + ranking.precision_rows(scores, PRECISE)
     for condition, column in AUDIT.items():
-        rows += ranking.correlation_rows(independent(scores), tuple(ranking.COMBINATIONS), column, condition)
+        rows += ranking.correlation_rows(
+            composition(scores, "clean"), tuple(ranking.COMBINATIONS), column, condition
+        )
     return rows
 
 
@@ -81,21 +96,39 @@ def document_rows(documents: pd.DataFrame) -> Rows:
     return [row for rows in parts for row in rows]
 
 
-def independent(scores: pd.DataFrame) -> pd.DataFrame:
-    """The samples of the independent pools."""
-    return scores[scores["pool"] == "independent"]
+def composition(scores: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The samples of the pools in one of `compositions.COMPOSITIONS`."""
+    return scores[scores["pool"] == name]
+
+
+def kind_rows(scores: pd.DataFrame, methods: Sequence[str] = METHODS) -> Rows:
+    """AUC of each needy kind alone (the condition) against all honest samples that need nothing far."""
+    drawn = composition(scores, "clean")
+    parts = [
+        drawn[~drawn["needs_far"] | (drawn["kind"] == kind)].assign(pool=kind) for kind in sorted(NEEDS_FAR)
+    ]
+    return [row for part in parts for row in ranking.auc_rows(part, methods)]
 
 
 def rows(study: Study, data: Path, pair: Path) -> Rows:
     """All of them for one pair."""
     scores = whole(study, data, pair)
-    planted = awareness_rows(scores) + combination_rows(scores)
+    planted = guidance_rows(scores) + awareness_rows(scores) + combination_rows(scores) + kind_rows(scores)
     documents = document_rows(pool.scored_documents(study, pair, data))
-    return guidance_rows(guided(study, data, pair)) + planted + documents
+    real = ranking.auc_rows(guided(study, data, pair), tuple(ranking.GUIDANCE))
+    explained = explanations.rows(study, data, pair, composition(scores, "independent"))
+    return planted + documents + real + explained
 
 
-def chosen(study: Study, scores: pd.DataFrame) -> dict[int, dict[str, list[str]]]:
-    """Ids that each selector takes from the independent pool of each number, best first; of `whole`."""
-    pools = independent(scores).groupby("seed", sort=False)
-    fraction, first = study.profile.fraction, 100 * study.seed
-    return {int(n): ranking.selections(part, fraction, first + int(n)) for n, part in pools}
+def chosen(study: Study, data: Path, pair: Path) -> dict[int, dict[str, list[str]]]:
+    """What each arm takes of the independent pool of each number, see `selection_runs.choices`."""
+    pools, first = scored(study, data, pair).groupby("seed", sort=False), 100 * study.seed
+    return {int(n): selection_runs.choices(part, study.profile, first + int(n)) for n, part in pools}
+
+
+def common(study: Study, data: Path, pair: Path) -> dict[str, list[str]]:
+    """What `COMPARED` take of the common pool, which every pair has alike, best first."""
+    scores = pool.scored(study, pair, data, ("common",), ["homologous", "awareness"])
+    scores = ranking.combined(ranking.guidance(scores), study.profile.alpha)
+    share = study.profile.fraction
+    return {name: selection.top_fraction(list(scores["id"]), scores[name], share) for name in COMPARED}

@@ -44,8 +44,8 @@ EVERY: tuple[str, ...] = (
     "full",
 )
 EVERY += ("gateau", "hmg", "cam", "perplexity", "ifd", "prolong", "contrast", *FREE)
-AT_OTHER_SHARES = ("oracle", "random", "gateau", "hmg", "cam", "perplexity", "ifd", "prolong")
-WITH_PLENTY = ("short_only", "oracle", "random", "full", "gateau", "hmg", "perplexity")
+AT_OTHER_SHARES = ("random", "gateau", "hmg", "cam", "perplexity", "ifd", "prolong")
+WITH_PLENTY = ("short_only", "oracle", "random", "full", "gateau")
 FOR_EPOCHS = ("random", "full", "gateau")  # for as many as GATEAU's run has with equal tokens
 
 # A pool table's column of each selector that ranks; HMG is HMP as published.

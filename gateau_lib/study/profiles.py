@@ -72,20 +72,20 @@ class Profile:
     pool_per_kind: int = _at(12, PLANTED, smoke=2, gpu=100, pair=30)  # samples of each honest kind in a pool
     noise_per_kind: int = _at(15, PLANTED, smoke=2, gpu=120, pair=40)  # samples of each kind of noise
     pool_tokens: tuple[int, int] = _at(
-        (600, 1900), PLANTED, smoke=(400, 900), gpu=(4000, 15_000),
+        (500, 1500), PLANTED, smoke=(400, 900), gpu=(4000, 15_000),
         paper=(8192, 60_000))  # tokens, shortest and longest sample of a pool
-    pool_seeds: int = _at(3, PLANTED, smoke=1, gpu=5, pair=3, paper=3)  # independent pools
-    short_pool: int = _at(200, PLANTED, smoke=24, gpu=2000)  # short instruction samples, planted part
+    pool_seeds: int = _at(1, PLANTED, smoke=1, gpu=5, pair=3, paper=3)  # independent pools
+    short_pool: int = _at(40, PLANTED, smoke=24, gpu=400)  # short instruction samples, planted part
     # The same where short samples are plenty, and not scarce.
     short_plenty: int = _at(200, "GATEAU: real-world against limited", smoke=32, gpu=2000)
     fraction: float = _at(0.3, PLANTED)  # share of the long pool that is selected
     alpha: float = _at(0.8, "GATEAU select/rank.py: real-world")  # weight of HMP against CAM, planted part
     alpha_scarce: float = _at(0.7, "GATEAU select/rank.py: limited")  # where short samples are scarce
-    prolong_pairs: int = _at(100, "ProLong, paper; 500 in its scripts",
+    prolong_pairs: int = _at(200, "ProLong, paper; 500 in its scripts",
                              smoke=40, gpu=500, pair=200, paper=5000)  # segment pairs a document
-    sft_tokens: int = _at(60_000, PLANTED, smoke=3000, gpu=4_000_000, pair=1_000_000)  # tokens of a run
-    sft_batch_tokens: int = _at(4096, PLANTED, smoke=1024, gpu=65_536, paper=131_072)  # tokens a step
-    sft_learning_rate: float = _at(5e-4, "GATEAU train/scripts",
+    sft_tokens: int = _at(80_000, PLANTED, smoke=3000, gpu=4_000_000, pair=1_000_000)  # tokens of a run
+    sft_batch_tokens: int = _at(12_288, PLANTED, smoke=1024, gpu=65_536, paper=131_072)  # tokens a step
+    sft_learning_rate: float = _at(1e-3, "GATEAU train/scripts", gpu=5e-4,
                                    pair=1e-4, paper=2e-5)  # peak, cosine with 3 % warm-up
     skip_rope_factor: float = _at(20.0, "measured, docs/log.md: NTK's 9.2 gives less of all")  # over its base
     skip_steps: int = _at(100, "not recoverable from public text; assumed", smoke=2, gpu=300, pair=60)
@@ -94,7 +94,7 @@ class Profile:
     # What makes the second short model, of a wider window, out of the first; (): there is none.
     skip_wider_stages: tuple[Stage, ...] = _at(
         ((512, 30, 4096),), SCRATCH, smoke=((512, 2, 1024),), gpu=((2048, 300, 65_536),), pair=(), paper=())
-    eval_items: int = _at(16, PLANTED, smoke=2, gpu=50)  # items a task and length
+    eval_items: int = _at(12, PLANTED, smoke=2, gpu=50)  # items a task and length
     eval_needles: int = _at(8, PLANTED, smoke=1, gpu=12)  # items a depth, longest length; half at others
     eval_lengths: tuple[int, ...] = _at(  # tokens of the evaluation contexts
         (256, 512, 1024, 2048), "ours; GATEAU's needle: 1k to 60k", smoke=(256, 1024),
