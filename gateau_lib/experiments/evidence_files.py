@@ -7,15 +7,17 @@ with another folder. What is missing or was changed is left out, so it can make 
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from gateau_lib.experiments.claims import Agreement, agreement, verdicts
+from gateau_lib.experiments.ranking import overlap
 from gateau_lib.study import manifest
 from gateau_lib.study.code_hash import path_hash
 from gateau_lib.study.errors import UserError
@@ -26,6 +28,7 @@ from gateau_lib.study.whole_files import atomic_write
 
 COLUMNS = ("metric", "method", "condition", "pair", "value", "n")
 METRICS, VERDICTS, MANIFEST, AGREEMENT = "metrics.csv", "verdicts.csv", "manifest.json", "agreement.csv"
+COMMON = "common-"  # begins the names of what was chosen from the pool that all pairs have
 PUBLISHED = "cpu"  # the profile whose folder is called `EVIDENCE` alone
 
 
@@ -79,17 +82,34 @@ def write(
 
     ``seconds``: cost of each pair; ``began``: commit and date of the run's begin.
     """
-    rows = []
+    rows, chosen = [], {}
     for pair, source in made.items():
+        chosen[pair] = json.loads((source / "chosen.json").read_text(encoding="utf-8"))
         for name, to in (("scores.csv", scores_name(pair)), ("chosen.json", chosen_name(pair))):
             atomic_write(folder / to, (source / name).read_bytes())
         rows.append(read_csv(source / METRICS).assign(pair=pair))
-    metrics = pd.concat(rows)[list(COLUMNS)].sort_values(list(COLUMNS[:4]), kind="stable")
+    metrics = pd.concat([*rows, between_pairs(chosen)])[list(COLUMNS)].sort_values(
+        list(COLUMNS[:4]), kind="stable"
+    )
     atomic_write(folder / METRICS, text(metrics))
     whole = asdict(profile) | {"name": profile.name}
     about = {**began, "seed": min(made), "pairs": list(made), "machine": manifest.machine(), "profile": whole}
     about |= {"versions": computing(), "seconds": {str(pair): round(s, 1) for pair, s in seconds.items()}}
     return _finish(folder, about)
+
+
+def between_pairs(chosen: Mapping[int, Mapping[str, Sequence[str]]]) -> pd.DataFrame:
+    """Rows ``jaccard``: how alike a pair's choice from the common pool is to that of each other pair, mean.
+
+    ``chosen``: pair -> name of a choice -> ids; those named ``common-<selector>`` are compared. One pair: none.
+    """
+    names = {name for ids in chosen.values() for name in ids if name.startswith(COMMON)}
+    rows = []
+    for name, (pair, ids) in product(sorted(names), chosen.items()):
+        alike = [overlap(ids[name], other[name]) for number, other in chosen.items() if number != pair]
+        row = ("jaccard", name.removeprefix(COMMON), "common", pair)
+        rows += [(*row, sum(alike) / len(alike), len(alike))] if alike else []
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def judge(folder: Path) -> pd.DataFrame:

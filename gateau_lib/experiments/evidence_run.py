@@ -97,7 +97,10 @@ def pair_evidence(study: Study, out: Path, name: str = "pair") -> None:
             say(f"{name}: {what} (stage {place} of {len(STAGES)})")
             rows += stage(study, data, pair)
         chosen = score_rows.chosen(study, data, pair)[0]
-        chosen |= {f"common-{name}": ids for name, ids in score_rows.common(study, data, pair).items()}
+        chosen |= {
+            f"{evidence_files.COMMON}{name}": ids
+            for name, ids in score_rows.common(study, data, pair).items()
+        }
         samples = pair_stages.samples_table(study, data, pair)
     (out / evidence_files.METRICS).write_text(evidence_files.text(one_value(rows)), encoding="utf-8")
     (out / "scores.csv").write_text(evidence_files.text(samples), encoding="utf-8")

@@ -107,6 +107,20 @@ def write_links(pair: Path, texts: Path, size: int, window: int, dtype: str, out
     pd.concat(tables, ignore_index=True).to_parquet(out / TABLE)
 
 
+def write_short_scorer(
+    pair: Path, texts: Path, size: int, window: int, pairs: int, dtype: str, out: Path
+) -> None:
+    """ProLong's score of plain documents by the short model, whose window holds any two segments."""
+    short, tokenizer = loading.load(pair / "short", dtype)
+    plain = read_documents(texts)
+    tokens = [tokenizer(d["text"], add_special_tokens=False, verbose=False)["input_ids"] for d in plain]
+    shape = {"segment_length": size, "window_segments": window // size, "pairs": pairs}
+    found = pair_passes.score_documents(short, tokens, **shape, seed=0)
+    pd.DataFrame({"id": [d["id"] for d in plain], "prolong_short_model": found["lds"]}).to_parquet(
+        out / TABLE
+    )
+
+
 def links(text: str, tokenizer: Any, size: int) -> set[tuple[int, int]]:
     """Pairs of segments (i, j), numbered as `prolong` does: in i ends a restatement of a fact that j states."""
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
@@ -162,7 +176,7 @@ def ablation_rows(table: pd.DataFrame) -> Rows:
     rows = []
     for name in ("one_segment", "attention", "attention_top", "attention_heads"):
         found = [rank_correlation(a, b) for a, b in zip(judged["leave_one_out"], judged[name], strict=True)]
-        rows.append(_row("importance_agreement", name, "clean", np.mean(found), len(found)))
+        rows.append(_row("importance_correlation", name, "clean", np.mean(found), len(found)))
     for name in ("leave_one_out", "one_segment", "attention", "attention_top", "attention_heads"):
         hits = [int(np.argmax(a)) in list(e) for a, e in zip(judged[name], judged["evidence"], strict=True)]
         rows.append(_row("evidence_first", name, "clean", np.mean(hits), len(hits)))
@@ -194,19 +208,26 @@ def builds(study: Study, data: Path, pair: Path) -> dict[str, Build]:
     pool_of = {"pair": pair, "texts": pool, "longest": sizes.max_length, "dtype": sizes.dtype}
     documents = {"pair": pair, "texts": data / "documents" / "0.jsonl", "dtype": sizes.dtype}
     shape = {"size": sizes.segment_length}
+    pairs = {"pairs": sizes.prolong_pairs}
     return {
         "readings": Build("readings", write_readings, pool_of | {"window": sizes.short_window}),
         "ablations": Build("ablations", write_ablations, pool_of | shape),
         "links": Build("links", write_links, documents | shape | {"window": sizes.long_window}),
+        "scorer": Build(
+            "scorer", write_short_scorer, documents | shape | pairs | {"window": sizes.long_window}
+        ),
     }
 
 
-def rows(study: Study, data: Path, pair: Path, scores: pd.DataFrame) -> Rows:
-    """All rows of one pair; ``scores``: of `reading_rows`."""
+def rows(study: Study, data: Path, pair: Path, scores: pd.DataFrame, documents: pd.DataFrame) -> Rows:
+    """All rows of one pair; ``scores``: of `reading_rows`, ``documents``: of `pool.scored_documents`."""
     made = {
         name: pd.read_parquet(build.folder(study) / TABLE)
         for name, build in builds(study, data, pair).items()
     }
-    return (
+    both_scored = documents.merge(made["scorer"], on="id", validate="one_to_one")
+    alike = rank_correlation(both_scored["prolong_short_model"], both_scored["prolong"])
+    found = (
         reading_rows(made["readings"], scores) + ablation_rows(made["ablations"]) + link_rows(made["links"])
     )
+    return [*found, _row("rank_correlation", "prolong_short_model", "prolong", alike, len(both_scored))]

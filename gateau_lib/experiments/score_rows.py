@@ -114,10 +114,10 @@ def rows(study: Study, data: Path, pair: Path) -> Rows:
     """All of them for one pair."""
     scores = whole(study, data, pair)
     planted = guidance_rows(scores) + awareness_rows(scores) + combination_rows(scores) + kind_rows(scores)
-    documents = document_rows(pool.scored_documents(study, pair, data))
+    documents = pool.scored_documents(study, pair, data)
     real = ranking.auc_rows(guided(study, data, pair), tuple(ranking.GUIDANCE))
-    explained = explanations.rows(study, data, pair, composition(scores, "independent"))
-    return planted + documents + real + explained
+    explained = explanations.rows(study, data, pair, composition(scores, "independent"), documents)
+    return planted + document_rows(documents) + real + explained
 
 
 def chosen(study: Study, data: Path, pair: Path) -> dict[int, dict[str, list[str]]]:

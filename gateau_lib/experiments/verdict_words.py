@@ -7,7 +7,7 @@ from gateau_lib.study.intervals import MANY, SEEDS, Interval
 
 Bounds = tuple[int, int]
 # What a measure cannot pass, by a part of its name; shares, areas and precisions lie between 0 and 1.
-BOUNDS: dict[str, Bounds | None] = {"nll": None, "perplexity": None, "correlation": (-1, 1)}
+BOUNDS: dict[str, Bounds | None] = {"nll": None, "effect": None, "perplexity": None, "correlation": (-1, 1)}
 SHARE = (0, 1)
 
 
