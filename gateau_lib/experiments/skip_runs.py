@@ -124,24 +124,29 @@ def stretched(study: Study, pair: Path, second: Path | None = None) -> Path:
 
 
 def wider(study: Study, pair: Path) -> Path:
-    """Folder of the second short model: the pair's, trained on at the windows of ``skip_wider_stages``."""
+    """Folder of the second short model: the pair's, trained on at the windows of ``skip_wider_stages``.
+
+    Like the pair it is trained until it recalls, for at most three times the steps of its stages.
+    """
     profile, short = study.profile, pair / "short"
     stages, seed = (
         profile.skip_wider_stages,
         study.seed + 1_000_000,
     )  # rows that neither model of the pair saw
-    how: dict[str, Any] = {"question_share": profile.question_share, "micro_tokens": profile.micro_tokens}
+    how: dict[str, Any] = {"question_share": profile.question_share, "target": profile.recall_target}
+    how["more"] = 2 * sum(steps for _, steps, _ in stages)
 
     def build(out: Path) -> None:
         model, tokenizer = loading.load(short, "float32", device())
         theta = WIDER_ROPE * rope.rope_theta(model)
         model = rope.with_rope_theta(copy.deepcopy(model), theta, stages[-1][0])
-        pretrain.train(model, tokenizer, stages, seed=seed, far=True, **how)
+        pretrain.train(
+            model, tokenizer, stages, seed=seed, far=True, micro_tokens=profile.micro_tokens, **how
+        )
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
 
-    made_of = {"short": short, "stages": stages, "seed": seed, "question_share": profile.question_share}
-    return artefact(study, "wider", build, code=[wider], **made_of)
+    return artefact(study, "wider", build, code=[wider], short=short, stages=stages, seed=seed, how=how)
 
 
 def cost(profile: Profile) -> list[Work]:
