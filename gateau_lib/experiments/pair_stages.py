@@ -14,7 +14,7 @@ import pandas as pd
 from gateau_lib.data.corpus import NEEDLE_DEPTHS
 from gateau_lib.data.longalign import read_samples
 from gateau_lib.evaluation.haystack import needle_cells
-from gateau_lib.experiments import outcomes, recall, score_rows, tuning_runs
+from gateau_lib.experiments import outcomes, recall, score_rows, selection_runs, skip_outcomes, skip_runs
 from gateau_lib.models import loading
 from gateau_lib.study.store import Study
 from gateau_lib.training import fine_tuning
@@ -24,28 +24,37 @@ Stage = Callable[[Study, Path, Path], Rows]
 
 
 def selection_rows(study: Study, data: Path, pair: Path) -> Rows:
-    """Fine-tuning of the long model on what each selector chose, and what it came to."""
+    """Fine-tuning of the long model on what each arm chose, and what it came to."""
     chosen = score_rows.chosen(study, score_rows.whole(study, data, pair))
-    jobs = tuning_runs.selection_jobs(study, data, pair, chosen)
+    jobs = selection_runs.selection_jobs(study, data, pair, chosen)
     models = [outcomes.untrained("base", pair / "long")]
     models += outcomes.tuned(jobs, fine_tuning.fine_tune_all(study, jobs))
-    rows = outcomes.evaluated(study, data, models, ("long", "short"), generated=True)
+    rows = outcomes.evaluated(study, data, models, ("long", "short"), generated=False)
     return outcomes.selection_metrics(rows)
 
 
 def skip_rows(study: Study, data: Path, pair: Path) -> Rows:
-    """Fine-tuning of the short model under each position strategy, and what it came to."""
-    jobs = tuning_runs.skip_jobs(study, data, pair)
-    models = [outcomes.untrained("theta_a_stretched", tuning_runs.stretched(study, pair))]
+    """Fine-tuning of short models under each position strategy, and what it came to; of both starts."""
+    rows = _skipped(study, data, pair)
+    if study.profile.skip_wider_stages:
+        rows += _skipped(study, data, pair, skip_runs.wider(study, pair))
+    return rows
+
+
+def _skipped(study: Study, data: Path, pair: Path, second: Path | None = None) -> Rows:
+    """Rows of the runs from the pair's short model, or from ``second``, the folder of `skip_runs.wider`."""
+    profile, jobs = study.profile, skip_runs.skip_jobs(study, data, pair, second)
+    window = skip_outcomes.wider_window(profile) if second else None
+    starts = (second or pair / "short", skip_runs.stretched(study, pair, second))
+    models = list(map(outcomes.untrained, skip_outcomes.UNTRAINED, starts))
     models += outcomes.tuned(jobs, fine_tuning.fine_tune_all(study, jobs))
-    tokenizer, lengths = loading.load_tokenizer(pair / "long"), study.profile.eval_lengths
+    tokenizer = loading.load_tokenizer(pair / "long")
     needles = read_samples(data / "eval" / "needle.jsonl")
-    cells = needle_cells(needles, tokenizer, lengths, NEEDLE_DEPTHS)
+    cells = needle_cells(needles, tokenizer, profile.eval_lengths, NEEDLE_DEPTHS)
     rows = outcomes.evaluated(study, data, models, ("needle", "short"), generated=False)
-    losses = outcomes.perplexities(study, models, tokenizer)
-    losses = losses.assign(nll=losses["nll"].astype(float))
-    document = outcomes.metrics_rows(losses, "document_nll", "nll", "length")
-    return outcomes.skip_metrics(rows, cells) + document
+    plain = skip_outcomes.plain_losses(study, models, tokenizer)
+    found = skip_outcomes.plain_metrics(plain, profile.short_window, window)
+    return skip_outcomes.skip_metrics(rows, cells, window) + found
 
 
 STAGES: dict[str, Stage] = {

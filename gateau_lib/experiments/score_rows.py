@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib.data.corpus import POOLS
-from gateau_lib.experiments import pool, ranking
+from gateau_lib.experiments import compositions, pool, ranking, selection_runs
 from gateau_lib.methods import cam
 from gateau_lib.study.store import Study
 
 Rows = list[dict[str, Any]]
 
-PLANTED = ("independent", "confounded")
 REPLACED = ("cam_uniform_attention", "cam_shuffled_attention")  # see `with_replaced_attention`
 AWARENESS = (*pool.CAM_VARIANTS, "importance_range", "top_segment_match", *REPLACED)
 COMBINED = (*ranking.COMBINATIONS, "prolong", "ifd", "longest", *ranking.OTHERS)
@@ -30,16 +28,21 @@ METHODS = tuple(
 
 
 def guided(study: Study, data: Path, pair: Path) -> pd.DataFrame:
-    """All pools, also the real one, with the methods of `ranking.GUIDANCE`."""
-    return ranking.by_pool(pool.scored(study, pair, data, POOLS, ["homologous"]), ranking.guidance)
+    """The independent pool in every composition, and the real one, with the methods of `ranking.GUIDANCE`."""
+    scores = pool.scored(study, pair, data, ("independent", "real"), ["homologous"])
+    return ranking.by_pool(compositions.mixed(scores, study.seed), ranking.guidance)
 
 
 def whole(study: Study, data: Path, pair: Path) -> pd.DataFrame:
-    """The planted pools with all of `METHODS`, beside what is known of each sample."""
-    scores, alpha = pool.scored(study, pair, data, PLANTED, list(pool.PARTS)), study.profile.alpha
-    scores = ranking.by_pool(ranking.by_pool(scores, ranking.guidance), ranking.combined, alpha)
-    scores = with_replaced_attention(ranking.by_pool(scores, ranking.others, alpha), study.seed)
-    return scores.assign(random=np.random.default_rng(study.seed).random(len(scores)))
+    """The independent pool in every composition with all of `METHODS`, beside what is known of each sample.
+
+    What belongs to a sample by itself is the same in all compositions; combinations are of each anew.
+    """
+    scores, alpha = pool.scored(study, pair, data, ("independent",), list(pool.PARTS)), study.profile.alpha
+    scores = with_replaced_attention(scores, study.seed)
+    scores = scores.assign(random=np.random.default_rng(study.seed).random(len(scores)))
+    scores = ranking.by_pool(compositions.mixed(scores, study.seed), ranking.guidance)
+    return ranking.by_pool(ranking.by_pool(scores, ranking.combined, alpha), ranking.others, alpha)
 
 
 def with_replaced_attention(scores: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -95,7 +98,6 @@ def rows(study: Study, data: Path, pair: Path) -> Rows:
 
 
 def chosen(study: Study, scores: pd.DataFrame) -> dict[int, dict[str, list[str]]]:
-    """Ids that each selector takes from the independent pool of each number, best first; of `whole`."""
-    pools = independent(scores).groupby("seed", sort=False)
-    fraction, first = study.profile.fraction, 100 * study.seed
-    return {int(n): ranking.selections(part, fraction, first + int(n)) for n, part in pools}
+    """What each arm takes of the independent pool of each number, see `selection_runs.choices`; of `whole`."""
+    pools, first = independent(scores).groupby("seed", sort=False), 100 * study.seed
+    return {int(n): selection_runs.choices(part, study.profile, first + int(n)) for n, part in pools}
