@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from tiny import eager
 
-from gateau_lib.data import corpus, longalign, passages, samples
+from gateau_lib.data import kinds, longalign, passages, samples
 from gateau_lib.data.samples import segments
 from gateau_lib.experiments import pool, ranking, selection_runs, study_corpus
 from gateau_lib.methods import METHODS, cam, longattn
@@ -160,7 +160,7 @@ def test_scored_joins_labels_and_scores_by_id(study, pair, data, path):
     first = table[(table["pool"] == "independent") & (table["seed"] == 0)]
     drawn = longalign.read_samples(path)
     assert list(first["id"]) == [s.id for s in drawn] and list(first["kind"]) == [s.kind for s in drawn]
-    assert list(first["needs_far"]) == [s.kind in corpus.NEEDS_FAR for s in drawn]
+    assert list(first["needs_far"]) == [s.kind in kinds.NEEDS_FAR for s in drawn]
     np.testing.assert_array_equal(first["nll_long"], computed(study, "homologous", pair, path)["nll_long"])
     np.testing.assert_array_equal(first["prolong"], computed(study, "dependencies", pair, path)["prolong"])
     assert table.attrs["count"]["homologous"]["tokens"] > table["n_tokens"].sum()
