@@ -226,6 +226,14 @@ def test_guidance_and_combinations_are_each_pool_by_itself(table):
     np.testing.assert_allclose(one["ifd"], ratio.where(ratio <= 1, 0.0))
 
 
+def test_what_is_derived_is_not_read_again(table):
+    assert ranking.DERIVED == ("segment_contrast",)
+    found = ranking.by_pool(table, ranking.others, 0.8)
+    want = [min(nll) - whole for nll, whole in zip(table["segment_nll"], table["nll_long"], strict=True)]
+    np.testing.assert_allclose(found["segment_contrast"], want)
+    assert set(ranking.OTHERS) <= set(found) and np.isfinite(found[list(ranking.OTHERS)]).all(axis=None)
+
+
 def test_rows_can_be_written(study, table):
     rows = ranking.auc_rows(table, ["hmp", "longest"]) + ranking.precision_rows(table, ["longest"])
     rows += ranking.correlation_rows(table, ["gateau_rank"], "hmp", "hmp")
