@@ -87,7 +87,7 @@ def pair_evidence(study: Study, out: Path, name: str = "pair") -> None:
     """Run all of `STAGES` for one pair.
 
     Leaves in ``out``: ``metrics.csv`` (`one_value`), ``scores.csv`` (`pair_stages.samples_table`),
-    ``chosen.json`` (selector -> ids of the first pool, best first) and `USED`.
+    ``chosen.json`` (name of an arm -> ids of the first pool, best first) and `USED`.
     """
     rows: Rows = []
     with _noted(out / "used.txt") as used:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib.data.corpus import NOISE, read_documents
+from gateau_lib.data.corpus import read_documents
+from gateau_lib.data.kinds import NOISE
 from gateau_lib.data.longalign import read_samples
 from gateau_lib.data.passages import both
 from gateau_lib.data.samples import Encoded, Sample, encode

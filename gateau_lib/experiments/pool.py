@@ -14,7 +14,8 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from gateau_lib.data.corpus import KINDS, needs_far, read_documents
+from gateau_lib.data.corpus import read_documents
+from gateau_lib.data.kinds import KINDS, needs_far
 from gateau_lib.data.longalign import read_samples
 from gateau_lib.data.passages import DOCUMENT_KINDS
 from gateau_lib.data.samples import Encoded, Sample, encode, evidence_tokens

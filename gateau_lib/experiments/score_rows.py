@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib.data.corpus import NEEDS_FAR
+from gateau_lib.data.kinds import NEEDS_FAR
 from gateau_lib.experiments import explanations, pool, ranking, selection_runs
 from gateau_lib.experiments.compositions import mixed
 from gateau_lib.methods import cam, selection

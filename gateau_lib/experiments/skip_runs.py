@@ -126,23 +126,20 @@ def stretched(study: Study, pair: Path, second: Path | None = None) -> Path:
 def wider(study: Study, pair: Path) -> Path:
     """Folder of the second short model: the pair's, trained on at the windows of ``skip_wider_stages``.
 
-    Like the pair it is trained until it recalls, for at most three times the steps of its stages.
+    For a number of steps, not until it recalls as well as the pair: three times as many changed little.
     """
     profile, short = study.profile, pair / "short"
     stages, seed = (
         profile.skip_wider_stages,
         study.seed + 1_000_000,
     )  # rows that neither model of the pair saw
-    how: dict[str, Any] = {"question_share": profile.question_share, "target": profile.recall_target}
-    how["more"] = 2 * sum(steps for _, steps, _ in stages)
+    how: dict[str, Any] = {"question_share": profile.question_share, "far": True}
 
     def build(out: Path) -> None:
         model, tokenizer = loading.load(short, "float32", device())
         theta = WIDER_ROPE * rope.rope_theta(model)
         model = rope.with_rope_theta(copy.deepcopy(model), theta, stages[-1][0])
-        pretrain.train(
-            model, tokenizer, stages, seed=seed, far=True, micro_tokens=profile.micro_tokens, **how
-        )
+        pretrain.train(model, tokenizer, stages, seed=seed, micro_tokens=profile.micro_tokens, **how)
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
 

@@ -11,7 +11,15 @@ import pytest
 import yaml
 
 from gateau_lib import evidence
-from gateau_lib.experiments import evidence_files, evidence_run, ledger, pair_stages, recall, score_rows
+from gateau_lib.experiments import (
+    compositions,
+    evidence_files,
+    evidence_run,
+    ledger,
+    pair_stages,
+    recall,
+    score_rows,
+)
 from gateau_lib.study import profiles
 from gateau_lib.study.store import Study, artefact, profile_folders
 from gateau_lib.study.workers import JobError
@@ -61,7 +69,8 @@ def stages(monkeypatch, tmp_path):
     monkeypatch.setattr(evidence_run.pretrain, "pair", lambda study, data: tmp_path / "pair")
     monkeypatch.setattr(evidence_run, "STAGES", {"first": made.first, "second": made.second})
     monkeypatch.setattr(score_rows, "whole", lambda *given: SCORES)
-    monkeypatch.setattr(score_rows, "chosen", lambda study, scores: CHOSEN)
+    monkeypatch.setattr(score_rows, "chosen", lambda *given: CHOSEN)
+    monkeypatch.setattr(score_rows, "common", lambda *given: {"gateau_rank": ["c"]})
     monkeypatch.setattr(pair_stages, "samples_table", lambda *given: SCORES)
     return made
 
@@ -85,7 +94,9 @@ def test_a_run_leaves_metrics_verdicts_scores_and_what_they_are_made_of(stages):
     pose = metrics[metrics["method"] == "pose"].iloc[0]
     assert pose["condition"] == "64" and pose["n"] == 8 and pose["value"] == pytest.approx(0.15)
     assert evidence_files.read_csv(folder / "scores" / "pair-00.csv")["gateau_rank"].tolist() == [0.1, 1 / 3]
-    assert json.loads((folder / "scores" / "pair-02-chosen.json").read_text()) == CHOSEN[0]
+    assert json.loads((folder / "scores" / "pair-02-chosen.json").read_text()) == CHOSEN[0] | {
+        "common-gateau_rank": ["c"]
+    }
     about = json.loads((folder / "manifest.json").read_text())
     assert about["pairs"] == [0, 1, 2] and set(about["seconds"]) == {"0", "1", "2"} and about["profile"]
     assert {"commit", "dirty", "date", "machine", "versions"} <= set(about)
@@ -159,7 +170,7 @@ def test_the_command_runs_judges_and_compares(stages, capsys, monkeypatch):
 
 
 def test_every_stage_measures_a_small_pair(monkeypatch, tmp_path):
-    """The shipped pair on few samples: every row that the ledger declares is there, by pair."""
+    """The shipped pair on few samples: the rows of scores that the ledger declares, and those of training."""
     less = {"pool_per_kind": 2, "sft_tokens": 1000, "skip_steps": 1, "eval_items": 1, "prolong_pairs": 10}
     monkeypatch.setitem(profiles.PROFILES, "smoke", replace(profiles.PROFILES["smoke"], **less))
     monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path))
@@ -167,7 +178,11 @@ def test_every_stage_measures_a_small_pair(monkeypatch, tmp_path):
     evidence_run.pair_evidence(study, tmp_path)
     metrics = evidence_files.read_csv(tmp_path / "metrics.csv")
     have = set(zip(metrics["metric"], metrics["method"], metrics["condition"], strict=True))
-    for block in yaml.safe_load(ledger.LEDGER.read_text(encoding="utf-8"))["rows"]:
+    assert ("long_probability", "gateau", "scarce_30") in have
+    assert {("needle_probability", "skip_all", str(n)) for n in study.profile.eval_lengths} <= have
+    assert {("auc", "gateau_rank", each) for each in compositions.COMPOSITIONS} <= have
+    blocks = yaml.safe_load(ledger.LEDGER.read_text(encoding="utf-8"))["rows"]
+    for block in (block for block in blocks if block["notebook"] < "06"):
         lengths = [str(n) for n in study.profile.eval_lengths]
         conditions = lengths if block["conditions"] == "lengths" else block["conditions"]
         for metric in block["metrics"]:
@@ -177,6 +192,6 @@ def test_every_stage_measures_a_small_pair(monkeypatch, tmp_path):
     scores = evidence_files.read_csv(tmp_path / "scores.csv")
     assert {"id", "kind", "needs_far", "n_tokens", *score_rows.METHODS} == set(scores.columns)
     chosen = json.loads((tmp_path / "chosen.json").read_text())
-    assert set(chosen["full"]) == set(scores["id"]) and {"gateau", "random"} <= set(chosen)
+    assert set(chosen["scarce_30-full"]) == set(scores["id"]) and "scarce_10-random" in chosen
     used = json.loads((tmp_path / "used.json").read_text())
     assert {"corpus", "pair", "recall"} <= {name.rpartition("-")[0] for name in used}
