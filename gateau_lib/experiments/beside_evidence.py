@@ -33,12 +33,12 @@ def settled(study: Study) -> Settled:
     """Judged by the study's own pools where they are enough for an interval, else by the evidence that is there."""
     if study.profile.pool_seeds >= SEEDS:
         metrics = read_metrics(study)
-        source = f"{study.profile.pool_seeds} pools of one pair of models (profile {study.profile.name})"
+        source = f"{study.profile.pool_seeds} pools of one pair of models (profile {study.profile.name})."
         return Settled(metrics, source, verdicts(metrics, study.profile.name))
     folder = evidence_files.place()
     found = evidence_files.read_evidence(folder)
     pairs = found.metrics["pair"].nunique()
-    source = f"{pairs} pairs of models (results/{folder.name})" if pairs else NOTHING_YET
+    source = f"{pairs} pairs of models (results/{folder.name})." if pairs else NOTHING_YET
     return Settled(found.metrics, source, found.verdicts())
 
 

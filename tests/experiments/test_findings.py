@@ -17,10 +17,10 @@ LEDGER = ledger.load_claims()
 
 
 def metrics(values: dict[str, tuple[float, ...]]) -> pd.DataFrame:
-    """Rows ``long_accuracy`` at equal tokens of each method, one value a pair."""
+    """Rows ``long_probability`` of the main condition of each method, one value a pair."""
     rows = [(m, n, value) for m, each in values.items() for n, value in enumerate(each)]
     table = pd.DataFrame(rows, columns=["method", "pair", "value"])
-    return table.assign(metric="long_accuracy", condition="equal_tokens", n=9)
+    return table.assign(metric="long_probability", condition="scarce_30", n=9)
 
 
 BETTER = claims.verdicts(
