@@ -32,7 +32,8 @@ KINDS = {
     "near": "one fact, told close to the question",
     "mid": "one fact, told inside the short model's window but not close to the question",
     "repeated": "a far fact that is told again, in the other tongue, inside the short model's window",
-    "lure": "the answer's words stand far away where they do not matter; the fact is near, in the other tongue",
+    "lure": "the answer's words stand far away where they do not matter; the fact is near, "
+    "in the other tongue",
     "near_multi_hop": "the two facts of a multi_hop sample, both inside the short model's window",
     "near_aggregate": "the three facts of an aggregate sample, all inside the short model's window",
     "context_free": "answerable without the document",

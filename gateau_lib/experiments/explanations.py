@@ -60,7 +60,7 @@ def write_readings(pair: Path, texts: Path, window: int, longest: int, dtype: st
 
 
 def write_ablations(pair: Path, texts: Path, size: int, longest: int, dtype: str, out: Path) -> None:
-    """Of a few honest samples: importance of each segment by leaving it out, and what should agree with it."""
+    """Of a few honest samples: importance of segments by leaving them out, and what should agree with it."""
     long, tokenizer, samples, _ = _read(pair, "long", dtype, texts, longest)
     chosen: list[Sample] = []
     for sample in sorted(samples, key=lambda sample: sample.id):
@@ -122,7 +122,7 @@ def write_short_scorer(
 
 
 def links(text: str, tokenizer: Any, size: int) -> set[tuple[int, int]]:
-    """Pairs of segments (i, j), numbered as `prolong` does: in i ends a restatement of a fact that j states."""
+    """Pairs of segments (i, j), numbered as in `prolong`: in i ends a restatement of what j states."""
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
         "offset_mapping"
     ]
@@ -171,7 +171,7 @@ def reading_rows(table: pd.DataFrame, scores: pd.DataFrame) -> Rows:
 
 
 def ablation_rows(table: pd.DataFrame) -> Rows:
-    """Agreement with leave-one-out (Spearman, mean over samples), and how often the first segment is evidence."""
+    """Agreement with leave-one-out (Spearman, mean), and how often the first segment is evidence."""
     judged = table[table["judged"]]
     rows = []
     for name in ("one_segment", "attention", "attention_top", "attention_heads"):

@@ -25,8 +25,8 @@ COMBINED = (
     *dict.fromkeys(("longest", "random", *ranking.OTHERS)),
 )
 PRECISE = (
-    *ranking.COMBINATIONS, "hmg_minmax_ntk", "hmg_log_truncate", "cam_default", "prolong", "perplexity_guidance", "ifd",
-    "longest", *ranking.OTHERS, "contrast_log", "random",
+    *ranking.COMBINATIONS, "hmg_minmax_ntk", "hmg_log_truncate", "cam_default", "prolong",
+    "perplexity_guidance", "ifd", "longest", *ranking.OTHERS, "contrast_log", "random",
 )  # fmt: skip
 COMPARED = ("gateau_rank", "hmg_minmax_ntk", "hmg_log_truncate", "cam_default", "perplexity_guidance", "ifd")
 AUDIT = {"hmp": "hmp", "cam": "cam_default", "length": "n_tokens"}  # condition: what combinations resemble
@@ -47,7 +47,7 @@ def scored(study: Study, data: Path, pair: Path) -> pd.DataFrame:
 
 
 def whole(study: Study, data: Path, pair: Path) -> pd.DataFrame:
-    """The independent pools in every composition with all of `METHODS`, beside what is known of each sample."""
+    """The independent pools in every composition with all of `METHODS`, and what is known of each sample."""
     drawn, alpha = scored(study, data, pair), study.profile.alpha
     drawn["random"] = np.random.default_rng(study.seed).random(len(drawn))
     scores = mixed(with_replaced_attention(drawn, study.seed), study.seed)

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 import pandas as pd
 
-from gateau_lib.data.corpus import KINDS, NOISE
+from gateau_lib.data.corpus import KINDS, NOISE, samples_of
 from gateau_lib.experiments import ranking, workload
 from gateau_lib.experiments.tuning_runs import sample_lengths, scale
 from gateau_lib.methods import METHODS, baselines, selection
@@ -193,7 +193,7 @@ def cost(profile: Profile) -> Work:
     samples = workload.planted(profile)
     mean = float(np.mean([sample.whole for sample in samples]))
     short = profile.short_pool * workload.short_tokens(profile)
-    pool = (profile.pool_per_kind * len(set(KINDS) - NOISE) + profile.noise_per_kind * len(NOISE)) * mean
+    pool = sum(samples_of(profile, kind) for kind in KINDS) * mean
 
     def budget(arm: Arm) -> float:
         share = 1 if arm.selector == "full" else arm.share

@@ -22,7 +22,7 @@ def fabricate(folder: Path, pairs: range, value: float = 0.8) -> pd.DataFrame:
     for pair in pairs:
         source = folder.parent / f"made-{folder.name}-{pair}"
         source.mkdir(parents=True)
-        row = {"metric": "auc", "method": "hmg_minmax_ntk", "condition": "independent"}
+        row = {"metric": "auc", "method": "hmg_minmax_ntk", "condition": "clean"}
         rows = pd.DataFrame([row | {"value": value + pair % 3 / 300, "n": 9}])
         (source / "metrics.csv").write_text(evidence_files.text(rows))
         (source / "scores.csv").write_text(f"id,hmg_minmax_ntk\na,{pair}.5\n")
@@ -40,7 +40,7 @@ def folder(monkeypatch, tmp_path):
 
 
 def far(folder: Path) -> tuple[str, str]:
-    row = evidence_files.read_evidence(folder).verdicts().set_index("id").loc["hmg-ranks-far"]
+    row = evidence_files.read_evidence(folder).verdicts().set_index("id").loc["hmg-ranks-far-clean"]
     return row["verdict"], row["reason"]
 
 
@@ -112,7 +112,9 @@ def test_two_runs_are_compared_and_the_table_can_be_made_again(folder):
     fabricate(other, range(50, 53), value=0.5)
     found = evidence_files.compare(folder, other)
     changed = found.table.query("not same")
-    assert changed[["id", "first", "second"]].to_numpy().tolist() == [["hmg-ranks-far", "holds", "fails"]]
+    assert changed[["id", "first", "second"]].to_numpy().tolist() == [
+        ["hmg-ranks-far-clean", "holds", "fails"]
+    ]
     assert found.of_all == 1 - 1 / len(found.table) and found.of_decisive == 0
     table = evidence_files.read_csv(folder / "agreement.csv")
     assert list(table.columns) == ["id", "evidence", "evidence-seed50", "same"]

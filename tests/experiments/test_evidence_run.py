@@ -45,7 +45,7 @@ class Stages:
         row = {
             "metric": "auc",
             "method": "hmg_minmax_ntk",
-            "condition": "independent",
+            "condition": "clean",
             "value": value,
             "n": 9,
         }
@@ -85,7 +85,7 @@ def test_a_run_leaves_metrics_verdicts_scores_and_what_they_are_made_of(stages):
     folder = evidence_files.place()
     files = {f"scores/pair-0{n}{end}" for n in range(3) for end in (".csv", "-chosen.json")}
     assert set(contents(folder)) == files | {"metrics.csv", "verdicts.csv", "manifest.json"}
-    far = verdicts.loc["hmg-ranks-far"]
+    far = verdicts.loc["hmg-ranks-far-clean"]
     assert far["verdict"] == "holds" and "over 3 pairs" in far["reason"] and far["pairs"] == 3
     metrics = evidence_files.read_csv(folder / "metrics.csv")
     assert list(metrics.columns) == ["metric", "method", "condition", "pair", "value", "n"]
@@ -158,7 +158,7 @@ def test_the_command_runs_judges_and_compares(stages, capsys, monkeypatch):
     for seed in ("0", "50"):
         assert evidence.main(["--pairs", "3", "--seed", seed, "--processes", "0"]) == 0
     said = capsys.readouterr().out
-    assert "holds                hmg-ranks-far: 0.803 against 0.500 over 3 pairs" in said
+    assert "holds                hmg-ranks-far-clean: 0.803 against 0.500 over 3 pairs" in said
     assert evidence.main(["--judge"]) == 0 and evidence.main(["--compare"]) == 0
     said = capsys.readouterr().out
     assert "of those that hold or fail in at least one of the two: 100%" in said

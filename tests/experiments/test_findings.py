@@ -17,10 +17,10 @@ LEDGER = ledger.load_claims()
 
 
 def metrics(values: dict[str, tuple[float, ...]]) -> pd.DataFrame:
-    """Rows ``long_accuracy`` at equal tokens of each method, one value a pair."""
+    """Rows ``long_probability`` of the main condition of each method, one value a pair."""
     rows = [(m, n, value) for m, each in values.items() for n, value in enumerate(each)]
     table = pd.DataFrame(rows, columns=["method", "pair", "value"])
-    return table.assign(metric="long_accuracy", condition="equal_tokens", n=9)
+    return table.assign(metric="long_probability", condition="scarce_30", n=9)
 
 
 BETTER = claims.verdicts(
@@ -73,7 +73,7 @@ def test_sentences_carry_the_numbers_of_the_verdicts():
     assert findings.sentences(BETTER).count("`") == 2 * len(LEDGER)
     assert findings.sentences(
         NOTHING, ["fails"]
-    ) == "None." and "no rows auc/hmg_minmax_ntk" in findings.sentences(NOTHING)
+    ) == "None." and "no rows auc/hmg_minmax_ntk/clean" in findings.sentences(NOTHING)
 
 
 def test_summary_counts_every_claim():
