@@ -116,8 +116,10 @@ def write_short_scorer(
     short, tokenizer = loading.load(pair / "short", dtype)
     plain = read_documents(texts)
     tokens = [tokenizer(d["text"], add_special_tokens=False, verbose=False)["input_ids"] for d in plain]
-    shape = {"segment_length": size, "window_segments": window // size, "pairs": pairs}
-    found = pair_passes.score_documents(short, tokens, **shape, seed=0)
+    segments = window // size
+    found = pair_passes.score_documents(
+        short, tokens, segment_length=size, window_segments=segments, pairs=pairs, seed=0
+    )
     pd.DataFrame({"id": [d["id"] for d in plain], "prolong_short_model": found["lds"]}).to_parquet(
         out / TABLE
     )
@@ -178,10 +180,10 @@ def ablation_rows(table: pd.DataFrame) -> Rows:
     rows = []
     for name in ("one_segment", "attention", "attention_top", "attention_heads"):
         found = [rank_correlation(a, b) for a, b in zip(judged["leave_one_out"], judged[name], strict=True)]
-        rows.append(_row("importance_correlation", name, "clean", np.mean(found), len(found)))
+        rows.append(_row("importance_correlation", name, "clean", float(np.mean(found)), len(found)))
     for name in ("leave_one_out", "one_segment", "attention", "attention_top", "attention_heads"):
         hits = [int(np.argmax(a)) in list(e) for a, e in zip(judged[name], judged["evidence"], strict=True)]
-        rows.append(_row("evidence_first", name, "clean", np.mean(hits), len(hits)))
+        rows.append(_row("evidence_first", name, "clean", float(np.mean(hits)), len(hits)))
     return rows
 
 
