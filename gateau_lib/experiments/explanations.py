@@ -223,15 +223,20 @@ def builds(study: Study, data: Path, pair: Path) -> dict[str, Build]:
     }
 
 
+def table(study: Study, data: Path, pair: Path, name: str) -> pd.DataFrame:
+    """One of the tables: ``readings``, ``ablations``, ``links`` or ``scorer``; made if it is missing."""
+    return pd.read_parquet(builds(study, data, pair)[name].folder(study) / TABLE)
+
+
+def scorer_rows(table: pd.DataFrame, documents: pd.DataFrame) -> Rows:
+    """Whether ProLong ranks documents alike by both models; ``documents``: of `pool.scored_documents`."""
+    scored = documents.merge(table, on="id", validate="one_to_one")
+    alike = rank_correlation(scored["prolong_short_model"], scored["prolong"])
+    return [_row("rank_correlation", "prolong_short_model", "prolong", alike, len(scored))]
+
+
 def rows(study: Study, data: Path, pair: Path, scores: pd.DataFrame, documents: pd.DataFrame) -> Rows:
     """All rows of one pair; ``scores``: of `reading_rows`, ``documents``: of `pool.scored_documents`."""
-    made = {
-        name: pd.read_parquet(build.folder(study) / TABLE)
-        for name, build in builds(study, data, pair).items()
-    }
-    both_scored = documents.merge(made["scorer"], on="id", validate="one_to_one")
-    alike = rank_correlation(both_scored["prolong_short_model"], both_scored["prolong"])
-    found = (
-        reading_rows(made["readings"], scores) + ablation_rows(made["ablations"]) + link_rows(made["links"])
-    )
-    return [*found, _row("rank_correlation", "prolong_short_model", "prolong", alike, len(both_scored))]
+    made = {name: table(study, data, pair, name) for name in ("readings", "ablations", "links", "scorer")}
+    found = reading_rows(made["readings"], scores) + ablation_rows(made["ablations"])
+    return found + link_rows(made["links"]) + scorer_rows(made["scorer"], documents)

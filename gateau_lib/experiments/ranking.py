@@ -100,10 +100,13 @@ def score_columns(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def others(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    """A pool table of all `pool.PARTS` with a column for each of `OTHERS`; who may not be chosen is last."""
+def others(table: pd.DataFrame, alpha: float, names: Sequence[str] = OTHERS) -> pd.DataFrame:
+    """A pool table with a column for each of ``names``, of `OTHERS`; who may not be chosen is last.
+
+    It needs all of `pool.PARTS`, for `DERIVED` only what they are made of.
+    """
     scores, columns = score_columns(table), {}
-    for name in OTHERS:
+    for name in names:
         fit = [METHODS[name].unfit(row) is None for row in scores.to_dict("records")]
         columns[name] = np.where(fit, METHODS[name].rank(scores, RankOptions(alpha=alpha)), -np.inf)
     return table.assign(**columns)

@@ -46,12 +46,26 @@ def scored(study: Study, data: Path, pair: Path) -> pd.DataFrame:
     return pool.scored(study, pair, data, ("independent",), list(pool.PARTS))
 
 
+def mixtures(study: Study, data: Path, pair: Path, parts: Sequence[str]) -> pd.DataFrame:
+    """The independent pools in every composition with some of `pool.PARTS`, ``homologous`` among them.
+
+    With the methods of `ranking.GUIDANCE`, ``random``, and of ``awareness`` those of `AWARENESS` and
+    ``segment_contrast``.
+    """
+    drawn = pool.scored(study, pair, data, ("independent",), list(parts))
+    drawn["random"] = np.random.default_rng(study.seed).random(len(drawn))
+    if "awareness" in parts:
+        drawn = with_replaced_attention(drawn, study.seed)
+    scores = ranking.by_pool(mixed(drawn, study.seed), ranking.guidance)
+    if "awareness" in parts:
+        scores = ranking.by_pool(scores, ranking.others, study.profile.alpha, ranking.DERIVED)
+    return scores
+
+
 def whole(study: Study, data: Path, pair: Path) -> pd.DataFrame:
     """The independent pools in every composition with all of `METHODS`, beside what is known of each sample."""
-    drawn, alpha = scored(study, data, pair), study.profile.alpha
-    drawn["random"] = np.random.default_rng(study.seed).random(len(drawn))
-    scores = mixed(with_replaced_attention(drawn, study.seed), study.seed)
-    scores = ranking.by_pool(ranking.by_pool(scores, ranking.guidance), ranking.combined, alpha)
+    alpha = study.profile.alpha
+    scores = ranking.by_pool(mixtures(study, data, pair, list(pool.PARTS)), ranking.combined, alpha)
     return ranking.by_pool(scores, ranking.others, alpha)
 
 
