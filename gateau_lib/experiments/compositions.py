@@ -7,7 +7,7 @@ softmax, ranks) is taken in each mixture anew by `ranking`.
 import numpy as np
 import pandas as pd
 
-from gateau_lib.data.corpus import NOISE
+from gateau_lib.data.kinds import NOISE
 
 NOISY = 0.45  # share of noise in the noisy mixture
 COMPOSITIONS = {

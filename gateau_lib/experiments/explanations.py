@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib.data.corpus import NOISE, read_documents
+from gateau_lib.data.corpus import read_documents
+from gateau_lib.data.kinds import NOISE
 from gateau_lib.data.longalign import read_samples
 from gateau_lib.data.passages import both
 from gateau_lib.data.samples import Encoded, Sample, encode
@@ -27,9 +28,10 @@ from gateau_lib.study.store import Study
 from gateau_lib.study.workers import Build
 
 Rows = list[dict[str, Any]]
-CUTS = (2, 4)  # where the short reader is cut: its window divided by these, and times them
-STRETCHES = (2, 4)  # NTK factors, beside the published reading's fixed one
-ABLATED = 2  # samples of each honest kind whose segments are left out one by one
+CUTS = (2,)  # where the short reader is cut: its window divided by these, and times them
+STRETCHES = (2,)  # NTK factors, beside the published reading's fixed one
+ABLATED = 2  # samples of each of these kinds whose segments are left out one by one
+ABLATED_KINDS = ("far", "paraphrase", "multi_hop", "near", "repeated", "lure")
 LINKED = 6  # dependent documents whose pairs of segments are all read
 TABLE = "table.parquet"
 
@@ -64,7 +66,7 @@ def write_ablations(pair: Path, texts: Path, size: int, longest: int, dtype: str
     long, tokenizer, samples, _ = _read(pair, "long", dtype, texts, longest)
     chosen: list[Sample] = []
     for sample in sorted(samples, key=lambda sample: sample.id):
-        if sample.kind not in NOISE and sum(one.kind == sample.kind for one in chosen) < ABLATED:
+        if sample.kind in ABLATED_KINDS and sum(one.kind == sample.kind for one in chosen) < ABLATED:
             chosen.append(sample)
     encoded = [encode(sample, tokenizer, longest) for sample in chosen]
     truth = leave_one_out.leave_one_out(long, encoded, size)
@@ -114,8 +116,10 @@ def write_short_scorer(
     short, tokenizer = loading.load(pair / "short", dtype)
     plain = read_documents(texts)
     tokens = [tokenizer(d["text"], add_special_tokens=False, verbose=False)["input_ids"] for d in plain]
-    shape = {"segment_length": size, "window_segments": window // size, "pairs": pairs}
-    found = pair_passes.score_documents(short, tokens, **shape, seed=0)
+    segments = window // size
+    found = pair_passes.score_documents(
+        short, tokens, segment_length=size, window_segments=segments, pairs=pairs, seed=0
+    )
     pd.DataFrame({"id": [d["id"] for d in plain], "prolong_short_model": found["lds"]}).to_parquet(
         out / TABLE
     )
@@ -176,10 +180,10 @@ def ablation_rows(table: pd.DataFrame) -> Rows:
     rows = []
     for name in ("one_segment", "attention", "attention_top", "attention_heads"):
         found = [rank_correlation(a, b) for a, b in zip(judged["leave_one_out"], judged[name], strict=True)]
-        rows.append(_row("importance_correlation", name, "clean", np.mean(found), len(found)))
+        rows.append(_row("importance_correlation", name, "clean", float(np.mean(found)), len(found)))
     for name in ("leave_one_out", "one_segment", "attention", "attention_top", "attention_heads"):
         hits = [int(np.argmax(a)) in list(e) for a, e in zip(judged[name], judged["evidence"], strict=True)]
-        rows.append(_row("evidence_first", name, "clean", np.mean(hits), len(hits)))
+        rows.append(_row("evidence_first", name, "clean", float(np.mean(hits)), len(hits)))
     return rows
 
 
@@ -219,15 +223,20 @@ def builds(study: Study, data: Path, pair: Path) -> dict[str, Build]:
     }
 
 
+def table(study: Study, data: Path, pair: Path, name: str) -> pd.DataFrame:
+    """One of the tables: ``readings``, ``ablations``, ``links`` or ``scorer``; made if it is missing."""
+    return pd.read_parquet(builds(study, data, pair)[name].folder(study) / TABLE)
+
+
+def scorer_rows(table: pd.DataFrame, documents: pd.DataFrame) -> Rows:
+    """Whether ProLong ranks documents alike by both models; ``documents``: of `pool.scored_documents`."""
+    scored = documents.merge(table, on="id", validate="one_to_one")
+    alike = rank_correlation(scored["prolong_short_model"], scored["prolong"])
+    return [_row("rank_correlation", "prolong_short_model", "prolong", alike, len(scored))]
+
+
 def rows(study: Study, data: Path, pair: Path, scores: pd.DataFrame, documents: pd.DataFrame) -> Rows:
     """All rows of one pair; ``scores``: of `reading_rows`, ``documents``: of `pool.scored_documents`."""
-    made = {
-        name: pd.read_parquet(build.folder(study) / TABLE)
-        for name, build in builds(study, data, pair).items()
-    }
-    both_scored = documents.merge(made["scorer"], on="id", validate="one_to_one")
-    alike = rank_correlation(both_scored["prolong_short_model"], both_scored["prolong"])
-    found = (
-        reading_rows(made["readings"], scores) + ablation_rows(made["ablations"]) + link_rows(made["links"])
-    )
-    return [*found, _row("rank_correlation", "prolong_short_model", "prolong", alike, len(both_scored))]
+    made = {name: table(study, data, pair, name) for name in ("readings", "ablations", "links", "scorer")}
+    found = reading_rows(made["readings"], scores) + ablation_rows(made["ablations"])
+    return found + link_rows(made["links"]) + scorer_rows(made["scorer"], documents)

@@ -6,7 +6,7 @@ A800 of 80 GB at the utilisation that `pass_costs` assumes; a small model reache
 
 from importlib.util import find_spec
 
-from gateau_lib.data.corpus import KINDS
+from gateau_lib.data.kinds import KINDS
 from gateau_lib.evaluation import suite
 from gateau_lib.evaluation.benchmark_item import Benchmark
 from gateau_lib.experiments import (

@@ -14,14 +14,15 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from gateau_lib.data.corpus import KINDS, REAL_KINDS, needs_far, read_documents, samples_of
+from gateau_lib.data.corpus import REAL_KINDS, read_documents, samples_of
+from gateau_lib.data.kinds import KINDS, needs_far
 from gateau_lib.data.longalign import read_samples
 from gateau_lib.data.passages import DOCUMENT_KINDS
 from gateau_lib.data.samples import Encoded, Sample, encode, evidence_tokens
 from gateau_lib.experiments import workload
 from gateau_lib.experiments.ranking import COLUMN_OF, DERIVED, OTHERS
 from gateau_lib.methods import METHODS
-from gateau_lib.methods.base import READINGS, Options
+from gateau_lib.methods.base import READINGS, Options, RankOptions
 from gateau_lib.methods.cam import contextual_awareness
 from gateau_lib.methods.model_passes import long_pass, response_nll, segment_importance, short_reader_nll
 from gateau_lib.methods.pair_passes import score_documents
@@ -148,6 +149,29 @@ def others(pair: Path, texts: Path, sizes: Sizes, out: Path) -> None:
     _save(out, table, count)
 
 
+def model_free(study: Study, data: Path, tokenizer: Any) -> pd.DataFrame:
+    """Every registered method that asks no model, as columns beside what `scored` knows of the samples.
+
+    Of the independent pools of every number, each ranked by itself; also ``facts`` and ``n_tokens``.
+    """
+    asked = [METHODS[name] for name in OTHERS if not METHODS[name].passes]
+    sizes, frames = study.profile, []
+    names = ("segment_length", "max_length", "short_window")
+    options = Options(
+        tuple(method.name for method in asked), "ntk", **{name: getattr(sizes, name) for name in names}
+    )
+    for path, table in _known(study, data, ["independent"]).items():
+        drawn = read_samples(path)
+        encoded = _encoded(drawn, tokenizer, options.max_length)
+        reader = Reader(drawn, encoded, Pair(None, None, tokenizer), options, set())  # type: ignore[arg-type]
+        table["n_tokens"] = [len(each.ids) for each in encoded]
+        filled = [method.fill(reader) for method in asked if method.fill]
+        table = table.assign(**{name: values for columns in filled for name, values in columns.items()})
+        ranked = {method.name: method.rank(table, RankOptions()) for method in asked}
+        frames.append(table.assign(**ranked, longest=table["n_tokens"].astype(float)))
+    return pd.concat(frames, ignore_index=True)
+
+
 def _encoded(drawn: Sequence[Sample], tokenizer: Any, max_length: int) -> list[Encoded]:
     return [encode(sample, tokenizer, max_length) for sample in drawn]
 
@@ -190,12 +214,17 @@ def scored(study: Study, pair: Path, data: Path, pools: Sequence[str], parts: Se
         be found), ``facts`` (planted sentences of evidence), those of the parts; ``attrs["count"]``: of the
         model ``tokens``, ``padded`` and ``forwards`` for each part.
     """
+    return _joined(study, pair, _known(study, data, pools), parts)
+
+
+def _known(study: Study, data: Path, pools: Sequence[str]) -> dict[Path, pd.DataFrame]:
+    """What is known of the samples of the named pools, by file."""
     known = {}
     for pool, n in product(pools, range(study.profile.pool_seeds)):
         path = data / "pools" / f"{pool}-{n}.jsonl"
         rows = [(pool, n, s.id, s.kind, needs_far(s), float(len(s.evidence))) for s in read_samples(path)]
         known[path] = pd.DataFrame(rows, columns=["pool", "seed", "id", "kind", "needs_far", "facts"])
-    return _joined(study, pair, known, parts)
+    return known
 
 
 def scored_documents(study: Study, pair: Path, data: Path) -> pd.DataFrame:

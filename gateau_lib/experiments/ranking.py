@@ -100,10 +100,13 @@ def score_columns(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def others(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    """A pool table of all `pool.PARTS` with a column for each of `OTHERS`; who may not be chosen is last."""
+def others(table: pd.DataFrame, alpha: float, names: Sequence[str] = OTHERS) -> pd.DataFrame:
+    """A pool table with a column for each of ``names``, of `OTHERS`; who may not be chosen is last.
+
+    It needs all of `pool.PARTS`, for `DERIVED` only what they are made of.
+    """
     scores, columns = score_columns(table), {}
-    for name in OTHERS:
+    for name in names:
         fit = [METHODS[name].unfit(row) is None for row in scores.to_dict("records")]
         columns[name] = np.where(fit, METHODS[name].rank(scores, RankOptions(alpha=alpha)), -np.inf)
     return table.assign(**columns)
@@ -143,6 +146,11 @@ def _rows(table: pd.DataFrame, methods: Sequence[str], metric: str, measure: Any
     about = [({"condition": pool, "seed": seed, "n": len(part)}, part) for (pool, seed), part in parts]
     named = [(*each, m) for each in about for m in methods]
     return [{"metric": metric, "method": m, **each, "value": measure(part, m)} for each, part, m in named]
+
+
+def like_length_rows(table: pd.DataFrame, methods: Sequence[str]) -> list[dict[str, Any]]:
+    """Metrics rows ``auc_like_lengths``, see `within_lengths`."""
+    return _rows(table, methods, "auc_like_lengths", within_lengths)
 
 
 def mean_table(rows: Sequence[dict[str, Any]], columns: str = "condition") -> pd.DataFrame:

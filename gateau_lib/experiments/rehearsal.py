@@ -20,7 +20,7 @@ from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 from transformers import PreTrainedModel
 
-from gateau_lib.data import corpus, world
+from gateau_lib.data import kinds, world
 from gateau_lib.data.longalign import to_record
 from gateau_lib.data.passages import Writer, join
 from gateau_lib.evaluation.longbench import TASKS
@@ -120,7 +120,7 @@ _DEEDS = "在市场散步 在桥边唱歌 在图书馆休息 在车站等待朋�
 def _english(tokenizer: Any, seed: Sequence[int], tokens: int) -> tuple[str, str, str]:
     """A context, a question about it and the answer; a long one's evidence lies beyond the short window."""
     window = WINDOW if tokens > 2 * WINDOW else 0
-    sample = corpus.make_sample(tokenizer, seed, "far", tokens, window, "planted")
+    sample = kinds.make_sample(tokenizer, seed, "far", tokens, window, "planted")
     return sample.context, sample.instruction, sample.answer
 
 
@@ -136,11 +136,11 @@ def _chinese(tokenizer: Any, seed: Sequence[int], tokens: int) -> tuple[str, str
 
 def _longalign(tokenizer: Any) -> Files:
     """LongAlign-10k: documents of 400 to 900 tokens, and three records that must be dropped."""
-    kinds, records = list(corpus.KINDS), []
+    drawn, records = [kind for kind in kinds.KINDS if kind != "near_duplicate"], []
     for n in range(LONG):
-        length, kind = 400 + 500 * n // LONG, kinds[n % len(kinds)]
+        length, kind = 400 + 500 * n // LONG, drawn[n % len(drawn)]
         name = digest(f"long {n}")[:24]
-        record = to_record(corpus.make_sample(tokenizer, [90, n], kind, length, WINDOW, name))
+        record = to_record(kinds.make_sample(tokenizer, [90, n], kind, length, WINDOW, name))
         records.append({"id": record["id"], "length": length, "messages": record["messages"]})
     user, assistant = records[0]["messages"]
     empty = {"id": "empty-response", "length": 9, "messages": [user, assistant | {"content": " "}]}

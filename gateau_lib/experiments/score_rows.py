@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gateau_lib.data.corpus import NEEDS_FAR
-from gateau_lib.experiments import explanations, pool, ranking, selection_runs
+from gateau_lib.data.kinds import NEEDS_FAR
+from gateau_lib.experiments import explanations, pool, ranking, selection_runs, workload
 from gateau_lib.experiments.compositions import mixed
+from gateau_lib.methods import METHODS as registered
 from gateau_lib.methods import cam, selection
+from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study
 
 Rows = list[dict[str, Any]]
@@ -46,12 +48,26 @@ def scored(study: Study, data: Path, pair: Path) -> pd.DataFrame:
     return pool.scored(study, pair, data, ("independent",), list(pool.PARTS))
 
 
+def mixtures(study: Study, data: Path, pair: Path, parts: Sequence[str]) -> pd.DataFrame:
+    """The independent pools in every composition with some of `pool.PARTS`, ``homologous`` among them.
+
+    With the methods of `ranking.GUIDANCE`, ``random``, and of ``awareness`` those of `AWARENESS` and
+    ``segment_contrast``.
+    """
+    drawn = pool.scored(study, pair, data, ("independent",), list(parts))
+    drawn["random"] = np.random.default_rng(study.seed).random(len(drawn))
+    if "awareness" in parts:
+        drawn = with_replaced_attention(drawn, study.seed)
+    scores = ranking.by_pool(mixed(drawn, study.seed), ranking.guidance)
+    if "awareness" in parts:
+        scores = ranking.by_pool(scores, ranking.others, study.profile.alpha, ranking.DERIVED)
+    return scores
+
+
 def whole(study: Study, data: Path, pair: Path) -> pd.DataFrame:
     """The independent pools in every composition with all of `METHODS`, and what is known of each sample."""
-    drawn, alpha = scored(study, data, pair), study.profile.alpha
-    drawn["random"] = np.random.default_rng(study.seed).random(len(drawn))
-    scores = mixed(with_replaced_attention(drawn, study.seed), study.seed)
-    scores = ranking.by_pool(ranking.by_pool(scores, ranking.guidance), ranking.combined, alpha)
+    alpha = study.profile.alpha
+    scores = ranking.by_pool(mixtures(study, data, pair, list(pool.PARTS)), ranking.combined, alpha)
     return ranking.by_pool(scores, ranking.others, alpha)
 
 
@@ -101,6 +117,25 @@ def composition(scores: pd.DataFrame, name: str) -> pd.DataFrame:
     return scores[scores["pool"] == name]
 
 
+def length_rows(scores: pd.DataFrame, methods: Sequence[str] = METHODS) -> Rows:
+    """AUC of each method among samples of like length, ``auc_like_lengths``, without and with noise."""
+    parts = (composition(scores, name) for name in ("clean", "noisy"))
+    return [row for part in parts for row in ranking.like_length_rows(part, methods)]
+
+
+def cost_rows(profile: Profile) -> Rows:
+    """Tokens that each selector lets models read, as a multiple of the pool's own, ``forwarded``."""
+    samples = workload.planted(profile)
+    whole, rows = sum(sample.whole for sample in samples), []
+    for name, method in registered.items():
+        asked = "hmg cam" if name == "gateau" else name
+        reads = method.passes or name == "gateau"
+        tokens = workload.scoring(profile, samples, len(samples), asked)["tokens"].sum() if reads else 0
+        row = {"metric": "forwarded", "method": ranking.COLUMN_OF.get(name, name), "condition": "planned"}
+        rows.append(row | {"seed": 0, "value": float(tokens / whole), "n": len(samples)})
+    return rows
+
+
 def kind_rows(scores: pd.DataFrame, methods: Sequence[str] = METHODS) -> Rows:
     """AUC of each needy kind alone (the condition) against all honest samples that need nothing far."""
     drawn = composition(scores, "clean")
@@ -114,6 +149,7 @@ def rows(study: Study, data: Path, pair: Path) -> Rows:
     """All of them for one pair."""
     scores = whole(study, data, pair)
     planted = guidance_rows(scores) + awareness_rows(scores) + combination_rows(scores) + kind_rows(scores)
+    planted += length_rows(scores) + cost_rows(study.profile)
     documents = pool.scored_documents(study, pair, data)
     real = ranking.auc_rows(guided(study, data, pair), tuple(ranking.GUIDANCE))
     explained = explanations.rows(study, data, pair, composition(scores, "independent"), documents)

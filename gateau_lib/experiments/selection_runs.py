@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 import pandas as pd
 
-from gateau_lib.data.corpus import KINDS, NOISE, samples_of
+from gateau_lib.data.corpus import samples_of
+from gateau_lib.data.kinds import KINDS, NOISE
 from gateau_lib.experiments import ranking, workload
 from gateau_lib.experiments.tuning_runs import sample_lengths, scale
 from gateau_lib.methods import METHODS, baselines, selection

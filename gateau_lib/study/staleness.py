@@ -13,6 +13,7 @@ from typing import Any
 from gateau_lib.study import notebooks
 from gateau_lib.study.code_hash import PACKAGE, digest, path_hash, text_parts
 from gateau_lib.study.errors import UserError
+from gateau_lib.study.store import EVIDENCE as PUBLISHED
 from gateau_lib.study.store import OTHER, Study, versions
 
 # Which notebooks' files and artefacts a notebook reads.
@@ -21,8 +22,13 @@ UPSTREAM: dict[str, tuple[str, ...]] = {
     "06": ("01", "02", "05"), "07": ("01", "02", "06"), "08": ("01", "02", "03", "04", "05", "06", "07"),
     "09": ("02",),
 }  # fmt: skip
-# Files and folders of results, beside the profile's own, that a notebook reads.
-READS = {"05": ["bench"], "09": ["gpu*/manifest.json", "paper/manifest.json", "[gp]*/tables/09_measured.csv"]}
+# Files and folders of results, beside the profile's own, that a notebook reads. Those before 09 show the
+# verdicts over many pairs of models.
+PAIRS = [f"{PUBLISHED}/{name}" for name in ("manifest.json", "metrics.csv", "scores")]
+READS = {number: PAIRS for number in UPSTREAM if number != "09"} | {
+    "05": ["bench", *PAIRS], "08": [*PAIRS, f"{PUBLISHED}/agreement.csv"],
+    "09": ["gpu*/manifest.json", "paper/manifest.json", "[gp]*/tables/09_measured.csv"],
+}  # fmt: skip
 TYPES: dict[str, Callable[[str], Any]]  # of parameters that a command line sets
 TYPES = {"int": int, "float": float, "str": str, "bool": lambda t: {"true": True, "false": False}[t.lower()]}
 EVIDENCE = ("metrics", "tables", "selected", "figures")
@@ -74,7 +80,7 @@ class Step:
         results = self.study.root.parent
         beside = (path for name in READS.get(self.number, ()) for path in results.glob(name))
         for path in sorted(path for path in beside if not path.is_relative_to(self.study.root)):
-            if not OTHER.search(path.relative_to(results).parts[0]):
+            if (first := path.relative_to(results).parts[0]) == PUBLISHED or not OTHER.search(first):
                 found[f"results/{path.relative_to(results).as_posix()}"] = path_hash(path)
         return found | computing()
 

@@ -32,6 +32,7 @@ LEARNING_RATE = 3e-3  # peak
 WARM_UP = 30  # steps
 LOG_EVERY, CHECK_EVERY = 10, 20  # steps
 HELD_OUT = 64  # facts of each kind that tell when training may end
+LONG_SEED = 500_000  # added for the long model's rows, which no pair's short model has seen
 ONE_TONGUE = 0.45  # share of the short model's stages in which all texts are in the first tongue
 TRAINED_ON = 0.4  # share of the tokens that have a loss
 # Speed of an A100 in single precision, in which this trains, over bfloat16's (its data sheet).
@@ -180,7 +181,7 @@ def build_pair(out: Path, tokenizer: Any, profile: Profile, seed: int) -> None:
             tokenizer.save_pretrained(out / "early")
 
     again: dict[str, Any] = {"question_share": shares[1], "far": True, "after_step": keep}
-    long_log = train(long, tokenizer, profile.long_stages, seed=seed + 1, **again, **how)
+    long_log = train(long, tokenizer, profile.long_stages, seed=seed + LONG_SEED, **again, **how)
     for name, model in (("short", short), ("long", long)):
         model.save_pretrained(out / name)
         tokenizer.save_pretrained(out / name)

@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from gateau_lib.data import corpus, passages, world
+from gateau_lib.data import corpus, kinds, passages, world
 from gateau_lib.data.longalign import from_record, read_samples, write_samples
 from gateau_lib.data.samples import Sample, encode, evidence_tokens
 from gateau_lib.data.tokenizer import MARK, build_tokenizer, real_paragraphs
@@ -27,8 +27,8 @@ from gateau_lib.study.profiles import PROFILES
 WORDS = build_tokenizer()
 WINDOW = 256
 SIZES = replace(PROFILES["smoke"], short_model="scratch", pool_per_kind=12, noise_per_kind=15)
-KINDS = sorted(set(corpus.KINDS) - {"near_duplicate"})  # which is a copy of a sample of another kind
-FAR = (*corpus.NEEDS_FAR, "corrupt")
+KINDS = sorted(set(kinds.KINDS) - {"near_duplicate"})  # which is a copy of a sample of another kind
+FAR = (*kinds.NEEDS_FAR, "corrupt")
 FACT = re.compile(r"The \w+ of \w+ is [\w ]+\.")
 CONTENT = set(world.OTHER)  # words of the two tongues
 
@@ -38,7 +38,7 @@ def count(text: str) -> int:
 
 
 def make(kind: str, n: int, length: int = 700, **more) -> Sample:
-    return corpus.make_sample(WORDS, [5, n], kind, length, WINDOW, f"{kind}-{n}", **more)
+    return kinds.make_sample(WORDS, [5, n], kind, length, WINDOW, f"{kind}-{n}", **more)
 
 
 def distances(sample: Sample) -> list[int]:
@@ -134,7 +134,7 @@ def test_evidence_lies_where_the_kind_says(kind, length):
         elif found:
             assert max(found) <= WINDOW
         assert abs(len(encode(sample, WORDS).ids) - length) < (80 if kind == "repetitive" else 30)
-        assert corpus.needs_far(sample) == (kind in FAR and kind != "corrupt")
+        assert kinds.needs_far(sample) == (kind in FAR and kind != "corrupt")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -235,7 +235,7 @@ def test_any_sample_holds_its_label(kind, n, length):
 def test_the_longest_sample_of_every_profile_can_be_made(profile):
     """People and estates run out in long documents: what is asked about must still have a key of its own."""
     for kind in ("far", "multi_hop", "aggregate", "corrupt"):
-        sample = corpus.make_sample(WORDS, [0], kind, profile.pool_tokens[1], profile.short_window, "longest")
+        sample = kinds.make_sample(WORDS, [0], kind, profile.pool_tokens[1], profile.short_window, "longest")
         assert min(distances(sample)) > profile.short_window
     one = replace(profile, eval_lengths=profile.eval_lengths[-1:], eval_needles=1)
     assert len(corpus.needle_set(one, WORDS, 0)) == len(corpus.NEEDLE_DEPTHS)
@@ -246,9 +246,7 @@ def test_the_longest_sample_of_every_profile_can_be_made(profile):
 
 def lengths_and_labels(pool: str) -> tuple[np.ndarray, np.ndarray]:
     drawn = [s for seed in range(2) for s in corpus.candidate_pool(SIZES, WORDS, pool, seed)]
-    return np.array([len(encode(s, WORDS).ids) for s in drawn]), np.array(
-        [corpus.needs_far(s) for s in drawn]
-    )
+    return np.array([len(encode(s, WORDS).ids) for s in drawn]), np.array([kinds.needs_far(s) for s in drawn])
 
 
 def test_lengths_tell_nothing_in_the_independent_pool():
@@ -258,9 +256,9 @@ def test_lengths_tell_nothing_in_the_independent_pool():
 
 def test_pools_hold_each_kind_as_often_as_the_profile_says_and_shuffled():
     drawn = corpus.candidate_pool(SIZES, WORDS, "independent", 0)
-    assert Counter(s.kind for s in drawn) == {kind: corpus.samples_of(SIZES, kind) for kind in corpus.KINDS}
-    kinds = [s.kind for s in drawn]
-    assert sum(a == b for a, b in zip(kinds, kinds[1:], strict=False)) < len(kinds) / 3
+    assert Counter(s.kind for s in drawn) == {kind: corpus.samples_of(SIZES, kind) for kind in kinds.KINDS}
+    order = [s.kind for s in drawn]
+    assert sum(a == b for a, b in zip(order, order[1:], strict=False)) < len(order) / 3
     copies = [s for s in drawn if s.kind == "near_duplicate"]
     assert {s.response for s in copies} <= {s.response for s in drawn if s.kind in ("far", "paraphrase")}
 
@@ -419,5 +417,5 @@ def test_a_record_is_longaligns_own_form(written):
 
 
 def test_written_samples_read_back_equal(tmp_path):
-    drawn = [make(kind, n) for kind in corpus.KINDS for n in range(2)]
+    drawn = [make(kind, n) for kind in kinds.KINDS for n in range(2)]
     assert read_samples(write_samples(drawn, tmp_path / "all.jsonl")) == drawn

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gateau_lib.data import corpus
+from gateau_lib.data import corpus, kinds
 from gateau_lib.data.samples import encode
 from gateau_lib.data.tokenizer import build_tokenizer
 from gateau_lib.experiments.compositions import composed
@@ -32,7 +32,7 @@ def scored(draw: int) -> pd.DataFrame:
     options = Options(BLIND, "ntk", sizes.segment_length, sizes.max_length, sizes.short_window)
     reader = Reader(drawn, encoded, Pair(None, None, words), options)  # without models
     known = {"id": [s.id for s in drawn], "kind": [s.kind for s in drawn]}
-    known |= {"needs_far": list(map(corpus.needs_far, drawn)), "tokens": [len(e.ids) for e in encoded]}
+    known |= {"needs_far": list(map(kinds.needs_far, drawn)), "tokens": [len(e.ids) for e in encoded]}
     table = pd.DataFrame(known | {"facts": [float(len(s.evidence)) for s in drawn]})
     for name in BLIND:
         fill = METHODS[name].fill

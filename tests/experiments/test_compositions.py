@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gateau_lib.data.corpus import KINDS, NEEDS_FAR, NOISE
+from gateau_lib.data.kinds import KINDS, NEEDS_FAR, NOISE
 from gateau_lib.experiments import compositions
 from gateau_lib.experiments.ranking import auc
 

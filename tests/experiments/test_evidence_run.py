@@ -69,7 +69,8 @@ def stages(monkeypatch, tmp_path):
     monkeypatch.setattr(evidence_run.pretrain, "pair", lambda study, data: tmp_path / "pair")
     monkeypatch.setattr(evidence_run, "STAGES", {"first": made.first, "second": made.second})
     monkeypatch.setattr(score_rows, "whole", lambda *given: SCORES)
-    monkeypatch.setattr(score_rows, "chosen", lambda study, scores: CHOSEN)
+    monkeypatch.setattr(score_rows, "chosen", lambda *given: CHOSEN)
+    monkeypatch.setattr(score_rows, "common", lambda *given: {"gateau_rank": ["c"]})
     monkeypatch.setattr(pair_stages, "samples_table", lambda *given: SCORES)
     return made
 
@@ -93,7 +94,9 @@ def test_a_run_leaves_metrics_verdicts_scores_and_what_they_are_made_of(stages):
     pose = metrics[metrics["method"] == "pose"].iloc[0]
     assert pose["condition"] == "64" and pose["n"] == 8 and pose["value"] == pytest.approx(0.15)
     assert evidence_files.read_csv(folder / "scores" / "pair-00.csv")["gateau_rank"].tolist() == [0.1, 1 / 3]
-    assert json.loads((folder / "scores" / "pair-02-chosen.json").read_text()) == CHOSEN[0]
+    assert json.loads((folder / "scores" / "pair-02-chosen.json").read_text()) == CHOSEN[0] | {
+        "common-gateau_rank": ["c"]
+    }
     about = json.loads((folder / "manifest.json").read_text())
     assert about["pairs"] == [0, 1, 2] and set(about["seconds"]) == {"0", "1", "2"} and about["profile"]
     assert {"commit", "dirty", "date", "machine", "versions"} <= set(about)

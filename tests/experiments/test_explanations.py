@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gateau_lib.data import corpus, passages, world
+from gateau_lib.data import kinds, passages, world
 from gateau_lib.data.longalign import read_samples, write_samples
 from gateau_lib.data.samples import Encoded, encode, segments
 from gateau_lib.data.tokenizer import build_tokenizer
@@ -176,9 +176,7 @@ def test_reading_rows_by_hand():
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory) -> Path:
     drawn = [
-        corpus.make_sample(WORDS, [9, n], kind, 330, WINDOW, f"{kind}-{n}")
-        for kind in KINDS
-        for n in range(3)
+        kinds.make_sample(WORDS, [9, n], kind, 330, WINDOW, f"{kind}-{n}") for kind in KINDS for n in range(3)
     ]
     return write_samples(drawn, tmp_path_factory.mktemp("texts") / "pool.jsonl")
 
@@ -243,7 +241,7 @@ def test_an_unfinished_model_is_read_where_there_is_one(texts, tmp_path):
 def test_ablations_of_two_samples_of_each_honest_kind(texts, tmp_path):
     explanations.write_ablations(PAIR, texts, SIZE, LONGEST, "float32", tmp_path)
     table = pd.read_parquet(tmp_path / explanations.TABLE)
-    honest = [kind for kind in KINDS if kind not in corpus.NOISE]
+    honest = [kind for kind in KINDS if kind not in kinds.NOISE]
     assert list(table["id"]) == [f"{kind}-{n}" for kind in sorted(honest) for n in range(2)]
     assert list(table["judged"]) == [False, True] * len(honest)  # heads are chosen on the others
     long, tokenizer = loading.load(PAIR / "long")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateau_lib.data.corpus import KINDS, NEEDS_FAR
+from gateau_lib.data.kinds import KINDS, NEEDS_FAR
 from gateau_lib.experiments import (
     compositions,
     explanations,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from tiny import eager
 
-from gateau_lib.data import corpus, longalign, passages, samples
+from gateau_lib.data import kinds, longalign, passages, samples
 from gateau_lib.data.samples import segments
 from gateau_lib.experiments import pool, ranking, selection_runs, study_corpus
 from gateau_lib.methods import METHODS, cam, longattn
@@ -161,7 +161,7 @@ def test_scored_joins_labels_and_scores_by_id(study, pair, data, path):
     first = table[(table["pool"] == "independent") & (table["seed"] == 0)]
     drawn = longalign.read_samples(path)
     assert list(first["id"]) == [s.id for s in drawn] and list(first["kind"]) == [s.kind for s in drawn]
-    assert list(first["needs_far"]) == [s.kind in corpus.NEEDS_FAR for s in drawn]
+    assert list(first["needs_far"]) == [s.kind in kinds.NEEDS_FAR for s in drawn]
     np.testing.assert_array_equal(first["nll_long"], computed(study, "homologous", pair, path)["nll_long"])
     np.testing.assert_array_equal(first["prolong"], computed(study, "dependencies", pair, path)["prolong"])
     assert table.attrs["count"]["homologous"]["tokens"] > table["n_tokens"].sum()
@@ -225,6 +225,14 @@ def test_guidance_and_combinations_are_each_pool_by_itself(table):
     np.testing.assert_allclose(one["gateau_as_released"], 0.8 * one["hmp"] + 0.2 * one["cam_default"])
     ratio = one["nll_long"] / one["nll_alone"]
     np.testing.assert_allclose(one["ifd"], ratio.where(ratio <= 1, 0.0))
+
+
+def test_what_is_derived_is_not_read_again(table):
+    assert ranking.DERIVED == ("segment_contrast",)
+    found = ranking.by_pool(table, ranking.others, 0.8)
+    want = [min(nll) - whole for nll, whole in zip(table["segment_nll"], table["nll_long"], strict=True)]
+    np.testing.assert_allclose(found["segment_contrast"], want)
+    assert set(ranking.OTHERS) <= set(found) and np.isfinite(found[list(ranking.OTHERS)]).all(axis=None)
 
 
 def test_rows_can_be_written(study, table):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gateau_lib.data.corpus import NEEDS_FAR, NOISE
+from gateau_lib.data.kinds import NEEDS_FAR, NOISE
 from gateau_lib.data.longalign import read_samples
 from gateau_lib.experiments import compositions, pool, ranking, score_rows, selection_runs, study_corpus
 from gateau_lib.methods.cam import contextual_awareness

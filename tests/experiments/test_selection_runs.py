@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gateau_lib.data.corpus import KINDS, NEEDS_FAR, NOISE
+from gateau_lib.data.kinds import KINDS, NEEDS_FAR, NOISE
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import Sample
 from gateau_lib.experiments import outcomes, ranking, selection_runs, tuning_runs

@@ -128,9 +128,9 @@ def sparse(kind: str) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("kind", ["deepseek_v32", "glm_moe_dsa"])
-@pytest.mark.parametrize("method", SCORED)
+@pytest.mark.parametrize("method", [name for name in SCORED if METHODS[name].passes])
 def test_a_choice_of_keys_is_refused(kind, method, tokenizer):
-    """Every method reads the model by the registered attention,
+    """Every method that asks a model reads it by the registered attention,
     which would compute all keys and say nothing."""
     item = sharded.Item(
         "a", Sample("a", "A key lies under the mill. " * 3, "Where is it?", "Under the mill.")

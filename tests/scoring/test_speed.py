@@ -11,7 +11,7 @@ import torch
 from tiny import random_llama
 
 from gateau_lib import bench, methods
-from gateau_lib.data.corpus import KINDS
+from gateau_lib.data.kinds import KINDS
 from gateau_lib.models import memory
 from gateau_lib.models.pair import Pair
 from gateau_lib.models.rope import with_rope_theta
