@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from gateau_lib.experiments import evidence_files
-from gateau_lib.experiments.claims import by_pair, verdicts
+from gateau_lib.experiments.claims import DECISIVE, by_pair, verdicts
 from gateau_lib.experiments.ledger import Selector, load_claims
 from gateau_lib.study.evidence import read_metrics
 from gateau_lib.study.intervals import SEEDS
@@ -33,13 +33,27 @@ def settled(study: Study) -> Settled:
     """Judged by the study's own pools where they suffice for an interval, else by the evidence there is."""
     if study.profile.pool_seeds >= SEEDS:
         metrics = read_metrics(study)
-        source = f"{study.profile.pool_seeds} pools of one pair of models (profile {study.profile.name})"
+        source = f"{study.profile.pool_seeds} pools of one pair of models (profile {study.profile.name})."
         return Settled(metrics, source, verdicts(metrics, study.profile.name))
     folder = evidence_files.place()
     found = evidence_files.read_evidence(folder)
     pairs = found.metrics["pair"].nunique()
-    source = f"{pairs} pairs of models (results/{folder.name})" if pairs else NOTHING_YET
+    source = f"{pairs} pairs of models (results/{folder.name})." if pairs else NOTHING_YET
     return Settled(found.metrics, source, found.verdicts())
+
+
+def agreement() -> str:
+    """How far the verdicts of the evidence came out again for other pairs, in a sentence; "" if not compared."""
+    path = evidence_files.place() / evidence_files.AGREEMENT
+    if not path.exists():
+        return ""
+    kept = evidence_files.read_csv(path)
+    first, second = kept.columns[1:3]
+    decided = kept[[first, second]].isin(DECISIVE).any(axis=1)
+    return (
+        f"{kept['same'].mean():.0%} of {len(kept)} verdicts are the same in {first} and in {second}, whose pairs "
+        f"have other seeds; of the {decided.sum()} that hold or fail in at least one, {kept['same'][decided].mean():.0%}."
+    )
 
 
 def own_values(study: Study, notebook: str, rows: Rows = ()) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from gateau_lib.experiments.claims import VERDICTS, Claim, load_claims
+from gateau_lib.experiments.claims import DECISIVE, VERDICTS, Claim, load_claims
 from gateau_lib.experiments.figures import blank, draw_dots, name_lines
 from gateau_lib.experiments.training_figures import draw_by_length, draw_differences
 from gateau_lib.study.style import BLUE, GREY, ORANGE, RED, styled
@@ -17,8 +17,9 @@ from gateau_lib.study.style import BLUE, GREY, ORANGE, RED, styled
 REPORTED = Path(__file__).with_name("reported.yml")
 SETTINGS = ("real-world", "limited")  # 100,000 and 10,000 short instructions beside the long ones
 SHARE = 50  # per cent, the share all of the paper's tables have
-HEADLINE_SELECTORS = "hmg_minmax_ntk hmg_log_truncate contrast_log cam_default cam_softmax_attention".split()
-HEADLINE_SELECTORS += "gateau_rank prolong ifd perplexity_guidance longest".split()
+HEADLINE_SELECTORS = "hmg_minmax_ntk hmg_log_truncate contrast_log cam_default segment_contrast".split()
+HEADLINE_SELECTORS += "gateau_rank prolong ifd perplexity_guidance zlib_contrast longest".split()
+HEADLINE_POOLS = {"clean": "no noise", "noisy": "much noise"}
 HEADLINE_STRATEGIES = ["theta_a_stretched", "normal", "packed", "pose", "skip_outer", "skip_all"]
 LOOKS = dict(zip(VERDICTS, [(BLUE, "o"), (RED, "X"), (ORANGE, "D"), (GREY, ".")], strict=True))
 
@@ -105,8 +106,11 @@ def sentence(row: Any) -> str:
 
 
 def sentences(verdicts: pd.DataFrame, only: Sequence[str] = VERDICTS) -> str:
-    """A Markdown list of the verdicts among ``only``, in the order of `claims.VERDICTS`, or "None."."""
-    rows = verdicts[verdicts["verdict"].isin(only)]
+    """A Markdown list of the verdicts among ``only``, in the order of `claims.VERDICTS`, or "None.".
+
+    Of one verdict the surest first, by the p-value within its family.
+    """
+    rows = verdicts[verdicts["verdict"].isin(only)].sort_values("p", kind="stable")
     rows = rows.sort_values("verdict", key=lambda names: names.map(VERDICTS.index), kind="stable")
     return "\n".join(f"- {sentence(row)}" for row in rows.itertuples()) or "None."
 
@@ -122,6 +126,19 @@ def by_paper(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Number of verdicts of each kind, papers in the ledger's order by `claims.VERDICTS`."""
     table = pd.crosstab(verdicts["paper"], verdicts["verdict"])
     return table.reindex(index=verdicts["paper"].unique(), columns=list(VERDICTS), fill_value=0)
+
+
+def by_family(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """The same by family of claims, in the ledger's order, with the share ``decided`` (holds or fails)."""
+    table = pd.crosstab(verdicts["family"], verdicts["verdict"])
+    table = table.reindex(index=verdicts["family"].unique(), columns=list(VERDICTS), fill_value=0)
+    return table.assign(decided=table[list(DECISIVE)].sum(axis=1) / table.sum(axis=1))
+
+
+def strongest(verdicts: pd.DataFrame, count: int = 10) -> str:
+    """A Markdown list of the surest claims that hold or fail, whichever way they point, or "None."."""
+    rows = verdicts[verdicts["verdict"].isin(DECISIVE)].sort_values("p", kind="stable")[:count]
+    return "\n".join(f"- {sentence(row)}" for row in rows.itertuples()) or "None."
 
 
 @styled
@@ -153,13 +170,16 @@ def margins(claim: Claim) -> list[float]:
 @styled
 def headline(metrics: pd.DataFrame) -> Figure:
     """The study in one picture: who finds far evidence, and SkipAlign by length (08, README)."""
-    auc = metrics[(metrics["metric"] == "auc") & (metrics["condition"] == "independent")]
-    auc = auc[auc["method"].isin(HEADLINE_SELECTORS)]
+    auc = metrics[(metrics["metric"] == "auc") & metrics["condition"].isin(list(HEADLINE_POOLS))]
+    auc = auc[auc["method"].isin(HEADLINE_SELECTORS)].sort_values("condition", kind="stable")
+    auc = auc.assign(condition=auc["condition"].map(HEADLINE_POOLS))
     by_length = (metrics["metric"] == "needle_probability") & metrics["condition"].astype(str).str.isdigit()
     skip = metrics[by_length & metrics["method"].isin(HEADLINE_STRATEGIES)]
     skip = skip.sort_values("method", key=lambda names: names.map(HEADLINE_STRATEGIES.index), kind="stable")
-    fig, (left, right) = blank(10, 4, 2)
+    fig, (left, right) = blank(10, 4.4, 2)
     draw_dots(left, auc, "AUC for samples that need far evidence", 0.5)
+    if len(auc):
+        left.legend(loc="lower right")  # above it stands the title
     left.set_title("Who finds the samples with far evidence?")
     draw_by_length(right, skip, ylabel="probability of the answer")
     if len(skip):

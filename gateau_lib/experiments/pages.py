@@ -1,4 +1,4 @@
-"""The generated parts of README.md (from the results of the cpu profile), docs/cluster.md, docs/gpu.md and
+"""The generated parts of README.md (from the cpu profile's results and the evidence), docs/cluster.md, docs/gpu.md and
 docs/scale.md.
 
 Each part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; the rest is written by hand.
@@ -15,9 +15,10 @@ import pandas as pd
 from transformers import LlamaConfig
 
 from gateau_lib.experiments import gpu_page, gpu_record, machine_check, plan, setting_sources
-from gateau_lib.experiments.claims import verdicts
+from gateau_lib.experiments.beside_evidence import NOTHING_YET
+from gateau_lib.experiments.evidence_files import read_evidence
 from gateau_lib.experiments.figures import verdict_table
-from gateau_lib.experiments.findings import summary
+from gateau_lib.experiments.findings import strongest, summary
 from gateau_lib.experiments.machine_check import GB
 from gateau_lib.methods.base import Options
 from gateau_lib.methods.reader import Lengths
@@ -27,9 +28,10 @@ from gateau_lib.study import manifest, notebooks, registry
 from gateau_lib.study.errors import UserError
 from gateau_lib.study.evidence import read_metrics
 from gateau_lib.study.profiles import PROFILES, Profile, resolve
-from gateau_lib.study.store import Study
+from gateau_lib.study.store import EVIDENCE, Study
 
 PROFILE = "cpu"  # the published evidence
+SUREST = 5  # claims on the first screen of README.md
 PURPOSE = {
     "smoke": "tests",
     "cpu": "a laptop; the published evidence",
@@ -43,7 +45,7 @@ class PageError(UserError):
 
 
 def generated(results: Path, sources: Path) -> dict[str, dict[str, str]]:
-    """The generated parts, Markdown: page -> name -> text, from ``results/cpu`` and the source notebooks."""
+    """The generated parts, Markdown: page -> name -> text, from ``results/cpu``, ``results/evidence``, sources."""
     audit = _table(("setting", "paper profile", "source, or what was assumed"), setting_sources.rows())
     found = {"README.md": readme(results, sources), "docs/cluster.md": {"plan": example()}}
     found["docs/gpu.md"] = {"gpu": gpu_page.page(gpu_record.newest(results.parent / "cards"))}
@@ -67,15 +69,21 @@ def fill(page: Path, made: Mapping[str, str]) -> str:
 
 
 def readme(results: Path, sources: Path) -> dict[str, str]:
-    """The parts of README.md by name. Raises PageError: no results, or results that lack the metrics."""
+    """The parts of README.md by name; without evidence beside the results no verdict is told.
+
+    Raises PageError: no results, or results that lack the metrics.
+    """
     study = Study(resolve(PROFILE), 0, results)
     made, metrics = manifest.read(study), read_metrics(study)
     if not made["notebooks"] or metrics.empty:
         raise PageError(f"results/{PROFILE}: no manifest or no metrics; run make {PROFILE} first")
-    found = verdicts(metrics, PROFILE)
-    parts = {"headline": headline(found), "cost": cost(made), "reading": reading(made, sources)}
+    known = read_evidence(results.parent / EVIDENCE)
+    found = known.verdicts() if len(known.metrics) else None
+    parts = {"headline": headline(found, known.metrics["pair"].nunique())}
+    parts |= {"cost": cost(made), "reading": reading(made, sources)}
     parts["gpu"] = f"- {gpu_page.headline(gpu_record.newest(results.parent / 'cards'))}"
-    return parts | {"verdicts": verdict_table(found).strip(), "profiles": profiles()}
+    parts["verdicts"] = NOTHING_YET if found is None else verdict_table(found).strip()
+    return parts | {"profiles": profiles()}
 
 
 def _table(head: Sequence[str], rows: Iterable[Iterable[str]], align: str = "---") -> str:
@@ -84,13 +92,19 @@ def _table(head: Sequence[str], rows: Iterable[Iterable[str]], align: str = "---
     return "\n".join([text[0], "|---|" + f"{align}|" * (len(head) - 1), *text[1:]])
 
 
-def headline(found: pd.DataFrame) -> str:
-    """The headline figure and the number of claims that hold, fail and stay open."""
-    text = "Left: how well each score finds samples with far evidence. "
-    text += "Right: recall by length after training on short samples."
+def headline(found: pd.DataFrame | None, pairs: int) -> str:
+    """The headline figure, the number of claims that hold, fail and stay open, the surest of them.
+
+    ``found``: verdicts over so many ``pairs`` of models; None: there is no evidence, so no picture of it either.
+    """
+    if found is None:
+        return NOTHING_YET
+    text = "Left: how well each score finds samples with far evidence, without noise and with much of it. "
+    text += "Right: probability of the answer by length after training on short samples."
     picture = f"![{text}](results/{PROFILE}/figures/08_headline.svg)"
     counts = f"**{summary(found)}** [All of them.](#verdicts)"
-    return f"{picture}\n\n{text} Bars: 95 % intervals over seeds.\n{counts}"
+    surest = f"The surest of them, whichever way they point:\n\n{strongest(found, SUREST)}"
+    return f"{picture}\n\n{text} Bars: 95 % intervals over {pairs} pairs of models.\n{counts} {surest}"
 
 
 def cost(made: dict[str, Any]) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
 import tarfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from gateau_lib.experiments import pages
+from gateau_lib.experiments import evidence_files, pages
 from gateau_lib.experiments.claims import load_claims
-from gateau_lib.study.profiles import PROFILES
+from gateau_lib.study.profiles import PROFILES, resolve
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "cpu"
@@ -23,6 +25,7 @@ TEXT = README.read_text(encoding="utf-8")
 def committed(folder: Path) -> Path | None:
     """The manifest and the metrics of the last commit, unpacked; None where there are none."""
     wanted = ["results/cpu/manifest.json", "results/cpu/metrics"]
+    wanted += ["results/evidence"] if (ROOT / "results" / "evidence").exists() else []
     done = subprocess.run(["git", "archive", "HEAD", *wanted], cwd=ROOT, capture_output=True, check=False)
     if done.returncode:
         return None
@@ -78,21 +81,26 @@ def test_first_screen_tells_what_and_how():
 
 @pytest.fixture
 def results(tmp_path) -> Path:
-    """A folder with one notebook in its manifest and metrics for one claim."""
-    (tmp_path / "metrics").mkdir()
-    row = (
-        '{"metric": "auc", "method": "hmg_minmax_ntk", "condition": "independent", '
-        '"seed": %d, "value": 0.9, "n": 5}'
-    )
-    (tmp_path / "metrics" / "03_hmg_scoring.json").write_text(
-        "[" + ", ".join(row % n for n in range(3)) + "]"
+    """A folder with one notebook in its manifest, and evidence beside it for one claim."""
+    results, rows = tmp_path / "cpu", {}
+    (results / "metrics").mkdir(parents=True)
+    row = {"metric": "auc", "method": "hmg_minmax_ntk", "condition": "clean", "value": 0.9, "n": 5}
+    (results / "metrics" / "03_hmg_scoring.json").write_text(json.dumps([row | {"seed": 0}]))
+    for pair in range(3):
+        rows[pair] = tmp_path / f"pair-{pair}"
+        rows[pair].mkdir()
+        (rows[pair] / "metrics.csv").write_text(evidence_files.text(pd.DataFrame([row])))
+        (rows[pair] / "scores.csv").write_text("id\n")
+        (rows[pair] / "chosen.json").write_text("{}")
+    evidence_files.write(
+        tmp_path / "evidence", rows, resolve("cpu"), dict.fromkeys(rows, 1.0), evidence_files.now()
     )
     machine = '{"device": "cpu", "cpu": "A Processor", "cores": 2, "memory_gb": 8, "system": "Linux"}'
     entry = '{"seconds": 90, "peak_memory_mb": 2048, "files": {}, "parameters": {"seed": 0}}'
     notebook = f'{{"03_hmg_scoring": {entry}}}'
     text = f'{{"seconds": 720.0, "peak_memory_mb": 2048, "machine": {machine}, "notebooks": {notebook}}}'
-    (tmp_path / "manifest.json").write_text(text)
-    return tmp_path
+    (results / "manifest.json").write_text(text)
+    return results
 
 
 def test_parts_say_what_the_results_say(results):
@@ -102,12 +110,19 @@ def test_parts_say_what_the_results_say(results):
         f"Of {len(load_claims())} claims 1 hold, 0 fail" in made["headline"]
         and "08_headline.svg" in made["headline"]
     )
-    assert "over 3 pools of one pair: +0.400 [+0.400, +0.400], margin 0.1 |" in made["verdicts"]
+    assert "over 3 pairs: +0.400 [+0.400, +0.400], margin 0.05 |" in made["verdicts"]
+    assert "over 3 pairs of models" in made["headline"] and "`hmg-ranks-far-clean`" in made["headline"]
     assert made["verdicts"].count("\n") == len(load_claims()) + 1
     assert "results/cpu/notebooks/03_hmg_scoring.ipynb) | 1.5 | 2.0 |" in made["reading"]
     assert all(f"`make {name}`" in made["profiles"] for name in PROFILES) and set(pages.PURPOSE) == set(
         PROFILES
     )
+
+
+def test_without_evidence_no_verdict_is_told(results):
+    (results.parent / "evidence" / "manifest.json").unlink()
+    made = pages.readme(results, ROOT / "notebooks")
+    assert made["headline"] == made["verdicts"] == pages.NOTHING_YET and "12 minutes" in made["cost"]
 
 
 def test_filling_is_idempotent_and_keeps_the_rest(results, tmp_path):
