@@ -43,6 +43,7 @@ def measured() -> set[Selector]:
     lengths = cpu.eval_lengths
     add(recall.TELLINGS, ("theta_a", "theta_a_ntk", "theta_b"), lengths)
     add(["auc"], score_rows.METHODS, (*compositions.COMPOSITIONS, *NEEDS_FAR))
+    add(["auc_like_lengths"], score_rows.METHODS, ("clean", "noisy"))
     add(["auc"], ranking.GUIDANCE, ["real"])
     add(["auc"], ("prolong", "prolong_no_specificity"), ("documents", "documents_repetitive"))
     add([f"precision_at_{f:.0%}".rstrip("%") for f in ranking.FRACTIONS], score_rows.PRECISE, ["clean"])
@@ -77,6 +78,13 @@ def measured() -> set[Selector]:
 
 
 ROWS = measured()
+
+
+def test_the_file_has_every_part_once():
+    """Of two parts of one name YAML would read the later one and say nothing."""
+    text = ledger.LEDGER.read_text(encoding="utf-8")
+    assert re.findall(r"^(\w+):", text, re.M) == ["not_testable", "claims"]
+    assert re.findall(r"^  - id: (.+)$", text, re.M) == [claim.id for claim in CLAIMS]
 
 
 def test_there_are_claims_of_every_paper_and_each_has_its_own_name():
