@@ -1,4 +1,4 @@
-"""The kinds of planted samples: where a sample's evidence lies, in which words, and whether it needs far context.
+"""The kinds of planted samples: where the evidence lies, in which words, and whether far context is needed.
 
 Needy and other kinds are balanced, so that no search for common words, no compressor and no count of facts
 tells them apart: half of either kind have the answer's words far away, and all name near what is asked.
@@ -26,7 +26,8 @@ KINDS = {
     "near": "one fact, told close to the question",
     "mid": "one fact, told inside the short model's window but not close to the question",
     "repeated": "a far fact that is told again, in the other tongue, inside the short model's window",
-    "lure": "the answer's words stand far away where they do not matter; the fact is near, in the other tongue",
+    "lure": "the answer's words stand far away where they do not matter; the fact is near, "
+    "in the other tongue",
     "near_multi_hop": "the two facts of a multi_hop sample, both inside the short model's window",
     "near_aggregate": "the three facts of an aggregate sample, all inside the short model's window",
     "context_free": "answerable without the document",

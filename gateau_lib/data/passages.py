@@ -69,7 +69,7 @@ class Writer:
         return Sentence(text, self.count(lead + text), lead, evidence)
 
     def passage(self, tokens: int, facts: Sequence[Fact] = ()) -> list[Sentence]:
-        """Filler of about ``tokens`` tokens with ``facts`` at random places in it, each in one of the tongues."""
+        """Filler of about ``tokens`` tokens with ``facts`` at random places, each in one of the tongues."""
         sentences = [self.sentence(world.tongue(self.rng)(fact.sentence)) for fact in facts]
         left = tokens - tokens_of(sentences)
         while left > 0:

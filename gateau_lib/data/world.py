@@ -16,7 +16,7 @@ Piece = tuple[str, bool]  # (text, can it be predicted from what came before)
 
 
 def _tongues(text: str) -> dict[str, str]:
-    """Words of the first tongue and what they are in the second, from a text where they follow one another."""
+    """Words of the first tongue and what they are in the second, from a text of such pairs."""
     words = text.split()
     return dict(zip(words[::2], words[1::2], strict=True))
 

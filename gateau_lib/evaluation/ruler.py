@@ -59,7 +59,7 @@ def _hide(statements: Sequence[str], rng: np.random.Generator) -> Build:
 
 def _multi_key(rng: np.random.Generator, length: int) -> Made:
     """Several keys with a number each; one is asked for."""
-    words = [world.VALUES[i] for i in rng.choice(len(world.VALUES), 2 * KEYS, replace=False)]
+    words = rng.choice(list(world.VALUES), 2 * KEYS, replace=False).tolist()
     keys = [f"{a} {b}" for a, b in zip(words[::2], words[1::2], strict=True)]
     numbers = [str(n) for n in rng.choice(9_000_000, KEYS, replace=False) + 1_000_000]
     told = [f"The number of {key} is {number}." for key, number in zip(keys, numbers, strict=True)]

@@ -30,7 +30,7 @@ class Settled(NamedTuple):
 
 
 def settled(study: Study) -> Settled:
-    """Judged by the study's own pools where they are enough for an interval, else by the evidence that is there."""
+    """Judged by the study's own pools where they suffice for an interval, else by the evidence there is."""
     if study.profile.pool_seeds >= SEEDS:
         metrics = read_metrics(study)
         source = f"{study.profile.pool_seeds} pools of one pair of models (profile {study.profile.name})."
@@ -57,10 +57,10 @@ def agreement() -> str:
 
 
 def own_values(study: Study, notebook: str, rows: Rows = ()) -> pd.DataFrame:
-    """What this study measured of each claim of a notebook: ``id, statement, value, against``, means over pools.
+    """What this study measured of a notebook's claims: ``id, statement, value, against``, means over pools.
 
-    ``rows``: metrics rows in hand; the others are those of the notebooks up to this one. NaN: not measured, or
-    measured between pairs only.
+    ``rows``: metrics rows in hand; the others are those of the notebooks up to this one. NaN: not measured,
+    or measured between pairs only.
     """
     kept = read_metrics(study)
     frames = [kept[kept["notebook"] <= notebook], pd.DataFrame(list(rows))]
@@ -80,7 +80,7 @@ def _own(metrics: pd.DataFrame, side: Selector | float) -> float:
 
 
 def table(study: Study, notebook: str, rows: Rows = ()) -> str:
-    """Markdown: a notebook's claims, this pair's values, the verdicts over pairs with their numbers and reasons."""
+    """Markdown: a notebook's claims, this pair's values, the verdicts over pairs with numbers and reasons."""
     own = own_values(study, notebook, rows).set_index("id")
     found = evidence_files.read_evidence(evidence_files.place())
     judged = found.verdicts(notebook).set_index("id") if len(found.metrics) else None

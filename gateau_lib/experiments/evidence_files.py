@@ -101,7 +101,8 @@ def write(
 def between_pairs(chosen: Mapping[int, Mapping[str, Sequence[str]]]) -> pd.DataFrame:
     """Rows ``jaccard``: how alike a pair's choice from the common pool is to that of each other pair, mean.
 
-    ``chosen``: pair -> name of a choice -> ids; those named ``common-<selector>`` are compared. One pair: none.
+    ``chosen``: pair -> name of a choice -> ids; those named ``common-<selector>`` are compared. Of one pair
+        there is nothing to compare: no rows.
     """
     names = {name for ids in chosen.values() for name in ids if name.startswith(COMMON)}
     rows = []

@@ -47,7 +47,7 @@ def skip_rows(study: Study, data: Path, pair: Path) -> Rows:
 
 
 def skip_starts(study: Study, data: Path, pair: Path) -> dict[int | None, list[outcomes.Model]]:
-    """All models of the SkipAlign experiment by the window of the wider start; None: the pair's short model."""
+    """All models of the SkipAlign experiment by the wider start's window; None: the pair's short model."""
     starts: dict[int | None, Path | None] = {None: None}
     if study.profile.skip_wider_stages:
         starts[skip_outcomes.wider_window(study.profile)] = skip_runs.wider(study, pair)

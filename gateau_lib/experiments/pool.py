@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from gateau_lib.data.corpus import read_documents
+from gateau_lib.data.corpus import REAL_KINDS, read_documents, samples_of
 from gateau_lib.data.kinds import KINDS, needs_far
 from gateau_lib.data.longalign import read_samples
 from gateau_lib.data.passages import DOCUMENT_KINDS
@@ -211,8 +211,8 @@ def scored(study: Study, pair: Path, data: Path, pools: Sequence[str], parts: Se
 
     ``pair``: of `pretrain.pair`. ``data``: of `study_corpus.prepared`. ``parts``: keys of `PARTS`, built if
         missing. Columns ``pool``, ``seed`` (the pool's number), ``id``, ``kind``, ``needs_far`` (the label to
-        be found), ``facts`` (planted sentences of evidence), those of the parts; ``attrs["count"]``: ``tokens``,
-        ``padded`` and ``forwards`` of the model for each part.
+        be found), ``facts`` (planted sentences of evidence), those of the parts; ``attrs["count"]``: of the
+        model ``tokens``, ``padded`` and ``forwards`` for each part.
     """
     return _joined(study, pair, _known(study, data, pools), parts)
 
@@ -257,12 +257,15 @@ def _joined(study: Study, pair: Path, known: dict[Path, pd.DataFrame], parts: Se
 
 def cost(profile: Profile) -> list[Work]:
     """What notebooks 03 to 05 read to score all pools."""
-    alike = profile.pool_per_kind * profile.pool_seeds  # samples of a kind
-    planted = 2 * len(KINDS) * alike  # samples of the pools independent and confounded
-    every = planted + 4 * alike  # also of the real pool, which has four kinds
+    held = {"independent": tuple(KINDS), "real": REAL_KINDS}
+    planted, real = (
+        profile.pool_seeds * sum(samples_of(profile, kind, pool) for kind in kinds)
+        for pool, kinds in held.items()
+    )
+    every = planted + real
     costs = partial(workload.scoring, profile, workload.planted(profile))
     again = [costs(every, "hmg", reading).loc[["hmg"]] for reading in READINGS[1:]]
-    documents = planted + len(DOCUMENT_KINDS) * alike
+    documents = planted + len(DOCUMENT_KINDS) * profile.pool_per_kind * profile.pool_seeds
     asking = " ".join(name for name in OTHERS if METHODS[name].passes and name not in DERIVED)
     found = [
         workload.reading("03", "HMG and its relatives", costs(every, "hmg contrast ifd"), *again),

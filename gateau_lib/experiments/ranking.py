@@ -148,6 +148,11 @@ def _rows(table: pd.DataFrame, methods: Sequence[str], metric: str, measure: Any
     return [{"metric": metric, "method": m, **each, "value": measure(part, m)} for each, part, m in named]
 
 
+def like_length_rows(table: pd.DataFrame, methods: Sequence[str]) -> list[dict[str, Any]]:
+    """Metrics rows ``auc_like_lengths``, see `within_lengths`."""
+    return _rows(table, methods, "auc_like_lengths", within_lengths)
+
+
 def mean_table(rows: Sequence[dict[str, Any]], columns: str = "condition") -> pd.DataFrame:
     """Metrics rows as a table of means over seeds: methods by ``columns``, in their order of appearance."""
     means = pd.DataFrame(rows).groupby(["method", columns], sort=False)["value"].mean()

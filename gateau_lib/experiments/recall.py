@@ -16,7 +16,7 @@ from gateau_lib.study.workers import Build
 
 FIRST_SEED = 80_000  # no other part of the study draws with these, 100 of them for each seed of a study
 TELLINGS = {"answer_accuracy": False, "answer_accuracy_retold": True}  # metric: in the other tongue than told
-DRAWS = 3  # items are so many times those of an evaluation set
+DRAWS = 2  # items are so many times those of an evaluation set
 
 
 def items(study: Study, pair: Path, retold: bool = False) -> dict[int, list[Encoded]]:

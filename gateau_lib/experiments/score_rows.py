@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 
 from gateau_lib.data.kinds import NEEDS_FAR
-from gateau_lib.experiments import explanations, pool, ranking, selection_runs
+from gateau_lib.experiments import explanations, pool, ranking, selection_runs, workload
 from gateau_lib.experiments.compositions import mixed
+from gateau_lib.methods import METHODS as registered
 from gateau_lib.methods import cam, selection
+from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study
 
 Rows = list[dict[str, Any]]
@@ -25,8 +27,8 @@ COMBINED = (
     *dict.fromkeys(("longest", "random", *ranking.OTHERS)),
 )
 PRECISE = (
-    *ranking.COMBINATIONS, "hmg_minmax_ntk", "hmg_log_truncate", "cam_default", "prolong", "perplexity_guidance", "ifd",
-    "longest", *ranking.OTHERS, "contrast_log", "random",
+    *ranking.COMBINATIONS, "hmg_minmax_ntk", "hmg_log_truncate", "cam_default", "prolong",
+    "perplexity_guidance", "ifd", "longest", *ranking.OTHERS, "contrast_log", "random",
 )  # fmt: skip
 COMPARED = ("gateau_rank", "hmg_minmax_ntk", "hmg_log_truncate", "cam_default", "perplexity_guidance", "ifd")
 AUDIT = {"hmp": "hmp", "cam": "cam_default", "length": "n_tokens"}  # condition: what combinations resemble
@@ -63,7 +65,7 @@ def mixtures(study: Study, data: Path, pair: Path, parts: Sequence[str]) -> pd.D
 
 
 def whole(study: Study, data: Path, pair: Path) -> pd.DataFrame:
-    """The independent pools in every composition with all of `METHODS`, beside what is known of each sample."""
+    """The independent pools in every composition with all of `METHODS`, and what is known of each sample."""
     alpha = study.profile.alpha
     scores = ranking.by_pool(mixtures(study, data, pair, list(pool.PARTS)), ranking.combined, alpha)
     return ranking.by_pool(scores, ranking.others, alpha)
@@ -115,6 +117,25 @@ def composition(scores: pd.DataFrame, name: str) -> pd.DataFrame:
     return scores[scores["pool"] == name]
 
 
+def length_rows(scores: pd.DataFrame, methods: Sequence[str] = METHODS) -> Rows:
+    """AUC of each method among samples of like length, ``auc_like_lengths``, without and with noise."""
+    parts = (composition(scores, name) for name in ("clean", "noisy"))
+    return [row for part in parts for row in ranking.like_length_rows(part, methods)]
+
+
+def cost_rows(profile: Profile) -> Rows:
+    """Tokens that each selector lets models read, as a multiple of the pool's own, ``forwarded``."""
+    samples = workload.planted(profile)
+    whole, rows = sum(sample.whole for sample in samples), []
+    for name, method in registered.items():
+        asked = "hmg cam" if name == "gateau" else name
+        reads = method.passes or name == "gateau"
+        tokens = workload.scoring(profile, samples, len(samples), asked)["tokens"].sum() if reads else 0
+        row = {"metric": "forwarded", "method": ranking.COLUMN_OF.get(name, name), "condition": "planned"}
+        rows.append(row | {"seed": 0, "value": float(tokens / whole), "n": len(samples)})
+    return rows
+
+
 def kind_rows(scores: pd.DataFrame, methods: Sequence[str] = METHODS) -> Rows:
     """AUC of each needy kind alone (the condition) against all honest samples that need nothing far."""
     drawn = composition(scores, "clean")
@@ -128,6 +149,7 @@ def rows(study: Study, data: Path, pair: Path) -> Rows:
     """All of them for one pair."""
     scores = whole(study, data, pair)
     planted = guidance_rows(scores) + awareness_rows(scores) + combination_rows(scores) + kind_rows(scores)
+    planted += length_rows(scores) + cost_rows(study.profile)
     documents = pool.scored_documents(study, pair, data)
     real = ranking.auc_rows(guided(study, data, pair), tuple(ranking.GUIDANCE))
     explained = explanations.rows(study, data, pair, composition(scores, "independent"), documents)

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 import pandas as pd
 
+from gateau_lib.data.corpus import samples_of
 from gateau_lib.data.kinds import KINDS, NOISE
 from gateau_lib.experiments import ranking, workload
 from gateau_lib.experiments.tuning_runs import sample_lengths, scale
@@ -193,7 +194,7 @@ def cost(profile: Profile) -> Work:
     samples = workload.planted(profile)
     mean = float(np.mean([sample.whole for sample in samples]))
     short = profile.short_pool * workload.short_tokens(profile)
-    pool = (profile.pool_per_kind * len(set(KINDS) - NOISE) + profile.noise_per_kind * len(NOISE)) * mean
+    pool = sum(samples_of(profile, kind) for kind in KINDS) * mean
 
     def budget(arm: Arm) -> float:
         share = 1 if arm.selector == "full" else arm.share

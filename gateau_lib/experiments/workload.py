@@ -11,13 +11,13 @@ import pandas as pd
 import torch
 
 from gateau_lib.data.tokenizer import build_tokenizer
+from gateau_lib.experiments.recall import DRAWS
 from gateau_lib.methods.base import Options, Reading
 from gateau_lib.methods.reader import Lengths
 from gateau_lib.models import sizes, tiny
 from gateau_lib.models.loading import SHIPPED
 from gateau_lib.models.sizes import Rows, Size, Work
 from gateau_lib.scoring.pass_costs import totals
-from gateau_lib.study.intervals import SEEDS
 from gateau_lib.study.profiles import Profile
 
 INSTRUCTION, RESPONSE = 12, 10  # tokens of a planted sample's question and answer
@@ -91,7 +91,7 @@ def passes_a_step(profile: Profile) -> int:
 def recall(profile: Profile) -> Work:
     """Notebook 02's test of the pair: the short model, as it is and stretched, and the long one."""
     short, long = pair(profile)
-    items, lengths = SEEDS * profile.eval_items, [*profile.eval_lengths, 2 * profile.long_window]
+    items, lengths = 2 * DRAWS * profile.eval_items, [*profile.eval_lengths, 2 * profile.long_window]
     read = [(items, n, RESPONSE) for n in lengths]
     parts = [sizes.work("02", "", model, read) for model in (short, short, long)]
     tokens, operations = (sum(getattr(part, name) for part in parts) for name in ("tokens", "operations"))

@@ -116,8 +116,8 @@ def best_heads(
 ) -> list[Head]:
     """The heads that agree best with importance, best first, ties in the order of layers and heads.
 
-    ``attentions``: of `head_attention`. ``importances``: of `leave_one_out`, for the same samples; one that tells
-        no segments apart (fewer than two of them) does not count.
+    ``attentions``: of `head_attention`. ``importances``: of `leave_one_out`, for the same samples; one that
+        tells no segments apart (fewer than two of them) does not count.
     Raises ValueError: no sample that counts, or more heads asked for than there are.
     """
     pairs = zip(attentions, importances, strict=True)

@@ -206,7 +206,8 @@ def compare_memory(long: str | None, length: int = MEMORY_LENGTH) -> list[Row]:
 
 def adaptive_fidelity(per_kind: int | None = None) -> dict[str, Any]:
     """What the adaptive estimate does to the shipped pair's ranking of a planted pool, and tokens read."""
-    profile = profiles.resolve("cpu", **({"pool_per_kind": per_kind} if per_kind else {}))
+    few = dict.fromkeys(("pool_per_kind", "noise_per_kind"), per_kind) if per_kind else {}
+    profile = profiles.resolve("cpu", **few)
     pair = load_pair(None, None, False, "float32", devices.device())
     pool = corpus.candidate_pool(profile, pair.tokenizer, "independent", 0)
     samples = [encode(sample, pair.tokenizer, profile.max_length) for sample in pool]

@@ -15,6 +15,6 @@ LABELS = {
 LOOKS: dict[str, tuple[str, str]] = {
     "short_only": ("#88CCEE", "<"), "length_matched": ("#999933", "d"),
     "full": ("#882255", "h"), "full_epochs": ("#AA4499", "h"),
-    "randpos": ("#661100", "p"), "skip_outer_turns": ("#6699CC", "v"),
+    "randpos": ("#BF5B17", "p"), "skip_outer_turns": ("#5E3C99", "v"),
     "skip_outer_half": ("#888800", "v"), "skip_all_one": ("#B8860B", "P"),
 }  # fmt: skip

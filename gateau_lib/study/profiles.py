@@ -61,8 +61,8 @@ class Profile:
         gpu=((4096, 300, 131_072), (8192, 300, 131_072), (16_384, 300, 131_072)), pair=(), paper=())
     # Share of pretraining recalls written as question and answer: of the short model, of the long one.
     question_share: float = _at(0.15, SCRATCH)
-    long_question_share: float = _at(0.03, SCRATCH)
-    recall_target: float = _at(0.93, SCRATCH, smoke=0.0)  # share of held-out tokens recalled: training may end
+    long_question_share: float = _at(0.0, SCRATCH)
+    recall_target: float = _at(0.93, SCRATCH, smoke=0.0)  # share of recalled held-out tokens to end at
     more_steps: int = _at(300, SCRATCH, smoke=0, gpu=1000)  # of a last stage, at most, until it is reached
     segment_length: int = _at(32, "GATEAU select/cam/run_multiprocess_attn.sh; ProLong README",
                               gpu=128)  # tokens a segment
@@ -72,7 +72,7 @@ class Profile:
     pool_per_kind: int = _at(12, PLANTED, smoke=2, gpu=100, pair=30)  # samples of each honest kind in a pool
     noise_per_kind: int = _at(15, PLANTED, smoke=2, gpu=120, pair=40)  # samples of each kind of noise
     pool_tokens: tuple[int, int] = _at(
-        (500, 1500), PLANTED, smoke=(400, 900), gpu=(4000, 15_000),
+        (450, 1250), PLANTED, smoke=(400, 900), gpu=(4000, 15_000),
         paper=(8192, 60_000))  # tokens, shortest and longest sample of a pool
     pool_seeds: int = _at(1, PLANTED, smoke=1, gpu=5, pair=3, paper=3)  # independent pools
     short_pool: int = _at(40, PLANTED, smoke=24, gpu=400)  # short instruction samples, planted part
@@ -95,7 +95,7 @@ class Profile:
     skip_wider_stages: tuple[Stage, ...] = _at(
         ((512, 30, 4096),), SCRATCH, smoke=((512, 2, 1024),), gpu=((2048, 300, 65_536),), pair=(), paper=())
     eval_items: int = _at(12, PLANTED, smoke=2, gpu=50)  # items a task and length
-    eval_needles: int = _at(8, PLANTED, smoke=1, gpu=12)  # items a depth, longest length; half at others
+    eval_needles: int = _at(6, PLANTED, smoke=1, gpu=12)  # items a depth, longest length; half at others
     eval_lengths: tuple[int, ...] = _at(  # tokens of the evaluation contexts
         (256, 512, 1024, 2048), "ours; GATEAU's needle: 1k to 60k", smoke=(256, 1024),
         gpu=(1024, 2048, 4096, 8192, 16_384), paper=(4096, 8192, 16_384, 32_768, 65_536))
@@ -105,7 +105,7 @@ class Profile:
     processes: int = _at(1, "GATEAU train/scripts: 8 GPUs", paper=0)  # that train one model (0: all GPUs)
     tuning: str = _at("full", "GATEAU train/main.py: all weights", pair="lora")  # or 'lora' (adapters)
     sharding: str = _at("ddp", "assumed; GATEAU: ZeRO-3 with offload", paper="fsdp")  # or 'deepspeed'
-    micro_tokens: int = _at(0, "assumed; GATEAU: one sample", gpu=32_768, pair=16_384,
+    micro_tokens: int = _at(2560, "assumed; GATEAU: one sample", smoke=0, gpu=32_768, pair=16_384,
                             paper=65_536)  # tokens a process reads at a time (0: its share of the step)
     template: str = _at("plain", "GATEAU train/pre_tokenize.py: [INST]...[/INST]",
                         pair="inst", paper="inst")  # how a prompt is written

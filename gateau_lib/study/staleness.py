@@ -22,8 +22,8 @@ UPSTREAM: dict[str, tuple[str, ...]] = {
     "06": ("01", "02", "05"), "07": ("01", "02", "06"), "08": ("01", "02", "03", "04", "05", "06", "07"),
     "09": ("02",),
 }  # fmt: skip
-# Files and folders of results, beside the profile's own, that a notebook reads. Most show the verdicts over many
-# pairs of models.
+# Files and folders of results, beside the profile's own, that a notebook reads. Most show the verdicts over
+# many pairs of models.
 PAIRS = [f"{PUBLISHED}/{name}" for name in ("manifest.json", "metrics.csv", "scores")]
 READS = {number: PAIRS for number in UPSTREAM if number not in ("06", "09")} | {
     "05": ["bench", *PAIRS], "08": [*PAIRS, f"{PUBLISHED}/agreement.csv"],

@@ -83,7 +83,7 @@ def recall_accuracy(model: PreTrainedModel, ids: torch.Tensor, weights: torch.Te
 
 
 def held_out(tokenizer: Any, window: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Ids and weights as of `RowMaker.batch` of facts to be recalled, in their own and in the other tongue."""
+    """Ids and weights as of `RowMaker.batch` of facts to be recalled, in their own and the other tongue."""
     sets = []
     for retold in (False, True):
         items = corpus.recall_items(tokenizer, window, seed, HELD_OUT, retold)

@@ -267,8 +267,9 @@ def test_real_pool_has_documentation_around_planted_facts():
     drawn = corpus.candidate_pool(SIZES, WORDS, "real", 0)
     assert {s.kind for s in drawn} == set(corpus.REAL_KINDS)
     paragraphs = real_paragraphs()
+    held = [sum(p in sample.context for p in paragraphs) for sample in drawn[:12]]
+    assert min(held) >= 2 and np.mean(held) >= 3
     for sample in drawn[:12]:
-        assert sum(p in sample.context for p in paragraphs) >= 2
         assert all(FACT.fullmatch(sample.context[begin:end]) for begin, end in sample.evidence)
     assert all((min(distances(s)) > WINDOW) == (s.kind in FAR) for s in drawn if s.evidence)
 

@@ -5,31 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
+from evidence_folder import fabricate
 
 from gateau_lib import run
 from gateau_lib.experiments import evidence_files
-from gateau_lib.study.profiles import named
 from gateau_lib.study.store import results_root
 
 COMMITTED = Path(__file__).parents[2] / "results" / "evidence"
-
-
-def fabricate(folder: Path, pairs: range, value: float = 0.8) -> pd.DataFrame:
-    """Evidence of pairs whose HMG has that AUC, give or take; `evidence_run` would leave such folders."""
-    made = {}
-    for pair in pairs:
-        source = folder.parent / f"made-{folder.name}-{pair}"
-        source.mkdir(parents=True)
-        row = {"metric": "auc", "method": "hmg_minmax_ntk", "condition": "independent"}
-        rows = pd.DataFrame([row | {"value": value + pair % 3 / 300, "n": 9}])
-        (source / "metrics.csv").write_text(evidence_files.text(rows))
-        (source / "scores.csv").write_text(f"id,hmg_minmax_ntk\na,{pair}.5\n")
-        (source / "chosen.json").write_text(json.dumps({"gateau": [f"a-{pair}"]}))
-        made[pair] = source
-    began = evidence_files.now()
-    return evidence_files.write(folder, made, named("cpu"), dict.fromkeys(made, 1.26), began)
 
 
 @pytest.fixture
@@ -40,7 +23,7 @@ def folder(monkeypatch, tmp_path):
 
 
 def far(folder: Path) -> tuple[str, str]:
-    row = evidence_files.read_evidence(folder).verdicts().set_index("id").loc["hmg-ranks-far"]
+    row = evidence_files.read_evidence(folder).verdicts().set_index("id").loc["hmg-ranks-far-clean"]
     return row["verdict"], row["reason"]
 
 
@@ -112,7 +95,9 @@ def test_two_runs_are_compared_and_the_table_can_be_made_again(folder):
     fabricate(other, range(50, 53), value=0.5)
     found = evidence_files.compare(folder, other)
     changed = found.table.query("not same")
-    assert changed[["id", "first", "second"]].to_numpy().tolist() == [["hmg-ranks-far", "holds", "fails"]]
+    assert changed[["id", "first", "second"]].to_numpy().tolist() == [
+        ["hmg-ranks-far-clean", "holds", "fails"]
+    ]
     assert found.of_all == 1 - 1 / len(found.table) and found.of_decisive == 0
     table = evidence_files.read_csv(folder / "agreement.csv")
     assert list(table.columns) == ["id", "evidence", "evidence-seed50", "same"]
@@ -137,3 +122,30 @@ def test_verify_covers_the_evidence(folder, capsys):
 @pytest.mark.skipif(not (COMMITTED / "manifest.json").exists(), reason="no results/evidence: make evidence")
 def test_the_committed_evidence_is_that_of_its_manifest():
     assert evidence_files.verify(COMMITTED) == []
+
+
+# Between pairs ----------------------------------------------------------------------------------------------
+
+
+def test_choices_from_the_common_pool_are_compared_with_those_of_every_other_pair():
+    """Jaccard by hand: |common| over |together|."""
+    chosen = {
+        3: {"common-cam": ["a", "b"], "common-hmg": ["a", "b"], "scarce_30-cam": ["x"]},
+        4: {"common-cam": ["b", "a"], "common-hmg": ["b", "c"], "scarce_30-cam": ["y"]},
+        7: {"common-cam": ["a", "b"], "common-hmg": ["c", "d"], "scarce_30-cam": ["z"]},
+    }
+    found = evidence_files.between_pairs(chosen)
+    assert list(found.columns) == list(evidence_files.COLUMNS)
+    assert set(found["metric"]) == {"jaccard"} and set(found["condition"]) == {"common"}
+    values = {(row.method, row.pair): (row.value, row.n) for row in found.itertuples()}
+    assert values == {
+        ("cam", 3): (1.0, 2), ("cam", 4): (1.0, 2), ("cam", 7): (1.0, 2),
+        ("hmg", 3): (pytest.approx((1 / 3 + 0) / 2), 2),
+        ("hmg", 4): (pytest.approx((1 / 3 + 1 / 3) / 2), 2),
+        ("hmg", 7): (pytest.approx((0 + 1 / 3) / 2), 2),
+    }  # fmt: skip
+
+
+def test_one_pair_is_compared_with_none():
+    found = evidence_files.between_pairs({0: {"common-cam": ["a"]}})
+    assert found.empty and list(found.columns) == list(evidence_files.COLUMNS)

@@ -73,7 +73,7 @@ def test_sentences_carry_the_numbers_of_the_verdicts():
     assert findings.sentences(BETTER).count("`") == 2 * len(LEDGER)
     assert findings.sentences(
         NOTHING, ["fails"]
-    ) == "None." and "no rows auc/hmg_minmax_ntk" in findings.sentences(NOTHING)
+    ) == "None." and "no rows auc/hmg_minmax_ntk/clean" in findings.sentences(NOTHING)
 
 
 def test_summary_counts_every_claim():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from gateau_lib.data import kinds
 from gateau_lib.data.samples import Sample, encode
 from gateau_lib.data.tokenizer import build_tokenizer
 from gateau_lib.experiments import interventions
@@ -25,10 +26,9 @@ def model():
 
 
 def drawn() -> list[Sample]:
-    drawn_kinds = ("far", "repeated", "near", "aggregate", "context_free")
+    chosen = ("far", "repeated", "near", "aggregate", "context_free")
     return [
-        kinds.make_sample(WORDS, [1, n], kind, 400, WINDOW, f"{kind}-{n}")
-        for n, kind in enumerate(drawn_kinds)
+        kinds.make_sample(WORDS, [1, n], kind, 400, WINDOW, f"{kind}-{n}") for n, kind in enumerate(chosen)
     ]
 
 

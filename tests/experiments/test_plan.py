@@ -9,7 +9,6 @@ import pytest
 
 from gateau_lib import run
 from gateau_lib.data import tokenizer as tokenizers
-from gateau_lib.data.corpus import POOLS
 from gateau_lib.evaluation import haystack
 from gateau_lib.experiments import plan, pool, replication, study_corpus, workload
 from gateau_lib.models.tiny import build_llama
@@ -48,8 +47,8 @@ def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[store.Study
         )
         model.save_pretrained(pair / name)
         tokenizer.save_pretrained(pair / name)
-    planted = pool.scored(study, pair, data, POOLS[:2], list(pool.PARTS)).attrs["count"]
-    real = pool.scored(study, pair, data, POOLS[2:], ["homologous"]).attrs["count"]
+    planted = pool.scored(study, pair, data, ["independent"], list(pool.PARTS)).attrs["count"]
+    real = pool.scored(study, pair, data, ["real"], ["homologous"]).attrs["count"]
     documents = pool.scored_documents(study, pair, data).attrs["count"]
     return study, {
         "HMG and its relatives": planted["homologous"]["tokens"] + real["homologous"]["tokens"],

@@ -72,7 +72,7 @@ def test_a_document_turn_moves_the_document_away_from_the_question(study, tmp_pa
     """Between the papers' two turns the question goes with the document, and only the answer is far."""
     sample = Sample("a", "word " * 12, "What?", "This.")
     for n in range(2):
-        write_samples([sample], tmp_path / "short" / f"{n}.jsonl")
+        write_samples([sample], tmp_path / "plenty" / f"{n}.jsonl")
     found = {}
     for job in skip_runs.skip_jobs(study, tmp_path, saved_pair[0].parent)[:10]:
         tokenizer = loading.load_tokenizer(job.base)

@@ -26,7 +26,7 @@ from gateau_lib.experiments import figures, pool, ranking, study_corpus
 from gateau_lib.models import loading
 from gateau_lib.study import store, style
 
-study = store.open_study("smoke", 0, pool_per_kind=1, pool_seeds=1, max_length=300, workers=0)
+study = store.open_study("smoke", 0, pool_per_kind=1, noise_per_kind=1, max_length=300, workers=0)
 data = study_corpus.prepared(study)
 scores = pool.scored(study, loading.SHIPPED, data, ("independent",), list(pool.PARTS))
 scores = ranking.by_pool(ranking.by_pool(scores, ranking.guidance), ranking.combined, 0.8)
@@ -104,6 +104,6 @@ def test_it_costs_nothing_and_asks_for_no_short_model(python, saved_pair, tmp_pa
 
 def test_notebook_05_shows_it(python):
     found = json.loads(python("-c", POOLS).splitlines()[-1])
-    assert found["others"] == [*ranking.OTHERS, "overlap"] and found["drawn"] and found["n"] == 9
+    assert found["others"] == [*ranking.OTHERS, "overlap"] and found["drawn"] and found["n"] == 15
     assert {row["method"] for row in found["rows"]} == {*ranking.OTHERS, "overlap"}
     assert all(0 <= row["value"] <= 1 for row in found["rows"])

@@ -11,6 +11,7 @@ import torch
 from tiny import random_llama
 
 from gateau_lib import bench, methods
+from gateau_lib.data.kinds import KINDS
 from gateau_lib.models import memory
 from gateau_lib.models.pair import Pair
 from gateau_lib.models.rope import with_rope_theta
@@ -87,7 +88,11 @@ def test_goals_are_judged_and_read_again(rows, tmp_path):
 
 def test_adaptive_fidelity_is_of_planted_samples():
     found = speed.adaptive_fidelity(per_kind=1)
-    assert found["samples"] == 9 and -1 <= found["rank_correlation"] <= 1 and 0 <= found["top_overlap"] <= 1
+    assert (
+        found["samples"] == len(KINDS) + 1
+        and -1 <= found["rank_correlation"] <= 1
+        and 0 <= found["top_overlap"] <= 1
+    )
     assert found["importance_tokens_adaptive"] < found["importance_tokens_exact"]
 
 
