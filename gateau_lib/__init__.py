@@ -47,6 +47,6 @@ loss of a step: over tokens, or over samples    LongAlign  training.trainer.resp
 samples sorted by length into batches           LongAlign  training.packing.plan_epochs
 F1 of words; ROUGE-L                            LongBench  evaluation.text_metrics.f1_en, rouge_en
 area under the ROC curve; precision at the top  ours       experiments.ranking.auc, precision_at
-t-interval over seeds                           ours       study.intervals.t_interval
+t-interval over pairs                           ours       study.intervals.t_interval
 verdict of a claim                              ours       experiments.claims.verdict
 """

@@ -121,7 +121,7 @@ def draw_dots(axis: Axes, rows: pd.DataFrame, xlabel: str, chance: float | None)
             values = part.loc[part["method"] == method, "value"].to_numpy()
             if not len(values):
                 continue
-            at = y + (c - (len(conditions) - 1) / 2) * 0.27
+            at = y + (c - (len(conditions) - 1) / 2) * min(0.27, 0.8 / len(conditions))
             axis.scatter(values, [at] * len(values), s=10, color=colour, alpha=0.4, linewidths=0)
             if len(values) >= SEEDS:
                 axis.plot(t_interval(values)[1:], [at, at], color=colour, linewidth=1.2)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from gateau_lib.experiments.claims import DECISIVE, VERDICTS, Claim, load_claims
 from gateau_lib.experiments.figures import blank, draw_dots, name_lines
+from gateau_lib.experiments.ranking import COLUMN_OF
 from gateau_lib.experiments.training_figures import draw_by_length, draw_differences
 from gateau_lib.study.style import BLUE, GREY, ORANGE, RED, styled
 
@@ -153,12 +154,24 @@ def forest(verdicts: pd.DataFrame) -> Figure:
     name_lines(axis, [name.replace("-", " ") for name in verdicts["id"]])
     largest = verdicts[["difference", "low", "high"]].abs().max().max()
     reach = min(1.0, max(0.3, 1.1 * largest)) if np.isfinite(largest) else 1.0
-    axis.set(xlabel="difference (AUC, precision, correlation or share right)", xlim=(-reach, reach))
+    axis.set(
+        xlabel="difference (AUC, precision, correlation, share, probability, or nats)", xlim=(-reach, reach)
+    )
     for name, (colour, marker) in LOOKS.items():
         if (verdicts["verdict"] == name).any():
             axis.plot([], [], marker, color=colour, label=name, markersize=6)
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(VERDICTS))
     return fig
+
+
+def with_cost(values: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
+    """Rows of selectors with the tokens that each lets models read, rows ``forwarded`` of ``metrics``.
+
+    Without those that are no selectors. Arms of training have the names of registered methods.
+    """
+    costs = metrics[metrics["metric"] == "forwarded"].groupby("method")["value"].mean()
+    named = values["method"].map(lambda name: COLUMN_OF.get(name, name))
+    return values.assign(cost=named.map(costs)).dropna(subset="cost")
 
 
 def margins(claim: Claim) -> list[float]:

@@ -30,11 +30,11 @@ from gateau_lib.study.evidence import read_metrics
 from gateau_lib.study.profiles import PROFILES, Profile, resolve
 from gateau_lib.study.store import EVIDENCE, Study
 
-PROFILE = "cpu"  # the published evidence
+PROFILE = "cpu"  # of the published results
 SUREST = 5  # claims on the first screen of README.md
 PURPOSE = {
     "smoke": "tests",
-    "cpu": "a laptop; the published evidence",
+    "cpu": "a laptop; the size of the published pairs",
     "gpu": "one GPU; pair from scratch, or `PAIR=` one of the hub",
     "paper": "the published models; 8 × 80 GB",
 }

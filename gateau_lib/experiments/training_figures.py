@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from gateau_lib.experiments.figures import DASHED, blank, draw_table, name_lines, says_empty
 from gateau_lib.study.intervals import SEEDS, t_interval
-from gateau_lib.study.style import BLACK, BLUE, GREY, ORANGE, RED, label, look, styled
+from gateau_lib.study.style import BLACK, BLUE, CYCLE, GREY, MARKERS, ORANGE, RED, label, look, styled
 
 LENGTH = "context length, tokens"
 RIGHT = "answer tokens right"
@@ -149,6 +149,31 @@ def needle_maps(panels: Mapping[str, pd.DataFrame], measured: str = RIGHT) -> Fi
     fig.supxlabel(LENGTH, fontsize=9)
     fig.supylabel("depth of the needle", fontsize=9)
     fig.colorbar(image, ax=axes, shrink=0.7, label=measured)
+    return fig
+
+
+@styled
+def cost_and_quality(panels: Mapping[str, pd.DataFrame]) -> Figure:
+    """What selectors cost against what they are worth, a panel a measure (05, 08).
+
+    Columns ``method, condition, value``, and ``cost``: tokens that models read, as a multiple of the pool's own.
+    """
+    fig, axes = blank(5.2 * len(panels), 4.2, len(panels))
+    for axis, (measure, rows) in zip(axes, panels.items(), strict=True):
+        if says_empty(axis, rows):
+            continue
+        for i, (condition, part) in enumerate(rows.groupby("condition", sort=False)):
+            means = part.groupby("method", sort=False)[["cost", "value"]].mean()
+            mark = {"linestyle": "none", "color": CYCLE[i], "marker": MARKERS[i], "markersize": 4.5}
+            axis.plot(means["cost"], means["value"], label=label(condition), **mark)
+            if i == 0:
+                for method, (cost, value) in means.iterrows():
+                    place: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6, "va": "center"}
+                    axis.annotate(label(method), (cost, value), (5, 0), **place)
+        axis.set_xscale("symlog", linthresh=1)
+        axis.set(xlabel="tokens read, multiples of the pool (0: no model)", ylabel=measure, xlim=(-0.1, None))
+        if rows["condition"].nunique() > 1:
+            axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return fig
 
 
