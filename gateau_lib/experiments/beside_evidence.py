@@ -43,7 +43,7 @@ def settled(study: Study) -> Settled:
 
 
 def agreement() -> str:
-    """How far the verdicts of the evidence came out again for other pairs, in a sentence; "" if not compared."""
+    """How far verdicts came out again for other pairs, in a sentence; "" if that was not compared."""
     path = evidence_files.place() / evidence_files.AGREEMENT
     if not path.exists():
         return ""
@@ -51,8 +51,9 @@ def agreement() -> str:
     first, second = kept.columns[1:3]
     decided = kept[[first, second]].isin(DECISIVE).any(axis=1)
     return (
-        f"{kept['same'].mean():.0%} of {len(kept)} verdicts are the same in {first} and in {second}, whose pairs "
-        f"have other seeds; of the {decided.sum()} that hold or fail in at least one, {kept['same'][decided].mean():.0%}."
+        f"{kept['same'].mean():.0%} of {len(kept)} verdicts are the same in {first} and in {second}, whose "
+        f"pairs have other seeds; of the {decided.sum()} that hold or fail in at least one, "
+        f"{kept['same'][decided].mean():.0%}."
     )
 
 

@@ -67,3 +67,16 @@ def test_own_values_are_means_over_pools_of_what_was_measured_so_far(study):
     more = [ROW | {"method": "perplexity_guidance", "seed": n, "value": 0.4} for n in range(2)]
     found = beside_evidence.own_values(study, NOTEBOOK, more).set_index("id")
     assert found.loc["hmg-beats-perplexity-clean", "against"] == pytest.approx(0.4)
+
+
+def test_agreement_is_told_where_it_was_compared(study):
+    assert beside_evidence.agreement() == ""
+    other = evidence_files.place("cpu", 50)
+    fabricate(evidence_files.place(), range(4))
+    fabricate(other, range(50, 54), 0.3)  # the other way round
+    evidence_files.compare(evidence_files.place(), other)
+    count = len(ledger.load_claims())
+    changed = (evidence_files.read_csv(evidence_files.place() / evidence_files.AGREEMENT)["same"] == False).sum()  # noqa: E712
+    told = beside_evidence.agreement()
+    assert f"of {count} verdicts are the same in evidence and in evidence-seed50" in told and changed
+    assert f"{1 - changed / count:.0%}" in told
