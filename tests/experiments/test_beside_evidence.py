@@ -67,3 +67,13 @@ def test_own_values_are_means_over_pools_of_what_was_measured_so_far(study):
     more = [ROW | {"method": "perplexity_guidance", "seed": n, "value": 0.4} for n in range(2)]
     found = beside_evidence.own_values(study, NOTEBOOK, more).set_index("id")
     assert found.loc["hmg-beats-perplexity-clean", "against"] == pytest.approx(0.4)
+
+
+def test_agreement_of_two_runs_is_told_where_it_was_measured(study):
+    fabricate(evidence_files.place(), range(4))
+    assert beside_evidence.agreement() == ""
+    fabricate(evidence_files.place(seed=50), range(50, 54), value=0.5)
+    evidence_files.compare(evidence_files.place(), evidence_files.place(seed=50))
+    said, count = beside_evidence.agreement(), len(ledger.load_claims())
+    assert f"of {count} verdicts are the same in evidence and in evidence-seed50" in said
+    assert "of the 1 that hold or fail in at least one, 0%" in said
