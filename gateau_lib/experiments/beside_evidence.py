@@ -43,17 +43,17 @@ def settled(study: Study) -> Settled:
 
 
 def agreement() -> str:
-    """How far verdicts came out again for other pairs, in a sentence; "" if that was not compared."""
+    """How far the verdicts came out again for other pairs, in a sentence; "" if that was not compared."""
     path = evidence_files.place() / evidence_files.AGREEMENT
     if not path.exists():
         return ""
     kept = evidence_files.read_csv(path)
     first, second = kept.columns[1:3]
     decided = kept[[first, second]].isin(DECISIVE).any(axis=1)
+    of_all, of_decided = kept["same"].mean(), kept["same"][decided].mean()
     return (
-        f"{kept['same'].mean():.0%} of {len(kept)} verdicts are the same in {first} and in {second}, whose "
-        f"pairs have other seeds; of the {decided.sum()} that hold or fail in at least one, "
-        f"{kept['same'][decided].mean():.0%}."
+        f"{of_all:.0%} of {len(kept)} verdicts are the same in {first} and in {second}, whose pairs have "
+        f"other seeds; of the {decided.sum()} that hold or fail in at least one, {of_decided:.0%}."
     )
 
 

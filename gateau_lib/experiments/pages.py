@@ -45,7 +45,7 @@ class PageError(UserError):
 
 
 def generated(results: Path, sources: Path) -> dict[str, dict[str, str]]:
-    """The generated parts, Markdown: page -> name -> text, from ``results/cpu``, evidence, sources."""
+    """The generated parts, Markdown: page -> name -> text, from ``results`` (cpu, evidence) and sources."""
     audit = _table(("setting", "paper profile", "source, or what was assumed"), setting_sources.rows())
     found = {"README.md": readme(results, sources), "docs/cluster.md": {"plan": example()}}
     found["docs/gpu.md"] = {"gpu": gpu_page.page(gpu_record.newest(results.parent / "cards"))}
@@ -95,7 +95,7 @@ def _table(head: Sequence[str], rows: Iterable[Iterable[str]], align: str = "---
 def headline(found: pd.DataFrame | None, pairs: int) -> str:
     """The headline figure, the number of claims that hold, fail and stay open, the surest of them.
 
-    ``found``: verdicts over so many ``pairs`` of models; None: there is no evidence, so no picture of it.
+    ``found``: verdicts over so many ``pairs`` of models; None: there is no evidence, so no picture either.
     """
     if found is None:
         return NOTHING_YET

@@ -190,7 +190,10 @@ def overlaps(chosen: dict[str, Sequence[str]]) -> pd.DataFrame:
 def twins(ids: Sequence[str]) -> int:
     """Planted near duplicates that were selected together with the sample they copy."""
     copies = [each for each in ids if "-near_duplicate-" in each]
-    return len({each.replace("-near_duplicate-", "-far-") for each in copies} & set(ids))
+    # Every other one copies a paraphrase, see `corpus.candidate_pool`.
+    copied = [f"-{('far', 'paraphrase')[int(each[-3:]) % 2]}-" for each in copies]
+    wanted = (each.replace("-near_duplicate-", kind) for each, kind in zip(copies, copied, strict=True))
+    return len(set(wanted) & set(ids))
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:

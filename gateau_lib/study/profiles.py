@@ -62,7 +62,7 @@ class Profile:
     # Share of pretraining recalls written as question and answer: of the short model, of the long one.
     question_share: float = _at(0.15, SCRATCH)
     long_question_share: float = _at(0.0, SCRATCH)
-    recall_target: float = _at(0.93, SCRATCH, smoke=0.0)  # share of recalled held-out tokens to end at
+    recall_target: float = _at(0.9, SCRATCH, smoke=0.0)  # share of recalled held-out tokens to end at
     more_steps: int = _at(300, SCRATCH, smoke=0, gpu=1000)  # of a last stage, at most, until it is reached
     segment_length: int = _at(32, "GATEAU select/cam/run_multiprocess_attn.sh; ProLong README",
                               gpu=128)  # tokens a segment

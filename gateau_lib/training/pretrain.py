@@ -31,6 +31,7 @@ from gateau_lib.training.pretrain_rows import BACKGROUND_SAMPLE, BACKGROUND_WEIG
 LEARNING_RATE = 3e-3  # peak
 WARM_UP = 30  # steps
 LOG_EVERY, CHECK_EVERY = 10, 20  # steps
+AT_ONCE = 8192  # tokens of a forward pass that every machine holds
 HELD_OUT = 64  # facts of each kind that tell when training may end
 LONG_SEED = 500_000  # added for the long model's rows, which no pair's short model has seen
 ONE_TONGUE = 0.45  # share of the short model's stages in which all texts are in the first tongue
@@ -163,7 +164,9 @@ def build_pair(out: Path, tokenizer: Any, profile: Profile, seed: int) -> None:
     """
     shape = {name: getattr(profile, name) for name in ("hidden_size", "layers", "heads", "rope_theta")}
     shape["window"] = profile.short_window
-    how: dict[str, Any] = {"target": profile.recall_target, "micro_tokens": profile.micro_tokens}
+    # Rows of a step are equally long: to read few at a time saves no padding, only memory.
+    micro = max(profile.micro_tokens, AT_ONCE) if profile.micro_tokens else 0
+    how: dict[str, Any] = {"target": profile.recall_target, "micro_tokens": micro}
     how["more"] = profile.more_steps
     shares = profile.question_share, profile.long_question_share
     # transformers' wrapper hides self

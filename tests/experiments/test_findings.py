@@ -120,7 +120,9 @@ def test_families_and_the_surest_claims():
 
 
 def test_costs_stand_beside_scores_and_arms():
-    costs = pd.DataFrame({"metric": "forwarded", "method": ["hmg_minmax_ntk", "zlib_contrast"], "value": [2.0, 0.0]})
+    costs = pd.DataFrame(
+        {"metric": "forwarded", "method": ["hmg_minmax_ntk", "zlib_contrast"], "value": [2.0, 0.0]}
+    )
     values = pd.DataFrame({"method": ["hmg", "zlib_contrast", "oracle"], "value": [0.5, 0.4, 0.9]})
     assert list(findings.with_cost(values, costs)["cost"]) == [2.0, 0.0]
     assert findings.with_cost(values, costs.iloc[:0]).empty

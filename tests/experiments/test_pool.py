@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from tiny import eager
 
-from gateau_lib.data import kinds, longalign, passages, samples
+from gateau_lib.data import corpus, kinds, longalign, passages, samples
 from gateau_lib.data.samples import segments
+from gateau_lib.data.tokenizer import build_tokenizer
 from gateau_lib.experiments import pool, ranking, selection_runs, study_corpus
 from gateau_lib.methods import METHODS, cam, longattn
 from gateau_lib.models import loading, rope, tiny
@@ -269,13 +271,25 @@ def test_arms_choose_from_scores_of_a_pool_and_overlap(table):
     assert (np.diag(overlap) == 1).all() and overlap.loc["full", "hmg"] == pytest.approx(1 / 3)
 
 
-def test_twins_are_counted_when_both_are_chosen():
-    assert (
-        ranking.twins(
-            ["independent-0-far-001", "independent-0-near_duplicate-001", "independent-0-near_duplicate-002"]
-        )
-        == 1
-    )
+def test_twins_are_counted_when_both_are_chosen(data):
+    chosen = {"far-002", "near_duplicate-002", "paraphrase-001", "near_duplicate-001"}
+    alone = {"far-003", "near_duplicate-003", "far-004", "paraphrase-006", "near_duplicate-006"}
+    assert ranking.twins([f"independent-0-{name}" for name in chosen | alone]) == 2
+    drawn = [
+        sample for n in range(2) for sample in longalign.read_samples(data / "pools" / f"real-{n}.jsonl")
+    ]
+    assert ranking.twins([sample.id for sample in drawn]) == 0
+
+
+def test_twins_are_the_samples_that_ask_the_same():
+    """As a corpus makes them."""
+    sizes = replace(resolve("smoke"), pool_per_kind=4, noise_per_kind=1)
+    drawn = corpus.candidate_pool(sizes, build_tokenizer(), "independent", 5)
+    copies = [sample for sample in drawn if sample.kind == "near_duplicate"]
+    for copy in copies:
+        (twin,) = [s for s in drawn if s.kind != copy.kind and s.instruction == copy.instruction]
+        assert ranking.twins([copy.id, twin.id]) == 1
+    assert ranking.twins([sample.id for sample in drawn]) == len(copies) == 4
 
 
 @given(st.lists(st.integers(0, 30), min_size=12, max_size=40), st.integers(0, 99))
