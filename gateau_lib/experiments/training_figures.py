@@ -167,14 +167,24 @@ def cost_and_quality(panels: Mapping[str, pd.DataFrame]) -> Figure:
             mark = {"linestyle": "none", "color": CYCLE[i], "marker": MARKERS[i], "markersize": 4.5}
             axis.plot(means["cost"], means["value"], label=label(condition), **mark)
             if i == 0:
-                for method, (cost, value) in means.iterrows():
-                    place: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6, "va": "center"}
-                    axis.annotate(label(method), (cost, value), (5, 0), **place)
-        axis.set_xscale("symlog", linthresh=1)
-        axis.set(xlabel="tokens read, multiples of the pool (0: no model)", ylabel=measure, xlim=(-0.1, None))
+                _name_points(axis, means.sort_values("value"), np.ptp(rows["value"]) / 28)
+        most = rows["cost"].max()
+        axis.set(xlabel="tokens read, multiples of the pool (0: no model)", ylabel=measure)
+        axis.set_xlim(-0.05 * most, 1.3 * most)
+        axis.margins(y=0.12)  # for the names
         if rows["condition"].nunique() > 1:
             axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return fig
+
+
+def _name_points(axis: Axes, points: pd.DataFrame, apart: float) -> None:
+    """Write names beside points ``cost, value``, the lowest first; those of like cost at least so far apart."""
+    last: dict[int, float] = {}
+    for method, (cost, value) in points.iterrows():
+        place = round(4 * cost / (points["cost"].max() or 1))
+        last[place] = max(value, last.get(place, -np.inf) + apart)
+        where = (cost, last[place])
+        axis.annotate(label(str(method)), where, (5, 0), textcoords="offset points", va="center", fontsize=6)
 
 
 @styled
