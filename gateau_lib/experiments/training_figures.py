@@ -156,7 +156,7 @@ def needle_maps(panels: Mapping[str, pd.DataFrame], measured: str = RIGHT) -> Fi
 def cost_and_quality(panels: Mapping[str, pd.DataFrame]) -> Figure:
     """What selectors cost against what they are worth, a panel a measure (05, 08).
 
-    Columns ``method, condition, value``, and ``cost``: tokens that models read, in multiples of the pool's.
+    Columns ``method, condition, value`` and ``cost``: tokens that models read, in multiples of the pool's.
     """
     fig, axes = blank(5.2 * len(panels), 4.2, len(panels))
     for axis, (measure, rows) in zip(axes, panels.items(), strict=True):

@@ -100,6 +100,12 @@ CASES = {
     ),
     "composition": (lambda: figures.composition(COUNTS), "near duplicate"),
     "cost": (lambda: figures.cost(COST), "share of the released procedure"),
+    "cost_and_quality": (
+        lambda: training_figures.cost_and_quality(
+            {"AUC": AUC.assign(cost=AUC["method"].map(len) % 3), "p": AUC.iloc[:0].assign(cost=0)}
+        ),
+        "multiples of the pool",
+    ),
     "headline": (lambda: findings.headline(pd.concat([AUC, STRATEGY])), "Who finds the samples"),
 }
 

@@ -106,3 +106,23 @@ def test_margins_are_where_the_verdict_turns(claim):
         for side, holds in ((good, True), (-good, False)):
             point = intervals.Interval(intervals.exact(at + side * step), Fraction(0), 3)
             assert (claims.decide(claim.relation, intervals.exact(claim.margin), point) == "holds") == holds
+
+
+def test_families_and_the_surest_claims():
+    table, count = findings.by_family(BETTER), BETTER["verdict"].value_counts()
+    assert table[list(claims.VERDICTS)].to_numpy().sum() == len(LEDGER)
+    assert table.loc["selection", "decided"] == pytest.approx(2 / 12) and table.loc["hmg", "decided"] == 0
+    surest = findings.strongest(BETTER, 2).splitlines()
+    decided = BETTER[BETTER["verdict"].isin(claims.DECISIVE)].sort_values("p")
+    assert [line.split("`")[1] for line in surest] == list(decided["id"][:2])
+    assert findings.strongest(BETTER).count("\n") == count["holds"] + count["fails"] - 1
+    assert findings.strongest(NOTHING) == "None."
+
+
+def test_costs_stand_beside_scores_and_arms():
+    costs = pd.DataFrame(
+        {"metric": "forwarded", "method": ["hmg_minmax_ntk", "zlib_contrast"], "value": [2.0, 0.0]}
+    )
+    values = pd.DataFrame({"method": ["hmg", "zlib_contrast", "oracle"], "value": [0.5, 0.4, 0.9]})
+    assert list(findings.with_cost(values, costs)["cost"]) == [2.0, 0.0]
+    assert findings.with_cost(values, costs.iloc[:0]).empty

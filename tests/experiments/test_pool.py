@@ -183,6 +183,17 @@ def test_the_other_methods_are_scored_as_a_score_table_is(study, pair, data, pat
     assert table.attrs["count"]["tokens"] == 2 * sum(whole) + sum(cut)
 
 
+def test_what_asks_no_model_is_the_same_without_one(study, pair, data, path, read):
+    free = pool.model_free(study, data, read[2])
+    assert sorted(set(free["seed"])) == [0, 1] and set(free["pool"]) == {"independent"}
+    first, scored = free[free["seed"] == 0], computed(study, "others", pair, path)
+    names = [name for name in ranking.OTHERS if not METHODS[name].passes]
+    assert {"zlib_contrast", "gzip_band", "word_overlap"} <= set(names) <= set(free)
+    for name in set(names) & set(scored):
+        np.testing.assert_array_equal(first[name], scored[name])
+    assert list(first["n_tokens"]) == [len(each.ids) for each in read[1]]
+
+
 def test_a_table_is_computed_once(study, pair, path, monkeypatch):
     first = computed(study, "homologous", pair, path)
     monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("computed again"))

@@ -420,6 +420,15 @@ def test_another_seed_of_a_large_profile_does_not_make_what_reads_it_stale(done,
     assert "results/gpu/manifest.json is new" in go(capsys, "--status")[1]
 
 
+def test_new_evidence_makes_what_shows_it_stale_and_that_of_other_seeds_does_not(done, capsys, monkeypatch):
+    monkeypatch.setitem(staleness.READS, "02", staleness.PAIRS)
+    for name in ("evidence-seed50", "evidence-smoke", "evidence"):
+        assert "stale" not in go(capsys, "--status")[1]
+        (root(done).parent / name).mkdir()
+        (root(done).parent / name / "metrics.csv").write_text("metric\n")
+    assert "results/evidence/metrics.csv is new" in go(capsys, "--status")[1]
+
+
 def test_manifest_tells_what_made_the_files(folder, capsys):
     go(capsys, "--seed", "4")
     content = json.loads((root(folder).with_name("smoke-seed4") / "manifest.json").read_text())
