@@ -20,19 +20,13 @@ DRAWS = 2  # items are so many times those of an evaluation set
 
 
 def items(study: Study, pair: Path, retold: bool = False) -> dict[int, list[Encoded]]:
-    """Items by length in tokens: at the lengths of evaluation and at twice the long window.
+    """Items by length in tokens, the lengths of evaluation.
 
     ``retold``: asked for in the other tongue than they were told in.
     """
     tokenizer, count = loading.load_tokenizer(pair / "long"), DRAWS * study.profile.eval_items
     first = 100 * study.seed + FIRST_SEED
-    return {n: recall_items(tokenizer, n, first, count, retold) for n in lengths(study, pair)}
-
-
-def lengths(study: Study, pair: Path) -> list[int]:
-    """Lengths of the items, tokens."""
-    beyond = 2 * loading.load_config(pair / "long").max_position_embeddings
-    return [*study.profile.eval_lengths, beyond]
+    return {n: recall_items(tokenizer, n, first, count, retold) for n in study.profile.eval_lengths}
 
 
 def readers(pair: Path, max_length: int, dtype: str) -> dict[str, Any]:
@@ -65,10 +59,8 @@ def by_length(study: Study, pair: Path) -> pd.DataFrame:
 
 
 def rows(study: Study, data: Path, pair: Path) -> list[dict[str, Any]]:
-    """Metrics rows of `TELLINGS`, by length; beyond those of evaluation their names end with ``_beyond``."""
+    """Metrics rows of `TELLINGS`, by length."""
     del data  # as every stage of a pair is called
     groups = by_length(study, pair).groupby(["metric", "method", "length"])["token_accuracy"]
     table = groups.agg(value="mean", n="size").reset_index().rename(columns={"length": "condition"})
-    beyond = table["condition"] > max(study.profile.eval_lengths)
-    table["metric"] += beyond.map({False: "", True: "_beyond"})
     return table.assign(seed=0, condition=table["condition"].astype(str)).to_dict("records")

@@ -91,7 +91,7 @@ def passes_a_step(profile: Profile) -> int:
 def recall(profile: Profile) -> Work:
     """Notebook 02's test of the pair: the short model, as it is and stretched, and the long one."""
     short, long = pair(profile)
-    items, lengths = 2 * DRAWS * profile.eval_items, [*profile.eval_lengths, 2 * profile.long_window]
+    items, lengths = 2 * DRAWS * profile.eval_items, list(profile.eval_lengths)
     read = [(items, n, RESPONSE) for n in lengths]
     parts = [sizes.work("02", "", model, read) for model in (short, short, long)]
     tokens, operations = (sum(getattr(part, name) for part in parts) for name in ("tokens", "operations"))
