@@ -39,7 +39,6 @@ EVERY: tuple[str, ...] = (
     "oracle",
     "near",
     "random",
-    "random2",
     "length_matched",
     "longest",
     "full",
@@ -51,7 +50,7 @@ FOR_EPOCHS = ("random", "full", "gateau")  # for as many as GATEAU's run has wit
 
 # A pool table's column of each selector that ranks; HMG is HMP as published.
 COLUMNS = ranking.COLUMN_OF | {"hmg": "hmp"}
-DRAWS = {"random": 1, "random2": 2, "oracle": 3, "near": 4}  # selectors that draw, their streams
+DRAWS = {"random": 1, "oracle": 3, "near": 4}  # selectors that draw, their streams
 
 
 class Arm(NamedTuple):

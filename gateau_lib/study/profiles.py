@@ -54,10 +54,10 @@ class Profile:
     rope_theta: float = _at(1_000.0, SCRATCH, gpu=10_000.0)  # RoPE base of the short model built from scratch
     # (window, steps, tokens a step): pretraining of the short model, continued pretraining of the long one
     short_stages: tuple[Stage, ...] = _at(
-        ((64, 240, 4096), (128, 80, 4096), (256, 80, 4096)), SCRATCH, smoke=((64, 3, 1024),),
+        ((64, 200, 4096), (128, 60, 4096), (256, 60, 4096)), SCRATCH, smoke=((64, 3, 1024),),
         gpu=((256, 2000, 65_536), (512, 1000, 65_536), (1024, 1000, 65_536)), pair=(), paper=())
     long_stages: tuple[Stage, ...] = _at(
-        ((1024, 20, 8192), (2048, 60, 8192)), SCRATCH, smoke=((256, 2, 1024),),
+        ((1024, 20, 8192), (2048, 40, 8192)), SCRATCH, smoke=((256, 2, 1024),),
         gpu=((4096, 300, 131_072), (8192, 300, 131_072), (16_384, 300, 131_072)), pair=(), paper=())
     # Share of pretraining recalls written as question and answer: of the short model, of the long one.
     question_share: float = _at(0.15, SCRATCH)
@@ -81,10 +81,10 @@ class Profile:
     fraction: float = _at(0.3, PLANTED)  # share of the long pool that is selected
     alpha: float = _at(0.8, "GATEAU select/rank.py: real-world")  # weight of HMP against CAM, planted part
     alpha_scarce: float = _at(0.7, "GATEAU select/rank.py: limited")  # where short samples are scarce
-    prolong_pairs: int = _at(200, "ProLong, paper; 500 in its scripts",
+    prolong_pairs: int = _at(120, "ProLong, paper; 500 in its scripts",
                              smoke=40, gpu=500, pair=200, paper=5000)  # segment pairs a document
-    sft_tokens: int = _at(80_000, PLANTED, smoke=3000, gpu=4_000_000, pair=1_000_000)  # tokens of a run
-    sft_batch_tokens: int = _at(12_288, PLANTED, smoke=1024, gpu=65_536, paper=131_072)  # tokens a step
+    sft_tokens: int = _at(64_000, PLANTED, smoke=3000, gpu=4_000_000, pair=1_000_000)  # tokens of a run
+    sft_batch_tokens: int = _at(10_752, PLANTED, smoke=1024, gpu=65_536, paper=131_072)  # tokens a step
     sft_learning_rate: float = _at(1e-3, "GATEAU train/scripts", gpu=5e-4,
                                    pair=1e-4, paper=2e-5)  # peak, cosine with 3 % warm-up
     skip_rope_factor: float = _at(20.0, "measured, docs/log.md: NTK's 9.2 gives less of all")  # over its base
@@ -94,8 +94,8 @@ class Profile:
     # What makes the second short model, of a wider window, out of the first; (): there is none.
     skip_wider_stages: tuple[Stage, ...] = _at(
         ((512, 30, 4096),), SCRATCH, smoke=((512, 2, 1024),), gpu=((2048, 300, 65_536),), pair=(), paper=())
-    eval_items: int = _at(12, PLANTED, smoke=2, gpu=50)  # items a task and length
-    eval_needles: int = _at(6, PLANTED, smoke=1, gpu=12)  # items a depth, longest length; half at others
+    eval_items: int = _at(10, PLANTED, smoke=2, gpu=50)  # items a task and length
+    eval_needles: int = _at(4, PLANTED, smoke=1, gpu=12)  # items a depth, longest length; half at others
     eval_lengths: tuple[int, ...] = _at(  # tokens of the evaluation contexts
         (256, 512, 1024, 2048), "ours; GATEAU's needle: 1k to 60k", smoke=(256, 1024),
         gpu=(1024, 2048, 4096, 8192, 16_384), paper=(4096, 8192, 16_384, 32_768, 65_536))

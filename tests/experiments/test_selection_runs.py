@@ -63,7 +63,7 @@ def test_the_arms_are_those_of_the_experiment():
     }  # fmt: skip
     assert not found.duplicated().any() and ("zlib_contrast" in METHODS) == (rivals == 1)
     main = set(found["selector"][found["condition"] == "scarce_30"])
-    assert set(found["selector"]) == main >= {"oracle", "near", "random2", "short_only", "ifd", "contrast"}
+    assert set(found["selector"]) == main >= {"oracle", "near", "short_only", "ifd", "contrast"}
     assert len(selection_runs.run_names(resolve("cpu", pool_seeds=2))) == 2 * len(ARMS)
 
 
@@ -110,7 +110,7 @@ def test_draws_differ_by_selector_and_seed_and_not_by_order(table, chosen):
     again = selection_runs.choices(table.sample(frac=1, random_state=0), PROFILE, 0)
     assert {name: set(ids) for name, ids in again.items()} == {name: set(ids) for name, ids in chosen.items()}
     other = selection_runs.choices(table, PROFILE, 1)
-    drawn = [each[f"scarce_30-{name}"] for each in (chosen, other) for name in ("random", "random2")]
+    drawn = [each[f"scarce_30-{name}"] for each in (chosen, other) for name in ("random", "oracle")]
     assert len({tuple(ids) for ids in drawn}) == 4 and len(set(DRAWS.values())) == len(DRAWS) < 10
     assert all(chosen[name] == other[name] for name in chosen if name.endswith(("-gateau", "-ifd", "-cam")))
 
