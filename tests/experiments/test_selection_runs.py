@@ -59,7 +59,7 @@ def test_the_arms_are_those_of_the_experiment():
     counts = found.groupby("condition", sort=False).size().to_dict()
     rivals = len(selection_runs.FREE)
     assert counts == {
-        "scarce_30": 15 + rivals, "scarce_10": 7, "scarce_50": 7, "plenty_30": 5, "scarce_30_epochs": 3
+        "scarce_30": 14 + rivals, "scarce_10": 7, "scarce_50": 7, "plenty_30": 5, "scarce_30_epochs": 3
     }  # fmt: skip
     assert not found.duplicated().any() and ("zlib_contrast" in METHODS) == (rivals == 1)
     main = set(found["selector"][found["condition"] == "scarce_30"])
