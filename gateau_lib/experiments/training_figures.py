@@ -178,7 +178,7 @@ def cost_and_quality(panels: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def _name_points(axis: Axes, points: pd.DataFrame, apart: float) -> None:
-    """Write names beside points ``cost, value``, the lowest first; those of like cost at least so far apart."""
+    """Write names beside points ``cost, value``, lowest first; those of like cost at least so far apart."""
     last: dict[int, float] = {}
     for method, (cost, value) in points.iterrows():
         place = round(4 * cost / (points["cost"].max() or 1))
