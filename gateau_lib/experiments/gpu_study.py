@@ -18,7 +18,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gateau_lib.experiments import claims, gpu_record, machine_check, pool, ranking, skip_runs, study_corpus
+from gateau_lib.experiments import (
+    claims,
+    compositions,
+    gpu_record,
+    machine_check,
+    pool,
+    ranking,
+    skip_runs,
+    study_corpus,
+)
 from gateau_lib.experiments.gpu_card import Shapes
 from gateau_lib.methods.skipalign import Strategy
 from gateau_lib.models.loading import SHIPPED
@@ -34,11 +43,14 @@ STEPS = 2 * pretrain.LOG_EVERY  # of pretraining a stage
 
 def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
     """Verdicts and losses on both devices, the card first."""
-    profile = replace(resolve("cpu"), short_model="shipped", long_model="shipped", workers=0)
+    # Three pools, so that claims can be judged by one pair.
+    profile = replace(resolve("cpu"), short_model="shipped", long_model="shipped", pool_seeds=3, workers=0)
     if shapes.tiny:
         few: dict[str, Any] = {
-            "pool_per_kind": 1,
-            "pool_tokens": (600, 700),
+            "pool_per_kind": 2,
+            "noise_per_kind": 2,
+            "short_plenty": 24,
+            "pool_tokens": (450, 700),
             "short_pool": 24,
             "skip_steps": 2,
         }
@@ -73,16 +85,20 @@ def _on(device: str) -> Iterator[None]:
 def _verdicts(path: Path, study: Study, where: str) -> dict[str, str]:
     """Score the pools, and judge every claim about areas and precisions that they decide."""
     data, begin = study_corpus.prepared(study), time.perf_counter()
-    table = pool.scored(study, SHIPPED, data, ("independent", "confounded"), list(pool.PARTS))
+    table = pool.scored(study, SHIPPED, data, ("independent",), list(pool.PARTS))
     seconds = time.perf_counter() - begin
+    samples = len(table)
     tokens = sum(count["tokens"] for count in table.attrs["count"].values())
-    table = ranking.by_pool(ranking.by_pool(table, ranking.guidance), ranking.combined, study.profile.alpha)
+    mixtures = compositions.mixed(table, study.seed)
+    table = ranking.by_pool(
+        ranking.by_pool(mixtures, ranking.guidance), ranking.combined, study.profile.alpha
+    )
     names = (*ranking.GUIDANCE, *ranking.COMBINATIONS, *ranking.NAMES, "prolong", "ifd", "longest")
     methods = [name for name in names if name in table]
     rows = [*ranking.auc_rows(table, methods), *ranking.precision_rows(table, methods)]
     judged = claims.verdicts(pd.DataFrame(rows), study.profile.name)
     decided = judged[judged["pairs"] > 0]
-    measured = {"samples": len(table), "tokens": tokens, "seconds": seconds, "claims": len(decided)}
+    measured = {"samples": samples, "tokens": tokens, "seconds": seconds, "claims": len(decided)}
     gpu_record.add(path, PART, f"scoring of the pools, {where}", **measured, **_peak(where))
     verdicts = dict(decided["verdict"].value_counts())
     gpu_record.add(
@@ -140,7 +156,7 @@ def pretraining(path: Path, profile: Profile, device: torch.device) -> None:
     planned = {"planned_bytes": machine_check.memory(profile, 1).get("pretraining")}
     for length, _, tokens in (*profile.short_stages, *profile.long_stages):
         _peak(device.type)
-        first, last = train(((length, STEPS, tokens),))  # the first half warms up
+        first, *_, last = train(((length, STEPS, tokens),))  # the first half warms up
         measured = {name: last[name] - first[name] for name in ("tokens", "seconds")}
         measured |= _peak(device.type)
         what = f"pretraining, {profile.name}"
