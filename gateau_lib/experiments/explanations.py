@@ -229,8 +229,13 @@ def table(study: Study, data: Path, pair: Path, name: str) -> pd.DataFrame:
 
 
 def scorer_rows(table: pd.DataFrame, documents: pd.DataFrame) -> Rows:
-    """Whether ProLong ranks documents alike by both models; ``documents``: of `pool.scored_documents`."""
+    """Whether ProLong ranks documents alike by both models; ``documents``: of `pool.scored_documents`.
+
+    No row where a model gives all of them one score, as untrained ones do: then there is no ranking.
+    """
     scored = documents.merge(table, on="id", validate="one_to_one")
+    if np.ptp(scored["prolong_short_model"]) == 0 or np.ptp(scored["prolong"]) == 0:
+        return []
     alike = rank_correlation(scored["prolong_short_model"], scored["prolong"])
     return [_row("rank_correlation", "prolong_short_model", "prolong", alike, len(scored))]
 
