@@ -84,9 +84,10 @@ def fine_tune(job: FineTune, output: Path) -> dict[str, Any]:
         try:
             trainer = make_trainer(job, model, steps, folder)
             trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
-        finally:
+        except BaseException:
             with suppress(OSError):
                 folder.rmdir()  # only if it holds no checkpoint
+            raise
         _save(job, trainer, output)
         _meet()
     if rank > 0:
