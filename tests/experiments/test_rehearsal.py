@@ -13,7 +13,7 @@ import pytest
 from servers.chat_server import serve
 from study_command import python
 
-from gateau_lib import evaluation
+from gateau_lib.evaluation import longbench
 from gateau_lib.experiments import findings, replication_rows
 from gateau_lib.study.profiles import resolve
 
@@ -58,7 +58,7 @@ def test_tables_fill_and_what_was_not_run_says_why(paper):
     runs = replication_rows.runs(resolve("rehearse-paper"))
     judged = measured[measured["table"].isin(["LongBench-Chat", "MT-Bench"])]
     assert set(judged["measured"]) == {70.0} and len(judged) == 2 * len(runs)
-    shown = {"Needle", "RULER", *(f"LongBench {group}" for group in evaluation.longbench.GROUPS)}
+    shown = {"Needle", "RULER", *(f"LongBench {group}" for group in longbench.GROUPS)}
     assert shown <= set(measured["table"]) and measured["measured"].between(0, 100).all()
     both = pd.read_csv(paper / "tables" / "09_tables.csv")
     reported = both.dropna(subset=["reported"])
