@@ -35,14 +35,26 @@ def mixed(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 def composed(table: pd.DataFrame, composition: str, seed: int) -> pd.DataFrame:
     """The rows of one pool that a composition holds, in their order."""
-    noise = table["kind"].isin(NOISE)
     if composition == "clean":
-        return table[~noise]
+        return with_noise(table, 0, seed)
     if composition == "noisy":
-        kept = (1 - NOISY) / NOISY * noise.sum() / max(1, (~noise).sum())  # share of the honest samples
-        honest = table[~noise].groupby("kind").sample(frac=min(1.0, kept), random_state=seed)
-        return table[noise | table.index.isin(honest.index)]
+        return with_noise(table, NOISY, seed)
     if composition == "confounded":
         long = table["n_tokens"] > np.median(table["n_tokens"])
         return table[long == table["needs_far"]]
     return table
+
+
+def with_noise(table: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
+    """The rows of one pool with ``share`` of noise, in [0, 1): of each kind of what is too much, as much.
+
+    A pool without noise stays as it is.
+    """
+    noise = table["kind"].isin(NOISE)
+    honest, wrong = (~noise).sum(), noise.sum()
+    if share * honest >= (1 - share) * wrong:  # too few are noise, so honest ones leave
+        spared, left = noise, (1 - share) / share * wrong / honest if wrong else 1.0
+    else:
+        spared, left = ~noise, share / (1 - share) * honest / wrong
+    drawn = table[~spared].groupby("kind").sample(frac=min(1.0, left), random_state=seed)
+    return table[spared | table.index.isin(drawn.index)]

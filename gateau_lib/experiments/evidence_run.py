@@ -17,7 +17,8 @@ import pandas as pd
 import torch
 
 from gateau_lib.experiments import evidence_files, pair_stages, score_rows, study_corpus
-from gateau_lib.experiments.pair_stages import STAGES, Rows
+from gateau_lib.experiments.pair_stages import STAGES
+from gateau_lib.experiments.ranking import Rows
 from gateau_lib.study import manifest
 from gateau_lib.study.profiles import Profile, named
 from gateau_lib.study.progress import say

@@ -20,14 +20,13 @@ from gateau_lib.data.passages import both
 from gateau_lib.data.samples import Encoded, Sample, encode
 from gateau_lib.experiments import interventions
 from gateau_lib.experiments.pool import evidence_segments
-from gateau_lib.experiments.ranking import auc, rank_correlation
+from gateau_lib.experiments.ranking import Rows, auc, rank_correlation
 from gateau_lib.methods import head_attention, leave_one_out, pair_passes, prolong
 from gateau_lib.methods.model_passes import long_pass, response_nll, segment_importance, short_reader_nll
 from gateau_lib.models import loading, rope
 from gateau_lib.study.store import Study
 from gateau_lib.study.workers import Build
 
-Rows = list[dict[str, Any]]
 CUTS = (2,)  # where the short reader is cut: its window divided by these, and times them
 STRETCHES = (2,)  # NTK factors, beside the published reading's fixed one
 ABLATED = 2  # samples of each of these kinds whose segments are left out one by one
@@ -36,9 +35,10 @@ LINKED = 6  # dependent documents whose pairs of segments are all read
 TABLE = "table.parquet"
 
 
-def _read(
+def read_pool(
     pair: Path, name: str, dtype: str, texts: Path, longest: int
 ) -> tuple[Any, Any, list[Sample], list[Encoded]]:
+    """One model of a pair, its tokenizer, and a file's samples, also as tokens."""
     model, tokenizer = loading.load(pair / name, dtype)
     samples = read_samples(texts)
     return model, tokenizer, samples, [encode(sample, tokenizer, longest) for sample in samples]
@@ -46,7 +46,7 @@ def _read(
 
 def write_readings(pair: Path, texts: Path, window: int, longest: int, dtype: str, out: Path) -> None:
     """Losses of both models under other cuts and stretches, of the early long model, and `effects`."""
-    long, tokenizer, samples, encoded = _read(pair, "long", dtype, texts, longest)
+    long, tokenizer, samples, encoded = read_pool(pair, "long", dtype, texts, longest)
     table = interventions.effects(long, tokenizer, samples, window, longest)
     for cut in [window // by for by in CUTS] + [window * by for by in CUTS]:
         table[f"cut_{cut}"] = short_reader_nll(long, encoded, "truncate", window=cut)
@@ -63,7 +63,7 @@ def write_readings(pair: Path, texts: Path, window: int, longest: int, dtype: st
 
 def write_ablations(pair: Path, texts: Path, size: int, longest: int, dtype: str, out: Path) -> None:
     """Of a few honest samples: importance of segments by leaving them out, and what should agree with it."""
-    long, tokenizer, samples, _ = _read(pair, "long", dtype, texts, longest)
+    long, tokenizer, samples, _ = read_pool(pair, "long", dtype, texts, longest)
     chosen: list[Sample] = []
     for sample in sorted(samples, key=lambda sample: sample.id):
         if sample.kind in ABLATED_KINDS and sum(one.kind == sample.kind for one in chosen) < ABLATED:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -184,6 +185,22 @@ def correlation(matrix: pd.DataFrame, title: str = "Spearman correlation of the 
     axis.set_yticks(range(size), [label(c) for c in matrix.index])
     axis.set_title(title)
     fig.colorbar(image, ax=axis, shrink=0.85)
+    return fig
+
+
+@styled
+def turning(panels: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
+    """AUC as heat maps side by side, of the same methods by condition: blue finds, red avoids (05, 08)."""
+    size = max(map(len, panels.values()), default=1)
+    fig, axes = blank(3.2 * len(panels) + 1.8, 0.27 * size + 1.3, max(1, len(panels)), sharey=True)
+    colours: dict[str, Any] = {"cmap": "vlag_r", "vmin": 0, "vmax": 1, "cbar": False, "linewidths": 0.5}
+    for axis, (title, table) in zip(axes, panels.items(), strict=False):
+        named = table.rename(index=label).rename_axis(None)
+        seaborn.heatmap(named, ax=axis, annot=True, fmt=".2f", annot_kws={"fontsize": 8}, **colours)
+        axis.set(title=title, xlabel=xlabel, ylabel="")
+        axis.tick_params(length=0)
+    if not panels:
+        says_empty(axes[0], pd.DataFrame())
     return fig
 
 

@@ -7,20 +7,35 @@ it is made once, whoever asks. The notebooks call the same functions for their o
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from gateau_lib.data.corpus import NEEDLE_DEPTHS
 from gateau_lib.data.longalign import read_samples
 from gateau_lib.evaluation.haystack import needle_cells
-from gateau_lib.experiments import outcomes, recall, score_rows, selection_runs, skip_outcomes, skip_runs
+from gateau_lib.experiments import (
+    cam_settings,
+    outcomes,
+    phase,
+    recall,
+    score_rows,
+    selection_runs,
+    skip_outcomes,
+    skip_runs,
+)
+from gateau_lib.experiments.ranking import Rows
 from gateau_lib.models import loading
 from gateau_lib.study.store import Study
 from gateau_lib.training import fine_tuning
 
-Rows = list[dict[str, Any]]
 Stage = Callable[[Study, Path, Path], Rows]
+
+
+def cam_rows(study: Study, data: Path, pair: Path) -> Rows:
+    """CAM of honest samples by the length of its segments, and by the layer that it reads."""
+    scores = score_rows.mixtures(study, data, pair, ["homologous", "awareness"])
+    by_layer = cam_settings.layer_rows(score_rows.composition(scores, "clean"))
+    return by_layer + cam_settings.length_rows(cam_settings.lengths(study, data, pair))
 
 
 def selection_rows(study: Study, data: Path, pair: Path) -> Rows:
@@ -64,6 +79,8 @@ def skip_starts(study: Study, data: Path, pair: Path) -> dict[int | None, list[o
 STAGES: dict[str, Stage] = {
     "recall by length": recall.rows,
     "scores of the pools": score_rows.rows,
+    "settings of CAM": cam_rows,
+    "scores by share of noise": phase.rows,
     "fine-tuning on selections": selection_rows,
     "SkipAlign and its rivals": skip_rows,
 }

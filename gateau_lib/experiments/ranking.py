@@ -18,6 +18,7 @@ from gateau_lib.methods.hmg import homologous_models_perplexity, pool_gap
 from gateau_lib.methods.selection import numbers, size
 from gateau_lib.study import labels
 
+Rows = list[dict[str, Any]]  # of metrics: `evidence.write_metrics`
 FRACTIONS = (0.1, 0.3, 0.5)  # GATEAU selects 10, 30 and 50 %
 GUIDANCE = {
     "hmg_minmax_ntk": "HMG as published",

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,12 +9,11 @@ import pandas as pd
 from gateau_lib.data.kinds import NEEDS_FAR
 from gateau_lib.experiments import explanations, pool, ranking, selection_runs, workload
 from gateau_lib.experiments.compositions import mixed
+from gateau_lib.experiments.ranking import Rows
 from gateau_lib.methods import METHODS as registered
 from gateau_lib.methods import cam, selection
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.store import Study
-
-Rows = list[dict[str, Any]]
 
 REPLACED = ("cam_uniform_attention", "cam_shuffled_attention")  # see `with_replaced_attention`
 AWARENESS = (*pool.CAM_VARIANTS, "importance_range", "top_segment_match", *REPLACED)

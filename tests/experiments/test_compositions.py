@@ -53,3 +53,21 @@ def test_in_the_confounded_pool_length_tells_need():
 def test_other_pools_stay_as_they_are():
     pool = scored().assign(pool="real")
     pd.testing.assert_frame_equal(compositions.mixed(pool), pool.reset_index(drop=True))
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.3, 0.45, 0.7])
+def test_any_share_of_noise_can_be_drawn_and_what_is_scarce_stays_whole(share):
+    pool = scored()
+    part = compositions.with_noise(pool, share, 3)
+    noise = part["kind"].isin(NOISE)
+    assert noise.mean() == pytest.approx(share, abs=0.03)  # every kind is rounded by itself
+    whole = pool["kind"].isin(NOISE)
+    assert noise.sum() == whole.sum() or (~noise).sum() == (~whole).sum()
+    assert list(part["id"]) == [one for one in pool["id"] if one in set(part["id"])]
+    pd.testing.assert_frame_equal(part, compositions.with_noise(pool, share, 3))
+
+
+def test_a_pool_without_noise_gets_none():
+    honest = scored().query("kind not in @NOISE")
+    for share in (0, 0.4):
+        pd.testing.assert_frame_equal(compositions.with_noise(honest, share, 0), honest)

@@ -11,9 +11,11 @@ import pytest
 
 from gateau_lib.data.kinds import KINDS, NEEDS_FAR
 from gateau_lib.experiments import (
+    cam_settings,
     compositions,
     explanations,
     ledger,
+    phase,
     ranking,
     recall,
     score_rows,
@@ -60,6 +62,10 @@ def measured() -> set[Selector]:
     effects = ("effect", "effect_far")
     add(["auc"], [*changed, *early, *effects], ["clean"])
     add(effects, KINDS, ["independent"])
+    layers = [f"cam_layer_{n + 1}" for n in range(cpu.layers)]
+    add(["auc"], [*cam_settings.LENGTHS, *layers], ["clean"])
+    halfway = [f"{name}{phase.SUFFIX}" for name in phase.HALF_WAY]
+    add([phase.METRIC], [*phase.FINISHED, *halfway], [f"{share:g}" for share in phase.SHARES])
     judges = ("one_segment", "attention", "attention_top", "attention_heads")
     add(["importance_correlation", "evidence_first"], judges, ["clean"])
     add(["link_auc"], ("strength", "distance", "specificity"), ["documents"])
