@@ -136,12 +136,6 @@ def by_family(verdicts: pd.DataFrame) -> pd.DataFrame:
     return table.assign(decided=table[list(DECISIVE)].sum(axis=1) / table.sum(axis=1))
 
 
-def strongest(verdicts: pd.DataFrame, count: int = 10) -> str:
-    """A Markdown list of the surest claims that hold or fail, whichever way they point, or "None."."""
-    rows = verdicts[verdicts["verdict"].isin(DECISIVE)].sort_values("p", kind="stable")[:count]
-    return "\n".join(f"- {sentence(row)}" for row in rows.itertuples()) or "None."
-
-
 @styled
 def forest(verdicts: pd.DataFrame) -> Figure:
     """Every claim's difference with its 95 % interval; grey ticks: the margin it has to pass or keep (08)."""

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from transformers import LlamaConfig
 
-from gateau_lib.experiments import gpu_page, gpu_record, machine_check, plan, setting_sources
+from gateau_lib.experiments import answers, gpu_page, gpu_record, machine_check, plan, setting_sources
 from gateau_lib.experiments.beside_evidence import NOTHING_YET
 from gateau_lib.experiments.evidence_files import read_evidence
 from gateau_lib.experiments.figures import verdict_table
-from gateau_lib.experiments.findings import strongest, summary
+from gateau_lib.experiments.findings import summary
 from gateau_lib.experiments.machine_check import GB
 from gateau_lib.methods.base import Options
 from gateau_lib.methods.reader import Lengths
@@ -31,7 +31,7 @@ from gateau_lib.study.profiles import PROFILES, Profile, resolve
 from gateau_lib.study.store import EVIDENCE, Study
 
 PROFILE = "cpu"  # of the published results
-SUREST = 5  # claims on the first screen of README.md
+SUREST = 8  # claims on the first screen of README.md
 PURPOSE = {
     "smoke": "tests",
     "cpu": "a laptop; the size of the published pairs",
@@ -103,7 +103,7 @@ def headline(found: pd.DataFrame | None, pairs: int) -> str:
     text += "Right: probability of the answer by length after training on short samples."
     picture = f"![{text}](results/{PROFILE}/figures/08_headline.svg)"
     counts = f"**{summary(found)}** [All of them.](#verdicts)"
-    surest = f"The surest of them, whichever way they point:\n\n{strongest(found, SUREST)}"
+    surest = f"The surest of what a reader of the papers would ask:\n\n{answers.headline(found, SUREST)}"
     return f"{picture}\n\n{text} Bars: 95 % intervals over {pairs} pairs of models.\n{counts} {surest}"
 
 

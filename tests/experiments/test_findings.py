@@ -108,15 +108,10 @@ def test_margins_are_where_the_verdict_turns(claim):
             assert (claims.decide(claim.relation, intervals.exact(claim.margin), point) == "holds") == holds
 
 
-def test_families_and_the_surest_claims():
-    table, count = findings.by_family(BETTER), BETTER["verdict"].value_counts()
+def test_families():
+    table = findings.by_family(BETTER)
     assert table[list(claims.VERDICTS)].to_numpy().sum() == len(LEDGER)
     assert table.loc["selection", "decided"] == pytest.approx(2 / 12) and table.loc["hmg", "decided"] == 0
-    surest = findings.strongest(BETTER, 2).splitlines()
-    decided = BETTER[BETTER["verdict"].isin(claims.DECISIVE)].sort_values("p")
-    assert [line.split("`")[1] for line in surest] == list(decided["id"][:2])
-    assert findings.strongest(BETTER).count("\n") == count["holds"] + count["fails"] - 1
-    assert findings.strongest(NOTHING) == "None."
 
 
 def test_costs_stand_beside_scores_and_arms():

@@ -1,0 +1,73 @@
+"""What verdicts say in plain words: under a notebook's question, and on the first screen of README.
+
+The sentences of ``answers.yml`` are chosen by the verdict and filled with its numbers, so none can say what the
+evidence does not.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from gateau_lib.experiments import beside_evidence
+from gateau_lib.experiments.beside_evidence import NOTHING_YET, Settled
+from gateau_lib.experiments.claims import DECISIVE
+from gateau_lib.experiments.ledger import load_claims
+from gateau_lib.study.store import Study
+
+SENTENCES = Path(__file__).with_name("answers.yml")
+HEADLINE = "headline"  # its entry that is no notebook's
+
+
+@cache
+def templates() -> dict[str, Any]:
+    """What ``answers.yml`` holds: `HEADLINE` with ids of claims, and notebook -> claim -> its sentences."""
+    return yaml.safe_load(SENTENCES.read_text(encoding="utf-8"))
+
+
+def told() -> dict[str, dict[str, str]]:
+    """The sentences ``holds``, ``fails`` and perhaps ``turned`` of each claim that has them."""
+    return {claim: said for name, by_claim in templates().items() if name != HEADLINE
+            for claim, said in by_claim.items()}  # fmt: skip
+
+
+def sentence(row: Any) -> str:
+    """One verdict (of `claims.verdicts`) in plain words; an open one by its statement, as open."""
+    sides = {"value": row.value, "against": row.against}
+    said = told()[row.id]
+    if row.verdict in DECISIVE:
+        kind = "turned" if row.verdict == "fails" and "turned" in said and turned(row) else row.verdict
+        return said[kind].format(**sides)
+    if pd.isna(row.value) or pd.isna(row.against):
+        return f"Not testable here: {row.statement}"
+    return f"Open ({row.value:.2f} against {row.against:.2f}): {row.statement}"
+
+
+def turned(row: Any) -> bool:
+    """Whether a claim that one side is above or below the other fails with its interval beyond zero."""
+    relation = {claim.id: claim.relation for claim in load_claims()}[row.id]
+    return {"above": row.high < 0, "below": row.low > 0}.get(relation, False)
+
+
+def answer(study: Study, notebook: str) -> Any:
+    """The answer to a notebook's question for it to display, a sentence for each of its claims that are told."""
+    from IPython.display import Markdown
+
+    return Markdown(answer_text(beside_evidence.settled(study), notebook))
+
+
+def answer_text(found: Settled, notebook: str) -> str:
+    """The same as Markdown, from what the claims are judged by."""
+    rows = found.verdicts.set_index("id", drop=False).loc[list(templates()[notebook])]
+    if rows["value"].isna().all():
+        return f"**Answer.** {NOTHING_YET}"
+    return f"**Answer**, by {found.source} " + " ".join(sentence(row) for row in rows.itertuples())
+
+
+def headline(verdicts: pd.DataFrame, count: int = 20) -> str:
+    """Markdown list of `HEADLINE`'s claims that hold or fail, in plain words, the surest first; or "None."."""
+    rows = verdicts[verdicts["id"].isin(templates()[HEADLINE]) & verdicts["verdict"].isin(DECISIVE)]
+    rows = rows.sort_values("p", kind="stable")[:count]
+    return "\n".join(f"- {sentence(row)} (`{row.id}`)" for row in rows.itertuples()) or "None."
