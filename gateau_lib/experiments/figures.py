@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 
-from gateau_lib.experiments import ranking  # noqa: F401 - it names the columns of figures
+from gateau_lib.experiments import captions
 from gateau_lib.study.intervals import SEEDS, t_interval
-from gateau_lib.study.style import BLACK, BLUE, CYCLE, GREY, MARKERS, MUTED, ORANGE, RED, label, styled
+from gateau_lib.study.style import BLACK, BLUE, CYCLE, GREEN, GREY, MARKERS, MUTED, ORANGE, RED, label, styled
 
 FAR = "evidence beyond the short window"
 DASHED: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1}
@@ -61,6 +61,7 @@ def corpus(samples: pd.DataFrame, short_window: int) -> Figure:
     right.axvline(short_window, color=RED, linestyle="--")
     right.set(xlabel="evidence to end of response, tokens", xlim=(0, None))
     right.set_title("Distance (dashed: short window)")
+    fig.set_label(captions.corpus(samples, short_window))
     return fig
 
 
@@ -96,6 +97,7 @@ def scores_by_kind(
     axes[0].invert_yaxis()
     names = [Patch(color=RED, label=wanted), Patch(color=BLUE, label="other")]
     fig.legend(handles=names, loc="outside upper center", ncols=2)
+    fig.set_label(captions.scores_by_kind(scores, found, wanted))
     return fig
 
 
@@ -104,6 +106,7 @@ def dots(rows: pd.DataFrame, xlabel: str = "AUC", chance: float | None = 0.5) ->
     """One line a method, best first: dots for seeds, mean, 95 % interval, a colour a condition (03 to 08)."""
     fig, (axis,) = blank(6.5, (0.25 + 0.05 * rows["condition"].nunique()) * rows["method"].nunique() + 1.1)
     draw_dots(axis, rows, xlabel, chance)
+    fig.set_label(captions.dots(rows, xlabel, chance))
     return fig
 
 
@@ -153,12 +156,18 @@ def importance_and_attention(segments: pd.DataFrame, evidence: Sequence[int], ti
     axis.xaxis.get_major_locator().set_params(integer=True)
     fig.suptitle(title, x=0.01, ha="left", fontsize=10)
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    fig.set_label(captions.importance_and_attention(segments, evidence))
     return fig
 
 
 @styled
-def pair_matrix(terms: pd.DataFrame, threshold: float, kind: str) -> Figure:
-    """ProLong's ``strength`` of every sampled pair of segments: row ``i`` read after column ``j`` (05)."""
+def pair_matrix(
+    terms: pd.DataFrame, threshold: float, kind: str, planted: Collection[tuple[int, int]] = ()
+) -> Figure:
+    """ProLong's ``strength`` of every sampled pair of segments: row ``i`` read after column ``j`` (05).
+
+    Crosses: the pairs ``(i, j)`` of ``planted``.
+    """
     size = int(terms["i"].max()) + 1
     grid = np.full((size, size), np.nan)
     grid[terms["i"], terms["j"]] = terms["strength"]
@@ -166,11 +175,16 @@ def pair_matrix(terms: pd.DataFrame, threshold: float, kind: str) -> Figure:
     image = axis.imshow(grid, cmap="PuOr_r", vmin=-1, vmax=1, interpolation="nearest")
     strong = terms[terms["strength"] > threshold]
     axis.scatter(strong["j"], strong["i"], s=8, facecolors="none", edgecolors=BLACK, linewidths=0.6)
+    if planted:
+        rows, columns = zip(*sorted(planted), strict=True)
+        axis.scatter(columns, rows, s=42, marker="x", color=GREEN, linewidths=1.6, label="planted link")
+        axis.legend(loc="upper right")
     axis.set(xlabel="earlier segment j", ylabel="segment i", title=f"Pairs of segments, {kind} document")
     axis.locator_params(integer=True)
     axis.grid(False)
     name = f"dependency strength (circles: above {threshold:g})"
     fig.colorbar(image, ax=axis, shrink=0.85, extend="min", label=name)
+    fig.set_label(captions.pair_matrix(terms, threshold, set(planted)))
     return fig
 
 
@@ -185,6 +199,7 @@ def correlation(matrix: pd.DataFrame, title: str = "Spearman correlation of the 
     axis.set_yticks(range(size), [label(c) for c in matrix.index])
     axis.set_title(title)
     fig.colorbar(image, ax=axis, shrink=0.85)
+    fig.set_label(captions.correlation(matrix))
     return fig
 
 
@@ -201,6 +216,7 @@ def turning(panels: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
         axis.tick_params(length=0)
     if not panels:
         says_empty(axes[0], pd.DataFrame())
+    fig.set_label(captions.turning(panels))
     return fig
 
 
@@ -226,6 +242,7 @@ def composition(counts: pd.DataFrame) -> Figure:
     axis.invert_yaxis()
     axis.set_xlabel("samples")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    fig.set_label(captions.composition(counts))
     return fig
 
 
@@ -257,6 +274,7 @@ def cost(rows: pd.DataFrame) -> Figure:
         axis.invert_yaxis()
     for axis in (left, middle):
         axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    fig.set_label(captions.cost(share))
     return fig
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
+from gateau_lib.experiments import captions
 from gateau_lib.experiments.claims import DECISIVE, VERDICTS, Claim, load_claims
 from gateau_lib.experiments.figures import blank, draw_dots, name_lines
 from gateau_lib.experiments.ranking import COLUMN_OF
@@ -155,6 +156,7 @@ def forest(verdicts: pd.DataFrame) -> Figure:
         if (verdicts["verdict"] == name).any():
             axis.plot([], [], marker, color=colour, label=name, markersize=6)
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(VERDICTS))
+    fig.set_label(summary(verdicts))
     return fig
 
 
@@ -192,4 +194,7 @@ def headline(metrics: pd.DataFrame) -> Figure:
     if len(skip):
         right.legend(loc="lower left")  # no room beside the axes; recall of short contexts stays above it
     right.set_title("Short samples only: what extends the window?")
+    lengths = skip.assign(length=skip["condition"].astype(int))
+    told = captions.dots(auc, "AUC"), captions.by_length(lengths, "probability of the answer")
+    fig.set_label(" ".join(told))
     return fig

@@ -150,6 +150,9 @@ def drawing(tables: pd.DataFrame) -> Figure:
         line[0].set_ylabel("points of 100")
     handles, labels = axes[0][0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=4)
+    fig.set_label(
+        f"Drawn are {tables['reported'].count()} reported points and {tables['measured'].count()} of ours."
+    )
     return fig
 
 

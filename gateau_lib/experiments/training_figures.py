@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 
+from gateau_lib.experiments import captions
 from gateau_lib.experiments.figures import DASHED, blank, draw_table, name_lines, says_empty
 from gateau_lib.study.intervals import SEEDS, t_interval
 from gateau_lib.study.style import BLACK, BLUE, CYCLE, GREY, MARKERS, ORANGE, RED, label, look, styled
@@ -28,6 +29,7 @@ def loss_curves(log: pd.DataFrame) -> Figure:
     axis.set(xlabel="optimizer step", ylabel="loss, nats per token", ylim=(0, None))
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend()
+    fig.set_label(captions.loss_curves(log))
     return fig
 
 
@@ -45,6 +47,7 @@ def by_length(
         axis.axvline(length, **DASHED)
         place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
         axis.annotate(name, (length, 1), (0, 2), **place, fontsize=7, color="#555555")
+    fig.set_label(captions.by_length(rows.assign(length=rows["condition"].astype(int)), ylabel))
     return fig
 
 
@@ -86,6 +89,7 @@ def perplexity_lines(rows: pd.DataFrame) -> Figure:
     axis.yaxis.set_major_formatter("{x:,.0f}")
     axis.yaxis.set_minor_locator(NullLocator())
     axis.set(xlabel="tokens read", ylabel="perplexity of the last tokens")
+    fig.set_label(captions.by_length(rows.assign(value=np.exp(rows["nll"])), "perplexity", "{:,.1f}".format))
     return fig
 
 
@@ -103,6 +107,7 @@ def positions(drawn: Mapping[str, Sequence[int]], prompt: int, window: int, targ
     axis.grid(False)
     turns = [Patch(color=BLUE, label="user turn"), Patch(color=RED, label="response")]
     fig.legend(handles=[*turns, dashed], loc="outside lower center", ncols=3)
+    fig.set_label(captions.positions(drawn, target))
     return fig
 
 
@@ -117,6 +122,7 @@ def reach(panels: Mapping[str, np.ndarray], jumps: Sequence[int]) -> Figure:
                 line(place - 0.5, color=RED, linewidth=0.8, linestyle="--")
         axis.set(title=title, xlabel="token that is exchanged", ylabel="token whose output changes")
         axis.grid(False)
+    fig.set_label(captions.reach(panels, jumps))
     return fig
 
 
@@ -131,6 +137,7 @@ def padding(batches: Mapping[str, Sequence[tuple[int, int]]]) -> Figure:
         axis.set(title=name, xlabel="batch")
     axes[0].set_ylabel("tokens forwarded")
     axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    fig.set_label(captions.padding(batches))
     return fig
 
 
@@ -149,6 +156,7 @@ def needle_maps(panels: Mapping[str, pd.DataFrame], measured: str = RIGHT) -> Fi
     fig.supxlabel(LENGTH, fontsize=9)
     fig.supylabel("depth of the needle", fontsize=9)
     fig.colorbar(image, ax=axes, shrink=0.7, label=measured)
+    fig.set_label(captions.needle_maps(panels, measured))
     return fig
 
 
@@ -174,6 +182,7 @@ def cost_and_quality(panels: Mapping[str, pd.DataFrame]) -> Figure:
         axis.margins(y=0.12)  # for the names
         if rows["condition"].nunique() > 1:
             axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    fig.set_label(captions.cost_and_quality(panels))
     return fig
 
 
@@ -194,6 +203,7 @@ def differences(table: pd.DataFrame, reference: str, xlabel: str) -> Figure:
     draw_differences(axis, table, [(GREY if m == reference else BLUE, "o") for m in table.index])
     name_lines(axis, table.index)
     axis.set(xlabel=xlabel)
+    fig.set_label(captions.differences(table.drop(index=reference, errors="ignore"), xlabel))
     return fig
 
 

@@ -1,7 +1,10 @@
 """The house style of the figures: colours for colour-blind readers too, names of methods, byte-stable SVG."""
 
 import io
-from typing import Any
+import re
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib
 import pandas as pd
@@ -27,6 +30,7 @@ STYLE: Any = {
 styled = matplotlib.rc_context(STYLE)  # decorates a function that draws
 # Models that stand in several figures of lines look the same in all of them.
 LINES = ["theta_a_stretched", "normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all", "base"]
+_SHOWN: dict[str, dict[str, int]] = {}  # chapter -> figure -> number, in order of appearance
 
 
 def label(method: str) -> str:
@@ -51,18 +55,36 @@ def text_table(frame: pd.DataFrame) -> Any:
     return Markdown(text)  # type: ignore[no-untyped-call]
 
 
-def show(study: Study, fig: Figure, name: str) -> Any:
-    """Write ``figures/<name>.svg`` of the study, byte-stable, and return it for a notebook to display."""
-    from IPython.display import SVG
+def show(study: Study, fig: Figure, name: str) -> "Shown":
+    """Write ``figures/<name>.svg`` of the study, byte-stable; what is returned a notebook can display.
 
+    Its caption is the figure's label, numbered within the chapter that the name begins with.
+    """
     path = atomic_write(evidence.place(study, "figures", name, "svg"), svg(fig))
-    return SVG(filename=str(path))  # type: ignore[no-untyped-call]
+    chapter = name.partition("_")[0]
+    places = _SHOWN.setdefault(chapter, {})
+    number = places.setdefault(name, len(places) + 1)
+    return Shown(path, f"**Figure {chapter.lstrip('0')}.{number}** {fig.get_label()}")
+
+
+class Shown(NamedTuple):
+    """A figure's file and its caption, Markdown; a notebook displays the one above the other."""
+
+    path: Path
+    caption: str
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import SVG, Markdown, display
+
+        display(SVG(filename=str(self.path)), Markdown(self.caption))  # type: ignore[no-untyped-call]
 
 
 def svg(fig: Figure) -> str:
-    """The figure as SVG text."""
+    """The figure as SVG text; its label is what a screen reader reads."""
     out = io.StringIO()
     with matplotlib.rc_context(STYLE):
         fig.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     # Matplotlib ends some lines with spaces.
-    return "\n".join(map(str.rstrip, out.getvalue().splitlines())) + "\n"
+    text = "\n".join(map(str.rstrip, out.getvalue().splitlines())) + "\n"
+    title = f"<title>{escape(str(fig.get_label()))}</title>"
+    return re.sub(r"<svg [^>]*>", lambda opening: f"{opening[0]}\n {title}", text, count=1)

@@ -1,5 +1,6 @@
 """Every figure draws headless from a tidy table, says what it must, and saves to the same bytes twice."""
 
+import re
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gateau_lib.experiments import claims, figures, findings, training_figures
+from gateau_lib.experiments import captions, claims, figures, findings, training_figures
 from gateau_lib.study import store, style
 from gateau_lib.study.style import svg
 
@@ -99,6 +100,12 @@ CASES = {
         "Spearman",
     ),
     "composition": (lambda: figures.composition(COUNTS), "near duplicate"),
+    "turning": (
+        lambda: figures.turning(
+            {"finished": pd.DataFrame({"0%": [0.9, 0.4], "60%": [0.2, 0.5]}, ["cam", "hmg"])}, "noise"
+        ),
+        "finished",
+    ),
     "cost": (lambda: figures.cost(COST), "share of the released procedure"),
     "cost_and_quality": (
         lambda: training_figures.cost_and_quality(
@@ -117,6 +124,8 @@ def test_figure_is_svg_with_its_text_and_stable_bytes(name):
     first = svg(draw())
     RNG.bit_generator.state = state
     assert first == svg(draw())
+    said = re.search(r"<title>(.+)</title>", first)
+    assert said and said[1].endswith(".") and said[1] != captions.NOTHING and "nan" not in said[1]
     assert text in first and "<dc:date>" not in first and "NaN" not in first.split("<defs>")[-1]
 
 
@@ -124,6 +133,11 @@ def test_same_bytes_in_another_process(tmp_path, monkeypatch):
     monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path))
     study = store.open_study("smoke")
     style.show(study, figures.composition(COUNTS), "05_selections")
+    again = (
+        style.show(study, figures.composition(COUNTS), "05_other"),
+        style.show(study, figures.composition(COUNTS), "05_selections"),
+    )
+    assert [shown.caption.partition("** ")[0] for shown in again] == ["**Figure 5.2", "**Figure 5.1"]
     path = study.root / "figures" / "05_selections.svg"
     assert path == tmp_path / "smoke" / "figures" / "05_selections.svg"
     code = (
