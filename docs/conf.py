@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
 
+import nbformat
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import chapters  # noqa: E402
+import claim_pages  # noqa: E402
 
 from gateau_lib.study.store import results_root  # noqa: E402
 
-PAGES = HERE / "notebooks"
-shutil.rmtree(PAGES, ignore_errors=True)
-PAGES.mkdir()
-for executed in sorted((results_root() / "cpu" / "notebooks").glob("*.ipynb")):
+RESULTS = results_root() / "cpu"
+PAGES, FIGURES, CLAIMS = HERE / "notebooks", HERE / "_static" / "figures", HERE / "claims"
+for made in (PAGES, FIGURES, CLAIMS):
+    shutil.rmtree(made, ignore_errors=True)
+(PAGES / "as-run").mkdir(parents=True)
+recorded = json.loads((RESULTS / "manifest.json").read_text()) if (RESULTS / "manifest.json").exists() else {}
+for executed in sorted((RESULTS / "notebooks").glob("[0-9][0-9]_*.ipynb")):
     if not executed.name.endswith(".failed.ipynb"):
-        shutil.copy(executed, PAGES)
+        shutil.copy(executed, PAGES / "as-run")
+        page = chapters.chapter(nbformat.read(executed, as_version=4), FIGURES, "../_static/figures")
+        if executed.stem in recorded.get("notebooks", {}):
+            page.cells.append(chapters.colophon(executed.stem, recorded))
+        nbformat.write(page, PAGES / executed.name)
+claim_pages.write(CLAIMS)
 
 project = "GATEAU, ProLong and SkipAlign, studied end to end"
 author = "The maintainers"
 html_title = "Long-context data selection"
 extensions = ["myst_nb", "sphinx-mathjax-offline"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "notebooks/as-run"]
 templates_path = ["_templates"]
 suppress_warnings = ["myst.xref_missing", "mystnb.unknown_mime_type"]  # links to files that are not pages
 

@@ -20,6 +20,7 @@ from gateau_lib.study import notebooks
 pytest.importorskip("myst_nb")
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+SAYS = 'AUC: from a <small> score (0.10) to "large" (0.90).'
 TITLE, FORMULA = (
     "01 · Title of a chapter",
     "$$\n\\begin{aligned}\na_i &= b_i \\\\\nc &= \\sum_i a_i\n\\end{aligned}\n$$",
@@ -32,9 +33,17 @@ def page(text: str) -> nbformat.NotebookNode:
         "display_data", {"text/markdown": text, "text/plain": "<Markdown object>"}
     )
     cell = nbformat.v4.new_code_cell("Markdown(table)", execution_count=1, outputs=[output])
+    drawn = [
+        nbformat.v4.new_output("display_data", {"image/svg+xml": "<svg/>", "text/plain": "<SVG object>"}),
+        nbformat.v4.new_output("display_data", {"text/markdown": f"**Figure 1.1** {SAYS}", "text/plain": ""}),
+    ]
+    drawing = nbformat.v4.new_code_cell(
+        "# NBVAL_CHECK_OUTPUT\nstyle.show(study, drawing)", execution_count=2, outputs=drawn
+    )
+    hidden = nbformat.v4.new_code_cell("profile: str = 'cpu'", metadata={"tags": ["parameters"]})
     prose = nbformat.v4.new_markdown_cell(f"# {TITLE}\n\n{FORMULA}")
     spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return nbformat.v4.new_notebook(metadata={"kernelspec": spec}, cells=[prose, cell])
+    return nbformat.v4.new_notebook(metadata={"kernelspec": spec}, cells=[prose, hidden, cell, drawing])
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +71,8 @@ def html(tmp_path_factory) -> str:
     ]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert (place / "html" / "_static" / "figures" / "figure-1-1.svg").read_text() == "<svg/>"
+    assert len(list((place / "html" / "claims").glob("*.html"))) == len(claims.load_claims()) + 1
     return (place / "html" / "notebooks" / "01_title.html").read_text(encoding="utf-8")
 
 
@@ -92,3 +103,21 @@ def test_a_line_of_a_formula_is_one_equation(path):
     for cell in notebooks.read(path)["cells"]:
         for formula in re.findall(r"\$\$(.*?)\$\$", notebooks.source(cell), flags=re.S):
             assert not re.search(r"\\q?quad", formula), f"write it as aligned lines: {formula[:60]}"
+
+
+def test_a_figure_has_its_caption_and_says_it_to_who_cannot_see_it(html):
+    body = html[html.index("<article") :]
+    (shown,) = re.findall(r'<figure class="drawn" id="figure-1-1">(.*?)</figure>', body, flags=re.S)
+    (alternative,) = re.findall(r'alt="(.*?)"', shown)
+    assert unescape(alternative) == SAYS and unescape(shown).endswith(f"{SAYS}</figcaption>")
+    assert '<a href="../_static/figures/figure-1-1.svg">' in shown
+
+
+def test_machinery_is_out_of_sight(html):
+    assert "NBVAL_CHECK_OUTPUT" not in html and "profile: str" not in unescape(html)
+    assert html.count("<details") == 2  # both cells draw or write, so their code is folded
+
+
+def test_every_claim_has_a_page(html):
+    body = html[html.index('id="pst-primary-sidebar"') : html.index("<main")]
+    assert 'href="../claims/index.html"' in body

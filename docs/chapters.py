@@ -1,0 +1,80 @@
+"""From an executed notebook to a chapter of the site: figures with captions, machinery folded, where it comes from."""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from nbformat import NotebookNode, v4
+
+MARK = "# NBVAL_CHECK_OUTPUT\n"  # for the tests
+OUT_OF_SIGHT = {"parameters", "injected-parameters"}
+SVG, MARKDOWN = "image/svg+xml", "text/markdown"
+CAPTION = re.compile(r"\*\*(Figure (\d+)\.(\d+))\*\* (.*)", re.S)
+REMADE = """---
+
+Made by `{command}` from commit `{commit}`{dirty}, in {minutes:.1f} minutes with at most {memory:.1f} GB on {machine}.
+{{download}}`This notebook as it ran <{name}>`.
+"""
+
+
+def chapter(notebook: NotebookNode, figures: Path, place: str) -> NotebookNode:
+    """The notebook as readers see it; its drawings are written to ``figures``, whose address is ``place``."""
+    kept = []
+    for cell in notebook.cells:
+        if OUT_OF_SIGHT & set(cell.metadata.get("tags", ())):
+            continue
+        if cell.cell_type == "code":
+            cell.source = cell.source.removeprefix(MARK)
+            if any(output.output_type in ("display_data", "execute_result") for output in cell.outputs):
+                cell.metadata["tags"] = [*cell.metadata.get("tags", ()), "hide-input"]
+            cell.outputs = with_figures(cell.outputs, figures, place)
+        kept.append(cell)
+    notebook.cells = kept
+    return notebook
+
+
+def with_figures(outputs: list[NotebookNode], figures: Path, place: str) -> list[NotebookNode]:
+    """Outputs with each drawing and the caption after it in one piece."""
+    found: list[NotebookNode] = []
+    for output in outputs:
+        caption = CAPTION.fullmatch(output.get("data", {}).get(MARKDOWN, ""))
+        if caption and found and SVG in found[-1].get("data", {}):
+            drawing = found.pop()["data"][SVG]
+            found.append(
+                v4.new_output("display_data", {"text/html": figure(drawing, caption, figures, place)})
+            )
+        else:
+            found.append(output)
+    return found
+
+
+def figure(drawing: str, caption: re.Match[str], figures: Path, place: str) -> str:
+    """HTML of a drawing that is a file of its own, so that it can be opened at its full size."""
+    number, chapter_number, part, says = caption.groups()
+    name = f"figure-{chapter_number}-{part}"
+    figures.mkdir(parents=True, exist_ok=True)
+    (figures / f"{name}.svg").write_text(drawing, encoding="utf-8")
+    address, said = f"{place}/{name}.svg", escape(says)
+    return (
+        f'<figure class="drawn" id="{name}"><a href="{address}"><img class="dark-light" src="{address}" alt="{said}"></a>'
+        f"<figcaption><strong>{number}</strong> {said}</figcaption></figure>"
+    )
+
+
+def colophon(name: str, manifest: dict[str, Any]) -> NotebookNode:
+    """What a chapter was made from, and what it cost; of the entry of a profile's manifest."""
+    entry, machine = manifest["notebooks"][name], manifest["machine"]
+    device = machine["cpu"] if machine["device"] == "cpu" else f"{machine['device']}, {machine['cpu']}"
+    told = {
+        "command": "make reproduce",
+        "commit": entry["commit"][:12],
+        "dirty": " (with changes)" if entry["dirty"] else "",
+        "minutes": entry["seconds"] / 60,
+        "memory": entry["peak_memory_mb"] / 1024,
+        "machine": f"{machine['cores']} cores ({device})",
+        "name": f"as-run/{name}.ipynb",
+    }
+    return v4.new_markdown_cell(REMADE.format(**told))

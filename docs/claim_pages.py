@@ -1,0 +1,120 @@
+"""A page a claim, and one of all of them: statement, rule, values, interval, and how to make them again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from gateau_lib.experiments import evidence_files, findings
+from gateau_lib.experiments.claims import by_pair
+from gateau_lib.experiments.ledger import Claim, Selector, load_claims
+from gateau_lib.study.style import label
+
+RULES = {
+    "above": "is above the other side: the 95 % interval of the difference excludes zero, and its mean reaches the margin",
+    "below": "is below the other side: the 95 % interval of the difference excludes zero, and its mean reaches the margin",
+    "not_below": "is not worse than the other side by more than the tolerance: the interval stays inside it",
+    "within": "is the same as the other side up to the tolerance: the interval stays inside it",
+}
+
+
+def write(folder: Path) -> None:
+    """All pages into a folder, from the committed evidence; without evidence every claim is not testable."""
+    folder.mkdir(parents=True)
+    found = evidence_files.read_evidence(evidence_files.place())
+    verdicts = found.verdicts()
+    (folder / "index.md").write_text(index(verdicts), encoding="utf-8")
+    rows = verdicts.set_index("id", drop=False)
+    for claim in load_claims():
+        text = page(claim, rows.loc[claim.id], found.metrics, len(rows.query("family == @claim.family")))
+        (folder / f"{claim.id}.md").write_text(text, encoding="utf-8")
+
+
+def index(verdicts: pd.DataFrame) -> str:
+    """Counts by paper, then every claim with its numbers."""
+    table = findings.by_paper(verdicts)
+    head = ["of", *table.columns]
+    lines = [[paper, *map(str, row)] for paper, row in zip(table.index, table.to_numpy(), strict=True)]
+    parts = [f"# All claims\n\n{findings.summary(verdicts)}\n\n{_table(head, lines)}"]
+    parts.append("*field* is what others hold against the papers, *ours* are the study's own claims.")
+    for paper, rows in verdicts.groupby("paper", sort=False):
+        lines = [
+            [f"[{row.statement}]({row.id}.md)", f"**{row.verdict}**", *numbers(row)]
+            for row in rows.itertuples()
+        ]
+        parts.append(
+            f"## {paper}\n\n{_table(['claim', 'verdict', 'measured', 'against', 'difference'], lines)}"
+        )
+    hidden = "```{toctree}\n:hidden:\n:glob:\n\n*\n```"
+    return "\n\n".join([*parts, hidden]) + "\n"
+
+
+def page(claim: Claim, verdict: pd.Series, metrics: pd.DataFrame, among: int) -> str:
+    """One claim."""
+    value, against, difference = numbers(verdict)
+    kind = "margin" if claim.relation in ("above", "below") else "tolerance"
+    lines = [
+        ["measured", f"{side(claim.value)}: {value}"],
+        ["against", f"{side(claim.against)}: {against}"],
+        ["difference", difference],
+        ["rule", f"The measured side {RULES[claim.relation]}."],
+        [kind, f"{claim.margin:g}, fixed on {claim.fixed}"],
+        ["family", f"{claim.family}, {among} claims; Holm's procedure allows for all of them"],
+        ["whose", f"{claim.paper}: {claim.source}"],
+    ]
+    shown = f"Its figures stand in [chapter {claim.evidence[:2]}](../notebooks/{claim.evidence}.ipynb)."
+    again = (
+        "`make evidence PAIRS=12` makes the rows again, `python -m gateau_lib.evidence --judge` only the verdict. "
+        f"The rows are those of `results/evidence/metrics.csv` with {where(claim)}."
+    )
+    parts = [
+        f"# {claim.statement}",
+        f"**{verdict['verdict']}**: {verdict['reason']}.",
+        _table(["", ""], lines),
+    ]
+    return "\n\n".join([*parts, pairs_table(claim, metrics), shown, again]) + "\n"
+
+
+def pairs_table(claim: Claim, metrics: pd.DataFrame) -> str:
+    """Both sides for every pair of models."""
+    if not len(metrics):
+        return "No pair has been measured here yet."
+    measured = by_pair(metrics, claim.value)
+    other = by_pair(metrics, claim.against) if isinstance(claim.against, Selector) else None
+    lines = []
+    for pair, value in measured.items():
+        against = claim.against if other is None else other.get(pair, float("nan"))
+        lines.append(
+            [str(pair), *(f"{float(x):.3f}" for x in (value, against, float(value) - float(against)))]
+        )
+    return (
+        _table(["pair", "measured", "against", "difference"], lines) if lines else "No pair has rows of it."
+    )
+
+
+def side(selected: Selector | float) -> str:
+    """One side of a claim in words."""
+    if not isinstance(selected, Selector):
+        return "a fixed value"
+    metric = selected.metric.replace("_", " ")
+    return f"{metric}, {label(selected.method)}, condition {selected.condition}"
+
+
+def where(claim: Claim) -> str:
+    """The rows of a claim."""
+    sides = [each for each in (claim.value, claim.against) if isinstance(each, Selector)]
+    told = (f"metric `{s.metric}`, method `{s.method}`, condition `{s.condition}`" for s in sides)
+    return ", and ".join(dict.fromkeys(told))
+
+
+def numbers(row: pd.Series) -> list[str]:
+    """Measured, against, and the difference with its interval."""
+    if pd.isna(row.difference):
+        return ["–", "–", "–"]
+    gap = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+    return [f"{row.value:.3f}", f"{row.against:.3f}", gap]
+
+
+def _table(head: list[str], lines: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))
