@@ -15,11 +15,12 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import chapters  # noqa: E402
 import claim_pages  # noqa: E402
 
+from gateau_lib.experiments import explorer  # noqa: E402
 from gateau_lib.study.store import results_root  # noqa: E402
 
 RESULTS = results_root() / "cpu"
-PAGES, FIGURES, CLAIMS = HERE / "notebooks", HERE / "_static" / "figures", HERE / "claims"
-for made in (PAGES, FIGURES, CLAIMS):
+PAGES, FIGURES, CLAIMS, EXTRA = (HERE / name for name in ("notebooks", "_static/figures", "claims", "_extra"))
+for made in (PAGES, FIGURES, CLAIMS, EXTRA):
     shutil.rmtree(made, ignore_errors=True)
 (PAGES / "as-run").mkdir(parents=True)
 recorded = json.loads((RESULTS / "manifest.json").read_text()) if (RESULTS / "manifest.json").exists() else {}
@@ -31,6 +32,11 @@ for executed in sorted((RESULTS / "notebooks").glob("[0-9][0-9]_*.ipynb")):
             page.cells.append(chapters.colophon(executed.stem, recorded))
         nbformat.write(page, PAGES / executed.name)
 claim_pages.write(CLAIMS)
+explored = RESULTS / "tables" / f"{explorer.FILE}.json"
+EXTRA.mkdir(parents=True)
+if explored.exists():
+    made_page = explorer.page(explored.read_text(encoding="utf-8"), "index.html")
+    (EXTRA / "explorer.html").write_text(made_page, encoding="utf-8")
 
 project = "GATEAU, ProLong and SkipAlign, studied end to end"
 author = "The maintainers"
@@ -55,8 +61,9 @@ html_theme_options = {
     "footer_start": [],
     "footer_end": [],
 }
-html_context = {"default_mode": "auto"}
 html_sidebars = {"**": ["chapters.html"]}
 html_static_path = ["_static"]
+html_extra_path = ["_extra"]
+html_context = {"default_mode": "auto", "explorer": explored.exists()}
 html_css_files = ["site.css"]
 html_show_sourcelink = False
