@@ -276,10 +276,3 @@ def cost(rows: pd.DataFrame) -> Figure:
         axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     fig.set_label(captions.cost(share))
     return fig
-
-
-def verdict_table(verdicts: pd.DataFrame) -> str:
-    """Markdown table of verdicts (`claims.verdicts`): claim, whose, verdict, why."""
-    head = "| claim | of | verdict | why |\n|---|---|---|---|"
-    lines = (f"| {r.statement} | {r.paper} | **{r.verdict}** | {r.reason} |" for r in verdicts.itertuples())
-    return "\n".join([head, *lines]) + "\n"

@@ -17,8 +17,7 @@ from transformers import LlamaConfig
 from gateau_lib.experiments import answers, gpu_page, gpu_record, machine_check, plan, setting_sources
 from gateau_lib.experiments.beside_evidence import NOTHING_YET
 from gateau_lib.experiments.evidence_files import read_evidence
-from gateau_lib.experiments.figures import verdict_table
-from gateau_lib.experiments.findings import summary
+from gateau_lib.experiments.findings import by_paper, summary
 from gateau_lib.experiments.machine_check import GB
 from gateau_lib.methods.base import Options
 from gateau_lib.methods.reader import Lengths
@@ -48,6 +47,9 @@ def generated(results: Path, sources: Path) -> dict[str, dict[str, str]]:
     """The generated parts, Markdown: page -> name -> text, from ``results`` (cpu, evidence) and sources."""
     audit = _table(("setting", "paper profile", "source, or what was assumed"), setting_sources.rows())
     found = {"README.md": readme(results, sources), "docs/cluster.md": {"plan": example()}}
+    known = read_evidence(results.parent / EVIDENCE)
+    pairs = known.metrics["pair"].nunique()
+    found["docs/index.md"] = {"headline": home(known.verdicts() if pairs else None, pairs)}
     found["docs/gpu.md"] = {"gpu": gpu_page.page(gpu_record.newest(results.parent / "cards"))}
     return found | {"docs/scale.md": {"plans": plans(), "audit": audit}}
 
@@ -82,7 +84,7 @@ def readme(results: Path, sources: Path) -> dict[str, str]:
     parts = {"headline": headline(found, known.metrics["pair"].nunique())}
     parts |= {"cost": cost(made), "reading": reading(made, sources)}
     parts["gpu"] = f"- {gpu_page.headline(gpu_record.newest(results.parent / 'cards'))}"
-    parts["verdicts"] = NOTHING_YET if found is None else verdict_table(found).strip()
+    parts["verdicts"] = verdicts(found)
     return parts | {"profiles": profiles()}
 
 
@@ -92,19 +94,38 @@ def _table(head: Sequence[str], rows: Iterable[Iterable[str]], align: str = "---
     return "\n".join([text[0], "|---|" + f"{align}|" * (len(head) - 1), *text[1:]])
 
 
-def headline(found: pd.DataFrame | None, pairs: int) -> str:
-    """The headline figure, the number of claims that hold, fail and stay open, the surest of them.
+def headline(
+    found: pd.DataFrame | None, pairs: int, results: str = "results", every: str = "#verdicts"
+) -> str:
+    """The findings in words, the surest first, the headline figure, how many claims hold, fail and stay open.
 
     ``found``: verdicts over so many ``pairs`` of models; None: there is no evidence, so no picture either.
+    ``results``, ``every``: where a page finds the figures and all claims.
     """
     if found is None:
         return NOTHING_YET
     text = "Left: how well each score finds samples with far evidence, without noise and with much of it. "
     text += "Right: probability of the answer by length after training on short samples."
-    picture = f"![{text}](results/{PROFILE}/figures/08_headline.svg)"
-    counts = f"**{summary(found)}** [All of them.](#verdicts)"
-    surest = f"The surest of what a reader of the papers would ask:\n\n{answers.headline(found, SUREST)}"
-    return f"{picture}\n\n{text} Bars: 95 % intervals over {pairs} pairs of models.\n{counts} {surest}"
+    picture = f"![{text}]({results}/{PROFILE}/figures/08_headline.svg)"
+    surest = f"**What was found**, over {pairs} pairs of models, the surest first:\n\n{answers.headline(found, SUREST)}"
+    counts = f"{summary(found)} [All of them.]({every})"
+    return f"{surest}\n\n{counts}\n\n{picture}\n\n{text} Bars: 95 % intervals over pairs."
+
+
+def verdicts(found: pd.DataFrame | None) -> str:
+    """How many claims hold, fail and stay open, a line a paper; None: there is no evidence."""
+    if found is None:
+        return NOTHING_YET
+    table = by_paper(found)
+    rows = (
+        [str(paper), *map(str, counts)] for paper, counts in zip(table.index, table.to_numpy(), strict=True)
+    )
+    return _table(("of", *table.columns), rows, "---:")
+
+
+def home(found: pd.DataFrame | None, pairs: int) -> str:
+    """The findings on the first page of the site, as in README.md."""
+    return headline(found, pairs, "../results", "claims/index.md") if found is not None else NOTHING_YET
 
 
 def cost(made: dict[str, Any]) -> str:

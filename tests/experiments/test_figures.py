@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gateau_lib.experiments import captions, claims, figures, findings, training_figures
+from gateau_lib.experiments import captions, figures, findings, training_figures
 from gateau_lib.study import store, style
 from gateau_lib.study.style import svg
 
@@ -149,12 +149,6 @@ def test_same_bytes_in_another_process(tmp_path, monkeypatch):
     assert again.stdout == path.read_text(encoding="utf-8")
 
 
-def test_verdict_table_lists_every_claim():
-    table = figures.verdict_table(claims.verdicts(AUC, "cpu"))
-    assert table.count("\n") == len(claims.load_claims()) + 2
-    assert "**not testable here**" in table and "nan" not in table
-
-
 def test_figures_of_metrics_say_when_there_is_nothing_to_draw():
     for draw in (
         figures.dots,
@@ -162,11 +156,6 @@ def test_figures_of_metrics_say_when_there_is_nothing_to_draw():
         findings.headline,
     ):
         assert "no rows at this scale" in svg(draw(AUC.iloc[:0]))
-
-
-def test_verdict_table_tells_why():
-    verdict = {"statement": "A keeps B.", "paper": "ours", "verdict": "fails", "reason": "too wide"}
-    assert "| A keeps B. | ours | **fails** | too wide |" in figures.verdict_table(pd.DataFrame([verdict]))
 
 
 def test_shares_close_to_one_are_drawn_large_and_rankings_from_zero_to_one():

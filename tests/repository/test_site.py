@@ -11,10 +11,9 @@ from html import unescape
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 import pytest
 
-from gateau_lib.experiments import claims, figures
+from gateau_lib.experiments import claims
 from gateau_lib.study import notebooks
 
 pytest.importorskip("myst_nb")
@@ -52,8 +51,8 @@ def html(tmp_path_factory) -> str:
     place = tmp_path_factory.mktemp("site")
     executed = place / "results" / "cpu" / "notebooks"
     executed.mkdir(parents=True)
-    table = figures.verdict_table(
-        claims.verdicts(pd.DataFrame(columns=["metric", "method", "condition", "seed", "value"]), "cpu")
+    table = "\n".join(
+        ["| claim | verdict |", "|---|---|", *(f"| {c.statement} | holds |" for c in claims.load_claims())]
     )
     nbformat.write(page(f"{table}\n- **one** of a list\n- another\n"), executed / "01_title.ipynb")
     shutil.copytree(ROOT / "docs", place / "docs", ignore=shutil.ignore_patterns("_build", "notebooks"))
