@@ -12,6 +12,7 @@ import pandas as pd
 
 from gateau_lib.experiments import evidence_files
 from gateau_lib.experiments.claims import DECISIVE, by_pair, verdicts
+from gateau_lib.experiments.findings import summary
 from gateau_lib.experiments.ledger import Selector, load_claims
 from gateau_lib.study.evidence import read_metrics
 from gateau_lib.study.intervals import SEEDS
@@ -95,7 +96,8 @@ def table(study: Study, notebook: str, rows: Rows = ()) -> str:
             row = judged.loc[name]
             cells += [_sides(row), _difference(row), f"**{row['verdict']}**", row["reason"]]
         lines.append("|".join(["", *cells, ""]))
-    return "\n".join(lines if judged is not None else [NOTHING_YET, "", *lines])
+    counts = NOTHING_YET if judged is None else summary(judged.reset_index())
+    return "\n".join([counts, "", *lines])
 
 
 def _sides(row: pd.Series) -> str:
