@@ -14,13 +14,15 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import chapters  # noqa: E402
 import claim_pages  # noqa: E402
+import theory_figures  # noqa: E402
 
 from gateau_lib.experiments import explorer  # noqa: E402
 from gateau_lib.study.store import results_root  # noqa: E402
 
 RESULTS = results_root() / "cpu"
-PAGES, FIGURES, CLAIMS, EXTRA = (HERE / name for name in ("notebooks", "_static/figures", "claims", "_extra"))
-for made in (PAGES, FIGURES, CLAIMS, EXTRA):
+MADE = ("notebooks", "_static/figures", "claims", "_extra", "_static/theory")
+PAGES, FIGURES, CLAIMS, EXTRA, THEORY = (HERE / name for name in MADE)
+for made in (PAGES, FIGURES, CLAIMS, EXTRA, THEORY):
     shutil.rmtree(made, ignore_errors=True)
 (PAGES / "as-run").mkdir(parents=True)
 recorded = json.loads((RESULTS / "manifest.json").read_text()) if (RESULTS / "manifest.json").exists() else {}
@@ -32,6 +34,7 @@ for executed in sorted((RESULTS / "notebooks").glob("[0-9][0-9]_*.ipynb")):
             page.cells.append(chapters.colophon(executed.stem, recorded))
         nbformat.write(page, PAGES / executed.name)
 claim_pages.write(CLAIMS)
+theory_figures.write(THEORY)
 explored = RESULTS / "tables" / f"{explorer.FILE}.json"
 EXTRA.mkdir(parents=True)
 if explored.exists():
