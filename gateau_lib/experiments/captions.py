@@ -84,6 +84,17 @@ def importance_and_attention(segments: pd.DataFrame, evidence: Sequence[int]) ->
     )
 
 
+def token_losses(tokens: Sequence[str], losses: Mapping[str, Sequence[float]]) -> str:
+    """Where each reader loses most against the first."""
+    first, *others = losses
+    told = []
+    for name in others:
+        gap = np.subtract(losses[name], losses[first])
+        word = tokens[int(gap.argmax())].strip()
+        told.append(f"the {name} on “{word}”, {decimals(gap.max())} nats more")
+    return f"Against the {first}, most is lost by {'; by '.join(told)}."
+
+
 def pair_matrix(terms: pd.DataFrame, threshold: float, planted: Collection[tuple[int, int]]) -> str:
     """How many pairs are strong, and how many of the planted links are among them."""
     strong = terms["strength"] > threshold

@@ -161,6 +161,20 @@ def importance_and_attention(segments: pd.DataFrame, evidence: Sequence[int], ti
 
 
 @styled
+def token_losses(tokens: Sequence[str], losses: Mapping[str, Sequence[float]]) -> Figure:
+    """Loss of each token of one response, nats, a row a reader (03)."""
+    table = pd.DataFrame(dict(losses)).T
+    fig, (axis,) = blank(0.62 * len(tokens) + 2.2, 0.36 * len(losses) + 1)
+    colours: dict[str, Any] = {"cmap": "Oranges", "vmin": 0, "cbar": False, "linewidths": 0.5}
+    seaborn.heatmap(table, ax=axis, annot=True, fmt=".1f", annot_kws={"fontsize": 8}, **colours)
+    axis.set_xticks(np.arange(len(tokens)) + 0.5, tokens, rotation=40, ha="right")
+    axis.set(xlabel="", ylabel="")
+    axis.tick_params(length=0)
+    fig.set_label(captions.token_losses(tokens, losses))
+    return fig
+
+
+@styled
 def pair_matrix(
     terms: pd.DataFrame, threshold: float, kind: str, planted: Collection[tuple[int, int]] = ()
 ) -> Figure:

@@ -57,6 +57,11 @@ def test_peaks_of_importance_and_attention(evidence, end):
     ) and told.endswith(end)
 
 
+def test_the_token_that_a_reader_loses_most_on():
+    told = captions.token_losses(["a", " b "], {"long model": [0.5, 0.5], "short model": [0.25, 2.5]})
+    assert told == "Against the long model, most is lost by the short model on “b”, 2.00 nats more."
+
+
 def test_pairs_count_the_strong_ones_and_the_planted_among_them():
     table = pd.DataFrame({"i": [1, 2, 2, 3], "j": [0, 0, 1, 2], "strength": [0.5, 0.3, 0.01, 0.2]})
     told = captions.pair_matrix(table, 0.1, {(1, 0), (2, 1)})

@@ -94,6 +94,12 @@ CASES = {
     "scores": (lambda: figures.scores_by_kind(SCORES, ["far"]), "HMG as published"),
     "dots": (lambda: figures.dots(AUC), "confounded"),
     "importance": (lambda: figures.importance_and_attention(SEGMENTS, [3]), "attention from the response"),
+    "tokens": (
+        lambda: figures.token_losses(
+            ["The", "sum", "is"], {"long model": [0.1, 0.2, 0], "cut": [0.2, 3.5, 0]}
+        ),
+        "long model",
+    ),
     "pairs": (lambda: figures.pair_matrix(terms(), 0.1, "dependent"), "earlier segment j"),
     "correlation": (
         lambda: figures.correlation(SCORES.pivot_table(index="kind", columns="method").T.corr()),
