@@ -101,6 +101,6 @@ gpu-checks: $(READY) ## measure what a GPU does with the library, in minutes; TI
 	@$(PYTHON_RUN) gateau_lib.gpu_checks $(if $(TINY),--tiny)
 
 clean: ## remove caches and what smoke runs left; keeps the environment and the evidence in results
-	@rm -rf results/*/cache results/smoke results/smoke-* results/rehearse-* results/evidence-smoke* results/cards-tiny docs/_build docs/notebooks docs/claims docs/_static/figures docs/_static/theory docs/_extra
+	@rm -rf results/*/cache results/smoke results/smoke-* results/rehearse-* results/evidence-smoke* results/cards-tiny docs/_build docs/notebooks docs/claims docs/_static/figures docs/_static/theory docs/library docs/project docs/_extra
 	@rm -rf .pytest_cache .ruff_cache .hypothesis .mypy_cache .import_linter_cache .coverage*
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -14,15 +14,17 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import chapters  # noqa: E402
 import claim_pages  # noqa: E402
+import made_pages  # noqa: E402
+import reference  # noqa: E402
 import theory_figures  # noqa: E402
 
 from gateau_lib.experiments import explorer  # noqa: E402
 from gateau_lib.study.store import results_root  # noqa: E402
 
 RESULTS = results_root() / "cpu"
-MADE = ("notebooks", "_static/figures", "claims", "_extra", "_static/theory")
-PAGES, FIGURES, CLAIMS, EXTRA, THEORY = (HERE / name for name in MADE)
-for made in (PAGES, FIGURES, CLAIMS, EXTRA, THEORY):
+MADE = ("notebooks", "_static/figures", "claims", "_extra", "_static/theory", "library", "project")
+PAGES, FIGURES, CLAIMS, EXTRA, THEORY, LIBRARY, PROJECT = (HERE / name for name in MADE)
+for made in map(HERE.joinpath, MADE):
     shutil.rmtree(made, ignore_errors=True)
 (PAGES / "as-run").mkdir(parents=True)
 recorded = json.loads((RESULTS / "manifest.json").read_text()) if (RESULTS / "manifest.json").exists() else {}
@@ -35,6 +37,8 @@ for executed in sorted((RESULTS / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         nbformat.write(page, PAGES / executed.name)
 claim_pages.write(CLAIMS)
 theory_figures.write(THEORY)
+reference.write(LIBRARY)
+made_pages.write(PROJECT, RESULTS, recorded)
 explored = RESULTS / "tables" / f"{explorer.FILE}.json"
 EXTRA.mkdir(parents=True)
 if explored.exists():
@@ -53,7 +57,7 @@ nb_execution_mode = "off"
 nb_merge_streams = True
 nb_render_markdown_format = "myst"  # what a cell writes as Markdown; the default, CommonMark, has no tables
 nb_ipywidgets_js = {}  # these come from another host
-myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_enable_extensions = ["deflist", "dollarmath", "amsmath"]
 myst_heading_anchors = 3
 
 html_theme = "pydata_sphinx_theme"

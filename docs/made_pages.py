@@ -1,0 +1,124 @@
+"""Pages made of results and of the repository's own files: costs, errata, README and the rest."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gateau_lib.experiments import answers, evidence_files
+from gateau_lib.experiments.defects import RELEASED, WORDS
+from gateau_lib.study.style import label
+
+ROOT = Path(__file__).parents[1]
+COPIED = {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+ADDRESS = "https://"
+
+
+def write(folder: Path, results: Path, manifest: dict[str, Any]) -> None:
+    """All of them; what has no results here says so."""
+    folder.mkdir(parents=True)
+    for source, name in COPIED.items():
+        (folder / name).write_text(copied((ROOT / source).read_text(encoding="utf-8")), encoding="utf-8")
+    (folder / "cost.md").write_text(cost(manifest), encoding="utf-8")
+    (folder / "errata.md").write_text(errata(results / "tables" / "05_fixes.csv"), encoding="utf-8")
+
+
+def copied(text: str) -> str:
+    """A file of the repository as a page: links lead to pages, and where there is none only the words stay."""
+    text = re.sub(r"<!-- .*? -->\n", "", text)
+    text = re.sub(r"!\[([^]]*)\]\((results/[^)]+)\)", r"![\1](../../\2)", text)
+
+    def lead(match: re.Match[str]) -> str:
+        said, target = match.groups()
+        if target.startswith((ADDRESS, "#")):
+            return match[0]
+        notebook = re.fullmatch(r"(?:results/cpu/)?notebooks/(\d\d_\w+)\.ipynb", target)
+        if notebook:
+            return f"[{said}](../notebooks/{notebook[1]}.ipynb)"
+        if target in COPIED:
+            return f"[{said}]({COPIED[target]})"
+        page = re.fullmatch(r"docs/(\w+\.md)", target)
+        return f"[{said}](../{page[1]})" if page else said
+
+    return re.sub(r"(?<!!)\[([^]]*)\]\(([^)\s]+)\)", lead, text)
+
+
+def cost(manifest: dict[str, Any]) -> str:
+    """What the chapters cost on the machine that made them, and what each selector reads."""
+    parts = ["# What it costs"]
+    if manifest.get("notebooks"):
+        machine = manifest["machine"]
+        parts.append(
+            f"`make reproduce` on {machine['cores']} cores ({machine['cpu']}), nothing ready before:"
+        )
+        rows = [
+            [
+                f"[{name[:2]}](../notebooks/{name}.ipynb)",
+                f"{entry['seconds'] / 60:.1f}",
+                f"{entry['peak_memory_mb'] / 1024:.1f}",
+            ]
+            for name, entry in manifest["notebooks"].items()
+        ]
+        parts.append(_table(["chapter", "minutes", "GB"], rows))
+    found = evidence_files.read_evidence(evidence_files.place()).metrics
+    priced = (
+        found[found["metric"] == "forwarded"].groupby("method")["value"].mean() if len(found) else pd.Series()
+    )
+    if len(priced):
+        parts.append(
+            "Tokens that models read to score a pool, as a multiple of the pool's own tokens (none: no model is asked):"
+        )
+        rows = [
+            [label(str(name)), f"{value:.1f}" if value else "none"]
+            for name, value in priced.sort_values().items()
+        ]
+        parts.append(_table(["score", "times the pool"], rows))
+    parts.append(
+        "Seconds a pass, against the plain forward pass and against the released procedures: `make bench`, shown in chapter 05."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def errata(changes: Path) -> str:
+    """Defects of released code with what each changes here, and claims of the papers that failed."""
+    parts = ["# Errata and negative results", "## Claims of the papers that failed here"]
+    verdicts = evidence_files.read_evidence(evidence_files.place()).verdicts()
+    failed = verdicts[
+        (verdicts["verdict"] == "fails") & verdicts["paper"].isin(["GATEAU", "ProLong", "SkipAlign"])
+    ]
+    told = answers.told()
+    lines = []
+    for row in failed.sort_values("p", kind="stable").itertuples():
+        said = answers.sentence(row) if row.id in told else f"Not so: {row.statement}"
+        lines.append(f"- {row.paper}: {said} [The claim](../claims/{row.id}.md).")
+    parts.append("\n".join(lines) or "None has been judged here yet.")
+    parts.append("## Defects of the released procedures")
+    if changes.exists():
+        table = pd.read_csv(changes)
+        rows = [
+            [
+                row.score,
+                WORDS.get(row.defect, ("", row.defect if row.defect != RELEASED else RELEASED))[1],
+                f"{row.rank_correlation:.2f}" if pd.notna(row.rank_correlation) else "–",
+                str(row.lost),
+                f"{row.cost:.1f}",
+            ]
+            for row in table.itertuples()
+        ]
+        head = [
+            "score",
+            "what the released code does",
+            "rank correlation with the mended score",
+            "samples lost",
+            "times the tokens",
+        ]
+        parts.append(_table(head, rows))
+    parts.append("What was tried for this study and did not work stands in [the log](../log.md).")
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
