@@ -21,7 +21,9 @@ def write(folder: Path, results: Path, manifest: dict[str, Any]) -> None:
     """All of them; what has no results here says so."""
     folder.mkdir(parents=True)
     for source, name in COPIED.items():
-        (folder / name).write_text(copied((ROOT / source).read_text(encoding="utf-8")), encoding="utf-8")
+        text = copied((ROOT / source).read_text(encoding="utf-8"))
+        text = "# The repository\n" + text.partition("\n")[2] if source == "README.md" else text
+        (folder / name).write_text(text, encoding="utf-8")
     (folder / "cost.md").write_text(cost(manifest), encoding="utf-8")
     (folder / "errata.md").write_text(errata(results / "tables" / "05_fixes.csv"), encoding="utf-8")
 
