@@ -91,8 +91,8 @@ readme: $(READY) ## write the generated parts of README.md, from results/cpu, an
 site: $(READY) ## the executed cpu notebooks as web pages in docs/_build/html; works offline
 	@$(PYTHON_RUN) sphinx -q -b html docs docs/_build/html && echo "open docs/_build/html/index.html"
 
-lab: $(READY) ## JupyterLab on the source notebooks
-	@$(PYTHON_RUN) jupyterlab notebooks
+lab: $(READY) ## JupyterLab on the course; the chapters are one folder up
+	@$(PYTHON_RUN) jupyterlab notebooks --allow-root --LabApp.default_url=/lab/tree/course
 
 bench: $(READY) ## measure scoring speed on this machine
 	@$(PYTHON_RUN) gateau_lib.bench

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pandas as pd
 
 from gateau_lib.experiments import answers, evidence_files
@@ -24,6 +25,7 @@ def write(folder: Path, results: Path, manifest: dict[str, Any]) -> None:
         text = copied((ROOT / source).read_text(encoding="utf-8"))
         text = "# The repository\n" + text.partition("\n")[2] if source == "README.md" else text
         (folder / name).write_text(text, encoding="utf-8")
+    (folder / "course.md").write_text(course(ROOT / "notebooks" / "course" / "solutions"), encoding="utf-8")
     (folder / "cost.md").write_text(cost(manifest), encoding="utf-8")
     (folder / "errata.md").write_text(errata(results / "tables" / "05_fixes.csv"), encoding="utf-8")
 
@@ -81,6 +83,31 @@ def cost(manifest: dict[str, Any]) -> str:
     parts.append(
         "Seconds a pass, against the plain forward pass and against the released procedures: `make bench`, shown in chapter 05."
     )
+    return "\n\n".join(parts) + "\n"
+
+
+def course(solutions: Path) -> str:
+    """The exercises, from their headings."""
+    parts = [
+        "# Course",
+        "Exercises with checks that say what is wrong, in `notebooks/course` (`make lab` opens there). Nothing trains a",
+    ]
+    parts[1] += " model: each cell takes seconds. Solutions stand in `notebooks/course/solutions`."
+    rows = []
+    for path in sorted(solutions.glob("*.ipynb")):
+        texts = [
+            cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"
+        ]
+        chapter = re.search(r"\((\.\./(\d\d_\w+\.ipynb))\)", texts[0])
+        title = texts[0].partition("\n")[0].removeprefix("# ")
+        if chapter:
+            title = f"[{title}](../notebooks/{chapter[2]})"
+        for text in texts:
+            asked = re.match(r"## \d · (.+)\n\n\*(\w+), (\d+) minutes\.\*", text)
+            if asked:
+                rows.append([title, *asked.groups()])
+                title = ""
+    parts.append(_table(["chapter", "exercise", "difficulty", "minutes"], rows))
     return "\n\n".join(parts) + "\n"
 
 

@@ -44,7 +44,8 @@ def collect(study: Study, data: Path, pair: Path) -> Data:
     sizes, tokenizer = study.profile, loading.load_tokenizer(pair / "long")
     few = table.sort_values("id").groupby("kind", sort=False).head(EACH)["id"]
     encoded = {name: encode(drawn[name], tokenizer, sizes.max_length) for name in few}
-    example = min((e for e in encoded.values() if e.context), key=lambda e: len(e.ids))
+    short = read_samples(data / "short" / "0.jsonl")
+    example = encode(next(sample for sample in short if sample.context), tokenizer)
     return {
         "window": sizes.short_window,
         "length": sizes.segment_length,
