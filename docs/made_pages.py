@@ -11,9 +11,10 @@ import pandas as pd
 
 from gateau_lib.experiments import answers, evidence_files
 from gateau_lib.experiments.defects import RELEASED, WORDS
+from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.style import label
 
-ROOT = Path(__file__).parents[1]
+ROOT = PACKAGE.parent
 COPIED = {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 ADDRESS = "https://"
 

@@ -55,6 +55,9 @@ def html(tmp_path_factory) -> str:
         ["| claim | verdict |", "|---|---|", *(f"| {c.statement} | holds |" for c in claims.load_claims())]
     )
     nbformat.write(page(f"{table}\n- **one** of a list\n- another\n"), executed / "01_title.ipynb")
+    figures = ROOT / "results" / "cpu" / "figures"
+    if figures.exists():  # README and the home page show one
+        shutil.copytree(figures, place / "results" / "cpu" / "figures")
     shutil.copytree(ROOT / "docs", place / "docs", ignore=shutil.ignore_patterns("_build", "notebooks"))
     environment = os.environ | {"GATEAU_RESULTS": str(place / "results"), "PYTHONPATH": str(ROOT)}
     command = [

@@ -1,0 +1,126 @@
+"""The whole site in a real browser: nothing fails, nothing is fetched, nothing sticks out, pictures have words."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from browser import needs_browser, rendered, told
+
+pytest.importorskip("myst_nb")
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results" / "cpu"
+pytestmark = pytest.mark.skipif(
+    not (RESULTS / "manifest.json").exists(), reason="no results/cpu: make reproduce"
+)
+CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+LOOKED_AT = [
+    "index",
+    "theory",
+    "glossary",
+    "claims/index",
+    "library/methods",
+    "project/errata",
+    "project/readme",
+]
+LOOKED_AT += [f"notebooks/{name}" for name in CHAPTERS]
+# In a theme: what came from elsewhere, pictures without words or content, tables as text, what sticks out.
+LOOK = """
+document.documentElement.dataset.theme = "%s";
+const inside = document.querySelector("article");
+const all = (what) => [...inside.querySelectorAll(what)];
+const short = (node) => node.tagName + " " + (node.textContent || node.src || "").trim().slice(0, 60);
+const scrolled = (node) => {
+  for (let at = node; at && at !== inside; at = at.parentElement) {
+    if (/(auto|scroll|hidden|clip)/.test(getComputedStyle(at).overflowX)) return true;
+  }
+  return false;
+};
+const edge = inside.getBoundingClientRect().right + 2;
+const over = (each) => each.getBoundingClientRect().right > edge && !scrolled(each);
+return {
+  outside: performance.getEntriesByType("resource").map((each) => each.name).filter((name) => !/^(file|data):/.test(name)),
+  wordless: all("img").filter((each) => !each.alt || /\\\\.(svg|png)$/.test(each.alt)).map((each) => each.src),
+  broken: all("img").filter((each) => each.complete && !each.naturalWidth).map((each) => each.src),
+  piped: all("p").filter((each) => each.textContent.split("|").length > 8).map(short),
+  wide: all("pre, table, img, mjx-container, p, li").filter(over).map(short),
+  page: document.documentElement.scrollWidth > innerWidth + 2,
+};
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The site, as `make site` builds it."""
+    place = tmp_path_factory.mktemp("site")
+    shutil.copytree(ROOT / "docs", place / "docs", ignore=shutil.ignore_patterns("_build", "notebooks"))
+    (place / "results").symlink_to(ROOT / "results")
+    environment = os.environ | {"GATEAU_RESULTS": str(ROOT / "results"), "PYTHONPATH": str(ROOT)}
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-W",
+        "--keep-going",
+        "-b",
+        "html",
+        "-d",
+        str(place / "trees"),
+    ]
+    command += [str(place / "docs"), str(place / "html")]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return place / "html"
+
+
+@needs_browser
+@pytest.mark.parametrize(("theme", "width"), [("light", 1400), ("dark", 500)])
+@pytest.mark.parametrize("name", LOOKED_AT)
+def test_a_page_is_whole(site, name, theme, width):
+    failed, seen = json.loads(told(rendered(site / f"{name}.html", LOOK % theme, width)))
+    assert failed == []
+    assert {what: found for what, found in seen.items() if found} == {}
+
+
+@needs_browser
+def test_the_explorer_is_there_and_works(site):
+    if not (site / "explorer.html").exists():
+        pytest.skip("no explorer data in results/cpu: make reproduce")
+    script = "const all = document.querySelectorAll('#segments .segment');"
+    script += "return [byId('found').textContent, all.length, document.documentElement.scrollWidth]"
+    failed, (found, segments, wide) = json.loads(told(rendered(site / "explorer.html", script, 500)))
+    assert failed == [] and found.startswith("AUC ") and segments > 3 and wide <= 502
+
+
+def test_links_and_anchors_lead_somewhere(site):
+    pages = {
+        path: path.read_text(encoding="utf-8") for path in site.rglob("*.html") if "_static" not in path.parts
+    }
+    marks = {path: set(re.findall(r'\bid="([^"]+)"', text)) for path, text in pages.items()}
+    lost = []
+    for path, text in pages.items():
+        for link in set(re.findall(r'<a [^>]*href="([^"]+)"', text)):
+            if re.match(r"[a-z]+:", link):
+                continue
+            target, _, anchor = unescape(unquote(link)).partition("#")
+            there = (path.parent / target).resolve() if target else path
+            if not there.exists() or (anchor and there in marks and anchor not in marks[there]):
+                lost.append(f"{path.relative_to(site)}: {link}")
+    assert lost == []
+
+
+def test_a_search_for_contextual_awareness_finds_chapter_04(site):
+    index = (site / "searchindex.js").read_text(encoding="utf-8")
+    found = json.loads(re.search(r"Search\.setIndex\((.*)\)", index, flags=re.S)[1])  # type: ignore[index]
+    places = [found["terms"][stem] for stem in ("contextu", "awar")]
+    both = set.intersection(*({each} if isinstance(each, int) else set(each) for each in places))
+    assert "notebooks/04_cam_scoring" in {found["docnames"][place] for place in both}
