@@ -48,7 +48,7 @@ const edge = inside.getBoundingClientRect().right + 2;
 const over = (each) => each.getBoundingClientRect().right > edge && !scrolled(each);
 return {
   outside: performance.getEntriesByType("resource").map((each) => each.name).filter((name) => !/^(file|data):/.test(name)),
-  wordless: all("img").filter((each) => !each.alt || /\\\\.(svg|png)$/.test(each.alt)).map((each) => each.src),
+  wordless: all("img").filter((each) => !each.alt || /\\.(svg|png)$/.test(each.alt)).map((each) => each.src),
   broken: all("img").filter((each) => each.complete && !each.naturalWidth).map((each) => each.src),
   piped: all("p").filter((each) => each.textContent.split("|").length > 8).map(short),
   wide: all("pre, table, img, mjx-container, p, li").filter(over).map(short),
