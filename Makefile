@@ -33,8 +33,8 @@ reproduce: $(READY) ## bring results/PROFILE up to date: runs the notebooks that
 smoke cpu gpu paper: $(READY) ## the same at that scale; PLAN=1 only prints cost and what is missing; gpu takes PAIR=name, gpu and paper REHEARSE=1
 	@$(STUDY) $(call named,$@) $(OPTIONS)
 
-evidence: $(READY) ## the study for PAIRS=8 pairs of models, what the verdicts rest on; SEED=50 for others, COMPARE=1 for how they agree
-	@$(PYTHON_RUN) gateau_lib.evidence --pairs $(PAIRS) --seed $(SEED) $(if $(COMPARE),--compare)
+evidence: $(READY) ## the study for PAIRS=8 pairs of models, what the verdicts rest on; SEED=50 for others, COMPARE=50 for how they agree with those
+	@$(PYTHON_RUN) gateau_lib.evidence --pairs $(PAIRS) --seed $(SEED) $(if $(COMPARE),--compare $(filter-out 1,$(COMPARE)))
 
 status: $(READY) ## what is stale, and why
 	@$(STUDY) $(call named,$(PROFILE)) $(OPTIONS) --status
