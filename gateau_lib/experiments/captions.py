@@ -26,6 +26,8 @@ def extremes(values: pd.Series, form: Form = decimals) -> str:
     low, high = values.idxmin(), values.idxmax()
     if len(values) == 1:
         return f"{label(str(low))} ({form(values[low])})"
+    if values[low] == values[high]:
+        return f"all {form(values[low])}"
     return f"from {label(str(low))} ({form(values[low])}) to {label(str(high))} ({form(values[high])})"
 
 
@@ -38,11 +40,14 @@ def dots(rows: pd.DataFrame, measure: str, chance: float | None = 0.5) -> str:
         means = part.groupby("method", sort=False)["value"].mean()
         over = "" if chance is None else f", {(means > chance).sum()} of {len(means)} above chance"
         parts.append(f"{label(str(condition))}: {extremes(means)}{over}")
-    return f"{measure}, {'; '.join(parts)}." if rows["condition"].nunique() > 1 else _one(measure, parts[0])
+    if len(parts) == 1:
+        return f"{begun(measure)}: {parts[0].partition(': ')[2]}."
+    return f"{begun(measure)}, {'; '.join(parts)}."
 
 
-def _one(measure: str, part: str) -> str:
-    return f"{measure}: {part.partition(': ')[2]}."
+def begun(measure: str) -> str:
+    """A measure's name at the beginning of a sentence; a symbol stays what it is."""
+    return measure if measure.startswith("p(") else measure[0].upper() + measure[1:]
 
 
 def scores_by_kind(scores: pd.DataFrame, found: Collection[str], wanted: str) -> str:
@@ -56,7 +61,7 @@ def scores_by_kind(scores: pd.DataFrame, found: Collection[str], wanted: str) ->
     }
     if not areas:
         return NOTHING
-    return f"How often a sample with {wanted} scores above another: {extremes(pd.Series(areas))}."
+    return f"How often “{wanted}” scores above the rest: {extremes(pd.Series(areas))}."
 
 
 def corpus(samples: pd.DataFrame, short_window: int) -> str:
@@ -174,7 +179,7 @@ def by_length(rows: pd.DataFrame, measure: str, form: Form = decimals) -> str:
     told = "; ".join(
         f"at {length:,.0f} tokens {extremes(means[length], form)}" for length in dict.fromkeys(ends)
     )
-    return f"{measure[0].upper()}{measure[1:]}: {told}."
+    return f"{begun(measure)}: {told}."
 
 
 def positions(drawn: Mapping[str, Sequence[int]], target: int) -> str:
@@ -229,7 +234,7 @@ def differences(table: pd.DataFrame, measure: str) -> str:
     if held.empty:
         return NOTHING
     signed: Form = "{:+.2f}".format
-    text = f"{measure[0].upper()}{measure[1:]}: {extremes(held['difference'], signed)}"
+    text = f"{begun(measure)}: {extremes(held['difference'], signed)}"
     sure = held.dropna(subset=["low", "high"])
     if len(sure) and np.isfinite(sure[["low", "high"]]).all(axis=None):
         apart = ((sure["low"] > 0) | (sure["high"] < 0)).sum()

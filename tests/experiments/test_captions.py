@@ -33,7 +33,7 @@ def test_scores_by_kind_are_areas():
     table = pd.DataFrame({"kind": ["far", "near"] * 4, "method": ["a"] * 4 + ["b"] * 4})
     table["value"] = [3, 1, 4, 2, 1, 3, np.nan, 4]
     told = captions.scores_by_kind(table, ["far"], "far evidence")
-    assert told == "How often a sample with far evidence scores above another: from b (0.00) to a (1.00)."
+    assert told == "How often “far evidence” scores above the rest: from b (0.00) to a (1.00)."
     assert captions.scores_by_kind(table[table["kind"] == "far"], ["far"], "x") == captions.NOTHING
 
 
@@ -100,8 +100,10 @@ def test_lines_by_length_and_losses():
         {"method": ["a", "b"] * 2, "length": [256, 256, 2048, 2048], "value": [0.9, 0.8, 0.1, 0.5]}
     )
     assert captions.by_length(table, "p(answer)") == (
-        "P(answer): at 256 tokens from b (0.80) to a (0.90); at 2,048 tokens from a (0.10) to b (0.50)."
+        "p(answer): at 256 tokens from b (0.80) to a (0.90); at 2,048 tokens from a (0.10) to b (0.50)."
     )
+    alike = captions.by_length(table.assign(value=0.5), "probability")
+    assert alike == "Probability: at 256 tokens all 0.50; at 2,048 tokens all 0.50."
     log = pd.DataFrame({"model": ["a", "a", "b"], "step": [2, 1, 1], "loss": [0.1, 3.0, 0.2]})
     assert captions.loss_curves(log) == "Loss at the last step: from a (0.10) to b (0.20) nats per token."
 
