@@ -9,6 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from gateau_lib.sources import hub
 from gateau_lib.study.code_hash import path_hash
 from gateau_lib.study.devices import device
 from gateau_lib.study.profiles import Profile, Stage
-from gateau_lib.study.progress import track
+from gateau_lib.study.progress import say, track
 from gateau_lib.study.store import Study, artefact
 from gateau_lib.training.pretrain_rows import BACKGROUND_SAMPLE, BACKGROUND_WEIGHT, RowMaker
 
@@ -34,6 +35,7 @@ LOG_EVERY, CHECK_EVERY = 10, 20  # steps
 AT_ONCE = 8192  # tokens of a forward pass that every machine holds
 HELD_OUT = 64  # facts of each kind that tell when training may end
 LONG_SEED = 500_000  # added for the long model's rows, which no pair's short model has seen
+ATTEMPTS, ANEW = 3, 1_000_000  # times that a pair is begun; between their seeds
 ONE_TONGUE = 0.55  # share of the short model's stages in which all texts are in the first tongue
 TRAINED_ON = 0.4  # share of the tokens that have a loss
 # Speed of an A100 in single precision, in which this trains, over bfloat16's (its data sheet).
@@ -205,7 +207,34 @@ def cost(profile: Profile, short: Size, long: Size) -> list[Work]:
 
 
 def pair(study: Study, corpus: Path) -> Path:
-    """The study's homologous pair: a folder with ``short``, ``long`` and, if it trained, ``training.json``.
+    """The study's homologous pair, see `trained_once`; one that misses its recall target is begun anew.
+
+    Up to `ATTEMPTS` times, from other weights and other texts; if all miss it, the one that recalls most.
+    What a pair is later judged by plays no part.
+    """
+    target, found = study.profile.recall_target, {}
+    for attempt in range(ATTEMPTS):
+        folder = trained_once(replace(study, seed=study.seed + attempt * ANEW), corpus)
+        reached = recalled(folder) if study.profile.short_model == "scratch" and target else target
+        if reached >= target:
+            return folder
+        found[folder] = reached
+        left = "another is begun" if attempt + 1 < ATTEMPTS else "the best of them is taken"
+        say(
+            f"pair of seed {study.seed}: recalls {reached:.2f} of held-out tokens, {target:g} are wanted; {left}"
+        )
+    return max(found, key=lambda folder: found[folder])
+
+
+def recalled(folder: Path) -> float:
+    """What the worse model of a pair recalled of held-out facts when its training ended, a share."""
+    log = json.loads((folder / "training.json").read_text())
+    last = ([row["held_out"] for row in log[name] if "held_out" in row][-1:] for name in ("short", "long"))
+    return min((shares[0] for shares in last if shares), default=0.0)
+
+
+def trained_once(study: Study, corpus: Path) -> Path:
+    """A homologous pair: a folder with ``short``, ``long`` and, if it trained, ``training.json``.
 
     ``scratch`` trains the pair; ``shipped`` copies the repository's pair and still trains the profile's few
     steps, so that the training code runs; anything else is a hub id or folder, whose files are linked.
@@ -237,4 +266,4 @@ def pair(study: Study, corpus: Path) -> Path:
                 for file in hub.model(study, source).iterdir():  # a copy would take the models' room twice
                     (out / name / file.name).symlink_to(file.resolve())
 
-    return artefact(study, "pair", build, code=[pair], **made_of)
+    return artefact(study, "pair", build, code=[trained_once], **made_of)

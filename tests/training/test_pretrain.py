@@ -384,3 +384,29 @@ def test_models_of_ones_own_are_loaded_and_saved(small_study, saved_pair):
         assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), its.parameters(), strict=True))
         assert mine.config.max_position_embeddings == its.config.max_position_embeddings
     assert not (folder / "training.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("shares", "begun", "taken"),
+    [({0: 0.9}, 1, 0), ({0: 0.5, 1: 0.95}, 2, 1), ({0: 0.5, 1: 0.7, 2: 0.6}, 3, 1)],
+)
+def test_a_pair_that_misses_its_target_is_begun_anew(monkeypatch, tmp_path, capsys, shares, begun, taken):
+    seeds = []
+
+    def fake(study, corpus):
+        attempt = (study.seed - 7) // pretrain.ANEW
+        seeds.append(study.seed)
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        checked = [{"held_out": 0.1}, {"loss": 1.0}, {"held_out": shares[attempt]}, {"loss": 0.5}]
+        log = {"short": checked, "long": [{"held_out": 0.99}]}
+        (folder / "training.json").write_text(json.dumps(log))
+        return folder
+
+    monkeypatch.setattr(pretrain, "trained_once", fake)
+    study = store.Study(replace(resolve("cpu"), recall_target=0.9), 7, tmp_path)
+    assert pretrain.pair(study, tmp_path) == tmp_path / str(taken)
+    assert seeds == [7 + attempt * pretrain.ANEW for attempt in range(begun)]
+    told = capsys.readouterr().err
+    assert told.count("are wanted; another is begun") == begun - 1
+    assert ("the best of them is taken" in told) == (max(shares.values()) < 0.9)
