@@ -28,7 +28,7 @@ def templates() -> dict[str, Any]:
 
 
 def told() -> dict[str, dict[str, str]]:
-    """The sentences ``holds``, ``fails`` and perhaps ``turned`` of each claim that has them."""
+    """The sentences ``holds``, ``fails`` and perhaps ``turned`` or ``more`` of each claim that has them."""
     return {claim: said for name, by_claim in templates().items() if name != HEADLINE
             for claim, said in by_claim.items()}  # fmt: skip
 
@@ -38,17 +38,21 @@ def sentence(row: Any) -> str:
     sides = {"value": row.value, "against": row.against}
     said = told()[row.id]
     if row.verdict in DECISIVE:
-        kind = "turned" if row.verdict == "fails" and "turned" in said and turned(row) else row.verdict
-        return said[kind].format(**sides)
+        beyond = {"fails": "turned", "holds": "more"}[row.verdict]
+        return said[beyond if beyond in said and turned(row) else row.verdict].format(**sides)
     if pd.isna(row.value) or pd.isna(row.against):
         return f"Not testable here: {row.statement}"
     return f"Open ({row.value:.2f} against {row.against:.2f}): {row.statement}"
 
 
 def turned(row: Any) -> bool:
-    """Whether a claim that one side is above or below the other fails with its interval beyond zero."""
+    """Whether the interval says more than the verdict.
+
+    That a claim of more or less fails, and the other way round; or that what is not worse is better.
+    """
     relation = {claim.id: claim.relation for claim in load_claims()}[row.id]
-    return {"above": row.high < 0, "below": row.low > 0}.get(relation, False)
+    beyond = {"above": row.high < 0, "below": row.low > 0, "not_below": row.low > 0}
+    return bool(beyond.get(relation, False))
 
 
 def answer(study: Study, notebook: str) -> Any:

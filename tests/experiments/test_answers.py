@@ -25,7 +25,8 @@ def verdict(name: str, said: str, **numbers: float) -> SimpleNamespace:
 @pytest.mark.parametrize("name", sorted(TOLD))
 def test_every_sentence_can_be_said_and_has_no_number_of_its_own(name):
     said = TOLD[name]
-    assert {"holds", "fails"} <= set(said) <= {"holds", "fails", "turned"}
+    assert {"holds", "fails"} <= set(said) <= {"holds", "fails", "turned", "more"}
+    assert "more" not in said or CLAIMS[name].relation == "not_below"
     assert len(set(said.values())) == len(said)
     if "turned" in said:
         assert CLAIMS[name].relation in ("above", "below")
@@ -64,6 +65,12 @@ def test_the_sentence_is_that_of_the_verdict_and_of_the_sign():
         assert answers.sentence(row) == said[told].format(**numbers)
     below = verdict("cam-wrong-with-noise", "fails", low=0.1, high=0.2)
     assert answers.turned(below) and not answers.turned(verdict("cam-wrong-with-noise", "fails"))
+    better = {"value": 0.5, "against": 0.25, "low": 0.1, "high": 0.3}
+    name, said = "short-instructions-suffice", TOLD["short-instructions-suffice"]
+    assert answers.sentence(verdict(name, "holds", **better)) == said["more"].format(**better)
+    same = better | {"low": -0.01}
+    assert answers.sentence(verdict(name, "holds", **same)) == said["holds"].format(**same)
+    name = "gateau-beats-random"
     # Nothing is said to be equal or different before it is decided.
     unsure = verdict(name, "inconclusive", low=-0.1, high=0.1)
     assert answers.sentence(unsure) == f"Open (0.12 against 0.38): {CLAIMS[name].statement}"
