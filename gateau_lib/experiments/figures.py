@@ -228,6 +228,7 @@ def turning(panels: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
         seaborn.heatmap(named, ax=axis, annot=True, fmt=".2f", annot_kws={"fontsize": 8}, **colours)
         axis.set(title=title, xlabel=xlabel, ylabel="")
         axis.tick_params(length=0)
+        axis.grid(False)
     if not panels:
         says_empty(axes[0], pd.DataFrame())
     fig.set_label(captions.turning(panels))

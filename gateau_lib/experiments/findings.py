@@ -19,7 +19,7 @@ from gateau_lib.study.style import BLUE, GREY, ORANGE, RED, styled
 
 REPORTED = Path(__file__).with_name("reported.yml")
 SETTINGS = ("real-world", "limited")  # 100,000 and 10,000 short instructions beside the long ones
-STATEMENT = 90  # characters of a claim beside its mark
+STATEMENT = 125  # characters of a claim beside its mark
 SHARE = 50  # per cent, the share all of the paper's tables have
 HEADLINE_SELECTORS = "hmg_minmax_ntk hmg_log_truncate contrast_log cam_default segment_contrast".split()
 HEADLINE_SELECTORS += "gateau_rank prolong ifd perplexity_guidance zlib_contrast longest".split()
@@ -143,7 +143,7 @@ def by_family(verdicts: pd.DataFrame) -> pd.DataFrame:
 def forest(verdicts: pd.DataFrame) -> Figure:
     """Every claim's difference with its 95 % interval; grey ticks: the margin it has to pass or keep (08)."""
     rules = {claim.id: claim for claim in load_claims()}
-    fig, (axis,) = blank(10.5, 0.24 * len(verdicts) + 1.2)
+    fig, (axis,) = blank(12, 0.24 * len(verdicts) + 1.2)
     for y, row in enumerate(verdicts.itertuples()):
         ticks = margins(rules[row.id]) if np.isfinite(row.difference) else []
         axis.plot(ticks, [y] * len(ticks), "|", color="#444444", markersize=9, linestyle="none")
