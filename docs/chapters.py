@@ -31,6 +31,8 @@ def chapter(notebook: NotebookNode, figures: Path, place: str) -> NotebookNode:
             if any(output.output_type in ("display_data", "execute_result") for output in cell.outputs):
                 cell.metadata["tags"] = [*cell.metadata.get("tags", ()), "hide-input"]
             cell.outputs = with_figures(cell.outputs, figures, place)
+        else:
+            cell.source = cell.source.replace("](../docs/", "](../")
         kept.append(cell)
     notebook.cells = kept
     return notebook

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import nbformat
+from sphinx.application import Sphinx
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -74,3 +76,15 @@ html_extra_path = ["_extra"]
 html_context = {"default_mode": "auto", "explorer": explored.exists()}
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+
+
+def _lead(app: Sphinx, name: str, source: list[str]) -> None:
+    """Links of a hand-written page to code lead to the library's reference; to other files, nowhere."""
+    text = re.sub(r"\]\(\.\./gateau_lib/(\w+)/\w+\.py\)", r"](library/\1.md)", source[0])
+    source[0] = (
+        re.sub(r"(?<!!)\[([^]]*)\]\(\.\./(?!results/)[^)]*\)", r"\1", text) if "/" not in name else source[0]
+    )
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("source-read", _lead)

@@ -121,6 +121,11 @@ def test_links_and_anchors_lead_somewhere(site):
 def test_a_search_for_contextual_awareness_finds_chapter_04(site):
     index = (site / "searchindex.js").read_text(encoding="utf-8")
     found = json.loads(re.search(r"Search\.setIndex\((.*)\)", index, flags=re.S)[1])  # type: ignore[index]
-    places = [found["terms"][stem] for stem in ("contextu", "awar")]
-    both = set.intersection(*({each} if isinstance(each, int) else set(each) for each in places))
+    in_parts = [
+        [found[part].get(stem, []) for part in ("terms", "titleterms")] for stem in ("contextu", "awar")
+    ]
+    places = [
+        {n for part in parts for n in ([part] if isinstance(part, int) else part)} for parts in in_parts
+    ]
+    both = set.intersection(*places)
     assert "notebooks/04_cam_scoring" in {found["docnames"][place] for place in both}
