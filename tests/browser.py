@@ -15,7 +15,7 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrom
 # Notes errors of scripts, and what could not be loaded.
 WATCH = """<script>
 window.saw = [];
-addEventListener("error", (event) => saw.push(String(event.message || event.target.src || event.target.href)), true);
+addEventListener("error", (event) => saw.push(`${event.message || event.target.src}`), true);
 </script>"""
 OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000", "--dump-dom")
 
@@ -24,7 +24,8 @@ def rendered(page: Path, script: str = "", width: int = 1280) -> str:
     """The page's HTML after its scripts and then the body of a function, ``script``, ran; see `told`."""
     end = (
         "<script>addEventListener('load', () => setTimeout(() => { const pre = document.createElement('pre');"
-        f"pre.id = 'told'; pre.textContent = JSON.stringify([saw, (() => {{ {script or 'return null'} }})()]);"
+        "pre.id = 'told'; pre.textContent = JSON.stringify([saw, (() => { "
+        f"{script or 'return null'} }})()]);"
         "document.body.append(pre); }, 50));</script></body>"
     )
     text = re.sub("<head[^>]*>", lambda m: m[0] + WATCH, page.read_text(encoding="utf-8"), count=1)

@@ -1,7 +1,7 @@
 """What verdicts say in plain words: under a notebook's question, and on the first screen of README.
 
-The sentences of ``answers.yml`` are chosen by the verdict and filled with its numbers, so none can say what the
-evidence does not.
+The sentences of ``answers.yml`` are chosen by the verdict and filled with its numbers, so none can say what
+the evidence does not.
 """
 
 from functools import cache
@@ -56,7 +56,7 @@ def turned(row: Any) -> bool:
 
 
 def answer(study: Study, notebook: str) -> Any:
-    """The answer to a notebook's question for it to display, a sentence for each of its claims that are told."""
+    """The answer to a notebook's question for it to display, a sentence for each claim that is told."""
     from IPython.display import Markdown
 
     return Markdown(answer_text(beside_evidence.settled(study), notebook))
@@ -71,7 +71,7 @@ def answer_text(found: Settled, notebook: str) -> str:
 
 
 def headline(verdicts: pd.DataFrame, count: int = 20) -> str:
-    """Markdown list of `HEADLINE`'s claims that hold or fail, in plain words, the surest first; or "None."."""
+    """Markdown list of `HEADLINE`'s claims that hold or fail, in words, the surest first; or "None."."""
     rows = verdicts[verdicts["id"].isin(templates()[HEADLINE]) & verdicts["verdict"].isin(DECISIVE)]
     rows = rows.sort_values("p", kind="stable")[:count]
     return "\n".join(f"- {sentence(row)} (`{row.id}`)" for row in rows.itertuples()) or "None."

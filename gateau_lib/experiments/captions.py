@@ -212,7 +212,7 @@ def needle_maps(panels: Mapping[str, pd.DataFrame], measure: str) -> str:
 
 
 def cost_and_quality(panels: Mapping[str, pd.DataFrame]) -> str:
-    """The best that costs nothing, and the best of all with what it costs; of each panel's first condition."""
+    """The best that is free, and the best of all with what it costs; of each panel's first condition."""
     parts = []
     for measure, rows in panels.items():
         if rows.empty:
@@ -220,7 +220,8 @@ def cost_and_quality(panels: Mapping[str, pd.DataFrame]) -> str:
         condition = rows["condition"].iloc[0]
         means = rows[rows["condition"] == condition].groupby("method", sort=False)[["cost", "value"]].mean()
         best, free = means["value"].idxmax(), means[means["cost"] == 0]["value"]
-        text = f"{measure} ({label(str(condition))}): best is {label(str(best))}, {decimals(means.loc[best, 'value'])}, "
+        text = f"{measure} ({label(str(condition))}): best is {label(str(best))}, "
+        text += f"{decimals(means.loc[best, 'value'])}, "
         text += f"for {means.loc[best, 'cost']:.1f} times the pool's tokens"
         if len(free):
             text += f"; without a model {label(str(free.idxmax()))}, {decimals(free.max())}"

@@ -1,4 +1,4 @@
-"""The course's exercises (`notebooks/course`): their data, checks that say what is wrong, stubs made of solutions.
+"""The course (`notebooks/course`): its data, checks that say what is wrong, stubs made of solutions.
 
 Data are what notebook 05 left for the explorer, so nothing is trained and no model is read.
 """
@@ -17,7 +17,7 @@ from gateau_lib.study.errors import UserError
 from gateau_lib.study.store import results_root
 
 BEGIN, END = "# BEGIN SOLUTION", "# END SOLUTION"
-STUB = 'raise NotImplementedError("your turn")'
+STUB = 'raise RuntimeError("your turn")'
 Case = tuple[tuple[Any, ...], Any]  # arguments, expected
 
 
@@ -44,7 +44,7 @@ def pool(results: Path | None = None) -> pd.DataFrame:
 
 
 def check(function: Callable[..., Any], cases: Iterable[Case], hint: str = "") -> None:
-    """Compare a function with what it should give; AssertionError: the first case that differs, and a hint."""
+    """Compare a function with what it should give; AssertionError: the first case that differs, a hint."""
     name = getattr(function, "__name__", "your function")
     tail = f"\n{hint}" if hint else ""
     for arguments, expected in cases:
@@ -78,7 +78,7 @@ def _told(value: Any) -> str:
 
 
 def stubs(solution: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The exercises of a notebook with solutions: what stands between `BEGIN` and `END` is the reader's turn."""
+    """The exercises of a notebook with solutions: from `BEGIN` to `END` it is the reader's turn."""
     made = nbformat.from_dict(solution)
     for cell in made.cells:
         if cell.cell_type == "code":

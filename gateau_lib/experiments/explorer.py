@@ -1,7 +1,7 @@
 """What the explorer shows: some samples with every number behind their scores, and a pool to rank anew.
 
-`collect` gathers it from a pair's kept scores and a few short passes, as plain data; `page` puts the data into
-``explorer.html``, which needs no other file and no network.
+`collect` gathers it from a pair's kept scores and a few short passes, as plain data; `page` puts the data
+into ``explorer.html``, which needs no other file and no network.
 """
 
 import json
@@ -91,7 +91,7 @@ def shown(
     encoded: list[Encoded],
     tokenizer: Any,
 ) -> dict[str, Data]:
-    """Samples with their text by segment, the losses of each response token, scores and places in the pool."""
+    """Samples with text by segment, the losses of each response token, scores and places in the pool."""
     sizes = study.profile
     (short, _), (long, _) = (loading.load(pair / name, sizes.dtype) for name in ("short", "long"))
     losses = {

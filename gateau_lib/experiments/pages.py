@@ -107,9 +107,10 @@ def headline(
     text = "Left: how well each score finds samples with far evidence, without noise and with much of it. "
     text += "Right: probability of the answer by length after training on short samples."
     picture = f"![{text}]({results}/{PROFILE}/figures/08_headline.svg)"
-    surest = f"**What was found**, over {pairs} pairs of models, the surest first:\n\n{answers.headline(found, SUREST)}"
+    surest = f"**What was found**, over {pairs} pairs of models, the surest first:"
+    surest += f"\n\n{answers.headline(found, SUREST)}"
     counts = f"{summary(found)} [All of them.]({every})"
-    return f"{surest}\n\n{counts}\n\n{picture}\n\n{text} Bars: 95 % intervals over pairs."
+    return f"{surest}\n\n{counts}\n\n{picture}"
 
 
 def verdicts(found: pd.DataFrame | None) -> str:

@@ -220,9 +220,8 @@ def pair(study: Study, corpus: Path) -> Path:
             return folder
         found[folder] = reached
         left = "another is begun" if attempt + 1 < ATTEMPTS else "the best of them is taken"
-        say(
-            f"pair of seed {study.seed}: recalls {reached:.2f} of held-out tokens, {target:g} are wanted; {left}"
-        )
+        short_of = f"recalls {reached:.2f} of held-out tokens, {target:g} are wanted"
+        say(f"pair of seed {study.seed}: {short_of}; {left}")
     return max(found, key=lambda folder: found[folder])
 
 

@@ -23,7 +23,8 @@ AREAS = rows(
 
 def test_dots_name_the_ends_of_each_condition():
     assert captions.dots(AREAS, "AUC") == (
-        "AUC, clean: from random (0.50) to ProLong (0.70), 1 of 2 above chance; noisy: ProLong (0.25), 0 of 1 above chance."
+        "AUC, clean: from random (0.50) to ProLong (0.70), 1 of 2 above chance; "
+        "noisy: ProLong (0.25), 0 of 1 above chance."
     )
     assert captions.dots(AREAS[:3], "AUC", None) == "AUC: from random (0.50) to ProLong (0.70)."
     assert captions.dots(AREAS[:0], "AUC") == captions.NOTHING
@@ -47,7 +48,10 @@ def test_corpus_names_kinds_beyond_the_window():
 
 @pytest.mark.parametrize(
     ("evidence", "end"),
-    [([2], "in 2: one of them lies on it."), ([1, 2], "both lie on it."), ([0], "neither lies on it."), ([], "nothing to hit.")],
+    [
+        ([2], "in 2: one of them lies on it."), ([1, 2], "both lie on it."),
+        ([0], "neither lies on it."), ([], "nothing to hit."),
+    ],
 )  # fmt: skip
 def test_peaks_of_importance_and_attention(evidence, end):
     table = pd.DataFrame({"segment": range(3), "importance": [0.1, 0.2, 0.7], "attention": [0.2, 0.5, 0.3]})
@@ -66,7 +70,8 @@ def test_pairs_count_the_strong_ones_and_the_planted_among_them():
     table = pd.DataFrame({"i": [1, 2, 2, 3], "j": [0, 0, 1, 2], "strength": [0.5, 0.3, 0.01, 0.2]})
     told = captions.pair_matrix(table, 0.1, {(1, 0), (2, 1)})
     assert told == (
-        "3 of 4 pairs (75%) are above the threshold, and 1 of the 2 planted links; of the strong pairs 33% are links."
+        "3 of 4 pairs (75%) are above the threshold, and 1 of the 2 planted links; "
+        "of the strong pairs 33% are links."
     )
     assert captions.pair_matrix(table, 0.1, set()).endswith("no link is planted here.")
     assert "of the strong pairs 0% are links" in captions.pair_matrix(table, 9, {(1, 0)})

@@ -1,4 +1,4 @@
-"""The explorer: what it is given is what the library has, and its formulas are the library's, in a browser."""
+"""The explorer: it is given what the library has, and its formulas are the library's, in a browser."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def collected(evil: str = "plain") -> explorer.Data:
         rows.append(
             {
                 "id": f"{kind}-{n}", "kind": kind, "far": kind == "far", "noise": kind == "corrupt",
-                "long": rng.random(), "readers": readers, "nll": list(3 * rng.random(4)), "attention": list(shares),
+                "long": rng.random(), "readers": readers, "nll": list(3 * rng.random(4)),
+                "attention": list(shares),
             }
         )  # fmt: skip
     sample = {
@@ -112,7 +113,8 @@ def test_controls_change_what_is_shown(page):
     squares[0].dispatchEvent(new Event("click"));
     const drawn = ["normal", "pose", "skip_outer", "skip_inner", "skip_all", "randpos"].map((strategy) => {
         const ids = skipPositions(data.turns, 512, strategy);
-        return [strategy, ids.length, ids[0] >= 0, ids.at(-1) < 512, ids.every((id, k) => !k || id > ids[k - 1]),
+        const rises = ids.every((id, k) => !k || id > ids[k - 1]);
+        return [strategy, ids.length, ids[0] >= 0, ids.at(-1) < 512, rises,
             ids.filter((id, k) => k && id !== ids[k - 1] + 1).length];
     });
     return [before !== after, first, byId("picked").textContent, drawn];

@@ -1,4 +1,4 @@
-"""The whole site in a real browser: nothing fails, nothing is fetched, nothing sticks out, pictures have words."""
+"""The site in a real browser: nothing fails, is fetched or sticks out, and pictures have words."""
 
 from __future__ import annotations
 
@@ -44,10 +44,11 @@ const scrolled = (node) => {
   }
   return false;
 };
+const elsewhere = (name) => !/^(file|data):/.test(name);
 const edge = inside.getBoundingClientRect().right + 2;
 const over = (each) => each.getBoundingClientRect().right > edge && !scrolled(each);
 return {
-  outside: performance.getEntriesByType("resource").map((each) => each.name).filter((name) => !/^(file|data):/.test(name)),
+  outside: performance.getEntriesByType("resource").map((each) => each.name).filter(elsewhere),
   wordless: all("img").filter((each) => !each.alt || /\\.(svg|png)$/.test(each.alt)).map((each) => each.src),
   broken: all("img").filter((each) => each.complete && !each.naturalWidth).map((each) => each.src),
   piped: all("p").filter((each) => each.textContent.split("|").length > 8).map(short),
