@@ -32,6 +32,13 @@ LOOKED_AT = [
     "project/readme",
 ]
 LOOKED_AT += [f"notebooks/{name}" for name in CHAPTERS]
+IN_THE_DARK = [
+    "index",
+    "theory",
+    "claims/index",
+    "notebooks/03_hmg_scoring",
+    "notebooks/08_findings",
+]  # small
 # In a theme: what came from elsewhere, pictures without words or content, tables as text, what sticks out.
 LOOK = """
 document.documentElement.dataset.theme = "%s";
@@ -84,8 +91,10 @@ def site(tmp_path_factory) -> Path:
 
 
 @needs_browser
-@pytest.mark.parametrize(("theme", "width"), [("light", 1400), ("dark", 500)])
-@pytest.mark.parametrize("name", LOOKED_AT)
+@pytest.mark.parametrize(
+    ("name", "theme", "width"),
+    [(name, "light", 1400) for name in LOOKED_AT] + [(name, "dark", 500) for name in IN_THE_DARK],
+)
 def test_a_page_is_whole(site, name, theme, width):
     failed, seen = json.loads(told(rendered(site / f"{name}.html", LOOK % theme, width)))
     assert failed == []

@@ -255,7 +255,7 @@ def test_keys_of_code_are_listed(folder, capsys, monkeypatch):
     code, said = go(capsys, "--keys")
     lines = [line.split("\t") for line in said.splitlines()]
     assert code == 0 and lines == sorted(lines) and all(len(key) == 64 for _, key in lines)
-    assert {"01_one", "02_two", "pair", "score_items", "fine_tune"} <= {name for name, _ in lines}
+    assert {"01_one", "02_two", "trained_once", "score_items", "fine_tune"} <= {name for name, _ in lines}
 
 
 def test_one_notebook_with_what_it_reads(done, capsys):
