@@ -9,6 +9,7 @@ import pandas as pd
 from gateau_lib.experiments import evidence_files, findings
 from gateau_lib.experiments.claims import by_pair
 from gateau_lib.experiments.ledger import Claim, Selector, load_claims
+from gateau_lib.experiments.pages import table
 from gateau_lib.study.style import label
 
 RULES = {
@@ -33,10 +34,10 @@ def write(folder: Path) -> None:
 
 def index(verdicts: pd.DataFrame) -> str:
     """Counts by paper, then every claim with its numbers."""
-    table = findings.by_paper(verdicts)
-    head = ["of", *table.columns]
-    lines = [[paper, *map(str, row)] for paper, row in zip(table.index, table.to_numpy(), strict=True)]
-    parts = [f"# All claims\n\n{findings.summary(verdicts)}\n\n{_table(head, lines)}"]
+    counts = findings.by_paper(verdicts)
+    head = ["of", *counts.columns]
+    lines = [[paper, *map(str, row)] for paper, row in zip(counts.index, counts.to_numpy(), strict=True)]
+    parts = [f"# All claims\n\n{findings.summary(verdicts)}\n\n{table(head, lines)}"]
     parts.append("*field* is what others hold against the papers, *ours* are the study's own claims.")
     for paper, rows in verdicts.groupby("paper", sort=False):
         lines = [
@@ -44,7 +45,7 @@ def index(verdicts: pd.DataFrame) -> str:
             for row in rows.itertuples()
         ]
         parts.append(
-            f"## {paper}\n\n{_table(['claim', 'verdict', 'measured', 'against', 'difference'], lines)}"
+            f"## {paper}\n\n{table(['claim', 'verdict', 'measured', 'against', 'difference'], lines)}"
         )
     hidden = "```{toctree}\n:hidden:\n:glob:\n\n*\n```"
     return "\n\n".join([*parts, hidden]) + "\n"
@@ -71,12 +72,12 @@ def page(claim: Claim, verdict: pd.Series, metrics: pd.DataFrame, among: int) ->
     parts = [
         f"# {claim.statement}",
         f"**{verdict['verdict']}**: {verdict['reason']}.",
-        _table(["", ""], lines),
+        table(["", ""], lines),
     ]
-    return "\n\n".join([*parts, pairs_table(claim, metrics), shown, again]) + "\n"
+    return "\n\n".join([*parts, pairstable(claim, metrics), shown, again]) + "\n"
 
 
-def pairs_table(claim: Claim, metrics: pd.DataFrame) -> str:
+def pairstable(claim: Claim, metrics: pd.DataFrame) -> str:
     """Both sides for every pair of models."""
     if not len(metrics):
         return "No pair has been measured here yet."
@@ -88,9 +89,7 @@ def pairs_table(claim: Claim, metrics: pd.DataFrame) -> str:
         lines.append(
             [str(pair), *(f"{float(x):.3f}" for x in (value, against, float(value) - float(against)))]
         )
-    return (
-        _table(["pair", "measured", "against", "difference"], lines) if lines else "No pair has rows of it."
-    )
+    return table(["pair", "measured", "against", "difference"], lines) if lines else "No pair has rows of it."
 
 
 def side(selected: Selector | float) -> str:
@@ -114,7 +113,3 @@ def numbers(row: pd.Series) -> list[str]:
         return ["–", "–", "–"]
     gap = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
     return [f"{row.value:.3f}", f"{row.against:.3f}", gap]
-
-
-def _table(head: list[str], lines: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))

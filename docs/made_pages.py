@@ -11,6 +11,7 @@ import pandas as pd
 
 from gateau_lib.experiments import answers, evidence_files
 from gateau_lib.experiments.defects import RELEASED, WORDS
+from gateau_lib.experiments.pages import table
 from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.style import label
 
@@ -67,7 +68,7 @@ def cost(manifest: dict[str, Any]) -> str:
             ]
             for name, entry in manifest["notebooks"].items()
         ]
-        parts.append(_table(["chapter", "minutes", "GB"], rows))
+        parts.append(table(["chapter", "minutes", "GB"], rows))
     found = evidence_files.read_evidence(evidence_files.place()).metrics
     priced = (
         found[found["metric"] == "forwarded"].groupby("method")["value"].mean() if len(found) else pd.Series()
@@ -80,7 +81,7 @@ def cost(manifest: dict[str, Any]) -> str:
             [label(str(name)), f"{value:.1f}" if value else "none"]
             for name, value in priced.sort_values().items()
         ]
-        parts.append(_table(["score", "times the pool"], rows))
+        parts.append(table(["score", "times the pool"], rows))
     parts.append(
         "Seconds a pass, against the plain forward pass and against the released procedures: `make bench`, shown in chapter 05."
     )
@@ -108,7 +109,7 @@ def course(solutions: Path) -> str:
             if asked:
                 rows.append([title, *asked.groups()])
                 title = ""
-    parts.append(_table(["chapter", "exercise", "difficulty", "minutes"], rows))
+    parts.append(table(["chapter", "exercise", "difficulty", "minutes"], rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -127,7 +128,7 @@ def errata(changes: Path) -> str:
     parts.append("\n".join(lines) or "None has been judged here yet.")
     parts.append("## Defects of the released procedures")
     if changes.exists():
-        table = pd.read_csv(changes)
+        changed = pd.read_csv(changes)
         rows = [
             [
                 row.score,
@@ -136,7 +137,7 @@ def errata(changes: Path) -> str:
                 str(row.lost),
                 f"{row.cost:.1f}",
             ]
-            for row in table.itertuples()
+            for row in changed.itertuples()
         ]
         head = [
             "score",
@@ -145,10 +146,6 @@ def errata(changes: Path) -> str:
             "samples lost",
             "times the tokens",
         ]
-        parts.append(_table(head, rows))
+        parts.append(table(head, rows))
     parts.append("What was tried for this study and did not work stands in [the log](../log.md).")
     return "\n\n".join(parts) + "\n"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))

@@ -45,7 +45,7 @@ class PageError(UserError):
 
 def generated(results: Path, sources: Path) -> dict[str, dict[str, str]]:
     """The generated parts, Markdown: page -> name -> text, from ``results`` (cpu, evidence) and sources."""
-    audit = _table(("setting", "paper profile", "source, or what was assumed"), setting_sources.rows())
+    audit = table(("setting", "paper profile", "source, or what was assumed"), setting_sources.rows())
     found = {"README.md": readme(results, sources), "docs/cluster.md": {"plan": example()}}
     known = read_evidence(results.parent / EVIDENCE)
     pairs = known.metrics["pair"].nunique()
@@ -88,7 +88,7 @@ def readme(results: Path, sources: Path) -> dict[str, str]:
     return parts | {"profiles": profiles()}
 
 
-def _table(head: Sequence[str], rows: Iterable[Iterable[str]], align: str = "---") -> str:
+def table(head: Sequence[str], rows: Iterable[Iterable[str]], align: str = "---") -> str:
     """Markdown; ``align`` is of all columns but the first."""
     text = [f"| {' | '.join(row).lstrip()} |" for row in (head, *rows)]  # a first cell may be empty
     return "\n".join([text[0], "|---|" + f"{align}|" * (len(head) - 1), *text[1:]])
@@ -117,11 +117,9 @@ def verdicts(found: pd.DataFrame | None) -> str:
     """How many claims hold, fail and stay open, a line a paper; None: there is no evidence."""
     if found is None:
         return NOTHING_YET
-    table = by_paper(found)
-    rows = (
-        [str(paper), *map(str, counts)] for paper, counts in zip(table.index, table.to_numpy(), strict=True)
-    )
-    return _table(("of", *table.columns), rows, "---:")
+    counts = by_paper(found)
+    rows = ([str(paper), *map(str, row)] for paper, row in zip(counts.index, counts.to_numpy(), strict=True))
+    return table(("of", *counts.columns), rows, "---:")
 
 
 def home(found: pd.DataFrame | None, pairs: int) -> str:
@@ -151,7 +149,7 @@ def reading(made: dict[str, Any], sources: Path) -> str:
             row[2] = f"[with outputs](results/{PROFILE}/notebooks/{path.name})"
             row[3:] = f"{entry['seconds'] / 60:.1f}", f"{entry['peak_memory_mb'] / 1024:.1f}"
         rows.append(row)
-    return _table(["notebook", "question", "executed", "minutes", "GB"], rows)
+    return table(["notebook", "question", "executed", "minutes", "GB"], rows)
 
 
 def profiles() -> str:
@@ -163,7 +161,7 @@ def profiles() -> str:
         pair = models.get(p.short_model, f"{p.short_model}, {p.long_model}")
         windows, pools = f"{p.short_window:,} and {p.long_window:,}", f"{p.pool_seeds} × {p.pool_per_kind:,}"
         rows.append([name, PURPOSE[name], pair, windows, pools, f"`make {name}`"])
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def plans() -> str:
@@ -171,7 +169,7 @@ def plans() -> str:
     columns = {"`make gpu`": _needs(resolve("gpu"))}
     columns |= {f"`make gpu PAIR={name}`": _needs(resolve(f"gpu+{name}")) for name in registry.pairs()}
     columns["`make paper`"] = _needs(resolve("paper"))
-    return _table(["", *columns], pd.DataFrame(columns).itertuples(), "---:")
+    return table(["", *columns], pd.DataFrame(columns).itertuples(), "---:")
 
 
 def _needs(profile: Profile) -> dict[str, str]:
@@ -212,4 +210,4 @@ def example() -> str:
         hours = [f"{n * gpu_hours(flops):,.0f}" for n in counts]
         rows.append([name, f"{tokens:,.0f}", f"{flops / 1e15:,.2f}", *hours])
     head = ["", "tokens a sample", "PFLOP a sample", *(f"GPU-hours, {n:,} samples" for n in counts)]
-    return f"{_table(head, rows, '---:')}\n\n{CARD}"
+    return f"{table(head, rows, '---:')}\n\n{CARD}"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from html import unescape
 from pathlib import Path
 
 import nbformat
 import pytest
+from site_build import built
 
 from gateau_lib.experiments import claims
 from gateau_lib.study import notebooks
@@ -58,24 +56,10 @@ def html(tmp_path_factory) -> str:
     figures = ROOT / "results" / "cpu" / "figures"
     if figures.exists():  # README and the home page show one
         shutil.copytree(figures, place / "results" / "cpu" / "figures")
-    shutil.copytree(ROOT / "docs", place / "docs", ignore=shutil.ignore_patterns("_build", "notebooks"))
-    environment = os.environ | {"GATEAU_RESULTS": str(place / "results"), "PYTHONPATH": str(ROOT)}
-    command = [
-        sys.executable,
-        "-m",
-        "sphinx",
-        "-q",
-        "-W",
-        "-b",
-        "html",
-        str(place / "docs"),
-        str(place / "html"),
-    ]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert (place / "html" / "_static" / "figures" / "figure-1-1.svg").read_text() == "<svg/>"
-    assert len(list((place / "html" / "claims").glob("*.html"))) == len(claims.load_claims()) + 1
-    return (place / "html" / "notebooks" / "01_title.html").read_text(encoding="utf-8")
+    html = built(place)
+    assert (html / "_static" / "figures" / "figure-1-1.svg").read_text() == "<svg/>"
+    assert len(list((html / "claims").glob("*.html"))) == len(claims.load_claims()) + 1
+    return (html / "notebooks" / "01_title.html").read_text(encoding="utf-8")
 
 
 def test_a_table_that_a_cell_writes_is_a_table(html):

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from html import unescape
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 from browser import needs_browser, rendered, told
+from site_build import built
 
 pytest.importorskip("myst_nb")
 ROOT = Path(__file__).parents[2]
@@ -69,25 +66,8 @@ return {
 def site(tmp_path_factory) -> Path:
     """The site, as `make site` builds it."""
     place = tmp_path_factory.mktemp("site")
-    shutil.copytree(ROOT / "docs", place / "docs", ignore=shutil.ignore_patterns("_build", "notebooks"))
     (place / "results").symlink_to(ROOT / "results")
-    environment = os.environ | {"GATEAU_RESULTS": str(ROOT / "results"), "PYTHONPATH": str(ROOT)}
-    command = [
-        sys.executable,
-        "-m",
-        "sphinx",
-        "-q",
-        "-W",
-        "--keep-going",
-        "-b",
-        "html",
-        "-d",
-        str(place / "trees"),
-    ]
-    command += [str(place / "docs"), str(place / "html")]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return place / "html"
+    return built(place)
 
 
 @needs_browser
