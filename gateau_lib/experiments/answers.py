@@ -63,10 +63,11 @@ def answer(study: Study, notebook: str) -> Any:
 
 
 def answer_text(found: Settled, notebook: str) -> str:
-    """The same as Markdown, from what the claims are judged by."""
+    """The same as Markdown, from what the claims are judged by: what is settled, then what is open."""
     rows = found.verdicts.set_index("id", drop=False).loc[list(templates()[notebook])]
     if rows["value"].isna().all():
         return f"**Answer.** {NOTHING_YET}"
+    rows = rows.sort_values("verdict", key=lambda column: ~column.isin(DECISIVE), kind="stable")
     return f"**Answer**, by {found.source} " + " ".join(sentence(row) for row in rows.itertuples())
 
 
