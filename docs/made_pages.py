@@ -29,7 +29,7 @@ def write(folder: Path, results: Path, manifest: dict[str, Any]) -> None:
         (folder / name).write_text(text, encoding="utf-8")
     (folder / "course.md").write_text(course(ROOT / "notebooks" / "course" / "solutions"), encoding="utf-8")
     (folder / "cost.md").write_text(cost(manifest), encoding="utf-8")
-    (folder / "errata.md").write_text(errata(results / "tables" / "05_fixes.csv"), encoding="utf-8")
+    (folder / "errata.md").write_text(errata(results / "tables" / "10_fixes.csv"), encoding="utf-8")
 
 
 def copied(text: str) -> str:
@@ -83,7 +83,7 @@ def cost(manifest: dict[str, Any]) -> str:
         ]
         parts.append(table(["score", "times the pool"], rows))
     parts.append(
-        "Seconds a pass, against the plain forward pass and against the released procedures: `make bench`, shown in chapter 05."
+        "Seconds a pass, against the plain forward pass and against the released procedures: `make bench`, shown in chapter 10."
     )
     return "\n\n".join(parts) + "\n"
 

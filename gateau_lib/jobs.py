@@ -26,7 +26,7 @@ from gateau_lib.training.recipe import FineTune, to_json
 
 
 def find_run(study: Study, name: str) -> FineTune:
-    """The run of that name among those of notebooks 06 and 09; scores it needs are computed if missing."""
+    """The run of that name among those of notebooks 07 and 11; scores it needs are computed if missing."""
     rows = (row for row in replication_rows.runs(study.profile) if row.row != replication_rows.UNTUNED)
     published = {row.name: row for row in rows}
     skipping = skip_runs.run_names(study.profile)
@@ -63,7 +63,7 @@ def main(line: list[str] | None = None) -> None:
     """Write a run for another machine, or take its model into the study, as the command line says."""
     parse = parser("jobs", __doc__)
     parse.add_argument("profile")
-    parse.add_argument("run", help="name of the run, as notebook 06 or 09 shows it")
+    parse.add_argument("run", help="name of the run, as notebook 07 or 11 shows it")
     parse.add_argument("--seed", type=int, default=0)
     add = parse.add_mutually_exclusive_group(required=True).add_argument
     add("--write", type=Path, metavar="JOB.json", help="write the run for gateau_lib.train")

@@ -1,4 +1,4 @@
-"""The benchmarks of the published part (notebook 09): every run's answers and scores.
+"""The benchmarks of the published part (notebook 11): every run's answers and scores.
 
 A benchmark that has no number (no judge, an extra that is not installed, data that is not there, an error) is
 *not run*, with the reason. It never counts as 0.

@@ -11,14 +11,15 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from gateau_lib.experiments import beside_evidence
-from gateau_lib.experiments.beside_evidence import NOTHING_YET, Settled
+from gateau_lib.experiments import beside_evidence, findings
+from gateau_lib.experiments.beside_evidence import NOTHING_YET, Rows, Settled
 from gateau_lib.experiments.claims import DECISIVE
 from gateau_lib.experiments.ledger import load_claims
 from gateau_lib.study.store import Study
 
 SENTENCES = Path(__file__).with_name("answers.yml")
 HEADLINE = "headline"  # its entry that is no notebook's
+OURS = "ours"  # the paper of claims that none of the three makes
 
 
 @cache
@@ -69,6 +70,39 @@ def answer_text(found: Settled, notebook: str) -> str:
         return f"**Answer.** {NOTHING_YET}"
     rows = rows.sort_values("verdict", key=lambda column: ~column.isin(DECISIVE), kind="stable")
     return f"**Answer**, by {found.source} " + " ".join(sentence(row) for row in rows.itertuples())
+
+
+def summary(study: Study, notebook: str, rows: Rows = ()) -> Any:
+    """What a notebook leaves its reader with, five lines at most, for it to display; ``rows``: in hand."""
+    from IPython.display import Markdown
+
+    own = beside_evidence.own_values(study, notebook, rows)
+    return Markdown(summary_text(beside_evidence.settled(study), notebook, own))
+
+
+def summary_text(found: Settled, notebook: str, own: pd.DataFrame) -> str:
+    """The same as Markdown; ``own``: this pair's values, of `beside_evidence.own_values`."""
+    rows = found.verdicts[found.verdicts["evidence"] == notebook].sort_values("p", kind="stable")
+    if rows["value"].isna().all():
+        return f"**Summary.** {NOTHING_YET}"
+    decided, unsure = rows[rows["verdict"].isin(DECISIVE)], rows[rows["verdict"] == "inconclusive"]
+    failed = decided[(decided["verdict"] == "fails") & (decided["paper"] != OURS)]
+    lines = [f"{len(decided)} of {len(rows)} claims are settled: {findings.summary(rows)}"]
+    lines += [f"Surest: {_said(row)}" for row in decided.head(1).itertuples()]
+    against = "; ".join(f"{row.paper}: {row.statement.rstrip('.')}" for row in failed.itertuples())
+    lines.append(f"What papers say and what fails here: {against or 'nothing'}.")
+    lines += [f"Nearest to a verdict: {row.statement} {row.reason}." for row in unsure.head(1).itertuples()]
+    both = rows.merge(own, on="id", suffixes=("", "_here")).dropna(subset=["value_here", "against_here"])
+    same = (both["value_here"] - both["against_here"]) * both["difference"] > 0
+    if len(both):
+        lines.append(
+            f"One pair alone, this one, has the sign of the many in {same.sum()} of {len(both)} claims."
+        )
+    return "\n".join(["**Summary**", "", *(f"- {line}" for line in lines)])
+
+
+def _said(row: Any) -> str:
+    return sentence(row) if row.id in told() else f"{row.statement} ({row.verdict}: {row.reason})"
 
 
 def headline(verdicts: pd.DataFrame, count: int = 20) -> str:

@@ -1,4 +1,4 @@
-"""What one pair of models measured beside what many pairs decided: the claims of a notebook (01 to 08).
+"""What one pair of models measured beside what many pairs decided: the claims of a notebook (01 to 09).
 
 A verdict is never one pair's. Where the sample of pairs stands is `evidence_files.place`; a profile that has
 pools enough of its own is judged by these.

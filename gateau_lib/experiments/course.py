@@ -1,6 +1,6 @@
 """The course (`notebooks/course`): its data, checks that say what is wrong, stubs made of solutions.
 
-Data are what notebook 05 left for the explorer, so nothing is trained and no model is read.
+Data are what notebook 06 left for the explorer, so nothing is trained and no model is read.
 """
 
 import json

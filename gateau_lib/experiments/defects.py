@@ -1,4 +1,4 @@
-"""What each defect of the released procedures changes in a pool's scores, a row a defect (notebook 05)."""
+"""What each defect of the released procedures changes in a pool's scores, a row a defect (notebook 10)."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -30,6 +30,7 @@ WORDS = {  # defect -> the score that it touches, and what the released code doe
 }
 RELEASED = "all of them: as released"
 SCORES = ("HMG", "CAM")
+SAME = 0.99  # rank correlation from which a ranking counts as unchanged
 
 
 def changes(pair: Pair, encoded: Sequence[Encoded], window: int, segment_length: int) -> pd.DataFrame:
@@ -56,6 +57,22 @@ def changes(pair: Pair, encoded: Sequence[Encoded], window: int, segment_length:
         (exact, least), (values, read) = fixed[score], scored(score, defects)
         rows.append({"score": score, "defect": name, **_change(values, exact), "cost": read / least})
     return pd.DataFrame(rows)
+
+
+def told(changed: pd.DataFrame) -> str:
+    """What the table of `changes` comes to, in two or three sentences."""
+    single = changed[changed["defect"] != RELEASED].dropna(subset="rank_correlation")
+    if single.empty:
+        return "Too few samples were scored here to rank them."
+    moved, worst = single[single["rank_correlation"] < SAME], single.loc[single["rank_correlation"].idxmin()]
+    whole = changed[changed["defect"] == RELEASED].set_index("score")
+    left = " and ".join(f"{whole.loc[score, 'rank_correlation']:.2f} for {score}" for score in SCORES)
+    return (
+        f"Of {len(single)} defects of the released procedures {len(moved)} change the ranking of samples, most of "
+        f"all this one of {worst['score']}: {WORDS[worst['defect']][1]} (rank correlation with the mended score "
+        f"{worst['rank_correlation']:.2f}). With all of them together it is {left}, and CAM reads "
+        f"{whole.loc['CAM', 'cost']:.1f} times the tokens."
+    )
 
 
 def _change(values: np.ndarray, exact: np.ndarray) -> dict[str, float]:

@@ -27,7 +27,7 @@ from gateau_lib.study.whole_files import atomic_write
 
 Data = dict[str, Any]
 HERE = Path(__file__).parent
-FILE = "05_explorer"
+FILE = "06_explorer"
 EACH = 2  # samples of each kind that are shown whole
 SHOWN = (
     "hmg_minmax_ntk", "hmg_log_truncate", "contrast_log", "cam_default", "segment_contrast", "gateau_rank",
@@ -145,7 +145,7 @@ def _few(values: Any) -> Any:
 
 
 def leave(study: Study, data: Path, pair: Path) -> Path:
-    """Write the data as evidence of notebook 05, from which the site makes the page."""
+    """Write the data as evidence of notebook 06, from which the site makes the page."""
     path = evidence.place(study, "tables", FILE, "json")
     return atomic_write(path, text(collect(study, data, pair)))
 

@@ -80,7 +80,7 @@ def _draw_kinds(axis: Axes, rows: pd.DataFrame, colours: Mapping[str, str]) -> N
 def scores_by_kind(
     scores: pd.DataFrame, found: Collection[str], xlabel: str = "score", wanted: str = FAR
 ) -> Figure:
-    """Every sample's score by kind, a panel a method (03 to 05); columns ``kind, method, value``.
+    """Every sample's score by kind, a panel a method (03 to 06); columns ``kind, method, value``.
 
     Drawn in red and called ``wanted``: the kinds ``found``, which a selector ought to put on top.
     """
@@ -103,7 +103,7 @@ def scores_by_kind(
 
 @styled
 def dots(rows: pd.DataFrame, xlabel: str = "AUC", chance: float | None = 0.5) -> Figure:
-    """One line a method, best first: dots for seeds, mean, 95 % interval, a colour a condition (03 to 08)."""
+    """One line a method, best first: dots for seeds, mean, 95 % interval, a colour a condition (03 to 09)."""
     fig, (axis,) = blank(6.5, (0.25 + 0.05 * rows["condition"].nunique()) * rows["method"].nunique() + 1.1)
     draw_dots(axis, rows, xlabel, chance)
     fig.set_label(captions.dots(rows, xlabel, chance))
@@ -204,7 +204,7 @@ def pair_matrix(
 
 @styled
 def correlation(matrix: pd.DataFrame, title: str = "Spearman correlation of the scores") -> Figure:
-    """Square table of correlations, or of shares if none is negative, as a heat map with its numbers (05)."""
+    """Square table of correlations, or of shares if none is negative, as a heat map with its numbers (06)."""
     size = len(matrix)
     fig, (axis,) = blank(0.55 * size + 2.6, 0.45 * size + 1.6)
     scale = {"cmap": "PuOr_r", "vmin": -1} if (matrix < 0).any(axis=None) else {"cmap": "Oranges", "vmin": 0}
@@ -219,7 +219,7 @@ def correlation(matrix: pd.DataFrame, title: str = "Spearman correlation of the 
 
 @styled
 def turning(panels: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
-    """AUC as heat maps side by side, of the same methods by condition: blue finds, red avoids (05, 08)."""
+    """AUC as heat maps side by side, of the same methods by condition: blue finds, red avoids (06, 09)."""
     size = max(map(len, panels.values()), default=1)
     fig, axes = blank(3.2 * len(panels) + 1.8, 0.27 * size + 1.3, max(1, len(panels)), sharey=True)
     colours: dict[str, Any] = {"cmap": "vlag_r", "vmin": 0, "vmax": 1, "cbar": False, "linewidths": 0.5}
@@ -246,7 +246,7 @@ def draw_table(axis: Axes, table: pd.DataFrame, colour: Callable[[float], str], 
 
 @styled
 def composition(counts: pd.DataFrame) -> Figure:
-    """What kinds each selection holds, as stacked bars; columns ``selection, kind, count`` (05)."""
+    """What kinds each selection holds, as stacked bars; columns ``selection, kind, count`` (06)."""
     table = counts.groupby(["selection", "kind"], sort=False)["count"].sum().unstack(fill_value=0, sort=False)
     fig, (axis,) = blank(7.5, max(0.34 * len(table) + 1.2, 0.2 * len(table.columns) + 0.5))
     ends = table.cumsum(axis=1)
@@ -263,7 +263,7 @@ def composition(counts: pd.DataFrame) -> Figure:
 
 @styled
 def cost(rows: pd.DataFrame) -> Figure:
-    """What scoring costs: over the released procedures, by length, in memory (05); of `speed_goals.read`."""
+    """What scoring costs: over the released procedures, by length, in memory (10); of `speed_goals.read`."""
     # Laid out by hand: with three columns the solver's last bits, and so the bytes, vary.
     fig = Figure(figsize=(10.5, 2.9))
     left, middle, right = fig.subplots(1, 3)

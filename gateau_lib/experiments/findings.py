@@ -1,4 +1,4 @@
-"""Verdicts (rows of `claims.verdicts`) in words, as figures, beside what others report (08, README)."""
+"""Verdicts (rows of `claims.verdicts`) in words, as figures, beside what others report (09, README)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -141,7 +141,7 @@ def by_family(verdicts: pd.DataFrame) -> pd.DataFrame:
 
 @styled
 def forest(verdicts: pd.DataFrame) -> Figure:
-    """Every claim's difference with its 95 % interval; grey ticks: the margin it has to pass or keep (08)."""
+    """Every claim's difference with its 95 % interval; grey ticks: the margin it has to pass or keep (09)."""
     rules = {claim.id: claim for claim in load_claims()}
     fig, (axis,) = blank(12, 0.24 * len(verdicts) + 1.2)
     for y, row in enumerate(verdicts.itertuples()):
@@ -183,7 +183,7 @@ def margins(claim: Claim) -> list[float]:
 
 @styled
 def headline(metrics: pd.DataFrame) -> Figure:
-    """The study in one picture: who finds far evidence, and SkipAlign by length (08, README)."""
+    """The study in one picture: who finds far evidence, and SkipAlign by length (09, README)."""
     auc = metrics[(metrics["metric"] == "auc") & metrics["condition"].isin(list(HEADLINE_POOLS))]
     auc = auc[auc["method"].isin(HEADLINE_SELECTORS)].sort_values("condition", kind="stable")
     auc = auc.assign(condition=auc["condition"].map(HEADLINE_POOLS))

@@ -123,7 +123,7 @@ def disk(profile: Profile) -> tuple[float, float]:
     trained, wide = (adapters(long), 4) if lora else (long.parameters, NUMBER[profile.dtype])
     tuned = profile.pool_seeds * len(selection_runs.arms(profile)) + len(skip_runs.run_names(profile))
     tuned += sum(run.row != replication_rows.UNTUNED for run in replication_rows.runs(profile))
-    # Where notebook 06's short models start: raised; also the wider one, as it is and raised.
+    # Where notebook 07's short models start: raised; also the wider one, as it is and raised.
     starts = (3 if profile.skip_wider_stages else 1) * 4 * short.parameters
     results = tuned * wide * trained + KEPT_CHECKPOINTS * 12 * trained + starts + DATA_BYTES
     if not profile.from_hub:

@@ -1,4 +1,4 @@
-"""What the training experiments came to: every run evaluated, as tables and metrics rows (notebook 07)."""
+"""What the training experiments came to: every run evaluated, as tables and metrics rows (notebook 08)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -87,7 +87,7 @@ def perplexities(study: Study, models: Sequence[Model], tokenizer: Any) -> pd.Da
 
 
 def cost(profile: Profile) -> Work:
-    """What notebook 07 costs for selections: the tuned models, and the one they began with, held-out sets."""
+    """What notebook 08 costs for selections: the tuned models, and the one they began with, held-out sets."""
     samples, model = workload.planted(profile), workload.pair(profile)[1]
     arms = selection_runs.arms(profile)
     # Models on the sets long and short; those of the main condition write answers too.
@@ -100,7 +100,7 @@ def cost(profile: Profile) -> Work:
     reads.append((selected * short, round(workload.short_tokens(profile)), answer))
     tokens = sum(count * length for count, length, _ in reads)
     operations = sum(count * model.flops(length, scored) for count, length, scored in reads)
-    return Work("07", "evaluate", tokens, operations, written=writing * (short + long) * answer)
+    return Work("08", "evaluate", tokens, operations, written=writing * (short + long) * answer)
 
 
 def metrics_rows(rows: pd.DataFrame, metric: str, measure: str, condition: str) -> list[dict[str, Any]]:

@@ -106,7 +106,7 @@ def headline(
         return NOTHING_YET
     text = "Left: how well each score finds samples with far evidence, without noise and with much of it. "
     text += "Right: probability of the answer by length after training on short samples."
-    picture = f"![{text}]({results}/{PROFILE}/figures/08_headline.svg)"
+    picture = f"![{text}]({results}/{PROFILE}/figures/09_headline.svg)"
     surest = f"**What was found**, over {pairs} pairs of models, the surest first:"
     surest += f"\n\n{answers.headline(found, SUREST)}"
     counts = f"{summary(found)} [All of them.]({every})"

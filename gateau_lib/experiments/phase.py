@@ -1,4 +1,4 @@
-"""Where a score turns: its AUC over the share of noise, by two long models of unlike competence (08)."""
+"""Where a score turns: its AUC over the share of noise, by two long models of unlike competence (09)."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -256,7 +256,7 @@ def _joined(study: Study, pair: Path, known: dict[Path, pd.DataFrame], parts: Se
 
 
 def cost(profile: Profile) -> list[Work]:
-    """What notebooks 03 to 05 read to score all pools."""
+    """What notebooks 03 to 06 read to score all pools."""
     held = {"independent": tuple(KINDS), "real": REAL_KINDS}
     planted, real = (
         profile.pool_seeds * sum(samples_of(profile, kind, pool) for kind in kinds)
@@ -272,4 +272,4 @@ def cost(profile: Profile) -> list[Work]:
         workload.reading("04", "CAM", costs(planted, "cam")),
         workload.reading("05", "ProLong", costs(documents, "prolong")),
     ]
-    return found + ([workload.reading("05", "the other selectors", costs(planted, asking))] if asking else [])
+    return found + ([workload.reading("06", "the other selectors", costs(planted, asking))] if asking else [])

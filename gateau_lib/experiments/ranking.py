@@ -1,4 +1,4 @@
-"""From scores of a pool to rankings, selections and the rows that claims are judged by (notebooks 03 to 05).
+"""From scores of a pool to rankings, selections and the rows that claims are judged by (notebooks 03 to 06).
 
 A *pool table* is what `pool.scored` returns for one pool; a *method* is a column, high for what it would
 select.

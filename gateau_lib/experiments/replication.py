@@ -1,4 +1,4 @@
-"""GATEAU's own experiment (notebook 09): LongAlign-10k scored and selected from, models tuned with ShareGPT.
+"""GATEAU's own experiment (notebook 11): LongAlign-10k scored and selected from, models tuned with ShareGPT.
 
 All runs of `replication_rows` start from the long model and share one scored pool; `evaluation.suite` judges.
 """
@@ -131,7 +131,7 @@ def cost(profile: Profile) -> list[Work]:
     both = costs("hmg cam ifd"), costs("hmg", "raw")
     shares = [float(run.row == FULL) if run.share is None else run.share for run in tuned]
     counts = [(run.short, n * profile.long_samples) for run, n in zip(tuned, shares, strict=True)]
-    scoring = workload.reading("09", "score the long samples", *both, alone=not find_spec("ray"))
+    scoring = workload.reading("11", "score the long samples", *both, alone=not find_spec("ray"))
     found = [scoring, tuning_cost(profile, counts)]
     models = len(tuned) + 1  # and the one that is not tuned
     for benchmark in suite.chosen(profile):
@@ -139,7 +139,7 @@ def cost(profile: Profile) -> list[Work]:
         rows = [(models * count, prompt, 1) for count, prompt, _ in asked]
         written = models * sum(count * answer for count, _, answer in asked)
         alone = benchmark.answers is not None  # asked here, run by run
-        found.append(work("09", benchmark.name, long, rows, written=written, alone=alone))
+        found.append(work("11", benchmark.name, long, rows, written=written, alone=alone))
     return found
 
 
@@ -151,7 +151,7 @@ def tuning_cost(profile: Profile, counts: Sequence[tuple[float, float]]) -> Work
     rows.append((short, near, min(workload.SHORT_RESPONSE, near)))
     steps = sum(math.ceil(profile.epochs * sum(each) / profile.batch_samples) for each in counts)
     passes, model = workload.passes_a_step(profile), workload.pair(profile)[1]
-    return work("09", f"fine-tune {len(counts)} models", model, rows, passes, steps=steps)
+    return work("11", f"fine-tune {len(counts)} models", model, rows, passes, steps=steps)
 
 
 def card(study: Study) -> pd.DataFrame:

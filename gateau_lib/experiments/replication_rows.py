@@ -1,4 +1,4 @@
-"""The rows of GATEAU's tables: the runs of a profile, and which long samples each trains on (notebook 09)."""
+"""The rows of GATEAU's tables: the runs of a profile, and which long samples each trains on (notebook 11)."""
 
 import re
 from dataclasses import dataclass

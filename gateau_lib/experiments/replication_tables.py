@@ -1,4 +1,4 @@
-"""GATEAU's tables, reported and measured side by side; what was run, where, and why not (notebook 09)."""
+"""GATEAU's tables, reported and measured side by side; what was run, where, and why not (notebook 11)."""
 
 import itertools
 import json
@@ -82,7 +82,7 @@ def beside(numbers: pd.DataFrame) -> pd.DataFrame:
 
 def last_measured() -> pd.DataFrame:
     """What recorded runs measured, for profiles that measure nothing; settings' names tell them apart."""
-    paths = [folder / "tables" / "09_measured.csv" for folder in profile_folders()]
+    paths = [folder / "tables" / "11_measured.csv" for folder in profile_folders()]
     if found := [pd.read_csv(path) for path in paths if path.exists()]:
         return pd.concat(found, ignore_index=True)
     return pd.DataFrame(columns=MEASURED).astype(dict.fromkeys(MEASURED[3:], float))
@@ -194,7 +194,7 @@ def recorded(study: Study) -> pd.DataFrame:
     """Which profiles left results, on which machine; no rehearsals.
 
     The line of the profile of ``study`` is about the study itself, whatever its seed, others about seed 0.
-    Notebook 09 of ``study`` counts as run: it is the one that asks, its entry is written when it ends.
+    Notebook 11 of ``study`` counts as run: it is the one that asks, its entry is written when it ends.
     """
     own = study.profile.name
     folders = {folder.name: folder for folder in profile_folders()}

@@ -1,4 +1,4 @@
-"""The rows that claims about scores are judged by, from the scored pools of a pair (notebooks 03 to 05)."""
+"""The rows that claims about scores are judged by, from the scored pools of a pair (notebooks 03 to 06)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,7 +92,7 @@ def awareness_rows(scores: pd.DataFrame, methods: Sequence[str] = AWARENESS) -> 
 
 
 def combination_rows(scores: pd.DataFrame) -> Rows:
-    """AUC of combinations and the other selectors, precision of all, what combinations resemble (05)."""
+    """AUC of combinations and the other selectors, precision of all, what combinations resemble (06)."""
     rows = ranking.auc_rows(scores, COMBINED) + ranking.precision_rows(scores, PRECISE)
     for condition, column in AUDIT.items():
         rows += ranking.correlation_rows(

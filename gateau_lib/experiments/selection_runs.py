@@ -171,20 +171,20 @@ def write_choices(study: Study, n: int, chosen: Mapping[str, Iterable[str]]) -> 
 
 
 def read_choices(study: Study, n: int) -> dict[str, list[str]]:
-    """What notebook 05 chose of pool ``n``; DataError: it has not run."""
+    """What notebook 06 chose of pool ``n``; DataError: it has not run."""
     path = _kept(study, n)
     if not path.is_file():
-        first = f"run notebook 05 of profile {study.profile.name} first"
+        first = f"run notebook 06 of profile {study.profile.name} first"
         raise DataError(f"{path}: nothing is chosen of pool {n}; {first}")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _kept(study: Study, n: int) -> Path:
-    return place(study, "selected", f"05_choices-{n}", "json")
+    return place(study, "selected", f"06_choices-{n}", "json")
 
 
 def selected(study: Study) -> Chosen:
-    """What notebook 05 chose of every pool, for `selection_jobs`."""
+    """What notebook 06 chose of every pool, for `selection_jobs`."""
     return {n: read_choices(study, n) for n in range(study.profile.pool_seeds)}
 
 
@@ -206,4 +206,4 @@ def cost(profile: Profile) -> Work:
     steps = math.ceil(tokens / profile.sft_batch_tokens)
     model, passes = workload.pair(profile)[1], workload.passes_a_step(profile)
     rows = workload.rows(samples, tokens / mean)
-    return work("06", "fine-tune on selections", model, rows, passes, steps=steps)
+    return work("07", "fine-tune on selections", model, rows, passes, steps=steps)

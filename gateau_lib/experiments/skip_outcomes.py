@@ -1,4 +1,4 @@
-"""What the SkipAlign experiment came to: needles, short tasks, plain text inside the short window (07)."""
+"""What the SkipAlign experiment came to: needles, short tasks, plain text inside the short window (08)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -120,7 +120,7 @@ def needle_maps(
 
 
 def cost(profile: Profile) -> Work:
-    """What notebook 07 costs for this experiment: its runs and their starts on needles, short tasks, texts.
+    """What notebook 08 costs for this experiment: its runs and their starts on needles, short tasks, texts.
 
     On the needles also the long model, as it was and tuned on GATEAU's selection.
     """
@@ -136,4 +136,4 @@ def cost(profile: Profile) -> Work:
     reads.append((models * 4 * profile.eval_items, profile.short_window, profile.short_window - 1))
     tokens = sum(count * length for count, length, _ in reads)
     operations = sum(count * model.flops(length, scored) for count, length, scored in reads)
-    return Work("07", "evaluate skipping", tokens, operations)
+    return Work("08", "evaluate skipping", tokens, operations)

@@ -1,4 +1,4 @@
-"""The SkipAlign experiment of notebooks 06 and 07: which training runs there are, and where they start.
+"""The SkipAlign experiment of notebooks 07 and 08: which training runs there are, and where they start.
 
 A short model, its RoPE base raised and not yet trained at it, is tuned on short instructions alone under each
 position strategy, with equal tokens and the same samples in the same order. That is done from two short
@@ -152,13 +152,13 @@ def cost(profile: Profile) -> list[Work]:
     steps = len(run_names(profile)) * profile.skip_steps
     rows = [(tokens / near, near, workload.RESPONSE)]
     passes = workload.passes_a_step(profile)
-    found = [work("06", "SkipAlign, its rivals", model, rows, passes, steps=steps)]
+    found = [work("07", "SkipAlign, its rivals", model, rows, passes, steps=steps)]
     if stages := profile.skip_wider_stages:
         rows = [
             (count * n / window, window, round(pretrain.TRAINED_ON * window)) for window, count, n in stages
         ]
         steps, speed = sum(count for _, count, _ in stages), pretrain.SINGLE
-        found.insert(0, work("06", "the wider short model", model, rows, 3, steps=steps, speed=speed))
+        found.insert(0, work("07", "the wider short model", model, rows, 3, steps=steps, speed=speed))
     return found
 
 

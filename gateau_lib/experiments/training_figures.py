@@ -1,4 +1,4 @@
-"""Figures of training, its batches and the models that it leaves (02, 06 to 09), as in `figures`."""
+"""Figures of training, its batches and the models that it leaves (02, 07 to 10), as in `figures`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -80,7 +80,7 @@ def _draw_lines(axis: Axes, rows: pd.DataFrame, shown: Callable[[Any], Any]) -> 
 
 @styled
 def perplexity_lines(rows: pd.DataFrame) -> Figure:
-    """Perplexity by how much is read, as `by_length` (07); columns ``method, seed, length, nll`` (nats)."""
+    """Perplexity by how much is read, as `by_length` (08); columns ``method, seed, length, nll`` (nats)."""
     fig, (axis,) = blank(6.5, 3.4)
     means = rows.groupby(["method", "length", "seed"], sort=False)["nll"].mean()
     _draw_lines(axis, means.rename("value").reset_index(), np.exp)
@@ -95,7 +95,7 @@ def perplexity_lines(rows: pd.DataFrame) -> Figure:
 
 @styled
 def positions(drawn: Mapping[str, Sequence[int]], prompt: int, window: int, target: int) -> Figure:
-    """Position ids under every strategy, ``prompt`` the user turn; the axis ends at ``target`` (06)."""
+    """Position ids under every strategy, ``prompt`` the user turn; the axis ends at ``target`` (07)."""
     fig, (axis,) = blank(8, 0.3 * len(drawn) + 1.3)
     for y, ids in enumerate(drawn.values()):
         axis.plot([0, target], [y, y], color="#E4E4E4", linewidth=1, zorder=0)
@@ -113,7 +113,7 @@ def positions(drawn: Mapping[str, Sequence[int]], prompt: int, window: int, targ
 
 @styled
 def reach(panels: Mapping[str, np.ndarray], jumps: Sequence[int]) -> Figure:
-    """Which tokens reach which: title -> `tuning_runs.influence`; dashed: before ``jumps`` (06)."""
+    """Which tokens reach which: title -> `tuning_runs.influence`; dashed: before ``jumps`` (07)."""
     fig, axes = blank(3.4 * len(panels), 3.5, len(panels))
     for axis, (title, grid) in zip(axes, panels.items(), strict=True):
         axis.imshow(grid, cmap="Blues", vmin=0, vmax=1.4, interpolation="nearest")
@@ -128,7 +128,7 @@ def reach(panels: Mapping[str, np.ndarray], jumps: Sequence[int]) -> Figure:
 
 @styled
 def padding(batches: Mapping[str, Sequence[tuple[int, int]]]) -> Figure:
-    """Tokens and padding of every batch, one panel a way to batch (06); batches are ``(tokens, padding)``."""
+    """Tokens and padding of every batch, one panel a way to batch (07); batches are ``(tokens, padding)``."""
     fig, axes = blank(9, 2.6, len(batches), sharey=True)
     for axis, (name, sizes) in zip(axes, batches.items(), strict=True):
         used, empty = np.array(sizes).T
@@ -143,7 +143,7 @@ def padding(batches: Mapping[str, Sequence[tuple[int, int]]]) -> Figure:
 
 @styled
 def needle_maps(panels: Mapping[str, pd.DataFrame], measured: str = RIGHT) -> Figure:
-    """Needle maps side by side (07): method -> share, depth (rows) by length (columns)."""
+    """Needle maps side by side (08): method -> share, depth (rows) by length (columns)."""
     depths, lengths = next(iter(panels.values())).shape
     width = max(2.2, 0.5 * lengths + 0.4) * min(3, len(panels)) + 1
     fig, axes = blank(width, 0.28 * depths + 0.9, len(panels), sharex=True, sharey=True)
@@ -162,7 +162,7 @@ def needle_maps(panels: Mapping[str, pd.DataFrame], measured: str = RIGHT) -> Fi
 
 @styled
 def cost_and_quality(panels: Mapping[str, pd.DataFrame]) -> Figure:
-    """What selectors cost against what they are worth, a panel a measure (05, 08).
+    """What selectors cost against what they are worth, a panel a measure (09, 10).
 
     Columns ``method, condition, value`` and ``cost``: tokens that models read, in multiples of the pool's.
     """
@@ -198,7 +198,7 @@ def _name_points(axis: Axes, points: pd.DataFrame, apart: float) -> None:
 
 @styled
 def differences(table: pd.DataFrame, reference: str, xlabel: str) -> Figure:
-    """Difference of each method from a reference, mean and 95 % interval (07); of `outcomes.against`."""
+    """Difference of each method from a reference, mean and 95 % interval (08); of `outcomes.against`."""
     fig, (axis,) = blank(6.5, 0.28 * len(table) + 1)
     draw_differences(axis, table, [(GREY if m == reference else BLUE, "o") for m in table.index])
     name_lines(axis, table.index)

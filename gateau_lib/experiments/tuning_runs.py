@@ -1,4 +1,4 @@
-"""What the training experiments of notebooks 06 and 07 share, and what the logs of their runs say.
+"""What the training experiments of notebooks 07 and 08 share, and what the logs of their runs say.
 
 The experiments: `selection_runs` and `skip_runs`. Every run exists once a candidate pool ``n``, its seed.
 """

@@ -6,7 +6,7 @@ Source: GATEAU, arXiv 2410.15633; released code ``select/rank.py``; α = 0.8 wit
 10k.
 
 Open points: HMP is a softmax over the pool, of the size 1/n; CAM is a cosine. Added as released, CAM decides
-alone (notebook 05), so the same sum is kept in three scales and ``rank`` is the default.
+alone (notebook 06), so the same sum is kept in three scales and ``rank`` is the default.
 """
 
 from typing import Literal, cast, get_args

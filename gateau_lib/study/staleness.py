@@ -19,15 +19,15 @@ from gateau_lib.study.store import OTHER, Study, versions
 # Which notebooks' files and artefacts a notebook reads.
 UPSTREAM: dict[str, tuple[str, ...]] = {
     "01": (), "02": ("01",), "03": ("01", "02"), "04": ("01", "02", "03"), "05": ("01", "02", "03", "04"),
-    "06": ("01", "02", "05"), "07": ("01", "02", "06"), "08": ("01", "02", "03", "04", "05", "06", "07"),
-    "09": ("02",),
+    "06": ("01", "02", "03", "04", "05"), "07": ("01", "02", "06"), "08": ("01", "02", "07"),
+    "09": ("01", "02", "03", "04", "05", "06", "07", "08"), "10": ("01", "02", "05", "06"), "11": ("02",),
 }  # fmt: skip
 # Files and folders of results, beside the profile's own, that a notebook reads. Most show the verdicts over
 # many pairs of models.
 PAIRS = [f"{PUBLISHED}/{name}" for name in ("manifest.json", "metrics.csv", "scores")]
-READS = {number: PAIRS for number in UPSTREAM if number not in ("06", "09")} | {
-    "05": ["bench", *PAIRS], "08": [*PAIRS, f"{PUBLISHED}/agreement.csv"],
-    "09": ["gpu*/manifest.json", "paper/manifest.json", "[gp]*/tables/09_measured.csv"],
+READS = {number: PAIRS for number in UPSTREAM if number not in ("07", "10", "11")} | {
+    "10": ["bench"], "09": [*PAIRS, f"{PUBLISHED}/agreement.csv"],
+    "11": ["gpu*/manifest.json", "paper/manifest.json", "[gp]*/tables/11_measured.csv"],
 }  # fmt: skip
 TYPES: dict[str, Callable[[str], Any]]  # of parameters that a command line sets
 TYPES = {"int": int, "float": float, "str": str, "bool": lambda t: {"true": True, "false": False}[t.lower()]}
@@ -73,7 +73,7 @@ class Step:
         found |= {f"parameter {k}": json.dumps(v) for k, v in self.parameters.items()}
         for step in self.upstream:
             # Later notebooks read numbers, not pictures; the last one shows the pictures too.
-            folders, last = EVIDENCE if self.number == "08" else EVIDENCE[:-1], step.last()
+            folders, last = EVIDENCE if self.number == "09" else EVIDENCE[:-1], step.last()
             kept = {k: v for k, v in last.get("files", {}).items() if k.split("/")[0] in folders}
             left = json.dumps([kept, last.get("artefacts")], sort_keys=True)
             found[f"what {step.name} left"] = digest(left)

@@ -102,3 +102,33 @@ def test_the_headline_begins_with_what_is_surest_and_leaves_open_claims_out():
     assert [line.split("`")[1] for line in lines] == ["skip-outer-extends", "gateau-beats-random"]
     assert answers.headline(pd.DataFrame(rows), 1).count("- ") == 1
     assert answers.headline(pd.DataFrame(rows[2:])) == "None."
+
+
+def test_a_summary_has_five_lines_computed_from_the_verdicts_of_its_notebook():
+    names = [
+        "prolong-finds-dependent",
+        "prolong-finds-far-clean",
+        "specificity-guards",
+        "hmg-ranks-far-clean",
+    ]
+    said = ["holds", "fails", "inconclusive", "holds"]
+    rows = [
+        vars(verdict(name, each, p=0.1 * n, difference=0.25)) | {"paper": CLAIMS[name].paper}
+        | {"evidence": CLAIMS[name].evidence, "reason": "too few", "pairs": 9}
+        for n, (name, each) in enumerate(zip(names, said, strict=True))
+    ]  # fmt: skip
+    found = Settled(pd.DataFrame(), "9 pairs of models.", pd.DataFrame(rows))
+    own = pd.DataFrame({"id": names[:3], "value": [1.0, 0.0, float("nan")], "against": 0.5})
+    text = answers.summary_text(found, "05_prolong_comparison", own)
+    told = TOLD["prolong-finds-dependent"]["holds"].format(value=0.125, against=0.375)
+    assert text.splitlines() == [
+        "**Summary**",
+        "",
+        "- 2 of 3 claims are settled: Of 3 claims 1 hold, 1 fail, 1 stay inconclusive.",
+        f"- Surest: {told}",
+        f"- What papers say and what fails here: GATEAU: {CLAIMS[names[1]].statement.rstrip('.')}.",
+        f"- Nearest to a verdict: {CLAIMS[names[2]].statement} too few.",
+        "- One pair alone, this one, has the sign of the many in 1 of 2 claims.",
+    ]
+    nothing = found._replace(verdicts=found.verdicts.assign(value=float("nan")))
+    assert answers.summary_text(nothing, "05_prolong_comparison", own) == f"**Summary.** {NOTHING_YET}"

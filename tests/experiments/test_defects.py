@@ -77,3 +77,18 @@ def test_the_first_samples_of_every_kind_are_scored(pair, tmp_path, monkeypatch)
     defects.write_changes(tmp_path, tmp_path / "pool.jsonl", 2, WINDOW, SEGMENT, "float32", tmp_path)
     assert sorted(seen) == ["s0", "s1", "s2"]
     assert pd.read_csv(tmp_path / "changes.csv")["score"].tolist() == ["HMG"]
+
+
+def test_the_defects_in_words():
+    rows = [
+        ("HMG", "raw_short_reader", 0.5, 1.0),
+        ("HMG", "late_labels", 1.0, 1.0),
+        ("CAM", "all_tokens", 0.25, 2.0),
+    ]
+    rows += [("HMG", defects.RELEASED, 0.5, 1.0), ("CAM", defects.RELEASED, -0.5, 2.5)]
+    changed = pd.DataFrame(rows, columns=["score", "defect", "rank_correlation", "cost"])
+    text = defects.told(changed)
+    assert text.startswith("Of 3 defects of the released procedures 2 change the ranking")
+    assert defects.WORDS["all_tokens"][1] in text and "0.25" in text
+    assert text.endswith("it is 0.50 for HMG and -0.50 for CAM, and CAM reads 2.5 times the tokens.")
+    assert defects.told(changed.assign(rank_correlation=float("nan"))).startswith("Too few samples")

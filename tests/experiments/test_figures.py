@@ -138,14 +138,14 @@ def test_figure_is_svg_with_its_text_and_stable_bytes(name):
 def test_same_bytes_in_another_process(tmp_path, monkeypatch):
     monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path))
     study = store.open_study("smoke")
-    style.show(study, figures.composition(COUNTS), "05_selections")
+    style.show(study, figures.composition(COUNTS), "06_selections")
     again = (
         style.show(study, figures.composition(COUNTS), "05_other"),
-        style.show(study, figures.composition(COUNTS), "05_selections"),
+        style.show(study, figures.composition(COUNTS), "06_selections"),
     )
     assert [shown.caption.partition("** ")[0] for shown in again] == ["**Figure 5.2", "**Figure 5.1"]
-    path = study.root / "figures" / "05_selections.svg"
-    assert path == tmp_path / "smoke" / "figures" / "05_selections.svg"
+    path = study.root / "figures" / "06_selections.svg"
+    assert path == tmp_path / "smoke" / "figures" / "06_selections.svg"
     code = (
         "import pandas as pd; from gateau_lib.experiments import figures; "
         "from gateau_lib.study.style import svg;"

@@ -54,16 +54,16 @@ def test_two_processes_trained_each_model_of_the_published_part(paper):
 
 
 def test_tables_fill_and_what_was_not_run_says_why(paper):
-    measured = pd.read_csv(paper / "tables" / "09_measured.csv")
+    measured = pd.read_csv(paper / "tables" / "11_measured.csv")
     runs = replication_rows.runs(resolve("rehearse-paper"))
     judged = measured[measured["table"].isin(["LongBench-Chat", "MT-Bench"])]
     assert set(judged["measured"]) == {70.0} and len(judged) == 2 * len(runs)
     shown = {"Needle", "RULER", *(f"LongBench {group}" for group in longbench.GROUPS)}
     assert shown <= set(measured["table"]) and measured["measured"].between(0, 100).all()
-    both = pd.read_csv(paper / "tables" / "09_tables.csv")
+    both = pd.read_csv(paper / "tables" / "11_tables.csv")
     reported = both.dropna(subset=["reported"])
     assert len(reported) == len(findings.reported()) and both["measured"].notna().sum() == len(measured)
-    why = pd.read_csv(paper / "tables" / "09_not_run.csv").set_index("what")["why"]
+    why = pd.read_csv(paper / "tables" / "11_not_run.csv").set_index("what")["why"]
     assert (
         set(why.index) <= {"row 'CaR'", "row 'non-homologous guide'", "short-tasks"}
         and why.str.len().min() > 20
@@ -74,7 +74,7 @@ def test_a_second_rehearsal_does_nothing(paper, monkeypatch):
     with serve(lambda body: "[[7]]") as judge:
         done = python(paper.parent, "gateau_lib.run", "rehearse-paper", "--status", seconds=60)
     assert done.stdout.count(" fresh") == 8 and re.search(
-        r"09_published_scale +stale +parameter judge", done.stdout
+        r"11_published_scale +stale +parameter judge", done.stdout
     ), judge.spec
 
 
@@ -83,7 +83,7 @@ def test_adapters_and_a_part_of_the_data_on_one_card(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     root = tmp_path / "rehearse-gpu+granite-2b"
     assert list((root / "cache").glob("gateau-30-24-*/adapter_model.safetensors"))
-    assert set(pd.read_csv(root / "tables" / "09_measured.csv")["table"]) >= {
+    assert set(pd.read_csv(root / "tables" / "11_measured.csv")["table"]) >= {
         "Needle",
         "RULER",
         "LongBench summarisation",

@@ -201,14 +201,14 @@ def test_profiles_that_left_results_are_listed_with_their_machine(tmp_path, monk
     entry = {"commit": "abcdef0123456", "dirty": False}
     for name in ("paper", "rehearse-paper", "paper-seed2", "cpu-custom-0a1b2c"):
         (tmp_path / name).mkdir()
-        content = {"machine": {"device": "a card"}, "notebooks": {"01_data": entry, "09_published": entry}}
+        content = {"machine": {"device": "a card"}, "notebooks": {"01_data": entry, "11_published": entry}}
         (tmp_path / name / "manifest.json").write_text(json.dumps(content))
     found = replication_tables.recorded(Study(resolve("cpu"), 0, tmp_path / "cpu")).set_index("profile")
     assert (
         found.loc["paper"].tolist() == ["01 09", "a card", "abcdef012"]
         and found.loc["cpu", "notebooks"] == "not run"
     )
-    del content["notebooks"]["09_published"]  # as while it runs
+    del content["notebooks"]["11_published"]  # as while it runs
     (tmp_path / "paper" / "manifest.json").write_text(json.dumps(content))
     now = replication_tables.recorded(Study(resolve("paper"), 0, tmp_path / "paper")).set_index("profile")
     assert now.loc["paper", "notebooks"] == "01 09"
@@ -227,7 +227,7 @@ def test_measured_numbers_of_every_recorded_profile_are_shown_and_no_rehearsal_s
         runs = replication_rows.runs(resolve(name.removesuffix("-seed1")))[:3]
         (tmp_path / name / "tables").mkdir(parents=True)
         replication_tables.measured(rows_of({runs[2].name: {"chat": [1.0, 3.0]}}, "mt-bench"), runs).to_csv(
-            tmp_path / name / "tables" / "09_measured.csv", index=False
+            tmp_path / name / "tables" / "11_measured.csv", index=False
         )
     assert set(replication_tables.last_measured()["setting"]) == {"real-world", "2,000 short, 1,000 long"}
     assert not replication_tables.last_measured().duplicated().any()

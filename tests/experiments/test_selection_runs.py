@@ -230,7 +230,7 @@ def test_what_notebook_05_chose_is_read_again_and_its_want_is_named(study, input
     jobs = selection_runs.selection_jobs(study, *inputs, selection_runs.selected(study))
     assert [job.name for job in jobs] == selection_runs.run_names(study.profile)
     path.unlink()
-    with pytest.raises(DataError, match=r"05_choices-1\.json: .*run notebook 05 of profile smoke first"):
+    with pytest.raises(DataError, match=r"06_choices-1\.json: .*run notebook 06 of profile smoke first"):
         selection_runs.selected(study)
 
 

@@ -105,7 +105,7 @@ def test_ifd_above_one_means_one_thing():
 
 
 def test_pool_columns_rank_as_the_registered_methods_do():
-    """What notebook 05 selects by under a column's name is what `--score` selects by."""
+    """What notebook 06 selects by under a column's name is what `--score` selects by."""
     rng = np.random.default_rng(3)
     rows = pd.DataFrame(make_rows(30))
     table = pd.DataFrame(

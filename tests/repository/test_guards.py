@@ -178,7 +178,7 @@ def test_every_claim_is_used_where_its_evidence_is():
     for claim in claims.load_claims():
         assert claim.evidence in copies, f"{claim.id}: no notebook {claim.evidence}"
         assert claim.id in copies[claim.evidence], f"{claim.id} is not shown in {claim.evidence}"
-        assert claim.id in copies["08_findings"], f"{claim.id} is not shown in 08_findings"
+        assert claim.id in copies["09_findings"], f"{claim.id} is not shown in 09_findings"
 
 
 # The repository ---------------------------------------------------------------------------------------------

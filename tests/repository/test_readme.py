@@ -111,13 +111,13 @@ def test_parts_say_what_the_results_say(results):
     assert "**12 minutes, 2.0 GB**" in made["cost"] and "2 cores (A Processor)" in made["cost"]
     assert (
         f"Of {len(load_claims())} claims 1 hold, 0 fail" in made["headline"]
-        and "08_headline.svg" in made["headline"]
+        and "09_headline.svg" in made["headline"]
     )
     assert re.search(r"^\| GATEAU \| 1 \| 0 \| 0 \| \d+ \|$", made["verdicts"], flags=re.M)
     assert "over 3 pairs of models" in made["headline"] and "`hmg-ranks-far-clean`" in made["headline"]
     assert made["verdicts"].count("\n") == len({claim.paper for claim in load_claims()}) + 1
     home = pages.generated(results, ROOT / "notebooks")["docs/index.md"]["headline"]
-    assert "(../results/cpu/figures/08_headline.svg)" in home and "](claims/index.md)" in home
+    assert "(../results/cpu/figures/09_headline.svg)" in home and "](claims/index.md)" in home
     assert "results/cpu/notebooks/03_hmg_scoring.ipynb) | 1.5 | 2.0 |" in made["reading"]
     assert all(f"`make {name}`" in made["profiles"] for name in PROFILES) and set(pages.PURPOSE) == set(
         PROFILES

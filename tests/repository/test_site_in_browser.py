@@ -34,7 +34,7 @@ IN_THE_DARK = [
     "theory",
     "claims/index",
     "notebooks/03_hmg_scoring",
-    "notebooks/08_findings",
+    "notebooks/09_findings",
 ]  # small
 # In a theme: what came from elsewhere, pictures without words or content, tables as text, what sticks out.
 LOOK = """
