@@ -87,7 +87,7 @@ def summary_text(found: Settled, notebook: str, own: pd.DataFrame) -> str:
         return f"**Summary.** {NOTHING_YET}"
     decided, unsure = rows[rows["verdict"].isin(DECISIVE)], rows[rows["verdict"] == "inconclusive"]
     failed = decided[(decided["verdict"] == "fails") & (decided["paper"] != OURS)]
-    lines = [f"{len(decided)} of {len(rows)} claims are settled: {findings.summary(rows)}"]
+    lines = [findings.summary(rows)]
     lines += [f"Surest: {_said(row)}" for row in decided.head(1).itertuples()]
     against = "; ".join(f"{row.paper}: {row.statement.rstrip('.')}" for row in failed.itertuples())
     lines.append(f"What papers say and what fails here: {against or 'nothing'}.")

@@ -241,3 +241,16 @@ def differences(table: pd.DataFrame, measure: str) -> str:
         apart = ((sure["low"] > 0) | (sure["high"] < 0)).sum()
         text += f"; {apart} of {len(sure)} intervals exclude zero"
     return f"{text}."
+
+
+def cut_curve(curve: pd.DataFrame, window: int) -> str:
+    """Where the contrast is best, and what it loses at the ends."""
+    by_cut = curve.set_index("cut")["auc"]
+    best, first, last = by_cut.idxmax(), by_cut.index[0], by_cut.index[-1]
+    where = (
+        "the window that the labels are defined by" if best == window else f"not at the labels' {window:,}"
+    )
+    return (
+        f"The one-model contrast is best at {best:,} tokens ({decimals(by_cut[best])}), {where}; "
+        f"cut at {first:,} it has {decimals(by_cut[first])}, at {last:,} {decimals(by_cut[last])}."
+    )

@@ -124,7 +124,7 @@ def test_a_summary_has_five_lines_computed_from_the_verdicts_of_its_notebook():
     assert text.splitlines() == [
         "**Summary**",
         "",
-        "- 2 of 3 claims are settled: Of 3 claims 1 hold, 1 fail, 1 stay inconclusive.",
+        "- Of 3 claims 1 hold, 1 fail, 1 stay inconclusive.",
         f"- Surest: {told}",
         f"- What papers say and what fails here: GATEAU: {CLAIMS[names[1]].statement.rstrip('.')}.",
         f"- Nearest to a verdict: {CLAIMS[names[2]].statement} too few.",
