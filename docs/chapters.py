@@ -7,16 +7,25 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import yaml
 from nbformat import NotebookNode, v4
+
+from gateau_lib.study.code_hash import PACKAGE
 
 MARK = "# NBVAL_CHECK_OUTPUT\n"  # for the tests
 OUT_OF_SIGHT = {"parameters", "injected-parameters"}
 SVG, MARKDOWN = "image/svg+xml", "text/markdown"
+# What is said to readers of the repository's file, and what this page shows itself.
+ELSEWHERE = re.compile(r" With all outputs: `[^`]+`\.")
+MEASURED = re.compile(r"(Wall time and peak memory)[^.;]*manifest\.json`(?:, measured by the runner)?")
+COURSE = re.compile(r"\]\(course/[^)]*\)")
 CAPTION = re.compile(r"\*\*(Figure (\d+)\.(\d+))\*\* (.*)", re.S)
 REMADE = """---
 
 Made by `{command}` from commit `{commit}`{dirty}, in {minutes:.1f} minutes with at most {memory:.1f} GB on {machine}.
 {{download}}`This notebook as it ran <{name}>`.
+
+To cite: *{title}*, chapter {number}, commit `{commit}`, with the papers it studies (`CITATION.cff`).
 """
 
 
@@ -32,10 +41,16 @@ def chapter(notebook: NotebookNode, figures: Path, place: str) -> NotebookNode:
                 cell.metadata["tags"] = [*cell.metadata.get("tags", ()), "hide-input"]
             cell.outputs = with_figures(cell.outputs, figures, place)
         else:
-            cell.source = cell.source.replace("](../docs/", "](../")
+            cell.source = readable(cell.source)
         kept.append(cell)
     notebook.cells = kept
     return notebook
+
+
+def readable(text: str) -> str:
+    """Prose of a notebook as it stands on the site."""
+    text = MEASURED.sub(r"\1 stand at the end of this page", ELSEWHERE.sub("", text))
+    return COURSE.sub("](../project/course.md)", text.replace("](../docs/", "](../"))
 
 
 def with_figures(outputs: list[NotebookNode], figures: Path, place: str) -> list[NotebookNode]:
@@ -78,5 +93,7 @@ def colophon(name: str, manifest: dict[str, Any]) -> NotebookNode:
         "memory": entry["peak_memory_mb"] / 1024,
         "machine": f"{machine['cores']} cores ({device})",
         "name": f"as-run/{name}.ipynb",
+        "title": yaml.safe_load((PACKAGE.parent / "CITATION.cff").read_text(encoding="utf-8"))["title"],
+        "number": name.partition("_")[0],
     }
     return v4.new_markdown_cell(REMADE.format(**told))

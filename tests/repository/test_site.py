@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 from html import unescape
@@ -102,6 +103,21 @@ def test_a_figure_has_its_caption_and_says_it_to_who_cannot_see_it(html):
 def test_machinery_is_out_of_sight(html):
     assert "NBVAL_CHECK_OUTPUT" not in html and "profile: str" not in unescape(html)
     assert html.count("<details") == 2  # both cells draw or write, so their code is folded
+
+
+def test_what_a_page_shows_itself_it_does_not_look_for_elsewhere(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    chapters = importlib.import_module("chapters")
+    text = "You will see. With all outputs: `results/cpu/notebooks/01_data.ipynb`.\n\n[The course](course/01_data.ipynb) "
+    text += "and [RoPE](../docs/theory.md). Wall time and peak memory, for each profile that ran, stand in "
+    text += "`results/<profile>/manifest.json`, measured by the runner. More."
+    assert chapters.readable(text) == (
+        "You will see.\n\n[The course](../project/course.md) and [RoPE](../theory.md). "
+        "Wall time and peak memory stand at the end of this page. More."
+    )
+    for path in SOURCES:
+        shown = "".join(chapters.readable(notebooks.source(cell)) for cell in notebooks.read(path)["cells"])
+        assert "manifest.json`" not in shown and "With all outputs" not in shown, path.name
 
 
 def test_every_claim_has_a_page(html):
