@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,20 @@ def shown(tables: pd.DataFrame, names: Sequence[str]) -> Any:
     wide = wide[sorted(wide, key=lambda place: (settings.index(place[0]), place[1]))]
     wide.columns = [f"{setting}{f', {share:.0f} %' if share else ''}" for setting, share in wide]
     return text_table(wide.reset_index())
+
+
+def if_measured(
+    tables: pd.DataFrame, names: Sequence[str], show: Callable[[pd.DataFrame, Sequence[str]], Any] = shown
+) -> Any:
+    """Some tables by `shown` or `gains_shown` if any number of theirs is measured, else how many there are."""
+    from IPython.display import Markdown
+
+    part = tables[tables["table"].isin(names)]
+    if part["measured"].notna().any():
+        return show(tables, names)
+    count = part["reported"].notna().sum()
+    text = f"Nothing is measured of {len(names)} tables; their {count} reported numbers stand in `tables/11_tables.csv`."
+    return Markdown(text)  # type: ignore[no-untyped-call]
 
 
 def gains(tables: pd.DataFrame) -> pd.DataFrame:

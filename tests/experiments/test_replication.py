@@ -179,6 +179,9 @@ def test_no_number_is_lost_beside_the_reported_ones():
     assert gain["reported"].item() == pytest.approx(59.0 - 50.8)
     shown = replication_tables.shown(both, ["LongBench-Chat"]).data
     assert "56.8 / 50.0 [-77.1, 177.1]" in shown and "| Random |" in shown and "50.8 / –" in shown
+    assert replication_tables.if_measured(both, ["LongBench-Chat"]).data == shown
+    few = replication_tables.if_measured(both, ["MT-Bench"], replication_tables.gains_shown).data
+    assert few.startswith("Nothing is measured of 1 tables; their 40 reported numbers stand in")
 
 
 def test_what_is_not_run_has_a_reason(tmp_path, monkeypatch):
