@@ -221,7 +221,7 @@ def recorded(study: Study) -> pd.DataFrame:
             continue
         ran = made.get(name, {}).get("notebooks", {})
         if name == own and ran:
-            ran |= {"09": {"commit": commit()["commit"]}}
+            ran |= {"11": {"commit": commit()["commit"]}}
         commits = " ".join(sorted({str(each.get("commit"))[:9] for each in ran.values()}))
         device = made[name]["machine"]["device"] if ran else "–"
         rows.append((name, " ".join(sorted(each[:2] for each in ran)) or "not run", device, commits or "–"))

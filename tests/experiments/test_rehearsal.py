@@ -79,7 +79,7 @@ def test_a_second_rehearsal_does_nothing(paper, monkeypatch):
 
 
 def test_adapters_and_a_part_of_the_data_on_one_card(tmp_path):
-    done = python(tmp_path, "gateau_lib.run", "rehearse-gpu+granite-2b", "--notebook", "09", seconds=600)
+    done = python(tmp_path, "gateau_lib.run", "rehearse-gpu+granite-2b", "--notebook", "11", seconds=600)
     assert done.returncode == 0, done.stderr[-3000:]
     root = tmp_path / "rehearse-gpu+granite-2b"
     assert list((root / "cache").glob("gateau-30-24-*/adapter_model.safetensors"))

@@ -208,13 +208,13 @@ def test_profiles_that_left_results_are_listed_with_their_machine(tmp_path, monk
         (tmp_path / name / "manifest.json").write_text(json.dumps(content))
     found = replication_tables.recorded(Study(resolve("cpu"), 0, tmp_path / "cpu")).set_index("profile")
     assert (
-        found.loc["paper"].tolist() == ["01 09", "a card", "abcdef012"]
+        found.loc["paper"].tolist() == ["01 11", "a card", "abcdef012"]
         and found.loc["cpu", "notebooks"] == "not run"
     )
     del content["notebooks"]["11_published"]  # as while it runs
     (tmp_path / "paper" / "manifest.json").write_text(json.dumps(content))
     now = replication_tables.recorded(Study(resolve("paper"), 0, tmp_path / "paper")).set_index("profile")
-    assert now.loc["paper", "notebooks"] == "01 09"
+    assert now.loc["paper", "notebooks"] == "01 11"
     assert list(found.index) == ["cpu", "gpu", "paper"]
     # Another seed is told what it ran itself.
     other = replication_tables.recorded(Study(resolve("gpu"), 1, tmp_path / "paper-seed2")).set_index(
