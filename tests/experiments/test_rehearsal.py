@@ -32,7 +32,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_notebook_of_the_paper_profile_ran(paper):
     content = json.loads((paper / "manifest.json").read_text())
-    assert [name[:2] for name in content["notebooks"]] == [f"{n:02d}" for n in range(1, 10)]
+    assert [name[:2] for name in content["notebooks"]] == [f"{n:02d}" for n in range(1, 12)]
     pins = json.loads((paper / "revisions.json").read_text())
     profile = resolve("paper")
     assert {
@@ -73,7 +73,7 @@ def test_tables_fill_and_what_was_not_run_says_why(paper):
 def test_a_second_rehearsal_does_nothing(paper, monkeypatch):
     with serve(lambda body: "[[7]]") as judge:
         done = python(paper.parent, "gateau_lib.run", "rehearse-paper", "--status", seconds=60)
-    assert done.stdout.count(" fresh") == 8 and re.search(
+    assert done.stdout.count(" fresh") == 10 and re.search(
         r"11_published_scale +stale +parameter judge", done.stdout
     ), judge.spec
 

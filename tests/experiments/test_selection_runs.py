@@ -221,7 +221,7 @@ def test_an_arm_without_ids_is_named(study, inputs):
         selection_runs.selection_jobs(study, *inputs, {0: ids_of(0), 1: ids_of(1) | {"scarce_10-cam": []}})
 
 
-def test_what_notebook_05_chose_is_read_again_and_its_want_is_named(study, inputs):
+def test_what_notebook_06_chose_is_read_again_and_its_want_is_named(study, inputs):
     for n in range(2):
         path = selection_runs.write_choices(study, n, ids_of(n))
     assert path.read_text().count("\n") == len(ARMS) + 2 and selection_runs.read_choices(study, 1) == ids_of(

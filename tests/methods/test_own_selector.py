@@ -102,7 +102,7 @@ def test_it_costs_nothing_and_asks_for_no_short_model(python, saved_pair, tmp_pa
     assert python("-m", "gateau_lib.score", *words).split("\nall ")[1].split()[0] == "0"
 
 
-def test_notebook_05_shows_it(python):
+def test_notebook_06_shows_it(python):
     found = json.loads(python("-c", POOLS).splitlines()[-1])
     assert found["others"] == [*ranking.OTHERS, "overlap"] and found["drawn"] and found["n"] == 15
     assert {row["method"] for row in found["rows"]} == {*ranking.OTHERS, "overlap"}
