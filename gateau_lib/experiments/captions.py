@@ -211,6 +211,19 @@ def needle_maps(panels: Mapping[str, pd.DataFrame], measure: str) -> str:
     return f"At {longest:,} tokens, mean over depths ({measure}): {extremes(means)}."
 
 
+def needle_gains(gains: Mapping[str, pd.DataFrame], before: str, measure: str) -> str:
+    """Means over depths at the longest length, and the cell that gains most of all."""
+    longest = next(iter(gains.values())).columns[-1]
+    means = pd.Series({name: grid[longest].mean() for name, grid in gains.items()})
+    best = max(gains, key=lambda name: gains[name].max().max())
+    depth, length = gains[best].stack().idxmax()
+    return (
+        f"Against {label(before)}, at {longest:,} tokens, mean over depths ({measure}): "
+        f"{extremes(means, lambda value: f'{value:+.2f}')}. Most gains {label(best)} at a depth of {depth:.0%} "
+        f"in {length:,} tokens ({gains[best].loc[depth, length]:+.2f})."
+    )
+
+
 def cost_and_quality(panels: Mapping[str, pd.DataFrame]) -> str:
     """The best that is free, and the best of all with what it costs; of each panel's first condition."""
     parts = []

@@ -134,6 +134,10 @@ def test_needles_costs_and_differences():
     assert (
         captions.needle_maps(maps, "p") == "At 2,048 tokens, mean over depths (p): from a (0.25) to b (0.75)."
     )
+    assert captions.needle_gains({"b": maps["b"] - maps["a"]}, "a", "p") == (
+        "Against a, at 2,048 tokens, mean over depths (p): b (+0.50). "
+        "Most gains b at a depth of 0% in 2,048 tokens (+1.00)."
+    )
     table = AREAS.assign(cost=[0, 2.5, 2.5, 2.5])
     assert captions.cost_and_quality({"AUC": table, "p": table[:0]}) == (
         "AUC (clean): best is ProLong, 0.70, for 2.5 times the pool's tokens; without a model random, 0.50."

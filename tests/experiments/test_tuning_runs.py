@@ -84,6 +84,8 @@ def test_figures_draw():
     assert (
         len(training_figures.needle_maps(dict.fromkeys("abcd", grid)).axes) == 7
     )  # two lines of three, and the colour bar
+    gains = training_figures.needle_gains({"a": grid, "b": grid + 0.05}, "a", "p")
+    assert len(gains.axes) == 2 and gains.get_label().startswith("Against a, at 128 tokens")
     table = pd.DataFrame(
         {"value": [0.5], "difference": [0.1], "low": [np.nan], "high": [np.nan]}, index=["a"]
     )
