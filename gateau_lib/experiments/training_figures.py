@@ -154,7 +154,7 @@ def needle_maps(panels: Mapping[str, pd.DataFrame], measured: str = RIGHT) -> Fi
 def needle_gains(panels: Mapping[str, pd.DataFrame], before: str, measured: str) -> Figure:
     """What each of the other maps has more, or less, than that of the method ``before`` (08)."""
     gains = {name: grid - panels[before] for name, grid in panels.items() if name != before}
-    scale = {"cmap": "PuOr", "vmin": -1, "vmax": 1, "aspect": "auto"}
+    scale = {"cmap": "PuOr", "vmin": -1, "aspect": "auto"}
     fig = _maps(gains, scale, lambda value: "white" if abs(value) > 0.7 else BLACK, f"{measured}, gained")
     fig.set_label(captions.needle_gains(gains, before, measured))
     return fig
