@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import yaml
 from nbformat import NotebookNode, v4
 
@@ -29,8 +31,13 @@ To cite: *{title}*, chapter {number}, commit `{commit}`, with the papers it stud
 """
 
 
-def chapter(notebook: NotebookNode, figures: Path, place: str) -> NotebookNode:
-    """The notebook as readers see it; its drawings are written to ``figures``, whose address is ``place``."""
+def chapter(
+    notebook: NotebookNode, figures: Path, place: str, names: Mapping[str, str] | None = None
+) -> NotebookNode:
+    """The notebook as readers see it; its drawings are written to ``figures``, whose address is ``place``.
+
+    ``names``: of `titles`, by which it names others.
+    """
     kept = []
     for cell in notebook.cells:
         if OUT_OF_SIGHT & set(cell.metadata.get("tags", ())):
@@ -41,7 +48,7 @@ def chapter(notebook: NotebookNode, figures: Path, place: str) -> NotebookNode:
                 cell.metadata["tags"] = [*cell.metadata.get("tags", ()), "hide-input"]
             cell.outputs = with_figures(cell.outputs, figures, place)
         else:
-            cell.source = readable(cell.source)
+            cell.source = named(readable(cell.source), names or {})
         kept.append(cell)
     notebook.cells = kept
     return notebook
@@ -51,6 +58,25 @@ def readable(text: str) -> str:
     """Prose of a notebook as it stands on the site."""
     text = MEASURED.sub(r"\1 stand at the end of this page", ELSEWHERE.sub("", text))
     return COURSE.sub("](../project/course.md)", text.replace("](../docs/", "](../"))
+
+
+def named(text: str, titles: Mapping[str, str]) -> str:
+    """Links that name a notebook by its file name it by the chapter's title."""
+
+    def title(match: re.Match[str]) -> str:
+        name = match[1]
+        return f"[{titles.get(name, name)}]({name}.ipynb)"
+
+    return re.sub(r"\[(\d\d_\w+)\]\(\1\.ipynb\)", title, text)
+
+
+def titles(folder: Path) -> dict[str, str]:
+    """Names of a folder's notebooks -> their headings as far as the colon, "05 · ProLong"."""
+    found = {}
+    for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+        first = nbformat.read(path, as_version=4).cells[0].source
+        found[path.stem] = first.partition("\n")[0].removeprefix("# ").partition(":")[0]
+    return found
 
 
 def with_figures(outputs: list[NotebookNode], figures: Path, place: str) -> list[NotebookNode]:

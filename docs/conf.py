@@ -30,10 +30,12 @@ for made in map(HERE.joinpath, MADE):
     shutil.rmtree(made, ignore_errors=True)
 (PAGES / "as-run").mkdir(parents=True)
 recorded = json.loads((RESULTS / "manifest.json").read_text()) if (RESULTS / "manifest.json").exists() else {}
+titles = chapters.titles(RESULTS / "notebooks")
 for executed in sorted((RESULTS / "notebooks").glob("[0-9][0-9]_*.ipynb")):
     if not executed.name.endswith(".failed.ipynb"):
         shutil.copy(executed, PAGES / "as-run")
-        page = chapters.chapter(nbformat.read(executed, as_version=4), FIGURES, "../_static/figures")
+        ran = nbformat.read(executed, as_version=4)
+        page = chapters.chapter(ran, FIGURES, "../_static/figures", titles)
         if executed.stem in recorded.get("notebooks", {}):
             page.cells.append(chapters.colophon(executed.stem, recorded))
         nbformat.write(page, PAGES / executed.name)

@@ -115,6 +115,11 @@ def test_what_a_page_shows_itself_it_does_not_look_for_elsewhere(monkeypatch):
         "You will see.\n\n[The course](../project/course.md) and [RoPE](../theory.md). "
         "Wall time and peak memory stand at the end of this page. More."
     )
+    told = chapters.titles(ROOT / "notebooks")
+    assert told["05_prolong_comparison"] == "05 · ProLong" and len(told) == len(SOURCES)
+    assert chapters.named("[01_a](01_a.ipynb) [b](01_a.ipynb)", {"01_a": "01 · A"}) == (
+        "[01 · A](01_a.ipynb) [b](01_a.ipynb)"
+    )
     for path in SOURCES:
         shown = "".join(chapters.readable(notebooks.source(cell)) for cell in notebooks.read(path)["cells"])
         assert "manifest.json`" not in shown and "With all outputs" not in shown, path.name
