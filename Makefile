@@ -11,7 +11,7 @@ ENVIRONMENT := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),$(CURDIR)/.venv)
 READY := $(ENVIRONMENT)/.gateau-$(firstword $(shell cat requirements.lock scripts/environment.sh | cksum))
 PYTHON_RUN := PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" "$(ENVIRONMENT)/bin/python" -m
 STUDY := $(PYTHON_RUN) gateau_lib.run
-PYTEST := $(PYTHON_RUN) pytest -n auto --maxprocesses 4 --dist loadfile
+PYTEST := $(PYTHON_RUN) pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 ROOMS := $(notdir $(patsubst %/__init__.py,%,$(wildcard gateau_lib/*/__init__.py)))
 # Names of profiles: gpu+PAIR with a pair of the registry, rehearse-gpu and rehearse-paper on fabricated models and data.
 named = $(if $(REHEARSE),rehearse-)$(1)$(if $(PAIR),+$(PAIR))

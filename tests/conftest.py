@@ -23,14 +23,15 @@ settings.register_profile("repository", deadline=None, derandomize=True, max_exa
 settings.load_profile("repository")
 torch.set_num_threads(1)
 LISTED = Path(__file__).with_name("slow.txt").read_text(encoding="utf-8")
-SLOW = set(re.findall(r"^\w+", LISTED, flags=re.MULTILINE))
+SLOW = re.findall(r"^\w+", LISTED, flags=re.MULTILINE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what slow.txt names, by file or by test."""
+    """Mark what slow.txt names, by file or by test; such files come first, in its order."""
     for item in items:
-        if {item.path.stem, getattr(item, "originalname", item.name)} & SLOW:
+        if {item.path.stem, getattr(item, "originalname", item.name)} & set(SLOW):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
 
 
 @pytest.fixture(autouse=True)
