@@ -219,8 +219,8 @@ def needle_gains(gains: Mapping[str, pd.DataFrame], before: str, measure: str) -
     depth, length = gains[best].stack().idxmax()
     return (
         f"Against {label(before)}, at {longest:,} tokens, mean over depths ({measure}): "
-        f"{extremes(means, lambda value: f'{value:+.2f}')}. Most gains {label(best)} at a depth of {depth:.0%} "
-        f"in {length:,} tokens ({gains[best].loc[depth, length]:+.2f})."
+        f"{extremes(means, lambda value: f'{value:+.2f}')}. "
+        f"Most gains {label(best)} at a depth of {depth:.0%} in {length:,} tokens ({gains[best].loc[depth, length]:+.2f})."
     )
 
 

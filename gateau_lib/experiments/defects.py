@@ -68,9 +68,9 @@ def told(changed: pd.DataFrame) -> str:
     whole = changed[changed["defect"] == RELEASED].set_index("score")
     left = " and ".join(f"{whole.loc[score, 'rank_correlation']:.2f} for {score}" for score in SCORES)
     return (
-        f"Of {len(single)} defects of the released procedures {len(moved)} change the ranking of samples, most of "
-        f"all this one of {worst['score']}: {WORDS[worst['defect']][1]} (rank correlation with the mended score "
-        f"{worst['rank_correlation']:.2f}). With all of them together it is {left}, and CAM reads "
+        f"Of {len(single)} defects of the released procedures {len(moved)} change the ranking of samples, "
+        f"most of all this one of {worst['score']}: {WORDS[worst['defect']][1]} (rank correlation with the "
+        f"mended score {worst['rank_correlation']:.2f}). With all of them together it is {left}, and CAM reads "
         f"{whole.loc['CAM', 'cost']:.1f} times the tokens."
     )
 

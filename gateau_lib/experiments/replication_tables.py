@@ -104,14 +104,15 @@ def shown(tables: pd.DataFrame, names: Sequence[str]) -> Any:
 def if_measured(
     tables: pd.DataFrame, names: Sequence[str], show: Callable[[pd.DataFrame, Sequence[str]], Any] = shown
 ) -> Any:
-    """Some tables by `shown` or `gains_shown` if any number of theirs is measured, else how many there are."""
+    """Some tables by `shown` or `gains_shown` if a number of theirs is measured, else how many there are."""
     from IPython.display import Markdown
 
     part = tables[tables["table"].isin(names)]
     if part["measured"].notna().any():
         return show(tables, names)
     count = part["reported"].notna().sum()
-    text = f"Nothing is measured of {len(names)} tables; their {count} reported numbers stand in `tables/11_tables.csv`."
+    where = f"their {count} reported numbers stand in `tables/11_tables.csv`"
+    text = f"Nothing is measured of {len(names)} tables; {where}."
     return Markdown(text)  # type: ignore[no-untyped-call]
 
 

@@ -1,4 +1,4 @@
-"""The curve over cuts: losses against plain passes, areas counted by hand, and what the caption says of them."""
+"""The curve over cuts: losses against plain passes, areas counted by hand, and its caption."""
 
 from __future__ import annotations
 
