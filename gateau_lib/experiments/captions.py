@@ -217,10 +217,11 @@ def needle_gains(gains: Mapping[str, pd.DataFrame], before: str, measure: str) -
     means = pd.Series({name: grid[longest].mean() for name, grid in gains.items()})
     best = max(gains, key=lambda name: gains[name].max().max())
     depth, length = gains[best].stack().idxmax()
+    most = f"{label(best)} at a depth of {depth:.0%} in {length:,} tokens"
     return (
         f"Against {label(before)}, at {longest:,} tokens, mean over depths ({measure}): "
         f"{extremes(means, lambda value: f'{value:+.2f}')}. "
-        f"Most gains {label(best)} at a depth of {depth:.0%} in {length:,} tokens ({gains[best].loc[depth, length]:+.2f})."
+        f"Most gains {most} ({gains[best].loc[depth, length]:+.2f})."
     )
 
 

@@ -1,4 +1,4 @@
-"""How well a gap finds far evidence by where the short reader is cut; the labels' window is one place (03)."""
+"""How well a gap finds far evidence by where the short reader is cut; the labels' window is one (03)."""
 
 from pathlib import Path
 

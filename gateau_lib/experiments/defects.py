@@ -70,8 +70,8 @@ def told(changed: pd.DataFrame) -> str:
     return (
         f"Of {len(single)} defects of the released procedures {len(moved)} change the ranking of samples, "
         f"most of all this one of {worst['score']}: {WORDS[worst['defect']][1]} (rank correlation with the "
-        f"mended score {worst['rank_correlation']:.2f}). With all of them together it is {left}, and CAM reads "
-        f"{whole.loc['CAM', 'cost']:.1f} times the tokens."
+        f"mended score {worst['rank_correlation']:.2f}). With all of them together it is {left}, "
+        f"and CAM reads {whole.loc['CAM', 'cost']:.1f} times the tokens."
     )
 
 
