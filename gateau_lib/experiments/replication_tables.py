@@ -113,7 +113,7 @@ def if_measured(
     count = part["reported"].notna().sum()
     where = f"their {count} reported numbers stand in `tables/11_tables.csv`"
     text = f"Nothing is measured of {len(names)} tables; {where}."
-    return Markdown(text)  # type: ignore[no-untyped-call]
+    return Markdown(text)
 
 
 def gains(tables: pd.DataFrame) -> pd.DataFrame:

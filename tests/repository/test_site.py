@@ -108,9 +108,12 @@ def test_machinery_is_out_of_sight(html):
 def test_what_a_page_shows_itself_it_does_not_look_for_elsewhere(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     chapters = importlib.import_module("chapters")
-    text = "You will see. With all outputs: `results/cpu/notebooks/01_data.ipynb`.\n\n"
-    text += "[The course](course/01_data.ipynb) and [RoPE](../docs/theory.md). Wall time and peak memory, for each profile that ran, stand in "
-    text += "`results/<profile>/manifest.json`, measured by the runner. More."
+    text = (
+        "You will see. With all outputs: `results/cpu/notebooks/01_data.ipynb`.\n\n"
+        "[The course](course/01_data.ipynb) and [RoPE](../docs/theory.md). "
+        "Wall time and peak memory, for each profile that ran, stand in "
+        "`results/<profile>/manifest.json`, measured by the runner. More."
+    )
     assert chapters.readable(text) == (
         "You will see.\n\n[The course](../project/course.md) and [RoPE](../theory.md). "
         "Wall time and peak memory stand at the end of this page. More."
