@@ -55,7 +55,8 @@ def rope() -> Figure:
     position, speed = np.arange(2 * WINDOW), _speed(BASE)
     for line, k in enumerate((4, 8, 11, 15)):
         axis.plot(position, np.cos(position * speed[k]) - 2.4 * line, color=PLACES[line], linewidth=1.3)
-        axis.annotate(f"pair {k}", (2 * WINDOW + 4, -2.4 * line), va="center", annotation_clip=False)
+        end = np.cos(position[-1] * speed[k]) - 2.4 * line
+        axis.annotate(f"pair {k}", (2 * WINDOW + 4, end), va="center", annotation_clip=False)
     axis.axvspan(0, WINDOW, color="#F3F3F3", zorder=0)
     axis.set(xlabel="position (grey: the window of training)", yticks=[], xlim=(0, 2 * WINDOW))
     axis.grid(False)

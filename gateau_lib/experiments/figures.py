@@ -4,7 +4,7 @@ Here are those of pools and of scores; `training_figures` has those of training 
 are built without pyplot, so nothing depends on a display or on what was drawn before.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
@@ -13,49 +13,27 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
 from gateau_lib.data.kinds import NEEDS_FAR
 from gateau_lib.experiments import captions
+from gateau_lib.experiments.canvas import (
+    DASHED,
+    TITLE,
+    blank,
+    condition_mark,
+    draw_table,
+    name_lines,
+    says_empty,
+)
 from gateau_lib.experiments.kinds_drawn import FAR, colours_of, draw_kinds, kind_name, legend_of, tones
 from gateau_lib.study import looks
 from gateau_lib.study.intervals import SEEDS, t_interval
-from gateau_lib.study.looks import GREY, MARKERS, PLACES
+from gateau_lib.study.looks import MARKERS, PLACES
 from gateau_lib.study.style import BLACK, SMALL, WIDTH, label, look, styled
 
 EVIDENCE = "holds evidence"
-DASHED: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1}
 BOXES = ((0.22, 0.62, 0.74, 0.3), (0.1, 0.1, 0.36, 0.34), (0.68, 0.1, 0.29, 0.34))  # of `cost`
-TITLE = 26  # characters of a panel's title before it is broken, three panels a line
-
-
-def blank(width: float, height: float, panels: int = 1, **kwargs: Any) -> tuple[Figure, Any]:
-    """A figure of so many panels, three a line, and their axes; in inches, the height is a line's.
-
-    It is no wider than it can be shown.
-    """
-    lines = -(-panels // 3)
-    fig = Figure(figsize=(min(width, WIDTH), height * lines), layout="constrained")
-    axes = fig.subplots(lines, min(3, panels), squeeze=False, **kwargs).ravel()
-    for axis in axes[panels:]:
-        axis.set_visible(False)
-    return fig, axes[:panels]
-
-
-def says_empty(axis: Axes, rows: pd.DataFrame) -> bool:
-    """Whether there is nothing to draw; the axes then say so."""
-    if rows.empty:
-        axis.set(xticks=[], yticks=[])
-        middle: dict[str, Any] = {"xycoords": "axes fraction", "ha": "center", "va": "center"}
-        axis.annotate("no rows at this scale", (0.5, 0.5), color=GREY, **middle)
-    return rows.empty
-
-
-def name_lines(axis: Axes, names: Collection[str]) -> None:
-    """Write names at the lines of a figure, the first on top."""
-    axis.set_yticks(range(len(names)), [label(name) for name in names])
-    axis.set_ylim(len(names) - 0.5, -0.5)
 
 
 @styled
@@ -147,12 +125,6 @@ def draw_dots(axis: Axes, rows: pd.DataFrame, xlabel: str, chance: float | None)
         axis.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(conditions))
 
 
-def condition_mark(place: int) -> dict[str, Any]:
-    """The mark of a figure's conditions where the colour says which method: full and empty in turns."""
-    mark = {"linestyle": "none", "markersize": 5.5, "marker": MARKERS[place % len(MARKERS)]}
-    return mark | ({"markerfacecolor": "white", "markeredgewidth": 1.3} if place % 2 else {})
-
-
 @styled
 def importance_and_attention(segments: pd.DataFrame, evidence: Sequence[int], title: str = "") -> Figure:
     """Columns ``importance`` and ``attention`` of one sample by ``segment``, ``evidence`` shaded (04)."""
@@ -224,8 +196,11 @@ def pair_matrix(
 def correlation(matrix: pd.DataFrame, title: str = "Spearman correlation of the scores") -> Figure:
     """Square table of correlations, or of shares if none is negative, as a heat map with its numbers (05)."""
     size = len(matrix)
-    fig, (axis,) = blank(0.55 * size + 2.6, 0.45 * size + 1.6)
-    scale = {"cmap": "PuOr_r", "vmin": -1} if (matrix < 0).any(axis=None) else {"cmap": "Oranges", "vmin": 0}
+    fig, (axis,) = blank(0.55 * size + 2.6, 0.3 * size + 1.9)
+    scale: dict[str, Any] = (
+        {"cmap": "PuOr_r", "vmin": -1} if (matrix < 0).any(axis=None) else {"cmap": "Oranges", "vmin": 0}
+    )
+    scale["aspect"] = "auto"
     image = draw_table(axis, matrix, lambda value: "white" if abs(value) > 0.65 else BLACK, **scale)
     axis.set_xticks(range(size), [label(c) for c in matrix.columns], rotation=40, ha="right")
     axis.set_yticks(range(size), [label(c) for c in matrix.index])
@@ -251,15 +226,6 @@ def turning(panels: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
         says_empty(axes[0], pd.DataFrame())
     fig.set_label(captions.turning(panels))
     return fig
-
-
-def draw_table(axis: Axes, table: pd.DataFrame, colour: Callable[[float], str], **scale: Any) -> AxesImage:
-    """A table as a heat map up to 1, with its numbers in a colour each."""
-    image = axis.imshow(table.to_numpy(), vmax=1, **scale)
-    for (y, x), value in np.ndenumerate(table.to_numpy()):
-        axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=SMALL, color=colour(value))
-    axis.grid(False)
-    return image
 
 
 @styled
@@ -304,8 +270,10 @@ def cost(rows: pd.DataFrame) -> Figure:
     lengths = sorted(passes["length"].unique())
     middle.set_xticks(lengths, [f"{n / 1024:g}k" for n in lengths], minor=False)
     middle.minorticks_off()
+    middle.yaxis.set_major_formatter("{x:g}")  # letters of an exponent would be too small
     right.barh(peaks["what"], peaks["peak_mib"], 0.6, color=PLACES[2])
     right.set(xscale="log", xlim=(10, None), xlabel=f"peak MiB, pass of {peaks['length'].max():,.0f} tokens")
+    right.xaxis.set_major_formatter("{x:,.0f}")
     for axis in (left, right):
         axis.invert_yaxis()
     for axis in (left, middle):

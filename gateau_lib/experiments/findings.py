@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gateau_lib.experiments import captions
+from gateau_lib.experiments.canvas import name_lines
 from gateau_lib.experiments.claims import DECISIVE, VERDICTS, Claim, load_claims
-from gateau_lib.experiments.figures import draw_dots, name_lines
+from gateau_lib.experiments.figures import draw_dots
 from gateau_lib.experiments.ranking import COLUMN_OF
 from gateau_lib.experiments.training_figures import draw_by_length, draw_differences
 from gateau_lib.study.looks import GREY

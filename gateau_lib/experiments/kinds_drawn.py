@@ -44,7 +44,7 @@ def draw_kinds(axis: Axes, rows: pd.DataFrame, colours: Mapping[str, str]) -> No
 
 def tones(kinds: Sequence[str]) -> dict[str, str]:
     """A tone of its class's colour for each kind, dark to light in their order."""
-    colours, found = colours_of(kinds, NEEDS_FAR), {}
+    colours, found = colours_of(kinds, NEEDS_FAR), dict[str, str]()
     for colour in dict.fromkeys(colours.values()):
         like = [kind for kind in kinds if colours[kind] == colour]
         found |= dict(zip(like, looks.shades(colour, len(like)), strict=True))

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 
 from gateau_lib.experiments import captions
-from gateau_lib.experiments.figures import (
+from gateau_lib.experiments.canvas import (
     DASHED,
     TITLE,
     blank,
@@ -27,6 +27,7 @@ from gateau_lib.study.intervals import SEEDS, t_interval
 from gateau_lib.study.style import BLACK, SMALL, WIDTH, label, look, styled
 
 LENGTH = "context length, tokens"
+FAR_OFF = 3  # medians of what the lines differ by
 ORDINARY = "normal"  # the others are shown as differences from it
 RIGHT = "answer tokens right"
 
@@ -59,7 +60,11 @@ def by_length(
     for name, length in windows.items() if len(rows) else ():
         for each in (axis, *below):
             each.axvline(length, **DASHED)
-        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
+        place: dict[str, Any] = {
+            "xycoords": ("data", "axes fraction"),
+            "textcoords": "offset points",
+            "ha": "center",
+        }
         axis.annotate(name, (length, 1), (0, 2), **place, fontsize=SMALL, color="#555555")
     told = captions.by_length(held, ylabel)
     fig.set_label(f"{told} {captions.from_ordinary(apart_from(held))}" if below else told)
@@ -95,12 +100,26 @@ def _levels_and_differences(
     fig = Figure(figsize=(WIDTH, 6.2), layout="constrained")
     upper, lower = fig.subplots(2, 1, sharex=True, height_ratios=(1, 1.25))
     _draw_lines(upper, rows, shown, bars=False)
-    _draw_lines(lower, apart_from(rows), lambda value: value, bars=True)
+    gaps = apart_from(rows)
+    _draw_lines(lower, gaps, lambda value: value)
     lower.get_legend().remove()
     lower.axhline(0, **DASHED)
+    _keep_near(lower, gaps)
     upper.set(ylabel=ylabel)
     lower.set(xlabel=xlabel, ylabel=difference or f"{ylabel}, minus {label(ORDINARY)}")
     return fig, [upper, lower]
+
+
+def _keep_near(axis: Axes, gaps: pd.DataFrame) -> None:
+    """Let one line that is far off not flatten the others; the axis says which leaves it."""
+    most = gaps.groupby(["method", "length"], sort=False)["value"].mean().abs().groupby("method").max()
+    far = most.index[most > FAR_OFF * most.median()]
+    if len(far) and len(far) < len(most) / 2:
+        reach = 1.6 * most.drop(far).max()
+        axis.set_ylim(-reach, reach)
+        names = ", ".join(label(str(name)) for name in far)
+        place: dict[str, Any] = {"xycoords": "axes fraction", "va": "bottom", "fontsize": SMALL}
+        axis.annotate(f"runs off the picture: {names}", (0.01, 0.01), **place)
 
 
 def _draw_lines(axis: Axes, rows: pd.DataFrame, shown: Callable[[Any], Any], bars: bool = True) -> None:
@@ -111,7 +130,7 @@ def _draw_lines(axis: Axes, rows: pd.DataFrame, shown: Callable[[Any], Any], bar
         groups = rows[rows["method"] == method].groupby("length")["value"]
         means, drawn = groups.mean(), cast(dict[str, Any], look(method, i))
         # Side by side, so that intervals do not hide each other.
-        shift = 0.03 * (i - (len(methods) - 1) / 2) if bars else 0
+        shift = 0.16 * (i / max(1, len(methods) - 1) - 0.5) if bars else 0
         x = means.index * 2**shift if doubled else means.index + shift * lengths[0]
         axis.plot(x, shown(means), label=label(method), markersize=5, **drawn)
         if bars and groups.count().min() >= SEEDS:
@@ -218,14 +237,15 @@ def cost_and_quality(panels: Mapping[str, pd.DataFrame]) -> Figure:
     for axis, (measure, rows) in zip(axes, panels.items(), strict=True):
         if says_empty(axis, rows):
             continue
+        most = rows["cost"].max() or 1
         for i, (condition, part) in enumerate(rows.groupby("condition", sort=False)):
             means = part.groupby("method", sort=False)[["cost", "value"]].mean()
             for method, (cost, value) in means.iterrows():
                 axis.plot(cost, value, color=look(str(method))["color"], **condition_mark(i))
             axis.plot([], [], color=looks.UNKNOWN, label=label(condition), **condition_mark(i))
             if i == 0:
-                _name_points(axis, means.sort_values("value"), np.ptp(rows["value"]) / 28)
-        most = rows["cost"].max()
+                low, high = rows.groupby(["method", "condition"])["value"].mean().agg(["min", "max"])
+                _name_points(axis, means.sort_values("value"), most / 95, (high - low) / 22)
         axis.set(xlabel="tokens read, multiples of the pool (0: no model)", ylabel=measure)
         axis.set_xlim(-0.05 * most, 1.3 * most)
         axis.margins(y=0.12)  # for the names
@@ -235,16 +255,24 @@ def cost_and_quality(panels: Mapping[str, pd.DataFrame]) -> Figure:
     return fig
 
 
-def _name_points(axis: Axes, points: pd.DataFrame, apart: float) -> None:
-    """Write names beside points ``cost, value``, lowest first; those of like cost at least so far apart."""
-    last: dict[int, float] = {}
+def _name_points(axis: Axes, points: pd.DataFrame, across: float, apart: float) -> None:
+    """Write names beside points ``cost, value``, lowest first, each above those that it would lie on.
+
+    In units of the axes: ``across`` is the width of a letter, ``apart`` the height of a line.
+    """
+    taken: list[tuple[float, float, float]] = []  # where a name begins, where it ends, its height
     for method, (cost, value) in points.iterrows():
-        place = round(4 * cost / (points["cost"].max() or 1))
-        last[place] = max(value, last.get(place, -np.inf) + apart)
-        where = (cost, last[place])
-        axis.annotate(
-            label(str(method)), where, (5, 0), textcoords="offset points", va="center", fontsize=SMALL
-        )
+        said, height = label(str(method)), value
+        end = cost + across * (len(said) + 3)
+        for begun, ended, at in sorted(taken, key=lambda each: each[2]):
+            if begun < end and cost < ended and abs(height - at) < apart:
+                height = at + apart
+        taken.append((cost, end, height))
+        line = {"arrowstyle": "-", "color": look(str(method))["color"], "linewidth": 0.8, "shrinkB": 0}
+        line |= {"relpos": (0, 0.5), "shrinkA": 0}
+        raised: dict[str, Any] = {"arrowprops": line} if height > value else {}
+        where: dict[str, Any] = {"xytext": (cost + 2 * across, height), "va": "center", "fontsize": SMALL}
+        axis.annotate(said, (cost, value), **where, **raised)
 
 
 @styled

@@ -9,10 +9,10 @@ from gateau_lib.study import labels
 Look = tuple[str, str]  # colour, marker
 
 # What a sample is; no method, model or arm has a colour near these.
-WANTED, NEAR, NOISE = "#9B00F0", "#4F7F86", "#C2B6A8"  # needs far evidence; honest and does not; noise
+WANTED, NEAR, NOISE = "#9B00F0", "#3D898E", "#C8B29C"  # needs far evidence; honest and does not; noise
 # Parts of a sample, and what is measured of a segment.
 EVIDENCE, IMPORTANCE, ATTENTION, LINK = "#FFE2A0", "#1F5C7A", "#C77C11", "#2E9E4F"
-DOCUMENT, QUESTION, RESPONSE = "#A9B8C6", "#B08D57", "#1D2F4F"
+DOCUMENT, QUESTION, RESPONSE = "#9DB3C9", "#B08D57", "#1D2F4F"
 # For what has no identity: ways to count, passes, parts of a batch.
 PLACES = ("#2F4B6E", "#B08D57", "#7A9E7E", "#9C6B7D", "#8FA8BF")
 GREY, UNKNOWN, MARKERS = "#8A8A8A", "#5F5F5F", "osD^vP*X"
@@ -25,10 +25,10 @@ ALIKE = {
 HMG, LOG_GAP, CAM, GATEAU, PROLONG = "#D55E00", "#9A4400", "#009E73", "#0072B2", "#E69F00"
 LOOKS: dict[str, Look] = {
     # Models that are not tuned are grey, the darker the longer they read.
-    "theta_a": ("#B3B3B3", "o"), "theta_a_ntk": ("#6E6E6E", "s"), "theta_a_stretched": ("#6E6E6E", "D"),
+    "theta_a": ("#A0A0A0", "o"), "theta_a_ntk": ("#6E6E6E", "s"), "theta_a_stretched": ("#6E6E6E", "D"),
     "theta_b": ("#404040", "*"),
     # Strategies of training on short samples; where positions skip, blue and violet.
-    "normal": ("#1B6F73", "s"), "packed": ("#7FCDBB", "d"), "pose": ("#F4A582", "p"),
+    "normal": ("#1B6F73", "s"), "packed": ("#7FCDBB", "d"), "pose": ("#F2936F", "p"),
     "skip_outer": ("#1A1A8C", "^"), "skip_inner": ("#8FA2E8", "<"), "skip_all": ("#00B7C7", "P"),
     # Arms that no method chose.
     "oracle": ("#5D4037", "p"), "near": ("#FFB3C6", "8"),
