@@ -183,7 +183,7 @@ def by_length(rows: pd.DataFrame, measure: str, form: Form = decimals) -> str:
 
 
 def from_ordinary(gaps: pd.DataFrame) -> str:
-    """The ends of the differences from ordinary SFT at the longest length; columns ``method, length, value``."""
+    """The ends of the differences from ordinary SFT, ``method, length, value``, at the longest length."""
     longest = gaps["length"].max()
     means = gaps[gaps["length"] == longest].groupby("method", sort=False)["value"].mean()
     return f"Against {label('normal')} at {longest:,.0f} tokens: {extremes(means, '{:+.2f}'.format)}."

@@ -81,7 +81,7 @@ def scores_by_kind(
 
 @styled
 def dots(rows: pd.DataFrame, xlabel: str = "AUC", chance: float | None = 0.5) -> Figure:
-    """One line a method in its colour, best first; dots for seeds, mean, 95 % interval, a mark a condition."""
+    """A line a method in its colour, best first: dots for seeds, mean, 95 % interval; a mark a condition."""
     fig, (axis,) = blank(WIDTH, (0.25 + 0.05 * rows["condition"].nunique()) * rows["method"].nunique() + 1.1)
     draw_dots(axis, rows, xlabel, chance)
     fig.set_label(captions.dots(rows, xlabel, chance))

@@ -192,7 +192,7 @@ def forest(verdicts: pd.DataFrame) -> Figure:
 
 
 def _reach(rows: pd.DataFrame, rules: dict[str, Claim]) -> float:
-    """How far the axis of some claims goes to both sides: to every mean and margin, and not to a far interval."""
+    """How far the axis of some claims goes: to every mean and margin, not to the end of a far interval."""
     ends, means = (rows[names].abs().max().max() for names in (["low", "high"], ["difference"]))
     least = 1.5 * max(rules[name].margin for name in rows["id"])
     if not np.isfinite(means):

@@ -51,8 +51,8 @@ def by_length(
 ) -> Figure:
     """A share by length (``condition``), a line a method, bars = 95 % over seeds (02, 07, 08).
 
-    The axis is logarithmic if lengths double. ``windows``: label -> length to be marked. With ordinary SFT among
-    three methods or more the bars stand below, at the differences from it.
+    The axis is logarithmic if lengths double. ``windows``: label -> length to be marked. With
+    ordinary SFT among three methods or more the bars stand below, at the differences from it.
     """
     held = rows.assign(length=rows["condition"].astype(int))
     fig, (axis, *below) = _levels_and_differences(held, lambda share: share.clip(0, 1), xlabel, ylabel)

@@ -1,7 +1,7 @@
 """The colours and marks of the figures: one look for each method, model and arm of training.
 
-A registered method brings its own (`Method.look`), some arms have theirs in `labels`; here are the models, the
-strategies of training, the variants of scores, and what has a colour without being a method.
+A registered method brings its own (`Method.look`), some arms have theirs in `labels`; here are the models,
+the strategies of training, the variants of scores, and what has a colour without being a method.
 """
 
 from gateau_lib.study import labels
@@ -38,7 +38,8 @@ LOOKS: dict[str, Look] = {
     "hmg_log_ntk": (LOG_GAP, "s"), "hmg_log_truncate": (LOG_GAP, "^"), "hmg_log_raw": (LOG_GAP, "v"),
     "hmg_log_ntk_each": (LOG_GAP, "D"),
     "cam_softmax_attention": (CAM, "s"), "cam_aligned": (CAM, "v"), "cam_ppl": (CAM, "o"),
-    "cam_uniform_attention": (CAM, "^"), "cam_shuffled_attention": (CAM, "<"), "top_segment_match": (CAM, "P"),
+    "cam_uniform_attention": (CAM, "^"), "cam_shuffled_attention": (CAM, "<"),
+    "top_segment_match": (CAM, "P"),
     "importance_range": (CAM, "X"), "cam_segments_half": (CAM, "h"), "cam_segments_double": (CAM, "H"),
     "gateau_softmax_both": (GATEAU, "s"), "gateau_as_released": (GATEAU, "^"),
     "prolong_no_specificity": (PROLONG, "v"),
