@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gateau_lib.experiments import captions
-from gateau_lib.experiments.canvas import name_lines
+from gateau_lib.experiments.canvas import name_lines, says_empty
 from gateau_lib.experiments.claims import DECISIVE, VERDICTS, Claim, load_claims
 from gateau_lib.experiments.figures import draw_dots
 from gateau_lib.experiments.ranking import COLUMN_OF
-from gateau_lib.experiments.training_figures import draw_by_length, draw_differences
+from gateau_lib.experiments.training_figures import LENGTH, ORDINARY, apart_from, draw_differences, draw_gaps
 from gateau_lib.study.looks import GREY
-from gateau_lib.study.style import SMALL, WIDTH, styled
+from gateau_lib.study.style import SMALL, WIDTH, label, styled
 
 REPORTED = Path(__file__).with_name("reported.yml")
 SETTINGS = ("real-world", "limited")  # 100,000 and 10,000 short instructions beside the long ones
@@ -231,9 +231,13 @@ def headline(metrics: pd.DataFrame) -> Figure:
     if legend := left.get_legend():  # above it stands the title
         left.legend(handles=legend.legend_handles, loc="lower right")
     left.set_title("Who finds the samples with far evidence?")
-    draw_by_length(right, skip, ylabel="probability of the answer")
-    right.set_title("Short samples only: what extends the window?")
     lengths = skip.assign(length=skip["condition"].astype(int))
-    told = captions.dots(auc, "AUC"), captions.by_length(lengths, "probability of the answer")
+    gaps = apart_from(lengths) if ORDINARY in set(skip["method"]) else lengths.iloc[:0]
+    if not says_empty(right, gaps):
+        draw_gaps(right, gaps)
+        right.set(xlabel=LENGTH, ylabel=f"p(answer), minus {label(ORDINARY)}")
+    right.set_title("Short samples only: what extends the window?")
+    told = [captions.dots(auc, "AUC"), captions.by_length(lengths, "probability of the answer")]
+    told += [captions.from_ordinary(gaps)] if len(gaps) else []
     fig.set_label(" ".join(told))
     return fig

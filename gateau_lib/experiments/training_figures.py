@@ -71,13 +71,6 @@ def by_length(
     return fig
 
 
-def draw_by_length(axis: Axes, rows: pd.DataFrame, xlabel: str = LENGTH, ylabel: str = RIGHT) -> None:
-    """`by_length` on given axes, without differences."""
-    if not says_empty(axis, rows):
-        _draw_lines(axis, rows.assign(length=rows["condition"].astype(int)), lambda share: share.clip(0, 1))
-        axis.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.04))
-
-
 def apart_from(rows: pd.DataFrame, reference: str = ORDINARY) -> pd.DataFrame:
     """``value`` of each method minus the reference's of the same length and seed (or pair of models)."""
     keys = ["length", *(name for name in ("pair", "seed") if name in rows)]
@@ -100,14 +93,18 @@ def _levels_and_differences(
     fig = Figure(figsize=(WIDTH, 6.2), layout="constrained")
     upper, lower = fig.subplots(2, 1, sharex=True, height_ratios=(1, 1.25))
     _draw_lines(upper, rows, shown, bars=False)
-    gaps = apart_from(rows)
-    _draw_lines(lower, gaps, lambda value: value)
+    draw_gaps(lower, apart_from(rows))
     lower.get_legend().remove()
-    lower.axhline(0, **DASHED)
-    _keep_near(lower, gaps)
     upper.set(ylabel=ylabel)
     lower.set(xlabel=xlabel, ylabel=difference or f"{ylabel}, minus {label(ORDINARY)}")
     return fig, [upper, lower]
+
+
+def draw_gaps(axis: Axes, gaps: pd.DataFrame) -> None:
+    """Differences of `apart_from` on given axes."""
+    _draw_lines(axis, gaps, lambda value: value)
+    axis.axhline(0, **DASHED)
+    _keep_near(axis, gaps)
 
 
 def _keep_near(axis: Axes, gaps: pd.DataFrame) -> None:
