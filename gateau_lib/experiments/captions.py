@@ -182,6 +182,13 @@ def by_length(rows: pd.DataFrame, measure: str, form: Form = decimals) -> str:
     return f"{begun(measure)}: {told}."
 
 
+def from_ordinary(gaps: pd.DataFrame) -> str:
+    """The ends of the differences from ordinary SFT, ``method, length, value``, at the longest length."""
+    longest = gaps["length"].max()
+    means = gaps[gaps["length"] == longest].groupby("method", sort=False)["value"].mean()
+    return f"Against {label('normal')} at {longest:,.0f} tokens: {extremes(means, '{:+.2f}'.format)}."
+
+
 def positions(drawn: Mapping[str, Sequence[int]], target: int) -> str:
     """How far the ids of each strategy reach."""
     last = pd.Series({name: max(ids) for name, ids in drawn.items()})

@@ -2,30 +2,44 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import shorten
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from gateau_lib.experiments import captions
+from gateau_lib.experiments.canvas import name_lines, says_empty
 from gateau_lib.experiments.claims import DECISIVE, VERDICTS, Claim, load_claims
-from gateau_lib.experiments.figures import blank, draw_dots, name_lines
+from gateau_lib.experiments.figures import draw_dots
 from gateau_lib.experiments.ranking import COLUMN_OF
-from gateau_lib.experiments.training_figures import draw_by_length, draw_differences
-from gateau_lib.study.style import BLUE, GREY, ORANGE, RED, styled
+from gateau_lib.experiments.training_figures import LENGTH, ORDINARY, apart_from, draw_differences, draw_gaps
+from gateau_lib.study.looks import GREY
+from gateau_lib.study.style import SMALL, WIDTH, label, styled
 
 REPORTED = Path(__file__).with_name("reported.yml")
 SETTINGS = ("real-world", "limited")  # 100,000 and 10,000 short instructions beside the long ones
-STATEMENT = 125  # characters of a claim beside its mark
+STATEMENT = 74  # characters of a line of a claim beside its mark
 SHARE = 50  # per cent, the share all of the paper's tables have
 HEADLINE_SELECTORS = "hmg_minmax_ntk hmg_log_truncate contrast_log cam_default segment_contrast".split()
 HEADLINE_SELECTORS += "gateau_rank prolong ifd perplexity_guidance zlib_contrast longest".split()
 HEADLINE_POOLS = {"clean": "no noise", "noisy": "much noise"}
 HEADLINE_STRATEGIES = ["theta_a_stretched", "normal", "packed", "pose", "skip_outer", "skip_all"]
-LOOKS = dict(zip(VERDICTS, [(BLUE, "o"), (RED, "X"), (ORANGE, "D"), (GREY, ".")], strict=True))
+LOOKS = dict(zip(VERDICTS, [("#00695C", "o"), ("#B00020", "X"), ("#C98A00", "D"), (GREY, ".")], strict=True))
+# What the differences of a metric are measured in; a metric that is not here stands for itself.
+UNITS = {
+    "AUC": ("auc", "auc_like_lengths", "link_auc"),
+    "rank correlation": ("rank_correlation", "importance_correlation"),
+    "probability of the answer": ("long_probability", "short_probability", "needle_probability"),
+    "share of answer tokens right": ("answer_accuracy", "answer_accuracy_retold"),
+    "share of samples or pairs": (
+        *("precision_at_30", "evidence_first", "jaccard", "planted_pairs_strong", "strong_pairs_planted"),
+    ),
+    "loss, nats per token": ("effect_far", "plain_nll"),
+}
 
 
 def read_reported() -> dict[str, Any]:
@@ -139,30 +153,51 @@ def by_family(verdicts: pd.DataFrame) -> pd.DataFrame:
     return table.assign(decided=table[list(DECISIVE)].sum(axis=1) / table.sum(axis=1))
 
 
+def unit_of(metric: str) -> str:
+    """What a metric is measured in, of `UNITS`."""
+    return next((unit for unit, metrics in UNITS.items() if metric in metrics), metric.replace("_", " "))
+
+
 @styled
 def forest(verdicts: pd.DataFrame) -> Figure:
-    """Every claim's difference with its 95 % interval; grey ticks: the margin it has to pass or keep (09)."""
+    """Every claim's difference with its 95 % interval, a panel a unit (09).
+
+    Grey ticks: the margin that the difference has to pass or keep.
+    """
     rules = {claim.id: claim for claim in load_claims()}
-    fig, (axis,) = blank(12, 0.24 * len(verdicts) + 1.2)
-    for y, row in enumerate(verdicts.itertuples()):
-        ticks = margins(rules[row.id]) if np.isfinite(row.difference) else []
-        axis.plot(ticks, [y] * len(ticks), "|", color="#444444", markersize=9, linestyle="none")
-    draw_differences(axis, verdicts.fillna({"difference": 0}), verdicts["verdict"].map(LOOKS))
-    name_lines(
-        axis, [shorten(said.rstrip("."), STATEMENT, placeholder=" …") for said in verdicts["statement"]]
-    )
-    axis.tick_params(axis="y", labelsize=8)
-    largest = verdicts[["difference", "low", "high"]].abs().max().max()
-    reach = min(1.0, max(0.3, 1.1 * largest)) if np.isfinite(largest) else 1.0
-    axis.set(
-        xlabel="difference (AUC, precision, correlation, share, probability, or nats)", xlim=(-reach, reach)
-    )
-    for name, (colour, marker) in LOOKS.items():
-        if (verdicts["verdict"] == name).any():
-            axis.plot([], [], marker, color=colour, label=name, markersize=6)
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(VERDICTS))
+    units = verdicts["id"].map(lambda name: unit_of(rules[name].value.metric))
+    panels = [
+        (unit, verdicts[units == unit]) for unit in dict.fromkeys([*UNITS, *units]) if (units == unit).any()
+    ]
+    heights = [len(rows) + 1.6 for _, rows in panels]
+    fig = Figure(figsize=(WIDTH, 0.3 * sum(heights) + 0.5), layout="constrained")
+    axes = fig.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axis, (unit, rows) in zip(axes, panels, strict=True):
+        for y, row in enumerate(rows.itertuples()):
+            ticks = margins(rules[row.id]) if np.isfinite(row.difference) else []
+            axis.plot(ticks, [y] * len(ticks), "|", color="#444444", markersize=9, linestyle="none")
+        draw_differences(axis, rows.fillna({"difference": 0}), rows["verdict"].map(LOOKS))
+        name_lines(axis, [fill(said.rstrip("."), STATEMENT) for said in rows["statement"]])
+        axis.tick_params(axis="y", labelsize=SMALL)
+        axis.set(xlabel=f"difference: {unit}", xlim=(-(reach := _reach(rows, rules)), reach))
+        axis.locator_params(axis="x", nbins=5)
+    marks = [
+        Line2D([], [], color=colour, marker=marker, linestyle="none", label=name, markersize=6)
+        for name, (colour, marker) in LOOKS.items()
+        if (verdicts["verdict"] == name).any()
+    ]
+    fig.legend(handles=marks, loc="outside upper center", ncols=len(VERDICTS))
     fig.set_label(summary(verdicts))
     return fig
+
+
+def _reach(rows: pd.DataFrame, rules: dict[str, Claim]) -> float:
+    """How far the axis of some claims goes: to every mean and margin, not to the end of a far interval."""
+    ends, means = (rows[names].abs().max().max() for names in (["low", "high"], ["difference"]))
+    least = 1.5 * max(rules[name].margin for name in rows["id"])
+    if not np.isfinite(means):
+        return least
+    return float(max(least, 1.15 * means, 1.1 * min(ends if np.isfinite(ends) else 0, 2 * means)))
 
 
 def with_cost(values: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
@@ -190,16 +225,19 @@ def headline(metrics: pd.DataFrame) -> Figure:
     by_length = (metrics["metric"] == "needle_probability") & metrics["condition"].astype(str).str.isdigit()
     skip = metrics[by_length & metrics["method"].isin(HEADLINE_STRATEGIES)]
     skip = skip.sort_values("method", key=lambda names: names.map(HEADLINE_STRATEGIES.index), kind="stable")
-    fig, (left, right) = blank(10, 4.4, 2)
+    fig = Figure(figsize=(WIDTH, 8), layout="constrained")
+    left, right = fig.subplots(2, 1, height_ratios=(1.35, 1))
     draw_dots(left, auc, "AUC for samples that need far evidence", 0.5)
-    if len(auc):
-        left.legend(loc="lower right")  # above it stands the title
+    if legend := left.get_legend():  # above it stands the title
+        left.legend(handles=legend.legend_handles, loc="lower right")
     left.set_title("Who finds the samples with far evidence?")
-    draw_by_length(right, skip, ylabel="probability of the answer")
-    if len(skip):
-        right.legend(loc="lower left")  # no room beside the axes; recall of short contexts stays above it
-    right.set_title("Short samples only: what extends the window?")
     lengths = skip.assign(length=skip["condition"].astype(int))
-    told = captions.dots(auc, "AUC"), captions.by_length(lengths, "probability of the answer")
+    gaps = apart_from(lengths) if ORDINARY in set(skip["method"]) else lengths.iloc[:0]
+    if not says_empty(right, gaps):
+        draw_gaps(right, gaps)
+        right.set(xlabel=LENGTH, ylabel=f"p(answer), minus {label(ORDINARY)}")
+    right.set_title("Short samples only: what extends the window?")
+    told = [captions.dots(auc, "AUC"), captions.by_length(lengths, "probability of the answer")]
+    told += [captions.from_ordinary(gaps)] if len(gaps) else []
     fig.set_label(" ".join(told))
     return fig

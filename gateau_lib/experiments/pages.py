@@ -104,8 +104,9 @@ def headline(
     """
     if found is None:
         return NOTHING_YET
-    text = "Left: how well each score finds samples with far evidence, without noise and with much of it. "
-    text += "Right: probability of the answer by length after training on short samples."
+    text = "Above: how well each score finds samples with far evidence, without noise and with much of it. "
+    text += "Below: probability of the answer by length after training on short samples, "
+    text += "minus that after ordinary training."
     picture = f"![{text}]({results}/{PROFILE}/figures/09_headline.svg)"
     surest = f"**What was found**, over {pairs} pairs of models, the surest first:"
     surest += f"\n\n{answers.headline(found, SUREST)}"

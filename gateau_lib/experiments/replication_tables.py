@@ -1,6 +1,5 @@
 """GATEAU's tables, reported and measured side by side; what was run, where, and why not (notebook 11)."""
 
-import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,21 +11,36 @@ from matplotlib.figure import Figure
 from gateau_lib.evaluation import longbench, suite
 from gateau_lib.evaluation.suite import NotRun
 from gateau_lib.experiments import findings, replication
-from gateau_lib.experiments.replication_rows import FULL, LINES, NOT_REBUILT, UNTUNED, WITHOUT_LONG, Run
+from gateau_lib.experiments.replication_rows import (
+    CAR,
+    CHERRY,
+    FULL,
+    GATEAU,
+    LINES,
+    NOT_REBUILT,
+    PERPLEXITY,
+    RANDOM,
+    UNTUNED,
+    WITHOUT_LONG,
+    Run,
+)
 from gateau_lib.study import intervals
+from gateau_lib.study.looks import look
 from gateau_lib.study.manifest import commit
 from gateau_lib.study.profiles import PROFILES
 from gateau_lib.study.store import Study, profile_folders
-from gateau_lib.study.style import BLACK, CYCLE, GREY, MARKERS, styled, text_table
+from gateau_lib.study.style import WIDTH, styled, text_table
 
 KEYS = ["table", "setting", "row", "share"]
 MEASURED = [*KEYS, "measured", "low", "high", "items", "over_full", "over_low", "over_high"]
-Looks = dict[str, dict[str, str]]  # of rows
-ACROSS: Looks = {  # rows without a share
-    FULL: {"color": BLACK, "linestyle": "--", "marker": "D"},
-    WITHOUT_LONG: {"color": GREY, "linestyle": "--", "marker": "x"},
-    UNTUNED: {"color": GREY, "linestyle": ":", "marker": "+"},
-}
+ACROSS = {FULL: "--", WITHOUT_LONG: "-.", UNTUNED: ":"}  # rows without a share, and their lines
+# Rows of the paper's tables that are methods or models of this study; Cherry selects by IFD.
+LIKE = {
+    FULL: "full", WITHOUT_LONG: "short_only", UNTUNED: "theta_b", GATEAU: "gateau", CHERRY: "ifd",
+    PERPLEXITY: "perplexity", RANDOM: "random", "HMG only": "hmg", "CAM only": "cam",
+    "without extended window": "hmg_minmax_raw", "without Norm": "gateau_as_released",
+}  # fmt: skip
+OWN = {CAR: ("#5D4037", "p"), "non-homologous guide": ("#9A4400", "X"), "GATEAU by ranks": ("#0072B2", "s")}
 
 
 def measured(items: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
@@ -143,24 +157,23 @@ def _number(value: float, low: float = np.nan, high: float = np.nan, form: str =
 def drawing(tables: pd.DataFrame) -> Figure:
     """Reported lines over the share of long samples, marks with intervals for measured numbers.
 
-    A row of axes is a table, a column a setting. Rows at every share are coloured lines, rows at one grey
-    marks, rows without a share lines across.
+    A row of axes is a table, a column a setting. Rows at every share are lines, rows at one marks
+    alone, rows without a share lines across.
     """
     names = list(dict.fromkeys(tables["table"]))
     settings = list(dict.fromkeys([*findings.SETTINGS, *tables["setting"]]))
-    fig = Figure(figsize=(4.75 * len(settings), 3.4 * len(names)), layout="constrained")
+    fig = Figure(figsize=(WIDTH, 3 * len(names)), layout="constrained")
     axes = fig.subplots(len(names), len(settings), squeeze=False, sharey="row")
     at_every = [row for row in LINES if row in set(tables["row"])]
     at_one = [row for row in tables.loc[tables["share"].notna(), "row"].unique() if row not in at_every]
-    looks: Looks = {row: {"color": CYCLE[i], "marker": MARKERS[i]} for i, row in enumerate(at_every)}
-    for row, mark in zip(at_one, itertools.cycle("v^<>dpH"), strict=False):
-        looks[row] = {"color": GREY, "marker": mark, "linestyle": ""}
-    looks |= ACROSS
+    looks = {row: row_look(row) | {"linestyle": "-"} for row in at_every}
+    looks |= {row: row_look(row) | {"linestyle": ""} for row in at_one}
+    looks |= {row: row_look(row) | {"linestyle": line} for row, line in ACROSS.items()}
     for name, line in zip(names, axes, strict=True):
         for setting, axis in zip(settings, line, strict=True):
             part = tables[(tables["table"] == name) & (tables["setting"] == setting)]
-            for row, look in looks.items():
-                _draw_row(axis, part[part["row"] == row], row, look)
+            for row, drawn in looks.items():
+                _draw_row(axis, part[part["row"] == row], row, drawn)
             axis.set(title=f"{name}, {setting}", xlabel="long samples selected, %", xticks=[10, 30, 50])
         line[0].set_ylabel("points of 100")
     handles, labels = axes[0][0].get_legend_handles_labels()
@@ -171,17 +184,23 @@ def drawing(tables: pd.DataFrame) -> Figure:
     return fig
 
 
-def _draw_row(axis: Any, part: pd.DataFrame, row: str, look: dict[str, str]) -> None:
+def row_look(row: str) -> dict[str, str]:
+    """Colour and marker of a row of the paper's tables, those of the method or model that it is."""
+    colour, marker = OWN[row] if row in OWN else look(LIKE.get(row, row))
+    return {"color": colour, "marker": marker}
+
+
+def _draw_row(axis: Any, part: pd.DataFrame, row: str, drawn: dict[str, str]) -> None:
     reported = part.dropna(subset=["reported"])
     if row in ACROSS:
         for value in reported["reported"]:
-            axis.axhline(value, linewidth=1, color=look["color"], linestyle=look["linestyle"], label=row)
+            axis.axhline(value, linewidth=1, color=drawn["color"], linestyle=drawn["linestyle"], label=row)
     elif len(reported):
-        axis.plot(reported["share"], reported["reported"], label=row, markerfacecolor="white", **look)
+        axis.plot(reported["share"], reported["reported"], label=row, markerfacecolor="white", **drawn)
     for r in part.dropna(subset=["measured"]).itertuples():
         half = [[r.measured - r.low], [r.high - r.measured]] if np.isfinite(r.low) else None
         place = 55 if row in ACROSS else r.share
-        mark = {"color": look["color"], "marker": look["marker"], "linestyle": "", "markersize": 7}
+        mark = {"color": drawn["color"], "marker": drawn["marker"], "linestyle": "", "markersize": 7}
         axis.errorbar([place], [r.measured], yerr=half, capsize=2, **mark)
 
 

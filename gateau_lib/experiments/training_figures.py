@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from textwrap import fill
 from typing import Any, cast
 
 import numpy as np
@@ -12,23 +13,34 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 
 from gateau_lib.experiments import captions
-from gateau_lib.experiments.figures import DASHED, blank, draw_table, name_lines, says_empty
+from gateau_lib.experiments.canvas import (
+    DASHED,
+    TITLE,
+    blank,
+    condition_mark,
+    draw_table,
+    name_lines,
+    says_empty,
+)
+from gateau_lib.study import looks
 from gateau_lib.study.intervals import SEEDS, t_interval
-from gateau_lib.study.style import BLACK, BLUE, CYCLE, GREY, MARKERS, ORANGE, RED, label, look, styled
+from gateau_lib.study.style import BLACK, SMALL, WIDTH, label, look, styled
 
 LENGTH = "context length, tokens"
+FAR_OFF = 3  # medians of what the lines differ by
+ORDINARY = "normal"  # the others are shown as differences from it
 RIGHT = "answer tokens right"
 
 
 @styled
 def loss_curves(log: pd.DataFrame) -> Figure:
     """Training loss of each model, columns ``model, step, loss`` in nats per token (02, 06)."""
-    fig, (axis,) = blank(6, 3)
+    fig, (axis,) = blank(WIDTH, 3.2)
     for i, (model, rows) in enumerate(log.groupby("model", sort=False)):
         axis.plot(rows["step"], rows["loss"], color=look(model, i)["color"], label=label(model))
     axis.set(xlabel="optimizer step", ylabel="loss, nats per token", ylim=(0, None))
     axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend()
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     fig.set_label(captions.loss_curves(log))
     return fig
 
@@ -39,36 +51,86 @@ def by_length(
 ) -> Figure:
     """A share by length (``condition``), a line a method, bars = 95 % over seeds (02, 07, 08).
 
-    The axis is logarithmic if lengths double. ``windows``: label -> length to be marked.
+    The axis is logarithmic if lengths double. ``windows``: label -> length to be marked. With
+    ordinary SFT among three methods or more the bars stand below, at the differences from it.
     """
-    fig, (axis,) = blank(6.5, 3.4)
-    draw_by_length(axis, rows, xlabel, ylabel)
+    held = rows.assign(length=rows["condition"].astype(int))
+    fig, (axis, *below) = _levels_and_differences(held, lambda share: share.clip(0, 1), xlabel, ylabel)
+    axis.set_ylim(0, 1.04)
     for name, length in windows.items() if len(rows) else ():
-        axis.axvline(length, **DASHED)
-        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
-        axis.annotate(name, (length, 1), (0, 2), **place, fontsize=7, color="#555555")
-    fig.set_label(captions.by_length(rows.assign(length=rows["condition"].astype(int)), ylabel))
+        for each in (axis, *below):
+            each.axvline(length, **DASHED)
+        place: dict[str, Any] = {
+            "xycoords": ("data", "axes fraction"),
+            "textcoords": "offset points",
+            "ha": "center",
+        }
+        axis.annotate(name, (length, 1), (0, 2), **place, fontsize=SMALL, color="#555555")
+    told = captions.by_length(held, ylabel)
+    fig.set_label(f"{told} {captions.from_ordinary(apart_from(held))}" if below else told)
     return fig
 
 
-def draw_by_length(axis: Axes, rows: pd.DataFrame, xlabel: str = LENGTH, ylabel: str = RIGHT) -> None:
-    """`by_length` on given axes."""
-    if not says_empty(axis, rows):
-        _draw_lines(axis, rows.assign(length=rows["condition"].astype(int)), lambda share: share.clip(0, 1))
-        axis.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.04))
+def apart_from(rows: pd.DataFrame, reference: str = ORDINARY) -> pd.DataFrame:
+    """``value`` of each method minus the reference's of the same length and seed (or pair of models)."""
+    keys = ["length", *(name for name in ("pair", "seed") if name in rows)]
+    means = rows.groupby(["method", *keys], sort=False)["value"].mean()
+    gaps = means - means.loc[reference].reindex(means.droplevel("method").index).to_numpy()
+    return gaps.drop(index=reference, level="method").dropna().reset_index()
 
 
-def _draw_lines(axis: Axes, rows: pd.DataFrame, shown: Callable[[Any], Any]) -> None:
+def _levels_and_differences(
+    rows: pd.DataFrame, shown: Callable[[Any], Any], xlabel: str, ylabel: str, difference: str = ""
+) -> tuple[Figure, list[Axes]]:
+    """Lines of levels; below them, if ordinary SFT and others are there, differences from it."""
+    names = rows["method"].unique()
+    if ORDINARY not in names or len(names) < 3:
+        fig, (axis,) = blank(WIDTH, 3.4)
+        if not says_empty(axis, rows):
+            _draw_lines(axis, rows, shown)
+            axis.set(xlabel=xlabel, ylabel=ylabel)
+        return fig, [axis]
+    fig = Figure(figsize=(WIDTH, 6.2), layout="constrained")
+    upper, lower = fig.subplots(2, 1, sharex=True, height_ratios=(1, 1.25))
+    _draw_lines(upper, rows, shown, bars=False)
+    draw_gaps(lower, apart_from(rows))
+    lower.get_legend().remove()
+    upper.set(ylabel=ylabel)
+    lower.set(xlabel=xlabel, ylabel=difference or f"{ylabel}, minus {label(ORDINARY)}")
+    return fig, [upper, lower]
+
+
+def draw_gaps(axis: Axes, gaps: pd.DataFrame) -> None:
+    """Differences of `apart_from` on given axes."""
+    _draw_lines(axis, gaps, lambda value: value)
+    axis.axhline(0, **DASHED)
+    _keep_near(axis, gaps)
+
+
+def _keep_near(axis: Axes, gaps: pd.DataFrame) -> None:
+    """Let one line that is far off not flatten the others; the axis says which leaves it."""
+    most = gaps.groupby(["method", "length"], sort=False)["value"].mean().abs().groupby("method").max()
+    far = most.index[most > FAR_OFF * most.median()]
+    if len(far) and len(far) < len(most) / 2:
+        reach = 1.6 * most.drop(far).max()
+        axis.set_ylim(-reach, reach)
+        names = ", ".join(label(str(name)) for name in far)
+        place: dict[str, Any] = {"xycoords": "axes fraction", "va": "bottom", "fontsize": SMALL}
+        axis.annotate(f"runs off the picture: {names}", (0.01, 0.01), **place)
+
+
+def _draw_lines(axis: Axes, rows: pd.DataFrame, shown: Callable[[Any], Any], bars: bool = True) -> None:
     """Mean ``value`` by ``length``, one line a method, and its interval, each as ``shown`` makes of it."""
     methods, lengths = rows["method"].unique(), sorted(rows["length"].unique())
     doubled = all(b >= 2 * a for a, b in pairwise(lengths))
     for i, method in enumerate(methods):
         groups = rows[rows["method"] == method].groupby("length")["value"]
         means, drawn = groups.mean(), cast(dict[str, Any], look(method, i))
-        shift = 0.04 * (i - (len(methods) - 1) / 2)  # side by side, so that intervals do not hide each other
+        # Side by side, so that intervals do not hide each other.
+        shift = 0.16 * (i / max(1, len(methods) - 1) - 0.5) if bars else 0
         x = means.index * 2**shift if doubled else means.index + shift * lengths[0]
         axis.plot(x, shown(means), label=label(method), markersize=5, **drawn)
-        if groups.count().min() >= SEEDS:
+        if bars and groups.count().min() >= SEEDS:
             low, high = shown(np.array([t_interval(values)[1:] for _, values in groups])).T
             axis.vlines(x, low, high, color=drawn["color"], alpha=0.6, linewidth=1)
     if doubled:
@@ -81,31 +143,32 @@ def _draw_lines(axis: Axes, rows: pd.DataFrame, shown: Callable[[Any], Any]) -> 
 @styled
 def perplexity_lines(rows: pd.DataFrame) -> Figure:
     """Perplexity by how much is read, as `by_length` (08); columns ``method, seed, length, nll`` (nats)."""
-    fig, (axis,) = blank(6.5, 3.4)
     means = rows.groupby(["method", "length", "seed"], sort=False)["nll"].mean()
-    _draw_lines(axis, means.rename("value").reset_index(), np.exp)
+    held, less = means.rename("value").reset_index(), f"loss, minus {label(ORDINARY)}'s, nats"
+    what = "perplexity of the last tokens"
+    fig, (axis, *below) = _levels_and_differences(held, np.exp, "tokens read", what, less)
     axis.set_yscale("log", base=2)
     axis.yaxis.set_major_locator(LogLocator(2, subs=(1, 1.5)))
     axis.yaxis.set_major_formatter("{x:,.0f}")
     axis.yaxis.set_minor_locator(NullLocator())
-    axis.set(xlabel="tokens read", ylabel="perplexity of the last tokens")
-    fig.set_label(captions.by_length(rows.assign(value=np.exp(rows["nll"])), "perplexity", "{:,.1f}".format))
+    told = captions.by_length(rows.assign(value=np.exp(rows["nll"])), "perplexity", "{:,.1f}".format)
+    fig.set_label(f"{told} {captions.from_ordinary(apart_from(held))}" if below else told)
     return fig
 
 
 @styled
 def positions(drawn: Mapping[str, Sequence[int]], prompt: int, window: int, target: int) -> Figure:
     """Position ids under every strategy, ``prompt`` the user turn; the axis ends at ``target`` (07)."""
-    fig, (axis,) = blank(8, 0.3 * len(drawn) + 1.3)
+    fig, (axis,) = blank(WIDTH, 0.3 * len(drawn) + 1.3)
     for y, ids in enumerate(drawn.values()):
         axis.plot([0, target], [y, y], color="#E4E4E4", linewidth=1, zorder=0)
-        for part, colour in ((ids[:prompt], BLUE), (ids[prompt:], RED)):
+        for part, colour in ((ids[:prompt], looks.DOCUMENT), (ids[prompt:], looks.RESPONSE)):
             axis.vlines(part, y - 0.32, y + 0.32, color=colour, linewidth=0.7)
     dashed = axis.axvline(window, **DASHED, label="short window")
     name_lines(axis, drawn)
     axis.set(xlabel="position id", xlim=(-target * 0.01, target))
     axis.grid(False)
-    turns = [Patch(color=BLUE, label="user turn"), Patch(color=RED, label="response")]
+    turns = [Patch(color=looks.DOCUMENT, label="user turn"), Patch(color=looks.RESPONSE, label="response")]
     fig.legend(handles=[*turns, dashed], loc="outside lower center", ncols=3)
     fig.set_label(captions.positions(drawn, target))
     return fig
@@ -119,7 +182,7 @@ def reach(panels: Mapping[str, np.ndarray], jumps: Sequence[int]) -> Figure:
         axis.imshow(grid, cmap="Blues", vmin=0, vmax=1.4, interpolation="nearest")
         for place in jumps:
             for line in (axis.axhline, axis.axvline):
-                line(place - 0.5, color=RED, linewidth=0.8, linestyle="--")
+                line(place - 0.5, color=BLACK, linewidth=0.8, linestyle="--")
         axis.set(title=title, xlabel="token that is exchanged", ylabel="token whose output changes")
         axis.grid(False)
     fig.set_label(captions.reach(panels, jumps))
@@ -129,11 +192,11 @@ def reach(panels: Mapping[str, np.ndarray], jumps: Sequence[int]) -> Figure:
 @styled
 def padding(batches: Mapping[str, Sequence[tuple[int, int]]]) -> Figure:
     """Tokens and padding of every batch, one panel a way to batch (07); batches are ``(tokens, padding)``."""
-    fig, axes = blank(9, 2.6, len(batches), sharey=True)
+    fig, axes = blank(WIDTH, 2.6, len(batches), sharey=True)
     for axis, (name, sizes) in zip(axes, batches.items(), strict=True):
         used, empty = np.array(sizes).T
-        axis.bar(range(len(used)), used, color=BLUE, label="tokens")
-        axis.bar(range(len(used)), empty, bottom=used, color=ORANGE, label="padding")
+        axis.bar(range(len(used)), used, color=looks.PLACES[0], label="tokens")
+        axis.bar(range(len(used)), empty, bottom=used, color=looks.PLACES[1], label="padding")
         axis.set(title=name, xlabel="batch")
     axes[0].set_ylabel("tokens forwarded")
     axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -170,7 +233,7 @@ def _maps(
         image = draw_table(axis, grid, ink, **scale)
         axis.set_xticks(range(lengths), [f"{length:,}" for length in grid.columns])
         axis.set_yticks(range(depths), [f"{depth:.0%}" for depth in grid.index])
-        axis.set_title(label(method))
+        axis.set_title(fill(label(method), TITLE), fontsize=9)
     fig.supxlabel(LENGTH, fontsize=9)
     fig.supylabel("depth of the needle", fontsize=9)
     fig.colorbar(image, ax=axes, shrink=0.7, label=measured)
@@ -179,21 +242,24 @@ def _maps(
 
 @styled
 def cost_and_quality(panels: Mapping[str, pd.DataFrame]) -> Figure:
-    """What selectors cost against what they are worth, a panel a measure (09, 10).
+    """What selectors cost against what they are worth, each in its colour, a panel a measure (09, 10).
 
     Columns ``method, condition, value`` and ``cost``: tokens that models read, in multiples of the pool's.
     """
-    fig, axes = blank(5.2 * len(panels), 4.2, len(panels))
+    fig = Figure(figsize=(WIDTH, 4.2 * len(panels)), layout="constrained")
+    axes = fig.subplots(len(panels), 1, squeeze=False)[:, 0]
     for axis, (measure, rows) in zip(axes, panels.items(), strict=True):
         if says_empty(axis, rows):
             continue
+        most = rows["cost"].max() or 1
         for i, (condition, part) in enumerate(rows.groupby("condition", sort=False)):
             means = part.groupby("method", sort=False)[["cost", "value"]].mean()
-            mark = {"linestyle": "none", "color": CYCLE[i], "marker": MARKERS[i], "markersize": 4.5}
-            axis.plot(means["cost"], means["value"], label=label(condition), **mark)
+            for method, (cost, value) in means.iterrows():
+                axis.plot(cost, value, color=look(str(method))["color"], **condition_mark(i))
+            axis.plot([], [], color=looks.UNKNOWN, label=label(condition), **condition_mark(i))
             if i == 0:
-                _name_points(axis, means.sort_values("value"), np.ptp(rows["value"]) / 28)
-        most = rows["cost"].max()
+                low, high = rows.groupby(["method", "condition"])["value"].mean().agg(["min", "max"])
+                _name_points(axis, means.sort_values("value"), most / 95, (high - low) / 22)
         axis.set(xlabel="tokens read, multiples of the pool (0: no model)", ylabel=measure)
         axis.set_xlim(-0.05 * most, 1.3 * most)
         axis.margins(y=0.12)  # for the names
@@ -203,21 +269,31 @@ def cost_and_quality(panels: Mapping[str, pd.DataFrame]) -> Figure:
     return fig
 
 
-def _name_points(axis: Axes, points: pd.DataFrame, apart: float) -> None:
-    """Write names beside points ``cost, value``, lowest first; those of like cost at least so far apart."""
-    last: dict[int, float] = {}
+def _name_points(axis: Axes, points: pd.DataFrame, across: float, apart: float) -> None:
+    """Write names beside points ``cost, value``, lowest first, each above those that it would lie on.
+
+    In units of the axes: ``across`` is the width of a letter, ``apart`` the height of a line.
+    """
+    taken: list[tuple[float, float, float]] = []  # where a name begins, where it ends, its height
     for method, (cost, value) in points.iterrows():
-        place = round(4 * cost / (points["cost"].max() or 1))
-        last[place] = max(value, last.get(place, -np.inf) + apart)
-        where = (cost, last[place])
-        axis.annotate(label(str(method)), where, (5, 0), textcoords="offset points", va="center", fontsize=6)
+        said, height = label(str(method)), value
+        end = cost + across * (len(said) + 3)
+        for begun, ended, at in sorted(taken, key=lambda each: each[2]):
+            if begun < end and cost < ended and abs(height - at) < apart:
+                height = at + apart
+        taken.append((cost, end, height))
+        line = {"arrowstyle": "-", "color": look(str(method))["color"], "linewidth": 0.8, "shrinkB": 0}
+        line |= {"relpos": (0, 0.5), "shrinkA": 0}
+        raised: dict[str, Any] = {"arrowprops": line} if height > value else {}
+        where: dict[str, Any] = {"xytext": (cost + 2 * across, height), "va": "center", "fontsize": SMALL}
+        axis.annotate(said, (cost, value), **where, **raised)
 
 
 @styled
 def differences(table: pd.DataFrame, reference: str, xlabel: str) -> Figure:
     """Difference of each method from a reference, mean and 95 % interval (08); of `outcomes.against`."""
-    fig, (axis,) = blank(6.5, 0.28 * len(table) + 1)
-    draw_differences(axis, table, [(GREY if m == reference else BLUE, "o") for m in table.index])
+    fig, (axis,) = blank(WIDTH, 0.28 * len(table) + 1)
+    draw_differences(axis, table, [looks.look(str(method)) for method in table.index])
     name_lines(axis, table.index)
     axis.set(xlabel=xlabel)
     fig.set_label(captions.differences(table.drop(index=reference, errors="ignore"), xlabel))

@@ -10,16 +10,14 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from gateau_lib.study import evidence, labels
+from gateau_lib.study import evidence, labels, looks
 from gateau_lib.study.store import Study
 from gateau_lib.study.whole_files import atomic_write
 
-# Okabe and Ito's eight colours; Tol's muted nine for the kinds of samples.
-BLACK, ORANGE, SKY, GREEN, BLUE, RED = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00"
-CYCLE = [BLUE, RED, GREEN, ORANGE, "#CC79A7", SKY, BLACK, "#999999"]
-MUTED = ["#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499"]
-MARKERS = "osD^vP*X"
-GREY = "#8A8A8A"
+# Of pages that show no method. Whatever has an identity has its colour in `looks`.
+BLACK, ORANGE, BLUE, RED, GREY = "#000000", "#E69F00", "#0072B2", "#D55E00", looks.GREY
+WIDTH = 7.5  # inches at most, 720 pixels: what the site's column shows without making letters smaller
+SMALL = 7  # points, 9 pixels: the smallest letters
 STYLE: Any = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"], "font.size": 9,
     "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
@@ -28,8 +26,6 @@ STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "gateau",  # text stays text, the same numbers give the same bytes
 }  # fmt: skip
 styled = matplotlib.rc_context(STYLE)  # decorates a function that draws
-# Models that stand in several figures of lines look the same in all of them.
-LINES = ["theta_a_stretched", "normal", "packed", "pose", "skip_outer", "skip_inner", "skip_all", "base"]
 _SHOWN: dict[str, dict[str, int]] = {}  # chapter -> figure -> number, in order of appearance
 
 
@@ -38,10 +34,9 @@ def label(method: str) -> str:
     return labels.LABELS.get(method, method.replace("_", " "))
 
 
-def look(method: str, place: int) -> dict[str, str]:
-    """Colour and marker of a method's line: its own if it has one, else those of its place in the figure."""
-    place = (LINES.index(method) if method in LINES else place) % 8
-    colour, marker = labels.LOOKS.get(method, (CYCLE[place], MARKERS[place]))
+def look(method: str, place: int = 0) -> dict[str, str]:
+    """Colour and marker of a method, model or arm, the same in every figure; see `looks.look`."""
+    colour, marker = looks.look(method, place)
     return {"color": colour, "marker": marker}
 
 

@@ -46,6 +46,15 @@ def test_corpus_names_kinds_beyond_the_window():
     assert "between 900 and 1,100 tokens" in told and told.endswith("beyond the short window for multi hop.")
 
 
+def test_differences_from_ordinary_tuning_are_told_at_the_longest_length():
+    gaps = pd.DataFrame(
+        {"method": ["pose", "pose", "packed"], "length": [256, 512, 512], "value": [1, 0.2, -0.1]}
+    )
+    assert captions.from_ordinary(gaps) == (
+        "Against ordinary SFT at 512 tokens: from packed SFT (-0.10) to PoSE (+0.20)."
+    )
+
+
 @pytest.mark.parametrize(
     ("evidence", "end"),
     [

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gateau_lib.experiments import captions, figures, findings, training_figures
+from gateau_lib.experiments import captions, evidence_files, figures, findings, training_figures
 from gateau_lib.study import store, style
 from gateau_lib.study.style import svg
 
+COLUMN, PIXELS = 720, 96 / 72  # of the site in pixels; of a point
 RNG = np.random.default_rng(0)
 KINDS = [
     "far",
@@ -119,6 +120,34 @@ CASES = {
         ),
         "multiples of the pool",
     ),
+    "perplexity": (
+        lambda: training_figures.perplexity_lines(
+            STRATEGY.rename(columns={"value": "nll"}).assign(length=STRATEGY["condition"].astype(int))
+        ),
+        "minus ordinary SFT",
+    ),
+    "differences": (
+        lambda: training_figures.differences(
+            pd.DataFrame({"difference": [0.1, 0], "low": [0, 0], "high": [0.2, 0]}, ["gateau", "random"]),
+            "random",
+            "p(answer), minus random",
+        ),
+        "GATEAU",
+    ),
+    "maps": (
+        lambda: training_figures.needle_maps(
+            {
+                "normal": pd.DataFrame([[0.5, 0.2]], [0.5], [256, 2048]),
+                "pose": pd.DataFrame([[0, 1]], [0.5], [256, 2048]),
+            }
+        ),
+        "depth of the needle",
+    ),
+    "padding": (lambda: training_figures.padding({"sorted": [(9, 1)], "mixed": [(5, 5)]}), "padding"),
+    "positions": (
+        lambda: training_figures.positions({"normal": range(9), "skip_all": range(20, 29)}, 5, 6, 64),
+        "user turn",
+    ),
     "headline": (lambda: findings.headline(pd.concat([AUC, STRATEGY])), "Who finds the samples"),
 }
 
@@ -133,6 +162,19 @@ def test_figure_is_svg_with_its_text_and_stable_bytes(name):
     said = re.search(r"<title>(.+)</title>", first)
     assert said and said[1].endswith(".") and said[1] != captions.NOTHING and "nan" not in said[1]
     assert text in first and "<dc:date>" not in first and "NaN" not in first.split("<defs>")[-1]
+
+
+def forest():
+    return findings.forest(evidence_files.read_evidence(evidence_files.place()).verdicts())
+
+
+@pytest.mark.parametrize("name", [*CASES, "forest"])
+def test_letters_are_nine_pixels_where_the_figure_is_shown(name):
+    """Without CSS an inch is 96 pixels and a point 96/72; a wide figure is shrunk to the site's column."""
+    text = svg((CASES | {"forest": (forest, "")})[name][0]())
+    width = float(re.search(r'<svg [^>]*width="([\d.]+)pt"', text)[1]) * PIXELS
+    smallest = min(map(float, re.findall(r"font-size: ([\d.]+)px", text))) * PIXELS
+    assert smallest * min(1, COLUMN / width) >= 9, f"{smallest:.1f} px letters in {width:.0f} px"
 
 
 def test_same_bytes_in_another_process(tmp_path, monkeypatch):
@@ -184,6 +226,22 @@ def test_a_strategy_looks_the_same_in_every_figure():
         training_figures.by_length(STRATEGY[STRATEGY["method"].isin(shown)], {}) for shown in sets
     )
     assert alone.axes[0].lines[0].get_color() == together.axes[0].lines[1].get_color()
+
+
+def test_differences_are_paired_and_one_far_off_line_does_not_flatten_them():
+    rows = STRATEGY.assign(length=STRATEGY["condition"].astype(int))
+    gaps = training_figures.apart_from(rows)
+    both = rows.pivot(index=["length", "seed"], columns="method", values="value")
+    pose = gaps[gaps["method"] == "pose"].set_index(["length", "seed"])["value"]
+    np.testing.assert_allclose(pose, (both["pose"] - both["normal"]).loc[pose.index])
+    assert "normal" not in set(gaps["method"])
+    far = STRATEGY.assign(value=np.where(STRATEGY["method"] == "pose", 9.0, 0.01 * RNG.random(len(STRATEGY))))
+    text = svg(training_figures.by_length(far, {}))
+    assert "runs off the picture: PoSE" in text and "minus ordinary SFT" in text
+
+
+def test_an_arm_and_a_kind_of_one_short_name_are_told_apart():
+    assert style.label("near") != "near" and "random, near" not in svg(figures.composition(COUNTS))
 
 
 def test_text_table_is_markdown():
