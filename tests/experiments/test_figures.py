@@ -8,7 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gateau_lib.experiments import captions, evidence_files, figures, findings, training_figures
+from gateau_lib.experiments import (
+    captions,
+    evidence_files,
+    figures,
+    findings,
+    needle_figures,
+    training_figures,
+)
 from gateau_lib.study import store, style
 from gateau_lib.study.style import svg
 
@@ -135,7 +142,7 @@ CASES = {
         "GATEAU",
     ),
     "maps": (
-        lambda: training_figures.needle_maps(
+        lambda: needle_figures.needle_maps(
             {
                 "normal": pd.DataFrame([[0.5, 0.2]], [0.5], [256, 2048]),
                 "pose": pd.DataFrame([[0, 1]], [0.5], [256, 2048]),
@@ -182,10 +189,10 @@ def test_same_bytes_in_another_process(tmp_path, monkeypatch):
     study = store.open_study("smoke")
     style.show(study, figures.composition(COUNTS), "06_selections")
     again = (
-        style.show(study, figures.composition(COUNTS), "05_other"),
+        style.show(study, figures.composition(COUNTS), "06_other"),
         style.show(study, figures.composition(COUNTS), "06_selections"),
     )
-    assert [shown.caption.partition("** ")[0] for shown in again] == ["**Figure 5.2", "**Figure 5.1"]
+    assert [shown.caption.partition("** ")[0] for shown in again] == ["**Figure 6.2", "**Figure 6.1"]
     path = study.root / "figures" / "06_selections.svg"
     assert path == tmp_path / "smoke" / "figures" / "06_selections.svg"
     code = (

@@ -11,7 +11,7 @@ import torch
 
 from gateau_lib.data.longalign import write_samples
 from gateau_lib.data.samples import Sample
-from gateau_lib.experiments import outcomes, training_figures, tuning_runs
+from gateau_lib.experiments import needle_figures, outcomes, training_figures, tuning_runs
 from gateau_lib.study.intervals import t_interval
 from gateau_lib.study.store import open_study
 from gateau_lib.training.recipe import ByTokens, FineTune
@@ -82,9 +82,9 @@ def test_figures_draw():
     assert len(training_figures.padding({"a": [(3, 1)], "b": [(4, 0)]}).axes) == 2
     grid = pd.DataFrame([[0.1, 0.9]], index=[0.5], columns=[64, 128])
     assert (
-        len(training_figures.needle_maps(dict.fromkeys("abcd", grid)).axes) == 7
+        len(needle_figures.needle_maps(dict.fromkeys("abcd", grid)).axes) == 7
     )  # two lines of three, and the colour bar
-    gains = training_figures.needle_gains({"a": grid, "b": grid + 0.05}, "a", "p")
+    gains = needle_figures.needle_gains({"a": grid, "b": grid + 0.05}, "a", "p")
     assert len(gains.axes) == 2 and gains.get_label().startswith("Against a, at 128 tokens")
     table = pd.DataFrame(
         {"value": [0.5], "difference": [0.1], "low": [np.nan], "high": [np.nan]}, index=["a"]
