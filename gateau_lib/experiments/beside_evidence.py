@@ -52,9 +52,12 @@ def agreement() -> str:
     first, second = kept.columns[1:3]
     decided = kept[[first, second]].isin(DECISIVE).any(axis=1)
     of_all, of_decided = kept["same"].mean(), kept["same"][decided].mean()
+    turned = (kept[[first, second]].isin(DECISIVE).all(axis=1) & ~kept["same"]).sum()
+    settled = kept[evidence_files.TOGETHER].isin(DECISIVE).sum()
     return (
         f"{of_all:.0%} of {len(kept)} verdicts are the same in {first} and in {second}, whose pairs have "
-        f"other seeds; of the {decided.sum()} that hold or fail in at least one, {of_decided:.0%}."
+        f"other seeds; of the {decided.sum()} that hold or fail in at least one, {of_decided:.0%}. "
+        f"{turned} hold in one and fail in the other. Over the pairs of both together {settled} hold or fail."
     )
 
 

@@ -28,6 +28,7 @@ from gateau_lib.study.whole_files import atomic_write
 
 COLUMNS = ("metric", "method", "condition", "pair", "value", "n")
 METRICS, VERDICTS, MANIFEST, AGREEMENT = "metrics.csv", "verdicts.csv", "manifest.json", "agreement.csv"
+TOGETHER = "together"  # a column of the agreement
 COMMON = "common-"  # begins the names of what was chosen from the pool that all pairs have
 PUBLISHED = "cpu"  # the profile whose folder is called `EVIDENCE` alone
 
@@ -206,7 +207,12 @@ def compare(folder: Path, other: Path) -> Agreement:
 
 
 def _named(folder: Path, other: Path, found: Agreement) -> pd.DataFrame:
-    return found.table.rename(columns={"first": folder.name, "second": other.name})
+    """The table with the folders' names, and `TOGETHER`: the verdict over the pairs of both."""
+    read = [read_evidence(each) for each in (folder, other)]
+    pooled = pd.concat([each.metrics for each in read]).drop_duplicates(list(COLUMNS[:4]))
+    judged = verdicts(pooled, read[0].profile).set_index("id")["verdict"]
+    table = found.table.rename(columns={"first": folder.name, "second": other.name})
+    return table.assign(**{TOGETHER: table["id"].map(judged).fillna("")})
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -77,3 +77,6 @@ def test_agreement_of_two_runs_is_told_where_it_was_measured(study):
     said, count = beside_evidence.agreement(), len(ledger.load_claims())
     assert f"of {count} verdicts are the same in evidence and in evidence-seed50" in said
     assert "of the 1 that hold or fail in at least one, 0%" in said
+    assert said.endswith(
+        "1 hold in one and fail in the other. Over the pairs of both together 1 hold or fail."
+    )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from evidence_folder import fabricate
 
 from gateau_lib import run
-from gateau_lib.experiments import evidence_files
+from gateau_lib.experiments import claims, evidence_files
 from gateau_lib.study.store import results_root
 
 COMMITTED = Path(__file__).parents[2] / "results" / "evidence"
@@ -100,7 +101,13 @@ def test_two_runs_are_compared_and_the_table_can_be_made_again(folder):
     ]
     assert found.of_all == 1 - 1 / len(found.table) and found.of_decisive == 0
     table = evidence_files.read_csv(folder / "agreement.csv")
-    assert list(table.columns) == ["id", "evidence", "evidence-seed50", "same"]
+    assert list(table.columns) == ["id", "evidence", "evidence-seed50", "same", "together"]
+    # 0.9 three times and 0.5 three times, held against 0.5 with a margin of 0.05.
+    pooled = table.set_index("id").loc["hmg-ranks-far-clean", "together"]
+    first, second = (evidence_files.read_evidence(each).metrics for each in (folder, other))
+    assert pooled == claims.verdicts(pd.concat([first, second]), "cpu").set_index("id").loc[
+        "hmg-ranks-far-clean", "verdict"
+    ]  # fmt: skip
     assert evidence_files.verify(folder) == [] and evidence_files.folders() == [folder, other]
     (folder / "agreement.csv").write_text(evidence_files.text(table.assign(same=True)))
     assert evidence_files.verify(folder) == [
