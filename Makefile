@@ -45,8 +45,8 @@ verify: $(READY) ## compare results/PROFILE and results/evidence with the checks
 keys: $(READY) ## the content keys of all code that makes results, to compare before and after a move
 	@$(STUDY) $(call named,$(PROFILE)) --keys
 
-test: lint ## everything: lint, unit tests, guards, the smoke study, nbval, rehearsals
-	@$(PYTEST) $(TESTS)
+test: lint ## everything: lint, unit tests, guards, the smoke study, nbval, rehearsals; RECORD=1 notes the time
+	@$(if $(RECORD),GATEAU_TESTS=results/tests.json )$(PYTEST) $(TESTS)
 
 unit: $(READY) ## the tests of the fast loop, without studies; TESTS="tests/methods -k hmg" for some of them
 	@$(PYTEST) -m "not slow" $(TESTS)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -18,11 +21,14 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from gateau_lib.data.samples import Encoded
 from gateau_lib.models.rope import with_rope_theta
+from gateau_lib.study import manifest
+from gateau_lib.study.whole_files import atomic_write
 
 settings.register_profile("repository", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("repository")
 torch.set_num_threads(1)
 LISTED = Path(__file__).with_name("slow.txt").read_text(encoding="utf-8")
+STARTED = pytest.StashKey[float]()
 SLOW = re.findall(r"^\w+", LISTED, flags=re.MULTILINE)
 
 
@@ -32,6 +38,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if {item.path.stem, getattr(item, "originalname", item.name)} & set(SLOW):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[STARTED] = time.monotonic()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """With ``$GATEAU_TESTS`` leave what the tests took in that file, from which README tells it; if all passed."""
+    place, worker = os.environ.get("GATEAU_TESTS"), hasattr(session.config, "workerinput")
+    if place and not worker and exitstatus == 0:
+        took = round(time.monotonic() - session.config.stash[STARTED], 1)
+        about = {"seconds": took, "machine": manifest.machine(), **manifest.commit()}
+        atomic_write(Path(place), json.dumps(about, indent=1) + "\n")
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ docs/gpu.md and docs/scale.md.
 Each part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; the rest is written by hand.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ from gateau_lib.study.profiles import PROFILES, Profile, resolve
 from gateau_lib.study.store import EVIDENCE, Study
 
 PROFILE = "cpu"  # of the published results
+TESTED = "tests.json"  # beside the profiles of results
 SUREST = 8  # claims on the first screen of README.md
 PURPOSE = {
     "smoke": "tests",
@@ -82,7 +84,7 @@ def readme(results: Path, sources: Path) -> dict[str, str]:
     known = read_evidence(results.parent / EVIDENCE)
     found = known.verdicts() if len(known.metrics) else None
     parts = {"headline": headline(found, known.metrics["pair"].nunique())}
-    parts |= {"cost": cost(made), "reading": reading(made, sources)}
+    parts |= {"cost": cost(made, results.parent / TESTED), "reading": reading(made, sources)}
     parts["gpu"] = f"- {gpu_page.headline(gpu_record.newest(results.parent / 'cards'))}"
     parts["verdicts"] = verdicts(found)
     return parts | {"profiles": profiles()}
@@ -128,13 +130,15 @@ def home(found: pd.DataFrame | None, pairs: int) -> str:
     return headline(found, pairs, "../results", "claims/index.md") if found is not None else NOTHING_YET
 
 
-def cost(made: dict[str, Any]) -> str:
-    """Minutes and GB of a whole run, with the machine they were measured on."""
+def cost(made: dict[str, Any], tested: Path) -> str:
+    """Minutes and GB of a whole run, with the machine; ``tested``: what ``make test RECORD=1`` left."""
     machine = made["machine"]
     device = machine["cpu"] if machine["device"] == "cpu" else f"{machine['device']}, {machine['cpu']}"
+    taken = json.loads(tested.read_text(encoding="utf-8"))["seconds"] if tested.exists() else None
+    tests = f" `make test` took {taken / 60:.0f} minutes after that." if taken else ""
     return (
         f"Measured for `make reproduce`, environment installed: **{made['seconds'] / 60:.0f} minutes, "
-        f"{made['peak_memory_mb'] / 1024:.1f} GB** of memory at most, on {machine['cores']} cores ({device})."
+        f"{made['peak_memory_mb'] / 1024:.1f} GB** of memory at most, on {machine['cores']} cores ({device}).{tests}"
     )
 
 
