@@ -75,7 +75,8 @@ def test_commands_are_real():
 def test_first_screen_tells_what_and_how():
     screen = TEXT[: TEXT.index("## Reading order")]
     assert "begin headline" in screen and "make reproduce" in screen and "make test" in screen
-    assert re.search(r"^make test .* \d+ minutes$", screen, flags=re.M), "say how long make test takes"
+    if (ROOT / "results" / pages.TESTED).exists():
+        assert re.search(r"`make test` took \d+ minutes", screen), "say how long make test takes"
     assert re.search(r"^git clone (\w+) .*# \1: where", screen, flags=re.M), (
         "the address is the reader's own: say so"
     )
