@@ -18,8 +18,6 @@ window.saw = [];
 addEventListener("error", (event) => saw.push(`${event.message || event.target.src}`), true);
 </script>"""
 OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000", "--dump-dom")
-
-
 DARK = "--blink-settings=preferredColorScheme=0"
 
 

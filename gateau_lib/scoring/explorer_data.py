@@ -20,7 +20,7 @@ from gateau_lib.study.style import label
 Data = dict[str, Any]
 # So that the page stays a few megabytes, whatever the data.
 POOL = 2000  # samples that are ranked anew
-NUMBERS = 1_000_000  # of their segments
+NUMBERS = 500_000  # of their segments
 TEXT = 400_000  # characters of a sample's segments
 BEGINNING = 2000  # characters of a context without segments
 PARTS = ("nll_short", "nll_long", "cam")  # what GATEAU's score is made of
@@ -121,8 +121,8 @@ def shown(
 def places(ranked: pd.DataFrame, name: str, options: RankOptions) -> dict[str, dict[str, list[float]]]:
     """Method -> id -> value and place, of every method that the table can be ranked by, ``name`` first.
 
-    The value is the table's if it has a column of that name. Chance stands in it only if it selected; a sample
-    is missing where a method has no value of it or never selects it.
+    The value is the table's if it has a column of that name. Chance stands in it only if it
+    selected. A sample is missing where a method has no value of it or never selects it.
     """
     rows, found = ranked.to_dict("records"), {}
     for each, method in sorted(METHODS.items(), key=lambda item: item[0] != name):
@@ -130,9 +130,11 @@ def places(ranked: pd.DataFrame, name: str, options: RankOptions) -> dict[str, d
             continue
         fit = [all(pd.notna(row[need]) for need in method.needs) and not method.unfit(row) for row in rows]
         some = ranked[fit]
+        values = np.asarray(method.rank(some, options), dtype=float) if len(some) else np.array([])
+        some, values = some[np.isfinite(values)], values[np.isfinite(values)]
         if some.empty:
             continue
-        ids, values = some["id"].tolist(), np.asarray(method.rank(some, options), dtype=float)
+        ids = some["id"].tolist()
         order = selection.top_fraction(ids, values, 1.0)
         told = values if each == name or each not in some else some[each]
         value = {one: int(x) if float(x).is_integer() else few(x) for one, x in zip(ids, told, strict=True)}
@@ -168,7 +170,7 @@ def _cut(text: str, most: int) -> str:
 
 
 def _limits(ranked: pd.DataFrame, some: pd.DataFrame, quotas: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Source and quota; of a thinned ranking in its proportion, and what it holds where a quota was reached."""
+    """Source and quota; of a thinned ranking its part of it, or what it holds where a quota was reached."""
     if len(some) == len(ranked):
         return list(quotas.items())
     all_chosen, chosen = (part.loc[part["chosen"], "source"].value_counts() for part in (ranked, some))

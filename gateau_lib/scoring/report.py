@@ -1,5 +1,6 @@
-"""A selection as one HTML page, ``report.html``: what was chosen from what, both ends of the ranking, and a pool
-to rank anew, with the views and the formulas of the study's explorer (`explorer_page`).
+"""A selection as one HTML page, ``report.html``: what was chosen from what, and both ends of the ranking.
+
+In it the pool can be ranked anew, with the views and the formulas of the study's explorer (`explorer_page`).
 """
 
 import json
@@ -117,19 +118,19 @@ def page(
     ends = shown(ranked)["id"].tolist()
     data = explorer_data.collect(ranked, ends, samples, segments, quotas, name, options, about)
     pool = data.get("pool", [])
-    more |= {"called": called, "listed": LISTED, "snippet": snippet, "segmented": bool(segments)}
+    more |= {"called": called, "listed": LISTED, "snippet": snippet}
     more |= {"lengths": _lengths(ranked), "sources": _sources(ranked, quotas)}
     more |= {"pool": len(pool), "among": len(ranked), "limited": bool(quotas)}
     more |= {"exact": name in ("gateau", *explorer_data.ALPHA), "attention": bool(pool and "nll" in pool[0])}
     return filled(
         Path(__file__).with_name("report.html"),
-        json.dumps(data, ensure_ascii=False, allow_nan=False),
+        json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")),
         figures=[(f.axes[0].get_title(loc="left"), b64encode(svg(f).encode()).decode()) for f in figures],
         columns=["rank", "score", *map(label, parts), "tokens", "cut"],
         top=lines[:ENDS],
         bottom=lines[ENDS:],
         twins=[(r.id, r.twin, f"{r.similarity:.3f}", f"{r.score:#.4g}") for r in gone.itertuples()],
-        with_segments=any("segments" in sample for sample in data["shown"].values()),
+        segmented=any("segments" in sample for sample in data["shown"].values()),
         **more,
     )
 

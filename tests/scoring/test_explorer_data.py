@@ -1,4 +1,4 @@
-"""What a selection's page is given: shares as CAM takes them, places as the methods give them, and not too much."""
+"""What a selection's page is given: shares as CAM takes them, places as methods give them, not too much."""
 
 from __future__ import annotations
 
