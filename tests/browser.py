@@ -18,9 +18,10 @@ window.saw = [];
 addEventListener("error", (event) => saw.push(`${event.message || event.target.src}`), true);
 </script>"""
 OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000", "--dump-dom")
+DARK = "--blink-settings=preferredColorScheme=0"
 
 
-def rendered(page: Path, script: str = "", width: int = 1280) -> str:
+def rendered(page: Path, script: str = "", width: int = 1280, dark: bool = False) -> str:
     """The page's HTML after its scripts and then the body of a function, ``script``, ran; see `told`."""
     end = (
         "<script>addEventListener('load', () => setTimeout(() => { const pre = document.createElement('pre');"
@@ -31,7 +32,8 @@ def rendered(page: Path, script: str = "", width: int = 1280) -> str:
     text = re.sub("<head[^>]*>", lambda m: m[0] + WATCH, page.read_text(encoding="utf-8"), count=1)
     watched = page.with_name(f"watched-{page.name}")
     watched.write_text(text.replace("</body>", end), encoding="utf-8")
-    command = [str(BROWSER), *OPTIONS, f"--window-size={width},900", watched.as_uri()]
+    theme = [DARK] if dark else []
+    command = [str(BROWSER), *OPTIONS, *theme, f"--window-size={width},900", watched.as_uri()]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
     finally:

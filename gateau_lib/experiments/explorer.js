@@ -1,59 +1,4 @@
-"use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
-const byId = (id) => document.getElementById(id);
-const digits = (x, n = 3) => x.toLocaleString("en", { maximumFractionDigits: n, minimumFractionDigits: n });
-const SVG = "http://www.w3.org/2000/svg";
-
-/** A new element; attributes and children are given. Text is text, never markup. */
-function make(name, attributes = {}, ...children) {
-  const inside = ["svg", "rect", "line", "text", "title", "g", "path"].includes(name);
-  const node = inside ? document.createElementNS(SVG, name) : document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
-}
-
-// The formulas, as in the library ----------------------------------------------------------------------------
-
-const sum = (values) => values.reduce((a, b) => a + b, 0);
-
-function softmax(values) {
-  const most = Math.max(...values);
-  const powers = values.map((x) => Math.exp(x - most));
-  const total = sum(powers);
-  return powers.map((x) => x / total);
-}
-
-function minMax(values) {
-  const [low, high] = [Math.min(...values), Math.max(...values)];
-  return values.map((x) => (high > low ? (x - low) / (high - low) : 0));
-}
-
-/** Ranks in (0, 1], ties share the mean of theirs. */
-function ranks(values) {
-  const sorted = [...values].sort((a, b) => a - b);
-  const place = (x) => (sorted.indexOf(x) + sorted.lastIndexOf(x)) / 2 + 1;
-  return values.map((x) => place(x) / values.length);
-}
-
-function cam(nll, shares, form, temperature) {
-  const a = softmax(nll.map((x) => -x));
-  const b = form === "sum" ? shares : softmax(shares.map((x) => x / temperature));
-  const size = (v) => Math.sqrt(sum(v.map((x) => x * x)));
-  return 1 - sum(a.map((x, i) => x * b[i])) / (size(a) * size(b));
-}
-
-function hmp(rows, reader) {
-  const gap = (name) => minMax(rows.map((row) => Math.exp(name === "long" ? row.long : row.readers[name])));
-  const [other, long] = [gap(reader), gap("long")];
-  return softmax(other.map((x, i) => x - long[i]));
-}
-
-function combine(h, c, variant, alpha) {
-  if (variant === "rank") [h, c] = [ranks(h), ranks(c)];
-  if (variant === "softmax_both") c = softmax(c);
-  return h.map((x, i) => alpha * x + (1 - alpha) * c[i]);
-}
+// What only the study's planted samples have; explorer_page.js stands before it.
 
 /** Chance that a wanted sample scores above an unwanted one, ties half. */
 function auc(rows, scores) {
@@ -89,66 +34,24 @@ function skipPositions(turns, target, strategy, jumps = 2) {
 
 // 1 · A sample -----------------------------------------------------------------------------------------------
 
-function showSample() {
-  const id = byId("sample").value;
-  const [sample, row] = [data.shown[id], data.pool.find((each) => each.id === id)];
-  const need = row.far ? "needs far evidence" : row.noise ? "noise" : "needs nothing far";
-  byId("about").replaceChildren(make("b", {}, row.kind.replaceAll("_", " ")), ` (${need}). ${sample.question}`);
-  const most = Math.max(1, ...Object.values(sample.losses).flat());
-  byId("losses").replaceChildren(...Object.entries(sample.losses).map(([reader, losses]) => {
-    const first = sample.tokens.length - losses.length;
-    const shown = losses.map((nats, i) => make("span", {
-      title: `${digits(nats)} nats`, style: `background: color-mix(in srgb, var(--far) ${Math.round((80 * nats) / most)}%, transparent)`,
-    }, sample.tokens[first + i].trim()));
-    const mean = digits(sum(losses) / losses.length, 2);
-    return make("p", {}, make("b", {}, `${reader}, ${mean} nats a token: `), ...shown);
-  }));
-  const importance = softmax(row.nll.map((x) => -x));
-  const scale = [Math.max(...importance), Math.max(...row.attention)];
-  byId("segments").replaceChildren(...sample.segments.map((text, i) => make(
-    "div", { class: `segment${sample.evidence.includes(i) ? " evidence" : ""}` }, make("span", { class: "note" }, String(i)),
-    make("div", { title: `importance ${digits(importance[i])}, attention ${digits(row.attention[i])}` },
-      make("div", { class: "bar important", style: `width: ${(100 * importance[i]) / scale[0]}%` }),
-      make("div", { class: "bar attended", style: `width: ${(100 * row.attention[i]) / scale[1]}%` })),
-    make("p", {}, text))));
-  const head = make("tr", {}, ...["score", "value", `place among ${data.pool.length}`].map((name) => make("th", {}, name)));
-  byId("scores").replaceChildren(head, ...Object.entries(sample.scores).map(([name, [value, place]]) => make(
-    "tr", {}, make("td", {}, name), make("td", { class: "n" }, value.toLocaleString("en", { maximumSignificantDigits: 4 })), make("td", { class: "n" }, String(place)))));
+const named = (kind) => kind.replaceAll("_", " ");
+
+function about(sample) {
+  const need = sample.far ? "needs far evidence" : sample.noise ? "noise" : "needs nothing far";
+  return [make("p", {}, make("b", {}, named(sample.kind)), ` (${need}). ${sample.question}`)];
 }
 
 // 2 · A pool -------------------------------------------------------------------------------------------------
 
-function showRanking() {
-  const [alpha, temperature] = [Number(byId("alpha").value), 10 ** Number(byId("temperature").value)];
-  byId("alphaValue").value = digits(alpha, 2);
-  byId("temperatureValue").value = digits(temperature, 3);
-  byId("temperature").disabled = byId("form").value === "sum";
-  const rows = data.pool;
-  const mismatch = rows.map((row) => cam(row.nll, row.attention, byId("form").value, temperature));
-  const scores = combine(hmp(rows, byId("reader").value), mismatch, byId("variant").value, alpha);
-  const order = rows.map((_, i) => i).sort((a, b) => scores[b] - scores[a]);
-  const count = Math.round(data.share * rows.length);
-  const chosen = order.slice(0, count).map((i) => rows[i]);
-  const share = (test) => `${Math.round((100 * chosen.filter(test).length) / count)} %`;
-  byId("found").textContent = `AUC ${digits(auc(rows, scores), 2)}. Of the ${count} chosen, ${share((row) => row.far)} need far evidence, ` +
-    `${share((row) => row.noise)} are noise.`;
-  const [width, height] = [Math.max(600, 4 * rows.length), 90];
-  const low = Math.min(...scores), range = Math.max(...scores) - low || 1;
-  const bars = order.map((i, place) => {
-    const high = 8 + ((scores[i] - low) / range) * (height - 8);
-    const colour = rows[i].far ? "far" : rows[i].noise ? "noise" : "near";
-    return make("rect", { x: (place * width) / rows.length, y: height - high, width: (0.8 * width) / rows.length, height: high, fill: `var(--${colour})` },
-      make("title", {}, `${rows[i].id}: ${digits(scores[i], 4)}`));
-  });
-  const edge = (count * width) / rows.length;
-  const line = make("line", { x1: edge, x2: edge, y1: 0, y2: height, stroke: "var(--ink)", "stroke-width": 2 });
-  byId("ranking").setAttribute("width", width);
-  byId("ranking").setAttribute("height", height);
-  byId("ranking").replaceChildren(...bars, line);
+const colour = (row) => (row.far ? "far" : row.noise ? "noise" : "near");
+
+function tell({ rows, scores, chosen }) {
+  const share = (test) => `${Math.round((100 * chosen.filter((i) => test(rows[i])).length) / chosen.length)} %`;
   const kinds = {};
-  for (const row of chosen) kinds[row.kind] = (kinds[row.kind] || 0) + 1;
-  const told = Object.entries(kinds).sort((a, b) => b[1] - a[1]).map(([kind, n]) => `${n} ${kind.replaceAll("_", " ")}`);
-  byId("chosen").textContent = `Chosen: ${told.join(", ")}.`;
+  for (const i of chosen) kinds[rows[i].kind] = (kinds[rows[i].kind] || 0) + 1;
+  const told = Object.entries(kinds).sort((a, b) => b[1] - a[1]).map(([kind, n]) => `${n} ${named(kind)}`);
+  return [`AUC ${digits(auc(rows, scores), 2)}. Of the ${chosen.length} chosen, ${share((row) => row.far)} need far evidence, ` +
+    `${share((row) => row.noise)} are noise.`, `Chosen: ${told.join(", ")}.`];
 }
 
 // 3 · Pairs --------------------------------------------------------------------------------------------------
@@ -211,21 +114,13 @@ function showPositions() {
 
 // ------------------------------------------------------------------------------------------------------------
 
-const option = (value, text) => make("option", { value }, text);
-byId("sample").append(...Object.keys(data.shown).map((id) => option(id, id)));
-byId("reader").append(...Object.keys(data.pool[0].readers).map((name) => option(name, {
-  stretched: "short model, stretched (as published)", window: `long model, last ${data.window} tokens`,
-}[name] || `long model, ${name}`)));
-byId("strategy").append(...Object.entries(STRATEGIES).map(([value, text]) => option(value, text)));
+const readers = { stretched: "short model, stretched (as published)", window: `long model, last ${data.window} tokens` };
+for (const name of Object.keys(data.pool[0].readers)) readers[name] ??= `long model, ${name}`;
+byId("strategy").append(...Object.entries(STRATEGIES).map(([value, text]) => make("option", { value }, text)));
 byId("strategy").value = "skip_outer";
-byId("sample").value = Object.keys(data.shown).find((id) => id.includes("paraphrase")) || Object.keys(data.shown)[0];
-byId("alpha").value = data.alpha;
 Object.assign(byId("target"), { max: data.target, value: data.target });
-byId("sample").addEventListener("input", showSample);
-for (const id of ["alpha", "variant", "reader", "form", "temperature"]) byId(id).addEventListener("input", showRanking);
 for (const id of ["strategy", "target"]) byId(id).addEventListener("input", showPositions);
 byId("again").addEventListener("click", showPositions);
-showSample();
-showRanking();
+explore({ about, colour, tell, readers, first: Object.keys(data.shown).find((id) => id.includes("paraphrase")) });
 showPairs();
 showPositions();

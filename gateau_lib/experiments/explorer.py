@@ -20,6 +20,7 @@ from gateau_lib.methods import prolong
 from gateau_lib.methods.model_passes import cut_losses, response_losses
 from gateau_lib.methods.skipalign import sample_turns
 from gateau_lib.models import loading, rope
+from gateau_lib.scoring.explorer_page import few, filled
 from gateau_lib.study import evidence
 from gateau_lib.study.store import Study
 from gateau_lib.study.style import label
@@ -74,10 +75,10 @@ def ranked(table: pd.DataFrame, readings: pd.DataFrame) -> list[Data]:
                 "kind": row["kind"],
                 "far": bool(row["needs_far"]),
                 "noise": row["kind"] in NOISE,
-                "long": _few(row["nll_long"]),
-                "readers": {name: _few(value) for name, value in readers.items()},
-                "nll": _few(row["segment_nll"]),
-                "attention": _few(attention / attention.sum()),
+                "long": few(row["nll_long"]),
+                "readers": {name: few(value) for name, value in readers.items()},
+                "nll": few(row["segment_nll"]),
+                "attention": few(attention / attention.sum()),
             }
         )
     return rows
@@ -108,9 +109,9 @@ def shown(
             "segments": [tokenizer.decode(part) for part in parts],
             "evidence": pool.evidence_segments(sample, each, tokenizer, sizes.segment_length),
             "tokens": [tokenizer.decode([token]) for token in each.response],
-            "losses": {name: _few(passed[n].nll) for name, passed in losses.items()},
+            "losses": {name: few(passed[n].nll) for name, passed in losses.items()},
             "scores": {
-                label(name): [_few(known.loc[sample.id, name]), int(places.loc[sample.id, name])]
+                label(name): [few(known.loc[sample.id, name]), int(places.loc[sample.id, name])]
                 for name in SHOWN
                 if np.isfinite(known.loc[sample.id, name])  # else it may not be chosen by that score
             },
@@ -132,16 +133,9 @@ def pairs(study: Study, data: Path, pair: Path, tokenizer: Any) -> Data:
         "id": name,
         "threshold": prolong.THRESHOLD,
         "segments": [tokenizer.decode(part) for part in parts],
-        "rows": [[int(i), int(j), *_few(rest)] for i, j, *rest in numbers],
+        "rows": [[int(i), int(j), *few(rest)] for i, j, *rest in numbers],
         "planted": [[int(r.i), int(r.j)] for r in rows[rows["planted"]].itertuples()],
     }
-
-
-def _few(values: Any) -> Any:
-    """Numbers with four digits, as JSON has them."""
-    if np.ndim(values):
-        return [_few(value) for value in np.asarray(values)]
-    return float(f"{float(values):.4g}")
 
 
 def leave(study: Study, data: Path, pair: Path) -> Path:
@@ -165,9 +159,4 @@ def text(collected: Data) -> str:
 
 def page(data: str, home: str = "") -> str:
     """The page with the data (JSON) in it; ``home``: the address that its heading leads to."""
-    script = (HERE / "explorer.js").read_text(encoding="utf-8")
-    inner = data.replace("</", "<\\/")  # a text in the data cannot end the element
-    whole = (HERE / "explorer.html").read_text(encoding="utf-8")
-    for mark, part in {"@HOME@": home, "@DATA@": inner, "@SCRIPT@": script}.items():
-        whole = whole.replace(mark, part, 1)
-    return whole
+    return filled(HERE / "explorer.html", data, home=home)

@@ -14,6 +14,7 @@ from gateau_lib.data.longalign import from_record, read_records
 from gateau_lib.methods import METHODS, name_in_figures, selection
 from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring import dedup, report
+from gateau_lib.scoring.explorer_data import thinned
 from gateau_lib.scoring.score_table import LENGTHS, Table, read_scores, usable
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.outputs import check_out
@@ -181,10 +182,11 @@ def run(asked: Selection) -> str:
     ranked, quotas = choose(ranked, asked)
     facts = facts_of(ranked, why, asked, table)
     warning = report.WARNING if table.about.get("shipped_pair") else ""
-    segments = table.segments(report.shown(ranked)["id"].tolist())
+    looked_at = pd.concat([report.shown(ranked)["id"], thinned(ranked)["id"]])
+    segments = table.segments(looked_at.unique().tolist())
     left_out = [(str(row["id"] or ""), row["error"]) for row in table.rows if row["error"] is not None]
     more = {"facts": facts, "left_out": left_out, "warning": warning}
-    page = report.page(ranked, samples, segments, quotas, asked.score, **more)
+    page = report.page(ranked, samples, segments, quotas, asked.score, asked.ranking, table.about, **more)
     written = [asked.out, atomic_write(asked.report, page)]
     if asked.dedup is not None:
         gone = ranked.loc[ranked["twin"].notna(), ["id", "twin", "similarity"]].to_dict("records")

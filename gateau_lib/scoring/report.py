@@ -1,20 +1,26 @@
-"""A selection as one HTML page, ``report.html``: what was chosen from what, and both ends of the ranking."""
+"""A selection as one HTML page, ``report.html``: what was chosen from what, and both ends of the ranking.
 
+In it the pool can be ranked anew, with the views and the formulas of the study's explorer (`explorer_page`).
+"""
+
+import json
 from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gateau_lib.data.samples import Sample
+from gateau_lib.methods.base import RankOptions
+from gateau_lib.scoring import explorer_data
+from gateau_lib.scoring.explorer_page import filled
 from gateau_lib.scoring.score_table import Segments
 from gateau_lib.study.errors import DataError
-from gateau_lib.study.style import BLUE, GREY, ORANGE, RED, label, styled, svg
+from gateau_lib.study.style import BLUE, GREY, RED, label, styled, svg
 
 ENDS = 10  # samples shown from each end of the ranking
 SEGMENTS_SHOWN = 3  # most important and most attended ones of a sample
@@ -83,13 +89,16 @@ def page(
     segments: Mapping[str, Segments],
     quotas: Mapping[str, int],
     name: str,
+    options: RankOptions,
+    about: Mapping[str, Any],
     **more: Any,
 ) -> str:
     """The report as HTML; needs no other file and no network.
 
     ``ranked``: the usable samples, best first, index 0, 1, ..., with the columns ``id, score, tokens,
-        n_dropped, chosen, source, twin, similarity`` and, if scored, ``hmg, cam``.
+        n_dropped, chosen, source, twin, similarity`` and those of the score table that are not empty.
     ``samples, segments``: by id. ``quotas``: source -> samples at most. ``name``: of the score.
+    ``options``: of the ranking. ``about``: what the table says of itself.
     ``more``: ``facts`` (rows of the table at the top), ``left_out`` (id and reason), ``warning``.
     Raises DataError: segments that do not fit their sample.
     """
@@ -106,18 +115,23 @@ def page(
     figures.append(scatter(ranked, "tokens", "score", called))
     if {"hmg", "cam"} <= set(ranked.columns):
         figures.append(scatter(ranked, "hmg", "cam", called))
-    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "autoescape": True}
-    pages = jinja2.Environment(undefined=jinja2.StrictUndefined, **options)
-    pages.filters["snippet"] = snippet
-    template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
-    more |= {"called": called, "listed": LISTED, "red": RED, "blue": BLUE, "segmented": bool(segments)}
+    ends = shown(ranked)["id"].tolist()
+    data = explorer_data.collect(ranked, ends, samples, segments, quotas, name, options, about)
+    pool = data.get("pool", [])
+    more |= {"called": called, "listed": LISTED, "snippet": snippet}
     more |= {"lengths": _lengths(ranked), "sources": _sources(ranked, quotas)}
-    return pages.from_string(template, more).render(
+    more |= {"pool": len(pool), "among": len(ranked), "limited": bool(quotas)}
+    more |= {"exact": name in ("gateau", *explorer_data.ALPHA), "attention": bool(pool and "nll" in pool[0])}
+    return filled(
+        Path(__file__).with_name("report.html"),
+        json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")),
         figures=[(f.axes[0].get_title(loc="left"), b64encode(svg(f).encode()).decode()) for f in figures],
         columns=["rank", "score", *map(label, parts), "tokens", "cut"],
         top=lines[:ENDS],
         bottom=lines[ENDS:],
         twins=[(r.id, r.twin, f"{r.similarity:.3f}", f"{r.score:#.4g}") for r in gone.itertuples()],
+        segmented=any("segments" in sample for sample in data["shown"].values()),
+        **more,
     )
 
 
@@ -173,7 +187,7 @@ def _sides(sample: Sample, found: Segments) -> dict[str, Any]:
     return {
         "note": f"{len(nll):,} segments, losses from {nll.min():.3f} to {nll.max():.3f}",
         "count": len(nll),
-        "bars": [(BLUE, _outline(-above)), (ORANGE, _outline(below))],
+        "bars": [("important", _outline(-above)), ("attended", _outline(below))],
         "important": [segment(i, f"loss {nll[i]:.3f}") for i in important],
         "attended": [segment(i, f"{attention[i]:.1%} of the attention") for i in attended],
     }

@@ -99,7 +99,8 @@ def test_conda_file_only_points_at_the_lock():
 
 def test_package_data_is_declared():
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    assert declared == {"*": ["*.yml", "*.json", "*.html", "*.js"], "gateau_lib.models": ["tiny_pair/**"]}
+    files = ["*.yml", "*.json", "*.html", "*.css", "*.js"]
+    assert declared == {"*": files, "gateau_lib.models": ["tiny_pair/**"]}
 
 
 def make(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from gateau_lib.data.samples import Sample
+from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring import report
 from gateau_lib.scoring.score_table import Segments
 from gateau_lib.study.errors import DataError
@@ -25,7 +26,8 @@ def page(twins=None, **more) -> str:
     ranked = pd.DataFrame({"id": NAMES, "score": np.linspace(1, 0, N), **columns})
     samples = {name: Sample(name, "<i>context</i> " * 9, "<b>Why?</b>", "<u>So.</u>") for name in NAMES}
     rest = {"facts": [("a <fact>", "its & value")], "left_out": [], "warning": ""} | more
-    return report.page(ranked, samples, rest.pop("segments", {}), {}, "longest", **rest)
+    segments = rest.pop("segments", {})
+    return report.page(ranked, samples, segments, {}, "longest", RankOptions(), {}, **rest)
 
 
 def test_every_text_is_escaped():
@@ -40,7 +42,9 @@ def test_both_ends_and_the_selected_ones_are_marked():
     text = page()
     assert "The first 10 of the ranking" in text and "The last 10 of the ranking" in text
     assert text.count('<tr class="sample chosen">') == 5 and text.count('<tr class="sample">') == 15
-    places = [int(place) for place in re.findall(r'<tr class="sample[^>]*>\n<td class="n">(\d+)</td>', text)]
+    places = [
+        int(place) for place in re.findall(r'<tr class="sample[^>]*>\n<td class="n"[^>]*>(\d+)</td>', text)
+    ]
     assert places == [*range(1, 11), *range(N - 9, N + 1)]
 
 
