@@ -19,9 +19,11 @@ from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring import explorer_data
 from gateau_lib.scoring.explorer_page import filled
 from gateau_lib.scoring.score_table import Segments
+from gateau_lib.study import looks
 from gateau_lib.study.errors import DataError
-from gateau_lib.study.style import BLUE, GREY, RED, label, styled, svg
+from gateau_lib.study.style import GREY, label, styled, svg
 
+CHOSEN = looks.PLACES[0]
 ENDS = 10  # samples shown from each end of the ranking
 SEGMENTS_SHOWN = 3  # most important and most attended ones of a sample
 LISTED = 50  # rows of a list that may be as long as the data
@@ -39,10 +41,10 @@ def _axes(height: float = 2.8) -> tuple[Figure, Axes]:
 
 @styled
 def score_histogram(ranked: pd.DataFrame, name: str) -> Figure:
-    """The score of every usable sample, chosen ones in red; columns ``score, chosen``."""
+    """The score of every usable sample, chosen ones in a colour; columns ``score, chosen``."""
     fig, axis = _axes()
     scores = [ranked.loc[ranked["chosen"] == chosen, "score"] for chosen in (True, False)]
-    axis.hist(scores, bins=30, stacked=True, color=[RED, GREY], label=["selected", "not selected"])
+    axis.hist(scores, bins=30, stacked=True, color=[CHOSEN, GREY], label=["selected", "not selected"])
     axis.set(xlabel=name, ylabel="samples", title="Scores")
     axis.legend()
     return fig
@@ -54,7 +56,7 @@ def length_histogram(ranked: pd.DataFrame) -> Figure:
     fig, axis = _axes()
     line: dict[str, Any] = {"bins": np.histogram_bin_edges(ranked["tokens"], 25), "histtype": "step"}
     chosen = ranked[ranked["chosen"]]
-    for part, colour, name in ((ranked, GREY, "all usable samples"), (chosen, RED, "selected")):
+    for part, colour, name in ((ranked, GREY, "all usable samples"), (chosen, CHOSEN, "selected")):
         axis.hist(part["tokens"], density=True, label=name, color=colour, linewidth=1.8, **line)
     axis.set(xlabel="tokens, uncut", ylabel="density", yticks=[], title="Lengths before and after")
     axis.xaxis.set_major_formatter("{x:,.0f}")
@@ -64,9 +66,9 @@ def length_histogram(ranked: pd.DataFrame) -> Figure:
 
 @styled
 def scatter(ranked: pd.DataFrame, x: str, y: str, name: str) -> Figure:
-    """Two columns of the ranking against each other, chosen samples in red; the score is called ``name``."""
+    """Two columns of the ranking against each other, chosen samples in a colour; the score is called ``name``."""
     fig, axis = _axes(3.2)
-    for chosen, colour, part in ((False, BLUE, "not selected"), (True, RED, "selected")):
+    for chosen, colour, part in ((False, GREY, "not selected"), (True, CHOSEN, "selected")):
         rows = ranked[ranked["chosen"] == chosen]
         axis.scatter(rows[x], rows[y], s=14, color=colour, alpha=0.6, linewidths=0, label=part)
     across, up = ({"score": name, "tokens": "tokens, uncut"}.get(column, label(column)) for column in (x, y))

@@ -14,8 +14,8 @@ from gateau_lib.study import evidence, labels, looks
 from gateau_lib.study.store import Study
 from gateau_lib.study.whole_files import atomic_write
 
-# Of pages that show no method. Whatever has an identity has its colour in `looks`.
-BLACK, ORANGE, BLUE, RED, GREY = "#000000", "#E69F00", "#0072B2", "#D55E00", looks.GREY
+# Whatever has an identity has its colour in `looks`.
+BLACK, GREY = "#000000", looks.GREY
 WIDTH = 7.5  # inches at most, 720 pixels: what the site's column shows without making letters smaller
 SMALL = 7  # points, 9 pixels: the smallest letters
 STYLE: Any = {
