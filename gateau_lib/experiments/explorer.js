@@ -61,7 +61,7 @@ function showPairs() {
   const [cell, n] = [Math.max(12, Math.floor(460 / segments.length)), segments.length];
   const linked = new Set(planted.map(([i, j]) => `${i} ${j}`));
   const squares = rows.map(([i, j, strength, distance, specificity]) => {
-    const colour = strength > 0 ? "var(--far)" : "var(--near)";
+    const colour = strength > 0 ? "var(--attended)" : "var(--important)";
     const square = make("rect", {
       x: j * cell + 30, y: i * cell + 4, width: cell - 1, height: cell - 1, tabindex: -1,
       fill: `color-mix(in srgb, ${colour} ${Math.round(100 * Math.min(1, Math.abs(strength)))}%, var(--faint))`,
@@ -100,7 +100,7 @@ function showPositions() {
   byId("targetValue").value = target.toLocaleString("en");
   const ids = skipPositions(turns, target, byId("strategy").value);
   const [width, height] = [900, 56];
-  const colours = ["var(--near)", "var(--attended)", "var(--far)"];
+  const colours = ["var(--important)", "var(--attended)", "var(--other)"];
   const turn = (token) => turns.findIndex((_, k) => token < sum(turns.slice(0, k + 1)));
   const ticks = ids.map((id, token) => make("rect", { x: (id * width) / target, y: 6, width: 1, height: 30, fill: colours[turn(token)] }));
   const ends = [make("text", { x: 0, y: 52 }, "0"), make("text", { x: width, y: 52, "text-anchor": "end" }, target.toLocaleString("en"))];

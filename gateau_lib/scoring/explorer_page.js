@@ -102,7 +102,7 @@ function showLosses(sample) {
   byId("losses").replaceChildren(...Object.entries(sample.losses).map(([reader, losses]) => {
     const first = sample.tokens.length - losses.length;
     const shown = losses.map((nats, i) => make("span", {
-      title: `${digits(nats)} nats`, style: `background: color-mix(in srgb, var(--far) ${Math.round((80 * nats) / most)}%, transparent)`,
+      title: `${digits(nats)} nats`, style: `background: color-mix(in srgb, var(--other) ${Math.round((80 * nats) / most)}%, transparent)`,
     }, sample.tokens[first + i].trim()));
     const mean = digits(sum(losses) / losses.length, 2);
     return make("p", {}, make("b", {}, `${reader}, ${mean} nats a token: `), ...shown);

@@ -17,7 +17,7 @@ function about(sample) {
   ];
 }
 
-const colour = (row) => (row.chosen ? "far" : "noise");
+const colour = (row) => (row.chosen ? "other" : "noise");
 
 function tell({ rows, order, chosen }) {
   const now = new Set(chosen);
