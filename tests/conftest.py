@@ -45,7 +45,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """With ``$GATEAU_TESTS`` leave what the tests took in that file, from which README tells it; if all passed."""
+    """With ``$GATEAU_TESTS`` leave in that file what the tests took, if all passed; README tells it."""
     place, worker = os.environ.get("GATEAU_TESTS"), hasattr(session.config, "workerinput")
     if place and not worker and exitstatus == 0:
         took = round(time.monotonic() - session.config.stash[STARTED], 1)

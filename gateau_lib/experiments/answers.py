@@ -43,7 +43,7 @@ def sentence(row: Any) -> str:
         return said[beyond if beyond in said and turned(row) else row.verdict].format(**sides)
     if pd.isna(row.value) or pd.isna(row.against):
         return f"Not testable here: {row.statement}"
-    return f"Open ({row.value:.2f} against {row.against:.2f}): {row.statement}"
+    return f"Undecided ({row.value:.2f} against {row.against:.2f}) is the claim: {row.statement}"
 
 
 def turned(row: Any) -> bool:

@@ -20,6 +20,7 @@ from gateau_lib.study.store import Study
 
 NOTHING_YET = "No evidence here yet: `make evidence`."
 Rows = Sequence[Mapping[str, Any]]
+HOW = "How a verdict comes about: notebook 09, section 2."
 
 
 class Settled(NamedTuple):
@@ -97,9 +98,9 @@ def table(study: Study, notebook: str, rows: Rows = ()) -> str:
         cells = [f"{mine['statement']} `{name}`", _sides(mine)]
         if judged is not None:
             row = judged.loc[name]
-            cells += [_sides(row), _difference(row), f"**{row['verdict']}**", row["reason"]]
+            cells += [_sides(row), _difference(row), f"**{row['verdict']}**", _why(row["reason"])]
         lines.append("|".join(["", *cells, ""]))
-    counts = NOTHING_YET if judged is None else summary(judged.reset_index())
+    counts = NOTHING_YET if judged is None else f"{summary(judged.reset_index())} {HOW}"
     return "\n".join([counts, "", *lines])
 
 
@@ -111,4 +112,10 @@ def _sides(row: pd.Series) -> str:
 def _difference(row: pd.Series) -> str:
     if pd.isna(row["difference"]):
         return "–"
-    return f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+    return f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], margin {row['margin']:g}"
+
+
+def _why(reason: str) -> str:
+    """A verdict's reason without the numbers that stand beside it."""
+    numbers, _, why = reason.partition("; ")
+    return why or ("" if ", margin " in numbers else numbers)

@@ -25,6 +25,7 @@ from gateau_lib.methods import head_attention, leave_one_out, pair_passes, prolo
 from gateau_lib.methods.model_passes import long_pass, response_nll, segment_importance, short_reader_nll
 from gateau_lib.models import loading, rope
 from gateau_lib.study.store import Study
+from gateau_lib.study.style import label
 from gateau_lib.study.workers import Build
 
 CUTS = (2,)  # where the short reader is cut: its window divided by these, and times them
@@ -172,6 +173,23 @@ def reading_rows(table: pd.DataFrame, scores: pd.DataFrame) -> Rows:
         for kind, part in held.groupby("kind")
         for column in ("effect", "effect_far")
     ]
+
+
+def reading_label(name: str) -> str:
+    """What a reader sees for a method of `reading_rows`, or of any other rows."""
+    if name.startswith("contrast_cut_"):
+        return f"contrast, cut to {name.rpartition('_')[2]} tokens"
+    told = {
+        "contrast_early": "contrast, long model half-way",
+        "hmg_log_ntk_early": "HMG, log gap, long model half-way",
+        "perplexity_early": "Perplexity Guidance, long model half-way",
+        "effect": "loss when all evidence is taken out",
+        "effect_far": "loss when far evidence is taken out",
+    }
+    stretched = name.removeprefix("hmg_log_ntk_")
+    if stretched != name and stretched.endswith("x"):
+        return f"HMG, log gap, stretched {stretched.removesuffix('x')} times"
+    return told.get(name, label(name))
 
 
 def ablation_rows(table: pd.DataFrame) -> Rows:

@@ -136,8 +136,24 @@ def sentences(verdicts: pd.DataFrame, only: Sequence[str] = VERDICTS) -> str:
 def summary(verdicts: pd.DataFrame) -> str:
     """How many claims hold, fail and stay open, in one sentence."""
     held, failed, unsure, untested = ((verdicts["verdict"] == name).sum() for name in VERDICTS)
+    if held == len(verdicts) > 1:
+        return f"All {held} claims hold."
     tail = f", and {untested} cannot be tested at this scale" if untested else ""
     return f"Of {len(verdicts)} claims {held} hold, {failed} fail, {unsure} stay inconclusive{tail}."
+
+
+def likelier_and_right(metrics: pd.DataFrame, condition: str) -> str:
+    """Over pairs, two arms by p(answer) and by how often all of the answer is right, in a sentence; or ""."""
+    held = metrics[metrics["condition"] == condition]
+    means = held.groupby(["metric", "method"])["value"].mean()
+    told = []
+    for method in ("short_only", "oracle"):
+        places = [(metric, method) for metric in ("long_probability", "long_exact")]
+        if any(place not in means for place in places):
+            return ""
+        likely, right = (means[place] for place in places)
+        told.append(f"*{label(method)}* p(answer) {likely:.2f}, every token the first choice in {right:.0%}")
+    return f"Likely and right are two measures. Over pairs, after {'; after '.join(told)} of the answers."
 
 
 def by_paper(verdicts: pd.DataFrame) -> pd.DataFrame:

@@ -138,7 +138,8 @@ def cost(made: dict[str, Any], tested: Path) -> str:
     tests = f" `make test` took {taken / 60:.0f} minutes after that." if taken else ""
     return (
         f"Measured for `make reproduce`, environment installed: **{made['seconds'] / 60:.0f} minutes, "
-        f"{made['peak_memory_mb'] / 1024:.1f} GB** of memory at most, on {machine['cores']} cores ({device}).{tests}"
+        f"{made['peak_memory_mb'] / 1024:.1f} GB** of memory at most, "
+        f"on {machine['cores']} cores ({device}).{tests}"
     )
 
 

@@ -66,7 +66,7 @@ def length_histogram(ranked: pd.DataFrame) -> Figure:
 
 @styled
 def scatter(ranked: pd.DataFrame, x: str, y: str, name: str) -> Figure:
-    """Two columns of the ranking against each other, chosen samples in a colour; the score is called ``name``."""
+    """Two columns of the ranking against each other, chosen in a colour; the score is called ``name``."""
     fig, axis = _axes(3.2)
     for chosen, colour, part in ((False, GREY, "not selected"), (True, CHOSEN, "selected")):
         rows = ranked[ranked["chosen"] == chosen]

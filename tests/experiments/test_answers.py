@@ -73,7 +73,7 @@ def test_the_sentence_is_that_of_the_verdict_and_of_the_sign():
     name = "gateau-beats-random"
     # Nothing is said to be equal or different before it is decided.
     unsure = verdict(name, "inconclusive", low=-0.1, high=0.1)
-    assert answers.sentence(unsure) == f"Open (0.12 against 0.38): {CLAIMS[name].statement}"
+    assert answers.sentence(unsure) == f"Undecided (0.12 against 0.38) is the claim: {CLAIMS[name].statement}"
     without = verdict(name, "not testable here", value=float("nan"))
     assert answers.sentence(without) == f"Not testable here: {CLAIMS[name].statement}"
 

@@ -170,6 +170,19 @@ def test_reading_rows_by_hand():
     assert not any(row["method"].endswith("_early") for row in without)
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("contrast_cut_128", "contrast, cut to 128 tokens"),
+        ("hmg_log_ntk_2x", "HMG, log gap, stretched 2 times"),
+        ("effect_far", "loss when far evidence is taken out"),
+        ("hmg_log_ntk", "HMG, log gap, extended reader"),
+    ],
+)
+def test_readings_have_names(name, told):
+    assert explanations.reading_label(name) == told
+
+
 # Tables -----------------------------------------------------------------------------------------------------
 
 

@@ -30,6 +30,19 @@ BETTER = claims.verdicts(
 NOTHING = claims.verdicts(metrics({"gateau": (0.9,)}), "cpu")
 
 
+def test_likely_and_right_are_told_apart_where_both_were_measured():
+    rows = [("long_probability", "short_only", 0.75), ("long_exact", "short_only", 0.5)]
+    rows += [("long_probability", "oracle", 0.25), ("long_exact", "oracle", 0.6)]
+    metrics = pd.DataFrame(rows, columns=["metric", "method", "value"]).assign(condition="scarce_30")
+    assert findings.likelier_and_right(metrics, "scarce_30") == (
+        "Likely and right are two measures. Over pairs, after *short samples only* p(answer) 0.75, every "
+        "token the first choice in 50%; after *by the labels* p(answer) 0.25, every token the first choice "
+        "in 60% of the answers."
+    )
+    assert findings.likelier_and_right(metrics[:3], "scarce_30") == ""
+    assert findings.likelier_and_right(metrics, "plenty_30") == ""
+
+
 def test_reported_numbers_are_complete_and_plausible():
     table = findings.reported()
     assert (

@@ -16,7 +16,14 @@ FORMULAS = re.split(r"\n\nFormulas\n-+\n", gateau_lib.__doc__ or "")[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 MAP = re.split(r"```(?:text)?\n", PAGE)[1].strip()
 PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-BUILT = ("notebooks/", "claims/", "library/", "project/", "_static/theory/")  # see test_site_in_browser
+BUILT = (
+    "notebooks/",
+    "claims/",
+    "library/",
+    "project/",
+    "_static/theory/",
+    "explorer.html",
+)  # see test_site_in_browser
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
