@@ -74,7 +74,7 @@ def scores_by_kind(
     fig.supxlabel(xlabel, fontsize=9)
     axes[0].set_yticks(range(len(kinds)), [kind_name(kind) for kind in kinds])
     axes[0].invert_yaxis()
-    fig.legend(handles=legend_of(kinds, wanted, "other"), loc="outside upper center", ncols=3)
+    fig.legend(handles=legend_of(kinds, wanted, "not wanted"), loc="outside upper center", ncols=3)
     fig.set_label(captions.scores_by_kind(scores, found, wanted))
     return fig
 

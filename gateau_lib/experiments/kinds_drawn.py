@@ -11,7 +11,7 @@ from gateau_lib.data.kinds import NEEDS_FAR, NOISE
 from gateau_lib.study import looks
 from gateau_lib.study.style import BLACK
 
-FAR, OTHER, NO_USE = "evidence beyond the short window", "evidence inside it", "noise"
+FAR, OTHER, NO_USE = "wanted: needs far evidence", "honest, not wanted", "noise"
 
 
 def kind_name(kind: str) -> str:
