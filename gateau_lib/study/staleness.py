@@ -20,12 +20,13 @@ from gateau_lib.study.store import OTHER, Study, versions
 UPSTREAM: dict[str, tuple[str, ...]] = {
     "01": (), "02": ("01",), "03": ("01", "02"), "04": ("01", "02", "03"), "05": ("01", "02", "03", "04"),
     "06": ("01", "02", "03", "04", "05"), "07": ("01", "02", "06"), "08": ("01", "02", "07"),
-    "09": ("01", "02", "03", "04", "05", "06", "07", "08"), "10": ("01", "02", "05", "06"), "11": ("02",),
+    "09": ("01", "02", "03", "04", "05", "06", "07", "08"),
+    "10": ("01", "02", "03", "04", "05", "06"), "11": ("02",),
 }  # fmt: skip
 # Files and folders of results, beside the profile's own, that a notebook reads. Most show the verdicts over
 # many pairs of models.
 PAIRS = [f"{PUBLISHED}/{name}" for name in ("manifest.json", "metrics.csv", "scores")]
-READS = {number: PAIRS for number in UPSTREAM if number not in ("07", "10", "11")} | {
+READS = {number: PAIRS for number in UPSTREAM if number not in ("10", "11")} | {
     "10": ["bench"], "09": [*PAIRS, f"{PUBLISHED}/agreement.csv"],
     "11": ["gpu*/manifest.json", "paper/manifest.json", "[gp]*/tables/11_measured.csv"],
 }  # fmt: skip
