@@ -36,7 +36,7 @@ IN_THE_DARK = [
     "notebooks/03_hmg_scoring",
     "notebooks/09_findings",
 ]  # small
-# In a theme: what came from elsewhere, pictures without words or content, tables as text, what sticks out.
+# In a theme: what came from elsewhere, pictures without words or content, tables as text, what sticks out, pale letters.
 LOOK = """
 document.documentElement.dataset.theme = "%s";
 const inside = document.querySelector("article");
@@ -48,6 +48,20 @@ const scrolled = (node) => {
   }
   return false;
 };
+const numbers = (colour) => colour.match(/[\d.]+/g).map(Number);
+const curve = (part) => (part <= 10 ? part / 3295 : ((part / 255 + 0.055) / 1.055) ** 2.4);
+const light = ([r, g, b]) => 0.2126 * curve(r) + 0.7152 * curve(g) + 0.0722 * curve(b);
+const behind = (node) => {
+  for (let at = node; at; at = at.parentElement) {
+    const colour = numbers(getComputedStyle(at).backgroundColor);
+    if ((colour[3] ?? 1) > 0.5) return colour;
+  }
+  return [255, 255, 255];
+};
+const contrast = (node) => {
+  const pair = [light(numbers(getComputedStyle(node).color)), light(behind(node))].sort((a, b) => b - a);
+  return (pair[0] + 0.05) / (pair[1] + 0.05);
+};
 const elsewhere = (name) => !/^(file|data):/.test(name);
 const edge = inside.getBoundingClientRect().right + 2;
 const over = (each) => each.getBoundingClientRect().right > edge && !scrolled(each);
@@ -57,6 +71,7 @@ return {
   broken: all("img").filter((each) => each.complete && !each.naturalWidth).map((each) => each.src),
   piped: all("p").filter((each) => each.textContent.split("|").length > 8).map(short),
   wide: all("pre, table, img, mjx-container, p, li").filter(over).map(short),
+  pale: all("p, td, th, figcaption").filter((each) => contrast(each) < 3).map(short),
   page: document.documentElement.scrollWidth > innerWidth + 2,
 };
 """
