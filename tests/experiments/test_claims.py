@@ -285,7 +285,7 @@ def test_a_family_has_one_notebook(monkeypatch, tmp_path):
     made = tmp_path / "claims.yml"
     made.write_text(yaml.safe_dump({"not_testable": {}, "claims": entries}))
     monkeypatch.setattr(ledger, "LEDGER", made)
-    with pytest.raises(ledger.LedgerError, match=r"family 'world' stands in 01_\w+ and 07_\w+; name one"):
+    with pytest.raises(ledger.LedgerError, match=r"family 'world' stands in 01_\w+ and 08_\w+; name one"):
         ledger.load_claims()
 
 

@@ -36,7 +36,8 @@ IN_THE_DARK = [
     "notebooks/03_hmg_scoring",
     "notebooks/09_findings",
 ]  # small
-# In a theme: what came from elsewhere, pictures without words or content, tables as text, what sticks out, pale letters.
+# In a theme: what came from elsewhere, pictures without words or content, tables as text, what sticks
+# out, pale letters.
 LOOK = """
 document.documentElement.dataset.theme = "%s";
 const inside = document.querySelector("article");
@@ -48,7 +49,7 @@ const scrolled = (node) => {
   }
   return false;
 };
-const numbers = (colour) => colour.match(/[\d.]+/g).map(Number);
+const numbers = (colour) => colour.match(/[0-9.]+/g).map(Number);
 const curve = (part) => (part <= 10 ? part / 3295 : ((part / 255 + 0.055) / 1.055) ** 2.4);
 const light = ([r, g, b]) => 0.2126 * curve(r) + 0.7152 * curve(g) + 0.0722 * curve(b);
 const behind = (node) => {
