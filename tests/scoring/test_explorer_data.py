@@ -15,6 +15,7 @@ from gateau_lib.scoring.choice import rank
 from gateau_lib.scoring.score_table import LENGTHS, Segments
 
 LENGTH = 8
+ROW = {"id": "a", "chosen": True, "cam": 0.1, "nll_long": 1.0, "nll_short": 2.0, "source": ""}
 
 
 def ranking(n: int, score: str = "gateau", **columns) -> pd.DataFrame:
@@ -49,16 +50,7 @@ def test_shares_give_the_tables_cam():
     rng = np.random.default_rng(0)
     layers, nll, keys = rng.dirichlet(np.ones(5), 3), rng.uniform(1, 4, 5), np.array([8, 8, 8, 8, 3])
     kept = Segments(list(nll), list((layers * keys).mean(0)), [*range(6)])
-    row = {
-        "id": "a",
-        "chosen": True,
-        "cam": 0.1,
-        "nll_long": 1.0,
-        "nll_short": 2.0,
-        "source": "",
-        "twin": None,
-    }
-    (found,) = explorer_data.pool(pd.DataFrame([row | {"n_context": 35}]), {"a": kept}, LENGTH)
+    (found,) = explorer_data.pool(pd.DataFrame([ROW | {"twin": None, "n_context": 35}]), {"a": kept}, LENGTH)
     again = cam.contextual_awareness(np.array(found["nll"]), np.array([found["attention"]]))
     assert again == pytest.approx(cam.contextual_awareness(nll, layers), abs=1e-3)
     assert "source" not in found and "twin" not in found
@@ -67,16 +59,9 @@ def test_shares_give_the_tables_cam():
 @pytest.mark.parametrize(("tokens", "length"), [(35, None), (41, 8), (32, 8)])
 def test_segments_that_do_not_fit_the_tokens_give_no_control(tokens, length):
     kept = Segments([1.0] * 5, [0.1] * 5, [*range(6)])
-    row = {
-        "id": "a",
-        "chosen": True,
-        "cam": 0.1,
-        "nll_long": 1.0,
-        "nll_short": 2.0,
-        "source": "",
-        "twin": "b",
-    }
-    (found,) = explorer_data.pool(pd.DataFrame([row | {"n_context": tokens}]), {"a": kept}, length)
+    (found,) = explorer_data.pool(
+        pd.DataFrame([ROW | {"twin": "b", "n_context": tokens}]), {"a": kept}, length
+    )
     assert "nll" not in found and "attention" not in found and found["twin"] is True
 
 
