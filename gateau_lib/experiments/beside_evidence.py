@@ -85,11 +85,19 @@ def _own(metrics: pd.DataFrame, side: Selector | float) -> float:
     return mean(values) if len(values) else float("nan")
 
 
-def table(study: Study, notebook: str, rows: Rows = ()) -> str:
-    """Markdown: a notebook's claims, this pair's values, the verdicts over pairs with numbers and reasons."""
+def table(study: Study, notebook: str, rows: Rows = (), late: bool = False) -> str:
+    """Markdown: a notebook's claims, this pair's values, the verdicts over pairs with numbers and reasons.
+
+    ``late``: only those claims that waited for ``rows`` of a later notebook, told there; "" if none did.
+    """
     own = own_values(study, notebook, rows).set_index("id")
+    if late:
+        before = own_values(study, notebook).set_index("id")
+        own = own[before["value"].isna() & own["value"].notna()]
+        if own.empty:
+            return ""
     found = evidence_files.read_evidence(evidence_files.place())
-    judged = found.verdicts(notebook).set_index("id") if len(found.metrics) else None
+    judged = found.verdicts(notebook).set_index("id").loc[own.index] if len(found.metrics) else None
     head = ["claim", "this pair"] + (
         ["over pairs", "difference", "verdict", "why"] if judged is not None else []
     )

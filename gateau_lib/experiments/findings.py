@@ -133,6 +133,12 @@ def sentences(verdicts: pd.DataFrame, only: Sequence[str] = VERDICTS) -> str:
     return "\n".join(f"- {sentence(row)}" for row in rows.itertuples()) or "None."
 
 
+def folded(verdicts: pd.DataFrame) -> str:
+    """The same list folded under one line that counts it, for a page whose figure shows the claims."""
+    title = f"In words: {summary(verdicts)}"
+    return f"<details><summary>{title}</summary>\n\n{sentences(verdicts)}\n\n</details>"
+
+
 def summary(verdicts: pd.DataFrame) -> str:
     """How many claims hold, fail and stay open, in one sentence."""
     held, failed, unsure, untested = ((verdicts["verdict"] == name).sum() for name in VERDICTS)
@@ -219,11 +225,12 @@ def _reach(rows: pd.DataFrame, rules: dict[str, Claim]) -> float:
 def with_cost(values: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     """Rows of selectors with the tokens that each lets models read, rows ``forwarded`` of ``metrics``.
 
-    Without those that are no selectors. Arms of training have the names of registered methods.
+    Without those that are no selectors. A variant that is the method itself gets the method's name, which
+    arms of training have, too.
     """
     costs = metrics[metrics["metric"] == "forwarded"].groupby("method")["value"].mean()
     named = values["method"].map(lambda name: COLUMN_OF.get(name, name))
-    return values.assign(cost=named.map(costs)).dropna(subset="cost")
+    return values.assign(method=named, cost=named.map(costs)).dropna(subset="cost")
 
 
 def margins(claim: Claim) -> list[float]:

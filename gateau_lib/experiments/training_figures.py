@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from gateau_lib.experiments import captions
 from gateau_lib.experiments.canvas import (
@@ -218,11 +218,12 @@ def cost_and_quality(panels: Mapping[str, pd.DataFrame]) -> Figure:
             for method, (cost, value) in means.iterrows():
                 axis.plot(cost, value, color=look(str(method))["color"], **condition_mark(i))
             axis.plot([], [], color=looks.UNKNOWN, label=label(condition), **condition_mark(i))
-            if i == 0:
-                low, high = rows.groupby(["method", "condition"])["value"].mean().agg(["min", "max"])
-                _name_points(axis, means.sort_values("value"), most / 95, (high - low) / 22)
+        means = rows.groupby(["condition", "method"], sort=False)[["cost", "value"]].mean()
+        low, high = means["value"].agg(["min", "max"])
+        _name_points(axis, means, most / 80, (high - low) / 22)
         axis.set(xlabel="tokens read, multiples of the pool (0: no model)", ylabel=measure)
-        axis.set_xlim(-0.05 * most, 1.3 * most)
+        axis.set_xlim(-0.45 * most, 1.3 * most)  # names of what costs nothing stand on the left
+        axis.xaxis.set_major_locator(FixedLocator(range(int(most) + 1)))
         axis.margins(y=0.12)  # for the names
         if rows["condition"].nunique() > 1:
             axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
@@ -231,23 +232,28 @@ def cost_and_quality(panels: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def _name_points(axis: Axes, points: pd.DataFrame, across: float, apart: float) -> None:
-    """Write names beside points ``cost, value``, lowest first, each above those that it would lie on.
+    """Write the names of the first condition's points ``cost, value``, each in the free place nearest above.
 
-    In units of the axes: ``across`` is the width of a letter, ``apart`` the height of a line.
+    On the right of its point, or on the left where nothing was read. Index ``condition, method``. In units of
+    the axes: ``across`` is the width of a letter, ``apart`` the height of a line.
     """
-    taken: list[tuple[float, float, float]] = []  # where a name begins, where it ends, its height
-    for method, (cost, value) in points.iterrows():
+    taken = [(cost - across, cost + across, value) for cost, value in points.to_numpy()]  # from, to, height
+    named = points.loc[points.index[0][0]].sort_values("value")
+    for method, (cost, value) in named.iterrows():
         said, height = label(str(method)), value
-        end = cost + across * (len(said) + 3)
-        for begun, ended, at in sorted(taken, key=lambda each: each[2]):
-            if begun < end and cost < ended and abs(height - at) < apart:
-                height = at + apart
-        taken.append((cost, end, height))
+        width = across * (len(said) + 1)
+        begin, end = (cost + 2 * across, cost + width) if cost else (-width, -2 * across)
+        while any(begin < b and a < end and abs(height - at) < 0.99 * apart for a, b, at in taken):
+            height += apart / 4
+        taken.append((begin, end, height))
         line = {"arrowstyle": "-", "color": look(str(method))["color"], "linewidth": 0.8, "shrinkB": 0}
-        line |= {"relpos": (0, 0.5), "shrinkA": 0}
+        line |= {"relpos": (0 if cost else 1, 0.5), "shrinkA": 0}
         raised: dict[str, Any] = {"arrowprops": line} if height > value else {}
-        where: dict[str, Any] = {"xytext": (cost + 2 * across, height), "va": "center", "fontsize": SMALL}
-        axis.annotate(said, (cost, value), **where, **raised)
+        where: dict[str, Any] = {
+            "xytext": (begin if cost else end, height),
+            "ha": "left" if cost else "right",
+        }
+        axis.annotate(said, (cost, value), **where, va="center", fontsize=SMALL, **raised)
 
 
 @styled

@@ -1,8 +1,8 @@
 """What readers see in place of short names that neither a registered method nor a variant's module brings."""
 
 LABELS = {
-    "theta_a": "short model", "theta_a_ntk": "short model, NTK-extended", "theta_b": "long model",
-    "theta_a_stretched": "stretched, not tuned", "base": "long model, not tuned",
+    "theta_a": "short model", "theta_a_ntk": "short model, stretched", "theta_b": "long model",
+    "theta_a_stretched": "stretched, not tuned", "theta_wide": "wider model", "base": "long model, not tuned",
     "length_matched": "random, same lengths", "full": "whole pool", "full_epochs": "whole pool, equal epochs",
     "short_only": "short samples only", "oracle": "by the labels", "near": "random, near evidence",
     "n_tokens": "length", "nll_long": "NLL, long model",

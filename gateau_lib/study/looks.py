@@ -20,7 +20,7 @@ GREY, UNKNOWN, MARKERS = "#8A8A8A", "#5F5F5F", "osD^vP*X"
 # Forms of a method in a study's tables that are the method itself, and names of one model.
 ALIKE = {
     "hmg_minmax_ntk": "hmg", "cam_default": "cam", "gateau_rank": "gateau", "contrast_log": "contrast",
-    "perplexity_guidance": "perplexity", "base": "theta_b",
+    "perplexity_guidance": "perplexity", "base": "theta_b", "theta_wide": "theta_a",
 }  # fmt: skip
 HMG, LOG_GAP, CAM, GATEAU, PROLONG = "#D55E00", "#9A4400", "#009E73", "#0072B2", "#E69F00"
 LOOKS: dict[str, Look] = {

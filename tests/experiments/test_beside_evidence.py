@@ -48,6 +48,15 @@ def test_verdicts_are_of_the_pairs_and_values_of_this_one(study):
     assert "|– against –|" in other and "**not testable here**" in other
 
 
+def test_a_later_notebook_tells_the_claims_that_waited_for_it_only(study):
+    fabricate(evidence_files.place(), range(4))
+    waited = {"metric": "effect_far", "method": "repeated", "condition": "independent", "seed": 0, "n": 9}
+    world = "01_data_synthesis"
+    text = beside_evidence.table(study, world, [waited | {"value": 0.01}], late=True)
+    assert "`repeated-evidence-is-not-needed`" in text and text.count("|**") == 1
+    assert beside_evidence.table(study, world, late=True) == ""
+
+
 def test_a_profile_with_pools_of_its_own_is_judged_by_them(study):
     fabricate(evidence_files.place(), range(4))
     pools = open_study("cpu", pool_seeds=3)
