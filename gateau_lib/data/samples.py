@@ -14,10 +14,13 @@ import numpy as np
 from gateau_lib.models.prompts import SEPARATOR, has_template, templated
 from gateau_lib.study.errors import DataError
 
+# What stands before a turn in the plain prompt, where a conversation has several exchanges.
+NAMES = {"system": "System:", "user": "User:", "assistant": "Assistant:", "tool": "Tool:"}
+
 
 @dataclass(frozen=True)
 class Sample:
-    """One long instruction sample."""
+    """One long instruction sample; without instruction and response a plain document."""
 
     id: str
     context: str
@@ -27,6 +30,13 @@ class Sample:
     evidence: tuple[tuple[int, int], ...] = ()  # character spans [start, end) of the context (planted data)
     answer: str = ""  # the part of the response that only the evidence can tell (planted data)
     source: str = ""
+    system: str = ""  # what the system says before the conversation
+    earlier: int = 0  # turns before the exchange; the context holds them, by their names
+
+    @property
+    def is_document(self) -> bool:
+        """Whether it is a plain document, which has no loss of a response."""
+        return not (self.instruction or self.response)
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Encoded:
     """Token ids of one sample's parts. ``ids = start + context + instruction + response``."""
 
     id: str
-    start: list[int]  # [bos] or []
+    start: list[int]  # [bos] or [], then the system's turn
     context: list[int]
     instruction: list[int]  # with the separators around it
     response: list[int]  # without an end-of-text token
@@ -60,13 +70,16 @@ def encode(sample: Sample, tokenizer: Any, max_length: int | None = None, chat: 
     Raises DataError: empty response, instruction and response exceed ``max_length``, or an unusable template.
     """
     lead = SEPARATOR if sample.context else ""
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    context, response = _ids(sample.context, tokenizer), _ids(sample.response, tokenizer)
+    if sample.is_document:
+        return _fit(Encoded(sample.id, start, context, [], []), max_length)
     if chat:
         before, after = _template(sample, tokenizer, sample.context + lead + sample.instruction)
         start = _ids(before, tokenizer)
     else:
-        after = SEPARATOR
-        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    context, response = _ids(sample.context, tokenizer), _ids(sample.response, tokenizer)
+        after = SEPARATOR + (NAMES["assistant"] + SEPARATOR if sample.earlier else "")
+        start = start + _ids(sample.system + SEPARATOR if sample.system else "", tokenizer)
     instruction = _ids(lead + sample.instruction + after, tokenizer)
     return _fit(Encoded(sample.id, start, context, instruction, response), max_length)
 
@@ -96,7 +109,7 @@ def split_tokens(tokenizer: Any, *parts: str) -> list[list[int]]:
 
 def _fit(whole: Encoded, max_length: int | None) -> Encoded:
     """A sample as it fits into ``max_length`` tokens, its context cut on the left."""
-    if not whole.response:
+    if whole.instruction and not whole.response:
         raise DataError(f"sample {whole.id!r}: the response is empty; give it an assistant message with text")
     if max_length is None:
         return whole
@@ -118,9 +131,10 @@ def _template(sample: Sample, tokenizer: Any, user: str) -> tuple[str, str]:
         why = "the model's tokenizer has no chat template"
         raise DataError(f"sample {sample.id!r}: {why}; leave out --chat-template")
     what = {"whose": f"sample {sample.id!r}", "remedy": "leave out --chat-template"}
+    system = [{"role": "system", "content": sample.system}] if sample.system else []
 
     def written(text: str) -> str:
-        return templated(tokenizer, [{"role": "user", "content": text}], **what)
+        return templated(tokenizer, [*system, {"role": "user", "content": text}], **what)
 
     marker = "\ue000user\ue001"  # private-use characters: in no template's own words
     around = written(marker).split(marker)
@@ -175,16 +189,6 @@ def evidence_tokens(sample: Sample, tokenizer: Any) -> list[tuple[int, int]]:
             raise DataError(f"sample {sample.id!r}: evidence {begin}-{end} covers no token of the context")
         spans.append((inside[0], inside[-1] + 1))
     return spans
-
-
-def turns_of(record: dict[str, Any]) -> list[tuple[Any, str]] | None:
-    """Roles and texts of a record's ``messages`` without system turns; None if they hold no such turns."""
-    messages = record.get("messages")
-    if not isinstance(messages, list):
-        return None
-    if not all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages):
-        return None
-    return [(m.get("role"), m["content"]) for m in messages if m.get("role") != "system"]
 
 
 def segments(tokens: Sequence[int], length: int) -> list[list[int]]:

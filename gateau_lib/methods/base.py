@@ -65,6 +65,7 @@ class Method:
     # A shard as both models read it, a `reader.Reader` -> its columns, a value a sample.
     fill: Callable[[Any], Columns] | None = None
     passes: tuple[str, ...] = ()  # what ``fill`` reads of the `reader.Reader`, which tells what it costs
+    documents: bool = False  # whether ``fill`` also reads plain documents, which have no response
     needs_window: bool = False  # whether ``fill`` asks where the short model's window begins, beside passes
     columns: tuple[str, ...] = ()  # numbers that ``fill`` leaves in the score table
     details: Mapping[str, Kind] = field(default_factory=dict)  # what else it leaves: column -> what it holds

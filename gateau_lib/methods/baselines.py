@@ -157,6 +157,7 @@ LONGATTN = Method(
     needs=("longattn",),
     fill=lambda reader: {"longattn": reader.far_attention},
     passes=("far_attention",),
+    documents=True,
     columns=("longattn",),
     look=("#117733", "*"),
 )

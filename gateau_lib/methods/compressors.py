@@ -103,6 +103,7 @@ GZIP_RATIO = Method(
     rank=by("gzip_ratio"),
     needs=("gzip_ratio",),
     fill=_ratio,
+    documents=True,
     columns=("gzip_ratio",),
     look=("#A6761D", "D"),
 )

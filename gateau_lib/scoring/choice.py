@@ -1,6 +1,7 @@
 """A selection: scores joined with their data, ranked, chosen, written, reported."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from gateau_lib.data import sharded
-from gateau_lib.data.longalign import from_record, read_records
+from gateau_lib.data import sharded, tables
+from gateau_lib.data.formats import ReadAs
+from gateau_lib.data.inputs import files_of, is_table
+from gateau_lib.data.sharded import Item, Shard
 from gateau_lib.methods import METHODS, name_in_figures, selection
 from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring import dedup, report
@@ -20,6 +23,8 @@ from gateau_lib.study.errors import DataError
 from gateau_lib.study.outputs import check_out
 from gateau_lib.study.whole_files import atomic_write
 
+SHARD = 256  # records read at a time
+log = logging.getLogger(__name__)
 name_in_figures()
 
 
@@ -39,6 +44,8 @@ class Selection:
     dedup: float | None = (
         None  # Jaccard index of contexts from which on the better-scored one stands for both
     )
+
+    read_as: ReadAs | None = None  # what the records are; None: as they were scored
 
     def __post_init__(self) -> None:
         few = self.top is not None and self.top < 1
@@ -60,14 +67,13 @@ class Selection:
         return self.out.with_suffix(".dropped.jsonl")
 
 
-def records_of(table: Table, path: Path) -> dict[str, tuple[Any, str]]:
-    """The scored records and their places by id; DataError unless data and scores hold the same ids."""
-    sharded.check_file(path)
-    found: dict[str, tuple[Any, str]] = {}
-    for where, record in read_records(path):
-        if isinstance(record, dict) and record.get("id") not in (None, ""):
-            # Half a surrogate pair (escaped in JSON) is no text that a score table can hold.
-            found.setdefault(str(record["id"]).encode("utf-8", "replace").decode(), (record, where))
+def records_of(table: Table, path: Path, shards: Sequence[Shard]) -> dict[str, tuple[Item, Shard]]:
+    """The scored records by id, with their shards; DataError unless data and scores hold the same ids."""
+    found: dict[str, tuple[Item, Shard]] = {}
+    for shard in shards:
+        for item in sharded.read(path, shard):
+            if item.id is not None:
+                found.setdefault(item.id, (item, shard))
     scored = {row["id"] for row in table.rows if row["id"] is not None}
     if lost := sorted(scored - found.keys()):
         what = f"{len(lost)} scored ids are not in it (first {lost[0]!r})"
@@ -75,7 +81,26 @@ def records_of(table: Table, path: Path) -> dict[str, tuple[Any, str]]:
     if new := sorted(found.keys() - scored):
         what = f"{len(new)} records of {path} have no row (first {new[0]!r})"
         raise DataError(f"{table.path}: {what}; score the data again")
+    for row in table.rows:
+        if row["error"] is None and row["id"] in found and (error := found[row["id"]][0].error):
+            raise DataError(f"{path}: {error}; it was scored, so score this data again")
     return found
+
+
+def as_scored(asked: Selection, table: Table) -> ReadAs:
+    """How the records are read: as they were scored; DataError if other options ask for another reading."""
+    scored = ReadAs.of(table.about)
+    if asked.read_as not in (None, scored):
+        fix = "leave out --format, --turn, --ids and --rename, or score the data again with them"
+        raise DataError(f"{table.path}: its data were read otherwise; {fix}")
+    return scored
+
+
+def tell_changes(path: Path) -> None:
+    """Say which columns of a table cannot be written as they are, before any work."""
+    for file in filter(is_table, files_of(path)):
+        if columns := tables.told_as_text(file):
+            log.warning("%s: no type of JSON, selected as text: %s", file, ", ".join(columns))
 
 
 def rank(pool: pd.DataFrame, score: str, options: RankOptions) -> pd.DataFrame:
@@ -168,11 +193,13 @@ def _sizes(part: pd.DataFrame) -> str:
 def run(asked: Selection) -> str:
     """Write the selection and its report; the summary to print. DataError: input that cannot be used."""
     table = read_scores(asked.scores)
-    records = records_of(table, asked.data)
+    tell_changes(asked.data)
+    shards = sharded.index(asked.data, SHARD, as_scored(asked, table))
+    records = records_of(table, asked.data, shards)
     pool, why = usable(table, asked.score)
     pool = pool.assign(tokens=pool[list(LENGTHS)].sum(axis="columns"))
     ranked = rank(pool, asked.score, asked.ranking)
-    samples = {name: from_record(*records[name]) for name in ranked["id"]}
+    samples = {name: sample for name in ranked["id"] if (sample := records[name][0].sample)}
     ranked["source"] = [sample.source for sample in samples.values()]
     contexts, twins = [sample.context for sample in samples.values()], {}
     if asked.dedup is not None:
@@ -192,9 +219,16 @@ def run(asked: Selection) -> str:
         gone = ranked.loc[ranked["twin"].notna(), ["id", "twin", "similarity"]].to_dict("records")
         written.append(atomic_write(asked.dropped, _lines(gone)))
     # Last, so that a selection without its report is none.
-    atomic_write(asked.out, _lines([records[name][0] for name in ranked.loc[ranked["chosen"], "id"]]))
+    atomic_write(asked.out, _originals(asked.data, ranked.loc[ranked["chosen"], "id"].tolist(), records))
     said = [f"{name}: {fact}" for name, fact in facts] + ([f"warning: {warning}"] if warning else [])
     return "\n".join([*said, f"written: {', '.join(map(str, written))}"])
+
+
+def _originals(path: Path, ids: Sequence[str], records: Mapping[str, tuple[Item, Shard]]) -> bytes:
+    """The lines of the chosen records, best first, byte for byte as they stand in the data."""
+    shards = {shard.number: shard for _, shard in (records[name] for name in ids)}
+    lines = sharded.originals(path, [shards[number] for number in sorted(shards)], set(ids))
+    return b"".join(lines[name] for name in ids)
 
 
 def _lines(records: Sequence[Any]) -> str:

@@ -54,6 +54,7 @@ def score_items(
     ``methods`` are those that the options name; ``counts`` is `Reader`'s.
     """
     columns = [column for method in methods for column in (*method.columns, *method.details)]
+    documents = [method for method in methods if method.documents]
     rows = [{"id": item.id, "error": item.error} | dict.fromkeys((*LENGTHS, *columns)) for item in items]
     ready: list[Ready] = []
     for item, row in zip(items, rows, strict=True):
@@ -70,16 +71,23 @@ def score_items(
 
     def fill(some: Sequence[Ready]) -> None:
         samples, encoded, rows = zip(*some, strict=True)
-        passes = passes_of(methods)
+        asked = documents if samples[0].is_document else methods
+        passes = passes_of(asked)
         reader = Reader(samples, encoded, pair, options, passes, {} if counts is None else counts)
-        for method in methods:
+        for method in asked:
             of = cast(Callable[[Reader], Mapping[str, Any]], method.fill)  # of a method that is scored
             for name, values in of(reader).items():
                 for row, value in zip(rows, values, strict=True):
                     row[name] = _plain(value)
 
-    if ready:
-        _fill_or_mark(ready, fill)
+    answered, plain = ([each for each in ready if each[0].is_document is which] for which in (False, True))
+    if answered:
+        _fill_or_mark(answered, fill)
+    if plain and documents:
+        _fill_or_mark(plain, fill)
+    for *_, row in plain if not documents else []:
+        why = f"sample {row['id']!r}: a document without a response; score it with --methods prolong"
+        row.update(dict.fromkeys(LENGTHS), error=why)
     return rows
 
 

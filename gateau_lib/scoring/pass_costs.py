@@ -48,7 +48,7 @@ def plan(run: ScoringRun, records: int = 0) -> str:
     options, tokenizer = run.options, loading.load_tokenizer(run.long)
     long = of_config(loading.load_config(run.long))
     short = of_config(loading.load_config(run.short)) if run.short else long
-    shards = sharded.index(run.data, run.shard_size)
+    shards = sharded.index(run.data, run.shard_size, run.read_as)
     items, samples = sharded.spread(shards, run.data, LENGTHS_READ), []
     for item in items:
         try:

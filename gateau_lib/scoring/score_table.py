@@ -96,6 +96,11 @@ def write_table(parts: Iterable[Part], about: dict[str, Any], path: Path) -> lis
     return done
 
 
+def read_about(path: Path) -> dict[str, Any]:
+    """What a table says about itself; tables of other makers say nothing."""
+    return json.loads((pq.read_schema(path).metadata or {}).get(b"gateau", b"{}"))
+
+
 def read_scores(path: Path) -> Table:
     """A score table; DataError if it is none, of a newer library, or holds an id twice, a NaN or infinity."""
     if not path.is_file():

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from gateau_lib.data.formats import AUTO, ReadAs
+from gateau_lib.data.inputs import stored
 from gateau_lib.methods import METHODS, SCORED
 from gateau_lib.methods.base import Method, Options, Reading
 from gateau_lib.methods.reader import named_passes
@@ -33,6 +35,7 @@ class ScoringRun:
     engine: Engine = "local"
     workers: int | None = None  # of a cluster
     threads: int | None = None  # of a processor, a worker
+    read_as: ReadAs = AUTO  # what the records are
 
     @property
     def parts(self) -> Path:
@@ -88,6 +91,7 @@ def resolve(
         )
     read = segment, longest, window, prolong_pairs
     options = Options(named, reading, *read, chat=chat_template, adaptive=adaptive)
+    data = stored(data, out)
     run = ScoringRun(data, out or Path(), options, short, long, shipped, **where)
     if not only_plan:
         check_out(run.out, [data], [run.manifest], run.parts)
