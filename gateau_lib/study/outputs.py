@@ -14,9 +14,6 @@ def check_out(out: Path, inputs: Iterable[Path], beside: Sequence[Path], parts: 
     ``parts``: a folder of its own that it keeps unfinished work in.
     """
     inputs = list(inputs)
-    for folder in filter(Path.is_dir, inputs):
-        if any(_real(folder) in _real(path).parents for path in (out, *beside)):
-            raise DataError(f"--out {out}: lies among the data in {folder}; give a name outside of it")
     for path in (out, *beside):
         named = "this" if path == out else f"{path} beside it"
         if path.is_dir():
