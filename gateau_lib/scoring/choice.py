@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,15 @@ import pandas as pd
 
 from gateau_lib.data import sharded
 from gateau_lib.data.longalign import from_record, read_records
+from gateau_lib.data.samples import Sample
 from gateau_lib.methods import METHODS, name_in_figures, selection
 from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring import dedup, report
 from gateau_lib.scoring.explorer_data import thinned
-from gateau_lib.scoring.score_table import LENGTHS, Table, read_scores, usable
+from gateau_lib.scoring.score_table import LENGTHS, Table, read_scores, reasons, text_hash, usable
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.outputs import check_out
-from gateau_lib.study.whole_files import atomic_write
+from gateau_lib.study.whole_files import sweep, write_together
 
 name_in_figures()
 
@@ -46,8 +47,9 @@ class Selection:
             raise DataError("--fraction must lie in (0, 1], --alpha in [0, 1], and --top must be at least 1")
         if self.dedup is not None and not 0 < self.dedup <= 1:
             raise DataError(f"--dedup {self.dedup:g}: must lie in (0, 1]; 0.8 is usual")
-        beside = [self.report] if self.dedup is None else [self.report, self.dropped]
-        check_out(self.out, [self.data, self.scores], beside)
+        if self.out.suffix != ".jsonl":
+            raise DataError(f"--out {self.out}: records are written line by line; end the name in .jsonl")
+        check_out(self.out, [self.data, self.scores], [self.report, self.dropped])
 
     @property
     def report(self) -> Path:
@@ -119,7 +121,39 @@ def choose(ranked: pd.DataFrame, asked: Selection) -> tuple[pd.DataFrame, dict[s
         )
     sources = dict(zip(distinct["id"], distinct["source"], strict=True))
     chosen = selection.within_quotas(list(sources), sources, quotas, many)
+    if not chosen:
+        raise DataError(
+            f"--quota {' --quota '.join(asked.quota)}: nothing is left to select; raise one of them"
+        )
     return ranked.assign(chosen=ranked["id"].isin(chosen)), quotas
+
+
+def check_texts(
+    ranked: pd.DataFrame, samples: Mapping[str, Sample], records: Mapping[str, tuple[Any, str]]
+) -> None:
+    """Raise DataError if a sample's texts are not those that were scored; an older table holds no hashes."""
+    known = zip(ranked["id"], ranked["text_hash"], strict=True) if "text_hash" in ranked else ()
+    changed = {name for name, then in known if isinstance(then, str) and then != text_hash(samples[name])}
+    if changed:
+        name, where = next((name, where) for name, (_, where) in records.items() if name in changed)
+        what = f"the text of {name!r} is not the one that was scored ({len(changed):,} such samples)"
+        raise DataError(f"{where}: {what}; score the data again")
+
+
+def remarks_of(ranked: pd.DataFrame, asked: Selection, table: Table) -> list[str]:
+    """What makes a selection worth less than it looks; columns ``score`` and those of the score table."""
+    found = [report.WARNING] if table.about.get("shipped_pair") else []
+    many = len(ranked)
+    if many > 1 and ranked["score"].nunique() == 1:
+        found.append(f"all {many:,} usable samples have the same score, so they stand in the order of ids")
+    by_both = {"nll_short", "nll_long"} <= set(METHODS[asked.score].needs)
+    if by_both and (ranked["nll_short"] == ranked["nll_long"]).all():
+        found.append("both models give every response the same loss, as one model twice would: HMG is 0")
+    if (ranked["n_context"] == 0).all():
+        found.append("no usable sample has a context, so nothing here can need a long one")
+    if "text_hash" not in ranked:
+        found.append("whether the data changed since is not known: an older version wrote the score table")
+    return found
 
 
 def scoring_of(about: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -151,9 +185,12 @@ def facts_of(
     cut, share = (ranked["n_dropped"] > 0).sum(), ranked["n_dropped"].sum() / ranked["tokens"].sum()
     read = f"{cut:,} usable samples, {share:.1%} of all usable tokens: "
     read += "context cut on the left to fit --max-length"
+    bare = int((ranked["n_context"] == 0).sum())
     left_out = "; ".join(f"{n:,} with {cause}" for cause, n in sorted(why.items())) or "none"
     facts += [("asked for", many), ("records", f"{len(table.rows):,}"), ("left out", left_out)]
+    facts += [("not scored", each) for each in reasons((row["id"], row["error"]) for row in table.rows)]
     facts += [("usable", _sizes(ranked)), ("read in part", read)]
+    facts += [("without context", f"{bare:,} usable samples")] if bare else []
     if asked.dedup is not None:
         bound = f"Jaccard index of contexts {asked.dedup:g} or more"
         facts += [("near-identical", f"{ranked['twin'].count():,} dropped for a better one, {bound}")]
@@ -173,6 +210,7 @@ def run(asked: Selection) -> str:
     pool = pool.assign(tokens=pool[list(LENGTHS)].sum(axis="columns"))
     ranked = rank(pool, asked.score, asked.ranking)
     samples = {name: from_record(*records[name]) for name in ranked["id"]}
+    check_texts(ranked, samples, records)
     ranked["source"] = [sample.source for sample in samples.values()]
     contexts, twins = [sample.context for sample in samples.values()], {}
     if asked.dedup is not None:
@@ -181,21 +219,26 @@ def run(asked: Selection) -> str:
         ranked[column] = [twins.get(name, (None, None))[i] for name in samples]
     ranked, quotas = choose(ranked, asked)
     facts = facts_of(ranked, why, asked, table)
-    warning = report.WARNING if table.about.get("shipped_pair") else ""
+    warnings = remarks_of(ranked, asked, table)
     looked_at = pd.concat([report.shown(ranked)["id"], thinned(ranked)["id"]])
     segments = table.segments(looked_at.unique().tolist())
     left_out = [(str(row["id"] or ""), row["error"]) for row in table.rows if row["error"] is not None]
-    more = {"facts": facts, "left_out": left_out, "warning": warning}
+    more = {"facts": facts, "left_out": left_out, "warnings": warnings}
     page = report.page(ranked, samples, segments, quotas, asked.score, asked.ranking, table.about, **more)
-    written = [asked.out, atomic_write(asked.report, page)]
+    files: dict[Path, Iterable[bytes]] = {asked.report: [page.encode("utf-8", "replace")]}
     if asked.dedup is not None:
         gone = ranked.loc[ranked["twin"].notna(), ["id", "twin", "similarity"]].to_dict("records")
-        written.append(atomic_write(asked.dropped, _lines(gone)))
+        files[asked.dropped] = map(_line, gone)
     # Last, so that a selection without its report is none.
-    atomic_write(asked.out, _lines([records[name][0] for name in ranked.loc[ranked["chosen"], "id"]]))
-    said = [f"{name}: {fact}" for name, fact in facts] + ([f"warning: {warning}"] if warning else [])
-    return "\n".join([*said, f"written: {', '.join(map(str, written))}"])
+    files[asked.out] = (_line(records[name][0]) for name in ranked.loc[ranked["chosen"], "id"])
+    sweep(asked.report, asked.dropped, asked.out)
+    written = write_together(files, gone=[asked.dropped])
+    said = [f"{name}: {fact}" for name, fact in facts] + [f"warning: {each}" for each in warnings]
+    return "\n".join([*said, f"written: {', '.join(map(str, written[::-1]))}"])
 
 
-def _lines(records: Sequence[Any]) -> str:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+def _line(record: Any) -> bytes:
+    try:
+        return (json.dumps(record, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # half a surrogate pair: as it was, escaped
+        return (json.dumps(record) + "\n").encode()

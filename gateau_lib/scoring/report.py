@@ -27,6 +27,7 @@ CHOSEN = looks.PLACES[0]
 ENDS = 10  # samples shown from each end of the ranking
 SEGMENTS_SHOWN = 3  # most important and most attended ones of a sample
 LISTED = 50  # rows of a list that may be as long as the data
+DOTS = 4000  # samples drawn one by one, so that a figure stays small
 SNIPPET = 280  # characters
 WARNING = (
     "the shipped tiny pair scored. It has only read synthetic text: "
@@ -66,8 +67,12 @@ def length_histogram(ranked: pd.DataFrame) -> Figure:
 
 @styled
 def scatter(ranked: pd.DataFrame, x: str, y: str, name: str) -> Figure:
-    """Two columns of the ranking against each other, chosen in a colour; the score is called ``name``."""
+    """Two columns of the ranking against each other, chosen in a colour; the score is called ``name``.
+
+    At most `DOTS` samples are drawn.
+    """
     fig, axis = _axes(3.2)
+    ranked = explorer_data.thinned(ranked, DOTS)
     for chosen, colour, part in ((False, GREY, "not selected"), (True, CHOSEN, "selected")):
         rows = ranked[ranked["chosen"] == chosen]
         axis.scatter(rows[x], rows[y], s=14, color=colour, alpha=0.6, linewidths=0, label=part)
@@ -101,7 +106,7 @@ def page(
         n_dropped, chosen, source, twin, similarity`` and those of the score table that are not empty.
     ``samples, segments``: by id. ``quotas``: source -> samples at most. ``name``: of the score.
     ``options``: of the ranking. ``about``: what the table says of itself.
-    ``more``: ``facts`` (rows of the table at the top), ``left_out`` (id and reason), ``warning``.
+    ``more``: ``facts`` (rows of the table at the top), ``left_out`` (id and reason), ``warnings``.
     Raises DataError: segments that do not fit their sample.
     """
     called, gone = label(name), ranked[ranked["twin"].notna()]
@@ -120,7 +125,7 @@ def page(
     ends = shown(ranked)["id"].tolist()
     data = explorer_data.collect(ranked, ends, samples, segments, quotas, name, options, about)
     pool = data.get("pool", [])
-    more |= {"called": called, "listed": LISTED, "snippet": snippet}
+    more |= {"called": called, "listed": LISTED, "snippet": snippet, "dots": DOTS}
     more |= {"lengths": _lengths(ranked), "sources": _sources(ranked, quotas)}
     more |= {"pool": len(pool), "among": len(ranked), "limited": bool(quotas)}
     more |= {"exact": name in ("gateau", *explorer_data.ALPHA), "attention": bool(pool and "nll" in pool[0])}
