@@ -29,6 +29,7 @@ SEGMENTS_SHOWN = 3  # most important and most attended ones of a sample
 LISTED = 50  # rows of a list that may be as long as the data
 DOTS = 4000  # samples drawn one by one, so that a figure stays small
 SNIPPET = 280  # characters
+ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2}  # a legend hides no bar
 WARNING = (
     "the shipped tiny pair scored. It has only read synthetic text: "
     "do not train on this selection, give --short and --long"
@@ -47,7 +48,7 @@ def score_histogram(ranked: pd.DataFrame, name: str) -> Figure:
     scores = [ranked.loc[ranked["chosen"] == chosen, "score"] for chosen in (True, False)]
     axis.hist(scores, bins=30, stacked=True, color=[CHOSEN, GREY], label=["selected", "not selected"])
     axis.set(xlabel=name, ylabel="samples", title="Scores")
-    axis.legend()
+    axis.legend(**ABOVE)
     return fig
 
 
@@ -61,7 +62,7 @@ def length_histogram(ranked: pd.DataFrame) -> Figure:
         axis.hist(part["tokens"], density=True, label=name, color=colour, linewidth=1.8, **line)
     axis.set(xlabel="tokens, uncut", ylabel="density", yticks=[], title="Lengths before and after")
     axis.xaxis.set_major_formatter("{x:,.0f}")
-    axis.legend()
+    axis.legend(**ABOVE)
     return fig
 
 
@@ -80,7 +81,7 @@ def scatter(ranked: pd.DataFrame, x: str, y: str, name: str) -> Figure:
     axis.set(xlabel=across, ylabel=up, title=f"{up} against {label(x)}")
     if x == "tokens":
         axis.xaxis.set_major_formatter("{x:,.0f}")
-    axis.legend(loc="lower left", bbox_to_anchor=(0.5, 1), ncols=2)
+    axis.legend(**ABOVE)
     return fig
 
 
@@ -188,6 +189,7 @@ def _sides(sample: Sample, found: Segments) -> dict[str, Any]:
     def segment(i: int, what: str) -> dict[str, Any]:
         place = f"{what}, at {chars[i] / len(sample.context):.0%} of the context"
         text = sample.context[chars[i] : chars[i + 1]]
+        text = text or "(no text of its own: the tokenizer takes a run of unknown characters as one)"
         return {"place": place, "text": text, "both": i in important and i in attended}
 
     above, below = (nll.max() - nll) / (np.ptp(nll) or 1), attention / (attention.max() or 1)

@@ -23,7 +23,7 @@ from gateau_lib.data.samples import Sample
 from gateau_lib.methods import METHODS, scored_with
 from gateau_lib.methods.base import without_context
 from gateau_lib.study.errors import DataError, reason
-from gateau_lib.study.whole_files import part_of
+from gateau_lib.study.whole_files import naming, part_of
 
 FORMAT = 1  # of the table; raised when a column changes its meaning
 # Tokens read, and context tokens cut on the left.
@@ -103,7 +103,7 @@ def reasons(rows: Iterable[tuple[str | None, str | None]], most: int = 3) -> lis
     for place, (name, error) in enumerate(rows, 1):
         if error is None:
             continue
-        at = re.match(r"[^:'\"]*\b(?:line|row) \d+(?=: )", error)
+        at = re.match(r"[^:'\"]*\b(?:line|row|record) \d+(?=: )", error)
         why = error[at.end() :] if at else error.removeprefix(f"sample {name!r}")
         why = " ".join(re.sub(r"^(?:, segment \d+)?: ", "", why).split())
         kind = re.sub(r"\d+", "0", why.replace(repr(name), "''"))[:LONGEST_REASON]
@@ -142,7 +142,7 @@ def write_table(parts: Iterable[Part], about: dict[str, Any], path: Path) -> lis
     path.parent.mkdir(parents=True, exist_ok=True)
     rows, unfinished = all_rows(), part_of(path)
     try:
-        with pq.ParquetWriter(unfinished, schema) as out:
+        with naming(path), pq.ParquetWriter(unfinished, schema) as out:
             while group := list(islice(rows, ROW_GROUP)):
                 out.write_table(pa.Table.from_pylist(group, schema))
         unfinished.replace(path)

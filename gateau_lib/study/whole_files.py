@@ -54,14 +54,25 @@ def part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of writing name the file that was to be, as a full disk's does not by itself."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 def atomic_write(path: Path | str, content: str | bytes) -> Path:
     """Write a file whole or not at all; its folder is made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(path)
     try:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
-        part.replace(path)
+        with naming(path):
+            part.write_bytes(content.encode() if isinstance(content, str) else content)
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
     return path
@@ -76,7 +87,7 @@ def write_together(files: Mapping[Path, Iterable[bytes]], gone: Iterable[Path] =
     try:
         for path, pieces in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with part_of(path).open("wb") as out:
+            with naming(path), part_of(path).open("wb") as out:
                 out.writelines(pieces)
         for old in (list(files)[-1], *gone):
             old.unlink(missing_ok=True)
