@@ -21,7 +21,7 @@ SCORING := $(if $(SHORT),--short "$(SHORT)") $(if $(LONG),--long "$(LONG)") $(if
 CHOOSING := --fraction $(FRACTION) $(if $(DEDUP),--dedup $(DEDUP)) $(if $(PER_SOURCE),--per-source)
 
 .PHONY: help reproduce smoke cpu gpu paper evidence status verify keys test unit coverage lint types format select env lock readme site lab \
-	bench gpu-checks clean
+	bench gpu-checks demo-kill audit clean
 
 help: ## this list
 	@echo "make TARGET [PROFILE=$(PROFILE)] [SEED=$(SEED)] [NOTEBOOK=NN] [SET='name=value ...'] [PLAN=1] [PAIR=name] [REHEARSE=1]"
@@ -71,7 +71,6 @@ coverage: $(READY) ## which share of each room's lines the unit tests run
 select: $(READY) ## score and select your data: DATA=my.jsonl [FRACTION=0.1] [OUT=folder] [SHORT=model LONG=model]
 ##  [DEDUP=0.8] [PER_SOURCE=1] [ADAPTIVE=1] [ENGINE=ray] [WORKERS=N] [PLAN=1]
 	@test -n "$(DATA)" || { echo "error: name your data: make select DATA=my.jsonl FRACTION=$(FRACTION) OUT=folder" >&2; exit 2; }
-	@mkdir -p "$(OUT)"
 	@$(PYTHON_RUN) gateau_lib.score "$(DATA)" $(SCORING) --out "$(OUT)/scores.parquet"
 	@$(if $(PLAN),:,$(PYTHON_RUN) gateau_lib.select "$(OUT)/scores.parquet" --data "$(DATA)" $(CHOOSING) --out "$(OUT)/selected.jsonl")
 
@@ -99,6 +98,13 @@ bench: $(READY) ## measure scoring speed on this machine
 
 gpu-checks: $(READY) ## measure what a GPU does with the library, in minutes; TINY=1 only tries it, on any machine
 	@$(PYTHON_RUN) gateau_lib.gpu_checks $(if $(TINY),--tiny)
+
+demo-kill: $(READY) ## kill a scoring run at random moments and show that its table has the same bytes; about a minute
+	@PYTHONPATH="$(CURDIR)" "$(ENVIRONMENT)/bin/python" scripts/demo_kill.py
+
+audit: $(READY) ## the packages' licences, and their known vulnerabilities where a network allows
+	@"$(ENVIRONMENT)/bin/python" -m pip install -q pip-audit 2>/dev/null || true
+	@"$(ENVIRONMENT)/bin/python" scripts/audit.py
 
 clean: ## remove caches and what smoke runs left; keeps the environment and the evidence in results
 	@rm -rf results/*/cache results/smoke results/smoke-* results/rehearse-* results/evidence-smoke* results/cards-tiny docs/_build docs/notebooks docs/claims docs/_static/figures docs/_static/theory docs/library docs/project docs/_extra

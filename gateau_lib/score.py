@@ -12,11 +12,11 @@ from gateau_lib.data.formats import AUTO, ReadAs, add_options
 from gateau_lib.methods import SCORED
 from gateau_lib.methods.base import READINGS
 from gateau_lib.scoring import data_set, pass_costs, settings
-from gateau_lib.study.command import command, parser
+from gateau_lib.study.command import LIBRARY, command, parser
 
 
 @command(kept="finished shards are kept")
-def main(line: list[str] | None = None) -> None:
+def main(line: list[str] | None = None) -> int:
     """Score the samples that the command line names, or say what that costs."""
     parse = parser("score", __doc__)
     add = parse.add_argument
@@ -48,8 +48,12 @@ def main(line: list[str] | None = None) -> None:
     asked = settings.resolve(**given, methods=methods, only_plan=records is not None)
     if records is not None:
         print(pass_costs.plan(asked, records))
-    else:
-        print(data_set.summary_text(asked, data_set.score(asked), time.monotonic() - start))
+        return 0
+    text, scored = data_set.summary(asked, data_set.score(asked), time.monotonic() - start)
+    print(text)
+    if not scored:
+        LIBRARY.error("error: %s: no record could be scored; mend what stands above", asked.data)
+    return 0 if scored else 1
 
 
 if __name__ == "__main__":

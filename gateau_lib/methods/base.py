@@ -45,6 +45,11 @@ class RankOptions:
     seed: int = 0  # of a random order
 
 
+def without_context(row: Mapping[str, Any]) -> str | None:
+    """Why a row says nothing of far context: none was read. Rows of the study's own pools may not count it."""
+    return "no context" if row.get("n_context") == 0 else None
+
+
 Ranking = Callable[[pd.DataFrame, RankOptions], np.ndarray]  # rows of a pool -> numbers, high = select
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,16 @@ import pandas as pd
 from gateau_lib.data import sharded, tables
 from gateau_lib.data.formats import ReadAs
 from gateau_lib.data.inputs import files_of, is_table
+from gateau_lib.data.samples import Sample
 from gateau_lib.data.sharded import Item, Shard
 from gateau_lib.methods import METHODS, name_in_figures, selection
 from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring import dedup, report
 from gateau_lib.scoring.explorer_data import thinned
-from gateau_lib.scoring.score_table import LENGTHS, Table, read_scores, usable
+from gateau_lib.scoring.score_table import LENGTHS, TURNS, Table, read_scores, reasons, text_hash, usable
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.outputs import check_out
-from gateau_lib.study.whole_files import atomic_write
+from gateau_lib.study.whole_files import sweep, write_together
 
 SHARD = 256  # records read at a time
 log = logging.getLogger(__name__)
@@ -53,8 +54,9 @@ class Selection:
             raise DataError("--fraction must lie in (0, 1], --alpha in [0, 1], and --top must be at least 1")
         if self.dedup is not None and not 0 < self.dedup <= 1:
             raise DataError(f"--dedup {self.dedup:g}: must lie in (0, 1]; 0.8 is usual")
-        beside = [self.report] if self.dedup is None else [self.report, self.dropped]
-        check_out(self.out, [self.data, self.scores], beside)
+        if self.out.suffix != ".jsonl":
+            raise DataError(f"--out {self.out}: records are written line by line; end the name in .jsonl")
+        check_out(self.out, [self.data, self.scores], [self.report, self.dropped])
 
     @property
     def report(self) -> Path:
@@ -144,7 +146,36 @@ def choose(ranked: pd.DataFrame, asked: Selection) -> tuple[pd.DataFrame, dict[s
         )
     sources = dict(zip(distinct["id"], distinct["source"], strict=True))
     chosen = selection.within_quotas(list(sources), sources, quotas, many)
+    if not chosen:
+        raise DataError(
+            f"--quota {' --quota '.join(asked.quota)}: nothing is left to select; raise one of them"
+        )
     return ranked.assign(chosen=ranked["id"].isin(chosen)), quotas
+
+
+def check_texts(ranked: pd.DataFrame, samples: Mapping[str, Sample], path: Path) -> None:
+    """Raise DataError if a sample's texts are not those that were scored; an older table holds no hashes."""
+    known = zip(ranked["id"], ranked["text_hash"], strict=True) if "text_hash" in ranked else ()
+    changed = {name for name, then in known if isinstance(then, str) and then != text_hash(samples[name])}
+    if changed:
+        what = f"the text of {min(changed)!r} is not the one that was scored ({len(changed):,} such samples)"
+        raise DataError(f"{path}: {what}; score the data again")
+
+
+def remarks_of(ranked: pd.DataFrame, asked: Selection, table: Table) -> list[str]:
+    """What makes a selection worth less than it looks; columns ``score`` and those of the score table."""
+    found = [report.WARNING] if table.about.get("shipped_pair") else []
+    many = len(ranked)
+    if many > 1 and ranked["score"].nunique() == 1:
+        found.append(f"all {many:,} usable samples have the same score, so they stand in the order of ids")
+    by_both = {"nll_short", "nll_long"} <= set(METHODS[asked.score].needs)
+    if by_both and (ranked["nll_short"] == ranked["nll_long"]).all():
+        found.append("both models give every response the same loss, as one model twice would: HMG is 0")
+    if (ranked["n_context"] == 0).all():
+        found.append("no usable sample has a context, so nothing here can need a long one")
+    if "text_hash" not in ranked:
+        found.append("whether the data changed since is not known: an older version wrote the score table")
+    return found
 
 
 def scoring_of(about: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -176,9 +207,15 @@ def facts_of(
     cut, share = (ranked["n_dropped"] > 0).sum(), ranked["n_dropped"].sum() / ranked["tokens"].sum()
     read = f"{cut:,} usable samples, {share:.1%} of all usable tokens: "
     read += "context cut on the left to fit --max-length"
+    bare = int((ranked["n_context"] == 0).sum())
     left_out = "; ".join(f"{n:,} with {cause}" for cause, n in sorted(why.items())) or "none"
     facts += [("asked for", many), ("records", f"{len(table.rows):,}"), ("left out", left_out)]
+    facts += [("not scored", each) for each in reasons((row["id"], row["error"]) for row in table.rows)]
     facts += [("usable", _sizes(ranked)), ("read in part", read)]
+    facts += [("without context", f"{bare:,} usable samples")] if bare else []
+    for column, what in zip(TURNS, ("several exchanges", "system turn"), strict=True):
+        if column in ranked and (number := (ranked[column] > 0).sum()):
+            facts.append((what, f"{number:,} usable samples"))
     if asked.dedup is not None:
         bound = f"Jaccard index of contexts {asked.dedup:g} or more"
         facts += [("near-identical", f"{ranked['twin'].count():,} dropped for a better one, {bound}")]
@@ -200,6 +237,7 @@ def run(asked: Selection) -> str:
     pool = pool.assign(tokens=pool[list(LENGTHS)].sum(axis="columns"))
     ranked = rank(pool, asked.score, asked.ranking)
     samples = {name: sample for name in ranked["id"] if (sample := records[name][0].sample)}
+    check_texts(ranked, samples, asked.data)
     ranked["source"] = [sample.source for sample in samples.values()]
     contexts, twins = [sample.context for sample in samples.values()], {}
     if asked.dedup is not None:
@@ -208,28 +246,30 @@ def run(asked: Selection) -> str:
         ranked[column] = [twins.get(name, (None, None))[i] for name in samples]
     ranked, quotas = choose(ranked, asked)
     facts = facts_of(ranked, why, asked, table)
-    warning = report.WARNING if table.about.get("shipped_pair") else ""
+    warnings = remarks_of(ranked, asked, table)
     looked_at = pd.concat([report.shown(ranked)["id"], thinned(ranked)["id"]])
     segments = table.segments(looked_at.unique().tolist())
     left_out = [(str(row["id"] or ""), row["error"]) for row in table.rows if row["error"] is not None]
-    more = {"facts": facts, "left_out": left_out, "warning": warning}
+    more = {"facts": facts, "left_out": left_out, "warnings": warnings}
     page = report.page(ranked, samples, segments, quotas, asked.score, asked.ranking, table.about, **more)
-    written = [asked.out, atomic_write(asked.report, page)]
+    files: dict[Path, Iterable[bytes]] = {asked.report: [page.encode("utf-8", "replace")]}
     if asked.dedup is not None:
         gone = ranked.loc[ranked["twin"].notna(), ["id", "twin", "similarity"]].to_dict("records")
-        written.append(atomic_write(asked.dropped, _lines(gone)))
+        files[asked.dropped] = map(_line, gone)
     # Last, so that a selection without its report is none.
-    atomic_write(asked.out, _originals(asked.data, ranked.loc[ranked["chosen"], "id"].tolist(), records))
-    said = [f"{name}: {fact}" for name, fact in facts] + ([f"warning: {warning}"] if warning else [])
-    return "\n".join([*said, f"written: {', '.join(map(str, written))}"])
+    files[asked.out] = _originals(asked.data, ranked.loc[ranked["chosen"], "id"].tolist(), records)
+    sweep(asked.report, asked.dropped, asked.out)
+    written = write_together(files, gone=[asked.dropped])
+    said = [f"{name}: {fact}" for name, fact in facts] + [f"warning: {each}" for each in warnings]
+    return "\n".join([*said, f"written: {', '.join(map(str, written[::-1]))}"])
 
 
-def _originals(path: Path, ids: Sequence[str], records: Mapping[str, tuple[Item, Shard]]) -> bytes:
+def _originals(path: Path, ids: Sequence[str], records: Mapping[str, tuple[Item, Shard]]) -> list[bytes]:
     """The lines of the chosen records, best first, byte for byte as they stand in the data."""
     shards = {shard.number: shard for _, shard in (records[name] for name in ids)}
     lines = sharded.originals(path, [shards[number] for number in sorted(shards)], set(ids))
-    return b"".join(lines[name] for name in ids)
+    return [lines[name] for name in ids]
 
 
-def _lines(records: Sequence[Any]) -> str:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+def _line(record: Any) -> bytes:
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "replace")

@@ -43,6 +43,7 @@ def score(run: ScoringRun) -> list[Part]:
     if others := not_read(run.data):
         log.warning("%s: not read: %s", run.data, ", ".join(map(str, others)))
     with whole_files.locked(run.parts):
+        whole_files.sweep(run.out, run.manifest)
         if run.engine == "ray":
             job = _score_on_cluster(run, shards)
         else:
@@ -77,7 +78,7 @@ def manifest(
         listed.append(entry | {"seconds": part.seconds, "passes": part.counts})
     content = {"name": run.data.name, "sha256_of_shards": digest("".join(s.sha256 for s in shards))}
     return {
-        "table": {"sha256": path_hash(run.out), "rows": sum(shard.rows for shard in shards)},
+        "table": {"sha256": path_hash(run.out)} | score_table.counted(_told(run)),
         "data": content,
         "options": about | {"shard_size": run.shard_size},
         "made_by": job.made_by,
@@ -96,17 +97,30 @@ def _total(parts: Sequence[Part]) -> dict[str, dict[str, int]]:
     return {name: dict(sums[name]) for name in sorted(sums, key=lambda name: -sums[name]["tokens"])}
 
 
-def summary_text(run: ScoringRun, done: Sequence[Part], seconds: float) -> str:
-    """A finished run in three lines."""
-    rows = pd.read_parquet(run.out, columns=["error", "n_context", "n_dropped"])
-    forms = score_table.read_about(run.out)["forms"].items()
-    forms = ", ".join(f"{n:,} {form or 'of no known form'}" for form, n in forms)
-    errors, lost = int(rows["error"].notna().sum()), int(rows["n_dropped"].sum())
-    cut = f"{(rows['n_dropped'] > 0).sum()} cut to {run.options.max_length} tokens, losing {lost:,}"
-    bare = ((rows["n_context"] == 0) & rows["error"].isna()).sum()
+def summary(run: ScoringRun, done: Sequence[Part], seconds: float) -> tuple[str, int]:
+    """A finished run in some lines, the commonest reasons for errors among them; how many rows have scores."""
+    rows = _told(run)
+    found, lost = score_table.counted(rows), int(rows["n_dropped"].sum())
+    more = {"cut on the left": f"cut to {run.options.max_length} tokens, losing {lost:,}"}
+    notes = ", ".join(f"{number} {more.get(what, what)}" for what, number in found.items())
     passes = ", ".join(f"{name} {count['tokens']:,}" for name, count in _total(done).items()) or "none"
-    notes = f"{len(rows)} rows, {errors} with an error, {cut}, {bare} without context"
-    return f"{run.out}: {notes}; {seconds:.0f} s\nread as: {forms}\ntokens forwarded: {passes}"
+    told = rows[["id", "error"]].astype(object)
+    errors = told.where(told.notna(), None).itertuples(index=False, name=None)
+    lines = [f"error: {why}" for why in score_table.reasons(errors)]
+    forms = score_table.read_about(run.out)["forms"].items()
+    read = ", ".join(f"{number:,} {form or 'of no known form'}" for form, number in forms)
+    lines = [
+        f"{run.out}: {notes}; {seconds:.0f} s",
+        f"read as: {read}",
+        *lines,
+        f"tokens forwarded: {passes}",
+    ]
+    return "\n".join(lines), found["rows"] - found["with an error"]
+
+
+def _told(run: ScoringRun) -> pd.DataFrame:
+    """What the summary tells of the rows of the table."""
+    return pd.read_parquet(run.out, columns=["id", "error", "n_context", "n_dropped", *score_table.TURNS])
 
 
 def _score_on_cluster(run: ScoringRun, all_shards: Sequence[Shard]) -> part_files.Job:

@@ -66,7 +66,8 @@ def resolve(
 ) -> ScoringRun:
     """The run that these words ask for; what is not given comes from the models' windows, see `lengths`.
 
-    Reads no weights. With ``only_plan`` ``out`` may be missing; ``where``: fields from ``dtype`` on.
+    Reads no weights, leaves nothing. With ``only_plan`` ``out`` may be missing; ``where``: fields from
+    ``dtype`` on.
     Raises ScoreError, DataError, ModelError: words that cannot be meant, no model there.
     """
     counted = {"segment-length": segment_length, "max-length": max_length, "prolong-pairs": prolong_pairs}
@@ -76,7 +77,7 @@ def resolve(
             raise ScoreError(f"--{name} must be at least 1, got {value}")
     asked = asked_methods(methods)
     named = tuple(method.name for method in asked)
-    if not only_plan and (out is None or out.suffix != ".parquet"):
+    if (out is None and not only_plan) or (out and out.suffix != ".parquet"):
         raise ScoreError(f"--out {out or 'is missing'}: give a name that ends in .parquet")
     if where.get("workers") and where.get("engine", "local") == "local":
         raise ScoreError("--workers is for --engine ray; a local run is one process with --threads threads")
@@ -93,7 +94,7 @@ def resolve(
     options = Options(named, reading, *read, chat=chat_template, adaptive=adaptive)
     data = stored(data, out)
     run = ScoringRun(data, out or Path(), options, short, long, shipped, **where)
-    if not only_plan:
+    if out:
         check_out(run.out, [data], [run.manifest], run.parts)
     return run
 

@@ -317,6 +317,22 @@ def test_a_second_run_refuses_and_names_the_first(data, saved_pair, tmp_path, ca
     assert score.main(command(data, saved_pair, out)) == 0
 
 
+def test_what_dead_runs_left_beside_an_output_is_swept(data, saved_pair, tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in ("s.parquet", "s.manifest.json", "other.parquet"):
+        for process in (dead.pid, os.getppid(), "x1", 10**30):
+            (tmp_path / f".{name}.{process}.part").write_text("half")
+    assert score.main(command(data, saved_pair, tmp_path / "s.parquet", "--methods", "perplexity")) == 0
+    left = {path.name for path in tmp_path.glob(".*.part")}
+    kept = {
+        f".{name}.{process}.part"
+        for name in ("s.parquet", "s.manifest.json")
+        for process in (os.getppid(), "x1")
+    }
+    assert left == kept | {f".other.parquet.{p}.part" for p in (dead.pid, os.getppid(), "x1", 10**30)}
+
+
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from gateau_lib.study import whole_files\n"
