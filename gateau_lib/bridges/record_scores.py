@@ -9,14 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gateau_lib.data.longalign import from_record
-from gateau_lib.data.sharded import Item
+from gateau_lib.data.sharded import item_of
 from gateau_lib.methods.base import Method
 from gateau_lib.models.pair import Pair
 from gateau_lib.scoring import part_files
 from gateau_lib.scoring.score_table import LENGTHS
 from gateau_lib.scoring.settings import asked_methods, resolve
-from gateau_lib.study.errors import DataError
 
 
 class RecordScores:
@@ -48,18 +46,7 @@ class RecordScores:
 
     def rows(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """A row a record: `columns`, None where there is none, and ``error``, the reason or None."""
-        items = [_item(dict(record), f"record {number}") for number, record in enumerate(records, 1)]
+        named = [(dict(record), str(record.get("id")), f"record {n}") for n, record in enumerate(records, 1)]
+        items = [item_of(*each) for each in named]
         rows = part_files.score_items(items, self._pair, self.run.options, self.methods)
         return [{name: row[name] for name in ("error", *self.columns)} for row in rows]
-
-
-def _item(record: dict[str, Any], where: str) -> Item:
-    name = str(record.get("id"))
-    try:
-        sample = from_record(record, where)
-        (sample.context + sample.instruction + sample.response).encode()
-    except UnicodeEncodeError:
-        return Item(name, None, f"{where}: the text holds half of a surrogate pair")
-    except DataError as error:
-        return Item(name, None, str(error))
-    return Item(name, sample)

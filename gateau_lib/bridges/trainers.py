@@ -8,29 +8,30 @@ import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from gateau_lib.data.longalign import from_record, read_records, to_record
+from gateau_lib.data.conversation import RecordError
+from gateau_lib.data.formats import all_turns, form_of, unknown
+from gateau_lib.data.longalign import read_records
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.outputs import check_out
 from gateau_lib.study.whole_files import atomic_write, sweep
 
 Form = Literal["llama-factory", "trl"]
 FORMS: tuple[Form, ...] = get_args(Form)
-ROLES = {"human": "user", "gpt": "assistant"} | {role: role for role in ("system", "user", "assistant")}
-SHAREGPT = {"user": "human", "assistant": "gpt"}  # LLaMA-Factory's names unless it is told others
+SHAREGPT = {
+    "user": "human",
+    "assistant": "gpt",
+    "tool": "observation",
+}  # LLaMA-Factory's names unless it is told others
 
 
 def turns_of(record: Any, where: str) -> list[dict[str, str]]:
-    """All turns of a record as ``role, content``; of one that holds no conversation, its one exchange.
-
-    Raises DataError: a record that is no sample.
-    """
-    listed = (record.get("messages") or record.get("conversations")) if isinstance(record, dict) else None
-    if isinstance(listed, list) and all(isinstance(turn, dict) for turn in listed):
-        turns = [(t.get("role", t.get("from")), t.get("content", t.get("value"))) for t in listed]
-        if all(role in ROLES and isinstance(text, str) for role, text in turns):
-            return [{"role": ROLES[role], "content": text} for role, text in turns]
-    turns = to_record(from_record(record, where))["messages"]
-    return list(turns)
+    """All turns of a record as ``role, content``; DataError: a record of no form, or a plain document."""
+    form = form_of(record)
+    if form is None:
+        raise RecordError(where, *unknown(record))
+    if form == "text":
+        raise RecordError(where, "a document without an answer", "; trainers read its text as it is")
+    return [{"role": turn.role, "content": turn.text} for turn in all_turns(record, where, form)]
 
 
 def export(selected: Path, form: Form, out: Path, name: str | None = None) -> list[Path]:

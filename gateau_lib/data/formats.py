@@ -146,19 +146,23 @@ def sample_of(record: Any, where: str, name: str, read_as: ReadAs = AUTO) -> Sam
         if not (text := _text(record, FORMS["text"][0], where)).strip():
             raise RecordError(where, "empty text", "; drop the record")
         return Sample(name, text, "", "", **labels)
-    if form in ("messages", "sharegpt"):
-        field = _field(record, FORMS[form][0])
-        turns = turns_of(record[field], field, where)
-    else:
-        turns = _flat_turns(record, form, where)
-    if system := record.get("system"):
-        turns.insert(0, Turn("system", str(system)))
-    said = exchange(turns, where, read_as.turn)
+    said = exchange(all_turns(record, where, form), where, read_as.turn)
     context, instruction = _parts(record, form, said, where)
     if not (context + instruction).strip():
         raise RecordError(where, "empty prompt", "; drop the record or give the user turn its text")
     more = {"evidence": _spans(record.get("evidence")), "system": said.system, "earlier": said.earlier}
     return Sample(name, context, instruction, said.response, **labels, **more)
+
+
+def all_turns(record: Mapping[str, Any], where: str, form: str) -> list[Turn]:
+    """Everything that is said in a record of a form other than ``text``; RecordError: what nothing reads."""
+    if form in ("messages", "sharegpt"):
+        field = _field(record, FORMS[form][0])
+        turns = turns_of(record[field], field, where)
+    else:
+        turns = _flat_turns(record, form, where)
+    system = record.get("system")
+    return [Turn("system", str(system)), *turns] if system else turns
 
 
 def _parts(record: Mapping[str, Any], form: str, said: Exchange, where: str) -> tuple[str, str]:

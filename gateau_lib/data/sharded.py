@@ -138,13 +138,16 @@ def _records(path: Path, shard: Shard) -> Iterator[tuple[RawRecord, Item]]:
             break
         place = _place(shard.file, file, raw)
         name = _name(record, raw, shard.file, shard.read_as)
-        yield raw, _item(record, name, place, first_use.get(raw.number), shard.read_as)
+        yield raw, item_of(record, name, place, first_use.get(raw.number), shard.read_as)
     if digest.hexdigest() != shard.sha256:
         lines = f"{unit_of(file)}s from {shard.first_line} on"
         raise DataError(f"{file}: {lines} changed since the run began; give the command again")
 
 
-def _item(record: Any, name: str | None, where: str, used: str | None, read_as: ReadAs) -> Item:
+def item_of(
+    record: Any, name: str | None, where: str, used: str | None = None, read_as: ReadAs = AUTO
+) -> Item:
+    """A record by its id as a sample, or with the reason; ``used``: where the id was used before."""
     try:
         if name is None:
             if not isinstance(record, dict):
