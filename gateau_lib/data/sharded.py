@@ -64,7 +64,7 @@ def index(path: str | Path, size: int, read_as: ReadAs = AUTO) -> list[Shard]:
     met: Counter[str] = Counter()
     for file in files_of(path):
         name = file.relative_to(path).as_posix() if path.is_dir() else ""
-        records = raw_records(file)
+        records, unit = raw_records(file), unit_of(file)
         while group := list(islice(records, size)):
             digest, twice, forms = hashlib.sha256(), [], Counter[str]()
             for raw in group:
@@ -72,7 +72,7 @@ def index(path: str | Path, size: int, read_as: ReadAs = AUTO) -> list[Shard]:
                 record = renamed(parse(file, raw), read_as)
                 forms[form := form_of(record, read_as.format) or ""] += 1
                 met[form] += 1
-                place = _place(name, file, raw)
+                place = _place(name, unit, raw)
                 if not form and met[""] == met.total() == LOOKED_AT:
                     raise DataError(f"{path}: {place}: {''.join(unknown(record, read_as.format))}")
                 if (given := _name(record, raw, name, read_as)) is not None:
@@ -97,9 +97,9 @@ def _content(raw: RawRecord) -> bytes:
     return trimmed(raw.text) + b"\n"
 
 
-def _place(name: str, file: Path, raw: RawRecord) -> str:
+def _place(name: str, unit: str, raw: RawRecord) -> str:
     """Where a record stands, without the path: the same data elsewhere give the same bytes."""
-    return f"{name}{', ' if name else ''}{unit_of(file)} {raw.number}"
+    return f"{name}{', ' if name else ''}{unit} {raw.number}"
 
 
 def _name(record: Any, raw: RawRecord, file: str, read_as: ReadAs) -> str | None:
@@ -129,18 +129,18 @@ def originals(path: str | Path, shards: Sequence[Shard], ids: Collection[str]) -
 
 def _records(path: Path, shard: Shard) -> Iterator[tuple[RawRecord, Item]]:
     file = path / shard.file if shard.file else files_of(path)[0]
-    digest, first_use = hashlib.sha256(), dict(shard.twice)
+    digest, first_use, unit = hashlib.sha256(), dict(shard.twice), unit_of(file)
     for raw in raw_records(file, shard.begin, shard.end, shard.first_line):
         digest.update(_content(raw))
         try:
             record = renamed(parse(file, raw), shard.read_as)
         except DataError:  # what was JSON when the shards were made is none now
             break
-        place = _place(shard.file, file, raw)
+        place = _place(shard.file, unit, raw)
         name = _name(record, raw, shard.file, shard.read_as)
         yield raw, item_of(record, name, place, first_use.get(raw.number), shard.read_as)
     if digest.hexdigest() != shard.sha256:
-        lines = f"{unit_of(file)}s from {shard.first_line} on"
+        lines = f"{unit}s from {shard.first_line} on"
         raise DataError(f"{file}: {lines} changed since the run began; give the command again")
 
 
