@@ -18,7 +18,8 @@ from gateau_lib.study.errors import DataError
 # a template writes around it; in a name of the twin one fills what the token's own letters were.
 BREAK, FILL = "\ufddf", "\ufdd0"
 # `<s>`, `[INST]`, `<|eot_id|>`: not a full stop or "!" that serves as padding, which a text may hold as well.
-MARK = re.compile(r"\W.*\w.*\W", flags=re.DOTALL)
+# Nor `<0x0A>`, which stands for a byte in any text.
+MARK = re.compile(r"(?!<0x[0-9A-F]{2}>)\W.*\w.*\W", flags=re.DOTALL)
 
 
 def of_text(tokenizer: Any, text: str, **more: Any) -> Any:
