@@ -122,7 +122,11 @@ OWN: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
     "whisper": {"max_source_positions": 64},
 }  # fmt: skip
-FAMILIES = list(dict.fromkeys([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *OWN]))
+FAMILIES = [
+    family
+    for family in dict.fromkeys([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *OWN])
+    if family.partition(",")[0] in CONFIG_MAPPING  # older versions know fewer
+]
 
 
 def tiny_config(kind: type[PreTrainedConfig], more: dict[str, Any]) -> PreTrainedConfig:

@@ -79,7 +79,7 @@ def command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *m
     return said.err
 
 
-# Code --------------------------------------------------------------------------------------------------------
+# Code -------------------------------------------------------------------------------------------------------
 
 
 def test_code_for_what_is_not_read_is_left_alone(folder, saved_pair, tmp_path, capsys):
@@ -145,7 +145,7 @@ def test_adapters_that_name_a_module_are_refused(adapted, tmp_path, monkeypatch)
     assert not (tmp_path / "ran").exists()
 
 
-# Pickles -----------------------------------------------------------------------------------------------------
+# Pickles ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin"])
@@ -189,7 +189,7 @@ def test_the_command_converts_adapters(adapted):
     assert torch.equal(logits(load(adapted, to=CPU)[0]), logits(before))
 
 
-# Adapters ----------------------------------------------------------------------------------------------------
+# Adapters ---------------------------------------------------------------------------------------------------
 
 
 def test_adapters_as_peft_writes_them_are_read_with_their_base(adapted, llama, tokenizer):
@@ -224,7 +224,7 @@ def test_adapters_of_adapters_are_refused(adapted, tmp_path):
     assert "holds adapters; merge them into a model first" in refused(load, second)
 
 
-# Files that are not what their names say ---------------------------------------------------------------------
+# Files that are not what their names say --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", [(), ("--plan",)], ids=["score", "plan"])
