@@ -87,7 +87,9 @@ def _stretchable(config: PreTrainedConfig) -> dict[str, Any]:
     if kind != "default":
         raise _refused(config, f"RoPE of type {kind!r} cannot be stretched here; {fix}")
     if getattr(_text(config), "layer_rope_theta", None) or "rope_theta" not in rope:
-        raise _refused(config, f"its layers have RoPE bases of their own, which are not stretched here; {fix}")
+        raise _refused(
+            config, f"its layers have RoPE bases of their own, which are not stretched here; {fix}"
+        )
     if "chunked_attention" in (getattr(_text(config), "layer_types", None) or ()):
         # Llama 4: where it turns, it sees no further than its chunk, and where it sees all, it does not turn.
         raise _refused(config, f"its rotary positions do not reach beyond a chunk of the text; {fix}")
