@@ -63,13 +63,13 @@ def encode(sample: Sample, tokenizer: Any, max_length: int | None = None, chat: 
     lead = SEPARATOR if sample.context else ""
     if chat:
         before, after = _template(sample, tokenizer, sample.context + lead + sample.instruction)
-        asked = control_tokens.hidden(tokenizer, lead + sample.instruction) + after
-        start = control_tokens.of_rendered(tokenizer, before)["input_ids"] if before else []
-        instruction = control_tokens.of_rendered(tokenizer, asked)["input_ids"]
+        start = control_tokens.of_rendered(tokenizer, before)["input_ids"]
     else:
+        after = SEPARATOR
         start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        instruction = _ids(lead + sample.instruction + SEPARATOR, tokenizer)
     context, response = _ids(sample.context, tokenizer), _ids(sample.response, tokenizer)
+    asked = control_tokens.hidden(tokenizer, lead + sample.instruction) + after
+    instruction = control_tokens.of_rendered(tokenizer, asked)["input_ids"]
     return _fit(Encoded(sample.id, start, context, instruction, response), max_length)
 
 
