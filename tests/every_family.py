@@ -90,20 +90,33 @@ TINY = {
 }
 # What the sizes above do not fit; after a comma, other settings of a family.
 HALF = {"layer_types": ["sliding_attention", "full_attention"] * 2}
+DOTS = {"num_key_value_heads": 4, "head_dim": 32, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4}
+DOTS |= {"swa_q_lora_rank": 16, "swa_kv_lora_rank": 16, "swa_head_dim": 32, "swa_v_head_dim": 16}
+DOTS |= {"swa_qk_nope_head_dim": 16}
 OWN: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
     "dbrx": {"attn_config": {"kv_n_heads": 2}, "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4}},
+    "dots3_note": {"text_config": DOTS},
+    "dots3_note_text": DOTS,
+    "gemma3": {"text_config": HALF},
+    "gemma3_text": HALF,
+    "gemma3n": {"text_config": HALF | {"num_kv_shared_layers": 2}},
     "gemma3n_text": {"num_kv_shared_layers": 2} | HALF,
     "gemma4_text": {"global_head_dim": 32} | HALF,
     "gemma4_text, shared keys": {"global_head_dim": 32, "num_kv_shared_layers": 2} | HALF,
     "gemma4_unified_text": {"global_head_dim": 32} | HALF,
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "gpt_oss, default RoPE": {"rope_parameters": {"rope_type": "default", "rope_theta": 1000.0}},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "hrm_text": {"num_hidden_layers": 1},
     "jamba": {"use_mamba_kernels": False},
     "kimi_linear": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "kolibri1": HALF,
     "lfm2": {"full_attn_idxs": [1, 3]},
+    "longcat_flash": {"num_layers": 2},
     "mamba2": {"num_heads": 8},
+    "ministral": HALF,
     "mistral, sliding": {},
     "mistral": {"sliding_window": None},
     "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"]},
@@ -134,10 +147,11 @@ def tiny_config(kind: type[PreTrainedConfig], more: dict[str, Any]) -> PreTraine
     known = {name for each in kind.__mro__ for name in getattr(each, "__annotations__", {})}
     values = {name: value for name, value in TINY.items() if name in known}
     usual = kind() if kind.sub_configs else None
-    for name in kind.sub_configs or {}:
-        if name not in more and isinstance(inner := getattr(usual, name, None), PreTrainedConfig):
-            values[name] = tiny_config(type(inner), {}).to_dict()
-    return kind(**values | more)
+    inside = {name: getattr(usual, name, None) for name in kind.sub_configs or {}}
+    for name, inner in inside.items():
+        if isinstance(inner, PreTrainedConfig):
+            values[name] = tiny_config(type(inner), more.get(name, {})).to_dict()
+    return kind(**values | {name: value for name, value in more.items() if name not in inside})
 
 
 def build(family: str) -> PreTrainedModel:

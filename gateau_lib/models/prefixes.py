@@ -5,7 +5,6 @@ keys and values only. The rows of one batch may follow different prefixes: each 
 need when it is there.
 """
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -16,7 +15,10 @@ from transformers.cache_utils import DynamicLayer
 
 from gateau_lib.models.nll import Count, batch_nll
 from gateau_lib.models.rope import rope_edge
-from gateau_lib.study.errors import ModelError
+
+
+class NotKept(Exception):
+    """A model takes a cache and does not leave all keys in it (the first GPT)."""
 
 
 def reusable(model: PreTrainedModel, length: int) -> bool:
@@ -24,8 +26,6 @@ def reusable(model: PreTrainedModel, length: int) -> bool:
     config = model.config.get_text_config(decoder=True)
     if getattr(model, "_is_stateful", False):
         return False  # a state in place of keys
-    if "past_key_values" not in inspect.signature(type(model).forward).parameters:
-        return False  # nothing is kept (the first GPT)
     sinks = any(name.endswith(".sinks") for name, _ in model.named_parameters())
     if sinks or getattr(config, "attn_logit_softcapping", None):
         return False  # read in rows of whole sequences, see `attention`
@@ -38,18 +38,13 @@ def reusable(model: PreTrainedModel, length: int) -> bool:
 def read(
     model: PreTrainedModel, parts: Sequence[Sequence[int]], count: Count = None
 ) -> tuple[list[float], DynamicCache]:
-    """Mean NLL of tokens but the first, nats per token, and keys and values of parts of one length.
-
-    Raises ModelError: the model takes a cache and does not keep all keys in it.
-    """
+    """Mean NLL of tokens but the first, nats per token, and keys and values of parts of one length; NotKept."""
     # Without the configuration, a sliding layer keeps all keys; its mask hides those out of reach.
     cache = DynamicCache()
     losses = _forward(model, parts, cache, count)
     # Layers that share the keys of others (Gemma 4) have none of their own.
-    kept = [layer.get_seq_length() for layer in cache.layers]
-    if set(kept) != {len(parts[0])}:
-        why = f"its cache keeps {sorted(set(kept)) or 'none'} of {len(parts[0])} tokens"
-        raise ModelError(f"{model.config.model_type}: {why}; use another model, or leave out prolong")
+    if {layer.get_seq_length() for layer in cache.layers} != {len(parts[0])}:
+        raise NotKept
     return losses, cache
 
 

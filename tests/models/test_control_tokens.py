@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import other_tokenizers
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram, WordPiece
 from transformers import PreTrainedTokenizerFast
 
@@ -19,20 +19,17 @@ from gateau_lib.experiments.rehearsal import llama_tokenizer
 from gateau_lib.models import control_tokens
 from gateau_lib.models.prompts import plain_ids, prompt_ids, text_ids
 
-TEXTS = ["the <s> tag opens, </s> closes it <end|> </s>"] * 9 + ["a <|end|> of a turn\nand more", "[PAD] it"]
-
 
 def _byte_level() -> PreTrainedTokenizerFast:
-    """Byte pairs that may add up to a control token, so often are its letters met together."""
-    core = Tokenizer(BPE())
+    """Byte pairs that add up to a control token, where nothing keeps them from it."""
+    pairs = [("<", "/"), ("</", "s"), ("</s", ">"), ("t", "h"), ("th", "e"), ("<", "s"), ("<s", ">")]
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in pairs)]
+    core = Tokenizer(BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=pairs))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     core.post_processor = processors.ByteLevel(trim_offsets=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    core.train_from_iterator(TEXTS * 20, trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet))
-    assert core.token_to_id("</s>") is not None, "merges must give the control token"
     core.add_special_tokens(
-        [AddedToken(t, special=True, normalized=False) for t in ("<s>", "</s>", "<|end|>")]
+        [AddedToken(token, special=True, normalized=False) for token in ("<s>", "</s>", "<|end|>")]
     )
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="!")
 
