@@ -38,7 +38,10 @@ def reusable(model: PreTrainedModel, length: int) -> bool:
 def read(
     model: PreTrainedModel, parts: Sequence[Sequence[int]], count: Count = None
 ) -> tuple[list[float], DynamicCache]:
-    """Mean NLL of tokens but the first, nats per token, and keys and values of parts of one length; NotKept."""
+    """Mean NLL of tokens but the first, nats per token, and keys and values of parts of one length.
+
+    Raises NotKept.
+    """
     # Without the configuration, a sliding layer keeps all keys; its mask hides those out of reach.
     cache = DynamicCache()
     losses = _forward(model, parts, cache, count)

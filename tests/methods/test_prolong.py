@@ -252,7 +252,7 @@ def test_a_broken_loss_names_the_segment(llama):
 
 
 def test_a_model_that_keeps_no_cache_is_read_pair_by_pair():
-    """The first GPT takes a cache and leaves nothing in it: a pair would have the loss of its segment alone."""
+    """The first GPT leaves nothing in its cache: a pair would have the loss of its segment alone."""
     sizes = {"n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}
     torch.manual_seed(0)
     config = transformers.OpenAIGPTConfig(vocab_size=VOCABULARY, **sizes)
