@@ -254,3 +254,21 @@ def test_a_configuration_that_makes_no_model_is_one_line(settings, folder, tmp_p
 def test_settings_that_are_none_are_one_line(name, text, folder, tmp_path, capsys):
     (folder / name).write_text(text)
     assert f"error: {folder}: " in command(folder, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("how", ["a shard is missing", "a shard is cut", "the index is none", "no weights"])
+def test_weights_in_parts_that_are_not_whole_are_one_line(how, folder, llama, tmp_path, capsys):
+    (folder / "model.safetensors").unlink()
+    llama.save_pretrained(folder, max_shard_size="40KB")
+    first, *others = sorted(folder.glob("model-*.safetensors"))
+    assert others
+    if how == "a shard is missing":
+        first.unlink()
+    elif how == "a shard is cut":
+        first.write_bytes(first.read_bytes()[:500])
+    elif how == "the index is none":
+        (folder / "model.safetensors.index.json").write_text("[]")
+    else:
+        for path in (first, *others, folder / "model.safetensors.index.json"):
+            path.unlink()
+    assert f"error: {folder}: " in command(folder, tmp_path, capsys)
