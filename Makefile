@@ -22,7 +22,7 @@ SCORING := $(if $(SHORT),--short "$(SHORT)") $(if $(LONG),--long "$(LONG)") $(if
 CHOOSING := --fraction $(FRACTION) $(if $(DEDUP),--dedup $(DEDUP)) $(if $(PER_SOURCE),--per-source)
 
 .PHONY: help reproduce smoke cpu gpu paper evidence status verify keys test unit coverage lint types format select env lock readme site lab \
-	bench gpu-checks demo-kill audit clean
+	bench families gpu-checks demo-kill audit clean
 
 help: ## this list
 	@echo "make TARGET [PROFILE=$(PROFILE)] [SEED=$(SEED)] [NOTEBOOK=NN] [SET='name=value ...'] [PLAN=1] [PAIR=name] [REHEARSE=1]"
@@ -96,6 +96,9 @@ lab: $(READY) ## JupyterLab on the course; the chapters are one folder up
 
 bench: $(READY) ## measure scoring speed on this machine
 	@$(PYTHON_RUN) gateau_lib.bench
+
+families: $(READY) ## try every causal family of the installed transformers against eager attention; writes docs/families.md
+	@PYTHONPATH="$(CURDIR):$(CURDIR)/tests" "$(ENVIRONMENT)/bin/python" tests/every_family.py $(FAMILY)
 
 gpu-checks: $(READY) ## measure what a GPU does with the library, in minutes; TINY=1 only tries it, on any machine
 	@$(PYTHON_RUN) gateau_lib.gpu_checks $(if $(TINY),--tiny)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gateau_lib.models import control_tokens
 from gateau_lib.models.prompts import SEPARATOR, has_template, templated
 from gateau_lib.study.errors import DataError
 
@@ -76,11 +77,12 @@ def encode(sample: Sample, tokenizer: Any, max_length: int | None = None, chat: 
         return _fit(Encoded(sample.id, start, context, [], []), max_length)
     if chat:
         before, after = _template(sample, tokenizer, sample.context + lead + sample.instruction)
-        start = _ids(before, tokenizer)
+        start = control_tokens.of_rendered(tokenizer, before)["input_ids"]
     else:
         after = SEPARATOR + (NAMES["assistant"] + SEPARATOR if sample.earlier else "")
         start = start + _ids(sample.system + SEPARATOR if sample.system else "", tokenizer)
-    instruction = _ids(lead + sample.instruction + after, tokenizer)
+    asked = control_tokens.hidden(tokenizer, lead + sample.instruction) + after
+    instruction = control_tokens.of_rendered(tokenizer, asked)["input_ids"]
     return _fit(Encoded(sample.id, start, context, instruction, response), max_length)
 
 
@@ -92,15 +94,15 @@ def encode_asked(sample: Sample, tokenizer: Any, max_length: int | None = None) 
     """
     lead = SEPARATOR if sample.context else ""
     before, after = _template(sample, tokenizer, sample.context + lead + sample.instruction)
-    parts = (before, sample.context, lead + sample.instruction + after)
-    start, context, instruction = split_tokens(tokenizer, *parts)
+    texts = (control_tokens.hidden(tokenizer, text) for text in (sample.context, lead + sample.instruction))
+    start, context, instruction = split_tokens(tokenizer, before, next(texts), next(texts) + after)
     return _fit(Encoded(sample.id, start, context, instruction, _ids(sample.response, tokenizer)), max_length)
 
 
 def split_tokens(tokenizer: Any, *parts: str) -> list[list[int]]:
     """Ids of the parts of one text, tokenized as a whole; a token belongs where its last character is."""
-    read = tokenizer("".join(parts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ends = np.cumsum([len(part) for part in parts])
+    read = control_tokens.of_rendered(tokenizer, "".join(parts), return_offsets_mapping=True)
+    ends = np.cumsum([len(control_tokens.shown(part)) for part in parts])
     ids: list[list[int]] = [[] for _ in parts]
     for token, (begin, end) in zip(read["input_ids"], read["offset_mapping"], strict=True):
         ids[int(np.searchsorted(ends, max(begin, end - 1), side="right"))].append(token)
@@ -122,7 +124,7 @@ def _fit(whole: Encoded, max_length: int | None) -> Encoded:
 
 
 def _ids(text: str, tokenizer: Any) -> list[int]:
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
+    return control_tokens.of_text(tokenizer, text)["input_ids"] if text else []
 
 
 def _template(sample: Sample, tokenizer: Any, user: str) -> tuple[str, str]:
@@ -131,7 +133,8 @@ def _template(sample: Sample, tokenizer: Any, user: str) -> tuple[str, str]:
         why = "the model's tokenizer has no chat template"
         raise DataError(f"sample {sample.id!r}: {why}; leave out --chat-template")
     what = {"whose": f"sample {sample.id!r}", "remedy": "leave out --chat-template"}
-    system = [{"role": "system", "content": sample.system}] if sample.system else []
+    said = control_tokens.hidden(tokenizer, sample.system)
+    system = [{"role": "system", "content": said}] if said else []
 
     def written(text: str) -> str:
         return templated(tokenizer, [*system, {"role": "user", "content": text}], **what)
@@ -176,8 +179,7 @@ def far_and_near(sample: Sample, tokenizer: Any, encoded: Encoded, window: int) 
 
 def _offsets(text: str, tokenizer: Any) -> list[tuple[int, int]]:
     """Where each token of a text stands in it, ``(begin, end)`` in characters."""
-    read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return read["offset_mapping"]
+    return control_tokens.of_text(tokenizer, text, return_offsets_mapping=True)["offset_mapping"]
 
 
 def evidence_tokens(sample: Sample, tokenizer: Any) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from gateau_lib.models import loading
+from gateau_lib.models import loading, rope
 from gateau_lib.study import registry
 from gateau_lib.study.errors import ModelError
 
@@ -29,7 +29,7 @@ class Size:
     kv_heads: int
     head_dim: int  # channels
     vocabulary: int  # rows of the output head
-    window: int  # tokens
+    window: int  # tokens; 0: the configuration does not say
 
     @property
     def parameters(self) -> int:
@@ -82,20 +82,28 @@ def of_config(config: Any) -> Size:
     text = config.get_text_config(decoder=True)
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     tables = {id(p): p.numel() for module in ends for p in module.parameters()}
-    heads = text.num_attention_heads
+    heads = _number(text, "num_attention_heads")  # none in models of states only (Mamba)
     return Size(
         linear=sum(p.numel() for p in model.parameters()) - sum(tables.values()),
         head=ends[1].weight.numel(),
         tied=ends[0].weight is ends[1].weight,
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
-        mlp=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        mlp=_number(text, "intermediate_size") or 4 * text.hidden_size,
         heads=heads,
-        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        kv_heads=_number(text, "num_key_value_heads") or heads,
+        head_dim=_number(text, "head_dim") or (text.hidden_size // heads if heads else 0),
         vocabulary=len(ends[1].weight),
-        window=text.max_position_embeddings,
+        window=rope.window_of(config) or 0,
     )
+
+
+def _number(text: Any, name: str) -> int:
+    """A number of a configuration, that of the first layer where they differ (Gemma 4); 0 without it."""
+    try:
+        return getattr(text, name, None) or 0
+    except RuntimeError:  # transformers does not choose a layer
+        return getattr(text.per_layer_config[0], name)
 
 
 def of(name: str) -> Size:

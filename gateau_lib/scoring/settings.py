@@ -11,7 +11,7 @@ from gateau_lib.methods import METHODS, SCORED
 from gateau_lib.methods.base import Method, Options, Reading
 from gateau_lib.methods.reader import named_passes
 from gateau_lib.models import loading
-from gateau_lib.models.pair import names
+from gateau_lib.models.pair import check_folders, names, windows
 from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.outputs import check_out
 
@@ -85,6 +85,7 @@ def resolve(
         raise ScoreError("--adaptive is about segment importance; ask for --methods cam among others")
     shipped = short is None and long is None
     short, long = names(short, long, needs_short(asked))
+    check_folders(short, long, chat_template)
     segment, longest, window = lengths(short, long, shipped, segment_length, max_length)
     if segment < 2 and "prolong" in named:
         raise ScoreError(
@@ -125,7 +126,6 @@ def lengths(
     """
     if shipped:  # lengths must not depend on whether a method reads with its short model
         short = str(loading.SHIPPED / "short")
-    configs = [loading.load_config(name).get_text_config(decoder=True) for name in (long, short or long)]
-    long_window, short_window = (int(config.max_position_embeddings) for config in configs)
+    short_window, long_window = windows(short, long, max_length)
     segment = segment_length or min(SEGMENT_LENGTH, max(1, short_window // 8))
     return segment, max_length or long_window * (2 if shipped else 1), short_window
