@@ -152,7 +152,7 @@ def test_every_form_is_scored_as_the_same_sample_and_selected_as_it_is(tmp_path,
     assert run_score(data, saved_pair, out, "--methods", "hmg,cam,prolong", "--segment-length", "8") == 0
     said = capsys.readouterr().out
     assert "6 rows, 0 with an error" in said
-    assert "read as: 1 messages, 1 sharegpt, 1 alpaca, 1 longbench, 1 prompt, 1 text" in said
+    assert "read as: 1 alpaca, 1 longbench, 1 messages, 1 prompt, 1 sharegpt, 1 text" in said
     *rows, text = pq.read_table(out).to_pylist()
     assert len({tuple(row[column] for column in ("hmg", "cam", *score_table.LENGTHS)) for row in rows}) == 1
     assert text["error"] is None and text["prolong"] is not None and text["hmg"] is text["cam"] is None

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gateau_lib.data import inputs, sharded
-from gateau_lib.data.formats import ReadAs
+from gateau_lib.data.formats import AUTO, ReadAs
 from gateau_lib.study.errors import DataError
 
 
@@ -29,7 +29,7 @@ def write(path: Path, *names):
     return path
 
 
-def ids(path, read_as=ReadAs(), size=2):  # noqa: B008
+def ids(path, read_as=AUTO, size=2):
     return [item.id for shard in sharded.index(path, size, read_as) for item in sharded.read(path, shard)]
 
 
