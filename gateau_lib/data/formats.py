@@ -141,7 +141,7 @@ def sample_of(record: Any, where: str, name: str, read_as: ReadAs = AUTO) -> Sam
     form = form_of(record, read_as.format)
     if form is None:
         raise RecordError(where, *unknown(record, read_as.format))
-    labels = {label: str(record.get(label) or "") for label in ("kind", "answer", "source")}
+    labels = {label: _whole(str(record.get(label) or "")) for label in ("kind", "answer", "source")}
     if form == "text":
         if not (text := _text(record, FORMS["text"][0], where)).strip():
             raise RecordError(where, "empty text", "; drop the record")
@@ -253,6 +253,11 @@ def _text(record: Mapping[str, Any], group: tuple[str, ...], where: str) -> str:
     if not isinstance(value, str):
         raise RecordError(where, f"'{field}' is no text", f", but {type(value).__name__}")
     return value
+
+
+def _whole(text: str) -> str:
+    """A label without half surrogate pairs, which no table can hold."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _spans(value: Any) -> tuple[tuple[int, int], ...]:

@@ -30,6 +30,7 @@ class Item:
     id: str | None
     sample: Sample | None
     error: str | None = None
+    where: str = ""  # file of a folder, and line
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def index(path: str | Path, size: int, read_as: ReadAs = AUTO) -> list[Shard]:
     path = Path(path)
     shards: list[Shard] = []
     seen: dict[str, str] = {}
-    met: Counter[str] = Counter()
+    met, odd = Counter[str](), ""
     for file in files_of(path):
         name = file.relative_to(path).as_posix() if path.is_dir() else ""
         records, unit = raw_records(file), unit_of(file)
@@ -73,8 +74,10 @@ def index(path: str | Path, size: int, read_as: ReadAs = AUTO) -> list[Shard]:
                 forms[form := form_of(record, read_as.format) or ""] += 1
                 met[form] += 1
                 place = _place(name, unit, raw)
-                if not form and met[""] == met.total() == LOOKED_AT:
-                    raise DataError(f"{path}: {place}: {''.join(unknown(record, read_as.format))}")
+                if not form:
+                    odd = odd or f"{path}: {place}: {''.join(unknown(record, read_as.format))}"
+                    if met[""] == met.total() == LOOKED_AT:
+                        raise DataError(odd)
                 if (given := _name(record, raw, name, read_as)) is not None:
                     first_use = seen.setdefault(given, place)
                     if first_use != place:
@@ -85,7 +88,7 @@ def index(path: str | Path, size: int, read_as: ReadAs = AUTO) -> list[Shard]:
     if not shards:
         raise DataError(f"{path}: holds no records")
     if met[""] == met.total():
-        raise DataError(f"{path}: {place}: {''.join(unknown(record, read_as.format))}")
+        raise DataError(odd)
     if not seen:
         fix = "--ids line takes line numbers as ids, or name the field with --rename THEIRS=id"
         raise DataError(f"{path}: no record has an 'id'; {fix}")
@@ -155,18 +158,19 @@ def item_of(
             odd = "" if given_id(record) is None else " that is a text or number"
             raise RecordError(where, f"no 'id'{odd}", "; give every record a unique id, or take --ids line")
         sample = sample_of(record, where, name, read_as)
-        texts = (sample.id, sample.context, sample.instruction, sample.response, sample.system, sample.source)
+        texts = (sample.id, sample.context, sample.instruction, sample.response, sample.system)
         "".join(texts).encode()
     except UnicodeEncodeError:
         fix = "write the record as valid Unicode"
-        return Item(name, None, f"{where}: the text holds half of a surrogate pair; {fix}")
+        return Item(name, None, f"{where}: the text holds half of a surrogate pair; {fix}", where)
     except RecursionError:
-        return Item(name, None, f"{where}: nested too deeply to be read; leave out what is nested in it")
+        return Item(name, None, f"{where}: nested too deeply to be read; leave out the record", where)
     except DataError as error:
-        return Item(name, None, str(error))
+        return Item(name, None, str(error), where)
     if used is not None:
-        return Item(name, None, f"{where}: id {name!r} was already used at {used}; ids must be unique")
-    return Item(name, sample)
+        why = f"id {name!r} was already used at {used}; ids must be unique"
+        return Item(name, None, f"{where}: {why}", where)
+    return Item(name, sample, where=where)
 
 
 def forms_of(shards: Sequence[Shard]) -> dict[str, int]:

@@ -153,13 +153,16 @@ def choose(ranked: pd.DataFrame, asked: Selection) -> tuple[pd.DataFrame, dict[s
     return ranked.assign(chosen=ranked["id"].isin(chosen)), quotas
 
 
-def check_texts(ranked: pd.DataFrame, samples: Mapping[str, Sample], path: Path) -> None:
+def check_texts(
+    ranked: pd.DataFrame, samples: Mapping[str, Sample], records: Mapping[str, tuple[Item, Shard]]
+) -> None:
     """Raise DataError if a sample's texts are not those that were scored; an older table holds no hashes."""
     known = zip(ranked["id"], ranked["text_hash"], strict=True) if "text_hash" in ranked else ()
     changed = {name for name, then in known if isinstance(then, str) and then != text_hash(samples[name])}
     if changed:
-        what = f"the text of {min(changed)!r} is not the one that was scored ({len(changed):,} such samples)"
-        raise DataError(f"{path}: {what}; score the data again")
+        name = next(name for name in records if name in changed)
+        what = f"the text of {name!r} is not the one that was scored ({len(changed):,} such samples)"
+        raise DataError(f"{records[name][0].where}: {what}; score the data again")
 
 
 def remarks_of(ranked: pd.DataFrame, asked: Selection, table: Table) -> list[str]:
@@ -237,7 +240,7 @@ def run(asked: Selection) -> str:
     pool = pool.assign(tokens=pool[list(LENGTHS)].sum(axis="columns"))
     ranked = rank(pool, asked.score, asked.ranking)
     samples = {name: sample for name in ranked["id"] if (sample := records[name][0].sample)}
-    check_texts(ranked, samples, asked.data)
+    check_texts(ranked, samples, records)
     ranked["source"] = [sample.source for sample in samples.values()]
     contexts, twins = [sample.context for sample in samples.values()], {}
     if asked.dedup is not None:

@@ -199,7 +199,7 @@ def test_a_folder_is_scored_and_selected_and_nothing_is_written_into_it(tmp_path
     assert [row["id"] for row in pq.read_table(out).to_pylist()] == ["a1", "a2", "b1", "b2"]
     capsys.readouterr()
     assert chosen(out, folder, "--score", "gzip_ratio") == {"a1", "a2", "b1", "b2"}
-    assert "a.parquet: no type of JSON, selected as text: at (timestamp[s])" in capsys.readouterr().err
+    assert "a.parquet: no type of JSON, selected as text: at (timestamp[ms])" in capsys.readouterr().err
 
 
 def plan(data, pair, capsys):
@@ -275,7 +275,7 @@ def rows(**change):
             [row | {"error": "bad"} for row in rows()],
             4,
             [],
-            "no usable row for --score perplexity (4 with an error in scoring)",
+            "none of its 4 records could be scored: 4 × bad (first: id 'r0')",
         ),
     ],
 )

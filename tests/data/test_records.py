@@ -142,7 +142,7 @@ def test_data_of_no_known_form_stop_at_once_and_some_records_do_not(tmp_path):
     path = tmp_path / "d.jsonl"
     odd = [json.dumps({"id": n, "reply": "x"}) for n in range(sharded.LOOKED_AT)]
     path.write_text("\n".join([*odd, "not JSON"]))
-    assert "line 20: none of the known fields; it has 'id', 'reply'" in refused(path)
+    assert "line 1: none of the known fields; it has 'id', 'reply'" in refused(path)
     path.write_text("\n".join([ABC[0].decode(), *odd]))
     found = items(path)
     assert found[0].sample and all("none of the known fields" in item.error for item in found[1:])

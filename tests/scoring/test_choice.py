@@ -492,7 +492,7 @@ def test_a_failed_selection_leaves_the_old_one_with_its_report(tmp_path, monkeyp
 
     where = {
         "report": (choice.report, "page"),
-        "records": (choice, "_line"),
+        "records": (choice.sharded, "originals"),
         "disk": (choice.Path, "replace"),
     }
     with monkeypatch.context() as patch:

@@ -259,7 +259,7 @@ def test_commonest_reasons_are_told_with_counts_and_an_example(saved_pair, tmp_p
 
 def test_nothing_scored_is_a_failure(saved_pair, tmp_path, capsys):
     data, out = tmp_path / "d.jsonl", tmp_path / "s.parquet"
-    data.write_text('{"id": "a", "turns": []}\n')
+    data.write_text('{"id": "a", "messages": 3}\n')
     assert score.main(command(data, saved_pair, out)) == 1
     said = capsys.readouterr()
     assert "error: 1 × no usable 'messages'" in said.out and said.err.endswith(
