@@ -26,7 +26,7 @@ FORMS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 # Where the document stands, if not in the question.
 DOCUMENTS = {"alpaca": ("input", "context"), "longbench": ("context",), "prompt": ("context", "document")}
-EMPTY = (None, "", [], {})  # a table of records of several forms fills what one lacks
+EMPTY: tuple[Any, ...] = (None, "", [], {})  # a table of records of several forms fills what one lacks
 BLANK_LINE = re.compile(r"(.*)\n[^\S\n]*\n(.*)", re.DOTALL)  # the last one of a text
 
 
@@ -141,7 +141,7 @@ def sample_of(record: Any, where: str, name: str, read_as: ReadAs = AUTO) -> Sam
     form = form_of(record, read_as.format)
     if form is None:
         raise RecordError(where, *unknown(record, read_as.format))
-    labels = {label: _whole(str(record.get(label) or "")) for label in ("kind", "answer", "source")}
+    labels: dict[str, Any] = {label: _whole(record.get(label)) for label in ("kind", "answer", "source")}
     if form == "text":
         if not (text := _text(record, FORMS["text"][0], where)).strip():
             raise RecordError(where, "empty text", "; drop the record")
@@ -150,8 +150,8 @@ def sample_of(record: Any, where: str, name: str, read_as: ReadAs = AUTO) -> Sam
     context, instruction = _parts(record, form, said, where)
     if not (context + instruction).strip():
         raise RecordError(where, "empty prompt", "; drop the record or give the user turn its text")
-    more = {"evidence": _spans(record.get("evidence")), "system": said.system, "earlier": said.earlier}
-    return Sample(name, context, instruction, said.response, **labels, **more)
+    labels |= {"evidence": _spans(record.get("evidence")), "system": said.system, "earlier": said.earlier}
+    return Sample(name, context, instruction, said.response, **labels)
 
 
 def all_turns(record: Mapping[str, Any], where: str, form: str) -> list[Turn]:
@@ -166,7 +166,7 @@ def all_turns(record: Mapping[str, Any], where: str, form: str) -> list[Turn]:
 
 
 def _parts(record: Mapping[str, Any], form: str, said: Exchange, where: str) -> tuple[str, str]:
-    """Context and instruction: as the record's fields part them, else the last paragraph is the instruction."""
+    """Context and instruction: as fields of the record part them, else the last paragraph is the latter."""
     document, question = None, record.get("instruction")
     if form in DOCUMENTS:
         document = _document(record, form)
@@ -255,9 +255,9 @@ def _text(record: Mapping[str, Any], group: tuple[str, ...], where: str) -> str:
     return value
 
 
-def _whole(text: str) -> str:
-    """A label without half surrogate pairs, which no table can hold."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+def _whole(label: Any) -> str:
+    """A label as text, without half surrogate pairs, which no table can hold."""
+    return str(label or "").encode("utf-8", "replace").decode()
 
 
 def _spans(value: Any) -> tuple[tuple[int, int], ...]:

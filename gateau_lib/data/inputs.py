@@ -1,4 +1,4 @@
-"""Which files a data set is: one, a folder of them, a folder that ``datasets`` saved, or standard input kept."""
+"""Which files a data set is: one, a folder of them, a folder that ``datasets`` saved, standard input kept."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files of a data set in their order: one, those of a folder by name, or of a saved `datasets` folder.
+    """The files of a data set in their order: one, those of a folder by name, those that `datasets` saved.
 
     Raises DataError: nothing there, an unknown suffix, a folder without data or of several splits.
     """

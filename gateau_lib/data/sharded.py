@@ -125,8 +125,8 @@ def originals(path: str | Path, shards: Sequence[Shard], ids: Collection[str]) -
     found: dict[str, bytes] = {}
     for shard in shards:
         for raw, item in _records(Path(path), shard):
-            if item.sample is not None and item.id in ids:
-                found[item.id] = line_of(raw)
+            if item.sample is not None and item.sample.id in ids:
+                found[item.sample.id] = line_of(raw)
     return found
 
 

@@ -1,6 +1,6 @@
 """Any records in any file: a right row, an error row with its reason, or one line; never anything else.
 
-What scoring reads (`sharded.index`, `sharded.read`) and what selecting reads (`choice.records_of`) must agree.
+What scoring reads (`sharded.index`, `sharded.read`) and selecting (`choice.records_of`) must agree.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ RECORD = st.one_of(
 )  # fmt: skip
 READ_AS = st.builds(
     ReadAs, st.sampled_from(["auto"] * 12 + [*formats.FORMS]), st.sampled_from([None, None, 1, 2]),
-    st.sampled_from(["field", "field", "line"]), st.sampled_from([(), (), (("text", "messages"),), (("input", "id"),)]),
+    st.sampled_from(["field", "field", "line"]),
+    st.sampled_from([(), (), (("text", "messages"),), (("input", "id"),)]),
 )  # fmt: skip
 
 
@@ -206,8 +207,8 @@ def test_any_json_file_is_rows_or_one_line(content, read_as):
 
 
 PLAIN = st.sampled_from(
-    [pa.string(), pa.large_string(), pa.int64(), pa.float32(), pa.bool_(), pa.binary(), pa.date32(), pa.time64("us"),
-     pa.timestamp("ms"), pa.timestamp("ns", "UTC"), pa.duration("s"), pa.decimal128(20, 2), pa.null()]
+    [pa.string(), pa.large_string(), pa.int64(), pa.float32(), pa.bool_(), pa.binary(), pa.date32(),
+     pa.time64("us"), pa.timestamp("ms"), pa.timestamp("ns", "UTC"), pa.duration("s"), pa.decimal128(20, 2), pa.null()]
 )  # fmt: skip
 TYPES = st.recursive(
     PLAIN,

@@ -56,8 +56,10 @@ def test_examples_of_the_page_are_read_as_it_says(form, text, context, instructi
 @pytest.mark.parametrize(
     ("record", "wanted"),
     [
-        ({"conversations": [{"from": "human", "value": "D\n\nQ"}, {"from": "gpt", "value": "A"}]}, ("D", "Q", "A")),
-        ({"conversations": [{"role": "User", "content": "Q"}, {"role": "ASSISTANT", "content": "A"}]}, ("", "Q", "A")),
+        ({"conversations": [{"from": "human", "value": "D\n\nQ"}, {"from": "gpt", "value": "A"}]},
+         ("D", "Q", "A")),
+        ({"conversations": [{"role": "User", "content": "Q"}, {"role": "ASSISTANT", "content": "A"}]},
+         ("", "Q", "A")),
         ({"instruction": "Q", "input": "", "output": "A"}, ("", "Q", "A")),
         ({"instruction": "D\n\nQ", "output": "A"}, ("D", "Q", "A")),
         ({"instruction": "Q", "context": "D", "response": "A", "category": "qa"}, ("D", "Q", "A")),
@@ -66,8 +68,8 @@ def test_examples_of_the_page_are_read_as_it_says(form, text, context, instructi
         ({"query": "Q", "response": "A"}, ("", "Q", "A")),
         ({"context": "D", "input": "", "answers": ["A"]}, ("D", "", "A")),
         ({"context": "D", "question": "Q", "answers": {"text": ["A"], "answer_start": [0]}}, ("D", "Q", "A")),
-        ({"prompt": [{"role": "user", "content": "Q"}], "completion": [{"role": "assistant", "content": "A"}]},
-         ("", "Q", "A")),
+        ({"prompt": [{"role": "user", "content": "Q"}],
+          "completion": [{"role": "assistant", "content": "A"}]}, ("", "Q", "A")),
         ({"prompt": [{"role": "user", "content": "D\n\nQ"}], "completion": "A"}, ("D", "Q", "A")),
         ({"content": "D"}, ("D", "", "")),
         # One file of several forms: a table fills what a record lacks.

@@ -81,7 +81,7 @@ def test_packs_one_after_the_other_are_one_file(tmp_path):
 
 
 def test_a_selected_line_is_byte_for_byte_the_records(tmp_path):
-    odd = rb'{"id":"a" , "n": 1.10, "n": 1E5, "x": NaN, "s": "\u00e9\ud800\/", "prompt":"Why?","completion":"So."}'
+    odd = rb'{"id":"a" , "n": 1.10, "n": 1E5, "x": NaN, "s": "\u00e9\ud800\/", "prompt":"Q","completion":"A"}'
     (tmp_path / "d.jsonl").write_bytes(MARK + b"  " + odd + b" \r\n" + line("b"))
     (tmp_path / "d.json").write_bytes(b"[\n" + odd.replace(b" , ", b"\n,\r\n") + b"\n]")
     shards = sharded.index(tmp_path / "d.jsonl", 5)
@@ -98,8 +98,7 @@ DEEP = b'{"id": "a", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     ("content", "says"),
     [
         (ABC[0] + b"\n{", "line 2: not valid JSON (Expecting property name"),
-        (b'{\n  "id": 1\n}', "line 1: not valid JSON (Expecting property name enclosed in double quotes at column 2)"
-                            "; one record a line, or one JSON array"),
+        (b'{\n  "id": 1\n}', "at column 2); one record a line, or one JSON array"),
         (b"\r".join(ABC), "); lines end in LF, not in CR alone"),
         (ABC[0].replace(b"So", b"S\xe9"), "line 1: not UTF-8; save the file as UTF-8"),
         (ABC[0].decode().encode("utf-16"), "line 1: not UTF-8"),

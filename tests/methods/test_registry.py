@@ -69,7 +69,7 @@ def test_only_methods_of_two_models_need_the_short_one():
 
 def test_the_table_holds_what_every_method_leaves():
     assert (
-        *("id", "n_context", "n_instruction", "n_response", "n_dropped"),
+        *("id", "n_context", "n_instruction", "n_response", "n_dropped", "n_earlier", "n_system"),
         *("nll_short", "nll_long", "hmg", "cam", "prolong", "ifd", "contrast", "longattn"),
         *("zlib_contrast", "gzip_ratio", "word_overlap", "question_distance"),
         *("longppl", "longfilter", "delta_entropy", "segment_contrast"),
