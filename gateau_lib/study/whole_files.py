@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gateau_lib.study.errors import ScoreError
+from gateau_lib.study.errors import ScoreError, reason
 
 
 @contextmanager
@@ -60,6 +60,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:
+            raise OSError(f"{path}: {reason(error)}") from error
         error.filename = str(path)
         raise
 

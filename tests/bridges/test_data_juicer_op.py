@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ pytest.importorskip("data_juicer")
 from data_juicer.config import init_configs
 from data_juicer.core import DefaultExecutor
 
-from gateau_lib.bridges import data_juicer_op
+OPERATOR = Path(score.__file__).parent / "bridges" / "data_juicer_op.py"
 
 
 def test_a_recipe_scores_and_selects(saved_pair, tmp_path):
@@ -28,6 +29,7 @@ def test_a_recipe_scores_and_selects(saved_pair, tmp_path):
     ours |= {"max_length": LENGTH, "segment_length": SEGMENT, "batch_size": 3}
     best = {"field_key": "gateau.hmg", "topk": 3}
     recipe = {
+        "custom_operator_paths": [str(OPERATOR)],
         "dataset_path": str(data),
         "export_path": str(out),
         "work_dir": str(tmp_path / "work"),
@@ -37,7 +39,6 @@ def test_a_recipe_scores_and_selects(saved_pair, tmp_path):
         "process": [{"gateau_score_mapper": ours}, {"topk_specified_field_selector": best}],
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    assert data_juicer_op.OPERATORS.modules["gateau_score_mapper"] is data_juicer_op.GateauScoreMapper
     DefaultExecutor(init_configs(["--config", str(tmp_path / "recipe.yaml")])).run()
     found = [json.loads(line) for line in out.read_text().splitlines()]
     table = tmp_path / "s.parquet"

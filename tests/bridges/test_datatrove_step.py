@@ -44,4 +44,4 @@ def test_a_pipeline_scores_and_filters(saved_pair, tmp_path):
         assert row["hmg"] == pytest.approx(row["nll_short"] - row["nll_long"])
     stats = json.loads((tmp_path / "logs" / "stats.json").read_text())
     counted = next(step["stats"] for step in stats if step["name"].endswith("GATEAU"))
-    assert counted["scored"]["total"] == 7 and counted["with an error"]["total"] == 1
+    assert (counted["scored"], counted["with an error"]) == (7, 1)

@@ -65,7 +65,7 @@ def test_dots_are_thinned_and_the_page_says_so(monkeypatch):
     images = [b64decode(data).decode() for data in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text)]
     (dots,) = [image for image in images if "PathCollection" in image]
     parts = re.findall(r'<g id="PathCollection_\d+">(.*?)\n   </g>', dots, flags=re.S)
-    assert sum(part.count("<use ") for part in parts) == 10
+    assert sum(part.count("<use ") for part in parts) == 10 + 2  # one for each line of the legend
 
 
 def test_long_ids_and_reasons_are_cut():

@@ -96,6 +96,7 @@ def test_a_plan_leaves_nothing(here, capsys):
     before = content(here)
     for more in (["--out", "new/deep/s.parquet"], []):
         assert score.main(["d.jsonl", "--plan", *more]) == 0 and content(here) == before
+    capsys.readouterr()
     assert "--plan -5: give a number of records" in refused(
         score.main, ["d.jsonl", "--plan", "-5"], here, capsys
     )
