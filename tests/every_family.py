@@ -118,7 +118,6 @@ OWN: dict[str, dict[str, Any]] = {
     "gpt_oss, default RoPE": {"rope_parameters": {"rope_type": "default", "rope_theta": 1000.0}},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "hrm_text": {"num_hidden_layers": 1},
-    "jamba": {"use_mamba_kernels": False},
     "kimi_linear": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "kolibri1": HALF,
     "lfm2": {"full_attn_idxs": [1, 3]},
@@ -142,8 +141,8 @@ OWN: dict[str, dict[str, Any]] = {
     "bert, decoder": {"is_decoder": True},
     "big_bird, decoder": {"is_decoder": True},
     "xlstm": {"hidden_size": 128},
-    "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "use_mamba_kernels": False},
-    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "use_mamba_kernels": False},
+    "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 2},
     "zaya": {"num_experts_per_tok": 1},
     "whisper": {"max_source_positions": 64},
 }  # fmt: skip
