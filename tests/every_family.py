@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from families import TWO_ROPES
 from reference.cam import slow_attention, slow_importance
 from reference.longattn import slow_long_attention
 from reference.nll import slow_nll
@@ -90,12 +91,18 @@ TINY = {
 }
 # What the sizes above do not fit; after a comma, other settings of a family.
 HALF = {"layer_types": ["sliding_attention", "full_attention"] * 2}
-DOTS = {"num_key_value_heads": 4, "head_dim": 32, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4}
+DOTS = {"head_dim": 32, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4}
 DOTS |= {"swa_q_lora_rank": 16, "swa_kv_lora_rank": 16, "swa_head_dim": 32, "swa_v_head_dim": 16}
 DOTS |= {"swa_qk_nope_head_dim": 16}
+INDEXED = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 32}
+INDEXED |= {"indexer_compress_ratio": 4}
 OWN: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
-    "dbrx": {"attn_config": {"kv_n_heads": 2}, "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4}},
+    "cohere_compass_text": {"rope_parameters": TWO_ROPES} | HALF,
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8},
+        "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4},
+    },
     "dots3_note": {"text_config": DOTS},
     "dots3_note_text": DOTS,
     "gemma3": {"text_config": HALF},
@@ -105,15 +112,16 @@ OWN: dict[str, dict[str, Any]] = {
     "gemma4_text": {"global_head_dim": 32} | HALF,
     "gemma4_text, shared keys": {"global_head_dim": 32, "num_kv_shared_layers": 2} | HALF,
     "gemma4_unified_text": {"global_head_dim": 32} | HALF,
+    "doge": {"sliding_window": None},
     "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "gpt_oss, default RoPE": {"rope_parameters": {"rope_type": "default", "rope_theta": 1000.0}},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "hrm_text": {"num_hidden_layers": 1},
-    "jamba": {"use_mamba_kernels": False},
     "kimi_linear": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "kolibri1": HALF,
     "lfm2": {"full_attn_idxs": [1, 3]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "longcat_flash": {"num_layers": 2},
     "mamba2": {"num_heads": 8},
     "ministral": HALF,
@@ -122,6 +130,8 @@ OWN: dict[str, dict[str, Any]] = {
     "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"]},
     "phi3, sliding": {},
     "phi3": {"sliding_window": None},
+    "qwen4_exp": {"text_config": INDEXED},
+    "qwen4_exp_text": INDEXED,
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "reformer": {
         "attn_layers": ["local", "lsh", "local", "lsh"], "axial_pos_shape": [16, 16], "is_decoder": True,
@@ -130,8 +140,9 @@ OWN: dict[str, dict[str, Any]] = {
     "roformer, decoder": {"is_decoder": True},
     "bert, decoder": {"is_decoder": True},
     "big_bird, decoder": {"is_decoder": True},
-    "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "use_mamba_kernels": False},
-    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "use_mamba_kernels": False},
+    "xlstm": {"hidden_size": 128},
+    "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 2},
     "zaya": {"num_experts_per_tok": 1},
     "whisper": {"max_source_positions": 64},
 }  # fmt: skip
@@ -146,6 +157,8 @@ def tiny_config(kind: type[PreTrainedConfig], more: dict[str, Any]) -> PreTraine
     """A configuration of four layers; those inside it (of pictures, sounds) are as small."""
     known = {name for each in kind.__mro__ for name in getattr(each, "__annotations__", {})}
     values = {name: value for name, value in TINY.items() if name in known}
+    if "kv_lora_rank" in known:  # latent attention has a key for each head
+        values["num_key_value_heads"] = values["num_attention_heads"]
     usual = kind() if kind.sub_configs else None
     inside = {name: getattr(usual, name, None) for name in kind.sub_configs or {}}
     for name, inner in inside.items():
@@ -225,7 +238,8 @@ def prolong(model: PreTrainedModel) -> tuple[Any, Any]:
 def longattn(model: PreTrainedModel) -> tuple[Any, Any]:
     kinds = getattr(model.config.get_text_config(decoder=True), "layer_types", None)
     got = np.array(long_attention(model, SAMPLES)).T
-    first = kinds.index("full_attention") if kinds and "full_attention" in kinds else 0
+    kinds = [kind for kind in kinds or () if kind not in ("linear_attention", "conv", "moe", "mlp")]
+    first = kinds.index("full_attention") if "full_attention" in kinds else 0
     return got, reference(lambda: [slow_long_attention(model, s, first) for s in SAMPLES])
 
 
@@ -237,7 +251,7 @@ def ntk(model: PreTrainedModel) -> tuple[Any, Any]:
     text = config.get_text_config(decoder=True)
     turned = text.rope_parameters.get("full_attention", text.rope_parameters)
     turned["rope_theta"] = rope.stretched_theta(model.config, 4 * WINDOW)
-    built = AutoModelForCausalLM.from_config(config).eval()
+    built = type(model)(config).eval()
     built.load_state_dict(model.state_dict())
     want = reference(lambda: [slow_nll(built, s.prompt, s.response).mean() for s in SAMPLES])
     if np.allclose(want, response_nll(model, SAMPLES), rtol=1e-5):

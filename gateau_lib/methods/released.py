@@ -141,8 +141,9 @@ def _segment_attention(
 
     def tap(layer: Layer) -> None:
         """All weights of the rows after the context, from one product as in select/cam."""
-        if not layer.sees_all or layer.softcap is not None or layer.sinks is not None:
-            raise _not_llama(model, "layers with windows, soft caps or sinks")
+        added = layer.mask is not None and layer.mask.is_floating_point()
+        if not layer.sees_all or added or layer.softcap is not None or layer.sinks is not None:
+            raise _not_llama(model, "layers with windows, soft caps, sinks or masks that are added")
         keys = layer.key.repeat_interleave(layer.query.shape[1] // layer.key.shape[1], dim=1)
         scores = layer.query[:, :, len(first) :] @ keys.transpose(2, 3) * layer.scaling  # (1, heads, rows, N)
         weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1, dtype=torch.float32)[0].mean(0)
@@ -190,7 +191,7 @@ def released_cam(
     """The two vectors of CAM as select/cam computes them, one sample at a time, by the long model.
 
     The released code knows Llama only: a response row sees every key before it. Families with sliding
-    windows, soft caps, sinks or positions that are not rotary are refused.
+    windows, soft caps, sinks, added masks or positions that are not rotary are refused.
     Padding stands on the left, where it shifts the borders of segments; tokenizers say so, the code does not.
     ``window``: tokens a context is padded to, or cut to on the right; a multiple of ``segment_length``
         (select/cam: 64,000 in segments of 128). The padding token is the tokenizer's, else its end of text.

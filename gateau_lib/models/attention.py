@@ -35,7 +35,7 @@ _KNOWN |= {"sliding_window", "position_ids", "cache_position", "seq_idx"}
 _KNOWN |= {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
 # What the model returns, and what `Trainer` gives to the loss.
 _KNOWN |= {"use_cache", "output_attentions", "output_hidden_states", "output_router_logits"}
-_KNOWN |= {"num_items_in_batch"}
+_KNOWN |= {"num_items_in_batch", "logits_to_keep"}
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def _refuse_code(source: str) -> None:
     }
     for file, (read, knows) in files.items():
         try:
-            settings = read()
+            settings = dict(read())
         except Exception:  # not there or not readable, which the one who needs it says
             continue
         if kernel := next(_kernels(settings), None):

@@ -46,7 +46,7 @@ def read(
     cache = DynamicCache()
     losses = _forward(model, parts, cache, count)
     # Layers that share the keys of others (Gemma 4) have none of their own.
-    if {layer.get_seq_length() for layer in cache.layers} != {len(parts[0])}:
+    if {cast(DynamicLayer, layer).get_seq_length() for layer in cache.layers} != {len(parts[0])}:
         raise NotKept
     return losses, cache
 

@@ -168,7 +168,7 @@ def test_a_choice_of_keys_is_refused(kind, method, tokenizer):
 
 def test_the_released_code_refuses_a_choice_of_keys_too(tokenizer):
     model, sample = sparse("deepseek_v32"), random_encoded("a", 48, 5, 4, seed=1)
-    with pytest.raises(ModelError, match="attention with indices is not read here"):
+    with pytest.raises(ModelError, match="layers of indexed_attention, which the released code"):
         released.released_cam(Pair(model, model, tokenizer), [sample], 64, SEGMENT)
     assert model.config._attn_implementation == "sdpa"
 

@@ -19,7 +19,7 @@ EXPECTED: dict[str, dict[str, str]] = {
     "gpt_oss, default RoPE": SLIDING,
     "granite_swa": SLIDING | {"NTK": "RoPE bases of their own"},
     # A mask that is added, not only what is hidden.
-    "doge": ALL,
+    "doge": ALL | {"as released": "masks that are added"},
     # Masks are sliced; heads differ from layer to layer.
     "gemma4_text, shared keys": SLIDING | {"NTK": "'proportional' cannot be stretched"},
     # Layers of chunks; the fourth sees all.
@@ -37,7 +37,8 @@ EXPECTED: dict[str, dict[str, str]] = {
     "mistral, sliding": ALL | {"LongAttn": "no layer sees the whole", "as released": "layers of a sliding"},
     "deepseek_v32": dict.fromkeys(PASSES, "attention with indices is not read here"),
     "roformer": dict.fromkeys(PASSES, "depends on later tokens, as in an encoder"),
-    "jamba": NO_ATTENTION | {"CAM": "of 4 layers have softmax attention", "LongAttn": "", "NTK": TRUNCATE},
+    "jamba": NO_ATTENTION
+    | {"CAM": "2 of 4 layers have softmax attention", "LongAttn": "right", "NTK": TRUNCATE},
 }
 
 
