@@ -241,8 +241,7 @@ def run(asked: Selection) -> str:
     ranked = rank(pool, asked.score, asked.ranking)
     samples = {name: sample for name in ranked["id"] if (sample := records[name][0].sample)}
     check_texts(ranked, samples, records)
-    # Half a surrogate pair is no text that a column can hold.
-    ranked["source"] = [each.source.encode("utf-8", "replace").decode() for each in samples.values()]
+    ranked["source"] = [sample.source for sample in samples.values()]
     contexts, twins = [sample.context for sample in samples.values()], {}
     if asked.dedup is not None:
         twins = dedup.near_identical(list(samples), contexts, asked.dedup)
