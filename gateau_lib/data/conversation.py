@@ -129,6 +129,8 @@ def exchange(turns: Sequence[Turn], where: str, number: int | None = None) -> Ex
 def _check_order(talk: Sequence[Turn], answers: Sequence[int], where: str) -> None:
     spoken = [turn.role for turn in talk if turn.role != "system"]
     got = f", got roles {spoken[:6]}"
+    if not answers and any(turn.calls for turn in talk):
+        raise RecordError(where, "no answer but calls of tools", "; an answer with text is needed")
     if spoken[:1] != ["user"] or not answers:
         raise RecordError(where, "messages must begin with a user turn and an assistant turn", got)
     if any(one == other != "tool" for one, other in pairwise(spoken)):

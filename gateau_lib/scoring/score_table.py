@@ -197,8 +197,8 @@ def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
     method, path = METHODS[name], table.path
     scored = [row for row in table.rows if row["error"] is None]
     if not scored:
-        why = "; ".join(reasons((row["id"], row["error"]) for row in table.rows))
-        raise DataError(f"{path}: none of its {len(table.rows):,} records could be scored: {why}")
+        told = "; ".join(reasons((row["id"], row["error"]) for row in table.rows))
+        raise DataError(f"{path}: none of its {len(table.rows):,} records could be scored: {told}")
     for column in method.needs:
         source = scored_with(method, column)
         # Where that was asked for, the reason lies in the samples, and is counted below.
@@ -209,9 +209,10 @@ def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
     if failed := len(table.rows) - len(scored):
         why["an error in scoring"] = failed
     for row in scored:
-        missing = [column for column in method.needs if row.get(column) is None]
+        missing = next((column for column in method.needs if row.get(column) is None), None)
+        lacks = missing and ("no response, as documents" if row.get("n_response") == 0 else f"no {missing}")
         bare = without_context(row) if method.unfit is without_context else None
-        if cause := bare or (f"no {missing[0]}" if missing else method.unfit(row)):
+        if cause := bare or lacks or method.unfit(row):
             why[cause] += 1
         else:
             kept.append(row)

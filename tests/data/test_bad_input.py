@@ -157,6 +157,7 @@ def test_every_form_is_scored_as_the_same_sample_and_selected_as_it_is(tmp_path,
     assert len({tuple(row[column] for column in ("hmg", "cam", *score_table.LENGTHS)) for row in rows}) == 1
     assert text["error"] is None and text["prolong"] is not None and text["hmg"] is text["cam"] is None
     assert chosen(out, data) == set(SAME)
+    assert "left out: 1 with no response, as documents" in capsys.readouterr().out
     assert chosen(out, data, "--score", "prolong") == {*SAME, "text"}
     selected = set((tmp_path / "sel.jsonl").read_text().splitlines())
     assert selected == set(data.read_text().splitlines())

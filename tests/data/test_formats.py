@@ -181,7 +181,7 @@ def test_tools_are_turns_of_the_context_and_their_calls_no_answers():
     assert "the last turn is no answer" in refused(
         {"messages": [*turns, {"role": "user", "content": "?"}, call]}
     )
-    assert "messages must begin with" in refused({"messages": turns[:3]})
+    assert "no answer but calls of tools" in refused({"messages": turns[:3]})
     shared = [("human", "Q"), ("function_call", "f()"), ("observation", "D"), ("gpt", "A")]
     record = {"conversations": [{"from": role, "value": text} for role, text in shared]}
     assert sample_of(record, "line 1", "a").context == "User:\n\nQ\n\nAssistant:\n\nf()\n\nTool:\n\nD"
