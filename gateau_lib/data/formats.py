@@ -212,18 +212,17 @@ def _flat_turns(record: Mapping[str, Any], form: str, where: str) -> list[Turn]:
         return [*turns_of(both[0], ask, where), *turns_of(both[1], answer, where)]
     user = SEPARATOR.join(filter(None, (_document(record, form), _text(record, asks, where))))
     turns = [Turn("user", user), Turn("assistant", _text(record, answers, where))]
-    history = record.get("history") or []
-    pairs = (
-        [each for each in history if isinstance(each, list) and len(each) == 2]
-        if isinstance(history, list)
-        else []
-    )
-    if len(pairs) != len(history) or not all(isinstance(text, str) for pair in pairs for text in pair):
+    pairs = record.get("history") or []
+    if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
         raise RecordError(where, "no usable 'history'", "; a list of [question, answer] is read")
     earlier = [
         Turn(role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
     return [*earlier, *turns]
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value)
 
 
 def _document(record: Mapping[str, Any], form: str) -> str:

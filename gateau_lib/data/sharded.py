@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -59,40 +59,42 @@ def index(path: str | Path, size: int, read_as: ReadAs = AUTO) -> list[Shard]:
 
     Raises DataError: a line is no JSON, the first records are of no form that is known, none has an id.
     """
-    path = Path(path)
     shards: list[Shard] = []
+    for file, records in groupby(_met(Path(path), read_as), lambda each: each[0]):
+        while group := list(islice(records, size)):
+            raws = [raw for _, raw, _, _ in group]
+            digest = hashlib.sha256(b"".join(map(_content, raws))).hexdigest()
+            about = raws[0].begin, raws[-1].end, raws[0].number, len(raws), digest
+            twice = tuple((raw.number, first_use) for _, raw, _, first_use in group if first_use)
+            forms = tuple(sorted(Counter(form for _, _, form, _ in group).items()))
+            shards.append(Shard(len(shards), *about, twice, file, read_as, forms))
+    return shards
+
+
+def _met(path: Path, read_as: ReadAs) -> Iterator[tuple[str, RawRecord, str, str | None]]:
+    """All records: file, place, form, and where the id was used before; DataError as of `index`."""
     seen: dict[str, str] = {}
     met, odd = Counter[str](), ""
     for file in files_of(path):
-        name = file.relative_to(path).as_posix() if path.is_dir() else ""
-        records, unit = raw_records(file), unit_of(file)
-        while group := list(islice(records, size)):
-            digest, twice, forms = hashlib.sha256(), [], Counter[str]()
-            for raw in group:
-                digest.update(_content(raw))
-                record = renamed(parse(file, raw), read_as)
-                forms[form := form_of(record, read_as.format) or ""] += 1
-                met[form] += 1
-                place = _place(name, unit, raw)
-                if not form:
-                    odd = odd or f"{path}: {place}: {''.join(unknown(record, read_as.format))}"
-                    if met[""] == met.total() == LOOKED_AT:
-                        raise DataError(odd)
-                if (given := _name(record, raw, name, read_as)) is not None:
-                    first_use = seen.setdefault(given, place)
-                    if first_use != place:
-                        twice.append((raw.number, first_use))
-            about = group[0].begin, group[-1].end, group[0].number, len(group), digest.hexdigest()
-            found = tuple(sorted(forms.items()))
-            shards.append(Shard(len(shards), *about, tuple(twice), name, read_as, found))
-    if not shards:
+        name, unit = file.relative_to(path).as_posix() if path.is_dir() else "", unit_of(file)
+        for raw in raw_records(file):
+            record = renamed(parse(file, raw), read_as)
+            place, form = _place(name, unit, raw), form_of(record, read_as.format) or ""
+            met[form] += 1
+            if not form:
+                odd = odd or f"{path}: {place}: {''.join(unknown(record, read_as.format))}"
+                if met[""] == met.total() == LOOKED_AT:
+                    raise DataError(odd)
+            given = _name(record, raw, name, read_as)
+            first_use = place if given is None else seen.setdefault(given, place)
+            yield name, raw, form, first_use if first_use != place else None
+    if not met:
         raise DataError(f"{path}: holds no records")
     if met[""] == met.total():
         raise DataError(odd)
     if not seen:
         fix = "--ids line takes line numbers as ids, or name the field with --rename THEIRS=id"
         raise DataError(f"{path}: no record has an 'id'; {fix}")
-    return shards
 
 
 def _content(raw: RawRecord) -> bytes:

@@ -131,6 +131,7 @@ def test_forms_by_hand(record, wanted):
         ({"instruction": "Q", "output": ["A"]}, "'output' is no text, but list"),
         ({"instruction": "Q", "output": ""}, "empty response"),
         ({"instruction": "Q", "output": "A", "history": [["Q"]]}, "no usable 'history'"),
+        ({"prompt": "Q", "completion": "A", "history": 3}, "no usable 'history'"),
         ({"text": " \n"}, "empty text"),
         ({"text": 4}, "'text' is no text, but int"),
     ],

@@ -125,6 +125,14 @@ def test_broken_files_are_one_line(tmp_path, content, says):
     assert says in refused(path)
 
 
+def test_what_is_wrong_first_is_told_whatever_the_shards_size(tmp_path):
+    path = tmp_path / "d.json"
+    path.write_bytes(b"[" + ABC[0] + b", {'x'}, " + ABC[1] + b",]")
+    for size in (1, 2, 9):
+        with pytest.raises(DataError, match="record 2: not valid JSON"):
+            sharded.index(path, size)
+
+
 def test_no_id_at_all_offers_the_line(tmp_path):
     path = tmp_path / "d.jsonl"
     path.write_text("".join(json.dumps({"text": name}) + "\n\n" for name in "abc"))
