@@ -5,6 +5,7 @@ nothing is guessed, nothing left out in silence. docs/formats.md shows an exampl
 """
 
 import re
+import shlex
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,13 +109,9 @@ def unknown(record: Any, asked: str = "auto") -> tuple[str, str]:
         return "expected a JSON object", f", got {type(record).__name__}"
     fix = "name its fields with --rename THEIRS=OURS"
     for name, value in record.items():
-        if (
-            isinstance(value, list)
-            and value
-            and isinstance(value[0], dict)
-            and {"role", "from"} & value[0].keys()
-        ):
-            fix = f"--rename {name}=messages reads its turns"
+        turns = isinstance(value, list) and value and isinstance(value[0], dict)
+        if turns and {"role", "from"} & value[0].keys() and name.isprintable():
+            fix = f"--rename {shlex.quote(name[:40])}=messages reads its turns"
     if other := form_of(record):
         fix = f"--format {other} reads it"
     fault = "none of the known fields"

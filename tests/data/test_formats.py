@@ -99,6 +99,8 @@ def test_forms_by_hand(record, wanted):
             "none of the known fields; it has 'id', 'body'; name its fields with --rename",
         ),
         ({"dialog": [{"role": "user"}]}, "--rename dialog=messages reads its turns"),
+        ({"my talk": [{"from": "gpt"}]}, "--rename 'my talk'=messages reads its turns"),
+        ({"\n": [{"role": "user"}]}, "name its fields with --rename"),
         ([1], "expected a JSON object, got list"),
         ({"messages": "Hello"}, "no usable 'messages'; it is text, and not JSON"),
         ({"messages": 3}, "no usable 'messages'; a list of turns is read"),
