@@ -184,8 +184,8 @@ def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
     method, path = METHODS[name], table.path
     scored = [row for row in table.rows if row["error"] is None]
     if not scored:
-        why = "; ".join(reasons((row["id"], row["error"]) for row in table.rows))
-        raise DataError(f"{path}: none of its {len(table.rows):,} records could be scored: {why}")
+        told = "; ".join(reasons((row["id"], row["error"]) for row in table.rows))
+        raise DataError(f"{path}: none of its {len(table.rows):,} records could be scored: {told}")
     for column in method.needs:
         source = scored_with(method, column)
         # Where that was asked for, the reason lies in the samples, and is counted below.

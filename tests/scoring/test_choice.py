@@ -296,7 +296,11 @@ def test_models_are_named_and_the_shipped_pair_is_warned_of(tmp_path, capsys):
             "scored: at most 4,096 tokens a sample, segments of 32, short model reads by ntk, plain prompt\n"
             in said
         )
-        assert ("warning: the shipped tiny pair scored" in said) == ("<b>Warning:</b> the shipped" in page) == shipped
+        assert (
+            ("warning: the shipped tiny pair scored" in said)
+            == ("<b>Warning:</b> the shipped" in page)
+            == shipped
+        )
 
 
 def segmented(rows, contexts):
