@@ -73,7 +73,7 @@ def test_the_table_holds_what_every_method_leaves():
         *("nll_short", "nll_long", "hmg", "cam", "prolong", "ifd", "contrast", "longattn"),
         *("zlib_contrast", "gzip_ratio", "word_overlap", "question_distance"),
         *("longppl", "longfilter", "delta_entropy", "segment_contrast"),
-        *("cam_mode", "segment_nll", "segment_attention", "segment_chars", "error"),
+        *("cam_mode", "segment_nll", "segment_attention", "segment_chars", "text_hash", "error"),
     ) == score_table.COLUMNS
 
 
