@@ -26,7 +26,7 @@ CHOOSING := --fraction $(FRACTION) $(if $(DEDUP),--dedup $(DEDUP)) $(if $(PER_SO
 
 help: ## this list
 	@echo "make TARGET [PROFILE=$(PROFILE)] [SEED=$(SEED)] [NOTEBOOK=NN] [SET='name=value ...'] [PLAN=1] [PAIR=name] [REHEARSE=1]"
-	@sed -n 's/^\([a-z ]*\):[^#]*## /\1\t/p; s/^## /\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-20s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z -]*\):[^#]*## /\1\t/p; s/^## /\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-20s %s\n", $$1, $$2}'
 
 reproduce: $(READY) ## bring results/PROFILE up to date: runs the notebooks that are stale, in order
 	@$(STUDY) $(call named,$(PROFILE)) $(OPTIONS)

@@ -1,8 +1,8 @@
 """Show that a run of scoring that is killed ends with the same bytes: ``make demo-kill``.
 
 Planted samples are scored by the shipped pair, once undisturbed. Then the same command is killed at random
-moments, SIGTERM and SIGKILL in turn, and given again, until it is done. Where Ray is installed every third
-try runs on a new Ray cluster of two workers. The two tables must have the same bytes, or the exit status is 1.
+moments, SIGTERM and SIGKILL in turn, and given again, until it is done. Where Ray is installed every fourth
+try runs on a new Ray cluster of two workers. The tables must have the same bytes, or the exit status is 1.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def demonstrate(folder: Path, samples: int, kills: int, seed: int) -> bool:
     print(f"undisturbed: {shards}, sha256 {content(plain)[:16]}", flush=True)
     with_ray, died = importlib.util.find_spec("ray") is not None, 0
     for n in range(kills):
-        how, more = (signal.SIGTERM, signal.SIGKILL)[n % 2], CLUSTER if with_ray and n % 3 == 2 else []
+        how, more = (signal.SIGTERM, signal.SIGKILL)[n % 2], CLUSTER if with_ray and n % 4 == 2 else []
         if not killed(command(data, out, more), out, how, rng):
             break
         died += 1
@@ -92,7 +92,7 @@ def main() -> int:
     """Demonstrate in a temporary folder."""
     parse = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parse.add_argument("--samples", type=int, default=48)
-    parse.add_argument("--kills", type=int, default=8)
+    parse.add_argument("--kills", type=int, default=6)
     parse.add_argument("--seed", type=int, default=0)
     given = parse.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,1 +1,1 @@
-"""Into the tools that others work with: a step for datatrove, an operator for Data-Juicer, files for trainers."""
+"""Into other tools: a step for datatrove, an operator for Data-Juicer, files for trainers."""

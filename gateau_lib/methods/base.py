@@ -46,7 +46,7 @@ class RankOptions:
 
 
 def without_context(row: Mapping[str, Any]) -> str | None:
-    """Why a row says nothing of far context: none was read. Rows of the study's own pools may not count it."""
+    """Why a row says nothing of far context: none was read. The study's own pools may not count it."""
     return "no context" if row.get("n_context") == 0 else None
 
 

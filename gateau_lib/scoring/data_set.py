@@ -98,7 +98,7 @@ def _total(parts: Sequence[Part]) -> dict[str, dict[str, int]]:
 
 
 def summary(run: ScoringRun, done: Sequence[Part], seconds: float) -> tuple[str, int]:
-    """A finished run in some lines, the commonest reasons for errors among them; how many rows have scores."""
+    """A finished run in some lines, with the commonest reasons for errors; how many rows have scores."""
     rows = _told(run)
     found, lost = score_table.counted(rows), int(rows["n_dropped"].sum())
     more = {"cut on the left": f"cut to {run.options.max_length} tokens, losing {lost:,}"}

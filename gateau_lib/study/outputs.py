@@ -40,7 +40,7 @@ def check_out(
 
 
 def _check_place(paths: Sequence[Path], called: str) -> None:
-    """Raise DataError unless files of these names can be made: each is tried where its folder is or will be."""
+    """Raise DataError unless files of these names can be made, each where its folder is or will be."""
     for path in paths:
         there = next(folder for folder in path.absolute().parents if folder.exists())
         if not there.is_dir():
