@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from logging import getLogger
 from typing import Any
 
 import torch
@@ -230,6 +231,10 @@ def _slides(
     distance = rows[:, None] - keys
     return torch.equal(seen.expand(1, 1, 2, length)[0, 0], (distance >= 0) & (distance < size))
 
+
+# Said anew at each pass, and the one who needs the exchange says it (`reading_rows`).
+_NOISE = "does not support setting its attention implementation dynamically"
+getLogger("transformers.modeling_utils").addFilter(lambda record: _NOISE not in str(record.msg))
 
 # Both or neither: without its mask function, an attention function is called with None, padded or not.
 AttentionInterface.register(IMPLEMENTATION, _attention)

@@ -107,6 +107,7 @@ def load_tokenizer(name: str | Path) -> Any:
     source = _its_own_or_its_base(_resolve(name, "tokenizer_config.json", adapters.CONFIG), *TOKENIZERS)
     with _loadable(source):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer("A text.")  # some settings are looked at by the first text only
     if not hasattr(tokenizer, "backend_tokenizer"):
         why = "has no fast form, which tells where tokens stand in a text"
         raise ModelError(f"{source}: its tokenizer ({type(tokenizer).__name__}) {why}; use another model")

@@ -37,7 +37,8 @@ def _refused(config: PreTrainedConfig, why: str) -> ModelError:
 
 def window_of(config: PreTrainedConfig) -> int | None:
     """Tokens that models of that configuration were made for; None if it does not say (Bloom, Mamba)."""
-    return int(getattr(_text(config), "max_position_embeddings", None) or 0) or None
+    named = getattr(_text(config), "max_position_embeddings", None)
+    return int(named) if named and named > 0 else None
 
 
 def window(model: PreTrainedModel) -> int | None:

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from gateau_lib.models import loading, rope
 from gateau_lib.study import registry
-from gateau_lib.study.errors import ModelError
+from gateau_lib.study.errors import ModelError, reason
 
 Rows = tuple[float, int, int]  # so many sequences, tokens of one, how many of these are scored
 
@@ -76,7 +76,15 @@ def work(notebook: str, what: str, model: Size, rows: Sequence[Rows], passes: fl
 
 
 def of_config(config: Any) -> Size:
-    """The size of a model of that configuration, counted on a model without memory."""
+    """The size of a model of that configuration, counted on one without memory; ModelError if none fits."""
+    try:
+        return _counted(config)
+    except Exception as error:  # what a family's code stumbles over
+        name, why = config.name_or_path or config.model_type, f"{type(error).__name__}: {reason(error)}"
+        raise ModelError(f"{name}: not a decoder's configuration ({why}); use another model") from error
+
+
+def _counted(config: Any) -> Size:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     text = config.get_text_config(decoder=True)
@@ -121,6 +129,5 @@ def of(name: str) -> Size:
         return of_config(LlamaConfig(**shape))
     try:
         return of_config(loading.load_config(name))
-    except (ModelError, AttributeError) as error:
-        why = "no configuration to read" if isinstance(error, ModelError) else "not a decoder's configuration"
-        raise ModelError(f"{name}: size unknown, {why} ({error})") from None
+    except ModelError as error:
+        raise ModelError(f"{name}: size unknown, no configuration to read ({error})") from None

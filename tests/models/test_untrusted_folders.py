@@ -242,11 +242,20 @@ def test_a_pointer_in_place_of_weights_is_named(how, folder, tmp_path, capsys):
         {"hidden_size": None},
         {"rope_parameters": [1]},
         {"num_attention_heads": 0},
+        {"hidden_act": "two"},
+        {"vocab_size": -3},
     ],
 )
-def test_a_configuration_that_makes_no_model_is_one_line(settings, folder, tmp_path, capsys):
+@pytest.mark.parametrize("how", [(), ("--plan",)], ids=["score", "plan"])
+def test_a_configuration_that_makes_no_model_is_one_line(settings, how, folder, tmp_path, capsys):
     changed(folder / "config.json", **settings)
-    assert f"error: {folder}: " in command(folder, tmp_path, capsys)
+    assert f"error: {folder}: " in command(folder, tmp_path, capsys, *how)
+
+
+@pytest.mark.parametrize("length", ["two", [1], {}])
+def test_a_tokenizer_that_reads_no_text_is_one_line(length, folder, tmp_path, capsys):
+    changed(folder / "tokenizer_config.json", model_max_length=length)
+    assert f"error: {folder}: cannot load (TypeError: " in command(folder, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
