@@ -208,7 +208,8 @@ def test_any_json_file_is_rows_or_one_line(content, read_as):
 
 PLAIN = st.sampled_from(
     [pa.string(), pa.large_string(), pa.int64(), pa.float32(), pa.bool_(), pa.binary(), pa.date32(),
-     pa.time64("us"), pa.timestamp("ms"), pa.timestamp("ns", "UTC"), pa.duration("s"), pa.decimal128(20, 2), pa.null()]
+     pa.time64("us"), pa.timestamp("ms"), pa.timestamp("ns", "UTC"), pa.duration("s"), pa.decimal128(20,
+     2), pa.null()]
 )  # fmt: skip
 TYPES = st.recursive(
     PLAIN,

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateau_lib.data import formats
 from gateau_lib.data.conversation import RecordError, exchange, turns_of
@@ -140,6 +142,19 @@ def test_forms_by_hand(record, wanted):
 )
 def test_what_cannot_be_read_says_why(record, says):
     assert says in refused(record)
+
+
+@given(st.text("ab.\n", max_size=12), st.sampled_from([None, "", "b", "a\n\nb"]))
+def test_one_exchange_is_parted_as_ever(user, ending):
+    """As LongAlign's records always were: the study's samples must not move by a byte."""
+    more = {} if ending is None else {"instruction": ending}
+    if ending and user.endswith(ending):
+        context, question = user[: -len(ending)], ending
+    else:
+        context, _, question = user.rstrip().rpartition("\n\n")
+    wanted = context.removesuffix("\n\n"), question, "A"
+    if "".join(wanted[:2]).strip():
+        assert parts(chat(user, "A", **more)) == wanted
 
 
 def test_a_form_that_is_asked_for_is_the_only_one():
