@@ -17,15 +17,16 @@ ROOMS := $(notdir $(patsubst %/__init__.py,%,$(wildcard gateau_lib/*/__init__.py
 named = $(if $(REHEARSE),rehearse-)$(1)$(if $(PAIR),+$(PAIR))
 OPTIONS := --seed $(SEED) $(if $(NOTEBOOK),--notebook $(NOTEBOOK)) $(foreach s,$(SET),--set '$s') $(if $(PLAN),--plan)
 SCORING := $(if $(SHORT),--short "$(SHORT)") $(if $(LONG),--long "$(LONG)") $(if $(ADAPTIVE),--adaptive) \
+	$(if $(FORMAT),--format $(FORMAT)) $(if $(IDS),--ids $(IDS)) $(if $(TURN),--turn $(TURN)) \
 	$(if $(ENGINE),--engine $(ENGINE)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(PLAN),--plan $(filter-out 1,$(PLAN)))
 CHOOSING := --fraction $(FRACTION) $(if $(DEDUP),--dedup $(DEDUP)) $(if $(PER_SOURCE),--per-source)
 
 .PHONY: help reproduce smoke cpu gpu paper evidence status verify keys test unit coverage lint types format select env lock readme site lab \
-	bench gpu-checks clean
+	bench families gpu-checks demo-kill audit clean
 
 help: ## this list
 	@echo "make TARGET [PROFILE=$(PROFILE)] [SEED=$(SEED)] [NOTEBOOK=NN] [SET='name=value ...'] [PLAN=1] [PAIR=name] [REHEARSE=1]"
-	@sed -n 's/^\([a-z ]*\):[^#]*## /\1\t/p; s/^## /\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-20s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z -]*\):[^#]*## /\1\t/p; s/^## /\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-20s %s\n", $$1, $$2}'
 
 reproduce: $(READY) ## bring results/PROFILE up to date: runs the notebooks that are stale, in order
 	@$(STUDY) $(call named,$(PROFILE)) $(OPTIONS)
@@ -69,9 +70,8 @@ coverage: $(READY) ## which share of each room's lines the unit tests run
 		$(PYTHON_RUN) coverage report --format=total --include="gateau_lib/$$([ $$room = . ] || echo $$room/)*.py"; done
 
 select: $(READY) ## score and select your data: DATA=my.jsonl [FRACTION=0.1] [OUT=folder] [SHORT=model LONG=model]
-##  [DEDUP=0.8] [PER_SOURCE=1] [ADAPTIVE=1] [ENGINE=ray] [WORKERS=N] [PLAN=1]
+##  [FORMAT=sharegpt] [IDS=line] [TURN=1] [DEDUP=0.8] [PER_SOURCE=1] [ADAPTIVE=1] [ENGINE=ray] [WORKERS=N] [PLAN=1]
 	@test -n "$(DATA)" || { echo "error: name your data: make select DATA=my.jsonl FRACTION=$(FRACTION) OUT=folder" >&2; exit 2; }
-	@mkdir -p "$(OUT)"
 	@$(PYTHON_RUN) gateau_lib.score "$(DATA)" $(SCORING) --out "$(OUT)/scores.parquet"
 	@$(if $(PLAN),:,$(PYTHON_RUN) gateau_lib.select "$(OUT)/scores.parquet" --data "$(DATA)" $(CHOOSING) --out "$(OUT)/selected.jsonl")
 
@@ -97,8 +97,18 @@ lab: $(READY) ## JupyterLab on the course; the chapters are one folder up
 bench: $(READY) ## measure scoring speed on this machine
 	@$(PYTHON_RUN) gateau_lib.bench
 
+families: $(READY) ## try every causal family of the installed transformers against eager attention; writes docs/families.md
+	@PYTHONPATH="$(CURDIR):$(CURDIR)/tests" "$(ENVIRONMENT)/bin/python" tests/every_family.py $(FAMILY)
+
 gpu-checks: $(READY) ## measure what a GPU does with the library, in minutes; TINY=1 only tries it, on any machine
 	@$(PYTHON_RUN) gateau_lib.gpu_checks $(if $(TINY),--tiny)
+
+demo-kill: $(READY) ## kill a scoring run at random moments and show that its table has the same bytes; about a minute
+	@PYTHONPATH="$(CURDIR)" "$(ENVIRONMENT)/bin/python" scripts/demo_kill.py
+
+audit: $(READY) ## the packages' licences, and their known vulnerabilities where a network allows
+	@"$(ENVIRONMENT)/bin/python" -m pip install -q pip-audit 2>/dev/null || true
+	@"$(ENVIRONMENT)/bin/python" scripts/audit.py
 
 clean: ## remove caches and what smoke runs left; keeps the environment and the evidence in results
 	@rm -rf results/*/cache results/smoke results/smoke-* results/rehearse-* results/evidence-smoke* results/cards-tiny docs/_build docs/notebooks docs/claims docs/_static/figures docs/_static/theory docs/library docs/project docs/_extra

@@ -16,7 +16,7 @@ from gateau_lib.study.code_hash import PACKAGE
 from gateau_lib.study.style import label
 
 ROOT = PACKAGE.parent
-COPIED = {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+COPIED = {name: name.lower() for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")}
 ADDRESS = "https://"
 
 

@@ -2,13 +2,15 @@
 
 A file at the root is a command; nobody imports it. A folder is a room and imports only rooms below it:
 
-    commands > experiments > scoring | training | evaluation > methods | sources > data > models > study
+    commands > bridges | experiments > scoring | training | evaluation
+             > methods | sources > data > models > study
 
 Read `methods` first: it holds the papers. docs/architecture.md has a line for each module.
 
 Tree
 ----
 gateau_lib/   commands
+bridges/      into other tools: a step for datatrove, an operator for Data-Juicer, files for trainers
 experiments/  what the notebooks call: the study's own pools, runs, tables, claims, figures, plan
 scoring/      a user's data set: scored in shards, ranked, selected, reported
 training/     fine-tuning and pretraining: one run as data, its batches, its processes

@@ -10,6 +10,7 @@ from gateau_lib.study.errors import UserError
 COMMANDS = {
     "score": ("score", "score the long samples of a data set"),
     "select": ("select", "select samples by their scores"),
+    "export": ("export", "write a selection for LLaMA-Factory or TRL"),
     "synthesize": ("synthesis", "make long instruction samples from documents"),
     "run": ("run", "run the study's notebooks, as make does (in a clone of the repository)"),
     "evidence": ("evidence", "the study for many pairs of models, and its verdicts"),

@@ -19,6 +19,7 @@ from gateau_lib.experiments import (
 from gateau_lib.models.loading import load_tokenizer
 from gateau_lib.study.command import command, parser
 from gateau_lib.study.errors import UserError
+from gateau_lib.study.outputs import check_out
 from gateau_lib.study.store import Study, open_study
 from gateau_lib.study.whole_files import atomic_write
 from gateau_lib.training import fine_tuning, pretrain, sft
@@ -69,8 +70,8 @@ def main(line: list[str] | None = None) -> None:
     add("--write", type=Path, metavar="JOB.json", help="write the run for gateau_lib.train")
     add("--trained", type=Path, metavar="FOLDER", help="take the model trained there into the study")
     options = parse.parse_args(line)
-    if options.write and options.write.is_dir():  # finding a run may take hours
-        raise UserError(f"--write {options.write}: this is a folder; give the name of a file")
+    if options.write:  # finding a run may take hours
+        check_out(options.write, [], [], option="--write")
     study = open_study(options.profile, options.seed)
     if study.profile.rehearsed:
         rehearsal.enter(study.cache / "hub")

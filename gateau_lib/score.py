@@ -8,18 +8,19 @@ import time
 from pathlib import Path
 from typing import get_args
 
+from gateau_lib.data.formats import AUTO, ReadAs, add_options
 from gateau_lib.methods import SCORED
 from gateau_lib.methods.base import READINGS
 from gateau_lib.scoring import data_set, pass_costs, settings
-from gateau_lib.study.command import command, parser
+from gateau_lib.study.command import LIBRARY, command, parser
 
 
 @command(kept="finished shards are kept")
-def main(line: list[str] | None = None) -> None:
+def main(line: list[str] | None = None) -> int:
     """Score the samples that the command line names, or say what that costs."""
     parse = parser("score", __doc__)
     add = parse.add_argument
-    add("data", type=Path, help="JSONL or Parquet file of LongAlign records")
+    add("data", type=Path, help="file or folder of records, JSON or Parquet (docs/formats.md); - for stdin")
     add("--short", help="short model: folder or hub id (without --short and --long: the shipped tiny pair)")
     add("--long", help="long-window model of the same family: folder or hub id")
     add("--out", type=Path, help="scores.parquet; finished shards lie in OUT.parts, a manifest beside it")
@@ -38,15 +39,21 @@ def main(line: list[str] | None = None) -> None:
     add("--engine", choices=engines, default="local", help="this process, or workers of a Ray cluster")
     add("--workers", type=int, help="Ray workers (default: one a GPU, or one a machine without GPUs)")
     add("--threads", type=int, help="CPU threads a worker (default: all cores, shared by the workers)")
+    add_options(parse, "auto, by its fields")
     cost = "only print tokens, FLOPs and GPU-hours, for as many records as DATA has, or for N like them"
     add("--plan", type=int, nargs="?", const=0, metavar="N", help=cost)
     start, given = time.monotonic(), vars(parse.parse_args(line))
     records, methods = given.pop("plan"), given.pop("methods").split(",")
+    given["read_as"] = ReadAs.asked(given) or AUTO
     asked = settings.resolve(**given, methods=methods, only_plan=records is not None)
     if records is not None:
         print(pass_costs.plan(asked, records))
-    else:
-        print(data_set.summary_text(asked, data_set.score(asked), time.monotonic() - start))
+        return 0
+    text, scored = data_set.summary(asked, data_set.score(asked), time.monotonic() - start)
+    print(text)
+    if not scored:
+        LIBRARY.error("error: %s: no record could be scored; mend what stands above", asked.data)
+    return 0 if scored else 1
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ usable rows; then near-identical contexts are dropped if asked for, and the best
 import sys
 from pathlib import Path
 
+from gateau_lib.data.formats import ReadAs, add_options
+from gateau_lib.data.inputs import stored
 from gateau_lib.methods import METHODS, gateau
 from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring.choice import Selection, run
@@ -19,7 +21,8 @@ def main(line: list[str] | None = None) -> None:
     parse = parser("select", __doc__)
     add = parse.add_argument
     add("scores", type=Path, help="scores.parquet, written by python -m gateau_lib.score")
-    add("--data", type=Path, required=True, help="the data that was scored")
+    add("--data", type=Path, required=True, help="the data that was scored: a file or a folder")
+    add_options(parse, "as it was scored")
     add("--out", type=Path, required=True, help="selected.jsonl; a report is written next to it")
     add("--score", choices=list(METHODS), default="gateau")
     add(
@@ -38,6 +41,7 @@ def main(line: list[str] | None = None) -> None:
     add("--dedup", type=float, metavar="J", help=alike)
     add("--seed", type=int, default=0, help="of --score random")
     given = vars(parse.parse_args(line))
+    given |= {"read_as": ReadAs.asked(given), "data": stored(given["data"], given["out"])}
     ranking = RankOptions(given.pop("combine"), given.pop("alpha"), given.pop("seed"))
     print(run(Selection(**given | {"quota": tuple(given["quota"])}, ranking=ranking)))
 

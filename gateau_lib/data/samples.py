@@ -11,13 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from gateau_lib.models import control_tokens
 from gateau_lib.models.prompts import SEPARATOR, has_template, templated
 from gateau_lib.study.errors import DataError
+
+# What stands before a turn in the plain prompt, where a conversation has several exchanges.
+NAMES = {"system": "System:", "user": "User:", "assistant": "Assistant:", "tool": "Tool:"}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One long instruction sample."""
+    """One long instruction sample; without instruction and response a plain document."""
 
     id: str
     context: str
@@ -27,6 +31,13 @@ class Sample:
     evidence: tuple[tuple[int, int], ...] = ()  # character spans [start, end) of the context (planted data)
     answer: str = ""  # the part of the response that only the evidence can tell (planted data)
     source: str = ""
+    system: str = ""  # what the system says before the conversation
+    earlier: int = 0  # turns before the exchange; the context holds them, by their names
+
+    @property
+    def is_document(self) -> bool:
+        """Whether it is a plain document, which has no loss of a response."""
+        return not (self.instruction or self.response)
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class Encoded:
     """Token ids of one sample's parts. ``ids = start + context + instruction + response``."""
 
     id: str
-    start: list[int]  # [bos] or []
+    start: list[int]  # [bos] or [], then the system's turn
     context: list[int]
     instruction: list[int]  # with the separators around it
     response: list[int]  # without an end-of-text token
@@ -60,14 +71,18 @@ def encode(sample: Sample, tokenizer: Any, max_length: int | None = None, chat: 
     Raises DataError: empty response, instruction and response exceed ``max_length``, or an unusable template.
     """
     lead = SEPARATOR if sample.context else ""
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    context, response = _ids(sample.context, tokenizer), _ids(sample.response, tokenizer)
+    if sample.is_document:
+        return _fit(Encoded(sample.id, start, context, [], []), max_length)
     if chat:
         before, after = _template(sample, tokenizer, sample.context + lead + sample.instruction)
-        start = _ids(before, tokenizer)
+        start = control_tokens.of_rendered(tokenizer, before)["input_ids"]
     else:
-        after = SEPARATOR
-        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    context, response = _ids(sample.context, tokenizer), _ids(sample.response, tokenizer)
-    instruction = _ids(lead + sample.instruction + after, tokenizer)
+        after = SEPARATOR + (NAMES["assistant"] + SEPARATOR if sample.earlier else "")
+        start = start + _ids(sample.system + SEPARATOR if sample.system else "", tokenizer)
+    asked = control_tokens.hidden(tokenizer, lead + sample.instruction) + after
+    instruction = control_tokens.of_rendered(tokenizer, asked)["input_ids"]
     return _fit(Encoded(sample.id, start, context, instruction, response), max_length)
 
 
@@ -79,15 +94,15 @@ def encode_asked(sample: Sample, tokenizer: Any, max_length: int | None = None) 
     """
     lead = SEPARATOR if sample.context else ""
     before, after = _template(sample, tokenizer, sample.context + lead + sample.instruction)
-    parts = (before, sample.context, lead + sample.instruction + after)
-    start, context, instruction = split_tokens(tokenizer, *parts)
+    texts = (control_tokens.hidden(tokenizer, text) for text in (sample.context, lead + sample.instruction))
+    start, context, instruction = split_tokens(tokenizer, before, next(texts), next(texts) + after)
     return _fit(Encoded(sample.id, start, context, instruction, _ids(sample.response, tokenizer)), max_length)
 
 
 def split_tokens(tokenizer: Any, *parts: str) -> list[list[int]]:
     """Ids of the parts of one text, tokenized as a whole; a token belongs where its last character is."""
-    read = tokenizer("".join(parts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ends = np.cumsum([len(part) for part in parts])
+    read = control_tokens.of_rendered(tokenizer, "".join(parts), return_offsets_mapping=True)
+    ends = np.cumsum([len(control_tokens.shown(part)) for part in parts])
     ids: list[list[int]] = [[] for _ in parts]
     for token, (begin, end) in zip(read["input_ids"], read["offset_mapping"], strict=True):
         ids[int(np.searchsorted(ends, max(begin, end - 1), side="right"))].append(token)
@@ -96,7 +111,7 @@ def split_tokens(tokenizer: Any, *parts: str) -> list[list[int]]:
 
 def _fit(whole: Encoded, max_length: int | None) -> Encoded:
     """A sample as it fits into ``max_length`` tokens, its context cut on the left."""
-    if not whole.response:
+    if whole.instruction and not whole.response:
         raise DataError(f"sample {whole.id!r}: the response is empty; give it an assistant message with text")
     if max_length is None:
         return whole
@@ -109,7 +124,7 @@ def _fit(whole: Encoded, max_length: int | None) -> Encoded:
 
 
 def _ids(text: str, tokenizer: Any) -> list[int]:
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
+    return control_tokens.of_text(tokenizer, text)["input_ids"] if text else []
 
 
 def _template(sample: Sample, tokenizer: Any, user: str) -> tuple[str, str]:
@@ -118,9 +133,11 @@ def _template(sample: Sample, tokenizer: Any, user: str) -> tuple[str, str]:
         why = "the model's tokenizer has no chat template"
         raise DataError(f"sample {sample.id!r}: {why}; leave out --chat-template")
     what = {"whose": f"sample {sample.id!r}", "remedy": "leave out --chat-template"}
+    said = control_tokens.hidden(tokenizer, sample.system)
+    system = [{"role": "system", "content": said}] if said else []
 
     def written(text: str) -> str:
-        return templated(tokenizer, [{"role": "user", "content": text}], **what)
+        return templated(tokenizer, [*system, {"role": "user", "content": text}], **what)
 
     marker = "\ue000user\ue001"  # private-use characters: in no template's own words
     around = written(marker).split(marker)
@@ -162,8 +179,7 @@ def far_and_near(sample: Sample, tokenizer: Any, encoded: Encoded, window: int) 
 
 def _offsets(text: str, tokenizer: Any) -> list[tuple[int, int]]:
     """Where each token of a text stands in it, ``(begin, end)`` in characters."""
-    read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return read["offset_mapping"]
+    return control_tokens.of_text(tokenizer, text, return_offsets_mapping=True)["offset_mapping"]
 
 
 def evidence_tokens(sample: Sample, tokenizer: Any) -> list[tuple[int, int]]:
@@ -175,16 +191,6 @@ def evidence_tokens(sample: Sample, tokenizer: Any) -> list[tuple[int, int]]:
             raise DataError(f"sample {sample.id!r}: evidence {begin}-{end} covers no token of the context")
         spans.append((inside[0], inside[-1] + 1))
     return spans
-
-
-def turns_of(record: dict[str, Any]) -> list[tuple[Any, str]] | None:
-    """Roles and texts of a record's ``messages`` without system turns; None if they hold no such turns."""
-    messages = record.get("messages")
-    if not isinstance(messages, list):
-        return None
-    if not all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages):
-        return None
-    return [(m.get("role"), m["content"]) for m in messages if m.get("role") != "system"]
 
 
 def segments(tokens: Sequence[int], length: int) -> list[list[int]]:

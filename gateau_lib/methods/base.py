@@ -45,6 +45,11 @@ class RankOptions:
     seed: int = 0  # of a random order
 
 
+def without_context(row: Mapping[str, Any]) -> str | None:
+    """Why a row says nothing of far context: none was read. The study's own pools may not count it."""
+    return "no context" if row.get("n_context") == 0 else None
+
+
 Ranking = Callable[[pd.DataFrame, RankOptions], np.ndarray]  # rows of a pool -> numbers, high = select
 
 
@@ -65,6 +70,7 @@ class Method:
     # A shard as both models read it, a `reader.Reader` -> its columns, a value a sample.
     fill: Callable[[Any], Columns] | None = None
     passes: tuple[str, ...] = ()  # what ``fill`` reads of the `reader.Reader`, which tells what it costs
+    documents: bool = False  # whether ``fill`` also reads plain documents, which have no response
     needs_window: bool = False  # whether ``fill`` asks where the short model's window begins, beside passes
     columns: tuple[str, ...] = ()  # numbers that ``fill`` leaves in the score table
     details: Mapping[str, Kind] = field(default_factory=dict)  # what else it leaves: column -> what it holds

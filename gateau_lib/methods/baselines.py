@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gateau_lib.methods.base import Columns, Method, RankOptions, by
+from gateau_lib.methods.base import Columns, Method, RankOptions, by, without_context
 from gateau_lib.methods.hmg import pool_gap
 from gateau_lib.methods.selection import numbers, unique
 
@@ -136,6 +136,7 @@ CONTRAST = Method(
     fill=_contrast,
     passes=("nll_long", "nll_cut"),
     columns=("contrast", "nll_long"),
+    unfit=without_context,
     look=("#56B4E9", "P"),
 )
 PERPLEXITY = Method(
@@ -157,6 +158,7 @@ LONGATTN = Method(
     needs=("longattn",),
     fill=lambda reader: {"longattn": reader.far_attention},
     passes=("far_attention",),
+    documents=True,
     columns=("longattn",),
     look=("#117733", "*"),
 )

@@ -21,7 +21,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from scipy.special import softmax
 
-from gateau_lib.methods.base import Columns, Kind, Method, by
+from gateau_lib.methods.base import Columns, Kind, Method, by, without_context
 
 Importance = Literal["softmax_nll", "softmax_ppl", "ppl"]
 Attention = Literal["sum", "softmax"]
@@ -123,5 +123,6 @@ CAM = Method(
     passes=("long_pass", "segment_nll"),
     columns=("nll_long", "cam"),
     details=DETAILS,
+    unfit=without_context,
     look=("#009E73", "D"),
 )

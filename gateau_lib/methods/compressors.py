@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 
 from gateau_lib.data.samples import far_and_near, kept_context
-from gateau_lib.methods.base import Columns, Method, RankOptions, by
+from gateau_lib.methods.base import Columns, Method, RankOptions, by, without_context
 from gateau_lib.models.prompts import SEPARATOR
 
 LEVEL = 9
@@ -94,6 +94,7 @@ ZLIB_CONTRAST = Method(
     fill=_contrast,
     needs_window=True,
     columns=("zlib_contrast",),
+    unfit=without_context,
     look=("#661100", "s"),
 )
 GZIP_RATIO = Method(
@@ -103,6 +104,7 @@ GZIP_RATIO = Method(
     rank=by("gzip_ratio"),
     needs=("gzip_ratio",),
     fill=_ratio,
+    documents=True,
     columns=("gzip_ratio",),
     look=("#A6761D", "D"),
 )

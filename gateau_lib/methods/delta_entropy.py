@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gateau_lib.methods.base import Columns, Method, by
+from gateau_lib.methods.base import Columns, Method, by, without_context
 
 
 def entropy_drop(entropy_long: np.ndarray, entropy_cut: np.ndarray) -> float:
@@ -42,5 +42,6 @@ DELTA_ENTROPY = Method(
     fill=_fill,
     passes=("entropy_long", "entropy_cut"),
     columns=("delta_entropy",),
+    unfit=without_context,
     look=("#66A61E", "8"),
 )

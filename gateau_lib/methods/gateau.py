@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.special import softmax
 from scipy.stats import rankdata
 
-from gateau_lib.methods.base import Method, RankOptions
+from gateau_lib.methods.base import Method, RankOptions, without_context
 from gateau_lib.methods.hmg import homologous_models_perplexity
 from gateau_lib.methods.selection import numbers
 
@@ -65,5 +65,6 @@ GATEAU = Method(
     source="GATEAU (arXiv 2410.15633); select/rank.py",
     rank=_rank,
     needs=("nll_short", "nll_long", "cam"),
+    unfit=without_context,
     look=("#0072B2", "o"),
 )

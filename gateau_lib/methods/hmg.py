@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from gateau_lib.methods.base import Columns, Method
+from gateau_lib.methods.base import Columns, Method, without_context
 
 Scale = Literal["minmax_ppl", "log"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -82,5 +82,6 @@ HMG = Method(
     fill=_fill,
     passes=("nll_short", "nll_long"),
     columns=("nll_short", "nll_long", "hmg"),
+    unfit=without_context,
     look=("#D55E00", "s"),
 )

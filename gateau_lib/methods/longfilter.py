@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gateau_lib.methods.base import Columns, Method, by
+from gateau_lib.methods.base import Columns, Method, by, without_context
 
 
 def weighted_gain(nll_long: np.ndarray, nll_cut: np.ndarray) -> float:
@@ -44,5 +44,6 @@ LONGFILTER = Method(
     fill=_fill,
     passes=("token_nll_long", "token_nll_cut"),
     columns=("longfilter",),
+    unfit=without_context,
     look=("#E7298A", "h"),
 )

@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from gateau_lib.methods.base import Columns, Method, by
+from gateau_lib.methods.base import Columns, Method, by, without_context
 
 GAIN = 2.0  # nats that the far context must save on a key token (alpha)
 LOSS = 2.0  # nats that a key token may cost with it (−beta)
@@ -56,5 +56,6 @@ LONGPPL = Method(
     fill=_fill,
     passes=("token_nll_long", "token_nll_cut"),
     columns=("longppl",),
+    unfit=without_context,
     look=("#7570B3", "p"),
 )

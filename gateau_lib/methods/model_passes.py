@@ -129,24 +129,26 @@ def short_reader_nll(
         extended window" is worse); ``truncate``: the last ``window`` tokens only, see `last_window`; ``raw``:
         as if it had no window; ``ntk_each``: RoPE stretched to each sample's own length, so that one within
         the window is read as it is (what dynamic NTK does, without its memory of what was read before).
-    ``window``: tokens the short model was trained for; by default its own ``max_position_embeddings``.
+    ``window``: tokens the short model was trained for; by default those that its configuration names.
     ``target``: tokens to stretch to. Give a fixed number in a run over shards: the default, the longest
         sample of this call, makes a sample's score depend on its company.
-    Raises ValueError: unknown reading; NonFiniteLoss, OutOfMemory: naming the sample.
+    Raises ValueError: unknown reading, no window to cut to; NonFiniteLoss, OutOfMemory: naming the sample.
     """
     if reading not in READINGS:
         raise ValueError(f"unknown reading {reading!r}: choose one of {', '.join(READINGS)}")
     own = rope.window(short_model)
     window = window or own
     if reading == "truncate":
+        if window is None:
+            raise ValueError("the model's configuration names no window to cut to; give one")
         return mean_nll(cut_losses(short_model, encoded, window, count=count))
     reader = short_model
-    if reading != "raw" and window != own:
+    if reading != "raw" and own is not None and window != own:
         reader = rope.with_rope_theta(reader, rope.rope_theta(reader), window)
     if reading == "ntk_each":
         return _each_stretched(reader, encoded, count)
     if reading == "ntk":
-        longest = max((len(sample.ids) for sample in encoded), default=window)
+        longest = max((len(sample.ids) for sample in encoded), default=1)
         reader = rope.extend_window(reader, target or longest)
     return response_nll(reader, encoded, count=count)
 
@@ -155,7 +157,7 @@ def _each_stretched(model: PreTrainedModel, encoded: Sequence[Encoded], count: C
     """`response_nll` with the model stretched to each sample's length; equal lengths are read together."""
     groups: dict[int, list[int]] = {}
     for place, sample in enumerate(encoded):
-        groups.setdefault(max(rope.window(model), len(sample.ids)), []).append(place)
+        groups.setdefault(max(rope.window(model) or 0, len(sample.ids)), []).append(place)
     found = np.empty(len(encoded))
     for length, places in groups.items():
         try:

@@ -56,7 +56,10 @@ def pair_nll(
         given[order] = run_batches([segment_length] * len(order), batch_tokens, follow)
         return alone
 
-    losses = run_batches([segment_length] * len(needed), min(batch_tokens, PREFIX_TOKENS), run)
+    try:
+        losses = run_batches([segment_length] * len(needed), min(batch_tokens, PREFIX_TOKENS), run)
+    except prefixes.NotKept:
+        return _whole_pairs(model, parts, pairs, count)
     targets = set(later.tolist())
     alone = {int(i): loss for i, loss in zip(needed, losses, strict=True) if int(i) in targets}
     bad = [i for i, loss in alone.items() if not np.isfinite(loss)]

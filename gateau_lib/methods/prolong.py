@@ -126,6 +126,7 @@ PROLONG = Method(
     needs=("prolong",),
     fill=_fill,
     passes=("dependencies",),
+    documents=True,
     columns=("prolong",),
     look=("#E69F00", "^"),
 )

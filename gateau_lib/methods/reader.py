@@ -33,6 +33,7 @@ from gateau_lib.methods.pair_passes import score_documents
 from gateau_lib.models import rope
 from gateau_lib.models.nll import TokenLosses, continuation_nll
 from gateau_lib.models.pair import Pair
+from gateau_lib.study.errors import ModelError
 
 if TYPE_CHECKING:
     from gateau_lib.models.sizes import Size
@@ -247,7 +248,11 @@ class Reader:
     def nll_alone(self) -> np.ndarray:
         """Mean NLL of the response without its prompt by the long model, (n,) nats per token."""
         # One token before the response: a chat template's opening would be an instruction of its own.
-        starts = [sample.start[:1] or [self.pair.tokenizer.eos_token_id] for sample in self.encoded]
+        end = self.pair.tokenizer.eos_token_id
+        starts = [sample.start[:1] or ([] if end is None else [end]) for sample in self.encoded]
+        if [] in starts:
+            why = "its tokenizer has neither a start nor an end token to put before a response alone"
+            raise ModelError(f"{self.pair.long.config.name_or_path or 'the model'}: {why}; leave out ifd")
         responses = [sample.response for sample in self.encoded]
         losses = continuation_nll(self.pair.long, starts, responses, count=self.count("ifd"))
         return np.array([loss.mean() for loss in losses])

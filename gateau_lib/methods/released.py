@@ -17,10 +17,11 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from gateau_lib.data.samples import Encoded
-from gateau_lib.models.attention import Layer, reading_rows
+from gateau_lib.models import rope
+from gateau_lib.models.attention import Layer, check_layers, reading_rows
 from gateau_lib.models.nll import Count, add
 from gateau_lib.models.pair import Pair
-from gateau_lib.models.rope import extend_window
+from gateau_lib.study.errors import ModelError
 
 CUT = 500  # tokens of instruction and response, with start token (select/cam, construct_data: max_length=500)
 SEGMENTS_AT_ONCE = 32  # select/cam, run_multiprocess_ppl.sh
@@ -85,7 +86,7 @@ def released_hmg(
         a sample whose prompt alone fills the window.
     """
     on = defects or Defects()
-    short = pair.short if on.raw_short_reader else extend_window(pair.short, window)
+    short = pair.short if on.raw_short_reader else rope.extend_window(pair.short, window)
     nll_short = [_response_nll(short, sample, window, on.late_labels, count) for sample in encoded]
     nll_long = [_response_nll(pair.long, sample, window, on.late_labels, count) for sample in encoded]
     return np.array(nll_short), np.array(nll_long)
@@ -140,6 +141,9 @@ def _segment_attention(
 
     def tap(layer: Layer) -> None:
         """All weights of the rows after the context, from one product as in select/cam."""
+        added = layer.mask is not None and layer.mask.is_floating_point()
+        if not layer.sees_all or added or layer.softcap is not None or layer.sinks is not None:
+            raise _not_llama(model, "layers with windows, soft caps, sinks or masks that are added")
         keys = layer.key.repeat_interleave(layer.query.shape[1] // layer.key.shape[1], dim=1)
         scores = layer.query[:, :, len(first) :] @ keys.transpose(2, 3) * layer.scaling  # (1, heads, rows, N)
         weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1, dtype=torch.float32)[0].mean(0)
@@ -152,6 +156,7 @@ def _segment_attention(
     with reading_rows(model, tap):  # of the base model: select/cam leaves out the head in this pass
         decoder = model.get_decoder()  # type: ignore[no-untyped-call]  # transformers leaves it without types
         decoder(**_inputs(ids, mask))
+    check_layers(model, len(found))
     stored = torch.stack(found).to(torch.float16 if on.half_precision else torch.float64)
     return stored.double().cpu().numpy()
 
@@ -185,18 +190,21 @@ def released_cam(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The two vectors of CAM as select/cam computes them, one sample at a time, by the long model.
 
-    The released code knows Llama only: a response row sees every key before it, so no sliding windows.
+    The released code knows Llama only: a response row sees every key before it. Families with sliding
+    windows, soft caps, sinks, added masks or positions that are not rotary are refused.
     Padding stands on the left, where it shifts the borders of segments; tokenizers say so, the code does not.
     ``window``: tokens a context is padded to, or cut to on the right; a multiple of ``segment_length``
         (select/cam: 64,000 in segments of 128). The padding token is the tokenizer's, else its end of text.
     Returns for each sample ``segment_nll`` (segments,) in nats, and ``attention`` (layers, segments); with
         ``pad_context`` there are always ``window / segment_length``. Their score is the library's
         (`cam.contextual_awareness`); the released code has none.
-    Raises ValueError: a window of no whole segments, a response that is lost with its first token.
+    Raises ValueError: a window of no whole segments, a response that is lost with its first token;
+        ModelError: a family that it would misread.
     """
     on = defects or Defects()
     if window % segment_length:
         raise ValueError(f"window {window} must be a multiple of the segment length {segment_length}")
+    _check_llama(pair.long)
     pad = next((i for i in (pair.tokenizer.pad_token_id, pair.tokenizer.eos_token_id) if i is not None), 0)
     found = []
     for sample in encoded:
@@ -207,6 +215,21 @@ def released_cam(
         nll = _segment_nll(pair.long, text, segment_length, on, count)
         found.append((nll, _segment_attention(pair.long, text, segment_length, on, count)))
     return found
+
+
+def _check_llama(model: PreTrainedModel) -> None:
+    """Raise ModelError for a configuration of which select/cam would see less than it says."""
+    text = model.config.get_text_config(decoder=True)
+    kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
+    if not rope.parameters(model.config):
+        raise _not_llama(model, "positions that are not rotary")
+    if kinds or (getattr(text, "layer_types", None) is None and getattr(text, "sliding_window", None)):
+        raise _not_llama(model, f"layers of {', '.join(sorted(kinds)) or 'a sliding window'}")
+
+
+def _not_llama(model: PreTrainedModel, what: str) -> ModelError:
+    kind = model.config.model_type
+    return ModelError(f"{kind}: {what}, which the released code, written for Llama, would misread")
 
 
 def every_loss(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, count: Count) -> torch.Tensor:

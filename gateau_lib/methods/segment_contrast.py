@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gateau_lib.methods.base import Columns, Method, by
+from gateau_lib.methods.base import Columns, Method, by, without_context
 
 
 def best_segment_gap(segment_nll: np.ndarray, nll_long: float) -> float | None:
@@ -38,5 +38,6 @@ SEGMENT_CONTRAST = Method(
     fill=_fill,
     passes=("nll_long", "segment_nll"),
     columns=("segment_contrast", "nll_long"),
+    unfit=without_context,
     look=("#B2182B", ">"),
 )

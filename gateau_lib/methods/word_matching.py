@@ -22,7 +22,7 @@ from collections.abc import Collection
 from typing import Any
 
 from gateau_lib.data.samples import far_and_near, kept_context
-from gateau_lib.methods.base import Columns, Method, by
+from gateau_lib.methods.base import Columns, Method, by, without_context
 
 WORD = re.compile(r"\w+")
 # Words that a question is made of whatever it asks for.
@@ -85,6 +85,7 @@ WORD_OVERLAP = Method(
     fill=_overlap,
     needs_window=True,
     columns=("word_overlap",),
+    unfit=without_context,
     look=("#44AA99", "v"),
 )
 QUESTION_DISTANCE = Method(
@@ -95,5 +96,6 @@ QUESTION_DISTANCE = Method(
     needs=("question_distance",),
     fill=_distance,
     columns=("question_distance",),
+    unfit=without_context,
     look=("#6699CC", "<"),
 )

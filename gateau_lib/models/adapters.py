@@ -1,7 +1,7 @@
 """LoRA adapters (peft): low-rank matrices beside a frozen model's linear layers, trained in their place.
 
-A folder with adapters holds them as safetensors, the tokenizer, and the configuration that the base is to be
-read with (its RoPE base and window), but not the base itself.
+A folder with adapters holds them as safetensors, but not the base itself. It may hold a tokenizer, and the
+configuration that the base is to be read with (its RoPE base and window); else those of the base serve.
 """
 
 import json
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from gateau_lib.study.errors import UserError
 
-CONFIG = "adapter_config.json"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 class AdapterError(UserError):
@@ -44,13 +44,45 @@ def attach(model: PreTrainedModel, base: Path | str, rank: int, seed: int) -> to
 
 
 def base_of(folder: Path | str) -> str | None:
-    """The base that the adapters in a folder belong to; None for a folder without adapters."""
+    """The base that the adapters in a folder belong to; None for a folder without adapters.
+
+    Raises AdapterError: the base is not named, the adapters are not LoRA or ask for a module by its name.
+    """
     path = Path(folder) / CONFIG
-    return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"] if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        base, kind = settings["base_model_name_or_path"], settings["peft_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdapterError(f"{CONFIG} is not as peft writes it ({type(error).__name__}: {error})") from None
+    if not isinstance(base, str) or not base:
+        raise AdapterError(f"base_model_name_or_path in {CONFIG} names no model; write its folder or hub id")
+    if kind != "LORA":
+        raise AdapterError(f"adapters of type {kind!r}; LoRA is read here, merge others into their base")
+    if settings.get("megatron_config"):  # peft would import what megatron_core names
+        raise AdapterError(f"megatron_config in {CONFIG} asks for code of its own, which is never run here")
+    return base
+
+
+def conversion_command(folder: Path | str) -> str:
+    """The command that writes a folder's pickled adapters as safetensors; it reads tensors only."""
+    source = f"torch.load('{folder}/adapter_model.bin', weights_only=True, map_location='cpu')"
+    save = f"save_file({source}, '{folder}/{WEIGHTS}', {{'format': 'pt'}})"
+    return f'python -c "import torch; from safetensors.torch import save_file; {save}"'
+
+
+def check_weights(folder: Path | str) -> None:
+    """Raise AdapterError unless a folder's adapters are safetensors: peft would read pickled ones."""
+    if not (Path(folder) / WEIGHTS).is_file():
+        pickled = (Path(folder) / "adapter_model.bin").is_file()
+        convert = f"pickled adapters are not loaded; convert them once: {conversion_command(folder)}"
+        raise AdapterError(convert if pickled else f"no {WEIGHTS} there; fetch it again")
 
 
 def merged(base: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
     """The base with the adapters of a folder added to its weights; AdapterError if they do not fit."""
+    check_weights(folder)
     peft = _peft()
     other = "its adapters do not belong to this base"
     with warnings.catch_warnings():

@@ -1,15 +1,16 @@
 """Exact attention in rows and windows, beside transformers' fast kernel: no N x N matrix in any family.
 
 The registered implementation hands plain causal layers to SDPA. Layers with a sliding window (Mistral, Phi-3,
-Gemma, Qwen) are read window by window, and layers with soft-capped scores (Gemma 2, which SDPA cannot
-compute) in chunks of rows. A `Tap` sees every layer's queries and keys on the way, rotated and normalised,
-and can ask for attention weights of a few rows.
+Gemma, Qwen) are read window by window, and layers that SDPA cannot compute in chunks of rows: soft-capped
+scores (Gemma 2), and attention sinks (gpt-oss). A `Tap` sees every layer's queries and keys on the way,
+rotated and normalised, and can ask for attention weights of a few rows.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from logging import getLogger
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ _FEWEST_ROWS = 16  # of a chunk on a CPU: with fewer, all keys are read too ofte
 _OTHERS = "use a Llama-like model, or leave out cam and longattn"
 
 # What transformers' models hand to an attention function beside queries, keys and values. Any other keyword
-# may change what is attended to, and families grow new ones (`indices`, `block_indices`, `s_aux`, `sinks`,
+# may change what is attended to, and families grow new ones (`indices`, `block_indices`, `sinks`,
 # `position_bias`), so it is refused.
 _KNOWN = {"scaling", "dropout", "is_causal"}
 # The mask and the rotated queries hold these already; the second line is the same mask for flash attention.
@@ -35,7 +36,7 @@ _KNOWN |= {"sliding_window", "position_ids", "cache_position", "seq_idx"}
 _KNOWN |= {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
 # What the model returns, and what `Trainer` gives to the loss.
 _KNOWN |= {"use_cache", "output_attentions", "output_hidden_states", "output_router_logits"}
-_KNOWN |= {"num_items_in_batch"}
+_KNOWN |= {"num_items_in_batch", "logits_to_keep"}
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,12 @@ class Layer:
     query: torch.Tensor  # (B, Hq, N, D)
     key: torch.Tensor  # (B, Hkv, N, D)
     scaling: float
-    mask: torch.Tensor | None  # (B or 1, 1, N, N), True or 0 where seen; None: causal, within `window`
+    # (B or 1, Hq or 1, N, N), True where seen, or what is added to scores; None: causal, within `window`.
+    mask: torch.Tensor | None
     window: int | None  # a token sees itself and the window - 1 tokens before it; None: all before it
     softcap: float | None
     kind: str | None = None  # "full_attention" or what else the configuration calls it; None: it does not say
+    sinks: torch.Tensor | None = None  # (Hq,), each head's score of one more key, which has no value
 
     @property
     def sees_all(self) -> bool:
@@ -57,7 +60,10 @@ class Layer:
         return self.window is None and self.kind not in ("sliding_attention", "chunked_attention")
 
     def weights(self, b: int, begin: int, end: int) -> tuple[int, torch.Tensor]:
-        """The first key that rows [begin, end) of sequence b see; weights (Hq, rows, end - first), fp32."""
+        """The first key that rows [begin, end) of sequence b see; weights (Hq, rows, end - first), fp32.
+
+        A row sums to 1, with sinks to less.
+        """
         query, key = self.query[b, :, begin:end], self.key[b]
         window = self.window if self.window is not None and self.window < end else None
         first = 0 if window is None else max(0, begin - window + 1)
@@ -70,14 +76,20 @@ class Layer:
             scores = scores.div_(self.softcap).tanh_().mul_(self.softcap)
         if self.mask is not None:
             mask = self.mask[b if self.mask.shape[0] > 1 else 0, :, begin:end, first:end]
-            scores.masked_fill_(~mask if mask.dtype == torch.bool else mask != 0, float("-inf"))
+            if mask.dtype == torch.bool:
+                scores.masked_fill_(~mask, float("-inf"))
+            else:  # not only what is hidden: Doge learns what it adds
+                scores.add_(mask)
         elif window is not None:
             scores.masked_fill_(~_visible(begin, end, first, window, scores.device), float("-inf"))
         else:
             # Only the square at the end can lie in the future: no mask as large as the scores.
             future = torch.ones(end - begin, end - begin, dtype=torch.bool, device=scores.device).triu(1)
             scores[:, :, begin - end :].masked_fill_(future, float("-inf"))
-        return first, scores.softmax(-1)
+        if self.sinks is None:
+            return first, scores.softmax(-1)
+        sinks = self.sinks.float().view(-1, 1, 1).expand(-1, end - begin, 1)
+        return first, torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]
 
     def chunks(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Rows [start, stop) in pieces of at most `SCORE_ELEMENTS` weights (one row, if that is more)."""
@@ -135,6 +147,12 @@ class Window:
 
     size: int
 
+    def __getitem__(self, place: tuple[slice, ...]) -> "Window":
+        # Gemma 4 takes the rows whose logits are wanted out of every mask; here that is all of them.
+        if any(part not in (slice(None), slice(0, None)) for part in place):
+            raise ModelError("a part of a sliding window's rows is not read here; use another model")
+        return self
+
 
 def _refuse_unread(module: torch.nn.Module, keywords: dict[str, Any]) -> None:
     """Raise ModelError for a keyword that the attention function here would swallow."""
@@ -156,6 +174,7 @@ def _attention(
     attention_mask: torch.Tensor | Window | None,
     scaling: float | None = None,
     softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls in every attention layer: the output (B, N, Hq, D), and no weights."""
@@ -163,17 +182,17 @@ def _attention(
     window = attention_mask.size if isinstance(attention_mask, Window) else None
     mask = None if isinstance(attention_mask, Window) else attention_mask
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    tap = _TAP.get()
-    if key.shape[2] != query.shape[2] and (tap or window or softcap):
+    tap, in_rows = _TAP.get(), softcap is not None or s_aux is not None
+    if key.shape[2] != query.shape[2] and (tap or window or in_rows or (mask is None and query.shape[2] > 1)):
         fix = "rows are read from whole sequences; call the model with use_cache=False"
-        raise ModelError(f"{type(module).__name__}: {fix}")
+        raise ModelError(f"{type(module).__name__}: {query.shape[2]} queries on {key.shape[2]} keys; {fix}")
     kinds = getattr(getattr(module, "config", None), "layer_types", None)
     index = getattr(module, "layer_idx", None)
     kind = kinds[index] if kinds and index is not None else None
-    layer = Layer(query, key, scaling, mask, window, softcap, kind)
+    layer = Layer(query, key, scaling, mask, window, softcap, kind, s_aux)
     if tap is not None:
         tap(layer)
-    if softcap is not None:
+    if in_rows:
         return _in_rows(layer, value).transpose(1, 2).contiguous(), None
     if window is not None and window < query.shape[2]:
         return _windowed(query, key, value, scaling, window).transpose(1, 2).contiguous(), None
@@ -212,6 +231,10 @@ def _slides(
     distance = rows[:, None] - keys
     return torch.equal(seen.expand(1, 1, 2, length)[0, 0], (distance >= 0) & (distance < size))
 
+
+# Said anew at each pass, and the one who needs the exchange says it (`reading_rows`).
+_NOISE = "does not support setting its attention implementation dynamically"
+getLogger("transformers.modeling_utils").addFilter(lambda record: _NOISE not in str(record.msg))
 
 # Both or neither: without its mask function, an attention function is called with None, padded or not.
 AttentionInterface.register(IMPLEMENTATION, _attention)

@@ -1,7 +1,8 @@
 """Load causal language models and their tokenizers, from folders or the hub.
 
-Weights are safetensors; code that a model brings along is never run. What is loaded is whole: weights that
-are missing, or of another model than the configuration, are refused.
+Weights are safetensors; code that a model brings along is never run (chat templates are, in the sandbox that
+transformers gives them). What is loaded is whole: weights that are missing, or of another model than the
+configuration, are refused.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.models.auto.tokenization_auto import get_tokenizer_config, tokenizer_class_from_name
-from transformers.utils import logging
+from transformers.utils import find_adapter_config_file, has_file, logging
 
 from gateau_lib.models import adapters
 from gateau_lib.study.devices import device
@@ -26,6 +27,9 @@ from gateau_lib.study.errors import ModelError, reason
 logging.disable_progress_bar()
 
 SHIPPED = Path(__file__).parent / "tiny_pair"  # short/ and long/, the pair the cpu profile trained
+SAFE = ("model.safetensors", "model.safetensors.index.json")
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 _LOG = getLogger(__name__)
 
@@ -53,9 +57,12 @@ def _refuse_code(source: str) -> None:
     }
     for file, (read, knows) in files.items():
         try:
-            settings = read()
-        except (OSError, ValueError):  # not there or not readable, which the one who needs it says
+            settings = dict(read())
+        except Exception:  # not there or not readable, which the one who needs it says
             continue
+        if kernel := next(_kernels(settings), None):
+            why = f"{kernel} in its {file} asks for compiled code from the hub, which is never run here"
+            raise ModelError(f"{source}: {why}; delete that line")
         if not settings.get("auto_map"):
             continue
         if not knows(settings):
@@ -64,6 +71,15 @@ def _refuse_code(source: str) -> None:
                 "another model, or a version of transformers that knows this one by itself"
             )
         _LOG.info("%s: auto_map in its %s is left alone; transformers' own class is used", source, file)
+
+
+def _kernels(settings: dict[str, Any]) -> Iterator[str]:
+    """Names of settings, also inside others, by which transformers would fetch a kernel for attention."""
+    for name, value in settings.items():
+        if "attn_implementation" in name and "/" in str(value):
+            yield name
+        elif isinstance(value, dict):
+            yield from _kernels(value)
 
 
 def _knows_model(settings: dict[str, Any]) -> bool:
@@ -81,27 +97,101 @@ def _knows_tokenizer(settings: dict[str, Any]) -> bool:
 
 def load_config(name: str | Path) -> PreTrainedConfig:
     """The configuration of a local folder or hub id; ModelError as `load`."""
-    source = _resolve(name)
+    source = _its_own_or_its_base(_resolve(name, adapters.CONFIG), "config.json")
     with _loadable(source):
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
 
 def load_tokenizer(name: str | Path) -> Any:
     """The fast tokenizer of a local folder, with or without a model, or of a hub id; ModelError as `load`."""
-    source = _resolve(name, "tokenizer_config.json")
+    source = _its_own_or_its_base(_resolve(name, "tokenizer_config.json", adapters.CONFIG), *TOKENIZERS)
     with _loadable(source):
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer("A text.")  # some settings are looked at by the first text only
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        why = "has no fast form, which tells where tokens stand in a text"
+        raise ModelError(f"{source}: its tokenizer ({type(tokenizer).__name__}) {why}; use another model")
+    return tokenizer
+
+
+def _base_of(source: str) -> str | None:
+    """The base of a folder with adapters, None if it has none; ModelError for adapters that are not read."""
+    with _loadable(source):
+        return adapters.base_of(source)
+
+
+def _its_own_or_its_base(source: str, *files: str) -> str:
+    """A folder that has one of the files, or is not one of adapters; else the base of its adapters."""
+    base = _base_of(source)
+    if base is None or any((Path(source) / file).is_file() for file in files):
+        return source
+    return _resolve(base)
 
 
 @contextmanager
-def _loadable(source: str, *also: type[Exception]) -> Iterator[None]:
+def _loadable(source: str) -> Iterator[None]:
     try:
         yield
     except adapters.AdapterError as error:
         raise ModelError(f"{source}: {error}") from error
-    except (OSError, ValueError) + also as error:
-        fix = "download it first, or give a local folder"
-        raise ModelError(f"{source}: cannot load ({reason(error)}); {fix}") from error
+    except ModelError:
+        raise
+    except Exception as error:  # a file that is not what its name says fails in any way
+        why, fix = reason(error), "download it first, or give a local folder"
+        if not isinstance(error, OSError | ValueError | RuntimeError | SafetensorError):
+            why = f"{type(error).__name__}: {why}"
+        raise ModelError(f"{source}: cannot load ({why}); {fix}") from error
+
+
+def check_weights(name: str | Path) -> None:
+    """Raise ModelError for weights that are not loaded: pickled ones, and pointers in their place.
+
+    Reads a few bytes of a folder; of a hub id it asks which files there are.
+    """
+    source = _resolve(name, adapters.CONFIG)
+    if (base := _base_of(source)) is not None:
+        with _loadable(source):
+            adapters.check_weights(source)
+        if _base_of(_resolve(base, adapters.CONFIG)) is not None:
+            raise ModelError(f"{source}: its base {base} holds adapters; merge them into a model first")
+        check_weights(base)
+    elif Path(source).is_dir():
+        _check_folder(source)
+    else:
+        with _loadable(source):
+            _check_hub(source)
+
+
+def _check_folder(source: str) -> None:
+    weights = sorted(Path(source).glob("*.safetensors"))
+    pickled = sorted(path.name for path in Path(source).glob("pytorch_model*.bin"))
+    if pickled and not weights:
+        raise ModelError(_convert(source, pickled[0]))
+    for path in weights:
+        with path.open("rb") as file:
+            if file.read(24).startswith(b"version https://git-lfs"):
+                raise ModelError(f"{path}: a git-lfs pointer in place of weights; fetch them: git lfs pull")
+
+
+def _check_hub(source: str) -> None:
+    safe = any(has_file(source, file) for file in SAFE)
+    if pickled := [] if safe else [file for file in PICKLED if has_file(source, file)]:
+        raise ModelError(_convert(source, pickled[0]))
+    if find_adapter_config_file(source) is not None:
+        raise ModelError(f"{source}: adapters are read from folders; fetch them: hf download {source}")
+
+
+def _convert(source: str, pickled: str) -> str:
+    """What to do with pickled weights, with the command; torch reads them as tensors only."""
+    out = source if Path(source).is_dir() else source.rpartition("/")[2]
+    how = "use_safetensors=False, dtype='auto', trust_remote_code=False"
+    load = f"AutoModelForCausalLM.from_pretrained('{source}', {how})"
+    names = "AutoModelForCausalLM, AutoTokenizer"
+    command = f"from transformers import {names}; {load}.save_pretrained('{out}')"
+    if out != source:
+        command += f"; AutoTokenizer.from_pretrained('{source}').save_pretrained('{out}')"
+    why = f"pickled weights ({pickled}) are not loaded"
+    return f'{source}: {why}; convert them once, then give {out}: python -c "{command}"'
 
 
 def load(
@@ -113,14 +203,15 @@ def load(
     Raises ModelError: nothing there, the hub cannot be reached, weights and configuration are not of one
         model, or the model needs code of its own.
     """
-    tokenizer, source = load_tokenizer(name), _resolve(name)
-    base = adapters.base_of(source)
+    check_weights(name)
+    tokenizer, source = load_tokenizer(name), _resolve(name, adapters.CONFIG)
+    base = _base_of(source)
     if base is None:
         model = _load_model(source, dtype)
     else:
         # The base is read with the RoPE base and window that the adapters were trained at.
         whole = _load_model(_resolve(base), dtype, load_config(source))
-        with _loadable(source, SafetensorError):
+        with _loadable(source):
             model = adapters.merged(whole, source)
     # transformers' wrapper hides that `to` is a method: its stub wants the model as an argument.
     return cast(Any, model).to(to or device()).eval(), tokenizer
@@ -136,7 +227,7 @@ def _load_model(source: str, dtype: str, config: PreTrainedConfig | None = None)
     options = {"config": config, "dtype": getattr(torch, dtype), "use_safetensors": True}
     # What does not fit is refused below, by name; transformers would stop at sizes only, without a name.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    with _loadable(source, RuntimeError, SafetensorError), _without_report():
+    with _loadable(source), _without_report():
         # A pair, as output_loading_info asks; the annotation there knows the model only.
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options)
     model, info = loaded

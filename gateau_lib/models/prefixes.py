@@ -17,12 +17,17 @@ from gateau_lib.models.nll import Count, batch_nll
 from gateau_lib.models.rope import rope_edge
 
 
+class NotKept(Exception):
+    """A model takes a cache and does not leave all keys in it (the first GPT)."""
+
+
 def reusable(model: PreTrainedModel, length: int) -> bool:
     """Whether keys and values of ``length`` tokens can be handed on to as many tokens that follow them."""
     config = model.config.get_text_config(decoder=True)
     if getattr(model, "_is_stateful", False):
         return False  # a state in place of keys
-    if getattr(config, "attn_logit_softcapping", None):
+    sinks = any(name.endswith(".sinks") for name, _ in model.named_parameters())
+    if sinks or getattr(config, "attn_logit_softcapping", None):
         return False  # read in rows of whole sequences, see `attention`
     edge = rope_edge(model)
     if edge is not None and length <= edge < 2 * length:
@@ -33,10 +38,17 @@ def reusable(model: PreTrainedModel, length: int) -> bool:
 def read(
     model: PreTrainedModel, parts: Sequence[Sequence[int]], count: Count = None
 ) -> tuple[list[float], DynamicCache]:
-    """Mean NLL of tokens but the first, nats per token, and keys and values of parts of one length."""
+    """Mean NLL of tokens but the first, nats per token, and keys and values of parts of one length.
+
+    Raises NotKept.
+    """
     # Without the configuration, a sliding layer keeps all keys; its mask hides those out of reach.
     cache = DynamicCache()
-    return _forward(model, parts, cache, count), cache
+    losses = _forward(model, parts, cache, count)
+    # Layers that share the keys of others (Gemma 4) have none of their own.
+    if {cast(DynamicLayer, layer).get_seq_length() for layer in cache.layers} != {len(parts[0])}:
+        raise NotKept
+    return losses, cache
 
 
 def read_after(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gateau_lib.models import control_tokens
 from gateau_lib.study.errors import DataError, reason
 
 SEPARATOR = "\n\n"  # between the parts of a plain prompt
@@ -23,6 +24,7 @@ def templated(
 ) -> str:
     """A conversation as a chat template writes it, its start token included, up to where the model speaks.
 
+    A template is a program; it runs in the sandbox that transformers gives it, and reads these messages only.
     ``messages``: ``{"role": "system" | "user" | "assistant", "content": text}``.
     ``whose``, ``remedy``: beginning and end of the DataError of a template that fails.
     ``template``: Jinja text; None: the tokenizer's own.
@@ -32,6 +34,15 @@ def templated(
         return tokenizer.apply_chat_template([dict(message) for message in messages], **how)
     except Exception as error:  # a template is a program of its own: jinja's errors, and whatever it raises
         raise DataError(f"{whose}: the chat template fails ({reason(error)}); {remedy}") from None
+
+
+def templated_ids(
+    tokenizer: Any, messages: Sequence[Mapping[str, str]], *, whose: str, remedy: str, template: Any = None
+) -> list[int]:
+    """Token ids of a conversation as `templated` writes it; control tokens are the template's alone."""
+    texts = [{**each, "content": control_tokens.hidden(tokenizer, each["content"])} for each in messages]
+    written = templated(tokenizer, texts, whose=whose, remedy=remedy, template=template)
+    return control_tokens.of_rendered(tokenizer, written)["input_ids"]
 
 
 def has_template(tokenizer: Any) -> bool:
@@ -55,7 +66,7 @@ def prompt_ids(tokenizer: Any, turns: Sequence[str], said: Sequence[str], chat: 
         return plain_ids(tokenizer, [message["content"] for message in messages])
     remedy = "mend it, or ask without chat"
     how: dict[str, Any] = {"template": None if has_template(tokenizer) else INST, "remedy": remedy}
-    return text_ids(tokenizer, templated(tokenizer, messages, whose="the tokenizer", **how))
+    return templated_ids(tokenizer, messages, whose="the tokenizer", **how)
 
 
 def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[int]:
@@ -65,5 +76,5 @@ def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[int]:
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text as it stands, nothing added."""
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    """Token ids of a text as it stands, nothing added; control tokens that it spells are text."""
+    return control_tokens.of_text(tokenizer, text)["input_ids"]

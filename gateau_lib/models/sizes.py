@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from gateau_lib.models import loading
+from gateau_lib.models import loading, rope
 from gateau_lib.study import registry
-from gateau_lib.study.errors import ModelError
+from gateau_lib.study.errors import ModelError, reason
 
 Rows = tuple[float, int, int]  # so many sequences, tokens of one, how many of these are scored
 
@@ -29,7 +29,7 @@ class Size:
     kv_heads: int
     head_dim: int  # channels
     vocabulary: int  # rows of the output head
-    window: int  # tokens
+    window: int  # tokens; 0: the configuration does not say
 
     @property
     def parameters(self) -> int:
@@ -76,26 +76,42 @@ def work(notebook: str, what: str, model: Size, rows: Sequence[Rows], passes: fl
 
 
 def of_config(config: Any) -> Size:
-    """The size of a model of that configuration, counted on a model without memory."""
+    """The size of a model of that configuration, counted on one without memory; ModelError if none fits."""
+    try:
+        return _counted(config)
+    except Exception as error:  # what a family's code stumbles over
+        name, why = config.name_or_path or config.model_type, f"{type(error).__name__}: {reason(error)}"
+        raise ModelError(f"{name}: not a decoder's configuration ({why}); use another model") from error
+
+
+def _counted(config: Any) -> Size:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     text = config.get_text_config(decoder=True)
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     tables = {id(p): p.numel() for module in ends for p in module.parameters()}
-    heads = text.num_attention_heads
+    heads = _number(text, "num_attention_heads")  # none in models of states only (Mamba)
     return Size(
         linear=sum(p.numel() for p in model.parameters()) - sum(tables.values()),
         head=ends[1].weight.numel(),
         tied=ends[0].weight is ends[1].weight,
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
-        mlp=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        mlp=_number(text, "intermediate_size") or 4 * text.hidden_size,
         heads=heads,
-        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        kv_heads=_number(text, "num_key_value_heads") or heads,
+        head_dim=_number(text, "head_dim") or (text.hidden_size // heads if heads else 0),
         vocabulary=len(ends[1].weight),
-        window=text.max_position_embeddings,
+        window=rope.window_of(config) or 0,
     )
+
+
+def _number(text: Any, name: str) -> int:
+    """A number of a configuration, that of the first layer where they differ (Gemma 4); 0 without it."""
+    try:
+        return getattr(text, name, None) or 0
+    except RuntimeError:  # transformers does not choose a layer
+        return getattr(text.per_layer_config[0], name)
 
 
 def of(name: str) -> Size:
@@ -113,6 +129,5 @@ def of(name: str) -> Size:
         return of_config(LlamaConfig(**shape))
     try:
         return of_config(loading.load_config(name))
-    except (ModelError, AttributeError) as error:
-        why = "no configuration to read" if isinstance(error, ModelError) else "not a decoder's configuration"
-        raise ModelError(f"{name}: size unknown, {why} ({error})") from None
+    except ModelError as error:
+        raise ModelError(f"{name}: size unknown, no configuration to read ({error})") from None

@@ -1,25 +1,31 @@
 """A selection: scores joined with their data, ranked, chosen, written, reported."""
 
 import json
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from gateau_lib.data import sharded
-from gateau_lib.data.longalign import from_record, read_records
+from gateau_lib.data import sharded, tables
+from gateau_lib.data.formats import ReadAs
+from gateau_lib.data.inputs import files_of, is_table
+from gateau_lib.data.samples import Sample
+from gateau_lib.data.sharded import Item, Shard
 from gateau_lib.methods import METHODS, name_in_figures, selection
 from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring import dedup, report
 from gateau_lib.scoring.explorer_data import thinned
-from gateau_lib.scoring.score_table import LENGTHS, Table, read_scores, usable
+from gateau_lib.scoring.score_table import LENGTHS, TURNS, Table, read_scores, reasons, text_hash, usable
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.outputs import check_out
-from gateau_lib.study.whole_files import atomic_write
+from gateau_lib.study.whole_files import sweep, write_together
 
+SHARD = 256  # records read at a time
+log = logging.getLogger(__name__)
 name_in_figures()
 
 
@@ -40,14 +46,17 @@ class Selection:
         None  # Jaccard index of contexts from which on the better-scored one stands for both
     )
 
+    read_as: ReadAs | None = None  # what the records are; None: as they were scored
+
     def __post_init__(self) -> None:
         few = self.top is not None and self.top < 1
         if not 0 < self.fraction <= 1 or not 0 <= self.ranking.alpha <= 1 or few:
             raise DataError("--fraction must lie in (0, 1], --alpha in [0, 1], and --top must be at least 1")
         if self.dedup is not None and not 0 < self.dedup <= 1:
             raise DataError(f"--dedup {self.dedup:g}: must lie in (0, 1]; 0.8 is usual")
-        beside = [self.report] if self.dedup is None else [self.report, self.dropped]
-        check_out(self.out, [self.data, self.scores], beside)
+        if self.out.suffix != ".jsonl":
+            raise DataError(f"--out {self.out}: records are written line by line; end the name in .jsonl")
+        check_out(self.out, [self.data, self.scores], [self.report, self.dropped])
 
     @property
     def report(self) -> Path:
@@ -60,14 +69,13 @@ class Selection:
         return self.out.with_suffix(".dropped.jsonl")
 
 
-def records_of(table: Table, path: Path) -> dict[str, tuple[Any, str]]:
-    """The scored records and their places by id; DataError unless data and scores hold the same ids."""
-    sharded.check_file(path)
-    found: dict[str, tuple[Any, str]] = {}
-    for where, record in read_records(path):
-        if isinstance(record, dict) and record.get("id") not in (None, ""):
-            # Half a surrogate pair (escaped in JSON) is no text that a score table can hold.
-            found.setdefault(str(record["id"]).encode("utf-8", "replace").decode(), (record, where))
+def records_of(table: Table, path: Path, shards: Sequence[Shard]) -> dict[str, tuple[Item, Shard]]:
+    """The scored records by id, with their shards; DataError unless data and scores hold the same ids."""
+    found: dict[str, tuple[Item, Shard]] = {}
+    for shard in shards:
+        for item in sharded.read(path, shard):
+            if item.id is not None:
+                found.setdefault(item.id, (item, shard))
     scored = {row["id"] for row in table.rows if row["id"] is not None}
     if lost := sorted(scored - found.keys()):
         what = f"{len(lost)} scored ids are not in it (first {lost[0]!r})"
@@ -75,7 +83,26 @@ def records_of(table: Table, path: Path) -> dict[str, tuple[Any, str]]:
     if new := sorted(found.keys() - scored):
         what = f"{len(new)} records of {path} have no row (first {new[0]!r})"
         raise DataError(f"{table.path}: {what}; score the data again")
+    for row in table.rows:
+        if row["error"] is None and row["id"] in found and (error := found[row["id"]][0].error):
+            raise DataError(f"{path}: {error}; it was scored, so score this data again")
     return found
+
+
+def as_scored(asked: Selection, table: Table) -> ReadAs:
+    """How the records are read: as they were scored; DataError if other options ask for another reading."""
+    scored = ReadAs.of(table.about)
+    if asked.read_as not in (None, scored):
+        fix = "leave out --format, --turn, --ids and --rename, or score the data again with them"
+        raise DataError(f"{table.path}: its data were read otherwise; {fix}")
+    return scored
+
+
+def tell_changes(path: Path) -> None:
+    """Say which columns of a table cannot be written as they are, before any work."""
+    for file in filter(is_table, files_of(path)):
+        if columns := tables.told_as_text(file):
+            log.warning("%s: no type of JSON, selected as text: %s", file, ", ".join(columns))
 
 
 def rank(pool: pd.DataFrame, score: str, options: RankOptions) -> pd.DataFrame:
@@ -119,7 +146,39 @@ def choose(ranked: pd.DataFrame, asked: Selection) -> tuple[pd.DataFrame, dict[s
         )
     sources = dict(zip(distinct["id"], distinct["source"], strict=True))
     chosen = selection.within_quotas(list(sources), sources, quotas, many)
+    if not chosen:
+        raise DataError(
+            f"--quota {' --quota '.join(asked.quota)}: nothing is left to select; raise one of them"
+        )
     return ranked.assign(chosen=ranked["id"].isin(chosen)), quotas
+
+
+def check_texts(
+    ranked: pd.DataFrame, samples: Mapping[str, Sample], records: Mapping[str, tuple[Item, Shard]]
+) -> None:
+    """Raise DataError if a sample's texts are not those that were scored; an older table holds no hashes."""
+    known = zip(ranked["id"], ranked["text_hash"], strict=True) if "text_hash" in ranked else ()
+    changed = {name for name, then in known if isinstance(then, str) and then != text_hash(samples[name])}
+    if changed:
+        name = next(name for name in records if name in changed)
+        what = f"the text of {name!r} is not the one that was scored ({len(changed):,} such samples)"
+        raise DataError(f"{records[name][0].where}: {what}; score the data again")
+
+
+def remarks_of(ranked: pd.DataFrame, asked: Selection, table: Table) -> list[str]:
+    """What makes a selection worth less than it looks; columns ``score`` and those of the score table."""
+    found = [report.WARNING] if table.about.get("shipped_pair") else []
+    many = len(ranked)
+    if many > 1 and ranked["score"].nunique() == 1:
+        found.append(f"all {many:,} usable samples have the same score, so they stand in the order of ids")
+    by_both = {"nll_short", "nll_long"} <= set(METHODS[asked.score].needs)
+    if by_both and (ranked["nll_short"] == ranked["nll_long"]).all():
+        found.append("both models give every response the same loss, as one model twice would: HMG is 0")
+    if (ranked["n_context"] == 0).all():
+        found.append("no usable sample has a context, so nothing here can need a long one")
+    if "text_hash" not in ranked:
+        found.append("whether the data changed since is not known: an older version wrote the score table")
+    return found
 
 
 def scoring_of(about: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -151,9 +210,15 @@ def facts_of(
     cut, share = (ranked["n_dropped"] > 0).sum(), ranked["n_dropped"].sum() / ranked["tokens"].sum()
     read = f"{cut:,} usable samples, {share:.1%} of all usable tokens: "
     read += "context cut on the left to fit --max-length"
+    bare = int((ranked["n_context"] == 0).sum())
     left_out = "; ".join(f"{n:,} with {cause}" for cause, n in sorted(why.items())) or "none"
     facts += [("asked for", many), ("records", f"{len(table.rows):,}"), ("left out", left_out)]
+    facts += [("not scored", each) for each in reasons((row["id"], row["error"]) for row in table.rows)]
     facts += [("usable", _sizes(ranked)), ("read in part", read)]
+    facts += [("without context", f"{bare:,} usable samples")] if bare else []
+    for column, what in zip(TURNS, ("several exchanges", "system turn"), strict=True):
+        if column in ranked and (number := (ranked[column] > 0).sum()):
+            facts.append((what, f"{number:,} usable samples"))
     if asked.dedup is not None:
         bound = f"Jaccard index of contexts {asked.dedup:g} or more"
         facts += [("near-identical", f"{ranked['twin'].count():,} dropped for a better one, {bound}")]
@@ -168,11 +233,14 @@ def _sizes(part: pd.DataFrame) -> str:
 def run(asked: Selection) -> str:
     """Write the selection and its report; the summary to print. DataError: input that cannot be used."""
     table = read_scores(asked.scores)
-    records = records_of(table, asked.data)
+    tell_changes(asked.data)
+    shards = sharded.index(asked.data, SHARD, as_scored(asked, table))
+    records = records_of(table, asked.data, shards)
     pool, why = usable(table, asked.score)
     pool = pool.assign(tokens=pool[list(LENGTHS)].sum(axis="columns"))
     ranked = rank(pool, asked.score, asked.ranking)
-    samples = {name: from_record(*records[name]) for name in ranked["id"]}
+    samples = {name: sample for name in ranked["id"] if (sample := records[name][0].sample)}
+    check_texts(ranked, samples, records)
     ranked["source"] = [sample.source for sample in samples.values()]
     contexts, twins = [sample.context for sample in samples.values()], {}
     if asked.dedup is not None:
@@ -181,21 +249,30 @@ def run(asked: Selection) -> str:
         ranked[column] = [twins.get(name, (None, None))[i] for name in samples]
     ranked, quotas = choose(ranked, asked)
     facts = facts_of(ranked, why, asked, table)
-    warning = report.WARNING if table.about.get("shipped_pair") else ""
+    warnings = remarks_of(ranked, asked, table)
     looked_at = pd.concat([report.shown(ranked)["id"], thinned(ranked)["id"]])
     segments = table.segments(looked_at.unique().tolist())
     left_out = [(str(row["id"] or ""), row["error"]) for row in table.rows if row["error"] is not None]
-    more = {"facts": facts, "left_out": left_out, "warning": warning}
+    more = {"facts": facts, "left_out": left_out, "warnings": warnings}
     page = report.page(ranked, samples, segments, quotas, asked.score, asked.ranking, table.about, **more)
-    written = [asked.out, atomic_write(asked.report, page)]
+    files: dict[Path, Iterable[bytes]] = {asked.report: [page.encode("utf-8", "replace")]}
     if asked.dedup is not None:
         gone = ranked.loc[ranked["twin"].notna(), ["id", "twin", "similarity"]].to_dict("records")
-        written.append(atomic_write(asked.dropped, _lines(gone)))
+        files[asked.dropped] = map(_line, gone)
     # Last, so that a selection without its report is none.
-    atomic_write(asked.out, _lines([records[name][0] for name in ranked.loc[ranked["chosen"], "id"]]))
-    said = [f"{name}: {fact}" for name, fact in facts] + ([f"warning: {warning}"] if warning else [])
-    return "\n".join([*said, f"written: {', '.join(map(str, written))}"])
+    files[asked.out] = _originals(asked.data, ranked.loc[ranked["chosen"], "id"].tolist(), records)
+    sweep(asked.report, asked.dropped, asked.out)
+    written = write_together(files, gone=[asked.dropped])
+    said = [f"{name}: {fact}" for name, fact in facts] + [f"warning: {each}" for each in warnings]
+    return "\n".join([*said, f"written: {', '.join(map(str, written[::-1]))}"])
 
 
-def _lines(records: Sequence[Any]) -> str:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+def _originals(path: Path, ids: Sequence[str], records: Mapping[str, tuple[Item, Shard]]) -> list[bytes]:
+    """The lines of the chosen records, best first, byte for byte as they stand in the data."""
+    shards = {shard.number: shard for _, shard in (records[name] for name in ids)}
+    lines = sharded.originals(path, [shards[number] for number in sorted(shards)], set(ids))
+    return [lines[name] for name in ids]
+
+
+def _line(record: Any) -> bytes:
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "replace")

@@ -5,6 +5,7 @@ file system that all machines see; Ray starts a worker that died again and gives
 """
 
 import json
+import logging
 import os
 import socket
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from gateau_lib.data import sharded
+from gateau_lib.data.inputs import not_read
 from gateau_lib.data.sharded import Shard
 from gateau_lib.models.pair import Pair
 from gateau_lib.scoring import part_files, score_table
@@ -28,6 +30,7 @@ from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.progress import track
 from gateau_lib.study.whole_files import atomic_write
 
+log = logging.getLogger(__name__)
 RETRIES = 3  # times that a worker may die before the run gives up
 
 
@@ -36,15 +39,18 @@ def score(run: ScoringRun) -> list[Part]:
 
     Finished shards are reused. Raises DataError, ModelError, ScoreError: what cannot be used.
     """
-    shards = sharded.index(run.data, run.shard_size)
+    shards = sharded.index(run.data, run.shard_size, run.read_as)
+    if others := not_read(run.data):
+        log.warning("%s: not read: %s", run.data, ", ".join(map(str, others)))
     with whole_files.locked(run.parts):
+        whole_files.sweep(run.out, run.manifest)
         if run.engine == "ray":
             job = _score_on_cluster(run, shards)
         else:
             job, pair = part_files.begin(run)
             for shard in track(shards, f"scoring, shards of {run.shard_size}"):
                 part_files.finish(job, shard, pair)
-        about = _describe(run, job.made_by)
+        about = _describe(run, job.made_by) | {"forms": sharded.forms_of(shards)}
         done = score_table.write_table(part_files.parts(job, shards), about, run.out)
         facts = manifest(job, shards, done, about)
         atomic_write(run.manifest, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
@@ -58,7 +64,8 @@ def _describe(run: ScoringRun, made_by: dict[str, Any]) -> dict[str, Any]:
         role: {"name": f"the shipped tiny pair, {role}" if run.shipped else name, "sha256": made_by[role]}
         for role, name in called.items()
     }
-    return asdict(run.options) | {"models": models, "shipped_pair": run.shipped, "dtype": made_by["dtype"]}
+    about = asdict(run.options) | {"models": models, "shipped_pair": run.shipped, "dtype": made_by["dtype"]}
+    return about | {"read_as": asdict(run.read_as)}
 
 
 def manifest(
@@ -71,7 +78,7 @@ def manifest(
         listed.append(entry | {"seconds": part.seconds, "passes": part.counts})
     content = {"name": run.data.name, "sha256_of_shards": digest("".join(s.sha256 for s in shards))}
     return {
-        "table": {"sha256": path_hash(run.out), "rows": sum(shard.rows for shard in shards)},
+        "table": {"sha256": path_hash(run.out)} | score_table.counted(_told(run)),
         "data": content,
         "options": about | {"shard_size": run.shard_size},
         "made_by": job.made_by,
@@ -90,15 +97,30 @@ def _total(parts: Sequence[Part]) -> dict[str, dict[str, int]]:
     return {name: dict(sums[name]) for name in sorted(sums, key=lambda name: -sums[name]["tokens"])}
 
 
-def summary_text(run: ScoringRun, done: Sequence[Part], seconds: float) -> str:
-    """A finished run in two lines."""
-    rows = pd.read_parquet(run.out, columns=["error", "n_context", "n_dropped"])
-    errors, lost = int(rows["error"].notna().sum()), int(rows["n_dropped"].sum())
-    cut = f"{(rows['n_dropped'] > 0).sum()} cut to {run.options.max_length} tokens, losing {lost:,}"
-    bare = ((rows["n_context"] == 0) & rows["error"].isna()).sum()
+def summary(run: ScoringRun, done: Sequence[Part], seconds: float) -> tuple[str, int]:
+    """A finished run in some lines, with the commonest reasons for errors; how many rows have scores."""
+    rows = _told(run)
+    found, lost = score_table.counted(rows), int(rows["n_dropped"].sum())
+    more = {"cut on the left": f"cut to {run.options.max_length} tokens, losing {lost:,}"}
+    notes = ", ".join(f"{number} {more.get(what, what)}" for what, number in found.items())
     passes = ", ".join(f"{name} {count['tokens']:,}" for name, count in _total(done).items()) or "none"
-    notes = f"{len(rows)} rows, {errors} with an error, {cut}, {bare} without context"
-    return f"{run.out}: {notes}; {seconds:.0f} s\ntokens forwarded: {passes}"
+    told = rows[["id", "error"]].astype(object)
+    errors = told.where(told.notna(), None).itertuples(index=False, name=None)
+    lines = [f"error: {why}" for why in score_table.reasons(errors)]
+    forms = score_table.read_about(run.out)["forms"].items()
+    read = ", ".join(f"{number:,} {form or 'of no known form'}" for form, number in forms)
+    lines = [
+        f"{run.out}: {notes}; {seconds:.0f} s",
+        f"read as: {read}",
+        *lines,
+        f"tokens forwarded: {passes}",
+    ]
+    return "\n".join(lines), found["rows"] - found["with an error"]
+
+
+def _told(run: ScoringRun) -> pd.DataFrame:
+    """What the summary tells of the rows of the table."""
+    return pd.read_parquet(run.out, columns=["id", "error", "n_context", "n_dropped", *score_table.TURNS])
 
 
 def _score_on_cluster(run: ScoringRun, all_shards: Sequence[Shard]) -> part_files.Job:

@@ -21,7 +21,7 @@ Data = dict[str, Any]
 # So that the page stays a few megabytes, whatever the data.
 POOL = 2000  # samples that are ranked anew
 NUMBERS = 500_000  # of their segments
-TEXT = 400_000  # characters of a sample's segments
+TEXT = 400_000  # characters of a sample's segments, of its instruction, of its response
 BEGINNING = 2000  # characters of a context without segments
 PARTS = ("nll_short", "nll_long", "cam")  # what GATEAU's score is made of
 ALPHA = {"hmg": 1.0, "cam": 0.0}  # with these a selection is GATEAU's by one part alone
@@ -104,8 +104,8 @@ def shown(
             "source": sample.source,
             "tokens": int(row["tokens"]),
             "dropped": int(row["n_dropped"]),
-            "instruction": sample.instruction,
-            "response": sample.response,
+            "instruction": _cut(sample.instruction, TEXT),
+            "response": _cut(sample.response, TEXT),
             "means": {f"{model} model": few(loss) for model, loss in losses.items() if pd.notna(loss)},
             "scores": {label(score): known[each] for score, known in scores.items() if each in known},
         }
@@ -128,8 +128,8 @@ def places(ranked: pd.DataFrame, name: str, options: RankOptions) -> dict[str, d
     for each, method in sorted(METHODS.items(), key=lambda item: item[0] != name):
         if not set(method.needs) <= set(ranked) or (each == "random" and each != name):
             continue
-        fit = [all(pd.notna(row[need]) for need in method.needs) and not method.unfit(row) for row in rows]
-        some = ranked[fit]
+        known = ranked[list(method.needs)].notna().all(axis="columns")
+        some = ranked[known & np.array([method.unfit(row) is None for row in rows])]
         values = np.asarray(method.rank(some, options), dtype=float) if len(some) else np.array([])
         some, values = some[np.isfinite(values)], values[np.isfinite(values)]
         if some.empty:
@@ -173,6 +173,8 @@ def _limits(ranked: pd.DataFrame, some: pd.DataFrame, quotas: Mapping[str, int])
     """Source and quota; of a thinned ranking its part of it, or what it holds where a quota was reached."""
     if len(some) == len(ranked):
         return list(quotas.items())
+    there = set(some["source"])  # there may be as many sources as samples
+    quotas = {source: quota for source, quota in quotas.items() if source in there}
     all_chosen, chosen = (part.loc[part["chosen"], "source"].value_counts() for part in (ranked, some))
     limits = []
     for source, quota in quotas.items():

@@ -24,7 +24,7 @@ from gateau_lib.methods.base import Method, Options
 from gateau_lib.methods.reader import Reader, extended
 from gateau_lib.models.nll import SequenceError
 from gateau_lib.models.pair import Pair, choose_device, identity, load_pair
-from gateau_lib.scoring.score_table import LENGTHS, Part
+from gateau_lib.scoring.score_table import LENGTHS, Part, text_hash
 from gateau_lib.scoring.settings import ScoringRun, asked_methods, needs_short
 from gateau_lib.study.code_hash import digest, source_hash
 from gateau_lib.study.errors import DataError, ScoreError
@@ -54,6 +54,7 @@ def score_items(
     ``methods`` are those that the options name; ``counts`` is `Reader`'s.
     """
     columns = [column for method in methods for column in (*method.columns, *method.details)]
+    documents = [method for method in methods if method.documents]
     rows = [{"id": item.id, "error": item.error} | dict.fromkeys((*LENGTHS, *columns)) for item in items]
     ready: list[Ready] = []
     for item, row in zip(items, rows, strict=True):
@@ -70,16 +71,23 @@ def score_items(
 
     def fill(some: Sequence[Ready]) -> None:
         samples, encoded, rows = zip(*some, strict=True)
-        passes = passes_of(methods)
+        asked = documents if samples[0].is_document else methods
+        passes = passes_of(asked)
         reader = Reader(samples, encoded, pair, options, passes, {} if counts is None else counts)
-        for method in methods:
+        for method in asked:
             of = cast(Callable[[Reader], Mapping[str, Any]], method.fill)  # of a method that is scored
             for name, values in of(reader).items():
                 for row, value in zip(rows, values, strict=True):
                     row[name] = _plain(value)
 
-    if ready:
-        _fill_or_mark(ready, fill)
+    answered, plain = ([each for each in ready if each[0].is_document is which] for which in (False, True))
+    if answered:
+        _fill_or_mark(answered, fill)
+    if plain and documents:
+        _fill_or_mark(plain, fill)
+    for *_, row in plain if not documents else []:
+        why = f"sample {row['id']!r}: a document without a response; score it with --methods prolong"
+        row.update(dict.fromkeys(LENGTHS), error=why)
     return rows
 
 
@@ -134,7 +142,7 @@ def makers(pair: Pair, methods: Sequence[Method]) -> dict[str, Any]:
 
     Of the methods only those that are asked for count: a new one, or an edit of another, makes no part stale.
     """
-    code = source_hash([score_items, sharded.read, extended, *(method.fill for method in methods)])
+    code = source_hash([score_items, text_hash, sharded.read, extended, *(method.fill for method in methods)])
     # A loss that comes with the attention differs in its last bits from one that does not.
     asked = {"passes": sorted(passes_of(methods)), "columns": [method.columns for method in methods]}
     return identity(pair) | {"code": code, "asked": asked, "versions": versions()}
@@ -165,7 +173,12 @@ def finish(job: Job, shard: Shard, pair: Pair) -> None:
         return
     start, counts = monotonic(), dict[str, Counter[str]]()
     items, asked = sharded.read(job.run.data, shard), asked_methods(options.methods)
-    body = json.dumps(score_items(items, pair, options, asked, counts), allow_nan=False)
+    rows = score_items(items, pair, options, asked, counts)
+    for item, row in zip(items, rows, strict=True):
+        if (sample := item.sample) and row["error"] is None:
+            row |= {"n_earlier": sample.earlier, "n_system": int(bool(sample.system))}
+        row["text_hash"] = sample and text_hash(sample)
+    body = json.dumps(rows, allow_nan=False)
     about = {"sha256": digest(body), "counts": counts, "seconds": round(monotonic() - start, 3)}
     atomic_write(path, json.dumps(about) + "\n" + body)
 

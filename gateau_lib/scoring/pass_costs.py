@@ -15,6 +15,7 @@ from gateau_lib.methods.base import Options
 from gateau_lib.methods.reader import Lengths, named_passes
 from gateau_lib.models import loading
 from gateau_lib.models.sizes import Size, of_config
+from gateau_lib.scoring import score_table
 from gateau_lib.scoring.part_files import passes_of
 from gateau_lib.scoring.settings import ScoringRun, asked_methods
 from gateau_lib.study.errors import DataError, ScoreError
@@ -45,22 +46,27 @@ def plan(run: ScoringRun, records: int = 0) -> str:
 
     Raises DataError, ModelError, ScoreError: input, models or options that cannot be used.
     """
+    if records < 0:
+        raise ScoreError(f"--plan {records}: give a number of records, or none for as many as the data hold")
     options, tokenizer = run.options, loading.load_tokenizer(run.long)
     long = of_config(loading.load_config(run.long))
     short = of_config(loading.load_config(run.short)) if run.short else long
-    shards = sharded.index(run.data, run.shard_size)
-    items, samples = sharded.spread(shards, run.data, LENGTHS_READ), []
+    shards = sharded.index(run.data, run.shard_size, run.read_as)
+    items, samples = sharded.spread(shards, run.data, LENGTHS_READ), list[Lengths]()
+    errors: list[tuple[str | None, str | None]] = []
     for item in items:
         try:
             if item.sample is not None:
                 e = encode(item.sample, tokenizer, options.max_length, chat=options.chat)
                 tokens = len(e.start), len(e.context), len(e.instruction), len(e.response)
                 samples.append(Lengths(*tokens, e.dropped))
-        except DataError:  # it will be a row with an error, and cost nothing
-            continue
+            errors.append((item.id, item.error))
+        except DataError as error:  # it will be a row with an error, and cost nothing
+            errors.append((item.id, str(error)))
+    why = score_table.reasons(errors)
     if not samples:
         none = f"none of the {len(items)} records looked at can be scored"
-        raise ScoreError(f"{run.data}: {none}; run without --plan to see why")
+        raise ScoreError(f"{run.data}: {none}: {'; '.join(why)}")
     n = records or sum(shard.rows for shard in shards)
     table = totals(samples, n, short, long, options)
     table.loc["all"] = table.sum()
@@ -68,6 +74,7 @@ def plan(run: ScoringRun, records: int = 0) -> str:
     middle, weights = f"median {np.median(lengths):,.0f}, mean {lengths.mean():,.0f}", long.linear + long.head
     lines = [
         f"{n:,} records like {len(items):,} of {run.data}, {len(items) - len(samples)} of these not usable",
+        *(f"not usable: {each}" for each in why),
         f"tokens a sample: {middle}, largest {max(lengths):,}",
         f"long model: {weights / 1e9:.3g} billion weights, {long.layers} layers; {options.cam_mode} CAM",
         f"{'pass':<12}{'tokens':>22}{'PFLOP':>16}{'GPU-hours':>14}",

@@ -27,7 +27,9 @@ CHOSEN = looks.PLACES[0]
 ENDS = 10  # samples shown from each end of the ranking
 SEGMENTS_SHOWN = 3  # most important and most attended ones of a sample
 LISTED = 50  # rows of a list that may be as long as the data
+DOTS = 4000  # samples drawn one by one, so that a figure stays small
 SNIPPET = 280  # characters
+ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2}  # a legend hides no bar
 WARNING = (
     "the shipped tiny pair scored. It has only read synthetic text: "
     "do not train on this selection, give --short and --long"
@@ -46,7 +48,7 @@ def score_histogram(ranked: pd.DataFrame, name: str) -> Figure:
     scores = [ranked.loc[ranked["chosen"] == chosen, "score"] for chosen in (True, False)]
     axis.hist(scores, bins=30, stacked=True, color=[CHOSEN, GREY], label=["selected", "not selected"])
     axis.set(xlabel=name, ylabel="samples", title="Scores")
-    axis.legend()
+    axis.legend(**ABOVE)
     return fig
 
 
@@ -60,14 +62,18 @@ def length_histogram(ranked: pd.DataFrame) -> Figure:
         axis.hist(part["tokens"], density=True, label=name, color=colour, linewidth=1.8, **line)
     axis.set(xlabel="tokens, uncut", ylabel="density", yticks=[], title="Lengths before and after")
     axis.xaxis.set_major_formatter("{x:,.0f}")
-    axis.legend()
+    axis.legend(**ABOVE)
     return fig
 
 
 @styled
 def scatter(ranked: pd.DataFrame, x: str, y: str, name: str) -> Figure:
-    """Two columns of the ranking against each other, chosen in a colour; the score is called ``name``."""
+    """Two columns of the ranking against each other, chosen in a colour; the score is called ``name``.
+
+    At most `DOTS` samples are drawn.
+    """
     fig, axis = _axes(3.2)
+    ranked = explorer_data.thinned(ranked, DOTS)
     for chosen, colour, part in ((False, GREY, "not selected"), (True, CHOSEN, "selected")):
         rows = ranked[ranked["chosen"] == chosen]
         axis.scatter(rows[x], rows[y], s=14, color=colour, alpha=0.6, linewidths=0, label=part)
@@ -75,7 +81,7 @@ def scatter(ranked: pd.DataFrame, x: str, y: str, name: str) -> Figure:
     axis.set(xlabel=across, ylabel=up, title=f"{up} against {label(x)}")
     if x == "tokens":
         axis.xaxis.set_major_formatter("{x:,.0f}")
-    axis.legend(loc="lower left", bbox_to_anchor=(0.5, 1), ncols=2)
+    axis.legend(**ABOVE)
     return fig
 
 
@@ -101,7 +107,7 @@ def page(
         n_dropped, chosen, source, twin, similarity`` and those of the score table that are not empty.
     ``samples, segments``: by id. ``quotas``: source -> samples at most. ``name``: of the score.
     ``options``: of the ranking. ``about``: what the table says of itself.
-    ``more``: ``facts`` (rows of the table at the top), ``left_out`` (id and reason), ``warning``.
+    ``more``: ``facts`` (rows of the table at the top), ``left_out`` (id and reason), ``warnings``.
     Raises DataError: segments that do not fit their sample.
     """
     called, gone = label(name), ranked[ranked["twin"].notna()]
@@ -120,7 +126,7 @@ def page(
     ends = shown(ranked)["id"].tolist()
     data = explorer_data.collect(ranked, ends, samples, segments, quotas, name, options, about)
     pool = data.get("pool", [])
-    more |= {"called": called, "listed": LISTED, "snippet": snippet}
+    more |= {"called": called, "listed": LISTED, "snippet": snippet, "dots": DOTS}
     more |= {"lengths": _lengths(ranked), "sources": _sources(ranked, quotas)}
     more |= {"pool": len(pool), "among": len(ranked), "limited": bool(quotas)}
     more |= {"exact": name in ("gateau", *explorer_data.ALPHA), "attention": bool(pool and "nll" in pool[0])}
@@ -183,6 +189,7 @@ def _sides(sample: Sample, found: Segments) -> dict[str, Any]:
     def segment(i: int, what: str) -> dict[str, Any]:
         place = f"{what}, at {chars[i] / len(sample.context):.0%} of the context"
         text = sample.context[chars[i] : chars[i + 1]]
+        text = text or "(no text of its own: the tokenizer takes a run of unknown characters as one)"
         return {"place": place, "text": text, "both": i in important and i in attended}
 
     above, below = (nll.max() - nll) / (np.ptp(nll) or 1), attention / (attention.max() or 1)

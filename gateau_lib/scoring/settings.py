@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from gateau_lib.data.formats import AUTO, ReadAs
+from gateau_lib.data.inputs import stored
 from gateau_lib.methods import METHODS, SCORED
 from gateau_lib.methods.base import Method, Options, Reading
 from gateau_lib.methods.reader import named_passes
 from gateau_lib.models import loading
-from gateau_lib.models.pair import names
+from gateau_lib.models.pair import check_folders, names, windows
 from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.outputs import check_out
 
@@ -33,6 +35,7 @@ class ScoringRun:
     engine: Engine = "local"
     workers: int | None = None  # of a cluster
     threads: int | None = None  # of a processor, a worker
+    read_as: ReadAs = AUTO  # what the records are
 
     @property
     def parts(self) -> Path:
@@ -63,7 +66,8 @@ def resolve(
 ) -> ScoringRun:
     """The run that these words ask for; what is not given comes from the models' windows, see `lengths`.
 
-    Reads no weights. With ``only_plan`` ``out`` may be missing; ``where``: fields from ``dtype`` on.
+    Reads no weights, leaves nothing. With ``only_plan`` ``out`` may be missing; ``where``: fields from
+    ``dtype`` on.
     Raises ScoreError, DataError, ModelError: words that cannot be meant, no model there.
     """
     counted = {"segment-length": segment_length, "max-length": max_length, "prolong-pairs": prolong_pairs}
@@ -73,7 +77,7 @@ def resolve(
             raise ScoreError(f"--{name} must be at least 1, got {value}")
     asked = asked_methods(methods)
     named = tuple(method.name for method in asked)
-    if not only_plan and (out is None or out.suffix != ".parquet"):
+    if (out is None and not only_plan) or (out and out.suffix != ".parquet"):
         raise ScoreError(f"--out {out or 'is missing'}: give a name that ends in .parquet")
     if where.get("workers") and where.get("engine", "local") == "local":
         raise ScoreError("--workers is for --engine ray; a local run is one process with --threads threads")
@@ -81,6 +85,7 @@ def resolve(
         raise ScoreError("--adaptive is about segment importance; ask for --methods cam among others")
     shipped = short is None and long is None
     short, long = names(short, long, needs_short(asked))
+    check_folders(short, long, chat_template)
     segment, longest, window = lengths(short, long, shipped, segment_length, max_length)
     if segment < 2 and "prolong" in named:
         raise ScoreError(
@@ -88,8 +93,9 @@ def resolve(
         )
     read = segment, longest, window, prolong_pairs
     options = Options(named, reading, *read, chat=chat_template, adaptive=adaptive)
+    data = stored(data, out)
     run = ScoringRun(data, out or Path(), options, short, long, shipped, **where)
-    if not only_plan:
+    if out:
         check_out(run.out, [data], [run.manifest], run.parts)
     return run
 
@@ -120,7 +126,6 @@ def lengths(
     """
     if shipped:  # lengths must not depend on whether a method reads with its short model
         short = str(loading.SHIPPED / "short")
-    configs = [loading.load_config(name).get_text_config(decoder=True) for name in (long, short or long)]
-    long_window, short_window = (int(config.max_position_embeddings) for config in configs)
+    short_window, long_window = windows(short, long, max_length)
     segment = segment_length or min(SEGMENT_LENGTH, max(1, short_window // 8))
     return segment, max_length or long_window * (2 if shipped else 1), short_window

@@ -20,7 +20,7 @@ from gateau_lib.models import loading, rope
 from gateau_lib.models.generate import continue_by_chance, continue_greedily, end_tokens
 from gateau_lib.models.memory import is_out_of_memory
 from gateau_lib.models.pair import fingerprint
-from gateau_lib.models.prompts import SEPARATOR, has_template, plain_ids, templated, text_ids
+from gateau_lib.models.prompts import SEPARATOR, has_template, plain_ids, templated_ids
 from gateau_lib.study import devices
 from gateau_lib.study.errors import DataError, UserError
 
@@ -123,7 +123,8 @@ class Local:
     def reply(self, request: Request) -> Reply:
         """One answer; a conversation that is too long for the model or its memory is refused."""
         model, tokenizer, most = self.model, self.tokenizer, request.max_tokens
-        prompt, room = self.prompt(request.messages), rope.window(model) - most
+        prompt, window = self.prompt(request.messages), rope.window(model)
+        room = len(prompt) if window is None else window - most
         if len(prompt) > room:
             return Reply("", "refused", f"{len(prompt)} tokens; the window leaves {room} for the messages")
         heat, seed, ends = request.temperature, request.seed, end_tokens(model, tokenizer)
@@ -149,7 +150,7 @@ class Local:
             return plain_ids(tokenizer, texts)
         what = {"whose": self.name, "remedy": "mend it, or take another model"}
         try:
-            return text_ids(tokenizer, templated(tokenizer, messages, **what))
+            return templated_ids(tokenizer, messages, **what)
         except DataError as error:
             if messages[0]["role"] != "system":
                 raise ChatError(str(error)) from None

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from gateau_lib.data.longalign import RecordError, from_record, read_records, to_record
-from gateau_lib.data.samples import Sample, turns_of
+from gateau_lib.data.conversation import RecordError
+from gateau_lib.data.longalign import from_record, read_records, to_record
+from gateau_lib.data.samples import Sample
 from gateau_lib.study.errors import DataError
 
 KEPT = ("language",)  # fields of a record that stay with its sample
@@ -60,9 +61,19 @@ def long_sample(record: Any, identifier: str, source: str) -> tuple[Sample, int]
     more = 0
     if isinstance(record, dict):
         record = record | {"id": record.get("id") or identifier, "source": source}
-        if (turns := turns_of(record)) and (more := len(turns[2:])):
-            record["messages"] = [{"role": role, "content": text} for role, text in turns[:2]]
+        if turns := _turns(record):
+            record["messages"], more = turns[:2], len(turns[2:])
     return from_record(record, "record"), more
+
+
+def _turns(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """A record's ``messages`` without the system's; [] if one of them is no turn."""
+    turns = record.get("messages")
+    if not isinstance(turns, list):
+        return []
+    if not all(isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in turns):
+        return []
+    return [turn for turn in turns if turn.get("role") != "system"]
 
 
 def short_sample(record: Any, identifier: str, source: str) -> tuple[Sample, int]:

@@ -4,12 +4,12 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gateau_lib.study.errors import ScoreError
+from gateau_lib.study.errors import ScoreError, reason
 
 
 @contextmanager
@@ -49,14 +49,73 @@ def locked(folder: Path, machines: bool = True) -> Iterator[None]:
             file.truncate(0)
 
 
+def part_of(path: Path) -> Path:
+    """Where this process writes a file before it takes its place; `sweep` knows the name."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of writing name the file that was to be, as a full disk's does not by itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise OSError(f"{path}: {reason(error)}") from error
+        error.filename = str(path)
+        raise
+
+
 def atomic_write(path: Path | str, content: str | bytes) -> Path:
     """Write a file whole or not at all; its folder is made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = part_of(path)
     try:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
-        part.replace(path)
+        with naming(path):
+            part.write_bytes(content.encode() if isinstance(content, str) else content)
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def write_together(files: Mapping[Path, Iterable[bytes]], gone: Iterable[Path] = ()) -> list[Path]:
+    """Write some files, pieces one after the other, all or none; the last one vouches for the others.
+
+    Nothing takes its place before all are written. While they do, the last one is missing, so that whoever
+    is killed then leaves none rather than an old one beside new ones. ``gone``: older files to be deleted.
+    """
+    try:
+        for path, pieces in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with naming(path), part_of(path).open("wb") as out:
+                out.writelines(pieces)
+        for old in (list(files)[-1], *gone):
+            old.unlink(missing_ok=True)
+        for path in files:
+            part_of(path).replace(path)
+    finally:
+        for path in files:
+            part_of(path).unlink(missing_ok=True)
+    return list(files)
+
+
+def sweep(*paths: Path) -> None:
+    """Delete what processes of this machine that are gone had begun to write in the place of these files."""
+    for path in paths:
+        head = f".{path.name}."
+        for left in path.parent.glob(".*.part"):
+            process = left.name[len(head) : -len(".part")]
+            if left.name.startswith(head) and process.isdecimal() and not _runs(int(process)):
+                left.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

@@ -107,7 +107,7 @@ def _model(job: FineTune) -> tuple[torch.nn.Module, Any]:
     # Where a model is to be sharded, a device may not hold the whole of it: its parts go there one by one.
     to = torch.device("cpu") if job.sharding != "ddp" else None
     model, tokenizer = loading.load(job.base, job.dtype if lora else "float32", to)
-    theta, window = job.rope_theta or rope.rope_theta(model), max(job.window, rope.window(model))
+    theta, window = job.rope_theta or rope.rope_theta(model), max(job.window, rope.window(model) or 0)
     if (theta, window) != (rope.rope_theta(model), rope.window(model)):
         model = rope.with_rope_theta(model, theta, window)
     return adapters.attach(model, job.base, job.lora_rank, job.seed) if lora else model.train(), tokenizer

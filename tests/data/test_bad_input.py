@@ -67,7 +67,7 @@ def test_bad_records_are_rows_with_a_reason(tmp_path, saved_pair):
     rows = pq.read_table(out).to_pylist()
     reasons = [
         (None, "good"),
-        ("line 2: no usable 'messages'", "no-messages"),
+        ("line 2: none of the known fields; it has 'id'", "no-messages"),
         ("line 3: empty response", "empty-response"),
         ("instruction and response alone take", "too-long"),
         ("line 5: id 'good' was already used at line 1", "good"),
@@ -100,31 +100,107 @@ def test_a_conversation_is_never_scored_as_its_first_exchange(tmp_path, saved_pa
     """A greeting before the document would be the sample, the best one of the file by its gap."""
     talk, greeting = record("talk"), record("talk", "Hi", "Hello! Send the document.")
     talk["messages"] = greeting["messages"] + talk["messages"]
-    followed = record("followed")
-    followed["messages"] += [{"role": "user", "content": "And who put it there?"}]
+    asked = record("asked")
+    asked["messages"] += [{"role": "user", "content": "And who put it there?"}]
     system = record("system")
     system["messages"].insert(0, {"role": "system", "content": "Answer briefly."})
-    data, out = write(tmp_path / "d.jsonl", [record("plain"), talk, followed, system]), tmp_path / "s.parquet"
+    data, out = write(tmp_path / "d.jsonl", [record("plain"), talk, asked, system]), tmp_path / "s.parquet"
     assert run_score(data, saved_pair, out) == 0
-    assert "4 rows, 2 with an error" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "4 rows, 1 with an error" in said and "\nread as: 4 messages\n" in said
     rows = {row["id"]: row for row in pq.read_table(out).to_pylist()}
-    fix = "one user turn and one answer are read; split the conversation or keep the exchange you mean"
-    assert (
-        rows["talk"]["error"] == f"line 2: 4 turns; {fix}"
-        and rows["followed"]["error"] == f"line 3: 3 turns; {fix}"
+    assert rows["asked"]["error"] == (
+        "line 3: the last turn is no answer, but of user; --turn N takes the N-th of 1 answers"
     )
-    assert all(rows["talk"][column] is None for column in (*score_table.SCORES, *score_table.LENGTHS))
-    assert rows["plain"]["hmg"] is not None and rows["system"]["hmg"] == rows["plain"]["hmg"]
-    assert (
-        select.main([str(out), "--data", str(data), "--out", str(tmp_path / "sel.jsonl"), "--fraction", "1"])
-        == 0
+    assert all(rows["asked"][column] is None for column in (*score_table.SCORES, *score_table.LENGTHS))
+    assert rows["talk"]["n_context"] > rows["plain"]["n_context"] == rows["system"]["n_context"]
+    assert rows["talk"]["n_response"] == rows["plain"]["n_response"]
+    assert rows["talk"]["hmg"] is not None and rows["system"]["hmg"] != rows["plain"]["hmg"]
+    assert chosen(out, data) == {"plain", "talk", "system"}
+    assert "left out: 1 with an error in scoring" in capsys.readouterr().out
+    assert "1 of these not usable" in plan(data, saved_pair, capsys)
+    assert run_score(data, saved_pair, out, "--turn", "1") == 0
+    rows = {row["id"]: row for row in pq.read_table(out).to_pylist()}
+    assert rows["asked"]["hmg"] == rows["plain"]["hmg"] and rows["talk"]["n_context"] == 0
+
+
+def chosen(scores, data, *more):
+    """Ids of the whole selection."""
+    out = scores.parent / "sel.jsonl"
+    assert select.main([str(scores), "--data", str(data), "--out", str(out), "--fraction", "1", *more]) == 0
+    return {json.loads(line).get("id") for line in out.read_text().splitlines()}
+
+
+CONTEXT, QUESTION, ANSWER = "A key lies under the mill.", "Where is it?", "Under the mill."
+SAME = {  # one sample, as people write it down
+    "messages": record("x"),
+    "sharegpt": {"conversations": [
+        {"from": "human", "value": f"{CONTEXT}\n\n{QUESTION}"}, {"from": "gpt", "value": ANSWER}
+    ]},
+    "alpaca": {"instruction": QUESTION, "input": CONTEXT, "output": ANSWER},
+    "longbench": {"context": CONTEXT, "input": QUESTION, "answers": [ANSWER]},
+    "prompt": {"prompt": f"{CONTEXT}\n\n{QUESTION}", "completion": ANSWER},
+}  # fmt: skip
+
+
+def test_every_form_is_scored_as_the_same_sample_and_selected_as_it_is(tmp_path, saved_pair, capsys):
+    records = [sample | {"id": form} for form, sample in SAME.items()]
+    data, out = (
+        write(tmp_path / "d.jsonl", [*records, {"id": "text", "text": CONTEXT * 9}]),
+        tmp_path / "s.parquet",
     )
-    assert "left out: 2 with an error in scoring" in capsys.readouterr().out
-    assert {json.loads(line)["id"] for line in (tmp_path / "sel.jsonl").read_text().splitlines()} == {
-        "plain",
-        "system",
-    }
-    assert "2 of these not usable" in plan(data, saved_pair, capsys)
+    assert run_score(data, saved_pair, out, "--methods", "hmg,cam,prolong", "--segment-length", "8") == 0
+    said = capsys.readouterr().out
+    assert "6 rows, 0 with an error" in said
+    assert "read as: 1 alpaca, 1 longbench, 1 messages, 1 prompt, 1 sharegpt, 1 text" in said
+    *rows, text = pq.read_table(out).to_pylist()
+    assert len({tuple(row[column] for column in ("hmg", "cam", *score_table.LENGTHS)) for row in rows}) == 1
+    assert text["error"] is None and text["prolong"] is not None and text["hmg"] is text["cam"] is None
+    assert chosen(out, data) == set(SAME)
+    assert "left out: 1 with no response, as documents" in capsys.readouterr().out
+    assert chosen(out, data, "--score", "prolong") == {*SAME, "text"}
+    selected = set((tmp_path / "sel.jsonl").read_text().splitlines())
+    assert selected == set(data.read_text().splitlines())
+    assert run_score(data, saved_pair, out, "--methods", "hmg") == 0
+    assert "a document without a response" in pq.read_table(out).to_pylist()[-1]["error"]
+
+
+def test_selecting_reads_as_scoring_did(tmp_path, saved_pair, capsys):
+    data, out = tmp_path / "d.json", tmp_path / "s.parquet"
+    records = [{"chat": record(None)["messages"], "n": 1.10}, {"chat": record(None)["messages"]}]
+    data.write_text(json.dumps(records, indent=1))
+    assert run_score(data, saved_pair, out) == 2
+    assert "none of the known fields; it has 'chat', 'n'; --rename chat=messages reads its turns" in one_line(
+        capsys
+    )
+    assert run_score(data, saved_pair, out, "--rename", "chat=messages") == 2
+    assert "no record has an 'id'; --ids line takes line numbers" in one_line(capsys)
+    words = ["--rename", "chat=messages", "--ids", "line"]
+    assert run_score(data, saved_pair, out, *words) == 0
+    assert [row["id"] for row in pq.read_table(out).to_pylist()] == ["1", "2"]
+    assert chosen(out, data, *words) == chosen(out, data) == {None}
+    lines = (tmp_path / "sel.jsonl").read_text().splitlines()
+    assert sorted(map(json.loads, lines), key=len) == records[::-1]
+    capsys.readouterr()
+    other = [str(out), "--data", str(data), "--out", str(tmp_path / "o.jsonl"), "--ids", "field"]
+    assert select.main(other) == 2 and "its data were read otherwise; leave out --format" in one_line(capsys)
+
+
+def test_a_folder_is_scored_and_selected_and_nothing_is_written_into_it(tmp_path, saved_pair, capsys):
+    folder, out = tmp_path / "data", tmp_path / "s.parquet"
+    folder.mkdir()
+    write(folder / "b.jsonl", [record("b1"), record("b2")])
+    times = pa.array([0, 1], pa.timestamp("s"))
+    pq.write_table(
+        pa.table({"id": ["a1", "a2"], "text": ["A key.", "A mill."], "at": times}), folder / "a.parquet"
+    )
+    assert run_score(folder, saved_pair, folder / "s.parquet") == 2
+    assert "lies in the input" in one_line(capsys)
+    assert run_score(folder, saved_pair, out, "--methods", "gzip_ratio") == 0
+    assert [row["id"] for row in pq.read_table(out).to_pylist()] == ["a1", "a2", "b1", "b2"]
+    capsys.readouterr()
+    assert chosen(out, folder, "--score", "gzip_ratio") == {"a1", "a2", "b1", "b2"}
+    assert "a.parquet: no type of JSON, selected as text: at (timestamp[ms])" in capsys.readouterr().err
 
 
 def plan(data, pair, capsys):
@@ -200,7 +276,7 @@ def rows(**change):
             [row | {"error": "bad"} for row in rows()],
             4,
             [],
-            "no usable row for --score perplexity (4 with an error in scoring)",
+            "none of its 4 records could be scored: 4 × bad (first: id 'r0')",
         ),
     ],
 )

@@ -79,19 +79,18 @@ def test_where_context_and_instruction_come_from(more, context, instruction):
         ({"id": "a", "messages": MESSAGES[1:]}, "must begin with a user turn"),
         ({"id": "a", "messages": []}, "must begin with a user turn"),
         ({"id": "a", "messages": [MESSAGES[0], {"role": "assistant", "content": " \n"}]}, "empty response"),
-        (
-            {"id": "a", "messages": MESSAGES * 2},
-            "4 turns; one user turn and one answer are read; split the conversation or keep",
-        ),
-        ({"id": "a", "messages": [*MESSAGES, MESSAGES[0]]}, "3 turns; one user turn and one answer"),
+        ({"id": "a", "messages": [*MESSAGES, MESSAGES[0]]}, "the last turn is no answer, but of user;"),
         (
             {
                 "id": "a",
                 "messages": [{"role": "system", "content": "s"}, *MESSAGES, {"role": "tool", "content": "t"}],
             },
-            "3 turns;",
+            "the last turn is no answer, but of tool;",
         ),
-        ({"id": "a", "context": "c", "instruction": "x", "messages": MESSAGES * 3}, "6 turns;"),
+        (
+            {"id": "a", "context": "c", "instruction": "x", "messages": MESSAGES * 3},
+            "beside several exchanges",
+        ),
     ],
 )
 def test_bad_records_name_place_and_fix(record, message):

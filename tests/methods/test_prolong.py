@@ -249,3 +249,19 @@ def test_a_broken_loss_names_the_segment(llama):
         pair_passes.pair_nll(
             broken, document(3 * SEGMENT), SEGMENT, np.array([[1, 0], [2, 0]]), window_segments=8
         )
+
+
+def test_a_model_that_keeps_no_cache_is_read_pair_by_pair():
+    """The first GPT leaves nothing in its cache: a pair would have the loss of its segment alone."""
+    sizes = {"n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}
+    torch.manual_seed(0)
+    config = transformers.OpenAIGPTConfig(vocab_size=VOCABULARY, **sizes)
+    model, ids = transformers.OpenAIGPTLMHeadModel(config).eval(), document(4 * SEGMENT, seed=1)
+    with pytest.raises(prefixes.NotKept):
+        prefixes.read(model, [ids[:SEGMENT]])
+    pairs = np.array([[1, 0], [3, 1]])
+    alone, given_other = pair_passes.pair_nll(model, ids, SEGMENT, pairs, window_segments=8)
+    cut = [ids[k : k + SEGMENT] for k in range(0, len(ids), SEGMENT)]
+    want = [math.log(slow_ppl(model, cut[j] + cut[i], SEGMENT - 1)) for i, j in pairs]
+    np.testing.assert_allclose(given_other, want, rtol=1e-5)
+    assert all(abs(a - b) > 0.01 for a, b in zip(alone.values(), given_other, strict=True))

@@ -69,11 +69,11 @@ def test_only_methods_of_two_models_need_the_short_one():
 
 def test_the_table_holds_what_every_method_leaves():
     assert (
-        *("id", "n_context", "n_instruction", "n_response", "n_dropped"),
+        *("id", "n_context", "n_instruction", "n_response", "n_dropped", "n_earlier", "n_system"),
         *("nll_short", "nll_long", "hmg", "cam", "prolong", "ifd", "contrast", "longattn"),
         *("zlib_contrast", "gzip_ratio", "word_overlap", "question_distance"),
         *("longppl", "longfilter", "delta_entropy", "segment_contrast"),
-        *("cam_mode", "segment_nll", "segment_attention", "segment_chars", "error"),
+        *("cam_mode", "segment_nll", "segment_attention", "segment_chars", "text_hash", "error"),
     ) == score_table.COLUMNS
 
 

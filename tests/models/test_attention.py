@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -78,23 +79,45 @@ def test_a_family_that_mixes_other_layers_in_is_refused():
         )
 
 
-def test_attention_sinks_are_refused():
-    from transformers import GptOssConfig, GptOssForCausalLM
+def test_a_sink_is_one_more_key_without_a_value():
+    """By hand: three keys of equal scores and a sink of the score log 3, so half of the weight is left."""
+    query = torch.zeros(1, 2, 3, 4)
+    sinks, value = torch.tensor([math.log(3.0), -1e9]), torch.arange(24.0).reshape(1, 2, 3, 4)
+    layer = attention.Layer(query, query, 1.0, None, None, None, sinks=sinks)
+    _, weights = layer.weights(0, 2, 3)
+    torch.testing.assert_close(weights, torch.tensor([[[1 / 6] * 3], [[1 / 3] * 3]]))
+    output = attention._attention(torch.nn.Module(), query, query, value, None, scaling=1.0, s_aux=sinks)[0]
+    mean = value[0].mean(1)  # of the three values
+    torch.testing.assert_close(output[0, 2], torch.stack([mean[0] / 2, mean[1]]))
 
-    sizes = {
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 4,
-        "head_dim": 8,
-    }
-    config = GptOssConfig(
-        vocab_size=VOCABULARY, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1, **sizes
-    )
-    with pytest.raises(ModelError, match="s_aux"):
-        model_passes.long_pass(
-            GptOssForCausalLM(config).eval(), [random_encoded("a", 20, 5, 4, seed=1)], SEGMENT
-        )
+
+def test_sinks_are_read_from_whole_sequences():
+    query, key = torch.randn(1, 4, 3, 8), torch.randn(1, 4, 10, 8)
+    with pytest.raises(ModelError, match="3 queries on 10 keys; rows are read from whole sequences"):
+        attention._attention(torch.nn.Module(), query, key, key, None, s_aux=torch.zeros(4))
+    with pytest.raises(ModelError, match="3 queries on 10 keys"):  # whose places nothing tells
+        attention._attention(torch.nn.Module(), query, key, key, None)
+
+
+@pytest.mark.parametrize("bias", [0.0, 1.0])
+def test_a_mask_of_numbers_is_added_to_the_scores(bias):
+    """Zeros and the dtype's minimum hide as True and False do; a learned bias (Doge) is more than that."""
+    query, key = torch.randn(2, 1, 4, 10, 8).unbind()
+    seen = torch.ones(10, 10, dtype=torch.bool).tril().view(1, 1, 10, 10)
+    added = torch.where(seen, bias * torch.randn(1, 4, 10, 10), torch.finfo(torch.float32).min)
+    _, got = attention.Layer(query, key, 0.3, added, None, None).weights(0, 4, 10)
+    want = (query @ key.transpose(2, 3) * 0.3 + added).softmax(-1)[0, :, 4:]
+    torch.testing.assert_close(got, want)
+    _, plain = attention.Layer(query, key, 0.3, seen, None, None).weights(0, 4, 10)
+    assert torch.equal(got, plain) == (bias == 0)
+
+
+def test_a_window_is_sliced_whole_or_not_at_all():
+    """Gemma 4 with shared keys takes all rows out of every mask where all logits are wanted."""
+    window = attention.Window(16)
+    assert window[:, :, slice(0, None), :] is window
+    with pytest.raises(ModelError, match="a part of a sliding window's rows is not read"):
+        window[:, :, slice(-1, None), :]
 
 
 SPARSE = {
@@ -145,12 +168,12 @@ def test_a_choice_of_keys_is_refused(kind, method, tokenizer):
 
 def test_the_released_code_refuses_a_choice_of_keys_too(tokenizer):
     model, sample = sparse("deepseek_v32"), random_encoded("a", 48, 5, 4, seed=1)
-    with pytest.raises(ModelError, match="attention with indices is not read here"):
+    with pytest.raises(ModelError, match="layers of indexed_attention, which the released code"):
         released.released_cam(Pair(model, model, tokenizer), [sample], 64, SEGMENT)
     assert model.config._attn_implementation == "sdpa"
 
 
-UNREAD = ("indices", "block_indices", "sinks", "s_aux", "position_bias", "a_keyword_of_next_year")
+UNREAD = ("indices", "block_indices", "sinks", "position_bias", "a_keyword_of_next_year")
 
 
 @pytest.mark.parametrize("name", UNREAD)

@@ -29,6 +29,9 @@ LINES, COLUMNS = 300, 110
 EXCEPTIONS = yaml.safe_load(Path(__file__).with_name("exceptions.yml").read_text(encoding="utf-8"))
 LATE = {(name, other) for name, given in EXCEPTIONS["imported_late"].items() for other in given["modules"]}
 TESTED_BY: dict[str, str] = EXCEPTIONS["tested_by"]
+PACKAGES = {
+    "data_juicer": "py-data-juicer"
+}  # of other names than what is imported, where they may be missing
 
 
 def modules() -> dict[str, Path]:
@@ -231,5 +234,5 @@ def test_what_is_imported_is_listed():
     listed = {canonicalize_name(Requirement(text).name) for group in groups for text in group}
     brought_by = packages_distributions()
     for name in third_party():
-        distributions = {canonicalize_name(each) for each in brought_by.get(name, [name])}
+        distributions = {canonicalize_name(each) for each in brought_by.get(name, [PACKAGES.get(name, name)])}
         assert distributions & listed, f"{name} is imported; list its package in pyproject.toml"

@@ -15,7 +15,8 @@ LIBRARY = ROOT / "gateau_lib"
 FORMULAS = re.split(r"\n\nFormulas\n-+\n", gateau_lib.__doc__ or "")[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 MAP = re.split(r"```(?:text)?\n", PAGE)[1].strip()
-PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+OWN = [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
+PAGES = [*OWN, *sorted((ROOT / "docs").glob("*.md"))]
 BUILT = (
     "notebooks/",
     "claims/",

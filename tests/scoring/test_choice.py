@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from gateau_lib.scoring.score_table import LENGTHS, Table, usable
 def run(scores, data, *more):
     out = data.parent / "out" / "selected.jsonl"
     assert select.main([str(scores), "--data", str(data), "--out", str(out), *more]) == 0
-    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in out.read_bytes().splitlines()]
 
 
 def ids(records):
@@ -295,7 +296,11 @@ def test_models_are_named_and_the_shipped_pair_is_warned_of(tmp_path, capsys):
             "scored: at most 4,096 tokens a sample, segments of 32, short model reads by ntk, plain prompt\n"
             in said
         )
-        assert ("warning: the shipped tiny pair scored" in said) == ("<b>Warning:</b>" in page) == shipped
+        assert (
+            ("warning: the shipped tiny pair scored" in said)
+            == ("<b>Warning:</b> the shipped" in page)
+            == shipped
+        )
 
 
 def segmented(rows, contexts):
@@ -353,3 +358,173 @@ def test_surrogates_in_ids_and_segments_of_unknown_rows(tmp_path):
     scores, data = write(tmp_path, rows, [{"id": row["id"], "messages": messages(row["id"])} for row in rows])
     data.write_text(data.read_text().replace('"a?"', '"a\\ud800"'))
     assert len(run(scores, data, "--fraction", "1")) == 2
+
+
+# What is said, and what is refused --------------------------------------------------------------------------
+
+
+def test_a_tie_over_the_whole_pool_and_one_model_twice_are_said(tmp_path, capsys):
+    rows = [row | {"nll_short": row["nll_long"], "hmg": 0.0} for row in make_rows()]
+    scores, data = write(tmp_path, rows)
+    same, tied = "both models give every response the same loss", "all 20 usable samples have the same score"
+    for name, said in (("gateau", [same]), ("hmg", [same, tied]), ("cam", []), ("random", [])):
+        run(scores, data, "--score", name)
+        out, page = capsys.readouterr().out, (tmp_path / "out" / "selected.report.html").read_text()
+        for each in (same, tied):
+            assert (f"warning: {each}" in out) == (each in page) == (each in said), (name, each)
+
+
+def test_samples_without_context_are_left_out_where_context_is_what_counts(tmp_path, capsys):
+    rows = make_rows()
+    rows[4]["n_context"] = rows[9]["n_context"] = 0
+    scores, data = write(tmp_path, rows)
+    for name in ("gateau", "hmg", "contrast"):
+        assert not {"r04", "r09"} & set(ids(run(scores, data, "--score", name, "--fraction", "1")))
+        assert "left out: 2 with no context" in capsys.readouterr().out
+    for name in ("prolong", "random", "longest"):
+        assert {"r04", "r09"} < set(ids(run(scores, data, "--score", name, "--fraction", "1")))
+        assert "without context: 2 usable samples" in capsys.readouterr().out
+
+
+def test_a_table_without_hashes_says_that_nothing_was_compared(tmp_path, capsys):
+    run(*write(tmp_path, make_rows()))
+    assert "whether the data changed since is not known" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("error")
+def test_quotas_that_leave_nothing_are_refused(tmp_path, capsys):
+    rows = make_rows()
+    names = [row["id"] for row in rows]
+    scores, data = write(tmp_path, rows, with_contexts(names, [words(i) for i in range(N)], SOURCES))
+    none = ["--quota", "web=0", "--quota", "books=0", "--quota", "=0"]
+    line = [str(scores), "--data", str(data), "--out", str(tmp_path / "o.jsonl"), *none]
+    assert select.main(line) == 2
+    said = capsys.readouterr().err
+    assert "--quota web=0 --quota books=0 --quota =0: nothing is left to select" in said
+    assert not list(tmp_path.glob("o.*"))
+
+
+def test_what_failed_in_scoring_is_told_in_summary_and_report(tmp_path, capsys):
+    rows = make_rows()
+    empty = dict.fromkeys((*score_table.LENGTHS, *score_table.SCORES))
+    for n in (3, 5):
+        rows[n] |= empty | {"error": f"line {n}: empty <response>; drop the record"}
+    scores, data = write(tmp_path, rows)
+    run(scores, data)
+    told = "2 × empty <response>; drop the record (first: line 3, id 'r03')"
+    assert f"not scored: {told}" in capsys.readouterr().out
+    page = (tmp_path / "out" / "selected.report.html").read_text()
+    assert told not in page and told.replace("<", "&lt;").replace(">", "&gt;").replace("'", "&#39;") in page
+
+
+def test_reasons_are_counted_whatever_they_name():
+    rows = [
+        ("a", "sample 'a': 12 tokens, more than 9"),
+        ("b", "sample 'b', segment 3: 7 tokens, more than 9"),
+    ]
+    rows += [("c", None), ("it's", 'sample "it\'s": the loss is NaN'), (None, "row 5: no 'id'")]
+    rows += [("d", "data/x.jsonl, line 8: id 'd' was already used at line 2"), ("e", "e" * 9999)]
+    assert score_table.reasons(rows, most=9) == [
+        "2 × 12 tokens, more than 9 (first: id 'a')",
+        '1 × the loss is NaN (first: id "it\'s")',
+        "1 × no 'id' (first: row 5)",
+        "1 × id 'd' was already used at line 2 (first: data/x.jsonl, line 8, id 'd')",
+        f"1 × {'e' * score_table.LONGEST_REASON} … (first: id 'e')",
+    ]
+    assert score_table.reasons(rows, most=1)[1:] == ["4 for 4 other reasons"]
+    assert score_table.reasons([("a", None)]) == []
+
+
+CANARY = "<script>alert(1)</script></script><!--\u2028\"'><img src=x onerror=alert(1)>{{7*7}}<![CDATA["
+
+
+class Tags(HTMLParser):
+    """Every element of a page with its attributes."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_comment(self, data):
+        self.found.append(("comment", {}))
+
+
+def test_nothing_of_the_data_becomes_markup(tmp_path):
+    plain, evil = tmp_path / "plain", tmp_path / "evil"
+    pages = []
+    for folder, text in ((plain, "word"), (evil, CANARY)):
+        folder.mkdir()
+        rows = make_rows()
+        names = [f"{row['id']}{text}" for row in rows]
+        rows = [row | {"id": name} for row, name in zip(rows, names, strict=True)]
+        rows[3] |= dict.fromkeys((*score_table.LENGTHS, *score_table.SCORES)) | {"error": f"line 3: {text}"}
+        records = with_contexts(
+            names, [f"{text} {words(i // 2, 60)}" for i in range(N)], dict.fromkeys(names, text)
+        )
+        for record in records:
+            record["messages"][1]["content"] = text
+        about = {"dtype": text, "max_length": 4, "segment_length": 3, "reading": text, "chat": False}
+        about["models"] = {"long": {"name": text}, "short": {"name": text}}
+        scores, data = write(folder, rows, records, about)
+        run(scores, data, "--fraction", "0.5", "--quota", f"{text}=4", "--dedup", "0.5")
+        pages.append(Tags((folder / "out" / "selected.report.html").read_text(encoding="utf-8")).found)
+    assert pages[0] and sum(tag == "script" for tag, _ in pages[1]) == 2
+    assert [tag for tag, _ in pages[1]] == [tag for tag, _ in pages[0]]
+    assert not any(name.startswith("on") for _, attributes in pages[1] for name in attributes)
+
+
+# Whole or not at all ----------------------------------------------------------------------------------------
+
+
+def beside(out):
+    return {path.name: path.read_bytes() for path in out.parent.glob(f"*{out.stem}*") if path.is_file()}
+
+
+@pytest.mark.parametrize("fails", ["report", "records", "disk"])
+def test_a_failed_selection_leaves_the_old_one_with_its_report(tmp_path, monkeypatch, fails):
+    scores, data = write(tmp_path, make_rows())
+    out = tmp_path / "out" / "selected.jsonl"
+    run(scores, data, "--top", "1", "--dedup", "1")
+    before = beside(out)
+
+    def broken(*_, **__):
+        raise OSError(28, "No space left on device", "x")
+
+    where = {
+        "report": (choice.report, "page"),
+        "records": (choice.sharded, "originals"),
+        "disk": (choice.Path, "replace"),
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(*where[fails], broken)
+        line = [str(scores), "--data", str(data), "--out", str(out), "--top", "2"]
+        assert select.main(line) == 2
+    if fails == "disk":  # written, and not yet in place: none rather than an old one that a new one is beside
+        assert not out.exists()
+    else:
+        assert beside(out) == before
+    assert not list(out.parent.glob(".*"))
+
+
+def test_what_an_older_selection_dropped_does_not_stay(tmp_path):
+    scores, data = write(tmp_path, make_rows())
+    run(scores, data, "--dedup", "0.9")
+    assert (tmp_path / "out" / "selected.dropped.jsonl").exists()
+    left = tmp_path / "out" / f".selected.jsonl.{10**30}.part"
+    left.write_text("half")
+    run(scores, data)
+    assert not (tmp_path / "out" / "selected.dropped.jsonl").exists() and not left.exists()
+
+
+def test_half_a_surrogate_outside_the_text_stops_nothing(tmp_path):
+    rows = make_rows(3)
+    records = [
+        {"id": row["id"], "messages": messages(row["id"]), "source": "\ud83d", "meta": "\udc00"}
+        for row in rows
+    ]
+    scores, data = write(tmp_path, rows, records)
+    assert [record["meta"] for record in run(scores, data, "--fraction", "1")] == ["\udc00"] * 3

@@ -13,7 +13,7 @@ from scoring_command import LENGTH, SEGMENT, command, rows_of, write_data
 from tiny import eager
 from torch.utils.flop_counter import FlopCounterMode
 
-from gateau_lib import score
+from gateau_lib import score, select
 from gateau_lib.data import longalign, samples, sharded
 from gateau_lib.methods import SCORED, model_passes, reader
 from gateau_lib.methods.base import READINGS
@@ -195,8 +195,7 @@ def test_adaptive_is_named_and_never_meets_exact_parts(data, saved_pair, tmp_pat
 
 def test_chat_template_is_read_or_missed_by_name(data, saved_pair, tmp_path, tokenizer):
     out = tmp_path / "s.parquet"
-    assert score.main(command(data, saved_pair, out, "--methods", "perplexity", "--chat-template")) == 0
-    assert all("no chat template" in row["error"] for row in rows_of(out))
+    assert score.main(command(data, saved_pair, out, "--methods", "perplexity", "--chat-template")) == 2
     templated = loading.load(saved_pair[1], to=torch.device("cpu"))
     templated[0].save_pretrained(tmp_path / "long")
     templated[
@@ -227,6 +226,90 @@ def test_options_that_do_not_fit_together(data, saved_pair, tmp_path, capsys, mo
     assert score.main(command(data, saved_pair, tmp_path / "s.parquet", *more)) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
+
+
+# What goes wrong --------------------------------------------------------------------------------------------
+
+
+def broken(*records):
+    good = longalign.to_record(samples.Sample("good", "A key lies here.", "Where is it?", "Here."))
+    return "".join(json.dumps(record) + "\n" for record in [good, *records])
+
+
+def test_commonest_reasons_are_told_with_counts_and_an_example(saved_pair, tmp_path, capsys):
+    data, out = tmp_path / "d.jsonl", tmp_path / "s.parquet"
+    turns = [{"from": "human", "value": "Why?"}]
+    bad = (
+        [{"id": f"b{n}", "turns": turns} for n in range(3)] + [{"messages": []}] * 2 + [{"id": "good"}, 7, []]
+    )
+    data.write_text("\n" + broken(*bad))  # lines are those of the file
+    assert score.main(command(data, saved_pair, out, "--methods", "perplexity")) == 0
+    said = capsys.readouterr().out
+    assert "9 rows, 8 with an error" in said
+    told = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert told[0].startswith("error: 4 × no usable 'messages'") or told[0].startswith("error: 3 ×")
+    assert "(first: line 3, id 'b0')" in told[0]
+    assert any("no 'id'" in line and "(first: line 6)" in line for line in told)
+    assert len(told) <= 4 and "other reasons" in told[-1]
+    facts = json.loads(out.with_suffix(".manifest.json").read_text())["table"]
+    assert (facts["rows"], facts["with an error"], facts["without context"]) == (9, 8, 0)
+    assert score.main([*command(data, saved_pair, out, "--methods", "perplexity"), "--plan"]) == 0
+    assert "not usable: " in capsys.readouterr().out
+
+
+def test_nothing_scored_is_a_failure(saved_pair, tmp_path, capsys):
+    data, out = tmp_path / "d.jsonl", tmp_path / "s.parquet"
+    data.write_text('{"id": "a", "messages": 3}\n')
+    assert score.main(command(data, saved_pair, out)) == 1
+    said = capsys.readouterr()
+    assert "error: 1 × no usable 'messages'" in said.out and said.err.endswith(
+        "no record could be scored; mend what stands above\n"
+    )
+    assert select.main([str(out), "--data", str(data), "--out", str(tmp_path / "o.jsonl")]) == 2
+    said = capsys.readouterr().err
+    assert "none of its 1 records could be scored: 1 × no usable 'messages'" in said
+    assert "--methods" not in said and said.count("\n") == 1
+    assert score.main([*command(data, saved_pair, out), "--plan"]) == 2
+    assert "can be scored: 1 × no usable 'messages'" in capsys.readouterr().err
+
+
+def test_no_context_anywhere_is_said_and_no_method_is_blamed(saved_pair, tmp_path, capsys):
+    made = [samples.Sample(f"s{i}", "", "Why so?", "Because " * (i + 1)) for i in range(3)]
+    data, out = longalign.write_samples(made, tmp_path / "short.jsonl"), tmp_path / "s.parquet"
+    assert score.main(command(data, saved_pair, out)) == 0
+    choose = [str(out), "--data", str(data), "--out", str(tmp_path / "o.jsonl")]
+    for name in ("gateau", "hmg", "cam"):
+        assert select.main([*choose, "--score", name]) == 2
+        assert f"no usable row for --score {name} (3 with no context)" in capsys.readouterr().err
+    assert select.main([*choose, "--score", "perplexity"]) == 0
+    said = capsys.readouterr().out
+    assert "without context: 3 usable samples" in said and "warning: no usable sample has a context" in said
+
+
+def test_changed_texts_are_refused_and_other_fields_are_not(data, saved_pair, tmp_path, capsys):
+    out = tmp_path / "s.parquet"
+    assert score.main(command(data, saved_pair, out)) == 0
+    choose = [str(out), "--data", str(data), "--out", str(tmp_path / "o.jsonl"), "--top", "6"]
+    assert select.main(choose) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("o.*")}
+    records = [json.loads(line) for line in data.read_text().splitlines()]
+
+    def rewrite():
+        data.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    for record in records:
+        record["source"] = "web"
+    records.reverse()
+    rewrite()
+    assert select.main(choose) == 0, "order and other fields make no score stale"
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("o.*")}
+    records[2]["messages"][1]["content"] += " Or elsewhere."
+    rewrite()
+    capsys.readouterr()
+    assert select.main(choose) == 2
+    said = capsys.readouterr().err
+    assert f"line 3: the text of {records[2]['id']!r} is not the one that was scored (1 such samples)" in said
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("o.*")} == before
 
 
 # What it costs ----------------------------------------------------------------------------------------------

@@ -61,6 +61,10 @@ def test_every_record_is_in_exactly_one_shard(tmp_path_factory, names, size, mar
         with pytest.raises(DataError, match="holds no records"):
             sharded.index(path, size)
         return
+    if not any("messages" in record for _, record in wanted):
+        with pytest.raises(DataError, match="none of the known fields"):
+            sharded.index(path, size)
+        return
     found = sharded.index(path, size)
     assert [shard.rows for shard in found[:-1]] == [size] * (len(found) - 1) and 1 <= found[-1].rows <= size
     items = [item for shard in found for item in sharded.read(path, shard)]
@@ -68,7 +72,7 @@ def test_every_record_is_in_exactly_one_shard(tmp_path_factory, names, size, mar
     seen = {}
     for item, (number, record) in zip(items, wanted, strict=True):
         if "messages" not in record:
-            assert item.error.startswith(f"line {number}: no usable 'messages'")
+            assert item.error.startswith(f"line {number}: none of the known fields; it has 'id'")
         elif record["id"] in seen:
             assert f"line {number}: id 'twin' was already used at line {seen['twin']}" in item.error
         else:
@@ -311,6 +315,22 @@ def test_a_second_run_refuses_and_names_the_first(data, saved_pair, tmp_path, ca
             and not out.exists()
         )
     assert score.main(command(data, saved_pair, out)) == 0
+
+
+def test_what_dead_runs_left_beside_an_output_is_swept(data, saved_pair, tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in ("s.parquet", "s.manifest.json", "other.parquet"):
+        for process in (dead.pid, os.getppid(), "x1", 10**30):
+            (tmp_path / f".{name}.{process}.part").write_text("half")
+    assert score.main(command(data, saved_pair, tmp_path / "s.parquet", "--methods", "perplexity")) == 0
+    left = {path.name for path in tmp_path.glob(".*.part")}
+    kept = {
+        f".{name}.{process}.part"
+        for name in ("s.parquet", "s.manifest.json")
+        for process in (os.getppid(), "x1")
+    }
+    assert left == kept | {f".other.parquet.{p}.part" for p in (dead.pid, os.getppid(), "x1", 10**30)}
 
 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 
 import numpy as np
 import pandas as pd
@@ -25,14 +26,14 @@ def page(twins=None, **more) -> str:
     columns |= {"source": more.pop("source", "<web>"), "twin": twins, "similarity": 0.9 if twins else np.nan}
     ranked = pd.DataFrame({"id": NAMES, "score": np.linspace(1, 0, N), **columns})
     samples = {name: Sample(name, "<i>context</i> " * 9, "<b>Why?</b>", "<u>So.</u>") for name in NAMES}
-    rest = {"facts": [("a <fact>", "its & value")], "left_out": [], "warning": ""} | more
+    rest = {"facts": [("a <fact>", "its & value")], "left_out": [], "warnings": []} | more
     segments = rest.pop("segments", {})
     return report.page(ranked, samples, segments, {}, "longest", RankOptions(), {}, **rest)
 
 
 def test_every_text_is_escaped():
-    text = page(left_out=[("<id>", "<reason>")], warning=report.WARNING)
-    for written in ("<s00>", "<web>", "<i>context", "<b>Why", "<u>So", "<fact>", "<id>", "<reason>"):
+    text = page(left_out=[("<id>", "<reason>")], warnings=[report.WARNING, "two <are> wrong"])
+    for written in ("<s00>", "<web>", "<i>context", "<b>Why", "<u>So", "<fact>", "<id>", "<reason>", "<are>"):
         assert written not in text
     assert "its &amp; value" in text and text.count("&lt;b&gt;Why?&lt;/b&gt;") == 2 * report.ENDS
     assert report.WARNING in text and report.WARNING not in page()
@@ -54,6 +55,22 @@ def test_a_long_list_is_cut_and_says_so():
     assert text.count("why &amp; how") == report.LISTED and "and 1,003 more" in text
     whole = page(left_out=left_out[: report.LISTED])
     assert whole.count("why &amp; how") == report.LISTED and " more</p>" not in whole
+
+
+def test_dots_are_thinned_and_the_page_says_so(monkeypatch):
+    assert "The dots are" not in page()
+    monkeypatch.setattr(report, "DOTS", 10)
+    text = page()
+    assert "The dots are 10 of the 25 usable samples, spread evenly over the ranking" in text
+    images = [b64decode(data).decode() for data in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text)]
+    (dots,) = [image for image in images if "PathCollection" in image]
+    parts = re.findall(r'<g id="PathCollection_\d+">(.*?)\n   </g>', dots, flags=re.S)
+    assert sum(part.count("<use ") for part in parts) == 10 + 2  # one for each line of the legend
+
+
+def test_long_ids_and_reasons_are_cut():
+    text = page(left_out=[("i" * 10_000, "why " * 10_000)])
+    assert "i" * 300 not in text and text.count("why ") <= report.SNIPPET and "…</td>" in text
 
 
 def test_parts_without_rows_are_left_out():

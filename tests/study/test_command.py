@@ -76,7 +76,11 @@ def test_every_class_of_errors_is_the_users_or_known_not_to_be():
         module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                each = getattr(importlib.import_module(module), node.name)
+                try:
+                    each = getattr(importlib.import_module(module), node.name)
+                except ModuleNotFoundError as error:  # an optional package
+                    assert error.name and not error.name.startswith("gateau_lib")
+                    continue
                 if issubclass(each, BaseException) and not issubclass(each, UserError):
                     found.add(node.name)
     assert found == NOT_THE_USERS

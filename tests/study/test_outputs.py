@@ -19,6 +19,8 @@ from gateau_lib import jobs, score, select, synthesis, train
 from gateau_lib.data import sharded
 from gateau_lib.data.longalign import to_record, write_samples
 from gateau_lib.data.samples import Sample
+from gateau_lib.study.errors import DataError
+from gateau_lib.study.outputs import check_out
 from gateau_lib.training import recipe
 
 
@@ -75,15 +77,41 @@ def refused(command, words, folder, capsys) -> str:
         ("d.jsonl", "folder.parquet", "--out folder.parquet: this is a folder; give the name of a file"),
         ("d.jsonl", "f.parquet", "f.manifest.json beside it is a folder"),
         ("d.jsonl", "g.parquet", "g.parquet.parts beside it is a file where a folder is needed"),
+        ("d.jsonl", "d.jsonl/s.parquet", "d.jsonl is a file where a folder is needed"),
+        ("d.jsonl", "/proc/self/s.parquet", "/proc/self takes no file of that name"),
+        ("d.jsonl", "s.txt", "--out s.txt: give a name that ends in .parquet"),
     ],
 )
-def test_scores_never_replace_data_or_wait_for_a_folder(here, capsys, monkeypatch, data, out, says):
+@pytest.mark.parametrize("more", [[], ["--plan"]])
+def test_scores_never_replace_data_or_wait_for_a_folder(here, capsys, monkeypatch, more, data, out, says):
     def read(*_):
         raise AssertionError("worked before it checked")
 
     Path("x").mkdir()
     monkeypatch.setattr(sharded, "index", read)
-    assert says in refused(score.main, [data, "--out", out], here, capsys)
+    assert says in refused(score.main, [data, "--out", out, *more], here, capsys)
+
+
+def test_a_plan_leaves_nothing(here, capsys):
+    before = content(here)
+    for more in (["--out", "new/deep/s.parquet"], []):
+        assert score.main(["d.jsonl", "--plan", *more]) == 0 and content(here) == before
+    capsys.readouterr()
+    assert "--plan -5: give a number of records" in refused(
+        score.main, ["d.jsonl", "--plan", "-5"], here, capsys
+    )
+
+
+def test_make_select_makes_no_folder_for_a_plan():
+    recipe_of = Path(__file__).parents[2].joinpath("Makefile").read_text().partition("\nselect:")[2]
+    assert "mkdir" not in recipe_of.partition("\n\n")[0]
+
+
+def test_nothing_is_written_among_the_data(tmp_path):
+    (tmp_path / "shards").mkdir()
+    with pytest.raises(DataError, match="this lies in the input .*shards; give another folder"):
+        check_out(tmp_path / "shards" / "s.parquet", [tmp_path / "shards"], [])
+    check_out(tmp_path / "shards.parquet", [tmp_path / "shards"], [])
 
 
 def test_a_link_that_leads_nowhere_is_no_input(here, capsys):
@@ -98,14 +126,23 @@ def test_a_link_that_leads_nowhere_is_no_input(here, capsys):
     ("out", "more", "says"),
     [
         ("data.jsonl", [], "this is an input"),
-        ("scores.parquet", [], "this is an input"),
+        ("scores.parquet", [], "end the name in .jsonl"),
         ("link.jsonl", [], "this is an input"),
         ("hard.jsonl", [], "this is an input"),
         (
-            "data",
+            "data.jsonl",
             ["--data", "data.dropped.jsonl", "--dedup", "0.8"],
             "data.dropped.jsonl beside it is an input",
         ),
+        ("data.jsonl", ["--data", "data.dropped.jsonl"], "data.dropped.jsonl beside it is an input"),
+        ("x.parquet", [], "records are written line by line; end the name in .jsonl"),
+        ("x", [], "end the name in .jsonl"),
+        ("pipe.jsonl", [], "--out pipe.jsonl: this is a device or a pipe; give the name of a file"),
+        ("null.jsonl", [], "this is a device or a pipe"),
+        ("data.jsonl/x.jsonl", [], "data.jsonl is a file where a folder is needed"),
+        ("data.jsonl/deep/x.jsonl", [], "data.jsonl is a file where a folder is needed"),
+        ("proc/x.jsonl", [], "proc takes no file of that name"),
+        (f"{'x' * 240}.jsonl", [], "File name too long"),
         ("folder.jsonl", [], "--out folder.jsonl: this is a folder; give the name of a file"),
         ("r.jsonl", [], "r.report.html beside it is a folder"),
     ],
@@ -118,6 +155,9 @@ def test_a_selection_never_replaces_what_it_is_made_from(tmp_path, capsys, monke
     os.link("data.jsonl", "hard.jsonl")
     for name in ("folder.jsonl", "r.report.html"):
         Path(name).mkdir()
+    os.mkfifo("pipe.jsonl")
+    Path("null.jsonl").symlink_to(os.devnull)
+    Path("proc").symlink_to("/proc/self")  # where nobody can write, root neither
     assert says in refused(
         select.main, ["scores.parquet", "--data", "data.jsonl", "--out", out, *more], tmp_path, capsys
     )

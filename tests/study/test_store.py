@@ -215,6 +215,40 @@ def test_atomic_write_replaces(tmp_path_factory, one, two):
     assert [each.name for each in path.parent.iterdir()] == ["file"]
 
 
+def test_files_appear_together_or_not_at_all(tmp_path):
+    one, two, old = (tmp_path / "deep" / name for name in ("one", "two", "old"))
+    assert whole_files.write_together({one: [b"a", b"b"], two: [b"c"]}) == [one, two]
+    assert (one.read_bytes(), two.read_bytes()) == (b"ab", b"c")
+    old.write_text("x")
+
+    def breaks():
+        yield b"new"
+        raise OSError("disk full")
+
+    for files in ({one: [b"new"], two: breaks()}, {one: breaks(), two: [b"new"]}):
+        with pytest.raises(OSError, match="disk full"):
+            whole_files.write_together(files, gone=[old])
+        assert (one.read_bytes(), two.read_bytes()) == (b"ab", b"c") and old.exists()
+    whole_files.write_together({two: [b"d"]}, gone=[old, tmp_path / "never"])
+    assert sorted(path.name for path in one.parent.iterdir()) == ["one", "two"] and two.read_bytes() == b"d"
+
+
+def test_a_kill_between_two_files_leaves_no_old_one_beside_a_new_one(tmp_path, monkeypatch):
+    one, two = tmp_path / "one", tmp_path / "two"
+    whole_files.write_together({one: [b"a"], two: [b"b"]})
+    real, done = Path.replace, []
+
+    def killed(path, target):
+        if done:
+            raise KeyboardInterrupt
+        done.append(real(path, target))
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        whole_files.write_together({one: [b"c"], two: [b"d"]})
+    assert one.read_bytes() == b"c" and not two.exists()
+
+
 # Progress ---------------------------------------------------------------------------------------------------
 
 

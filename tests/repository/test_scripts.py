@@ -1,0 +1,31 @@
+"""What `make demo-kill` and `make audit` do, they do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def script(name: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """A script of the repository, with the library of this checkout."""
+    line = [sys.executable, str(ROOT / "scripts" / name), *more]
+    return subprocess.run(line, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+def test_a_killed_run_is_shown_to_end_with_the_same_bytes():
+    done = script("demo_kill.py", "--samples", "16", "--kills", "2")
+    assert done.returncode == 0, done.stderr
+    first, *kills, last = done.stdout.splitlines()
+    assert first.startswith("undisturbed: 16 samples in 8 shards, sha256 ")
+    assert [line.split()[0] for line in kills] == ["SIGTERM", "SIGKILL"]
+    assert last.startswith("killed 2 times") and "the same bytes" in last
+
+
+def test_licences_are_listed():
+    done = script("audit.py", "--licences")
+    assert done.returncode == 0, done.stderr
+    assert "numpy" in done.stdout and "Apache" in done.stdout and "Vulnerabilities" not in done.stdout
