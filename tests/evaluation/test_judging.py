@@ -111,7 +111,7 @@ def test_mt_bench_is_read_as_published(questions, tmp_path):
             '{"question_id": 1, "turns": ["a"]}',
             "line 1: not a question of mt-bench as published .lacks 'category'",
         ),
-        ("mt-bench", "[1]", "line 1: not a question of mt-bench"),
+        ("mt-bench", "[1]", "record 1: not a question of mt-bench"),
         (
             "mt-bench",
             '{"question_id": 1, "category": "math", "turns": ["a", "b"], "reference": ["c"]}',

@@ -17,8 +17,8 @@ from gateau_lib.study.errors import DataError, UserError
 from gateau_lib.study.staleness import RunError
 
 PACKAGE = Path(gateau_lib.__file__).parent
-# Raised and caught inside one module, or the failure of a worker, which may be a fault of the program.
-NOT_THE_USERS = {"Busy", "JobError"}
+# Raised and caught inside the library, or the failure of a worker, which may be a fault of the program.
+NOT_THE_USERS = {"Busy", "JobError", "NotKept"}
 
 
 def ends(error: BaseException | None, kept: str = "") -> int:
