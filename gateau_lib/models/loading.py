@@ -189,7 +189,8 @@ def _convert(source: str, pickled: str) -> str:
     names = "AutoModelForCausalLM, AutoTokenizer"
     command = f"from transformers import {names}; {load}.save_pretrained('{out}')"
     if out != source:
-        command += f"; AutoTokenizer.from_pretrained('{source}').save_pretrained('{out}')"
+        tokenizer = f"AutoTokenizer.from_pretrained('{source}', trust_remote_code=False)"
+        command += f"; {tokenizer}.save_pretrained('{out}')"
     why = f"pickled weights ({pickled}) are not loaded"
     return f'{source}: {why}; convert them once, then give {out}: python -c "{command}"'
 
