@@ -65,13 +65,19 @@ def family(name: str, vocabulary: int, seed: int) -> Any:
 
 def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
     """Every score of planted samples by the shipped pair and tiny families, on both devices and formats."""
-    profile = replace(resolve("cpu"), pool_per_kind=shapes.samples_per_kind, pool_tokens=shapes.sample_tokens)
+    each = shapes.samples_per_kind
+    sizes: dict[str, Any] = {
+        "pool_per_kind": each,
+        "noise_per_kind": each,
+        "pool_tokens": shapes.sample_tokens,
+    }
+    profile = replace(resolve("cpu"), **sizes)
     cpu = torch.device("cpu")
     shipped = load_pair(None, None, True, "float32", cpu)
     drawn = candidate_pool(profile, shipped.tokenizer, "independent", 0)
     items = [Item(sample.id, sample) for sample in drawn]
-    sizes = (profile.segment_length, profile.max_length, profile.short_window, profile.prolong_pairs)
-    options = Options(SCORED, "ntk", *sizes)
+    lengths = (profile.segment_length, profile.max_length, profile.short_window, profile.prolong_pairs)
+    options = Options(SCORED, "ntk", *lengths)
     _compare(path, "shipped pair", shipped, items, options, device)
     vocabulary = len(shipped.tokenizer)
     few = items[:: max(1, len(items) // shapes.family_samples)]

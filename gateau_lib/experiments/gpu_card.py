@@ -33,9 +33,9 @@ class Shapes:
     segment: int = 128
     instruction: int = 40  # as `response`, the median of long instruction data
     response: int = 176
-    samples_per_kind: int = 16  # of the planted pool, whose scores are compared
+    samples_per_kind: int = 2  # of the planted pool, whose scores are compared
     sample_tokens: tuple[int, int] = (600, 1900)  # of these
-    family_samples: int = 12  # of them that random families read
+    family_samples: int = 8  # of them that random families read
 
 
 SEVEN_B = Shapes()

@@ -94,8 +94,7 @@ def goals(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def _record(about: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    commit = f"commit {(about['commit'] or 'unknown')[:7]}{', with changes' if about['dirty'] else ''}"
-    head = f"### {about['card']}\n\n{about['date'][:10]}, {commit}; `{about['command']}`; {versions}."
+    head = f"### {about['card']}\n\n{about['date'][:10]}, {_commit(about)}; `{about['command']}`; {versions}."
     rows = rates(about["rows"])
     judged = []
     for goal in goals(rows):
@@ -104,9 +103,15 @@ def _record(about: Mapping[str, Any]) -> str:
     tables = [_table("Goals that could be judged", judged)] if judged else []
     for part in about["parts"]:
         ended = "" if part["outcome"] == "done" else f" {part['outcome']}."
-        title = f"{part['part'].capitalize()}, {part['seconds']:.0f} s.{ended}"
+        # A part may be older than the last one measured.
+        title = f"{part['part'].capitalize()}, {part['seconds']:.0f} s, {_commit(part)}.{ended}"
         tables.append(_table(title, [_shown(row) for row in rows if row["part"] == part["part"]]))
     return "\n\n".join([head, *tables])
+
+
+def _commit(of: Mapping[str, Any]) -> str:
+    """The state of the code that was measured."""
+    return f"commit {(of['commit'] or 'unknown')[:7]}{', with changes' if of['dirty'] else ''}"
 
 
 def _shown(row: Row) -> dict[str, str]:

@@ -1,12 +1,13 @@
 """Scoring passes of a 7B-shaped model with random weights on a card: seconds, memory, operations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from gateau_lib.data.samples import Encoded
 from gateau_lib.experiments import gpu_record
@@ -14,12 +15,13 @@ from gateau_lib.experiments.gpu_card import Shapes, seven_b
 from gateau_lib.methods import model_passes, pair_passes
 from gateau_lib.methods.base import Options
 from gateau_lib.methods.reader import Lengths
-from gateau_lib.models import rope
+from gateau_lib.models import nll, rope
+from gateau_lib.models.output_head import nll_at
 from gateau_lib.models.sizes import of_config
 from gateau_lib.scoring import pass_costs
 
 PART = "passes"
-NEW = 6  # lengths that were never met
+NEW = 12  # lengths that were never met
 
 
 def sample(shapes: Shapes, length: int) -> Encoded:
@@ -67,14 +69,27 @@ def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
         tokens, operations = map(float, costs.loc[name, ["tokens", "flops"]])
         row(what, work=work, length=length, tokens=tokens, operations=operations)
 
-    # A kernel that plans each length anew shows here.
+    # A kernel that plans each length anew shows here: before lengths are rounded up to few ones, and since.
     base = min(shapes.lengths)
-    for what, step in (("not multiples of 128", -17), ("multiples of 128", 128)):
+    ways_of_padding: dict[str, tuple[int, Callable[[Encoded], Any]]] = {
+        "as they are": (-17, partial(_as_it_is, model)),
+        "rounded up": (-13, lambda one: model_passes.response_nll(model, [one])),
+    }
+    for what, (step, read) in ways_of_padding.items():
         new = [sample(shapes, base + step * (n + 1)) for n in range(NEW)]
-
-        def each_once(new: list[Encoded] = new) -> None:
-            for one in new:
-                model_passes.response_nll(model, [one])
-
         tokens = sum(len(one.ids) for one in new)
-        row(f"{NEW} lengths never met, {what}", work=each_once, repeats=1, length=base, tokens=tokens)
+        work = partial(_each, read, new)
+        row(f"{NEW} lengths never met, {what}", work=work, repeats=1, length=base, tokens=tokens)
+
+
+def _each(read: Callable[[Encoded], Any], samples: Sequence[Encoded]) -> None:
+    for one in samples:
+        read(one)
+
+
+@torch.inference_mode()
+def _as_it_is(model: PreTrainedModel, one: Encoded) -> torch.Tensor:
+    """The response's losses by a pass over a sample's own length."""
+    inputs, targets = nll.padded([one.ids], model.device), torch.tensor(one.response, device=model.device)
+    rows = torch.arange(len(one.prompt), len(one.ids), device=model.device) - 1
+    return nll_at(model, inputs, rows, targets)

@@ -23,8 +23,9 @@ PACKAGES = ("torch", "transformers", "numpy", "peft", "accelerate")
 def start(command: str, tiny: bool, parts: Collection[str], commit: str = "") -> Path:
     """Begin a record of this machine's card in ``results/cards``, or go on with the one that is there.
 
-    One of the same commit and versions keeps the rows of parts other than ``parts``, which are about to be
-    measured; any other one is begun anew. The record of ``tiny`` shapes lies beside those of cards.
+    One of the same versions keeps the parts other than ``parts``, which are about to be measured, each with
+    the commit it was measured at; any other one is begun anew. The record of ``tiny`` shapes lies beside
+    those of cards.
     ``commit``: of a copy of the repository that has no history to read it from.
     """
     card = devices.gpu_name() or platform.machine()
@@ -33,7 +34,7 @@ def start(command: str, tiny: bool, parts: Collection[str], commit: str = "") ->
     about = {"card": card, "tiny": tiny, **manifest.commit(), "versions": _versions()}
     about |= {"commit": commit, "dirty": False} if commit else {}
     known = read(path) if path.exists() else {}
-    same = all(known.get(key) == value for key, value in about.items())
+    same = all(known.get(key) == about[key] for key in ("card", "tiny", "versions"))
     about |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": command}
     for rows in ("parts", "rows"):
         about[rows] = [row for row in known.get(rows, []) if same and row["part"] not in parts]
@@ -101,9 +102,10 @@ def measure(
 
 
 def end_part(path: Path, part: str, seconds: float, outcome: str) -> None:
-    """Say how a part ended: ``done``, or why it did not come to its end."""
+    """Say how a part ended, and of which state of the code: ``done``, or why it did not come to its end."""
     record = read(path)
-    record["parts"].append({"part": part, "seconds": round(seconds, 1), "outcome": outcome})
+    of = {name: record[name] for name in ("commit", "dirty", "date")}
+    record["parts"].append({"part": part, "seconds": round(seconds, 1), "outcome": outcome, **of})
     write(path, record)
 
 

@@ -32,6 +32,7 @@ from gateau_lib.experiments.gpu_card import Shapes
 from gateau_lib.methods.skipalign import Strategy
 from gateau_lib.models.loading import SHIPPED
 from gateau_lib.models.tiny import build_llama
+from gateau_lib.study.errors import reason
 from gateau_lib.study.profiles import Profile, resolve
 from gateau_lib.study.store import Study
 from gateau_lib.training import pretrain, sft
@@ -65,7 +66,11 @@ def measure(path: Path, shapes: Shapes, device: torch.device) -> None:
                 found[where] = _verdicts(path, study, where)
                 losses[where] = _fine_tuned(path, study, where)
             if where == device.type:  # before the host, which takes longest and may be cut short
-                pretraining(path, resolve("gpu" if where == "cuda" else "smoke"), device)
+                try:
+                    pretraining(path, resolve("gpu" if where == "cuda" else "smoke"), device)
+                except Exception as error:  # the host is still to be measured
+                    note = f"{type(error).__name__}: {reason(error)}"
+                    gpu_record.add(path, PART, "pretraining", note=note)
     compare(path, device.type, found, losses)
 
 
@@ -151,6 +156,7 @@ def pretraining(path: Path, profile: Profile, device: torch.device) -> None:
         "seed": 0,
         "question_share": profile.question_share,
         "micro_tokens": profile.micro_tokens,
+        "dtype": profile.dtype,
     }
     train: Any = partial(pretrain.train, model.to(device), tokenizer, **how)
     planned = {"planned_bytes": machine_check.memory(profile, 1).get("pretraining")}

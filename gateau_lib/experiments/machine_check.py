@@ -43,10 +43,10 @@ def memory(profile: Profile, cards: int = 0) -> dict[str, float]:
     (short, long), wide = workload.pair(profile), NUMBER[profile.dtype]
     found, read = dict[str, float](), max(profile.max_length, profile.long_window, BATCH_TOKENS)
     if stages := (*profile.short_stages, *profile.long_stages):
-        most = profile.micro_tokens or math.inf  # of a pass, unless a row is longer; all in single precision
+        most = profile.micro_tokens or math.inf  # of a pass, unless a row is longer
         tokens = max(min(each, max(most, window)) for window, _, each in stages)
-        kept = _kept(long, tokens, 4, whole=True) + tokens * TRAINED_ON * long.vocabulary * LOGITS
-        found["pretraining"] = 16 * long.parameters + kept
+        kept = _kept(long, tokens, wide, whole=True) + tokens * TRAINED_ON * long.vocabulary * LOGITS
+        found["pretraining"] = (16 + (2 if wide == 2 else 0)) * long.parameters + kept
     found["scoring"] = wide * (short.parameters + long.parameters) + read * _passing(long, wide)
     found["training"] = training(profile, cards)
     found["evaluation"] = wide * long.parameters + read * (long.cache * wide + _passing(long, wide))

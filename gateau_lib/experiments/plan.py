@@ -50,7 +50,7 @@ def work(profile: Profile) -> list[Work]:
 
 def hours(part: Work, model: Size) -> float:
     """Hours of one A100; answers are written one by one."""
-    return gpu_hours(part.operations / part.speed) + part.written * 2 * model.parameters / BANDWIDTH / 3600
+    return gpu_hours(part.operations) + part.written * 2 * model.parameters / BANDWIDTH / 3600
 
 
 def describe(profile: Profile) -> str:

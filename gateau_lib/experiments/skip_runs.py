@@ -132,7 +132,7 @@ def wider(study: Study, pair: Path) -> Path:
         profile.skip_wider_stages,
         study.seed + 1_000_000,
     )  # rows that neither model of the pair saw
-    how: dict[str, Any] = {"question_share": profile.question_share, "far": True}
+    how: dict[str, Any] = {"question_share": profile.question_share, "far": True, "dtype": profile.dtype}
 
     def build(out: Path) -> None:
         model, tokenizer = loading.load(short, "float32", device())
@@ -157,8 +157,8 @@ def cost(profile: Profile) -> list[Work]:
         rows = [
             (count * n / window, window, round(pretrain.TRAINED_ON * window)) for window, count, n in stages
         ]
-        steps, speed = sum(count for _, count, _ in stages), pretrain.SINGLE
-        found.insert(0, work("07", "the wider short model", model, rows, 3, steps=steps, speed=speed))
+        steps = sum(count for _, count, _ in stages)
+        found.insert(0, work("07", "the wider short model", model, rows, 3, steps=steps))
     return found
 
 

@@ -69,8 +69,8 @@ class Layer:
         first = 0 if window is None else max(0, begin - window + 1)
         # Scores in fp32, as the fused kernel accumulates them. Query heads that share a key stand one after
         # another, so that one product serves all of them without repeating the key: (Hkv, G * rows, D).
-        rows = query.float().reshape(key.shape[0], -1, key.shape[2])
-        scores = (rows * self.scaling) @ key[:, first:end].float().transpose(1, 2)
+        rows = query.reshape(key.shape[0], -1, key.shape[2])
+        scores = _products(rows, key[:, first:end].transpose(1, 2), self.scaling)
         scores = scores.view(query.shape[0], end - begin, end - first)
         if self.softcap is not None:
             scores = scores.div_(self.softcap).tanh_().mul_(self.softcap)
@@ -103,6 +103,15 @@ class Layer:
 
 Tap = Callable[[Layer], None]
 _TAP: ContextVar[Tap | None] = ContextVar("tap", default=None)
+
+
+def _products(rows: torch.Tensor, keys: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Scaled products of rows (H, R, D) and keys (H, D, K), fp32, (H, R, K)."""
+    if rows.is_cuda and rows.dtype in (torch.bfloat16, torch.float16):
+        # Products of half-precision numbers are exact in fp32, in which the card adds them up: the same as
+        # below, without copies of all keys and at ten times the rate.
+        return torch.bmm(rows, keys, out_dtype=torch.float32).mul_(scaling)
+    return (rows.float() * scaling) @ keys.float()
 
 
 def _visible(begin: int, end: int, first: int, window: int, device: torch.device) -> torch.Tensor:

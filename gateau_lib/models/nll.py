@@ -18,11 +18,14 @@ from transformers import DynamicCache, PreTrainedModel
 from gateau_lib.models.attention import Tap, reading_rows
 from gateau_lib.models.memory import is_out_of_memory
 from gateau_lib.models.output_head import entropies, logits_at, token_nll
-from gateau_lib.models.rope import rope_edge
+from gateau_lib.models.rope import rope_edge, window
 from gateau_lib.study.errors import UserError
 
 BATCH_TOKENS = 16384  # padded tokens a forward pass, unless a single sequence is longer
 CPU_TOKENS = 4096  # the most on a processor: larger batches outgrow its caches and take a quarter longer
+# A card plans its attention kernel for each length it has not met (45 ms on an H200, docs/gpu.md), so lengths
+# are rounded up to one of `LENGTHS_AN_OCTAVE` between a power of two and the next, or to `LENGTH_STEP`.
+LENGTHS_AN_OCTAVE, LENGTH_STEP = 32, 256
 LEAST_FILLED = 0.75  # of a batch's row: past a quarter of padding, another forward pass is cheaper
 
 Count = Counter[str] | None  # what a pass adds to: real ``tokens``, ``padded`` ones too, ``forwards``
@@ -76,14 +79,29 @@ def naming(ids: Sequence[str]) -> Iterator[None]:
         raise type(error)(error.index, ids[error.index]) from None
 
 
-def padded(
-    sequences: Sequence[Sequence[int]], device: torch.device, past: int = 0
-) -> dict[str, torch.Tensor]:
-    """A model's inputs for token ids padded on the right to N, the longest, after ``past`` cached tokens.
+def planned_length(model: PreTrainedModel, length: int) -> int:
+    """To which length a batch's rows are padded: more than ``length`` on a card only, where it plans kernels.
 
+    Padding reaches neither beyond the model's window nor past `rope.rope_edge`: it never changes a loss.
+    """
+    if model.device.type != "cuda":
+        return length
+    octave = 1 << (length.bit_length() - 1)
+    step = min(max(8, octave // LENGTHS_AN_OCTAVE), LENGTH_STEP)
+    planned = -(-length // step) * step
+    room = (window(model), rope_edge(model))
+    return length if any(end and length <= end < planned for end in room) else planned
+
+
+def padded(
+    sequences: Sequence[Sequence[int]], device: torch.device, past: int = 0, length: int = 0
+) -> dict[str, torch.Tensor]:
+    """A model's inputs for token ids padded on the right to N, after ``past`` cached tokens.
+
+    N is the longest of them, or ``length`` if that is more.
     Returns ``input_ids`` and ``position_ids`` (B, N), ``attention_mask`` of ones (B, past + N).
     """
-    longest = max(map(len, sequences))
+    longest = max(length, *map(len, sequences))
     ids = torch.zeros(len(sequences), longest, dtype=torch.long)  # what is in the padding is never looked at
     for b, sequence in enumerate(sequences):
         ids[b, : len(sequence)] = torch.as_tensor(sequence)
@@ -166,9 +184,11 @@ def batch_nll(
     ``cache``: keys and values of tokens before the sequences; those of the sequences are added.
     ``entropy``: is given the entropy of each prediction, nats, an array a sequence like the result's.
     """
-    inputs = padded(sequences, model.device, past=0 if cache is None else cache.get_seq_length())
+    lengths = [len(sequence) for sequence in sequences]
+    past, length = (0, planned_length(model, max(lengths))) if cache is None else (cache.get_seq_length(), 0)
+    inputs = padded(sequences, model.device, past, length)
     ids = inputs["input_ids"]
-    places = target_places([len(s) for s in sequences], n_targets).to(ids.device)
+    places = target_places(lengths, n_targets, ids.shape[1]).to(ids.device)
     more = {} if cache is None else {"past_key_values": cache}
     with reading_rows(model, tap):  # a row predicts the next token
         logits = logits_at(model, places - 1, **inputs, **more, use_cache=cache is not None)
@@ -193,11 +213,14 @@ def add(count: Count, ids: torch.Tensor, tokens: int) -> None:
         count.update(tokens=tokens, padded=ids.numel(), forwards=1)
 
 
-def target_places(lengths: Sequence[int], n_targets: Sequence[int]) -> torch.Tensor:
-    """Places of the last ``n_targets[b]`` tokens of each padded row b, (R,): indices into (B x N)."""
-    longest = max(lengths)
+def target_places(lengths: Sequence[int], n_targets: Sequence[int], padded: int = 0) -> torch.Tensor:
+    """Places of the last ``n_targets[b]`` tokens of each row b, (R,): indices into (B x N).
+
+    Rows are ``padded`` to N tokens, by default to the longest.
+    """
+    padded = padded or max(lengths)
     rows = zip(lengths, n_targets, strict=True)
-    return torch.cat([torch.arange(length - n, length) + b * longest for b, (length, n) in enumerate(rows)])
+    return torch.cat([torch.arange(length - n, length) + b * padded for b, (length, n) in enumerate(rows)])
 
 
 @torch.inference_mode()

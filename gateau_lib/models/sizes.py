@@ -65,7 +65,6 @@ class Work(NamedTuple):
     operations: float
     steps: int = 0  # of an optimizer
     written: float = 0.0  # tokens, one after the other
-    speed: float = 1.0  # of its operations, over bfloat16's
     alone: bool = False  # one GPU does it, however many there are
 
 

@@ -38,12 +38,10 @@ LONG_SEED = 500_000  # added for the long model's rows, which no pair's short mo
 ATTEMPTS, ANEW = 3, 1_000_000  # times that a pair is begun; between their seeds
 ONE_TONGUE = 0.55  # share of the short model's stages in which all texts are in the first tongue
 TRAINED_ON = 0.4  # share of the tokens that have a loss
-# Speed of an A100 in single precision, in which this trains, over bfloat16's (its data sheet).
-SINGLE = 19.5 / 312
 # Fields of `profiles.Profile` that decide what a pair trained from scratch becomes.
 RECIPE = (
     "short_window long_window long_rope_factor hidden_size layers heads rope_theta short_stages long_stages "
-    "question_share long_question_share recall_target more_steps"
+    "question_share long_question_share recall_target more_steps dtype"
 ).split()
 
 
@@ -110,6 +108,7 @@ def train(
     more: int = 0,
     far: bool = False,
     micro_tokens: int = 0,
+    dtype: str = "float32",
     after_step: Callable[[int], None] = lambda step: None,
 ) -> list[dict[str, float]]:
     """Train in stages ``(window in tokens, steps, tokens a step)`` with AdamW; weights change in place.
@@ -118,6 +117,7 @@ def train(
     stages'. They begin when `held_out` facts are recalled, the worse kind by a share of ``target`` of their
     tokens: before that the last stage goes on for up to ``more`` steps.
     ``far``: of `RowMaker`. ``micro_tokens``: of `backward`, so that a step of many tokens fits into memory.
+    ``dtype``: ``bfloat16`` computes under autocast; the weights are trained in float32 all the same.
     Returns log rows: step, window, loss (nats per weighted token), recall (share), tokens seen, seconds; the
     share of held-out tokens recalled as ``held_out`` where it was asked.
     """
@@ -130,11 +130,13 @@ def train(
     kinds = held_out(tokenizer, plan[-1][0], seed) if target else []
     log: list[dict[str, float]] = []
     step, seen, start, falling = 0, 0, time.perf_counter(), len(plan) + (more if target else 0)
+    half = torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bfloat16")
     model.train()
     for _ in track(range(falling + fall), f"pretraining up to {plan[-1][0]} tokens"):
         row: dict[str, float] = {}
         if kinds and len(plan) <= step <= falling and (step - len(plan)) % CHECK_EVERY == 0:
-            recalled = [recall_accuracy(model, *(t.to(model.device) for t in kind)) for kind in kinds]
+            with half:
+                recalled = [recall_accuracy(model, *(t.to(model.device) for t in kind)) for kind in kinds]
             row["held_out"] = min(recalled)
             falling = step if row["held_out"] >= target else falling
         if step == falling + fall:
@@ -146,14 +148,16 @@ def train(
         rows.mixed = far or step >= ONE_TONGUE * len(plan)
         ids, weights = (t.to(model.device) for t in rows.batch(window, tokens))
         optimizer.zero_grad(set_to_none=True)
-        loss = backward(model, ids, weights, micro_tokens)
+        with half:
+            loss = backward(model, ids, weights, micro_tokens)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step, seen = step + 1, seen + ids[:, 1:].numel()
         after_step(step)
         if row or step % LOG_EVERY == 0 or step == falling + fall:
             row |= {"step": step, "window": window, "loss": loss.item()}
-            row["recall"] = recall_accuracy(model, ids[:2], weights[:2])
+            with half:
+                row["recall"] = recall_accuracy(model, ids[:2], weights[:2])
             log.append(row | {"tokens": seen, "seconds": time.perf_counter() - start})
     model.eval()
     return log
@@ -169,7 +173,7 @@ def build_pair(out: Path, tokenizer: Any, profile: Profile, seed: int) -> None:
     # Rows of a step are equally long: to read few at a time saves no padding, only memory.
     micro = max(profile.micro_tokens, AT_ONCE) if profile.micro_tokens else 0
     how: dict[str, Any] = {"target": profile.recall_target, "micro_tokens": micro}
-    how["more"] = profile.more_steps
+    how |= {"more": profile.more_steps, "dtype": profile.dtype}
     shares = profile.question_share, profile.long_question_share
     # transformers' wrapper hides self
     short = build_llama(len(tokenizer), seed=seed, **shape).to(device())  # type: ignore[arg-type]
@@ -202,7 +206,7 @@ def cost(profile: Profile, short: Size, long: Size) -> list[Work]:
         if stages:
             rows = [(steps * n / window, window, round(TRAINED_ON * window)) for window, steps, n in stages]
             steps, what = sum(steps for _, steps, _ in stages), f"pretrain the {name} model"
-            found.append(work("02", what, size, rows, 3, steps=steps, speed=SINGLE, alone=True))
+            found.append(work("02", what, size, rows, 3, steps=steps, alone=True))
     return found
 
 

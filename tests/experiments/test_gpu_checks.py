@@ -98,9 +98,19 @@ def test_a_part_measured_again_leaves_the_rows_of_the_others(record):
     assert [row["part"] for row in about["rows"]] == [part["part"] for part in about["parts"]] == ["card"]
 
 
-def test_a_record_of_another_commit_is_begun_anew(record):
+def test_a_part_measured_earlier_keeps_its_commit(record):
+    gpu_record.write(record, gpu_record.read(record) | {"commit": "another", "dirty": True})
     gpu_record.add(record, "card", "old")
-    gpu_record.write(record, gpu_record.read(record) | {"commit": "another"})
+    gpu_record.end_part(record, "card", 1.0, "done")
+    about = gpu_record.read(gpu_record.start("again", True, ["passes"]))
+    assert about["rows"] and about["commit"] != "another"
+    assert (about["parts"][0]["commit"], about["parts"][0]["dirty"]) == ("another", True)
+    assert "commit another, with changes" in gpu_page.page([about])
+
+
+def test_a_record_of_other_versions_is_begun_anew(record):
+    gpu_record.add(record, "card", "old")
+    gpu_record.write(record, gpu_record.read(record) | {"versions": {"torch": "0"}})
     gpu_record.start("again", True, ["passes"])
     assert gpu_record.read(record)["rows"] == []
 
@@ -166,9 +176,15 @@ def test_a_model_in_another_format_keeps_its_rotary_frequencies():
 
 
 def about(*rows: dict[str, Any]) -> dict[str, Any]:
-    parts = [{"part": "passes", "seconds": 9.0, "outcome": "done"}]
-    head = {"card": "A card", "date": "2026-01-02T03:04:05", "commit": "abcdef012", "dirty": False}
-    return head | {"command": "c", "versions": {"torch": "2"}, "parts": parts, "rows": list(rows)}
+    of = {"date": "2026-01-02T03:04:05", "commit": "abcdef012", "dirty": False}
+    parts = [{"part": "passes", "seconds": 9.0, "outcome": "done", **of}]
+    return of | {
+        "card": "A card",
+        "command": "c",
+        "versions": {"torch": "2"},
+        "parts": parts,
+        "rows": list(rows),
+    }
 
 
 MATRIX = {"part": "card", "what": "matrix product", "seconds": 1.0, "operations": 100.0}

@@ -11,10 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference.nll import slow_nll
 from tiny import random_llama
+from transformers import LlamaConfig
 
 from gateau_lib.methods.model_passes import response_nll
+from gateau_lib.models import nll
 from gateau_lib.models.memory import is_out_of_memory
-from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory, continuation_nll, plan_batches, run_batches
+from gateau_lib.models.nll import (
+    NonFiniteLoss,
+    OutOfMemory,
+    continuation_nll,
+    plan_batches,
+    planned_length,
+    run_batches,
+)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 200, 16384])  # alone; a few together; everything padded together
@@ -161,6 +170,42 @@ def test_halving_ends_with_every_result_in_place(lengths, batch_tokens, memory):
     assert run_batches(lengths, batch_tokens, run) == [f"result {i}" for i in range(len(lengths))]
     assert all(later < earlier for earlier, later in zip(failed, failed[1:], strict=False))
     assert len(failed) <= 13  # halved each time
+
+
+class OnACard:
+    """What `planned_length` asks of a model that lies on a card."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, window: int, **rope: object) -> None:
+        self.config = LlamaConfig(max_position_embeddings=window, rope_parameters={"rope_theta": 1e4, **rope})
+
+
+@given(length=st.integers(1, 70_000), window=st.integers(1, 70_000))
+def test_lengths_are_rounded_up_a_little_and_never_past_the_window(length, window):
+    planned = planned_length(OnACard(window), length)
+    assert length <= planned < length + max(8, min(256, length / 32 + 8))
+    assert planned <= window or planned == length or window < length
+
+
+def test_there_are_few_lengths_to_plan_for_on_a_card_and_all_on_a_cpu(llama):
+    assert len({planned_length(OnACard(70_000), n) for n in range(1, 65_537)}) < 450
+    assert {planned_length(llama, n) for n in range(1, 300)} == set(range(1, 300))
+
+
+def test_padding_does_not_cross_the_length_past_which_positions_change():
+    card = OnACard(8192, rope_type="longrope", original_max_position_embeddings=1000)
+    assert (planned_length(card, 993), planned_length(card, 1001), planned_length(card, 900)) == (
+        993,
+        1024,
+        912,
+    )
+
+
+def test_longer_padding_changes_no_loss(llama, encoded, monkeypatch):
+    before = response_nll(llama, encoded)
+    monkeypatch.setattr(nll, "planned_length", lambda model, length: length + 37)
+    np.testing.assert_allclose(response_nll(llama, encoded), before, rtol=1e-6)
 
 
 def test_edge_keeps_two_sides_apart():
