@@ -194,7 +194,13 @@ def test_there_are_few_lengths_to_plan_for_on_a_card_and_all_on_a_cpu(llama):
 
 
 def test_padding_does_not_cross_the_length_past_which_positions_change():
-    card = OnACard(8192, rope_type="longrope", original_max_position_embeddings=1000)
+    card = OnACard(
+        8192,
+        rope_type="longrope",
+        original_max_position_embeddings=1000,
+        short_factor=[1.0],
+        long_factor=[2.0],
+    )
     assert (planned_length(card, 993), planned_length(card, 1001), planned_length(card, 900)) == (
         993,
         1024,
