@@ -105,11 +105,10 @@ def _verdicts(path: Path, study: Study, where: str) -> dict[str, str]:
     decided = judged[judged["pairs"] > 0]
     measured = {"samples": samples, "tokens": tokens, "seconds": seconds, "claims": len(decided)}
     gpu_record.add(path, PART, f"scoring of the pools, {where}", **measured, **_peak(where))
-    verdicts = dict(decided["verdict"].value_counts())
-    gpu_record.add(
-        path, PART, f"verdicts, {where}", note=", ".join(f"{n} {name}" for name, n in verdicts.items())
-    )
-    return dict(zip(decided["id"], decided["verdict"], strict=True))
+    note = ", ".join(f"{n} {name}" for name, n in decided["verdict"].value_counts().items())
+    by_claim = dict(zip(decided["id"], decided["verdict"], strict=True))
+    gpu_record.add(path, PART, f"verdicts, {where}", note=note, verdicts=by_claim)
+    return by_claim
 
 
 def _fine_tuned(path: Path, study: Study, where: str) -> dict[str, list[float]]:

@@ -194,18 +194,9 @@ def test_there_are_few_lengths_to_plan_for_on_a_card_and_all_on_a_cpu(llama):
 
 
 def test_padding_does_not_cross_the_length_past_which_positions_change():
-    card = OnACard(
-        8192,
-        rope_type="longrope",
-        original_max_position_embeddings=1000,
-        short_factor=[1.0],
-        long_factor=[2.0],
-    )
-    assert (planned_length(card, 993), planned_length(card, 1001), planned_length(card, 900)) == (
-        993,
-        1024,
-        912,
-    )
+    more = {"short_factor": [1.0] * 64, "long_factor": [2.0] * 64, "factor": 8.0}
+    card = OnACard(8192, rope_type="longrope", original_max_position_embeddings=1000, **more)
+    assert [planned_length(card, n) for n in (900, 993, 1001)] == [912, 993, 1008]
 
 
 def test_longer_padding_changes_no_loss(llama, encoded, monkeypatch):
