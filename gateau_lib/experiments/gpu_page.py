@@ -105,7 +105,10 @@ def _record(about: Mapping[str, Any]) -> str:
         ended = "" if part["outcome"] == "done" else f" {part['outcome']}."
         # A part may be older than the last one measured.
         title = f"{part['part'].capitalize()}, {part['seconds']:.0f} s, {_commit(part)}.{ended}"
-        tables.append(_table(title, [_shown(row) for row in rows if row["part"] == part["part"]]))
+        own = [row for row in rows if row["part"] == part["part"]]
+        # Scores of the text alone, and those of an untrained model that are the same for all samples.
+        told = [row for row in own if row.get("largest_difference", 1) > 0 and row.get("spread", 1) > 0]
+        tables.append(_table(title, list(map(_shown, told))))
     return "\n\n".join([head, *tables])
 
 
