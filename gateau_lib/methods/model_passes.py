@@ -250,15 +250,21 @@ def segment_importance(
     Returns for each sample an array (segments read,), nats per token; empty for a sample without context.
     Raises NonFiniteLoss, OutOfMemory: naming the sample and the segment; ``index`` is the sample's place.
     """
-    result = []
-    # One call a sample: its segments have one length, so they fill batches without padding.
+    # All samples in one call: segments of short samples fill batches together.
+    asked: list[tuple[int, int]] = []  # the sample's place, the segment
+    prefixes: list[list[int]] = []
     for place, sample in enumerate(encoded):
         parts = segments(sample.context, segment_length)
         read = range(len(parts)) if chosen is None else chosen[place]
-        prefixes = [sample.start + parts[i] + sample.instruction for i in read]
-        try:
-            losses = continuation_nll(model, prefixes, [sample.response] * len(prefixes), count=count)
-        except SequenceError as error:
-            raise type(error)(place, sample.id, segment=read[error.index]) from None
-        result.append(np.array([loss.mean() for loss in losses]))
-    return result
+        asked += [(place, i) for i in read]
+        prefixes += [sample.start + parts[i] + sample.instruction for i in read]
+    targets = [encoded[place].response for place, _ in asked]
+    try:
+        losses = continuation_nll(model, prefixes, targets, count=count)
+    except SequenceError as error:
+        place, segment = asked[error.index]
+        raise type(error)(place, encoded[place].id, segment=segment) from None
+    result: list[list[float]] = [[] for _ in encoded]
+    for (place, _), loss in zip(asked, losses, strict=True):
+        result[place].append(loss.mean())
+    return [np.array(found, dtype=float) for found in result]

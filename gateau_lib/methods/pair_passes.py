@@ -8,8 +8,16 @@ from transformers import PreTrainedModel
 
 from gateau_lib.methods import prolong
 from gateau_lib.models import prefixes
-from gateau_lib.models.nll import BATCH_TOKENS, Count, NonFiniteLoss, continuation_nll, run_batches
+from gateau_lib.models.nll import (
+    BATCH_TOKENS,
+    Count,
+    NonFiniteLoss,
+    SequenceError,
+    continuation_nll,
+    run_batches,
+)
 
+NO_PAIRS = np.empty((0, 2), dtype=int)
 PREFIX_TOKENS = 4096  # tokens whose keys and values are held at once: 2 GiB for Llama-2-7B in bfloat16
 CPU_TOKENS = 2048  # the most of a pass on a processor, where prefixes take room in its caches beside the rows
 
@@ -33,9 +41,16 @@ def pair_nll(
     """
     parts = prolong.document_segments(token_ids, segment_length, window_segments, seed)
     pairs = np.asarray(pairs, dtype=int).reshape(-1, 2)
-    later, earlier = pairs.T
-    if not ((later < len(parts)) & (earlier >= 0) & (later > earlier)).all():
+    if not ((pairs[:, 0] < len(parts)) & (pairs[:, 1] >= 0) & (pairs[:, 0] > pairs[:, 1])).all():
         raise ValueError(f"pairs must be i > j within the document's {len(parts)} whole segments")
+    return _losses(model, parts, segment_length, pairs, count)
+
+
+def _losses(
+    model: PreTrainedModel, parts: Sequence[list[int]], segment_length: int, pairs: np.ndarray, count: Count
+) -> tuple[dict[int, float], np.ndarray]:
+    """As `pair_nll`, of ``pairs`` of ``parts``: segments of one length, also of several documents."""
+    later, earlier = pairs.T
     if not prefixes.reusable(model, segment_length):
         return _whole_pairs(model, parts, pairs, count)
     batch_tokens = CPU_TOKENS if model.device.type == "cpu" else BATCH_TOKENS
@@ -94,19 +109,31 @@ def score_documents(
 
     ``pairs``: T, sampled pairs a document; a document that has fewer uses all of them.
     ``window_segments``: N_max (ProLong: 32,768 tokens in segments of 128).
+    Raises NonFiniteLoss, OutOfMemory: with the document's place as ``index``, and its segment where known.
     Returns a row a document: ``lds``, ``lds_no_specificity`` (every specificity 1), ``pairs``, ``segments``.
         A document of fewer than two whole segments has no pair, and both scores are NaN there.
     """
-    rows = []
-    for document in docs:
-        n = len(prolong.document_segments(document, segment_length, window_segments, seed))
-        chosen = prolong.sample_pairs(n, pairs, seed)
+    # All documents in one call: pairs of short ones fill batches together.
+    parts = [prolong.document_segments(document, segment_length, window_segments, seed) for document in docs]
+    chosen = [prolong.sample_pairs(len(own), pairs, seed) for own in parts]
+    first = np.cumsum([0, *map(len, parts)])
+    every = np.concatenate([NO_PAIRS, *(own + begin for own, begin in zip(chosen, first, strict=False))])
+    try:
+        joined = [segment for own in parts for segment in own]
+        alone, given = _losses(model, joined, segment_length, every, count)
+    except SequenceError as error:
+        if error.segment is None:
+            raise
+        place = int(np.searchsorted(first, error.segment, side="right")) - 1
+        raise type(error)(place, segment=int(error.segment - first[place])) from None
+    rows, after = [], np.split(given, np.cumsum([len(own) for own in chosen]))
+    for place, own in enumerate(chosen):
         lds = without = float("nan")
-        if len(chosen):
-            shape = {"window_segments": window_segments, "seed": seed}
-            alone, given = pair_nll(model, document, segment_length, chosen, **shape, count=count)
-            terms = prolong.dependency_terms(alone, given, chosen, window_segments)
+        if len(own):
+            before = {int(i): alone[int(first[place] + i)] for i in own[:, 0]}
+            terms = prolong.dependency_terms(before, after[place], own, window_segments)
             lds = prolong.long_dependency_score(terms)
             without = prolong.long_dependency_score(terms, specificity=False)
-        rows.append({"lds": lds, "lds_no_specificity": without, "pairs": len(chosen), "segments": n})
+        n = len(parts[place])
+        rows.append({"lds": lds, "lds_no_specificity": without, "pairs": len(own), "segments": n})
     return pd.DataFrame(rows, columns=["lds", "lds_no_specificity", "pairs", "segments"])

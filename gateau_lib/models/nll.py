@@ -22,7 +22,7 @@ from gateau_lib.models.rope import rope_edge, window
 from gateau_lib.study.errors import UserError
 
 BATCH_TOKENS = 16384  # padded tokens a forward pass, unless a single sequence is longer
-CPU_TOKENS = 4096  # the most on a processor: larger batches outgrow its caches and take a quarter longer
+CPU_TOKENS = 2048  # the most on a processor: larger batches outgrow its caches and take a tenth longer
 # A card plans its attention kernel for each length it has not met (45 ms on an H200, docs/gpu.md), so lengths
 # are rounded up to one of `LENGTHS_AN_OCTAVE` between a power of two and the next, or to `LENGTH_STEP`.
 LENGTHS_AN_OCTAVE, LENGTH_STEP = 32, 256
