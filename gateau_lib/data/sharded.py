@@ -7,7 +7,7 @@ Scoring and selecting both read here, so what is a sample for one is one for the
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -122,14 +122,12 @@ def read(path: str | Path, shard: Shard) -> list[Item]:
     return [item for _, item in _records(Path(path), shard)]
 
 
-def originals(path: str | Path, shards: Sequence[Shard], ids: Collection[str]) -> dict[str, bytes]:
-    """The lines of some samples by their ids, byte for byte as they stand in the data (see `line_of`)."""
-    found: dict[str, bytes] = {}
+def originals(path: str | Path, shards: Iterable[Shard], ids: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Id and line of some samples in the order of the data, byte for byte as they stand there (`line_of`)."""
     for shard in shards:
         for raw, item in _records(Path(path), shard):
             if item.sample is not None and item.sample.id in ids:
-                found[item.sample.id] = line_of(raw)
-    return found
+                yield item.sample.id, line_of(raw)
 
 
 def _records(path: Path, shard: Shard) -> Iterator[tuple[RawRecord, Item]]:

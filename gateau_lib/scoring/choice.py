@@ -3,7 +3,8 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ import pandas as pd
 from gateau_lib.data import sharded, tables
 from gateau_lib.data.formats import ReadAs
 from gateau_lib.data.inputs import files_of, is_table
-from gateau_lib.data.samples import Sample
-from gateau_lib.data.sharded import Item, Shard
 from gateau_lib.methods import METHODS, name_in_figures, selection
 from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring import dedup, report
 from gateau_lib.scoring.explorer_data import thinned
-from gateau_lib.scoring.score_table import LENGTHS, TURNS, Table, read_scores, reasons, text_hash, usable
+from gateau_lib.scoring.score_table import LENGTHS, TURNS, Table, read_scores, reasons, usable
+from gateau_lib.scoring.scored_records import CODED, check_texts, records_of, samples_of, shards_of
+from gateau_lib.scoring.spill import Spill
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.outputs import check_out
 from gateau_lib.study.whole_files import sweep, write_together
@@ -67,26 +68,6 @@ class Selection:
     def dropped(self) -> Path:
         """Whom ``dedup`` dropped, and for whom."""
         return self.out.with_suffix(".dropped.jsonl")
-
-
-def records_of(table: Table, path: Path, shards: Sequence[Shard]) -> dict[str, tuple[Item, Shard]]:
-    """The scored records by id, with their shards; DataError unless data and scores hold the same ids."""
-    found: dict[str, tuple[Item, Shard]] = {}
-    for shard in shards:
-        for item in sharded.read(path, shard):
-            if item.id is not None:
-                found.setdefault(item.id, (item, shard))
-    scored = {row["id"] for row in table.rows if row["id"] is not None}
-    if lost := sorted(scored - found.keys()):
-        what = f"{len(lost)} scored ids are not in it (first {lost[0]!r})"
-        raise DataError(f"{path}: {what}; give the data that was scored")
-    if new := sorted(found.keys() - scored):
-        what = f"{len(new)} records of {path} have no row (first {new[0]!r})"
-        raise DataError(f"{table.path}: {what}; score the data again")
-    for row in table.rows:
-        if row["error"] is None and row["id"] in found and (error := found[row["id"]][0].error):
-            raise DataError(f"{path}: {error}; it was scored, so score this data again")
-    return found
 
 
 def as_scored(asked: Selection, table: Table) -> ReadAs:
@@ -151,18 +132,6 @@ def choose(ranked: pd.DataFrame, asked: Selection) -> tuple[pd.DataFrame, dict[s
             f"--quota {' --quota '.join(asked.quota)}: nothing is left to select; raise one of them"
         )
     return ranked.assign(chosen=ranked["id"].isin(chosen)), quotas
-
-
-def check_texts(
-    ranked: pd.DataFrame, samples: Mapping[str, Sample], records: Mapping[str, tuple[Item, Shard]]
-) -> None:
-    """Raise DataError if a sample's texts are not those that were scored; an older table holds no hashes."""
-    known = zip(ranked["id"], ranked["text_hash"], strict=True) if "text_hash" in ranked else ()
-    changed = {name for name, then in known if isinstance(then, str) and then != text_hash(samples[name])}
-    if changed:
-        name = next(name for name in records if name in changed)
-        what = f"the text of {name!r} is not the one that was scored ({len(changed):,} such samples)"
-        raise DataError(f"{records[name][0].where}: {what}; score the data again")
 
 
 def remarks_of(ranked: pd.DataFrame, asked: Selection, table: Table) -> list[str]:
@@ -235,18 +204,19 @@ def run(asked: Selection) -> str:
     table = read_scores(asked.scores)
     tell_changes(asked.data)
     shards = sharded.index(asked.data, SHARD, as_scored(asked, table))
-    records = records_of(table, asked.data, shards)
     pool, why = usable(table, asked.score)
     pool = pool.assign(tokens=pool[list(LENGTHS)].sum(axis="columns"))
     ranked = rank(pool, asked.score, asked.ranking)
-    samples = {name: sample for name in ranked["id"] if (sample := records[name][0].sample)}
-    check_texts(ranked, samples, records)
-    ranked["source"] = [sample.source for sample in samples.values()]
-    contexts, twins = [sample.context for sample in samples.values()], {}
-    if asked.dedup is not None:
-        twins = dedup.near_identical(list(samples), contexts, asked.dedup)
+    with ExitStack() as stack:
+        contexts = None if asked.dedup is None else stack.enter_context(Spill(asked.out))
+        records = records_of(table, asked.data, shards, contexts)
+        check_texts(ranked, records)
+        names, twins = ranked["id"].tolist(), {}
+        if contexts is not None and asked.dedup is not None:
+            twins = dedup.near_identical(names, lambda name: contexts[name].decode(*CODED), asked.dedup)
+    ranked["source"] = [records[name].source for name in names]
     for i, column in enumerate(("twin", "similarity")):
-        ranked[column] = [twins.get(name, (None, None))[i] for name in samples]
+        ranked[column] = [twins.get(name, (None, None))[i] for name in names]
     ranked, quotas = choose(ranked, asked)
     facts = facts_of(ranked, why, asked, table)
     warnings = remarks_of(ranked, asked, table)
@@ -254,24 +224,22 @@ def run(asked: Selection) -> str:
     segments = table.segments(looked_at.unique().tolist())
     left_out = [(str(row["id"] or ""), row["error"]) for row in table.rows if row["error"] is not None]
     more = {"facts": facts, "left_out": left_out, "warnings": warnings}
+    samples = samples_of(asked.data, shards, report.shown(ranked)["id"].tolist(), records)
     page = report.page(ranked, samples, segments, quotas, asked.score, asked.ranking, table.about, **more)
     files: dict[Path, Iterable[bytes]] = {asked.report: [page.encode("utf-8", "replace")]}
     if asked.dedup is not None:
         gone = ranked.loc[ranked["twin"].notna(), ["id", "twin", "similarity"]].to_dict("records")
         files[asked.dropped] = map(_line, gone)
     # Last, so that a selection without its report is none.
-    files[asked.out] = _originals(asked.data, ranked.loc[ranked["chosen"], "id"].tolist(), records)
     sweep(asked.report, asked.dropped, asked.out)
-    written = write_together(files, gone=[asked.dropped])
+    with Spill(asked.out) as lines:
+        chosen = ranked.loc[ranked["chosen"], "id"].tolist()
+        for name, line in sharded.originals(asked.data, shards_of(shards, chosen, records), set(chosen)):
+            lines.add(name, line)
+        files[asked.out] = (lines[name] for name in chosen)  # best first
+        written = write_together(files, gone=[asked.dropped])
     said = [f"{name}: {fact}" for name, fact in facts] + [f"warning: {each}" for each in warnings]
     return "\n".join([*said, f"written: {', '.join(map(str, written[::-1]))}"])
-
-
-def _originals(path: Path, ids: Sequence[str], records: Mapping[str, tuple[Item, Shard]]) -> list[bytes]:
-    """The lines of the chosen records, best first, byte for byte as they stand in the data."""
-    shards = {shard.number: shard for _, shard in (records[name] for name in ids)}
-    lines = sharded.originals(path, [shards[number] for number in sorted(shards)], set(ids))
-    return [lines[name] for name in ids]
 
 
 def _line(record: Any) -> bytes:

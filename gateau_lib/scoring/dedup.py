@@ -1,7 +1,7 @@
 """Near-identical contexts: MinHash (Broder 1997) of shingles finds them, their Jaccard index decides."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 from datasketch import MinHash, MinHashLSH
@@ -36,10 +36,11 @@ def signature(of: set[str]) -> MinHash:
 
 
 def near_identical(
-    ids: Sequence[str], contexts: Sequence[str], threshold: float
+    ids: Sequence[str], context_of: Callable[[str], str], threshold: float
 ) -> dict[str, tuple[str, float]]:
     """Samples to drop, each with the kept one that it nearly equals and their Jaccard index, in order.
 
+    ``context_of``: the context of an id, asked once for each and once more for each that is compared.
     Whoever comes first is kept: give the pool best first. A sample is dropped if its context's shingles have
     a Jaccard index of at least ``threshold``, in (0, 1], with those of a kept one; one without context never
     is. A pair whose signatures agree in no band is overlooked: below 1 % at the threshold, less above it.
@@ -48,14 +49,14 @@ def near_identical(
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
     index = MinHashLSH(num_perm=PERMUTATIONS, params=_bands(threshold))
     dropped: dict[str, tuple[str, float]] = {}
-    for place, context in enumerate(track(contexts, "near-identical contexts")):
-        if not (mine := shingles(context)):
+    for place, name in enumerate(track(ids, "near-identical contexts")):
+        if not (mine := shingles(context_of(name))):
             continue
         mark = signature(mine)
-        close = [(jaccard(mine, shingles(contexts[other])), -other) for other in index.query(mark)]
+        close = [(jaccard(mine, shingles(context_of(ids[other]))), -other) for other in index.query(mark)]
         similarity, best = max(close, default=(0.0, 0))
         if similarity >= threshold:
-            dropped[ids[place]] = ids[-best], similarity
+            dropped[name] = ids[-best], similarity
         else:
             index.insert(place, mark, check_duplication=False)
     return dropped

@@ -1,6 +1,6 @@
 """Any records in any file: a right row, an error row with its reason, or one line; never anything else.
 
-What scoring reads (`sharded.index`, `sharded.read`) and selecting (`choice.records_of`) must agree.
+What scoring reads (`sharded.index`, `sharded.read`) and selecting (`scored_records.records_of`) must agree.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from gateau_lib.data import formats, sharded
 from gateau_lib.data.conversation import RecordError
 from gateau_lib.data.formats import ReadAs
-from gateau_lib.scoring.choice import records_of
-from gateau_lib.scoring.score_table import Table
+from gateau_lib.scoring.score_table import Table, text_hash
+from gateau_lib.scoring.scored_records import records_of
 from gateau_lib.study.errors import DataError
 
 TEXT = st.text(st.characters(), max_size=8) | st.sampled_from(
@@ -183,10 +183,10 @@ def check(path: Path, read_as: ReadAs, records) -> None:
     assert len(set(usable)) == len(usable)
     rows = [{"id": item.id, "error": item.error} for item in items]
     found = records_of(Table(path, rows, {}), path, sharded.index(path, 3, read_as))
-    assert {name: item.sample for name, (item, _) in found.items() if item.sample} == {
-        item.id: item.sample for item in items if item.sample
+    assert {name: record.text_hash for name, record in found.items() if record.text_hash} == {
+        item.id: text_hash(item.sample) for item in items if item.sample
     }
-    lines = sharded.originals(path, shards, set(usable))
+    lines = dict(sharded.originals(path, shards, set(usable)))
     assert list(lines) == usable
     for place, item in enumerate(items):
         if item.sample:

@@ -70,7 +70,7 @@ def test_a_folder_is_its_files_by_name(tmp_path):
     assert items[4].error == (
         "part-3.ndjson, line 2: id 'a' was already used at part-10.jsonl, line 1; ids must be unique"
     )
-    assert sharded.originals(tmp_path / "data", shards, {"f", "a"}) == {
+    assert dict(sharded.originals(tmp_path / "data", shards, {"f", "a"})) == {
         "f": json.dumps(record("f")).encode() + b"\n",
         "a": json.dumps(record("a")).encode() + b"\n",
     }

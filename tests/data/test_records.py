@@ -70,7 +70,7 @@ def test_line_ends_marks_arrays_and_packed_files(tmp_path, content, pack):
     shards = sharded.index(path, 2)
     assert [item.id for item in sharded.read(path, shards[1])] == ["c"]  # entered in the middle
     assert [item.id for item in sharded.read(path, shards[0])] == ["a", "b"]
-    lines = sharded.originals(path, shards, {"a", "c"})
+    lines = dict(sharded.originals(path, shards, {"a", "c"}))
     assert [json.loads(lines[name]) for name in "ac"] == [record("a"), record("c")]
     assert all(text.count(b"\n") == 1 and b"\r" not in text for text in lines.values())
 
@@ -85,7 +85,7 @@ def test_a_selected_line_is_byte_for_byte_the_records(tmp_path):
     (tmp_path / "d.jsonl").write_bytes(MARK + b"  " + odd + b" \r\n" + line("b"))
     (tmp_path / "d.json").write_bytes(b"[\n" + odd.replace(b" , ", b"\n,\r\n") + b"\n]")
     shards = sharded.index(tmp_path / "d.jsonl", 5)
-    assert sharded.originals(tmp_path / "d.jsonl", shards, {"a"}) == {"a": odd + b"\n"}
+    assert dict(sharded.originals(tmp_path / "d.jsonl", shards, {"a"})) == {"a": odd + b"\n"}
     (raw,) = raw_records(tmp_path / "d.json")
     assert line_of(raw) == odd + b"\n"
     assert kind_of(tmp_path / "d.json") == "array" and kind_of(tmp_path / "d.jsonl") == "lines"
@@ -192,7 +192,7 @@ def test_columns_of_other_types_become_text_and_are_named(tmp_path, suffix):
     assert ids(path, 2) == ids(path, 3) == list("abcde")
     shards = sharded.index(path, 3)
     assert [item.id for item in sharded.read(path, shards[1])] == ["d", "e"]
-    lines = sharded.originals(path, shards, {"a", "b", "c"})
+    lines = dict(sharded.originals(path, shards, {"a", "b", "c"}))
     first, second, third = (json.loads(lines[name]) for name in "abc")
     assert first | record("a") == first == record("a") | {
         "time": "2026-01-02T03:04:05", "day": "2026-01-02", "raw": "text", "price": "1.10", "wait": "0:00:03",
