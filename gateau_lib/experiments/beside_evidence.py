@@ -70,7 +70,7 @@ def own_values(study: Study, notebook: str, rows: Rows = ()) -> pd.DataFrame:
     """
     kept = read_metrics(study)
     frames = [kept[kept["notebook"] <= notebook], pd.DataFrame(list(rows))]
-    metrics = pd.concat([frame for frame in frames if len(frame)] or [kept])
+    metrics = pd.concat([frame for frame in frames if len(frame)] or [kept[:0]])
     lines = []
     for claim in (claim for claim in load_claims() if claim.evidence == notebook):
         sides = (_own(metrics, side) for side in (claim.value, claim.against))

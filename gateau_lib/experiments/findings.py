@@ -17,6 +17,7 @@ from gateau_lib.experiments.claims import DECISIVE, VERDICTS, Claim, load_claims
 from gateau_lib.experiments.figures import draw_dots
 from gateau_lib.experiments.ranking import COLUMN_OF
 from gateau_lib.experiments.training_figures import LENGTH, ORDINARY, apart_from, draw_differences, draw_gaps
+from gateau_lib.study.labels import FAMILIES
 from gateau_lib.study.looks import GREY
 from gateau_lib.study.style import SMALL, WIDTH, label, styled
 
@@ -169,9 +170,10 @@ def by_paper(verdicts: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_family(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """The same by family of claims, in the ledger's order, with the share ``decided`` (holds or fails)."""
+    """The same by family of claims, in words, in the ledger's order, with the share ``decided``."""
     table = pd.crosstab(verdicts["family"], verdicts["verdict"])
     table = table.reindex(index=verdicts["family"].unique(), columns=list(VERDICTS), fill_value=0)
+    table = table.rename(index=FAMILIES)
     return table.assign(decided=table[list(DECISIVE)].sum(axis=1) / table.sum(axis=1))
 
 

@@ -31,7 +31,15 @@ _SHOWN: dict[str, dict[str, int]] = {}  # chapter -> figure -> number, in order 
 
 def label(method: str) -> str:
     """The name a reader sees for a method of the metrics rows."""
-    return labels.LABELS.get(method, method.replace("_", " "))
+    known = [name for name in (labels.SAME.get(method), method) if name in labels.LABELS]
+    return labels.LABELS[known[0]] if known else method.replace("_", " ")
+
+
+def condition(name: str) -> str:
+    """The words for a condition of the metrics rows: a composition, a length in tokens, a way to train."""
+    if name.isdigit():
+        return f"at {int(name):,} tokens"
+    return labels.CONDITIONS.get(name) or label(name)
 
 
 def look(method: str, place: int = 0) -> dict[str, str]:

@@ -55,6 +55,9 @@ def test_a_later_notebook_tells_the_claims_that_waited_for_it_only(study):
     text = beside_evidence.table(study, world, [waited | {"value": 0.01}], late=True)
     assert "`repeated-evidence-is-not-needed`" in text and text.count("|**") == 1
     assert beside_evidence.table(study, world, late=True) == ""
+    # The first notebook writes no rows, and the later one has written its own before it tells the claims.
+    write_metrics(study, NOTEBOOK, [waited | {"value": 0.01}])
+    assert beside_evidence.table(study, world, [waited | {"value": 0.01}], late=True) == text
 
 
 def test_a_profile_with_pools_of_its_own_is_judged_by_them(study):

@@ -49,7 +49,14 @@ def test_a_method_says_what_it_reads_and_leaves(method):
     assert bool(method.fill) == bool(method.columns)
     named_passes(method.passes)  # raises for one that no reader has
     assert all(column in METHODS[scored_with(method, column)].columns for column in method.needs)
-    assert style.label(method.name) == method.title
+    assert style.label(method.name) == style.label(labels.SAME.get(method.name, method.name))
+    assert labels.LABELS[method.name] == method.title
+
+
+@pytest.mark.parametrize("name", ranking.COLUMN_OF)
+def test_a_selector_and_the_score_it_ranks_by_have_one_name_in_figures(name):
+    assert style.label(name) == style.label(ranking.COLUMN_OF[name])
+    assert style.look(name) == style.look(ranking.COLUMN_OF[name])
 
 
 def test_looks_can_be_told_apart():
