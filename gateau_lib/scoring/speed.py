@@ -19,7 +19,7 @@ from gateau_lib.data.samples import Encoded, encode
 from gateau_lib.methods import cam, cam_adaptive, model_passes, pair_passes, released, released_prolong
 from gateau_lib.models import loading, memory, rope, tiny
 from gateau_lib.models.pair import Pair, load_pair
-from gateau_lib.scoring import speed_goals
+from gateau_lib.scoring import speed_goals, speed_limit
 from gateau_lib.study import devices, manifest, profiles
 from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.store import versions
@@ -44,7 +44,7 @@ def measure(short: str | None, long: str | None, samples: int) -> dict[str, Any]
     device, named = devices.device(), bool(short or long)
     pair = load_pair(short, long, True, "float32", device) if named else random_pair(device)
     window = min(pair.long.config.max_position_embeddings, LONGEST_WINDOW) // SEGMENT * SEGMENT
-    rows = compare_memory(long) + compare_passes(pair) + compare_prolong(pair)
+    rows = compare_memory(long) + compare_passes(pair) + compare_losses(pair) + compare_prolong(pair)
     rows += compare_procedures(pair, samples, window, SEGMENT)
     fidelity, parameters = adaptive_fidelity(), sum(p.numel() for p in pair.long.parameters())
     date, model = datetime.now(UTC), {"parameters": parameters, "window": window, "named": named}
@@ -107,6 +107,33 @@ def log_uniform(n: int, window: int) -> list[int]:
     return [int(window / 8 * 8 ** ((i + 0.5) / n)) for i in range(n)]
 
 
+def compare_losses(pair: Pair, n: int = 16, window: int = WINDOW // 2) -> list[Row]:
+    """Seconds of response losses by the library, by hand, and by a loop that computes all logits."""
+    samples, model = random_samples(pair, log_uniform(n, window)), pair.long
+
+    def loop(count: Counter[str]) -> list[float]:
+        found = []
+        for one in samples:
+            ids = torch.tensor([one.ids], device=model.device)
+            with torch.inference_mode():
+                logits = model(input_ids=ids).logits[0, -len(one.response) - 1 : -1].float()
+            targets = ids[0, -len(one.response) :]
+            found.append(float(torch.nn.functional.cross_entropy(logits, targets)))
+        return found
+
+    works: dict[str, Callable[..., Any]] = {
+        "by hand": partial(speed_limit.by_hand, model, speed_limit.whole(samples)),
+        "library": partial(model_passes.response_nll, model, samples),
+        "loop, all logits": loop,
+    }
+    _best(model.device, works)  # first calls of a kernel are slow
+    found = _best(model.device, works, 5)
+    for name in ("library", "loop, all logits"):
+        if not np.allclose(found[name][-1], found["by hand"][-1], atol=tolerance(pair)):
+            raise ScoreError(f"response losses by hand and by the {name} differ; this is a defect, report it")
+    return [measurement("response losses", name, *best[:2], samples=n) for name, best in found.items()]
+
+
 def score(
     how: str, pair: Pair, samples: Sequence[Encoded], window: int, segment: int, count: Counter[str]
 ) -> np.ndarray:
@@ -117,25 +144,32 @@ def score(
         short, long = released.released_hmg(pair, samples, window, defects=on, count=count)
         released.released_cam(pair, samples, window, segment, count=count)
         return short - long
+    reader = rope.extend_window(pair.short, window)
+    if how == "by hand":
+        return speed_limit.losses_by_hand(replace(pair, short=reader), samples, segment, count)
+    if how == "two whole passes":
+        rows = speed_limit.whole(samples)
+        gaps = [speed_limit.by_hand(model, rows, count) for model in (reader, pair.long)]
+        return np.subtract(gaps[0], gaps[1])
     passes = model_passes.long_pass(pair.long, samples, segment, count=count)
     if how == "adaptive":
         cam_adaptive.adaptive_importance(pair.long, samples, passes, segment, count=count)
     else:
         model_passes.segment_importance(pair.long, samples, segment, count=count)
-    short = model_passes.short_reader_nll(pair.short, samples, "ntk", target=window, count=count)
-    return short - [p.nll for p in passes]
+    gap: np.ndarray = model_passes.response_nll(reader, samples, count=count) - [p.nll for p in passes]
+    return gap
 
 
 def compare_procedures(pair: Pair, n: int, window: int, segment: int, repeats: int = 2) -> list[Row]:
     """Best seconds and tokens of HMG and CAM over ``n`` samples; ScoreError if the losses differ."""
     samples, works = random_samples(pair, log_uniform(n, window)), {}
-    for how in ("exact", "adaptive", "released"):
+    for how in ("by hand", "exact", "two whole passes", "adaptive", "released"):
         score(how, pair, samples[:1], window, segment, Counter())  # first calls of a kernel are slow
         works[how] = partial(score, how, pair, samples, window, segment)
     found = _best(pair.long.device, works, repeats)
     rows = {name: measurement("HMG + CAM", name, *best[:2], samples=n) for name, best in found.items()}
     rows["exact"]["fewest_tokens"] = cam_adaptive.minimum_tokens(samples, segment)
-    for name in ("exact", "adaptive"):
+    for name in ("exact", "adaptive", "by hand"):
         worst = np.abs(found[name][-1] - found["released"][-1]).max()
         if not np.allclose(found[name][-1], found["released"][-1], atol=tolerance(pair)):
             what = f"{name} and released procedure differ by {worst:.2g} nats"
@@ -154,7 +188,11 @@ def compare_prolong(pair: Pair, pairs: int = PAIRS, segment: int = SEGMENT) -> l
     document = np.random.default_rng(0).integers(3, pair.long.config.vocab_size, n * segment).tolist()
     shape: dict[str, Any] = {"segment_length": segment, "pairs": pairs, "window_segments": max(n, 256)}
     ways = {"exact": pair_passes.score_documents, "released": released_prolong.released_prolong}
-    works = {name: partial(way, pair.long, [document], **shape) for name, way in ways.items()}
+    works: dict[str, Any] = {name: partial(way, pair.long, [document], **shape) for name, way in ways.items()}
+    # Its bound: each segment read once alone, and once for each pair, as if nothing stood before it.
+    halves = [(document[:segment], segment - 1)] * (n + pairs)
+    at_once = max(1, speed_limit.AT_ONCE // segment) if pair.long.device.type == "cpu" else 128
+    works["bound"] = partial(speed_limit.by_hand, pair.long, halves, at_once=at_once)
     found = _best(pair.long.device, works)
     a, b = found["exact"][-1]["lds"].to_numpy(), found["released"][-1]
     if not np.allclose(a, b, rtol=tolerance(pair)):

@@ -33,7 +33,7 @@ def rows(pair):
     peaks = {"plain pass": 2.0, "pass with attention": 3.0, "attention matrices": 60.0}
     for kind, peak in peaks.items():
         found.append(speed.measurement("memory", kind, None, {}, length=256, peak_mib=peak))
-    return found + speed.compare_passes(pair, (256, 384), 8)
+    return found + speed.compare_passes(pair, (256, 384), 8) + speed.compare_losses(pair, 2, 512)
 
 
 def test_the_library_reads_less_and_hardly_more_than_exactness_needs(rows):
@@ -81,7 +81,7 @@ def test_goals_are_judged_and_read_again(rows, tmp_path):
     found = speed_goals.read(tmp_path)
     assert found["date"] == "2026-02-01"
     measured, verdicts = speed_goals.readable(found)
-    assert len(measured) == len(rows) and len(verdicts) == len(goals) == 9
+    assert len(measured) == len(rows) and len(verdicts) == len(goals) == 13
     assert "passes, plain pass, 256 tokens" in set(measured["measured"]) and "nan" not in measured.to_string()
     assert verdicts.iloc[-1].tolist()[1:] == ["0.050", "at most 0.1", "yes"]
 
@@ -100,7 +100,11 @@ def test_the_measurement_of_a_whole_run_is_written_and_read(monkeypatch, capsys,
     """The command, with sizes of a test."""
     monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path))
     monkeypatch.setattr(speed, "WINDOW", 512)
-    for name, small in {"compare_passes": {"lengths": (256, 384)}, "compare_prolong": {"pairs": 10}}.items():
+    for name, small in {
+        "compare_passes": {"lengths": (256, 384)},
+        "compare_prolong": {"pairs": 10},
+        "compare_losses": {"n": 2, "window": 512},
+    }.items():
         monkeypatch.setattr(speed, name, partial(getattr(speed, name), **small))
     monkeypatch.setattr(memory, "peak", lambda prepare, kind, length, long: 2**20)
     monkeypatch.setattr(speed, "adaptive_fidelity", lambda: FIDELITY | {"samples": 9})
@@ -110,7 +114,13 @@ def test_the_measurement_of_a_whole_run_is_written_and_read(monkeypatch, capsys,
     keys = ["machine", "date", "versions", "model", "commit", "dirty", "rows", "fidelity", "goals"]
     assert list(about) == keys and about == speed_goals.read()
     assert about["model"]["window"] == 512 and not about["model"]["named"]
-    assert {row["section"] for row in about["rows"]} == {"memory", "passes", "ProLong", "HMG + CAM"}
+    assert {row["section"] for row in about["rows"]} == {
+        "memory",
+        "passes",
+        "response losses",
+        "ProLong",
+        "HMG + CAM",
+    }
     said = capsys.readouterr().out
     assert f"written: {path}" in said and "memory, attention matrices, 8,192 tokens" in said
 
