@@ -154,7 +154,7 @@ def choose(ranked: pd.DataFrame, asked: Selection) -> tuple[pd.DataFrame, dict[s
 
 
 def check_texts(
-    ranked: pd.DataFrame, samples: Mapping[str, Sample], records: Mapping[str, tuple[Item, Shard]]
+    path: Path, ranked: pd.DataFrame, samples: Mapping[str, Sample], records: Mapping[str, tuple[Item, Shard]]
 ) -> None:
     """Raise DataError if a sample's texts are not those that were scored; an older table holds no hashes."""
     known = zip(ranked["id"], ranked["text_hash"], strict=True) if "text_hash" in ranked else ()
@@ -162,7 +162,7 @@ def check_texts(
     if changed:
         name = next(name for name in records if name in changed)
         what = f"the text of {name!r} is not the one that was scored ({len(changed):,} such samples)"
-        raise DataError(f"{records[name][0].where}: {what}; score the data again")
+        raise DataError(f"{path}: {records[name][0].where}: {what}; score the data again")
 
 
 def remarks_of(ranked: pd.DataFrame, asked: Selection, table: Table) -> list[str]:
@@ -240,7 +240,7 @@ def run(asked: Selection) -> str:
     pool = pool.assign(tokens=pool[list(LENGTHS)].sum(axis="columns"))
     ranked = rank(pool, asked.score, asked.ranking)
     samples = {name: sample for name in ranked["id"] if (sample := records[name][0].sample)}
-    check_texts(ranked, samples, records)
+    check_texts(asked.data, ranked, samples, records)
     ranked["source"] = [sample.source for sample in samples.values()]
     contexts, twins = [sample.context for sample in samples.values()], {}
     if asked.dedup is not None:
