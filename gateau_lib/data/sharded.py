@@ -83,7 +83,9 @@ def _met(path: Path, read_as: ReadAs) -> Iterator[tuple[str, RawRecord, str, str
             place, form = _place(name, unit, raw), form_of(record, read_as.format) or ""
             met[form] += 1
             if not form:
-                odd = odd or f"{path}: {place}: {''.join(unknown(record, read_as.format))}"
+                odd = (
+                    odd or f"{path}: {place}: {_wrapped(record) or ''.join(unknown(record, read_as.format))}"
+                )
                 if met[""] == met.total() == LOOKED_AT:
                     raise DataError(odd)
             given = _name(record, raw, name, read_as)
@@ -96,6 +98,14 @@ def _met(path: Path, read_as: ReadAs) -> Iterator[tuple[str, RawRecord, str, str
     if not seen:
         fix = "--ids line takes line numbers as ids, or name the field with --rename THEIRS=id"
         raise DataError(f"{path}: no record has an 'id'; {fix}")
+
+
+def _wrapped(record: Any) -> str:
+    """What to do about a record that is a whole data set, its records in a list; "" about any other."""
+    for name, value in record.items() if isinstance(record, dict) else ():
+        if isinstance(value, list) and value and form_of(value[0]):
+            return f"the records stand in the list {name[:20]!r}; write that list alone to a file"
+    return ""
 
 
 def _content(raw: RawRecord) -> bytes:

@@ -123,6 +123,7 @@ DEEP = b'{"id": "a", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         (b"[" + ABC[0] + b" " + ABC[1] + b"]", "record 1: not valid JSON (Extra data"),
         (b"[" + ABC[0] + b"]\n[" + ABC[1] + b"]", "text stands after the end of its JSON array"),
         (b"[" + ABC[0] + b"," + DEEP + b"]", "record 2: nested too deeply to be read"),
+        (b'{"version": 1, "data": [' + ABC[0] + b"]}", "line 1: the records stand in the list 'data'; write that"),
         (b"[]", "holds no records"),
         (b"\n \r\n" + MARK, "holds no records"),
         (gzip.compress(b"\n".join(ABC) * 50)[:90], "cannot be read (Truncated compressed stream)"),
