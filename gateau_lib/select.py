@@ -21,7 +21,7 @@ def main(line: list[str] | None = None) -> None:
     parse = parser("select", __doc__)
     add = parse.add_argument
     add("scores", type=Path, help="scores.parquet, written by python -m gateau_lib.score")
-    add("--data", type=Path, required=True, help="the data that was scored: a file or a folder")
+    add("--data", type=Path, required=True, help="the data that was scored: a file or a folder, - for stdin")
     add_options(parse, "as it was scored")
     add("--out", type=Path, required=True, help="selected.jsonl; a report is written next to it")
     add("--score", choices=list(METHODS), default="gateau")
@@ -41,7 +41,8 @@ def main(line: list[str] | None = None) -> None:
     add("--dedup", type=float, metavar="J", help=alike)
     add("--seed", type=int, default=0, help="of --score random")
     given = vars(parse.parse_args(line))
-    given |= {"read_as": ReadAs.asked(given), "data": stored(given["data"], given["out"])}
+    data = stored(given["data"], given["out"], given["scores"])
+    given |= {"read_as": ReadAs.asked(given), "data": data}
     ranking = RankOptions(given.pop("combine"), given.pop("alpha"), given.pop("seed"))
     print(run(Selection(**given | {"quota": tuple(given["quota"])}, ranking=ranking)))
 

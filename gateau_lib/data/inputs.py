@@ -35,10 +35,15 @@ def files_of(path: Path) -> list[Path]:
         if not found:
             raise DataError(f"{path}: this folder holds no data; its files end in {ENDINGS}")
     elif path.exists() and not path.is_file():
-        raise DataError(f"{path}: a pipe can be read only once; write it to a file first")
+        raise DataError(f"{path}: a device or a pipe can be read only once; write it to a file first")
     else:
         found = [path]
     for each in found:
+        try:
+            str(each.relative_to(path.parent)).encode()
+        except UnicodeEncodeError:
+            fix = "its name is not UTF-8, and no table can hold it; rename the file"
+            raise DataError(f"{ascii(str(each))}: {fix}") from None
         check_file(each)
     return found
 
@@ -82,8 +87,12 @@ def _known(path: Path) -> bool:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """The files below a folder, sorted, relative to it, without hidden ones."""
-    inside = sorted(each.relative_to(folder) for each in folder.rglob("*") if each.is_file())
+    """The files below a folder, sorted, relative to it, without hidden ones.
+
+    Links to folders are not followed and links to nothing not passed over: they are listed as well.
+    """
+    found = (each for each in folder.rglob("*") if each.is_symlink() or not each.is_dir())
+    inside = sorted(each.relative_to(folder) for each in found)
     return [each for each in inside if not any(part.startswith((".", "_")) for part in each.parts)]
 
 
@@ -107,10 +116,22 @@ def _json_file(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: not as datasets writes it; save the data set again") from None
 
 
-def stored(path: Path, out: Path | None) -> Path:
-    """A file as it is; standard input or a pipe as a file beside ``out``, since it can be read only once."""
+def kept_beside(scores: Path) -> list[Path]:
+    """Where `stored` kept standard input or a pipe beside ``scores``, if it did."""
+    names = (scores.with_suffix(".data" + suffix) for suffix in (".jsonl", ".parquet"))
+    return [name for name in names if name.is_file()]
+
+
+def stored(path: Path, out: Path | None, scores: Path | None = None) -> Path:
+    """A file as it is; standard input or a pipe as a file beside ``out``, since it can be read only once.
+
+    Where that was done when ``scores`` were made, the file that it left is what is read.
+    """
     if str(path) not in STREAMS and not path.is_fifo():
         return path
+    if scores and (found := kept_beside(scores)):
+        log.info("%s was kept in %s when it was scored: that is read", path, found[0])
+        return found[0]
     if out is None:
         raise DataError(f"{path}: can be read only once; write it to a file first")
     with sys.stdin.buffer if str(path) in STREAMS else path.open("rb") as stream:
@@ -123,6 +144,8 @@ def stored(path: Path, out: Path | None) -> Path:
                 file.write(first)
                 shutil.copyfileobj(stream, file, 1 << 20)
             part.replace(kept)
+            for other in set(kept_beside(out)) - {kept}:  # an earlier run's, of the other kind
+                other.unlink()
         finally:
             part.unlink(missing_ok=True)
     log.info("%s is kept in %s: give that to select as --data", path, kept)

@@ -179,3 +179,38 @@ def parse(path: Path, raw: RawRecord) -> Any:
     except ValueError:  # Python reads no integer of more than some 4,300 digits
         said = "a number of too many digits; leave out the record, or write the number as text"
     raise DataError(f"{path}, {unit_of(path)} {raw.number}: {said}")
+
+
+def parsed(path: Path, raw: RawRecord) -> Any:
+    """What `parse` gives; its errors with what to do about them."""
+    try:
+        return parse(path, raw)
+    except DataError as error:
+        said = str(error).replace(" at at column", " at column")
+        raise DataError(said + _remedy(trimmed(raw.text), said)) from None
+
+
+def _remedy(text: bytes, said: str) -> str:
+    """What to do about a record that is no JSON, told by its bytes; "" if what is said has it already."""
+    kinds = {
+        b"PAR1": "; this is a Parquet file, end its name in .parquet",
+        b"ARROW1": "; this is an Arrow file, end its name in .arrow",
+        b"PK\x03\x04": "; this is a zip archive or a workbook, unpack it or save it as JSON lines",
+        b"version https://git-lfs": "; Git LFS left a pointer in its place, git lfs pull fetches the file",
+        b"<": "; this is a web page, fetch the file again",
+        b"//": "; JSON has no comments, leave the line out",
+        b"#": "; JSON has no comments, leave the line out",
+        b"{'": "; JSON has double quotes, write records with json.dumps",
+    }
+    found = next((fix for begin, fix in kinds.items() if text.startswith(begin)), "")
+    if "CR alone" in said:
+        return ": tr '\\r' '\\n' < FILE > NEW writes them so"
+    if b"\0" in text and not text.startswith((b"PAR1", b"PK", b"ARROW1")):
+        return "; zero bytes stand in it: save UTF-16 as UTF-8, fetch or write a damaged file again"
+    if "; " in said.partition(": ")[2]:
+        return ""
+    if "Extra data" in said:
+        found = found or "; records share a line, give each its own"
+    if text[-1:] not in (b"}", b"]"):
+        found = found or "; the record breaks off, fetch or write the file again"
+    return found or "; mend the record or leave it out"

@@ -16,8 +16,9 @@ from typing import Any
 from gateau_lib.data.conversation import RecordError
 from gateau_lib.data.formats import AUTO, ReadAs, form_of, given_id, renamed, sample_of, unknown
 from gateau_lib.data.inputs import files_of
-from gateau_lib.data.records import RawRecord, line_of, parse, raw_records, trimmed, unit_of
+from gateau_lib.data.records import RawRecord, line_of, parsed, raw_records, trimmed, unit_of
 from gateau_lib.data.samples import Sample
+from gateau_lib.data.unread import check, doubled
 from gateau_lib.study.errors import DataError
 
 LOOKED_AT = 20  # records of no known form before the data are given up
@@ -78,11 +79,13 @@ def _met(path: Path, read_as: ReadAs) -> Iterator[tuple[str, RawRecord, str, str
     for file in files_of(path):
         name, unit = file.relative_to(path).as_posix() if path.is_dir() else "", unit_of(file)
         for raw in raw_records(file):
-            record = renamed(parse(file, raw), read_as)
+            record = renamed(parsed(file, raw), read_as)
             place, form = _place(name, unit, raw), form_of(record, read_as.format) or ""
             met[form] += 1
             if not form:
-                odd = odd or f"{path}: {place}: {''.join(unknown(record, read_as.format))}"
+                odd = (
+                    odd or f"{path}: {place}: {_wrapped(record) or ''.join(unknown(record, read_as.format))}"
+                )
                 if met[""] == met.total() == LOOKED_AT:
                     raise DataError(odd)
             given = _name(record, raw, name, read_as)
@@ -95,6 +98,14 @@ def _met(path: Path, read_as: ReadAs) -> Iterator[tuple[str, RawRecord, str, str
     if not seen:
         fix = "--ids line takes line numbers as ids, or name the field with --rename THEIRS=id"
         raise DataError(f"{path}: no record has an 'id'; {fix}")
+
+
+def _wrapped(record: Any) -> str:
+    """What to do about a record that is a whole data set, its records in a list; "" about any other."""
+    for name, value in record.items() if isinstance(record, dict) else ():
+        if isinstance(value, list) and value and form_of(value[0]):
+            return f"the records stand in the list {name[:20]!r}; write that list alone to a file"
+    return ""
 
 
 def _content(raw: RawRecord) -> bytes:
@@ -136,12 +147,16 @@ def _records(path: Path, shard: Shard) -> Iterator[tuple[RawRecord, Item]]:
     for raw in raw_records(file, shard.begin, shard.end, shard.first_line):
         digest.update(_content(raw))
         try:
-            record = renamed(parse(file, raw), shard.read_as)
+            record = renamed(parsed(file, raw), shard.read_as)
         except DataError:  # what was JSON when the shards were made is none now
             break
         place = _place(shard.file, unit, raw)
         name = _name(record, raw, shard.file, shard.read_as)
-        yield raw, item_of(record, name, place, first_use.get(raw.number), shard.read_as)
+        item = item_of(record, name, place, first_use.get(raw.number), shard.read_as)
+        if unit != "row" and (field := doubled(trimmed(raw.text))):
+            why = f"{field!r} stands twice in one object, and the last would count; leave one out"
+            item = Item(name, None, f"{place}: {why}", place)
+        yield raw, item
     if digest.hexdigest() != shard.sha256:
         lines = f"{unit}s from {shard.first_line} on"
         raise DataError(f"{file}: {lines} changed since the run began; give the command again")
@@ -157,6 +172,7 @@ def item_of(
                 raise RecordError(where, *unknown(record))
             odd = "" if given_id(record) is None else " that is a text or number"
             raise RecordError(where, f"no 'id'{odd}", "; give every record a unique id, or take --ids line")
+        check(record, where, read_as)
         sample = sample_of(record, where, name, read_as)
         texts = (sample.id, sample.context, sample.instruction, sample.response, sample.system)
         "".join(texts).encode()

@@ -210,7 +210,7 @@ def run(asked: Selection) -> str:
     with ExitStack() as stack:
         contexts = None if asked.dedup is None else stack.enter_context(Spill(asked.out))
         records = records_of(table, asked.data, shards, contexts)
-        check_texts(ranked, records)
+        check_texts(asked.data, ranked, records)
         names, twins = ranked["id"].tolist(), {}
         if contexts is not None and asked.dedup is not None:
             twins = dedup.near_identical(names, lambda name: contexts[name].decode(*CODED), asked.dedup)

@@ -215,7 +215,8 @@ def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
         why["an error in scoring"] = failed
     for row in scored:
         missing = next((column for column in method.needs if row.get(column) is None), None)
-        lacks = missing and ("no response, as documents" if row.get("n_response") == 0 else f"no {missing}")
+        document = row.get("n_response") == 0 and not method.documents
+        lacks = missing and ("no response, as documents" if document else f"no {missing}")
         bare = without_context(row) if method.unfit is without_context else None
         if cause := bare or lacks or method.unfit(row):
             why[cause] += 1
@@ -228,5 +229,8 @@ def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
         )
     if not kept:
         causes = "; ".join(f"{n:,} with {cause}" for cause, n in why.items())
-        raise DataError(f"{path}: no usable row for --score {name} ({causes}); choose another --score")
+        fix = "choose another --score"
+        if "no context" in why:
+            fix = f"a blank line parts document and question (docs/formats.md); mend the data, or {fix}"
+        raise DataError(f"{path}: no usable row for --score {name} ({causes}); {fix}")
     return pd.DataFrame(kept), why

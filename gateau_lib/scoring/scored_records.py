@@ -57,14 +57,14 @@ def records_of(
     return found
 
 
-def check_texts(ranked: pd.DataFrame, records: Mapping[str, Record]) -> None:
+def check_texts(path: Path, ranked: pd.DataFrame, records: Mapping[str, Record]) -> None:
     """Raise DataError if a sample's texts are not those that were scored; an older table holds no hashes."""
     known = zip(ranked["id"], ranked["text_hash"], strict=True) if "text_hash" in ranked else ()
     changed = {name for name, then in known if isinstance(then, str) and then != records[name].text_hash}
     if changed:
         name = next(name for name in records if name in changed)
         what = f"the text of {name!r} is not the one that was scored ({len(changed):,} such samples)"
-        raise DataError(f"{records[name].where}: {what}; score the data again")
+        raise DataError(f"{path}: {records[name].where}: {what}; score the data again")
 
 
 def shards_of(shards: Sequence[Shard], ids: Iterable[str], records: Mapping[str, Record]) -> list[Shard]:

@@ -1,7 +1,9 @@
 """Bad input gives one line that names the place and the fix, or a row that says why;
 never a zero, a lost or a reused row."""
 
+import io
 import json
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -309,3 +311,27 @@ def test_not_a_table_and_no_table(tmp_path, capsys):
 def test_bad_profiles_name_what_is_allowed(name, overrides, message):
     with pytest.raises(ValueError, match=message):
         profiles.resolve(name, **overrides)
+
+
+def test_why_nothing_can_be_ranked_is_the_samples_own_reason(tmp_path, saved_pair, capsys):
+    data = write(tmp_path / "d.jsonl", [{"id": 1, "text": "A key."}, {"id": 9, "text": CONTEXT * 9}])
+    out, more = tmp_path / "s.parquet", ("--methods", "prolong", "--segment-length", "8")
+    assert run_score(data, saved_pair, out, *more) == 0
+    assert chosen(out, data, "--score", "prolong") == {9}
+    assert "left out: 1 with no prolong\n" in capsys.readouterr().out
+    data = write(tmp_path / "d.jsonl", [record("a", CONTEXT), record("b", QUESTION)])
+    assert run_score(data, saved_pair, out) == 0
+    assert "2 without context" in capsys.readouterr().out
+    assert select.main([str(out), "--data", str(data), "--out", str(tmp_path / "sel.jsonl")]) == 2
+    said = one_line(capsys)
+    assert "(2 with no context); a blank line parts document and question (docs/formats.md)" in said
+
+
+def test_standard_input_is_scored_and_selected_from(tmp_path, saved_pair, monkeypatch, capsys):
+    """As `make select DATA=-` does: both commands are given the stream, which is read once."""
+    lines = "".join(json.dumps(record(name)) + "\n" for name in "abc").encode()
+    out = tmp_path / "scores.parquet"
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
+    assert run_score("-", saved_pair, out) == 0
+    assert chosen(out, "-") == {"a", "b", "c"}
+    assert "- was kept in" in capsys.readouterr().err

@@ -130,3 +130,41 @@ def test_a_pipe_is_kept_too(tmp_path):
     writer.start()
     assert ids(inputs.stored(tmp_path / "pipe.jsonl", tmp_path / "s.parquet")) == ["a"]
     writer.join()
+
+
+@pytest.mark.parametrize("kept", ["scores.data.jsonl", "scores.data.parquet"])
+def test_what_was_kept_is_selected_from_and_one_kind_only(tmp_path, monkeypatch, kept):
+    """`select` reads data twice, and the stream that was scored is empty by then."""
+    out, name = tmp_path / "scores.parquet", tmp_path / kept
+    (tmp_path / "scores.data.parquet").write_bytes(b"an earlier run's")
+    (tmp_path / "scores.data.jsonl").write_bytes(b"an earlier run's")
+    content = b"PAR1" if kept.endswith("parquet") else b"{}"
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    assert inputs.stored(Path("-"), out) == name and inputs.kept_beside(out) == [name]
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=None))  # not touched
+    assert inputs.stored(Path("-"), tmp_path / "sel.jsonl", out) == name
+    assert inputs.stored(tmp_path / "d.jsonl", tmp_path / "sel.jsonl", out) == tmp_path / "d.jsonl"
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"{}")))
+    other = inputs.stored(Path("-"), tmp_path / "sel.jsonl", tmp_path / "other.parquet")
+    assert other == tmp_path / "sel.data.jsonl"
+
+
+def test_links_in_a_folder_are_not_passed_over(tmp_path):
+    """A link to nothing is what a broken download of the hub's cache leaves."""
+    write(tmp_path / "data" / "a.jsonl", "a")
+    write(tmp_path / "elsewhere" / "b.jsonl", "b")
+    (tmp_path / "data" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "c.jsonl").symlink_to(tmp_path / "elsewhere" / "b.jsonl")
+    assert ids(tmp_path / "data") == ["a", "b"]
+    assert inputs.not_read(tmp_path / "data") == [Path("more")]
+    (tmp_path / "data" / "d.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    with pytest.raises(DataError, match=r"d\.jsonl: no such file"):
+        inputs.files_of(tmp_path / "data")
+
+
+def test_a_name_that_is_not_utf8_is_refused_before_any_work(tmp_path):
+    name = os.fsdecode(b"caf\xe9.jsonl")
+    write(tmp_path / "data" / name, "a")
+    for path in (tmp_path / "data", tmp_path / "data" / name):
+        with pytest.raises(DataError, match="its name is not UTF-8, and no table can hold it; rename"):
+            inputs.files_of(path)

@@ -308,7 +308,10 @@ def test_changed_texts_are_refused_and_other_fields_are_not(data, saved_pair, tm
     capsys.readouterr()
     assert select.main(choose) == 2
     said = capsys.readouterr().err
-    assert f"line 3: the text of {records[2]['id']!r} is not the one that was scored (1 such samples)" in said
+    assert (
+        f"{data}: line 3: the text of {records[2]['id']!r} is not the one that was scored (1 such samples)"
+        in said
+    )
     assert {path.name: path.read_bytes() for path in tmp_path.glob("o.*")} == before
 
 
