@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from scoring_command import command, write_data
 from score_rows import make_rows, write
+from scoring_command import command, write_data
 
 from gateau_lib import score, select
 
