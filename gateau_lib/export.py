@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from gateau_lib.bridges.trainers import FORMS, export
-from gateau_lib.study.command import command, parser
+from gateau_lib.study.command import command, parser, tell
 
 
 @command()
@@ -21,7 +21,7 @@ def main(line: list[str] | None = None) -> None:
     add("--out", type=Path, required=True, help="TRL: a file .jsonl; LLaMA-Factory: its dataset_dir")
     add("--name", help="LLaMA-Factory: name in dataset_info.json (default: the selection's file name)")
     given = parse.parse_args(line)
-    print(f"written: {', '.join(map(str, export(given.selected, given.to, given.out, given.name)))}")
+    tell(f"written: {', '.join(map(str, export(given.selected, given.to, given.out, given.name)))}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from gateau_lib.data.formats import AUTO, ReadAs, add_options
 from gateau_lib.methods import SCORED
 from gateau_lib.methods.base import READINGS
 from gateau_lib.scoring import data_set, pass_costs, settings
-from gateau_lib.study.command import LIBRARY, command, parser
+from gateau_lib.study.command import LIBRARY, command, parser, tell
 
 
 @command(kept="finished shards are kept")
@@ -47,10 +47,10 @@ def main(line: list[str] | None = None) -> int:
     given["read_as"] = ReadAs.asked(given) or AUTO
     asked = settings.resolve(**given, methods=methods, only_plan=records is not None)
     if records is not None:
-        print(pass_costs.plan(asked, records))
+        tell(pass_costs.plan(asked, records))
         return 0
     text, scored = data_set.summary(asked, data_set.score(asked), time.monotonic() - start)
-    print(text)
+    tell(text)
     if not scored:
         LIBRARY.error("error: %s: no record could be scored; mend what stands above", asked.data)
     return 0 if scored else 1

@@ -12,7 +12,7 @@ from gateau_lib.data.inputs import stored
 from gateau_lib.methods import METHODS, gateau
 from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring.choice import Selection, run
-from gateau_lib.study.command import command, parser
+from gateau_lib.study.command import command, parser, tell
 
 
 @command()
@@ -44,7 +44,7 @@ def main(line: list[str] | None = None) -> None:
     data = stored(given["data"], given["out"], given["scores"])
     given |= {"read_as": ReadAs.asked(given), "data": data}
     ranking = RankOptions(given.pop("combine"), given.pop("alpha"), given.pop("seed"))
-    print(run(Selection(**given | {"quota": tuple(given["quota"])}, ranking=ranking)))
+    tell(run(Selection(**given | {"quota": tuple(given["quota"])}, ranking=ranking)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from gateau_lib.sources.synthesis import SUFFIXES, Order, run
-from gateau_lib.study.command import command, parser
+from gateau_lib.study.command import command, parser, tell
 
 
 @command(kept="answers are kept")
@@ -26,7 +26,7 @@ def main(line: list[str] | None = None) -> None:
     add("--max-new-tokens", type=int, default=1024, help="tokens of an answer at most (default: 1024)")
     add("--parallel", type=int, help="requests at once to an endpoint (default: 4)")
     add("--seed", type=int, default=0, help="decides kinds and drawn questions, and goes with each request")
-    print(run(Order(**vars(parse.parse_args(line)))))
+    tell(run(Order(**vars(parse.parse_args(line)))))
 
 
 if __name__ == "__main__":

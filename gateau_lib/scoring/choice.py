@@ -50,9 +50,12 @@ class Selection:
     read_as: ReadAs | None = None  # what the records are; None: as they were scored
 
     def __post_init__(self) -> None:
-        few = self.top is not None and self.top < 1
-        if not 0 < self.fraction <= 1 or not 0 <= self.ranking.alpha <= 1 or few:
-            raise DataError("--fraction must lie in (0, 1], --alpha in [0, 1], and --top must be at least 1")
+        if not 0 < self.fraction <= 1:
+            raise DataError(f"--fraction {self.fraction:g}: must lie in (0, 1]; 0.1 takes the best tenth")
+        if self.top is not None and self.top < 1:
+            raise DataError(f"--top {self.top}: must be at least 1")
+        if not 0 <= self.ranking.alpha <= 1:
+            raise DataError(f"--alpha {self.ranking.alpha:g}: must lie in [0, 1]")
         if self.dedup is not None and not 0 < self.dedup <= 1:
             raise DataError(f"--dedup {self.dedup:g}: must lie in (0, 1]; 0.8 is usual")
         if self.out.suffix != ".jsonl":

@@ -2,16 +2,21 @@
 
 import argparse
 import logging
+import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec
 
+from gateau_lib.study import progress
 from gateau_lib.study.errors import UserError, reason
 
 CHANGES_NO_RESULT = True
 LIBRARY = logging.getLogger(__name__.partition(".")[0])
+# All but tabs and newlines, and what no encoding has (a file's name may hold it).
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 Words = ParamSpec("Words")
 
 
@@ -33,7 +38,10 @@ def command(kept: str = "") -> Callable[[Callable[Words, int | None]], Callable[
     def wrapped(main: Callable[Words, int | None]) -> Callable[Words, int]:
         @wraps(main)
         def ended(*words: Words.args, **more: Words.kwargs) -> int:
-            with messages_shown():
+            with messages_shown(), warnings.catch_warnings():
+                # What is to be written otherwise one day is for the library that says so.
+                for kind in (FutureWarning, DeprecationWarning):
+                    warnings.simplefilter("ignore", kind)
                 try:
                     return main(*words, **more) or 0
                 except UserError as error:
@@ -53,12 +61,31 @@ def command(kept: str = "") -> Callable[[Callable[Words, int | None]], Callable[
     return wrapped
 
 
+def plain(text: str) -> str:
+    """A text with its control characters spelled out: it may quote files of others to a terminal."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def tell(text: object) -> None:
+    """Print what a command was asked for, `plain`."""
+    print(plain(str(text)))
+
+
 class Lines(logging.Handler):
-    """Messages as plain lines on standard error, whatever that is at the time."""
+    """Messages as `plain` lines on standard error, whatever that is at the time; a note is shown once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._notes: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
-        print(record.getMessage(), file=sys.stderr, flush=True)
+        text = plain(record.getMessage())
+        if record.levelno == logging.INFO and record.name != progress.log.name:
+            if text in self._notes:
+                return
+            self._notes.add(text)
+        print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

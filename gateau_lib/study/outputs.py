@@ -21,6 +21,10 @@ def check_out(
     ``out``; ``parts``: a folder of its own that it keeps unfinished work in. Nothing is left, no folder made.
     """
     inputs, called = list(inputs), f"{option} {out}"
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{called}: its name is no valid Unicode; give another name") from None
     for path in (out, *beside):
         named = "this" if path == out else f"{path} beside it"
         if path.is_dir():

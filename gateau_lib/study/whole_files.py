@@ -30,8 +30,8 @@ def locked(folder: Path, machines: bool = True) -> Iterator[None]:
             free = False
         file.seek(0)
         try:
-            holder = json.loads(file.read() or "{}")
-        except ValueError:  # its holder died while writing
+            holder = dict(json.loads(file.read() or "{}"))
+        except (ValueError, TypeError):  # its holder died while writing
             holder = {}
         if not free or (machines and holder.get("host", here) != here):
             process, host, since = (holder.get(each, "?") for each in ("process", "host", "since"))

@@ -272,7 +272,7 @@ def rows(**change):
         (rows(id="r1"), 4, [], "id 'r1' stands twice"),
         (rows(), 4, ["--score", "cam"], "no cam in it; score with --methods cam"),
         (rows(), 4, ["--top", "9"], "only 4 samples are usable"),
-        (rows(), 4, ["--fraction", "1.5"], "--fraction must lie in (0, 1]"),
+        (rows(), 4, ["--fraction", "1.5"], "--fraction 1.5: must lie in (0, 1]"),
         ([{"id": "r0", "x": 1}], 1, [], "not a score table"),
         (
             [row | {"error": "bad"} for row in rows()],

@@ -233,6 +233,10 @@ def test_quotas_limit_sources(tmp_path, more, limits, k):
         (["--quota", "web"], "--quota web: write SOURCE=N"),
         (["--quota", "web=-1"], "write SOURCE=N"),
         (["--quota", "wob=1"], "no usable sample has this source; there are '', 'books', 'web'"),
+        (["--fraction", "1.5"], "--fraction 1.5: must lie in (0, 1]"),
+        (["--fraction", "nan"], "--fraction nan: must lie in (0, 1]"),
+        (["--top", "0"], "--top 0: must be at least 1"),
+        (["--alpha", "-0.1"], "--alpha -0.1: must lie in [0, 1]"),
         (["--dedup", "0"], "--dedup 0: must lie in (0, 1]"),
         (["--dedup", "nan"], "--dedup nan: must lie in (0, 1]"),
         (

@@ -352,6 +352,13 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     assert (tmp_path / "lock").read_text() == ""
 
 
+@pytest.mark.parametrize("text", ["[1]", "garbage", "null", "\x00"])
+def test_a_lock_that_says_nothing_is_taken_over(tmp_path, text):
+    (tmp_path / "lock").write_text(text)
+    with whole_files.locked(tmp_path):
+        assert json.loads((tmp_path / "lock").read_text())["process"] == os.getpid()
+
+
 def test_the_lock_of_another_machine_is_believed(tmp_path):
     (tmp_path / "lock").write_text(json.dumps({"process": 1, "host": "elsewhere", "since": "2026-01-01"}))
     with (

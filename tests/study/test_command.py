@@ -7,6 +7,7 @@ import importlib
 import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,46 @@ def test_without_any_set_up_lines_and_warnings_are_seen():
     code = "from gateau_lib.study.progress import say, log; say('half done'); log.warning('damaged')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "half done\ndamaged\n"
+
+
+def test_no_message_moves_the_cursor_of_a_terminal(capsys):
+    """What a model's folder raises, or a file's name that is no Unicode, is told, not obeyed."""
+    log = logging.getLogger("gateau_lib.somewhere")
+
+    @command.command()
+    def main() -> None:
+        command.tell("one\ttwo\nthe template says \x1b[2J\r and \x9b, in a\udcff.jsonl")
+        log.warning("\x1b]0;title\x07")
+        raise DataError("it says \x1b[31m")
+
+    assert main() == 2
+    said = capsys.readouterr()
+    assert said.out == "one\ttwo\nthe template says \\x1b[2J\\r and \\x9b, in a\\udcff.jsonl\n"
+    assert said.err == "\\x1b]0;title\\x07\nerror: it says \\x1b[31m\n"
+
+
+def test_a_note_is_told_once_and_progress_always(capsys):
+    log = logging.getLogger("gateau_lib.somewhere")
+
+    @command.command()
+    def main() -> None:
+        for name in "aba":
+            log.info("%s: left alone", name)
+            log.warning("%s: damaged", name)
+            progress.say("half done")
+
+    main()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "left" in line] == ["a: left alone", "b: left alone"]
+    assert lines.count("a: damaged") == 2 and lines.count("half done") == 3
+
+
+def test_what_other_libraries_tell_their_developers_is_not_shown(capsys):
+    def old() -> None:
+        warnings.warn("`this` is deprecated, use `that`", FutureWarning, stacklevel=1)
+        warnings.warn("the sums may be wrong", UserWarning, stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        command.command()(old)()
+    assert [str(each.message) for each in seen] == ["the sums may be wrong"]

@@ -80,6 +80,7 @@ def refused(command, words, folder, capsys) -> str:
         ("d.jsonl", "d.jsonl/s.parquet", "d.jsonl is a file where a folder is needed"),
         ("d.jsonl", "/proc/self/s.parquet", "/proc/self takes no file of that name"),
         ("d.jsonl", "s.txt", "--out s.txt: give a name that ends in .parquet"),
+        ("d.jsonl", "s\udcff.parquet", "its name is no valid Unicode; give another name"),
     ],
 )
 @pytest.mark.parametrize("more", [[], ["--plan"]])
@@ -90,6 +91,14 @@ def test_scores_never_replace_data_or_wait_for_a_folder(here, capsys, monkeypatc
     Path("x").mkdir()
     monkeypatch.setattr(sharded, "index", read)
     assert says in refused(score.main, [data, "--out", out, *more], here, capsys)
+
+
+def test_data_whose_name_is_no_unicode_are_read(here, capsys):
+    name = "d\udcff.jsonl"  # a byte that is none of UTF-8's
+    shutil.copy("d.jsonl", name)
+    line = [name, "--out", "s.parquet", "--device", "cpu", "--methods", "perplexity"]
+    assert score.main(line) == 0
+    assert json.loads(Path("s.manifest.json").read_text(encoding="utf-8"))["data"]["name"] == "d\\udcff.jsonl"
 
 
 def test_a_plan_leaves_nothing(here, capsys):
@@ -145,6 +154,7 @@ def test_a_link_that_leads_nowhere_is_no_input(here, capsys):
         (f"{'x' * 240}.jsonl", [], "File name too long"),
         ("folder.jsonl", [], "--out folder.jsonl: this is a folder; give the name of a file"),
         ("r.jsonl", [], "r.report.html beside it is a folder"),
+        ("b\udcff/o.jsonl", [], "its name is no valid Unicode; give another name"),
     ],
 )
 def test_a_selection_never_replaces_what_it_is_made_from(tmp_path, capsys, monkeypatch, out, more, says):
