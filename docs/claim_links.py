@@ -11,6 +11,7 @@ STATEMENTS = {claim.id: claim.statement.rstrip(".") for claim in load_claims()}
 ANY = "|".join(sorted(map(re.escape, STATEMENTS), key=len, reverse=True))
 AS_CODE = re.compile(rf"\(`({ANY})`\)|(?<!\[)`({ANY})`")
 BARE = re.compile(rf"(?<![\w/`\[(-])({ANY})(?![\w`-]|\.md)")
+CELL = re.compile(rf"(?m)^\| ({ANY}) \|")
 FAMILY = re.compile(rf"of family ({'|'.join(FAMILIES)}) \(Holm\)")
 VERDICTS = "|claim|this pair|over pairs|difference|verdict|why|"
 
@@ -31,7 +32,8 @@ def linked(text: str, place: str) -> str:
 
 
 def spelled(text: str, place: str) -> str:
-    """A bare id gives way to what the claim says, with a link."""
+    """A bare id gives way to what the claim says, with a link; one that fills a cell, to the word alone."""
+    text = CELL.sub(rf"| [claim]({place}/\1.md) |", text)
     return BARE.sub(lambda match: f"[{STATEMENTS[match[1]]}]({place}/{match[1]}.md)", text)
 
 

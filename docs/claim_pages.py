@@ -106,7 +106,7 @@ def page(claim: Claim, verdict: pd.Series, metrics: pd.DataFrame, among: int) ->
     parts = [
         f"# {claim.statement}",
         f"**{verdict['verdict']}**: {families(verdict['reason'])}.",
-        table(["its", "what it is"], lines),
+        table(["what", "of this claim"], lines),
     ]
     return "\n\n".join([*parts, pairstable(claim, metrics), shown, again]) + "\n"
 

@@ -30,6 +30,12 @@ def test_an_id_in_brackets_as_code_and_bare(links):
     )
 
 
+def test_an_id_that_fills_a_cell_becomes_one_word(links):
+    """The other cells say what it compares."""
+    row = f"| {CLAIM} | GATEAU | Full |"
+    assert links.with_claims(row, "..") == f"| [claim](../{CLAIM}.md) | GATEAU | Full |"
+
+
 def test_the_verdict_stands_beside_the_claim_and_the_reason_under_it(links):
     head = "Of 2.\n\n|claim|this pair|over pairs|difference|verdict|why|\n|---|---|---|---|---|---|"
     rows = [
