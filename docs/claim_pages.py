@@ -61,7 +61,7 @@ def write(folder: Path) -> None:
 def index(verdicts: pd.DataFrame) -> str:
     """Counts by paper, then every claim with its numbers."""
     counts = findings.by_paper(verdicts)
-    counts = counts.reindex([paper for paper in PAPERS if paper in counts.index]).rename(index=PAPERS)
+    counts = counts.rename(index=PAPERS)
     lines = [[paper, *map(str, row)] for paper, row in zip(counts.index, counts.to_numpy(), strict=True)]
     parts = [
         f"# All claims\n\n{findings.summary(verdicts)}\n\n{table(['claims', *counts.columns], lines, '---:')}"

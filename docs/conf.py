@@ -80,6 +80,8 @@ html_extra_path = ["_extra"]
 html_context = {"default_mode": "auto", "explorer": explored.exists()}
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_use_index = False  # it would be empty: the reference has pages of its own
+html_favicon = "_static/favicon.svg"
 
 
 def _lead(app: Sphinx, name: str, source: list[str]) -> None:
