@@ -10,6 +10,7 @@ from typing import Any
 
 import nbformat
 import yaml
+from claim_links import with_claims
 from nbformat import NotebookNode, v4
 
 from gateau_lib.study.code_hash import PACKAGE
@@ -46,7 +47,7 @@ def chapter(
             cell.source = cell.source.removeprefix(MARK)
             if any(output.output_type in ("display_data", "execute_result") for output in cell.outputs):
                 cell.metadata["tags"] = [*cell.metadata.get("tags", ()), "hide-input"]
-            cell.outputs = with_figures(cell.outputs, figures, place)
+            cell.outputs = with_figures(with_links(cell.outputs, names or {}), figures, place)
         else:
             cell.source = named(readable(cell.source), names or {})
         kept.append(cell)
@@ -61,12 +62,20 @@ def readable(text: str) -> str:
 
 
 def named(text: str, titles: Mapping[str, str]) -> str:
-    """Links that name a notebook by its file name it by the chapter's title."""
+    """Links that name a notebook by its file name it by the chapter's title; its number is a link, too."""
+    numbers = {name[:2]: name for name in titles}
 
     def title(match: re.Match[str]) -> str:
         name = match[1]
         return f"[{titles.get(name, name)}]({name}.ipynb)"
 
+    def number(match: re.Match[str]) -> str:
+        shown = match[1] or match[2]
+        name = numbers.get(shown[-2:])
+        return f"[{shown}]({name}.ipynb)" if name else match[0]
+
+    text = re.sub(r"`(\d\d)`|\b([Nn]otebook \d\d)\b", number, text)
+    text = re.sub(r"`(\d\d_\w+)`", lambda m: f"[{m[1]}]({m[1]}.ipynb)" if m[1] in titles else m[0], text)
     return re.sub(r"\[(\d\d_\w+)\]\(\1\.ipynb\)", title, text)
 
 
@@ -77,6 +86,15 @@ def titles(folder: Path) -> dict[str, str]:
         first = nbformat.read(path, as_version=4).cells[0].source
         found[path.stem] = first.partition("\n")[0].removeprefix("# ").partition(":")[0]
     return found
+
+
+def with_links(outputs: list[NotebookNode], names: Mapping[str, str]) -> list[NotebookNode]:
+    """Outputs that say something, with links to claims and chapters where they are named."""
+    for output in outputs:
+        text = output.get("data", {}).get(MARKDOWN)
+        if text and not CAPTION.fullmatch(text):
+            output.data[MARKDOWN] = named(with_claims(text, "../claims"), names)
+    return [output for output in outputs if output.get("data", {}).get(MARKDOWN, "-").strip()]
 
 
 def with_figures(outputs: list[NotebookNode], figures: Path, place: str) -> list[NotebookNode]:

@@ -5,13 +5,39 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from claim_links import families
 
 from gateau_lib.experiments import evidence_files, findings
 from gateau_lib.experiments.claims import by_pair
+from gateau_lib.experiments.explanations import reading_label
 from gateau_lib.experiments.ledger import Claim, Selector, load_claims
 from gateau_lib.experiments.pages import table
-from gateau_lib.study.style import label
+from gateau_lib.study import style
+from gateau_lib.study.labels import FAMILIES
 
+METRICS = {
+    "auc": "AUC", "auc_like_lengths": "AUC among samples of like length",
+    "link_auc": "AUC for pairs of segments that a planted link joins", "rank_correlation": "rank correlation",
+    "answer_accuracy": "answer tokens right, asked in the same tongue",
+    "answer_accuracy_retold": "answer tokens right, asked in the other tongue",
+    "effect_far": "rise of the response's loss without its far evidence, nats a token",
+    "evidence_first": "share of samples whose first segment holds evidence",
+    "importance_correlation": "rank correlation with what leaving a segment out costs",
+    "jaccard": "what two choices share, over what either takes",
+    "planted_pairs_strong": "share of planted links that are called strong",
+    "strong_pairs_planted": "share of strong pairs that are planted links",
+    "long_probability": "p(answer) on long tasks", "short_probability": "p(answer) on short tasks",
+    "needle_probability": "p(answer) for a needle", "plain_nll": "loss of plain text, nats a token",
+}  # fmt: skip
+VARIANTS = {
+    "attention_top": "attention, strongest tokens", "attention_heads": "attention, chosen heads",
+    "cam_segments_half": "CAM, segments half as long", "cam_segments_double": "CAM, segments twice as long",
+    "cam_layer_2": "CAM, layer 2 alone", "prolong_short_model": "ProLong by the short model",
+}  # fmt: skip
+PAPERS = {
+    "GATEAU": "Of GATEAU", "ProLong": "Of ProLong", "SkipAlign": "Of SkipAlign",
+    "field": "What others hold against them", "ours": "Our own",
+}  # fmt: skip
 RULES = {
     "above": "is above the other side: the 95 % interval of the difference excludes zero, and its mean reaches the margin",
     "below": "is below the other side: the 95 % interval of the difference excludes zero, and its mean reaches the margin",
@@ -35,17 +61,25 @@ def write(folder: Path) -> None:
 def index(verdicts: pd.DataFrame) -> str:
     """Counts by paper, then every claim with its numbers."""
     counts = findings.by_paper(verdicts)
-    head = ["of", *counts.columns]
+    counts = counts.rename(index=PAPERS)
     lines = [[paper, *map(str, row)] for paper, row in zip(counts.index, counts.to_numpy(), strict=True)]
-    parts = [f"# All claims\n\n{findings.summary(verdicts)}\n\n{table(head, lines)}"]
-    parts.append("*field* is what others hold against the papers, *ours* are the study's own claims.")
-    for paper, rows in verdicts.groupby("paper", sort=False):
+    parts = [
+        f"# All claims\n\n{findings.summary(verdicts)}\n\n{table(['claims', *counts.columns], lines, '---:')}"
+    ]
+    parts.append(
+        "How a claim comes to its verdict: [chapter 09, section 2](../notebooks/09_findings.ipynb). Each has a page with the "
+        "numbers of every pair of models."
+    )
+    for paper, title in PAPERS.items():
+        rows = verdicts[verdicts["paper"] == paper]
+        if rows.empty:
+            continue
         lines = [
             [f"[{row.statement}]({row.id}.md)", f"**{row.verdict}**", *numbers(row)]
             for row in rows.itertuples()
         ]
         parts.append(
-            f"## {paper}\n\n{table(['claim', 'verdict', 'measured', 'against', 'difference'], lines)}"
+            f"## {title}\n\n{table(['claim', 'verdict', 'measured', 'against', 'difference'], lines)}"
         )
     hidden = "```{toctree}\n:hidden:\n:glob:\n\n*\n```"
     return "\n\n".join([*parts, hidden]) + "\n"
@@ -61,7 +95,7 @@ def page(claim: Claim, verdict: pd.Series, metrics: pd.DataFrame, among: int) ->
         ["difference", difference],
         ["rule", f"The measured side {RULES[claim.relation]}."],
         [kind, f"{claim.margin:g}, fixed on {claim.fixed}"],
-        ["family", f"{claim.family}, {among} claims; Holm's procedure allows for all of them"],
+        ["asks about", f"{FAMILIES[claim.family]}, as {among} claims do; Holm's procedure allows for them"],
         ["whose", f"{claim.paper}: {claim.source}"],
     ]
     shown = f"Its figures stand in [chapter {claim.evidence[:2]}](../notebooks/{claim.evidence}.ipynb)."
@@ -71,8 +105,8 @@ def page(claim: Claim, verdict: pd.Series, metrics: pd.DataFrame, among: int) ->
     )
     parts = [
         f"# {claim.statement}",
-        f"**{verdict['verdict']}**: {verdict['reason']}.",
-        table(["", ""], lines),
+        f"**{verdict['verdict']}**: {families(verdict['reason'])}.",
+        table(["what", "of this claim"], lines),
     ]
     return "\n\n".join([*parts, pairstable(claim, metrics), shown, again]) + "\n"
 
@@ -89,15 +123,21 @@ def pairstable(claim: Claim, metrics: pd.DataFrame) -> str:
         lines.append(
             [str(pair), *(f"{float(x):.3f}" for x in (value, against, float(value) - float(against)))]
         )
-    return table(["pair", "measured", "against", "difference"], lines) if lines else "No pair has rows of it."
+    return (
+        table(["pair", "measured", "against", "difference"], lines, "---:")
+        if lines
+        else "No pair has rows of it."
+    )
 
 
 def side(selected: Selector | float) -> str:
     """One side of a claim in words."""
     if not isinstance(selected, Selector):
         return "a fixed value"
-    metric = selected.metric.replace("_", " ")
-    return f"{metric}, {label(selected.method)}, condition {selected.condition}"
+    metric, number = METRICS.get(selected.metric), selected.metric.removeprefix("precision_at_")
+    metric = metric or f"share of wanted samples in the top {number} %"
+    method = VARIANTS.get(selected.method) or reading_label(selected.method)
+    return f"{metric} · {method} · {style.condition(selected.condition)}"
 
 
 def where(claim: Claim) -> str:

@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import chapters  # noqa: E402
+import claim_links  # noqa: E402
 import claim_pages  # noqa: E402
 import made_pages  # noqa: E402
 import reference  # noqa: E402
@@ -59,6 +60,7 @@ suppress_warnings = ["myst.xref_missing", "mystnb.unknown_mime_type"]  # links t
 
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_code_prompt_show, nb_code_prompt_hide = "Show the code", "Hide the code"
 nb_render_markdown_format = "myst"  # what a cell writes as Markdown; the default, CommonMark, has no tables
 nb_ipywidgets_js = {}  # these come from another host
 myst_enable_extensions = ["deflist", "dollarmath", "amsmath"]
@@ -78,14 +80,16 @@ html_extra_path = ["_extra"]
 html_context = {"default_mode": "auto", "explorer": explored.exists()}
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_use_index = False  # it would be empty: the reference has pages of its own
+html_favicon = "_static/favicon.svg"
 
 
 def _lead(app: Sphinx, name: str, source: list[str]) -> None:
     """Links of a hand-written page to code lead to the library's reference; to other files, nowhere."""
     text = re.sub(r"\]\(\.\./gateau_lib/(\w+)/\w+\.py\)", r"](library/\1.md)", source[0])
-    source[0] = (
-        re.sub(r"(?<!!)\[([^]]*)\]\(\.\./(?!results/)[^)]*\)", r"\1", text) if "/" not in name else source[0]
-    )
+    text = re.sub(r"(?<!!)\[([^]]*)\]\(\.\./(?!results/)[^)]*\)", r"\1", text)
+    if "/" not in name:
+        source[0] = claim_links.linked(text, "claims")
 
 
 def setup(app: Sphinx) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import nbformat
 import pandas as pd
+from claim_links import linked
 
 from gateau_lib.experiments import answers, evidence_files
 from gateau_lib.experiments.defects import RELEASED, WORDS
@@ -49,7 +50,7 @@ def copied(text: str) -> str:
         page = re.fullmatch(r"docs/(\w+\.md)", target)
         return f"[{said}](../{page[1]})" if page else said
 
-    return re.sub(r"(?<!!)\[([^]]*)\]\(([^)\s]+)\)", lead, text)
+    return linked(re.sub(r"(?<!!)\[([^]]*)\]\(([^)\s]+)\)", lead, text), "../claims")
 
 
 def cost(manifest: dict[str, Any]) -> str:
@@ -121,11 +122,15 @@ def errata(changes: Path) -> str:
         (verdicts["verdict"] == "fails") & verdicts["paper"].isin(["GATEAU", "ProLong", "SkipAlign"])
     ]
     told = answers.told()
-    lines = []
-    for row in failed.sort_values("p", kind="stable").itertuples():
-        said = answers.sentence(row) if row.id in told else f"Not so: {row.statement}"
-        lines.append(f"- {row.paper}: {said} [The claim](../claims/{row.id}.md).")
-    parts.append("\n".join(lines) or "None has been judged here yet.")
+    for paper, rows in failed.groupby("paper", sort=False):
+        lines = []
+        for row in rows.sort_values("p", kind="stable").itertuples():
+            numbers = f"({row.value:.2f} against {row.against:.2f})"
+            said = answers.sentence(row) if row.id in told else f"Not so: “{row.statement}” {numbers}"
+            lines.append(f"- {said} ([claim](../claims/{row.id}.md))")
+        parts += [f"### Of {paper}, the surest first", "\n".join(lines)]
+    if failed.empty:
+        parts.append("None has been judged here yet.")
     parts.append("## Defects of the released procedures")
     if changes.exists():
         changed = pd.read_csv(changes)

@@ -69,12 +69,14 @@ def same(found: Any, expected: Any) -> bool:
 
 
 def _told(value: Any) -> str:
-    text = (
-        f"{value:.4g}"
-        if isinstance(value, float)
-        else str(np.asarray(value).tolist() if np.ndim(value) else value)
-    )
-    return text if len(text) < 120 else f"{text[:117]}..."
+    """A value in a message: numbers with four digits, of a long vector the first few."""
+    if callable(value):
+        return str(getattr(value, "__name__", value))
+    if np.ndim(value) == 0:
+        return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
+    first = [_told(each) for each in list(value)[:6]]
+    more = [f"... {len(value)} in all"] if len(value) > len(first) else []
+    return f"[{', '.join([*first, *more])}]"
 
 
 def stubs(solution: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -25,6 +25,7 @@ REPORTED = Path(__file__).with_name("reported.yml")
 SETTINGS = ("real-world", "limited")  # 100,000 and 10,000 short instructions beside the long ones
 STATEMENT = 74  # characters of a line of a claim beside its mark
 SHARE = 50  # per cent, the share all of the paper's tables have
+NOT_THEIRS = ("field", "ours")  # papers of claims that others hold against the three, or that are the study's
 HEADLINE_SELECTORS = "hmg_minmax_ntk hmg_log_truncate contrast_log cam_default segment_contrast".split()
 HEADLINE_SELECTORS += "gateau_rank prolong ifd perplexity_guidance zlib_contrast longest".split()
 HEADLINE_POOLS = {"clean": "no noise", "noisy": "much noise"}
@@ -164,9 +165,13 @@ def likelier_and_right(metrics: pd.DataFrame, condition: str) -> str:
 
 
 def by_paper(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Number of verdicts of each kind, papers in the ledger's order by `claims.VERDICTS`."""
+    """Number of verdicts of each kind: the papers in the ledger's order, then what is not theirs."""
     table = pd.crosstab(verdicts["paper"], verdicts["verdict"])
-    return table.reindex(index=verdicts["paper"].unique(), columns=list(VERDICTS), fill_value=0)
+    named = list(verdicts["paper"].unique())
+    order = [name for name in named if name not in NOT_THEIRS] + [
+        name for name in NOT_THEIRS if name in named
+    ]
+    return table.reindex(index=order, columns=list(VERDICTS), fill_value=0)
 
 
 def by_family(verdicts: pd.DataFrame) -> pd.DataFrame:

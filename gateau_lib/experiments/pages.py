@@ -33,6 +33,11 @@ from gateau_lib.study.store import EVIDENCE, Study
 PROFILE = "cpu"  # of the published results
 TESTED = "tests.json"  # beside the profiles of results
 SUREST = 8  # claims on the first screen of README.md
+AUC = (
+    "*AUC* is how often a sample whose answer rests on far evidence, beyond the short model's window, scores above one "
+    "that needs nothing far: 1 is perfect, one half is chance. One model read whole and cut owes its near perfection to "
+    "the labels, which follow the window at which it is cut; cut elsewhere it finds less (chapter 03)."
+)
 PURPOSE = {
     "smoke": "tests",
     "cpu": "a laptop; the size of the published pairs",
@@ -112,7 +117,7 @@ def headline(
     picture = f"![{text}]({results}/{PROFILE}/figures/09_headline.svg)"
     surest = f"**What was found**, over {pairs} pairs of models, the surest first:"
     surest += f"\n\n{answers.headline(found, SUREST)}"
-    counts = f"{summary(found)} [All of them.]({every})"
+    counts = f"{summary(found)} [All of them.]({every})\n{AUC}"
     return f"{surest}\n\n{counts}\n\n{picture}"
 
 

@@ -29,7 +29,7 @@ CONDITIONS = {
     "documents": "documents, against all others",
     "documents_repetitive": "documents, against repetitive ones",
     "longest": "at the longest length", "shortest": "at the shortest length",
-    "short_tasks": "short tasks", "512:2048": "from a window of 512, at 2,048 tokens",
+    "short_tasks": "at their own positions", "512:2048": "from a window of 512, at 2,048 tokens",
     "scarce_10": "few short samples, 10 % of the pool", "scarce_30": "few short samples, 30 % of the pool",
     "scarce_50": "few short samples, 50 % of the pool", "plenty_30": "many short samples, 30 % of the pool",
     "scarce_30_epochs": "few short samples, 30 % of the pool, equal epochs",

@@ -97,6 +97,7 @@ def test_summary_counts_every_claim():
     )
     table = findings.by_paper(BETTER)
     assert table.to_numpy().sum() == len(LEDGER) and list(table.columns) == list(claims.VERDICTS)
+    assert list(table.index) == ["GATEAU", "ProLong", "SkipAlign", "field", "ours"]
     assert list(findings.reviewers(BETTER).columns) == ["asked", "answered", "how", "verdicts"]
 
 

@@ -19,7 +19,7 @@ from gateau_lib.study.profiles import PROFILES, resolve
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "cpu"
 README = ROOT / "README.md"
-OF_RESULTS = ("README.md", "docs/index.md")  # the other pages are of the code alone
+OF_RESULTS = ("README.md", "docs/index.md", "docs/gpu.md")  # the other pages are of the code alone
 TEXT = README.read_text(encoding="utf-8")
 
 
