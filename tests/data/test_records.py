@@ -99,7 +99,7 @@ DEEP = b'{"id": "a", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     [
         (ABC[0] + b"\n{", "line 2: not valid JSON (Expecting property name"),
         (b'{\n  "id": 1\n}', "at column 2); one record a line, or one JSON array"),
-        (b"\r".join(ABC), "); lines end in LF, not in CR alone: tr '\\r' '\\n' < FILE > NEW writes them so"),
+        (b"\r".join(ABC), "in LF, not in CR alone: tr '\\r' '\\n' < FILE > NEW writes them so"),
         (ABC[0][:-9], "line 1: not valid JSON (Unterminated string starting at column"),
         (ABC[0][:-9], "; the record breaks off, fetch or write the file again"),
         (ABC[0] + ABC[1], "); records share a line, give each its own"),
@@ -109,7 +109,7 @@ DEEP = b'{"id": "a", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         (b'{"id": 1, x}', "; mend the record or leave it out"),
         (b"PAR1\x15\x04PAR1", "; this is a Parquet file, end its name in .parquet"),
         (b"<!DOCTYPE html>", "; this is a web page, fetch the file again"),
-        (ABC[0] + b"\n" + b"\0" * 9, "line 2: not valid JSON (Expecting value at column 1); zero bytes stand in it"),
+        (ABC[0] + b"\n" + b"\0" * 9, "line 2: not valid JSON (Expecting value at column 1); zero bytes"),
         (ABC[0].decode().encode("utf-16-le"), "save UTF-16 as UTF-8"),
         (ABC[0].replace(b"So", b"S\xe9"), "line 1: not UTF-8; save the file as UTF-8"),
         (ABC[0].decode().encode("utf-16"), "line 1: not UTF-8"),
@@ -123,13 +123,13 @@ DEEP = b'{"id": "a", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         (b"[" + ABC[0] + b" " + ABC[1] + b"]", "record 1: not valid JSON (Extra data"),
         (b"[" + ABC[0] + b"]\n[" + ABC[1] + b"]", "text stands after the end of its JSON array"),
         (b"[" + ABC[0] + b"," + DEEP + b"]", "record 2: nested too deeply to be read"),
-        (b'{"version": 1, "data": [' + ABC[0] + b"]}", "line 1: the records stand in the list 'data'; write that"),
+        (b'{"data": [' + ABC[0] + b"]}", "line 1: the records stand in the list 'data'; write that list"),
         (b"[]", "holds no records"),
         (b"\n \r\n" + MARK, "holds no records"),
         (gzip.compress(b"\n".join(ABC) * 50, mtime=0)[:90], "cannot be read (Truncated compressed stream)"),
         (b"\x1f\x8bgarbage", "cannot be read (zlib inflate failed"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "line 1: not valid JSON"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "; Git LFS left a pointer in its place"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "; Git LFS left a pointer"),
     ],
 )  # fmt: skip
 def test_broken_files_are_one_line(tmp_path, content, says):

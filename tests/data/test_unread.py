@@ -26,13 +26,13 @@ def turn(**more):
 
 
 REFUSED = [
-    (SHAREGPT | {"tools": '[{"name": "f"}]'}, f"'tools' is not read; write .* system's turn{OUT} tools=unread"),
+    (SHAREGPT | {"tools": '[{"name": "f"}]'}, f"'tools' is not read; write .*{OUT} tools=unread"),
     (MESSAGES | {"tools": [{"type": "function"}]}, "'tools' is not read"),
     (MESSAGES | {"functions": [{"name": "f"}]}, "'functions' is not read"),
     (SHAREGPT | {"images": ["a.png"]}, f"'images' is not read; only text is scored{OUT} images=unread"),
     (ALPACA | {"video": "a.mp4"}, "'video' is not read"),
-    (PROMPT | {"system_prompt": "Be brief."}, "'system_prompt' is not read; --rename system_prompt=system reads"),
-    (PROMPT | {"system_prompt": "A", "system": "B"}, "'system_prompt' is not read; 'system' stands beside it"),
+    (PROMPT | {"system_prompt": "Be brief."}, "'system_prompt' is not read; --rename system_prompt=system"),
+    (PROMPT | {"system_prompt": "A", "system": "B"}, "'system_prompt' is not read; 'system' stands"),
     (MESSAGES | {"history": [["a", "b"]]}, "'history' is not read; write it as turns of 'messages'"),
     (LONGBENCH | {"context": [DOC, DOC]}, "'context' is no text, but list; join its parts to one text"),
     (LONGBENCH | {"context": {"title": ["x"]}}, "'context' is no text, but dict"),
