@@ -104,7 +104,7 @@ families: $(READY) ## try every causal family of the installed transformers agai
 gpu-checks: $(READY) ## measure what a GPU does with the library, in minutes; TINY=1 only tries it, on any machine
 	@$(PYTHON_RUN) gateau_lib.gpu_checks $(if $(TINY),--tiny)
 
-demo-kill: $(READY) ## kill a scoring run at random moments and show that its table has the same bytes; about a minute
+demo-kill: $(READY) ## kill a scoring run at random moments and show that its table has the same bytes; one to three minutes
 	@PYTHONPATH="$(CURDIR)" "$(ENVIRONMENT)/bin/python" scripts/demo_kill.py
 
 audit: $(READY) ## the packages' licences, and their known vulnerabilities where a network allows

@@ -13,6 +13,7 @@ from gateau_lib.data.sharded import Shard
 from gateau_lib.scoring.score_table import Table, text_hash
 from gateau_lib.scoring.spill import Spill
 from gateau_lib.study.errors import DataError
+from gateau_lib.study.progress import track
 
 CODED = "utf-8", "surrogatepass"  # of texts in a `Spill`
 
@@ -35,7 +36,7 @@ def records_of(
     ``contexts``: is given the context of every sample by its id.
     """
     found: dict[str, Record] = {}
-    for shard in shards:
+    for shard in track(shards, f"reading records, shards of {shards[0].rows}"):
         for item in sharded.read(path, shard):
             if item.id is None or item.id in found:
                 continue
