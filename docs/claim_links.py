@@ -55,7 +55,7 @@ def folded(text: str) -> str:
         cells = line.strip("|").split("|") if line.startswith("|") else []
         if cells:
             claim, own, pairs, difference, verdict, why = [*cells, ""][:6]
-            claim += f"<br>*{why}*" if why else ""
+            claim = re.sub(rf"`({ANY})`", r"(`\1`)", claim) + (f"<br>*{why}*" if why else "")
             line = f"|{claim}|{verdict}|{pairs}|{difference}|{own}|"
         kept.append(line)
     return "\n".join(kept)

@@ -18,6 +18,7 @@ window.saw = [];
 addEventListener("error", (event) => saw.push(`${event.message || event.target.src}`), true);
 </script>"""
 OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000", "--dump-dom")
+OPTIONS += ("--allow-file-access-from-files",)  # a page may look into its frames
 DARK = "--blink-settings=preferredColorScheme=0"
 
 

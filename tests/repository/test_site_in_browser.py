@@ -98,6 +98,23 @@ def test_a_page_is_whole(site, name, theme, width):
 
 
 @needs_browser
+def test_no_page_is_wider_than_a_phone(site):
+    """A window is at least 500 pixels wide without a screen, so pages are looked at in frames."""
+    names = [*LOOKED_AT, "teaching", "architecture", "library/evaluation", "project/contributing"]
+    frames = "".join(f'<iframe src="{name}.html" style="width: 390px"></iframe>' for name in names)
+    page = site / "frames.html"
+    page.write_text(f"<html><head></head><body>{frames}</body></html>", encoding="utf-8")
+    script = "return [...document.querySelectorAll('iframe')].map((each) => [each.getAttribute('src'), "
+    script += "each.contentDocument.documentElement.scrollWidth, each.contentDocument.title]);"
+    try:
+        _, seen = json.loads(told(rendered(page, script)))
+    finally:
+        page.unlink()
+    assert len(seen) == len(names) and all(title for _, _, title in seen)
+    assert [(name, wide) for name, wide, _ in seen if wide > 390] == []
+
+
+@needs_browser
 def test_the_explorer_is_there_and_works(site):
     if not (site / "explorer.html").exists():
         pytest.skip("no explorer data in results/cpu: make reproduce")
