@@ -103,7 +103,8 @@ def _met(path: Path, read_as: ReadAs) -> Iterator[tuple[str, RawRecord, str, str
 def _wrapped(record: Any) -> str:
     """What to do about a record that is a whole data set, its records in a list; "" about any other."""
     for name, value in record.items() if isinstance(record, dict) else ():
-        if isinstance(value, list) and value and form_of(value[0]):
+        first = value[0] if isinstance(value, list) and value else None
+        if isinstance(first, dict) and not {"role", "from"} & first.keys() and form_of(first):
             return f"the records stand in the list {name[:20]!r}; write that list alone to a file"
     return ""
 

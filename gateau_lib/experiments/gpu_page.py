@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from gateau_lib.study.style import label
+
 Row = Mapping[str, Any]
 NOT_YET = "**Not yet run.** No record of a card is in `results/cards`."
 REHEARSED = "`gpu` and `paper` have been rehearsed on fabricated tiny models and data only."
@@ -119,7 +121,8 @@ def _commit(of: Mapping[str, Any]) -> str:
 
 def _shown(row: Row) -> dict[str, str]:
     """One measurement in words and units."""
-    words = {"measured": ", ".join(str(row[key]) for key in ("what", "score", "against") if key in row)}
+    told = {**row, "score": label(row["score"])} if "score" in row else row
+    words = {"measured": ", ".join(str(told[key]) for key in ("what", "score", "against") if key in told)}
     for key, (name, form, unit) in FORMS.items():
         if row.get(key) is not None:
             words[name] = form.format(row[key] / unit)

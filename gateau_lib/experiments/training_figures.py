@@ -113,6 +113,8 @@ def _keep_near(axis: Axes, gaps: pd.DataFrame) -> None:
         axis.set_ylim(-reach, reach)
         names = ", ".join(label(str(name)) for name in far)
         place: dict[str, Any] = {"xycoords": "axes fraction", "va": "bottom", "fontsize": SMALL}
+        # Bars may stand there.
+        place["bbox"] = {"facecolor": axis.get_facecolor(), "linewidth": 0, "pad": 1.5}
         axis.annotate(f"runs off the picture: {names}", (0.01, 0.01), **place)
 
 

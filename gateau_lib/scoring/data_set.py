@@ -76,9 +76,7 @@ def manifest(
     for shard, part in zip(shards, done, strict=True):
         entry = {"part": job.part(shard).name, "rows": shard.rows, "sha256": shard.sha256}
         listed.append(entry | {"seconds": part.seconds, "passes": part.counts})
-    # A name may hold bytes that are no text.
-    name = run.data.name.encode("utf-8", "backslashreplace").decode()
-    content = {"name": name, "sha256_of_shards": digest("".join(s.sha256 for s in shards))}
+    content = {"name": run.data.name, "sha256_of_shards": digest("".join(s.sha256 for s in shards))}
     return {
         "table": {"sha256": path_hash(run.out)} | score_table.counted(_told(run)),
         "data": content,

@@ -5,7 +5,7 @@ LABELS = {
     "theta_a_stretched": "stretched, not tuned", "theta_wide": "wider model", "base": "long model, not tuned",
     "length_matched": "random, same lengths", "full": "whole pool", "full_epochs": "whole pool, equal epochs",
     "short_only": "short samples only", "oracle": "by the labels", "near": "random, near evidence",
-    "n_tokens": "length", "nll_long": "NLL, long model",
+    "n_tokens": "length", "nll_long": "NLL, long model", "nll_short": "NLL, short model",
     "normal": "ordinary SFT", "packed": "packed SFT", "pose": "PoSE", "skip_outer": "Skip-Outer",
     "skip_inner": "Skip-Inner", "skip_all": "Skip-All", "randpos": "RandPos",
     "skip_outer_turns": "Skip-Outer, answer only", "skip_outer_half": "Skip-Outer, half of samples",

@@ -67,7 +67,8 @@ def test_numbers_of_chapters_lead_there(links):
     chapters = importlib.import_module("chapters")
     names = chapters.titles(ROOT / "notebooks")
     assert chapters.named("(notebook `03`); Notebook 10, `99`, `03_hmg_scoring`", names) == (
-        "(notebook [03](03_hmg_scoring.ipynb)); [Notebook 10](10_scoring_cost.ipynb), `99`, [03 · HMG](03_hmg_scoring.ipynb)"
+        "(notebook [03](03_hmg_scoring.ipynb)); [Notebook 10](10_scoring_cost.ipynb), `99`, "
+        "[03 · HMG](03_hmg_scoring.ipynb)"
     )
     for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"):
         for cell in read(path)["cells"]:

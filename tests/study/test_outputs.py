@@ -93,14 +93,6 @@ def test_scores_never_replace_data_or_wait_for_a_folder(here, capsys, monkeypatc
     assert says in refused(score.main, [data, "--out", out, *more], here, capsys)
 
 
-def test_data_whose_name_is_no_unicode_are_read(here, capsys):
-    name = "d\udcff.jsonl"  # a byte that is none of UTF-8's
-    shutil.copy("d.jsonl", name)
-    line = [name, "--out", "s.parquet", "--device", "cpu", "--methods", "perplexity"]
-    assert score.main(line) == 0
-    assert json.loads(Path("s.manifest.json").read_text(encoding="utf-8"))["data"]["name"] == "d\\udcff.jsonl"
-
-
 def test_a_plan_leaves_nothing(here, capsys):
     before = content(here)
     for more in (["--out", "new/deep/s.parquet"], []):
