@@ -36,8 +36,8 @@ SUREST = 8  # claims on the first screen of README.md
 AUC = (
     "*AUC* is how often a sample whose answer rests on far evidence, beyond the short model's window, scores "
     "above one that needs nothing far: 1 is perfect, one half is chance. One model read whole and cut owes "
-    "its near perfection to the labels, which follow the window at which it is cut; cut elsewhere it finds less "
-    "(chapter 03)."
+    "its near perfection to the labels, which follow the window at which it is cut; cut elsewhere it finds "
+    "less (chapter 03)."
 )
 PURPOSE = {
     "smoke": "tests",
