@@ -32,6 +32,8 @@ def main(line: list[str] | None = None) -> int:
     add("--prolong-pairs", type=int, default=500, help="pairs a sample (default: 500; the paper's 5000)")
     add("--chat-template", action="store_true", help="the tokenizer's chat template, not the plain prompt")
     add("--adaptive", action="store_true", help="read a third of the segments, estimate the rest")
+    part = "exact HMG of all, CAM only of who can enter the best FRACTION by gateau (docs/cluster.md)"
+    add("--cascade", type=float, metavar="FRACTION", help=part)
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     add("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     add("--shard-size", type=int, default=16, help="samples a shard (default: 16)")

@@ -14,7 +14,7 @@ import pandas as pd
 from gateau_lib.data import sharded, tables
 from gateau_lib.data.formats import ReadAs
 from gateau_lib.data.inputs import files_of, is_table
-from gateau_lib.methods import METHODS, name_in_figures, selection
+from gateau_lib.methods import METHODS, cascade, name_in_figures, selection
 from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring import dedup, report
 from gateau_lib.scoring.explorer_data import thinned
@@ -90,8 +90,16 @@ def tell_changes(path: Path) -> None:
 
 
 def rank(pool: pd.DataFrame, score: str, options: RankOptions) -> pd.DataFrame:
-    """The pool best first, with the column ``score``; columns without any value are left out."""
-    scores = METHODS[score].rank(pool, options)
+    """The pool best first, with the column ``score``; columns without any value are left out.
+
+    Raises DataError: a cascade scored the pool, and GATEAU's parts are to be added in another way.
+    """
+    if score == "gateau" and cascade.partly_read(pool):
+        if options.combine != "rank":
+            raise DataError(f"--combine {options.combine}: a table made with --cascade is for --combine rank")
+        scores = cascade.ranking(pool, options.alpha)
+    else:
+        scores = METHODS[score].rank(pool, options)
     best_first = selection.top_fraction(pool["id"].tolist(), scores, 1.0)
     ranked = pool.assign(score=scores).set_index("id").loc[best_first].reset_index()
     return ranked.dropna(axis="columns", how="all")
@@ -137,6 +145,16 @@ def choose(ranked: pd.DataFrame, asked: Selection) -> tuple[pd.DataFrame, dict[s
     return ranked.assign(chosen=ranked["id"].isin(chosen)), quotas
 
 
+def check_read(ranked: pd.DataFrame, asked: Selection) -> None:
+    """Raise DataError if samples whose CAM a cascade did not read could be in the selection."""
+    if asked.score != "gateau" or not cascade.partly_read(ranked):
+        return
+    if many := cascade.uncertain(ranked, asked.ranking.alpha):
+        what = f"{many:,} samples whose CAM was not read (--cascade) could be in this selection"
+        fix = "select fewer, with no smaller --alpha, or score again with a larger --cascade or without it"
+        raise DataError(f"{asked.scores}: {what}; {fix}")
+
+
 def remarks_of(ranked: pd.DataFrame, asked: Selection, table: Table) -> list[str]:
     """What makes a selection worth less than it looks; columns ``score`` and those of the score table."""
     found = [report.WARNING] if table.about.get("shipped_pair") else []
@@ -176,7 +194,10 @@ def facts_of(
     many += " in each source" if asked.per_source else ""
     many += f", at most {', '.join(asked.quota)}" if asked.quota else ""
     facts = [("score", how), *scoring_of(table.about)]
-    if "cam_mode" in ranked and "cam" in METHODS[asked.score].needs:
+    if cascade.partly_read(ranked) and asked.score == "gateau":
+        modes = ranked["cam_mode"].value_counts()
+        facts.append(("cascade", cascade.told({mode: int(modes.get(mode, 0)) for mode in cascade.MODES})))
+    elif "cam_mode" in ranked and "cam" in METHODS[asked.score].needs:
         estimated = {"adaptive": "adaptive, segment importance estimated"}
         facts += [("CAM", estimated.get(mode, mode)) for mode in set(ranked["cam_mode"])]
     cut, share = (ranked["n_dropped"] > 0).sum(), ranked["n_dropped"].sum() / ranked["tokens"].sum()
@@ -221,6 +242,7 @@ def run(asked: Selection) -> str:
     for i, column in enumerate(("twin", "similarity")):
         ranked[column] = [twins.get(name, (None, None))[i] for name in names]
     ranked, quotas = choose(ranked, asked)
+    check_read(ranked, asked)
     facts = facts_of(ranked, why, asked, table)
     warnings = remarks_of(ranked, asked, table)
     looked_at = pd.concat([report.shown(ranked)["id"], thinned(ranked)["id"]])

@@ -20,8 +20,9 @@ import pandas as pd
 from gateau_lib.data import sharded
 from gateau_lib.data.inputs import not_read
 from gateau_lib.data.sharded import Shard
+from gateau_lib.methods.cascade import told as told_of_cascade
 from gateau_lib.models.pair import Pair
-from gateau_lib.scoring import part_files, score_table
+from gateau_lib.scoring import cascade, part_files, score_table
 from gateau_lib.scoring.score_table import Part
 from gateau_lib.scoring.settings import ScoringRun
 from gateau_lib.study import whole_files
@@ -44,14 +45,20 @@ def score(run: ScoringRun) -> list[Part]:
         log.warning("%s: not read: %s", run.data, ", ".join(map(str, others)))
     with whole_files.locked(run.parts):
         whole_files.sweep(run.out, run.manifest)
-        if run.engine == "ray":
+        if run.cascade is not None:
+            job, finished, modes = cascade.score(run, shards)
+        elif run.engine == "ray":
             job = _score_on_cluster(run, shards)
         else:
             job, pair = part_files.begin(run)
             for shard in track(shards, f"scoring, shards of {run.shard_size}"):
                 part_files.finish(job, shard, pair)
         about = _describe(run, job.made_by) | {"forms": sharded.forms_of(shards)}
-        done = score_table.write_table(part_files.parts(job, shards), about, run.out)
+        if run.cascade is not None:
+            about |= {"cascade": modes}
+        else:
+            finished = part_files.parts(job, shards)
+        done = score_table.write_table(finished, about, run.out)
         facts = manifest(job, shards, done, about)
         atomic_write(run.manifest, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     return done
@@ -109,10 +116,13 @@ def summary(run: ScoringRun, done: Sequence[Part], seconds: float) -> tuple[str,
     lines = [f"error: {why}" for why in score_table.reasons(errors)]
     forms = score_table.read_about(run.out)["forms"].items()
     read = ", ".join(f"{number:,} {form or 'of no known form'}" for form, number in forms)
+    made = score_table.read_about(run.out).get("cascade")
+    partly = [f"cascade: {told_of_cascade(made)}"] if made else []
     lines = [
         f"{run.out}: {notes}; {seconds:.0f} s",
         f"read as: {read}",
         *lines,
+        *partly,
         f"tokens forwarded: {passes}",
     ]
     return "\n".join(lines), found["rows"] - found["with an error"]

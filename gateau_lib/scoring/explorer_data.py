@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gateau_lib.data.samples import Sample
-from gateau_lib.methods import METHODS, selection
+from gateau_lib.methods import METHODS, cascade, selection
 from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring.explorer_page import few
 from gateau_lib.scoring.score_table import Segments
@@ -126,6 +126,8 @@ def places(ranked: pd.DataFrame, name: str, options: RankOptions) -> dict[str, d
     """
     rows, found = ranked.to_dict("records"), {}
     for each, method in sorted(METHODS.items(), key=lambda item: item[0] != name):
+        if cascade.partly_read(ranked) and "cam" in method.needs:
+            continue  # places among those whose CAM was read would be none of the pool's
         if not set(method.needs) <= set(ranked) or (each == "random" and each != name):
             continue
         known = ranked[list(method.needs)].notna().all(axis="columns")

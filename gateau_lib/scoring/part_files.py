@@ -168,12 +168,17 @@ def read_part(path: Path, rows: int) -> Part | None:
 
 def finish(job: Job, shard: Shard, pair: Pair) -> None:
     """Score the shard and leave its part file, whole or not at all, unless that is there already."""
-    path, options = job.part(shard), job.run.options
-    if read_part(path, shard.rows) is not None:
+    leave(
+        job, job.part(shard), sharded.read(job.run.data, shard), pair, asked_methods(job.run.options.methods)
+    )
+
+
+def leave(job: Job, path: Path, items: Sequence[Item], pair: Pair, methods: Sequence[Method]) -> None:
+    """Score the items and leave a part file of this name, unless it is there already."""
+    if read_part(path, len(items)) is not None:
         return
     start, counts = monotonic(), dict[str, Counter[str]]()
-    items, asked = sharded.read(job.run.data, shard), asked_methods(options.methods)
-    rows = score_items(items, pair, options, asked, counts)
+    rows = score_items(items, pair, job.run.options, methods, counts)
     for item, row in zip(items, rows, strict=True):
         if (sample := item.sample) and row["error"] is None:
             row |= {"n_earlier": sample.earlier, "n_system": int(bool(sample.system))}

@@ -11,6 +11,7 @@ import pandas as pd
 
 from gateau_lib.data import sharded
 from gateau_lib.data.samples import encode
+from gateau_lib.methods import cascade
 from gateau_lib.methods.base import Options
 from gateau_lib.methods.reader import Lengths, named_passes
 from gateau_lib.models import loading
@@ -69,6 +70,15 @@ def plan(run: ScoringRun, records: int = 0) -> str:
         raise ScoreError(f"{run.data}: {none}: {'; '.join(why)}")
     n = records or sum(shard.rows for shard in shards)
     table = totals(samples, n, short, long, options)
+    exact = table["tokens"].sum()
+    more = []
+    if run.cascade is not None:
+        usable = n * len(samples) / len(items)
+        table.loc["cam"] *= cascade.expected_reads(round(usable), run.cascade)
+        share = f"{table['tokens'].sum() / exact:.0%} of the {exact:,.0f} that all of CAM takes"
+        more = [
+            f"cascade {run.cascade:g}: CAM of some samples, about {share}; an estimate, see docs/cluster.md"
+        ]
     table.loc["all"] = table.sum()
     lengths = np.array([sample.whole for sample in samples])
     middle, weights = f"median {np.median(lengths):,.0f}, mean {lengths.mean():,.0f}", long.linear + long.head
@@ -81,4 +91,4 @@ def plan(run: ScoringRun, records: int = 0) -> str:
     ]
     for name, tokens, flops in table.itertuples():
         lines.append(f"{name:<12}{tokens:>22,.0f}{flops / 1e15:>16,.4g}{gpu_hours(flops):>14,.3g}")
-    return "\n".join([*lines, CARD])
+    return "\n".join([*lines, *more, CARD])

@@ -115,7 +115,8 @@ def page(
     lines = []
     for place, row in shown(ranked).iterrows():
         sample, found = samples[row["id"]], segments.get(row["id"])
-        numbers = [f"{place + 1:,}", *(f"{row[part]:#.4g}" for part in ("score", *parts))]
+        told = [f"{row[part]:#.4g}" if pd.notna(row[part]) else "–" for part in ("score", *parts)]
+        numbers = [f"{place + 1:,}", *told]
         numbers += [f"{row['tokens']:,}", f"{row['n_dropped']:,}"]
         sides = found and _sides(sample, found)
         lines.append({"sample": sample, "chosen": row["chosen"], "numbers": numbers, "sides": sides})

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gateau_lib.data.samples import Sample
-from gateau_lib.methods import METHODS, scored_with
+from gateau_lib.methods import METHODS, cascade, scored_with
 from gateau_lib.methods.base import without_context
 from gateau_lib.study.errors import DataError, reason
 from gateau_lib.study.whole_files import naming, part_of
@@ -210,11 +210,18 @@ def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
         if source not in table.about.get("methods", ()) and all(row.get(column) is None for row in scored):
             ask = f"score with --methods {source} among others"
             raise DataError(f"{path}: no {column} in it; {ask}, or choose another --score")
+    partly = any(row.get("cam_mode") in cascade.MODES for row in scored)
+    if partly and name != "gateau" and "cam" in method.needs:
+        what = f"--score {name}: CAM was read of some samples only (--cascade)"
+        raise DataError(f"{path}: {what}; take --score gateau, or score without --cascade")
     kept, why = list[dict[str, Any]](), Counter[str]()
     if failed := len(table.rows) - len(scored):
         why["an error in scoring"] = failed
     for row in scored:
-        missing = next((column for column in method.needs if row.get(column) is None), None)
+        # A cascade leaves out the CAM of who cannot enter.
+        spared = {"cam"} if row.get("cam_mode") == cascade.UNREAD else set()
+        lacking = (column for column in method.needs if row.get(column) is None and column not in spared)
+        missing = next(lacking, None)
         document = row.get("n_response") == 0 and not method.documents
         lacks = missing and ("no response, as documents" if document else f"no {missing}")
         bare = without_context(row) if method.unfit is without_context else None
@@ -223,7 +230,7 @@ def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
         else:
             kept.append(row)
     modes = sorted({row["cam_mode"] for row in kept if row.get("cam_mode")})
-    if len(modes) > 1 and "cam" in method.needs:
+    if len(modes) > 1 and "cam" in method.needs and not set(modes) <= set(cascade.MODES):
         raise DataError(
             f"{path}: CAM is {' in some rows and '.join(modes)} in others; score all the data in one way"
         )

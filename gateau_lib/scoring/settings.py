@@ -36,6 +36,8 @@ class ScoringRun:
     workers: int | None = None  # of a cluster
     threads: int | None = None  # of a processor, a worker
     read_as: ReadAs = AUTO  # what the records are
+    # The largest fraction that will be selected; CAM is then read only of who can enter it.
+    cascade: float | None = None
 
     @property
     def parts(self) -> Path:
@@ -81,6 +83,11 @@ def resolve(
         raise ScoreError(f"--out {out or 'is missing'}: give a name that ends in .parquet")
     if where.get("workers") and where.get("engine", "local") == "local":
         raise ScoreError("--workers is for --engine ray; a local run is one process with --threads threads")
+    if (part := where.get("cascade")) is not None:
+        if not 0 < part < 1:
+            raise ScoreError(f"--cascade {part:g}: the fraction that will be selected, above 0 and below 1")
+        if set(named) != {"hmg", "cam"} or adaptive or where.get("engine", "local") != "local":
+            raise ScoreError("--cascade is for --methods hmg,cam, without --adaptive, with --engine local")
     if adaptive and "cam" not in named:
         raise ScoreError("--adaptive is about segment importance; ask for --methods cam among others")
     shipped = short is None and long is None
