@@ -1,4 +1,4 @@
-"""What `make demo-kill` and `make audit` do, they do."""
+"""What `make demo-kill`, `make audit` and the script of the cascade's curve do, they do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pandas as pd
+
+from gateau_lib.methods.cascade import DRAWN
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,3 +33,17 @@ def test_licences_are_listed():
     done = script("audit.py", "--licences")
     assert done.returncode == 0, done.stderr
     assert "numpy" in done.stdout and "Apache" in done.stdout and "Vulnerabilities" not in done.stdout
+
+
+def test_the_cascades_figure_is_drawn_from_a_record_that_keeps_the_promised_recall():
+    picture = ROOT / "docs" / "_static" / "cascade.svg"
+    before = picture.read_bytes()
+    done = script("cascade_curve.py")
+    assert done.returncode == 0, done.stderr
+    assert picture.read_bytes() == before
+    record = pd.read_csv(ROOT / "results" / "bench" / "cascade.csv", comment="#")
+    curve = record[(record["kind"] == "draws") & (record["setting"] == str(DRAWN))]
+    pairs = curve[curve["pool"].str.startswith("pair")]
+    assert len(pairs) == 24 and pairs["recall"].mean() >= 0.98
+    others = curve.set_index("pool").loc[["all planted", "real"]]
+    assert (others["recall"] >= 0.98).all() and others.loc["all planted", "tokens"] < 0.7
