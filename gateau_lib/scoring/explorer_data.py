@@ -34,6 +34,11 @@ def thinned(ranked: pd.DataFrame, most: int = POOL) -> pd.DataFrame:
     return ranked.iloc[np.linspace(0, len(ranked) - 1, most).round().astype(int)]
 
 
+def title(name: str) -> str:
+    """What a registered method is called, or a column; the study's figures tell more variants apart."""
+    return METHODS[name].title if name in METHODS else label(name)
+
+
 def collect(
     ranked: pd.DataFrame,
     ends: Sequence[str],
@@ -49,7 +54,7 @@ def collect(
     Without ``pool`` if the table lacks a part of GATEAU's score for any usable sample.
     """
     length = about.get("segment_length")
-    found = {"among": len(ranked), "listed": list(ends), "score": label(name)}
+    found = {"among": len(ranked), "listed": list(ends), "score": title(name)}
     found["shown"] = shown(ranked, ends, samples, segments, name, options, length)
     if not set(PARTS) <= set(ranked) or ranked[list(PARTS)].isna().to_numpy().any():
         return found
@@ -107,7 +112,7 @@ def shown(
             "instruction": _cut(sample.instruction, TEXT),
             "response": _cut(sample.response, TEXT),
             "means": {f"{model} model": few(loss) for model, loss in losses.items() if pd.notna(loss)},
-            "scores": {label(score): known[each] for score, known in scores.items() if each in known},
+            "scores": {title(score): known[each] for score, known in scores.items() if each in known},
         }
         if parts:
             keys = _keys(parts, int(row.get("n_context", 0)), length)

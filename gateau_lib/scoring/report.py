@@ -21,7 +21,7 @@ from gateau_lib.scoring.explorer_page import filled
 from gateau_lib.scoring.score_table import Segments
 from gateau_lib.study import looks
 from gateau_lib.study.errors import DataError
-from gateau_lib.study.style import GREY, label, styled, svg
+from gateau_lib.study.style import GREY, styled, svg
 
 CHOSEN = looks.PLACES[0]
 ENDS = 10  # samples shown from each end of the ranking
@@ -77,8 +77,11 @@ def scatter(ranked: pd.DataFrame, x: str, y: str, name: str) -> Figure:
     for chosen, colour, part in ((False, GREY, "not selected"), (True, CHOSEN, "selected")):
         rows = ranked[ranked["chosen"] == chosen]
         axis.scatter(rows[x], rows[y], s=14, color=colour, alpha=0.6, linewidths=0, label=part)
-    across, up = ({"score": name, "tokens": "tokens, uncut"}.get(column, label(column)) for column in (x, y))
-    axis.set(xlabel=across, ylabel=up, title=f"{up} against {label(x)}")
+    across, up = (
+        {"score": name, "tokens": "tokens, uncut"}.get(column, explorer_data.title(column))
+        for column in (x, y)
+    )
+    axis.set(xlabel=across, ylabel=up, title=f"{up} against {explorer_data.title(x)}")
     if x == "tokens":
         axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.legend(**ABOVE)
@@ -110,7 +113,7 @@ def page(
     ``more``: ``facts`` (rows of the table at the top), ``left_out`` (id and reason), ``warnings``.
     Raises DataError: segments that do not fit their sample.
     """
-    called, gone = label(name), ranked[ranked["twin"].notna()]
+    called, gone = explorer_data.title(name), ranked[ranked["twin"].notna()]
     parts = [part for part in ("hmg", "cam") if part in ranked and part != name]
     lines = []
     for place, row in shown(ranked).iterrows():
@@ -135,7 +138,7 @@ def page(
         Path(__file__).with_name("report.html"),
         json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")),
         figures=[(f.axes[0].get_title(loc="left"), b64encode(svg(f).encode()).decode()) for f in figures],
-        columns=["rank", "score", *map(label, parts), "tokens", "cut"],
+        columns=["rank", "score", *map(explorer_data.title, parts), "tokens", "cut"],
         top=lines[:ENDS],
         bottom=lines[ENDS:],
         twins=[(r.id, r.twin, f"{r.similarity:.3f}", f"{r.score:#.4g}") for r in gone.itertuples()],
