@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import rankdata
 
+from gateau_lib.methods.base import ranks_of
 from gateau_lib.methods.hmg import homologous_models_perplexity
 
 ALPHA = 0.8  # the least weight of HMP that a cascade serves: GATEAU's
@@ -40,7 +40,7 @@ def partly_read(pool: pd.DataFrame) -> bool:
 def hmp_ranks(nll_short: npt.ArrayLike, nll_long: npt.ArrayLike) -> Floats:
     """Ranks of HMP over the pool, (n,) in (0, 1], ties shared, as `gateau.combine` takes them."""
     hmp = homologous_models_perplexity(nll_short, nll_long)
-    return np.asarray(rankdata(hmp) / hmp.size)
+    return np.asarray(ranks_of(hmp) / hmp.size)
 
 
 def cam_ranks(cam: Floats, candidate: Bools) -> Floats:

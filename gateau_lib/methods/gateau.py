@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import softmax
-from scipy.stats import rankdata
 
-from gateau_lib.methods.base import Method, RankOptions, without_context
+from gateau_lib.methods.base import Method, RankOptions, ranks_of, without_context
 from gateau_lib.methods.hmg import homologous_models_perplexity
 from gateau_lib.methods.selection import numbers
 
@@ -42,7 +41,7 @@ def combine(
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
     if variant == "rank":
-        h, c = rankdata(h) / h.size, rankdata(c) / c.size
+        h, c = ranks_of(h) / h.size, ranks_of(c) / c.size
     elif variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}")
     elif not (np.isclose(h.sum(), 1) and (h >= 0).all()):

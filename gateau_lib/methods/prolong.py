@@ -28,8 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import softmax
-from scipy.stats import entropy
+from scipy.special import entr, softmax
 
 from gateau_lib.data.samples import segments
 from gateau_lib.methods.base import Columns, Method, by
@@ -100,7 +99,8 @@ def dependency_terms(
 def _peakedness(help_in_ppl: pd.Series) -> float:
     """(log m - H(softmax(help))) / log m for the m pairs of one row."""
     m = len(help_in_ppl)
-    return 1.0 if m == 1 else float(np.clip(1 - entropy(softmax(help_in_ppl.to_numpy())) / np.log(m), 0, 1))
+    entropy = entr(softmax(help_in_ppl.to_numpy())).sum()
+    return 1.0 if m == 1 else float(np.clip(1 - entropy / np.log(m), 0, 1))
 
 
 def long_dependency_score(

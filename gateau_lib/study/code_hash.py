@@ -162,7 +162,8 @@ class Reader:
 
     def read(self, statements: Sequence[ast.stmt]) -> Definition:
         """What the statements say."""
-        for item in (each for statement in statements for each in ast.walk(statement)):
+        items = (each for statement in statements for each in ast.walk(statement))
+        for item in (each for each in items if isinstance(each, definitions.IMPORT)):
             for _, name, target in imported(item, self.library.package):
                 if isinstance(target, Node):
                     self.local |= set() if item in statements else {name}

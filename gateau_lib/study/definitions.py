@@ -104,11 +104,14 @@ def parse(text: str, path: str, package: str) -> tuple[list[ast.stmt], Places]:
     for part in _codes(code):
         steps = zip(part.co_code[::2], part.co_code[1::2], part.co_positions(), strict=True)
         for step, which, (line, _, column, _) in steps:
-            local |= {(line, column)} if step in LOCAL else set()
-            outside |= {(line, column)} if step in OUTSIDE else set()
+            if step in LOCAL:
+                local.add((line, column))
+            if step in OUTSIDE:
+                outside.add((line, column))
             if step in TWO:
                 two |= {(line, part.co_varnames[place]) for place in (which >> 4, which & 15)}
-    names = (each for each in ast.walk(tree) if isinstance(each, ast.Name) and (each.lineno, each.id) in two)
+    nodes = ast.walk(tree) if two else ()
+    names = (each for each in nodes if isinstance(each, ast.Name) and (each.lineno, each.id) in two)
     local |= {(each.lineno, each.col_offset) for each in names}
     return tree.body, local - outside
 
