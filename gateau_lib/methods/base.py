@@ -56,7 +56,7 @@ Ranking = Callable[[pd.DataFrame, RankOptions], np.ndarray]  # rows of a pool ->
 def ranks_of(values: np.ndarray) -> np.ndarray:
     """Ranks of a pool's values, (n,), the lowest 1; equal ones share their mean."""
     # As scipy.stats has them, which takes a third of a second to load, for every command.
-    return pd.Series(values).rank().to_numpy()
+    return np.asarray(pd.Series(values).rank())
 
 
 def by(column: str) -> Ranking:

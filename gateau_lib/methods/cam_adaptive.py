@@ -88,8 +88,8 @@ def plan_reading(attention: np.ndarray, shared: np.ndarray) -> ReadingPlan:
     n = len(shared)
     share = attention / np.maximum(attention.sum(1, keepdims=True), np.finfo(float).tiny)
     clues = np.column_stack([np.log(share.mean(0) + 1e-9), np.log(share.max(0) + 1e-9), shared])
-    places = [np.argsort(np.argsort(-clue, kind="stable")) for clue in clues.T]
-    order = np.argsort(np.min(places, axis=0), kind="stable")
+    ranks = [np.argsort(np.argsort(-clue, kind="stable")) for clue in clues.T]
+    order = np.argsort(np.min(ranks, axis=0), kind="stable")
     wanted = max(FEWEST, SHARE * n)
     most = min(n, round(wanted * 2 / 3))  # a third of what is read is left for the spread
     rest = order[most:]

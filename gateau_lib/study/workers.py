@@ -1,4 +1,4 @@
-"""Many small jobs over a few fresh processes, one torch thread each; artefacts built once."""
+"""Many small jobs over a few processes, one torch thread each; artefacts built once."""
 
 import multiprocessing
 import os
@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gateau_lib.study import devices
+from gateau_lib.study.code_hash import PACKAGE, library
 from gateau_lib.study.profiles import Profile
 from gateau_lib.study.progress import track
 from gateau_lib.study.store import Study, artefact, artefact_folder, used
 
 Result = TypeVar("Result")
+_KEPT: dict[str, tuple[Any, ProcessPoolExecutor]] = {}  # processes that wait for the next call, if any
 
 
 class JobError(RuntimeError):
@@ -35,7 +37,7 @@ def run_jobs(
     """``function(*arguments)`` for every job (name -> arguments), in their order.
 
     ``function``: importable by name, since spawned processes (and CUDA) know nothing of this one's memory.
-    ``workers``: processes, each for many jobs; 0: here, one job after the other.
+    ``workers``: processes at most, each for many jobs; 0: here, one job after the other.
     Raises JobError: the first job that failed, or whose process died; jobs that have not begun are dropped.
     """
     results: dict[str, Result] = {}
@@ -44,24 +46,44 @@ def run_jobs(
             with _naming(name):
                 results[name] = function(*arguments)
         return list(results.values())
-    spawn = multiprocessing.get_context("spawn")
-    workers, gpus, cards = min(workers, len(jobs)), devices.gpus(), None
-    devices.release_gpu()
-    if gpus > 1:
-        cards = spawn.SimpleQueue()  # a GPU for each worker, in turn
-        for worker in range(workers):
-            cards.put(worker % gpus)
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_settle, initargs=(cards,)) as pool:
+    with _processes(workers) as pool:
         futures = {pool.submit(function, *arguments): name for name, arguments in jobs.items()}
-        try:
-            for future in track(as_completed(futures), label, len(jobs)):
-                name = futures[future]
-                with _naming(name):
-                    results[name] = future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in track(as_completed(futures), label, len(jobs)):
+            name = futures[future]
+            with _naming(name):
+                results[name] = future.result()
     return [results[name] for name in jobs]
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes, or those of the call before this one: each takes seconds to begin.
+
+    They are kept if no job failed, and used again if code and environment are those that they began with. On a
+    GPU none is kept: its memory is needed.
+    """
+    gpus, cards = devices.gpus(), None
+    began_with = workers, dict(os.environ), library(PACKAGE)
+    before, pool = _KEPT.popitem()[1] if _KEPT else (None, None)
+    if pool and before != began_with:
+        pool.shutdown()
+    if not pool or before != began_with:
+        devices.release_gpu()
+        spawn = multiprocessing.get_context("spawn")
+        if gpus > 1:
+            cards = spawn.SimpleQueue()  # a GPU for each worker, in turn
+            for worker in range(workers):
+                cards.put(worker % gpus)
+        pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_settle, initargs=(cards,))
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    if gpus:
+        pool.shutdown()
+    else:
+        _KEPT["last"] = began_with, pool
 
 
 @contextmanager

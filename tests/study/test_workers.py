@@ -8,6 +8,9 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
+
+from gateau_lib.study.workers import JobError, run_jobs
 
 SCRIPT = """
 import sys, time
@@ -39,3 +42,27 @@ def test_workers_of_a_killed_run_end(tmp_path: Path) -> None:
     for worker in alive:
         worker.kill()
     assert len(workers) >= 2 and not alive
+
+
+def begun() -> int:
+    """The process that does this job."""
+    return os.getpid()
+
+
+def refused() -> None:
+    """A job that fails."""
+    raise ValueError("no")
+
+
+def test_processes_are_used_again_until_a_job_fails_or_the_environment_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    first, second = (run_jobs(begun, {"a": ()}, 1, "asking") for _ in range(2))
+    assert first == second != [os.getpid()]
+    with pytest.raises(JobError, match="b: ValueError: no"):
+        run_jobs(refused, {"b": ()}, 1, "asking")
+    third = run_jobs(begun, {"a": ()}, 1, "asking")
+    assert third != second
+    monkeypatch.setenv("GATEAU_ANYTHING", "1")
+    assert run_jobs(begun, {"a": ()}, 1, "asking") != third
