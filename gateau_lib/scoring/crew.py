@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -93,12 +93,13 @@ class Worker:
         self.running, self.deaths = False, 0
 
     def ask(self, call: tuple[Any, ...]) -> None:
-        """Send a call, the name of a method of `Scorer` and its arguments; `pipe` is ready when it is done."""
+        """Send a call, a method of `Scorer` by name and its arguments; `pipe` is ready when it is done."""
         self.asked = call
         if not self.running:
             spawn = get_context("spawn")  # CUDA and torch's threads do not stand a fork
             self.pipe, theirs = spawn.Pipe()
             self.process = spawn.Process(target=_serve, args=(theirs, *self.told), daemon=True)
+            resource_tracker.ensure_running()  # else it begins with the process, and then lets signals in
             before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # Ctrl-C is for this process
             self.process.start()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -104,7 +104,9 @@ def test_two_workers_one_killed_leave_the_bytes_of_one_process(tmp_path, saved_p
     killer.join()
     said = capfd.readouterr().err
     assert killed == [2] and out.read_bytes() == plain.read_bytes()
-    assert said.startswith("a worker died (status -9), most likely out of memory; it begins its shard again\n")
+    assert said.startswith(
+        "a worker died (status -9), most likely out of memory; it begins its shard again\n"
+    )
     names = [
         sorted(p.name for p in (tmp_path / f"{name}.parquet.parts").glob("*.json")) for name in ("plain", "s")
     ]
@@ -163,7 +165,7 @@ def test_a_worker_that_dies_again_and_again_ends_the_run(monkeypatch):
 @two_cores
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_the_run(tmp_path, saved_pair, how):
-    """Ctrl-C reaches all processes of a terminal, and one line is said; of SIGKILL the workers know nothing."""
+    """Ctrl-C reaches all processes of a terminal, and one line is said; of SIGKILL workers are not told."""
     line = command(write_data(tmp_path / "d.jsonl", n=300), saved_pair, tmp_path / "s.parquet", *TWO)
     told = {"env": os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}, "text": True}
     words = [sys.executable, "-m", "gateau_lib.score", *line]
