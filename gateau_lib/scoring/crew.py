@@ -26,7 +26,7 @@ from gateau_lib.scoring.part_files import Job
 from gateau_lib.scoring.settings import ScoringRun
 from gateau_lib.study import devices
 from gateau_lib.study.command import messages_shown
-from gateau_lib.study.errors import ScoreError, UserError
+from gateau_lib.study.errors import ScoreError, UserError, reason
 from gateau_lib.study.workers import end_with_parent
 
 log = logging.getLogger(__name__)
@@ -148,9 +148,11 @@ def _serve(pipe: Connection, folder: Path, run: ScoringRun, begin: Begin) -> Non
             answer: tuple[Any, Exception | None]
             try:
                 answer = getattr(scorer, name)(*arguments), None
-            except (UserError, OSError) as error:
+            except UserError as error:
                 answer = None, error
-            except Exception:  # of any library, so maybe not one that can be sent
+            except OSError as error:  # a library's own kind may not be one that can be sent
+                answer = None, OSError(error.errno, error.strerror or reason(error), error.filename)
+            except Exception:
                 answer = None, RuntimeError(f"in a worker:\n{traceback.format_exc()}")
             pipe.send(answer)
 

@@ -145,10 +145,17 @@ def test_a_fault_of_a_model_is_the_line_of_one_process(tmp_path, saved_pair, mon
     assert said[0] == said[1] and said[0].startswith("error: long: ") and said[0].count("\n") == 1
 
 
-def test_another_error_keeps_its_lines_and_its_place():
-    worker = crew.Worker("seven", int)
+@pytest.mark.parametrize(
+    ("begin", "kind", "said"),
+    [
+        (int, RuntimeError, r"(?s)in a worker:.*crew.py.*invalid literal for int.*'nowhere'"),
+        (os.listdir, FileNotFoundError, r"No such file or directory: 'nowhere'"),
+    ],
+)
+def test_other_errors_keep_their_lines_or_their_file(begin, kind, said):
+    worker = crew.Worker("nowhere", begin)
     try:
-        with pytest.raises(RuntimeError, match=r"(?s)in a worker:.*crew.py.*invalid literal for int"):
+        with pytest.raises(kind, match=said):
             crew.Processes([worker])
     finally:
         worker.end()
