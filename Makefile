@@ -71,7 +71,7 @@ coverage: $(READY) ## which share of each room's lines the unit tests run
 		$(PYTHON_RUN) coverage report --format=total --include="gateau_lib/$$([ $$room = . ] || echo $$room/)*.py"; done
 
 select: $(READY) ## score and select your data: DATA=my.jsonl [FRACTION=0.1] [OUT=folder] [SHORT=model LONG=model]
-##  [FORMAT=sharegpt] [IDS=line] [TURN=1] [RENAME='tools=unread ...'] [DEDUP=0.8] [PER_SOURCE=1] [ADAPTIVE=1] [ENGINE=ray] [WORKERS=N] [PLAN=1]
+##  [FORMAT=sharegpt] [IDS=line] [TURN=1] [RENAME='tools=unread ...'] [DEDUP=0.8] [PER_SOURCE=1] [ADAPTIVE=1] [WORKERS=N processes] [ENGINE=ray] [PLAN=1]
 	@test -n "$(DATA)" || { echo "error: name your data: make select DATA=my.jsonl FRACTION=$(FRACTION) OUT=folder" >&2; exit 2; }
 	@$(PYTHON_RUN) gateau_lib.score "$(DATA)" $(SCORING) --out "$(OUT)/scores.parquet"
 	@$(if $(PLAN),:,$(PYTHON_RUN) gateau_lib.select "$(OUT)/scores.parquet" --data "$(DATA)" $(CHOOSING) --out "$(OUT)/selected.jsonl")

@@ -38,8 +38,9 @@ def main(line: list[str] | None = None) -> int:
     add("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     add("--shard-size", type=int, default=16, help="samples a shard (default: 16)")
     engines = get_args(settings.Engine)
-    add("--engine", choices=engines, default="local", help="this process, or workers of a Ray cluster")
-    add("--workers", type=int, help="Ray workers (default: one a GPU, or one a machine without GPUs)")
+    add("--engine", choices=engines, default="local", help="this machine, or a Ray cluster")
+    workers = "processes, at most one a GPU (default: one; of a cluster one a GPU, or a machine without GPUs)"
+    add("--workers", type=int, metavar="N", help=workers)
     add("--threads", type=int, help="CPU threads a worker (default: all cores, shared by the workers)")
     add_options(parse, "auto, by its fields")
     cost = "only print tokens, FLOPs and GPU-hours, for as many records as DATA has, or for N like them"

@@ -1,8 +1,9 @@
 """Show that a run of scoring that is killed ends with the same bytes: ``make demo-kill``.
 
 Planted samples are scored by the shipped pair, once undisturbed. Then the same command is killed at random
-moments, SIGTERM and SIGKILL in turn, and given again, until it is done. Where Ray is installed every fourth
-try runs on a new Ray cluster of two workers. The tables must have the same bytes, or the exit status is 1.
+moments, SIGTERM and SIGKILL in turn, and given again, until it is done. Every fourth try runs in two
+processes and, where Ray is installed, another on a new Ray cluster of two workers. The tables must have the
+same bytes, or the exit status is 1.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from gateau_lib.data.longalign import write_samples
 from gateau_lib.models.loading import SHIPPED, load_tokenizer
 from gateau_lib.study.profiles import resolve
 
-CLUSTER = ["--engine", "ray", "--workers", "2"]
+TWO = ["--workers", "2"]
+CLUSTER = ["--engine", "ray", *TWO]
 HERE = os.environ | {"RAY_ADDRESS": "local"}
 SHARD = 2  # records: many shards, so that a kill meets one in work
 
@@ -72,17 +74,19 @@ def demonstrate(folder: Path, samples: int, kills: int, seed: int) -> bool:
     shards = f"{len(pool[:samples])} samples in {finished(plain)} shards"
     print(f"undisturbed: {shards}, sha256 {content(plain)[:16]}", flush=True)
     with_ray, died = importlib.util.find_spec("ray") is not None, 0
+    tries = [("one process", []), ("two processes", TWO), ("one process", []), ("one process", [])]
+    if with_ray:
+        tries[2] = "two Ray workers", CLUSTER
     for n in range(kills):
-        how, more = (signal.SIGTERM, signal.SIGKILL)[n % 2], CLUSTER if with_ray and n % 4 == 2 else []
+        how, (where, more) = (signal.SIGTERM, signal.SIGKILL)[n % 2], tries[n % 4]
         if not killed(command(data, out, more), out, how, rng):
             break
         died += 1
-        where = "two Ray workers" if more else "one process"
         print(f"{how.name} to {where}: {finished(out)} shards are done", flush=True)
     subprocess.run(command(data, out, []), check=True, stdout=subprocess.DEVNULL)
     same = content(plain) == content(out)
     says = "the same bytes" if same else "OTHER BYTES"
-    engines = "" if with_ray else ", always in one process, since Ray is not installed"
+    engines = "" if with_ray else ", never on Ray, which is not installed"
     seconds = time.monotonic() - start
     print(f"killed {died} times{engines}: sha256 {content(out)[:16]}, {says}; {seconds:.0f} s in all")
     return same and died > 0

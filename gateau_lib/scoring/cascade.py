@@ -23,6 +23,7 @@ from gateau_lib.methods.hmg import HMG
 from gateau_lib.methods.selection import size
 from gateau_lib.models.pair import Pair
 from gateau_lib.scoring import part_files
+from gateau_lib.scoring.crew import Crew
 from gateau_lib.scoring.part_files import Job
 from gateau_lib.scoring.score_table import Part
 from gateau_lib.scoring.settings import ScoringRun
@@ -119,44 +120,51 @@ class Readings:
         return dict(zip(self.ids.tolist(), mode.tolist(), strict=True))
 
 
-def score(run: ScoringRun, shards: Sequence[Shard]) -> tuple[Job, Iterator[Part], dict[str, Any]]:
-    """Every reading done; the job, the finished parts in the order of the data, what the table says of it.
-
-    Raises what `part_files.begin` raises.
-    """
-    if run.cascade is None:
-        raise ScoreError("no --cascade is asked for")
+def begin(run: ScoringRun) -> tuple[Job, Pair]:
+    """As `part_files.begin`, with the code of all readings in the names of parts."""
     job, pair = part_files.begin(run)
-    job = replace(job, made_by=part_files.makers(pair, [*FIRST, *LATER]))
-    for shard in track(shards, f"scoring, shards of {run.shard_size}"):
-        items = sharded.read(run.data, shard)
-        part_files.leave(job, job.part(shard), items, pair, FIRST)
-    done = zip(shards, part_files.parts(job, shards), strict=True)
-    readings, later = Readings(done, run.cascade, run.options.seed), dict[int, list[tuple[Path, int]]]()
+    return replace(job, made_by=part_files.makers(pair, [*FIRST, *LATER])), pair
+
+
+def score(crew: Crew, shards: Sequence[Shard], fraction: float) -> tuple[Iterator[Part], dict[str, Any]]:
+    """Every reading done by a crew that began with `begin`.
+
+    Returns the finished parts in the order of the data, and what the table says of them.
+    """
+    job = crew.job
+    done = crew.each(_read_all, ((shard,) for shard in shards))
+    for _ in track(done, f"scoring, shards of {job.run.shard_size}", len(shards)):
+        pass
+    first = zip(shards, part_files.parts(job, shards), strict=True)
+    readings, later = Readings(first, fraction, job.run.options.seed), dict[int, list[tuple[Path, int]]]()
     while wanted := readings.next_ids():
         cams: dict[str, float | None] = {}
-        some = [shard for shard in shards if shard.number in wanted]
-        for shard in track(some, "segments of who can enter"):
-            path, found = _read(job, shard, pair, wanted[shard.number])
-            later.setdefault(shard.number, []).append((path, len(found)))
+        some = [(shard, wanted[shard.number]) for shard in shards if shard.number in wanted]
+        for number, path, found in track(crew.each(_read, some), "segments of who can enter", len(some)):
+            later.setdefault(number, []).append((path, len(found)))
             cams |= found
         readings.take(cams)
     modes = readings.modes()
     counts = Counter(modes.values())
     told = {mode: counts[mode] for mode in cascade.MODES}
-    about = {"fraction": run.cascade, "alpha": cascade.ALPHA} | told
-    return job, (_joined(job, shard, later.get(shard.number, []), modes) for shard in shards), about
+    about = {"fraction": fraction, "alpha": cascade.ALPHA} | told
+    return (_joined(job, shard, later.get(shard.number, []), modes) for shard in shards), about
 
 
-def _read(job: Job, shard: Shard, pair: Pair, wanted: set[str]) -> tuple[Path, dict[str, float | None]]:
-    """CAM of those wanted of a shard, by id, and the part that holds it; None: it could not be read."""
+def _read_all(job: Job, pair: Pair, shard: Shard) -> None:
+    """The first reading of a shard."""
+    part_files.leave(job, job.part(shard), sharded.read(job.run.data, shard), pair, FIRST)
+
+
+def _read(job: Job, pair: Pair, shard: Shard, wanted: set[str]) -> tuple[int, Path, dict[str, float | None]]:
+    """A shard's number, the part with the CAM of those wanted, and that by id; None: it could not be read."""
     first = {row["id"]: row for row in _part(job.part(shard), shard.rows).rows if row["error"] is None}
     ids = [name for name in first if name in wanted]
     path = job.run.parts / f"{digest(json.dumps([job.part(shard).stem, ids]))[:20]}.json"
     if part_files.read_part(path, len(ids)) is None:
         items = [item for item in sharded.read(job.run.data, shard) if item.sample and item.id in wanted]
         part_files.leave(job, path, items, pair, LATER)
-    return path, {row["id"]: _cam(first[row["id"]], row) for row in _part(path, len(ids)).rows}
+    return shard.number, path, {row["id"]: _cam(first[row["id"]], row) for row in _part(path, len(ids)).rows}
 
 
 def _cam(first: Mapping[str, Any], later: Mapping[str, Any]) -> float | None:

@@ -2,7 +2,7 @@
 
 A part file is named by the content of all that decides its rows: records, weights, options, code, versions.
 So a restarted run ends with the same bytes, and a changed option never meets old parts. Whoever scores
-shards, in this process or on another machine, calls `begin` once, then `finish` for each.
+shards (`crew`), in this process or on another machine, calls `begin` once, then `finish` for each.
 """
 
 import json
@@ -166,11 +166,10 @@ def read_part(path: Path, rows: int) -> Part | None:
         return None
 
 
-def finish(job: Job, shard: Shard, pair: Pair) -> None:
+def finish(job: Job, pair: Pair, shard: Shard) -> None:
     """Score the shard and leave its part file, whole or not at all, unless that is there already."""
-    leave(
-        job, job.part(shard), sharded.read(job.run.data, shard), pair, asked_methods(job.run.options.methods)
-    )
+    items = sharded.read(job.run.data, shard)
+    leave(job, job.part(shard), items, pair, asked_methods(job.run.options.methods))
 
 
 def leave(job: Job, path: Path, items: Sequence[Item], pair: Pair, methods: Sequence[Method]) -> None:

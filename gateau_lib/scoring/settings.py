@@ -33,7 +33,7 @@ class ScoringRun:
     device: str | None = None  # the best there is, on each worker
     shard_size: int = 16  # records
     engine: Engine = "local"
-    workers: int | None = None  # of a cluster
+    workers: int | None = None  # local: this process alone; of a cluster: as many as it has GPUs or machines
     threads: int | None = None  # of a processor, a worker
     read_as: ReadAs = AUTO  # what the records are
     # The largest fraction that will be selected; CAM is then read only of who can enter it.
@@ -81,13 +81,11 @@ def resolve(
     named = tuple(method.name for method in asked)
     if (out is None and not only_plan) or (out and out.suffix != ".parquet"):
         raise ScoreError(f"--out {out or 'is missing'}: give a name that ends in .parquet")
-    if where.get("workers") and where.get("engine", "local") == "local":
-        raise ScoreError("--workers is for --engine ray; a local run is one process with --threads threads")
     if (part := where.get("cascade")) is not None:
         if not 0 < part < 1:
             raise ScoreError(f"--cascade {part:g}: the fraction that will be selected, above 0 and below 1")
-        if set(named) != {"hmg", "cam"} or adaptive or where.get("engine", "local") != "local":
-            raise ScoreError("--cascade is for --methods hmg,cam, without --adaptive, with --engine local")
+        if set(named) != {"hmg", "cam"} or adaptive:
+            raise ScoreError("--cascade is for --methods hmg,cam, without --adaptive")
     if adaptive and "cam" not in named:
         raise ScoreError("--adaptive is about segment importance; ask for --methods cam among others")
     shipped = short is None and long is None

@@ -38,10 +38,7 @@ def command(kept: str = "") -> Callable[[Callable[Words, int | None]], Callable[
     def wrapped(main: Callable[Words, int | None]) -> Callable[Words, int]:
         @wraps(main)
         def ended(*words: Words.args, **more: Words.kwargs) -> int:
-            with messages_shown(), warnings.catch_warnings():
-                # What is to be written otherwise one day is for the library that says so.
-                for kind in (FutureWarning, DeprecationWarning):
-                    warnings.simplefilter("ignore", kind)
+            with messages_shown():
                 try:
                     return main(*words, **more) or 0
                 except UserError as error:
@@ -90,7 +87,7 @@ class Lines(logging.Handler):
 
 @contextmanager
 def messages_shown() -> Iterator[None]:
-    """Show what the library logs while a command runs, each message once."""
+    """Show what the library logs while a command runs, each message once, and no warnings to programmers."""
     if any(isinstance(each, Lines) for each in LIBRARY.handlers):  # one command calls another
         yield
         return
@@ -99,7 +96,11 @@ def messages_shown() -> Iterator[None]:
     LIBRARY.setLevel(logging.INFO)
     LIBRARY.propagate = False
     try:
-        yield
+        with warnings.catch_warnings():
+            # What is to be written otherwise one day is for the library that says so.
+            for kind in (FutureWarning, DeprecationWarning):
+                warnings.simplefilter("ignore", kind)
+            yield
     finally:
         LIBRARY.removeHandler(shown)
         LIBRARY.setLevel(level)

@@ -25,6 +25,11 @@ def gpus() -> int:
     return 0 if chosen.type != "cuda" else 1 if chosen.index is not None else torch.cuda.device_count()
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Gpu(NamedTuple):
     """An NVIDIA GPU as its driver tells."""
 

@@ -102,13 +102,13 @@ def _settle(cards: Any) -> None:
     """Give a new worker one thread and a GPU of its own, if there is any."""
     import torch  # slow, and `study` itself never needs it
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # two processes with a thread each beat one with two at this study's sizes
     if cards is not None:
         os.environ["GATEAU_DEVICE"] = f"cuda:{cards.get()}"
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this worker when the process that started it is gone: a killed run must not go on unseen."""
     if parent := multiprocessing.parent_process():
         parent.join()

@@ -154,7 +154,6 @@ def test_a_sample_whose_segments_fail_leaves_the_pool(saved_pair, tmp_path, monk
         (["--cascade", "0"], "above 0 and below 1"),
         (["--cascade", "0.1", "--adaptive"], "without --adaptive"),
         (["--cascade", "0.1", "--methods", "hmg"], "for --methods hmg,cam"),
-        (["--cascade", "0.1", "--engine", "ray"], "with --engine local"),
     ],
 )
 def test_options_that_do_not_go_together(saved_pair, tmp_path, capsys, more, why):

@@ -215,7 +215,6 @@ def test_chat_template_is_read_or_missed_by_name(data, saved_pair, tmp_path, tok
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--workers", "2"], "--workers is for --engine ray"),
         (["--methods", "hmg", "--adaptive"], "--adaptive is about segment importance"),
         (["--methods", "hmg,gateau"], "unknown method 'gateau'; choose from hmg, cam,"),
         (["--methods", " ,"], "--methods: none given"),

@@ -16,7 +16,7 @@ from scoring_command import command, write_data
 
 from gateau_lib import score
 from gateau_lib.methods.base import Options
-from gateau_lib.scoring import data_set
+from gateau_lib.scoring import ray_crew
 from gateau_lib.scoring.settings import ScoringRun
 from gateau_lib.study import errors
 
@@ -49,7 +49,7 @@ def run_with(**change):
     ],
 )
 def test_one_worker_a_gpu_or_per_some_cores(machines, change, workers, needs, threads):
-    assert data_set._layout(run_with(**change), machines) == (workers, needs, threads)
+    assert ray_crew._layout(run_with(**change), machines) == (workers, needs, threads)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_one_worker_a_gpu_or_per_some_cores(machines, change, workers, needs, th
 )
 def test_more_workers_than_the_cluster_holds_are_refused(resources, change, message):
     with pytest.raises(errors.ScoreError, match=message):
-        data_set._layout(run_with(**change), [resources])
+        ray_crew._layout(run_with(**change), [resources])
 
 
 def test_without_ray_one_line_says_what_to_install(tmp_path, saved_pair, monkeypatch, capsys):
@@ -125,6 +125,16 @@ def test_two_workers_one_killed_leave_the_same_bytes(tmp_path, saved_pair, monke
         {p.name for p in (tmp_path / f"{name}.parquet.parts").glob("*.json")} for name in ("plain", "ray")
     ]
     assert names[0] == names[1] and len(names[0]) == 12
+
+
+@ray_only
+def test_a_cascade_on_ray_leaves_the_same_bytes(tmp_path, saved_pair, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    data, fixed = write_data(tmp_path / "d.jsonl", n=30), ["--threads", "1", "--cascade", "0.1"]
+    plain, clustered = tmp_path / "plain.parquet", tmp_path / "ray.parquet"
+    assert score.main(command(data, saved_pair, plain, *fixed)) == 0
+    assert score.main(command(data, saved_pair, clustered, *fixed, "--engine", "ray", "--workers", "2")) == 0
+    assert clustered.read_bytes() == plain.read_bytes()
 
 
 @ray_only
