@@ -90,7 +90,7 @@ def main() -> None:
     parse.add_argument("--records", type=int, default=200_000)
     parse.add_argument("--words", type=int, default=20, help="words of a context (default: 20)")
     parse.add_argument(
-        "--folder", type=Path, help="where the data lie for the time (default: a temporary one)"
+        "--folder", type=Path, help="where the data lie for the time (default: the system's temporary folder)"
     )
     parse.add_argument("--record", type=Path, help="a CSV file that gets a line of it")
     parse.add_argument("select", nargs="*", help="options of select, after --")

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from gateau_lib.data import sharded, tables
 from gateau_lib.data.formats import ReadAs
 from gateau_lib.data.inputs import files_of, is_table
+from gateau_lib.data.sharded import Shard
 from gateau_lib.methods import METHODS, cascade, name_in_figures, selection
 from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring import dedup, report
@@ -238,11 +239,6 @@ def run(asked: Selection) -> str:
     DataError: input that cannot be used. ScoreError: another process writes this selection.
     """
     table = read_scores(asked.scores)
-    with locked_for(asked.out):
-        return _run(asked, table)
-
-
-def _run(asked: Selection, table: Table) -> str:
     tell_changes(asked.data)
     shards = sharded.index(asked.data, SHARD, as_scored(asked, table))
     pool, why = usable(table, asked.score)
@@ -251,6 +247,13 @@ def _run(asked: Selection, table: Table) -> str:
     pool = pool.assign(tokens=pool[list(LENGTHS)].sum(axis="columns"))
     ranked = rank(pool, asked.score, asked.ranking)
     del pool
+    with locked_for(asked.out):
+        return _write(asked, table, shards, ranked, why)
+
+
+def _write(
+    asked: Selection, table: Table, shards: Sequence[Shard], ranked: pd.DataFrame, why: Counter[str]
+) -> str:
     with ExitStack() as stack:
         spill = None if asked.dedup is None else stack.enter_context(Spill(asked.out, table.rows.num_rows))
         records = records_of(table, asked.data, shards, spill)

@@ -181,8 +181,7 @@ def read_scores(path: Path) -> Table:
             schema, columns = file.schema_arrow, dict[str, pa.Array]()
             for name in [name for name in schema.names if name not in SEGMENTS]:  # one at a time is in memory
                 column = file.read(columns=[name])[name]
-                # Columns of methods that were not asked for take most of the room, and a row lacks them all
-                # the same.
+                # A row lacks the columns of methods that were not asked for.
                 if name in ("id", "error", *LENGTHS) or column.null_count < len(column):
                     columns[name] = column.combine_chunks()
     except pa.ArrowInvalid as error:
@@ -208,6 +207,7 @@ def read_scores(path: Path) -> Table:
         counts = pc.value_counts(scored)
         twice = counts.field(0)[pc.index(pc.greater(counts.field(1), 1), True).as_py()]
         raise DataError(f"{path}: id {twice.as_py()!r} stands twice; ids must be unique")
+    pa.default_memory_pool().release_unused()  # what looking for ids took, more than the table
     return Table(path, rows, about)
 
 
@@ -246,10 +246,16 @@ def _causes(method: Method, rows: pd.DataFrame) -> npt.NDArray[np.object_]:
     return cause
 
 
+def _those(rows: pa.Table, places: npt.NDArray[np.int64]) -> pa.Table:
+    """Some rows; all of them are no copy."""
+    return rows if len(places) == rows.num_rows else rows.take(places)
+
+
 def _frame(rows: pa.Table) -> pd.DataFrame:
     """The columns that a ranking or its report reads."""
     rows = rows.drop_columns([*_empty(rows), *({"text_hash"} & set(rows.column_names))])
-    return rows.to_pandas(categories=[name for name in ("cam_mode",) if name in rows.column_names])
+    modes = [name for name in ("cam_mode",) if name in rows.column_names]
+    return rows.to_pandas(categories=modes, split_blocks=True)  # so that whole columns are no copies
 
 
 def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
@@ -259,7 +265,7 @@ def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
     """
     method, path = METHODS[name], table.path
     place = np.flatnonzero(table.rows["error"].is_null())
-    scored, all_rows = table.rows.filter(table.rows["error"].is_null()), table.rows.num_rows
+    scored, all_rows = _those(table.rows, place), table.rows.num_rows
     if not len(place):
         told = "; ".join(reasons(table.ids_and_errors()))
         raise DataError(f"{path}: none of its {all_rows:,} records could be scored: {told}")
@@ -290,4 +296,4 @@ def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
         if "no context" in why:
             fix = f"a blank line parts document and question (docs/formats.md); mend the data, or {fix}"
         raise DataError(f"{path}: no usable row for --score {name} ({causes}); {fix}")
-    return _frame(scored.filter(kept)).assign(row=place[kept]), why
+    return _frame(_those(scored, np.flatnonzero(kept))).assign(row=place[kept]), why
