@@ -92,15 +92,15 @@ def main() -> None:
     parse.add_argument(
         "--folder", type=Path, help="where the data lie for the time (default: the system's temporary folder)"
     )
-    parse.add_argument("--record", type=Path, help="a CSV file that gets a line of it")
+    parse.add_argument("--csv", type=Path, help="a CSV file that gets a line of it")
     parse.add_argument("select", nargs="*", help="options of select, after --")
     given = parse.parse_args()
     with TemporaryDirectory(dir=given.folder) as folder:
         found = measured(Path(folder), given.records, given.words, given.select) | here()
     print(json.dumps(found))
-    if given.record:
-        new = not given.record.exists()
-        pd.DataFrame([found]).to_csv(given.record, mode="a", header=new, index=False)
+    if given.csv:
+        new = not given.csv.exists()
+        pd.DataFrame([found]).to_csv(given.csv, mode="a", header=new, index=False)
 
 
 if __name__ == "__main__":

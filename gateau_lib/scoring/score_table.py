@@ -78,11 +78,16 @@ class Table:
 
     def segments(self, ids: Sequence[str]) -> dict[str, Segments]:
         """The segments of some samples, without those of whom the table knows none."""
-        if not set(SEGMENTS) <= set(pq.read_schema(self.path).names):
-            return {}
-        some = pq.read_table(self.path, columns=["id", *SEGMENTS], filters=[("id", "in", list(ids))])
-        rows = [row for row in some.to_pylist() if row["segment_nll"]]
-        return {row["id"]: Segments(*(row[name] for name in SEGMENTS)) for row in rows}
+        found = dict[str, Segments]()
+        with pq.ParquetFile(self.path) as file:
+            groups = range(file.num_row_groups if set(SEGMENTS) <= set(file.schema_arrow.names) else 0)
+            for group in groups:  # one at a time is in memory
+                names = file.read_row_group(group, columns=["id"])["id"]
+                if (asked := pc.is_in(names, pa.array(ids, names.type))).to_numpy().any():
+                    rows = file.read_row_group(group, columns=["id", *SEGMENTS]).filter(asked).to_pylist()
+                    rows = [row for row in rows if row["segment_nll"]]
+                    found |= {row["id"]: Segments(*(row[name] for name in SEGMENTS)) for row in rows}
+        return found
 
 
 def text_hash(sample: Sample) -> str:
@@ -181,8 +186,7 @@ def read_scores(path: Path) -> Table:
             schema, columns = file.schema_arrow, dict[str, pa.Array]()
             for name in [name for name in schema.names if name not in SEGMENTS]:  # one at a time is in memory
                 column = file.read(columns=[name])[name]
-                # A row lacks the columns of methods that were not asked for.
-                if name in ("id", "error", *LENGTHS) or column.null_count < len(column):
+                if name in ("id", "error", *LENGTHS) or column.null_count < len(column):  # else not asked for
                     columns[name] = column.combine_chunks()
     except pa.ArrowInvalid as error:
         raise DataError(f"{path}: not a Parquet file ({reason(error)})") from None
@@ -209,11 +213,6 @@ def read_scores(path: Path) -> Table:
         raise DataError(f"{path}: id {twice.as_py()!r} stands twice; ids must be unique")
     pa.default_memory_pool().release_unused()  # what looking for ids took, more than the table
     return Table(path, rows, about)
-
-
-def _empty(rows: pa.Table) -> list[str]:
-    """Names of the columns without any value."""
-    return [name for name in rows.column_names if rows[name].null_count == rows.num_rows]
 
 
 def unfit(method: Method, rows: pd.DataFrame) -> npt.NDArray[np.object_]:
@@ -252,10 +251,11 @@ def _those(rows: pa.Table, places: npt.NDArray[np.int64]) -> pa.Table:
 
 
 def _frame(rows: pa.Table) -> pd.DataFrame:
-    """The columns that a ranking or its report reads."""
-    rows = rows.drop_columns([*_empty(rows), *({"text_hash"} & set(rows.column_names))])
-    modes = [name for name in ("cam_mode",) if name in rows.column_names]
-    return rows.to_pandas(categories=modes, split_blocks=True)  # so that whole columns are no copies
+    """The columns that a ranking or its report reads, without those that are empty."""
+    whole = [name for name in rows.column_names if rows[name].null_count < rows.num_rows]
+    rows = rows.select([name for name in whole if name != "text_hash"])
+    modes = {"cam_mode"} & set(rows.column_names)
+    return rows.to_pandas(categories=[*modes], split_blocks=True)  # so that whole columns are no copies
 
 
 def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
@@ -269,14 +269,13 @@ def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
     if not len(place):
         told = "; ".join(reasons(table.ids_and_errors()))
         raise DataError(f"{path}: none of its {all_rows:,} records could be scored: {told}")
-    scored = scored.drop_columns(_empty(scored))
+    rows = _frame(scored)
     for column in method.needs:
         source = scored_with(method, column)
         # Where that was asked for, the reason lies in the samples, and is counted below.
-        if source not in table.about.get("methods", ()) and column not in scored.column_names:
+        if source not in table.about.get("methods", ()) and column not in rows:
             ask = f"score with --methods {source} among others"
             raise DataError(f"{path}: no {column} in it; {ask}, or choose another --score")
-    rows = _frame(scored)
     if cascade.partly_read(rows) and name != "gateau" and "cam" in method.needs:
         what = f"--score {name}: CAM was read of some samples only (--cascade)"
         raise DataError(f"{path}: {what}; take --score gateau, or score without --cascade")
