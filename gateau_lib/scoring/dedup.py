@@ -42,8 +42,8 @@ def near_identical(
 ) -> dict[int, tuple[int, float]]:
     """Samples to drop, each with the kept one that it nearly equals and their Jaccard index, in order.
 
-    ``context_of``: the context of a sample by its place, 0 to ``many`` - 1; asked once for each, and again for
-    each that is compared.
+    ``context_of``: the context of a sample by its place, 0 to ``many`` - 1; asked once for each, and again
+    for each that is compared.
     Whoever comes first is kept: give the pool best first. A sample is dropped if its context's shingles have
     a Jaccard index of at least ``threshold``, in (0, 1], with those of a kept one; one without context never
     is. A pair whose signatures agree in no band is overlooked: below 1 % at the threshold, less above it.
