@@ -3,17 +3,21 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gateau_lib.data import sharded, tables
 from gateau_lib.data.formats import ReadAs
 from gateau_lib.data.inputs import files_of, is_table
+from gateau_lib.data.sharded import Shard
 from gateau_lib.methods import METHODS, cascade, name_in_figures, selection
 from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring import dedup, report
@@ -23,7 +27,7 @@ from gateau_lib.scoring.scored_records import CODED, check_texts, records_of, sa
 from gateau_lib.scoring.spill import Spill
 from gateau_lib.study.errors import DataError
 from gateau_lib.study.outputs import check_out
-from gateau_lib.study.whole_files import sweep, write_together
+from gateau_lib.study.whole_files import locked_for, sweep, write_together
 
 SHARD = 256  # records read at a time
 log = logging.getLogger(__name__)
@@ -100,14 +104,17 @@ def rank(pool: pd.DataFrame, score: str, options: RankOptions) -> pd.DataFrame:
         scores = cascade.ranking(pool, options.alpha)
     else:
         scores = METHODS[score].rank(pool, options)
-    best_first = selection.top_fraction(pool["id"].tolist(), scores, 1.0)
-    ranked = pool.assign(score=scores).set_index("id").loc[best_first].reset_index()
-    return ranked.dropna(axis="columns", how="all")
+    values = selection.numbers(scores, "scores", cast(Sequence[str], pool["id"].array))
+    both = pa.table({"score": values + 0.0, "id": pa.array(pool["id"])})  # -0.0 is 0.0
+    best_first = pc.sort_indices(both, [("score", "descending"), ("id", "ascending")])
+    ranked = pool.assign(score=values).dropna(axis="columns", how="all")
+    return ranked.take(best_first).reset_index(drop=True)
 
 
 def quotas_of(asked: Selection, distinct: pd.DataFrame) -> dict[str, int]:
     """Source -> samples at most, from ``--quota`` and ``--per-source``; DataError if those are bad."""
-    sources, quotas = Counter(distinct["source"]), dict[str, int]()
+    counts = distinct["source"].value_counts()
+    sources, quotas = {each: int(counts[each]) for each in distinct["source"].unique()}, dict[str, int]()
     if (asked.quota or asked.per_source) and not set(sources) - {""}:
         remedy = "leave out --quota and --per-source, or add the field"
         raise DataError(f"{asked.data}: no usable record has a 'source'; {remedy}")
@@ -127,7 +134,7 @@ def quotas_of(asked: Selection, distinct: pd.DataFrame) -> dict[str, int]:
 
 def choose(ranked: pd.DataFrame, asked: Selection) -> tuple[pd.DataFrame, dict[str, int]]:
     """The ranking with the column ``chosen``, and the quotas; DataError if too many samples are asked for."""
-    distinct = ranked[ranked["twin"].isna()]
+    distinct = ranked.loc[ranked["twin"].isna(), ["source"]]
     quotas, many = quotas_of(asked, distinct), len(distinct)
     if not asked.per_source:
         many = selection.size(many, asked.fraction) if asked.top is None else asked.top
@@ -136,13 +143,16 @@ def choose(ranked: pd.DataFrame, asked: Selection) -> tuple[pd.DataFrame, dict[s
         raise DataError(
             f"--top {asked.top}: only {len(distinct)} samples are usable{left}; give at most that"
         )
-    sources = dict(zip(distinct["id"], distinct["source"], strict=True))
-    chosen = selection.within_quotas(list(sources), sources, quotas, many)
-    if not chosen:
+    if quotas:  # as `selection.within_quotas`
+        source = distinct["source"]
+        limit = source.map(lambda each: quotas.get(each, len(distinct))).astype(int)
+        distinct = distinct[source.groupby(source, observed=True).cumcount() < limit]
+    chosen = distinct.index[:many]
+    if chosen.empty:
         raise DataError(
             f"--quota {' --quota '.join(asked.quota)}: nothing is left to select; raise one of them"
         )
-    return ranked.assign(chosen=ranked["id"].isin(chosen)), quotas
+    return ranked.assign(chosen=ranked.index.isin(chosen)), quotas
 
 
 def check_read(ranked: pd.DataFrame, asked: Selection) -> None:
@@ -166,7 +176,7 @@ def remarks_of(ranked: pd.DataFrame, asked: Selection, table: Table) -> list[str
         found.append("both models give every response the same loss, as one model twice would: HMG is 0")
     if (ranked["n_context"] == 0).all():
         found.append("no usable sample has a context, so nothing here can need a long one")
-    if "text_hash" not in ranked:
+    if "text_hash" not in table.rows.column_names:
         found.append("whether the data changed since is not known: an older version wrote the score table")
     return found
 
@@ -199,15 +209,15 @@ def facts_of(
         facts.append(("cascade", cascade.told({mode: int(modes.get(mode, 0)) for mode in cascade.MODES})))
     elif "cam_mode" in ranked and "cam" in METHODS[asked.score].needs:
         estimated = {"adaptive": "adaptive, segment importance estimated"}
-        facts += [("CAM", estimated.get(mode, mode)) for mode in set(ranked["cam_mode"])]
+        facts += [("CAM", estimated.get(mode, mode)) for mode in ranked["cam_mode"].dropna().unique()]
     cut, share = (ranked["n_dropped"] > 0).sum(), ranked["n_dropped"].sum() / ranked["tokens"].sum()
     read = f"{cut:,} usable samples, {share:.1%} of all usable tokens: "
     read += "context cut on the left to fit --max-length"
     bare = int((ranked["n_context"] == 0).sum())
     left_out = "; ".join(f"{n:,} with {cause}" for cause, n in sorted(why.items())) or "none"
-    facts += [("asked for", many), ("records", f"{len(table.rows):,}"), ("left out", left_out)]
-    facts += [("not scored", each) for each in reasons((row["id"], row["error"]) for row in table.rows)]
-    facts += [("usable", _sizes(ranked)), ("read in part", read)]
+    facts += [("asked for", many), ("records", f"{table.rows.num_rows:,}"), ("left out", left_out)]
+    facts += [("not scored", each) for each in reasons(table.ids_and_errors())]
+    facts += [("usable", _sizes(ranked["tokens"])), ("read in part", read)]
     facts += [("without context", f"{bare:,} usable samples")] if bare else []
     for column, what in zip(TURNS, ("several exchanges", "system turn"), strict=True):
         if column in ranked and (number := (ranked[column] > 0).sum()):
@@ -215,41 +225,59 @@ def facts_of(
     if asked.dedup is not None:
         bound = f"Jaccard index of contexts {asked.dedup:g} or more"
         facts += [("near-identical", f"{ranked['twin'].count():,} dropped for a better one, {bound}")]
-    return [*facts, ("selected", _sizes(ranked[ranked["chosen"]]))]
+    return [*facts, ("selected", _sizes(ranked.loc[ranked["chosen"], "tokens"]))]
 
 
-def _sizes(part: pd.DataFrame) -> str:
-    middle = f", median {part['tokens'].median():,.0f}" if len(part) else ""
-    return f"{len(part):,} ({part['tokens'].sum():,} tokens{middle})"
+def _sizes(tokens: "pd.Series[int]") -> str:
+    middle = f", median {tokens.median():,.0f}" if len(tokens) else ""
+    return f"{len(tokens):,} ({tokens.sum():,} tokens{middle})"
 
 
 def run(asked: Selection) -> str:
-    """Write the selection and its report; the summary to print. DataError: input that cannot be used."""
+    """Write the selection and its report; the summary to print.
+
+    DataError: input that cannot be used. ScoreError: another process writes this selection.
+    """
     table = read_scores(asked.scores)
     tell_changes(asked.data)
     shards = sharded.index(asked.data, SHARD, as_scored(asked, table))
     pool, why = usable(table, asked.score)
+    kept = {"id", "error", "text_hash"} & set(table.rows.column_names)
+    table = replace(table, rows=table.rows.select(sorted(kept)))  # the scores are in the pool
     pool = pool.assign(tokens=pool[list(LENGTHS)].sum(axis="columns"))
     ranked = rank(pool, asked.score, asked.ranking)
+    del pool
+    with locked_for(asked.out):
+        return _write(asked, table, shards, ranked, why)
+
+
+def _write(
+    asked: Selection, table: Table, shards: Sequence[Shard], ranked: pd.DataFrame, why: Counter[str]
+) -> str:
     with ExitStack() as stack:
-        contexts = None if asked.dedup is None else stack.enter_context(Spill(asked.out))
-        records = records_of(table, asked.data, shards, contexts)
-        check_texts(asked.data, ranked, records)
-        names, twins = ranked["id"].tolist(), {}
-        if contexts is not None and asked.dedup is not None:
-            twins = dedup.near_identical(names, lambda name: contexts[name].decode(*CODED), asked.dedup)
-    ranked["source"] = [records[name].source for name in names]
-    for i, column in enumerate(("twin", "similarity")):
-        ranked[column] = [twins.get(name, (None, None))[i] for name in names]
+        spill = None if asked.dedup is None else stack.enter_context(Spill(asked.out, table.rows.num_rows))
+        records = records_of(table, asked.data, shards, spill)
+        check_texts(asked.data, ranked, shards, records)
+        twins = {}
+        if spill is not None and asked.dedup is not None:
+            rows, contexts = ranked["row"].to_numpy(), spill
+            twins = dedup.near_identical(
+                len(ranked), lambda place: contexts[rows[place]].decode(*CODED), asked.dedup
+            )
+    ranked["source"] = records.source.take(ranked["row"])
+    twin, similarity = np.full(len(ranked), None, dtype=object), np.full(len(ranked), np.nan)
+    for place, (other, alike) in twins.items():
+        twin[place], similarity[place] = ranked["id"].iloc[other], alike
+    ranked["twin"], ranked["similarity"] = twin, similarity
     ranked, quotas = choose(ranked, asked)
     check_read(ranked, asked)
     facts = facts_of(ranked, why, asked, table)
     warnings = remarks_of(ranked, asked, table)
     looked_at = pd.concat([report.shown(ranked)["id"], thinned(ranked)["id"]])
     segments = table.segments(looked_at.unique().tolist())
-    left_out = [(str(row["id"] or ""), row["error"]) for row in table.rows if row["error"] is not None]
+    left_out = [(str(name or ""), error) for name, error in table.ids_and_errors() if error is not None]
     more = {"facts": facts, "left_out": left_out, "warnings": warnings}
-    samples = samples_of(asked.data, shards, report.shown(ranked)["id"].tolist(), records)
+    samples = samples_of(asked.data, shards, report.shown(ranked), records)
     page = report.page(ranked, samples, segments, quotas, asked.score, asked.ranking, table.about, **more)
     files: dict[Path, Iterable[bytes]] = {asked.report: [page.encode("utf-8", "replace")]}
     if asked.dedup is not None:
@@ -257,11 +285,12 @@ def run(asked: Selection) -> str:
         files[asked.dropped] = map(_line, gone)
     # Last, so that a selection without its report is none.
     sweep(asked.report, asked.dropped, asked.out)
-    with Spill(asked.out) as lines:
-        chosen = ranked.loc[ranked["chosen"], "id"].tolist()
-        for name, line in sharded.originals(asked.data, shards_of(shards, chosen, records), set(chosen)):
-            lines.add(name, line)
-        files[asked.out] = (lines[name] for name in chosen)  # best first
+    chosen = ranked.loc[ranked["chosen"], ["id", "row"]]
+    places = {name: place for place, name in enumerate(chosen["id"])}
+    with Spill(asked.out, len(chosen)) as lines:
+        for name, line in sharded.originals(asked.data, shards_of(shards, chosen, records), places.keys()):
+            lines.add(places[name], line)
+        files[asked.out] = (lines[place] for place in range(len(chosen)))  # best first
         written = write_together(files, gone=[asked.dropped])
     said = [f"{name}: {fact}" for name, fact in facts] + [f"warning: {each}" for each in warnings]
     return "\n".join([*said, f"written: {', '.join(map(str, written[::-1]))}"])

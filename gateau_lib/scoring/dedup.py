@@ -1,10 +1,12 @@
 """Near-identical contexts: MinHash (Broder 1997) of shingles finds them, their Jaccard index decides."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import islice
 
-from datasketch import MinHash, MinHashLSH
+import numpy as np
+import numpy.typing as npt
+from datasketch import MinHash
 
 from gateau_lib.study.progress import track
 
@@ -36,30 +38,53 @@ def signature(of: set[str]) -> MinHash:
 
 
 def near_identical(
-    ids: Sequence[str], context_of: Callable[[str], str], threshold: float
-) -> dict[str, tuple[str, float]]:
+    many: int, context_of: Callable[[int], str], threshold: float
+) -> dict[int, tuple[int, float]]:
     """Samples to drop, each with the kept one that it nearly equals and their Jaccard index, in order.
 
-    ``context_of``: the context of an id, asked once for each and once more for each that is compared.
+    ``context_of``: the context of a sample by its place, 0 to ``many`` - 1; asked once for each, and again
+    for each that is compared.
     Whoever comes first is kept: give the pool best first. A sample is dropped if its context's shingles have
     a Jaccard index of at least ``threshold``, in (0, 1], with those of a kept one; one without context never
     is. A pair whose signatures agree in no band is overlooked: below 1 % at the threshold, less above it.
+    Memory: 8 bytes a sample and band (at 0.8: 21 bands).
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
-    index = MinHashLSH(num_perm=PERMUTATIONS, params=_bands(threshold))
-    dropped: dict[str, tuple[str, float]] = {}
-    for place, name in enumerate(track(ids, "near-identical contexts")):
-        if not (mine := shingles(context_of(name))):
-            continue
-        mark = signature(mine)
-        close = [(jaccard(mine, shingles(context_of(ids[other]))), -other) for other in index.query(mark)]
-        similarity, best = max(close, default=(0.0, 0))
+    earlier = _earlier(many, context_of, *_bands(threshold))
+    dropped: dict[int, tuple[int, float]] = {}
+    for place in track(np.flatnonzero(earlier.max(axis=0) >= 0).tolist(), "near-identical contexts"):
+        close = set[int]()
+        for band in earlier:
+            other = int(band[place])
+            if other in dropped:  # whose own pointer leads to a kept one, as every pointer does from now on
+                other = band[place] = int(band[other])
+            while other >= 0:
+                close.add(other)
+                other = int(band[other])
+        mine = shingles(context_of(place)) if close else set()
+        like = ((jaccard(mine, shingles(context_of(other))), -other) for other in close)
+        similarity, best = max(like, default=(0.0, 0))
         if similarity >= threshold:
-            dropped[name] = ids[-best], similarity
-        else:
-            index.insert(place, mark, check_duplication=False)
+            dropped[place] = -best, similarity
     return dropped
+
+
+def _earlier(many: int, context_of: Callable[[int], str], bands: int, rows: int) -> npt.NDArray[np.int64]:
+    """The last sample before each whose signature agrees in a band, (bands, many); -1 if there is none."""
+    found, given = np.full((bands, many), -1, dtype=np.int64), np.zeros(many, dtype=bool)
+    for place in track(range(many), "signatures of contexts"):
+        if mine := shingles(context_of(place)):
+            given[place] = True
+            values = signature(mine).hashvalues[: bands * rows].reshape(bands, rows)
+            found[:, place] = [hash(band.tobytes()) for band in values]
+    those = np.flatnonzero(given)
+    for band in found:
+        order = those[np.argsort(band[those], kind="stable")]
+        same = band[order[1:]] == band[order[:-1]]
+        band[:] = -1
+        band[order[1:][same]] = order[:-1][same]
+    return found
 
 
 def _bands(threshold: float, overlooked: float = 0.01) -> tuple[int, int]:

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from gateau_lib.data.samples import Sample
-from gateau_lib.methods import METHODS, cascade, selection
+from gateau_lib.methods import METHODS, cascade
 from gateau_lib.methods.base import RankOptions
 from gateau_lib.scoring.explorer_page import few
-from gateau_lib.scoring.score_table import Segments
+from gateau_lib.scoring.score_table import LENGTHS, Segments, unfit
 from gateau_lib.study.style import label
 
 Data = dict[str, Any]
@@ -97,8 +97,9 @@ def shown(
     length: int | None,
 ) -> dict[str, Data]:
     """Samples by id with their texts, segments if there are any, scores and places in the ranking."""
-    rows = ranked.reset_index(names="place").set_index("id").loc[list(ends)].to_dict("index")
-    scores = places(ranked, name, options)
+    those = ranked[ranked["id"].isin(ends)]
+    rows = those.reset_index(names="place").set_index("id").loc[list(ends)].to_dict("index")
+    scores = places(ranked, ends, name, options)
     found = {}
     for each, row in rows.items():
         sample, parts = samples[each], segments.get(each)
@@ -123,30 +124,45 @@ def shown(
     return found
 
 
-def places(ranked: pd.DataFrame, name: str, options: RankOptions) -> dict[str, dict[str, list[float]]]:
+def places(
+    ranked: pd.DataFrame, ends: Sequence[str], name: str, options: RankOptions
+) -> dict[str, dict[str, list[float]]]:
     """Method -> id -> value and place, of every method that the table can be ranked by, ``name`` first.
 
-    The value is the table's if it has a column of that name. Chance stands in it only if it
-    selected. A sample is missing where a method has no value of it or never selects it.
+    ``ends``: whose values and places are told. The value is the table's if it has a column of that name.
+    Chance stands in it only if it selected. A sample is missing where a method has no value of it or never
+    selects it.
     """
-    rows, found = ranked.to_dict("records"), {}
+    found = {}
     for each, method in sorted(METHODS.items(), key=lambda item: item[0] != name):
         if cascade.partly_read(ranked) and "cam" in method.needs:
             continue  # places among those whose CAM was read would be none of the pool's
         if not set(method.needs) <= set(ranked) or (each == "random" and each != name):
             continue
-        known = ranked[list(method.needs)].notna().all(axis="columns")
-        some = ranked[known & np.array([method.unfit(row) is None for row in rows])]
+        known = ranked[list(method.needs)].notna().all(axis="columns").to_numpy()
+        fit = known & pd.isna(unfit(method, ranked))
+        read = [column for column in ("id", "tokens", each, *LENGTHS, *method.needs) if column in ranked]
+        some = ranked.loc[fit, list(dict.fromkeys(read))]
         values = np.asarray(method.rank(some, options), dtype=float) if len(some) else np.array([])
         some, values = some[np.isfinite(values)], values[np.isfinite(values)]
         if some.empty:
             continue
-        ids = some["id"].tolist()
-        order = selection.top_fraction(ids, values, 1.0)
-        told = values if each == name or each not in some else some[each]
-        value = {one: int(x) if float(x).is_integer() else few(x) for one, x in zip(ids, told, strict=True)}
-        found[each] = {one: [value[one], place] for place, one in enumerate(order, 1)}
+        told = values if each == name or each not in some else some[each].to_numpy()
+        found[each] = {
+            some["id"].iloc[i]: [_number(told[i]), _place(some["id"], values, i)]
+            for i in np.flatnonzero(some["id"].isin(ends)).tolist()
+        }
     return found
+
+
+def _number(value: float) -> float:
+    return int(value) if float(value).is_integer() else few(value)
+
+
+def _place(ids: pd.Series, values: np.ndarray, i: int) -> int:
+    """The place of a sample in a ranking, counted from 1, ties broken by id."""
+    tied = ids[values == values[i]]
+    return int((values > values[i]).sum() + (tied < ids.iloc[i]).sum()) + 1
 
 
 def _keys(parts: Segments | None, tokens: int, length: int | None) -> np.ndarray | None:

@@ -90,8 +90,8 @@ def scatter(ranked: pd.DataFrame, x: str, y: str, name: str) -> Figure:
 
 def shown(ranked: pd.DataFrame) -> pd.DataFrame:
     """Rows of both ends of the ranking, no near-identical samples; the index is the place in all of it."""
-    distinct = ranked[ranked["twin"].isna()]
-    return pd.concat([distinct.head(ENDS), distinct.tail(min(ENDS, max(0, len(distinct) - ENDS)))])
+    distinct = np.flatnonzero(ranked["twin"].isna())
+    return ranked.iloc[np.concatenate([distinct[:ENDS], distinct[ENDS:][-ENDS:]])]
 
 
 def page(
@@ -158,22 +158,26 @@ def snippet(text: str) -> str:
 
 def _lengths(ranked: pd.DataFrame) -> list[tuple[str | int, ...]]:
     """Tokens of the samples before and after, uncut: how many samples, their sum, quantiles."""
-    distinct, chosen = ranked[ranked["twin"].isna()], ranked[ranked["chosen"]]
-    parts = {"usable": ranked, "without near-identical": distinct, "selected": chosen}
-    if len(distinct) == len(ranked):
+    tokens, distinct = ranked["tokens"], ranked["twin"].isna()
+    parts = {
+        "usable": tokens,
+        "without near-identical": tokens[distinct],
+        "selected": tokens[ranked["chosen"]],
+    }
+    if distinct.all():
         del parts["without near-identical"]
     rows = []
     for name, part in parts.items():
-        quantiles = map(int, np.quantile(part["tokens"], (0, 0.1, 0.5, 0.9, 1))) if len(part) else [""] * 5
-        rows.append((name, len(part), int(part["tokens"].sum()), *quantiles))
+        quantiles = map(int, np.quantile(part, (0, 0.1, 0.5, 0.9, 1))) if len(part) else [""] * 5
+        rows.append((name, len(part), int(part.sum()), *quantiles))
     return rows
 
 
 def _sources(ranked: pd.DataFrame, quotas: Mapping[str, int]) -> list[tuple[str | int, ...]]:
     """Samples of each source, the largest first; none where no sample has one."""
-    if not ranked["source"].any():
+    if (ranked["source"] == "").all():
         return []
-    groups = ranked.groupby("source")
+    groups = ranked.groupby("source", observed=True)
     counts = groups[["id", "twin"]].count().join(groups["chosen"].sum()).sort_index()
     largest_first = counts.sort_values("id", ascending=False, kind="stable")
     return [

@@ -6,7 +6,6 @@ empty. What the table says about itself is metadata under ``gateau``, with the n
 
 import hashlib
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,13 +14,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gateau_lib.data.samples import Sample
 from gateau_lib.methods import METHODS, cascade, scored_with
-from gateau_lib.methods.base import without_context
+from gateau_lib.methods.base import Method, without_context
 from gateau_lib.study.errors import DataError, reason
 from gateau_lib.study.whole_files import naming, part_of
 
@@ -38,6 +40,7 @@ COLUMNS = ("id", *LENGTHS, *TURNS, *SCORES, *DETAILS, "text_hash", "error")
 # What a row tells of a sample that `text_hash` leaves out: a new source or label makes no score stale.
 LABELS = ("id", "kind", "evidence", "answer", "source")
 LONGEST_REASON = 300  # characters of a reason that are told; an error may quote what a record holds
+BATCH = 4096  # rows that are Python objects at a time
 ROW_GROUP = 1024  # rows of the table written at a time, whatever the shards' size
 KINDS = {"text": pa.string(), "numbers": pa.list_(pa.float64()), "integers": pa.list_(pa.int64())}
 
@@ -62,19 +65,29 @@ class Segments:
 
 @dataclass(frozen=True)
 class Table:
-    """A score table: a dict a row without the columns `SEGMENTS`, and what the table says of itself."""
+    """A score table: its columns without `SEGMENTS`, and what the table says of itself."""
 
     path: Path
-    rows: list[dict[str, Any]]
+    rows: pa.Table
     about: dict[str, Any]
+
+    def ids_and_errors(self) -> Iterator[tuple[str | None, str | None]]:
+        """Both of every row, a few rows in memory at a time."""
+        for batch in self.rows.select(["id", "error"]).to_batches(BATCH):
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
     def segments(self, ids: Sequence[str]) -> dict[str, Segments]:
         """The segments of some samples, without those of whom the table knows none."""
-        if not set(SEGMENTS) <= set(pq.read_schema(self.path).names):
-            return {}
-        some = pq.read_table(self.path, columns=["id", *SEGMENTS], filters=[("id", "in", list(ids))])
-        rows = [row for row in some.to_pylist() if row["segment_nll"]]
-        return {row["id"]: Segments(*(row[name] for name in SEGMENTS)) for row in rows}
+        found = dict[str, Segments]()
+        with pq.ParquetFile(self.path) as file:
+            groups = range(file.num_row_groups if set(SEGMENTS) <= set(file.schema_arrow.names) else 0)
+            for group in groups:  # one at a time is in memory
+                names = file.read_row_group(group, columns=["id"])["id"]
+                if (asked := pc.is_in(names, pa.array(ids, names.type))).to_numpy().any():
+                    rows = file.read_row_group(group, columns=["id", *SEGMENTS]).filter(asked).to_pylist()
+                    rows = [row for row in rows if row["segment_nll"]]
+                    found |= {row["id"]: Segments(*(row[name] for name in SEGMENTS)) for row in rows}
+        return found
 
 
 def text_hash(sample: Sample) -> str:
@@ -169,13 +182,12 @@ def read_scores(path: Path) -> Table:
     if not path.is_file():
         raise DataError(f"{path}: no such file; write it with python -m gateau_lib.score")
     try:
-        schema = pq.read_schema(path)
-        columns = pq.read_table(path, columns=[n for n in schema.names if n not in SEGMENTS])
-        # Columns of methods that were not asked for take most of the room, and a row lacks them all the same.
-        empty = [name for name in columns.column_names if columns[name].null_count == len(columns)]
-        rows = columns.drop_columns(
-            [name for name in empty if name not in ("id", "error", *LENGTHS)]
-        ).to_pylist()
+        with pq.ParquetFile(path) as file:
+            schema, columns = file.schema_arrow, dict[str, pa.Array]()
+            for name in [name for name in schema.names if name not in SEGMENTS]:  # one at a time is in memory
+                column = file.read(columns=[name])[name]
+                if name in ("id", "error", *LENGTHS) or column.null_count < len(column):  # else not asked for
+                    columns[name] = column.combine_chunks()
     except pa.ArrowInvalid as error:
         raise DataError(f"{path}: not a Parquet file ({reason(error)})") from None
     about = json.loads((schema.metadata or {}).get(b"gateau", b"{}"))
@@ -185,59 +197,102 @@ def read_scores(path: Path) -> Table:
     if about.get("as_released"):
         what = "scored by the released procedures with their defects, which no selection should be made from"
         raise DataError(f"{path}: {what}; score the data again")
-    if not rows or not {"id", "error", *LENGTHS} <= rows[0].keys():
+    rows = pa.table(columns)
+    if not rows.num_rows or not {"id", "error", *LENGTHS} <= set(rows.column_names):
         raise DataError(f"{path}: not a score table; write it with python -m gateau_lib.score")
-    for number, row in enumerate(rows, 1):
-        if bad := [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]:
-            what = f"{bad[0]} is {row[bad[0]]}; score this sample again"
-            raise DataError(f"{path}, row {number}, id {row['id']!r}: {what}")
-    scored = Counter(row["id"] for row in rows if row["error"] is None)
-    if twice := [name for name, n in scored.items() if n > 1]:
-        raise DataError(f"{path}: id {twice[0]!r} stands twice; ids must be unique")
+    numbers = [field.name for field in rows.schema if pa.types.is_floating(field.type)]
+    bad = [(pc.index(pc.is_finite(rows[name]), False).as_py(), name) for name in numbers]
+    if bad := [each for each in bad if each[0] >= 0]:
+        row, name = min(bad, key=lambda each: each[0])
+        what = f"{name} is {rows[name][row].as_py()}; score this sample again"
+        raise DataError(f"{path}, row {row + 1}, id {rows['id'][row].as_py()!r}: {what}")
+    scored = rows["id"].filter(rows["error"].is_null())
+    if pc.count_distinct(scored, mode="all").as_py() < len(scored):
+        counts = pc.value_counts(scored)
+        twice = counts.field(0)[pc.index(pc.greater(counts.field(1), 1), True).as_py()]
+        raise DataError(f"{path}: id {twice.as_py()!r} stands twice; ids must be unique")
+    pa.default_memory_pool().release_unused()  # what looking for ids took, more than the table
     return Table(path, rows, about)
 
 
+def unfit(method: Method, rows: pd.DataFrame) -> npt.NDArray[np.object_]:
+    """Why a method never selects each row, (n,); None if it may."""
+    found = np.full(len(rows), None, dtype=object)
+    if method.unfit is without_context:
+        found[(rows["n_context"] == 0).to_numpy()] = "no context"
+    elif method.unfit is not Method.unfit:
+        parts = (rows.iloc[i : i + BATCH].to_dict("records") for i in range(0, len(rows), BATCH))
+        found[:] = [method.unfit(row) for part in parts for row in part]
+    return found
+
+
+def _causes(method: Method, rows: pd.DataFrame) -> npt.NDArray[np.object_]:
+    """Why a method cannot rank each scored row, (n,); None if it can."""
+    cause = np.full(len(rows), None, dtype=object)
+    for column in reversed(method.needs):  # of several that are missing the first is told
+        lacks = rows[column].isna().to_numpy() if column in rows else np.ones(len(rows), dtype=bool)
+        if column == "cam" and "cam_mode" in rows:  # a cascade leaves out the CAM of who cannot enter
+            lacks = lacks & (rows["cam_mode"] != cascade.UNREAD).to_numpy()
+        cause[lacks] = f"no {column}"
+    if not method.documents and "n_response" in rows:
+        documents = (rows["n_response"] == 0).to_numpy() & ~pd.isna(cause)
+        cause[documents] = "no response, as documents"
+    if method.unfit is without_context:
+        bare = unfit(method, rows)
+        return np.where(pd.isna(bare), cause, bare)
+    fit = pd.isna(cause)
+    cause[fit] = unfit(method, rows[fit])
+    return cause
+
+
+def _those(rows: pa.Table, places: npt.NDArray[np.int64]) -> pa.Table:
+    """Some rows; all of them are no copy."""
+    return rows if len(places) == rows.num_rows else rows.take(places)
+
+
+def _frame(rows: pa.Table) -> pd.DataFrame:
+    """The columns that a ranking or its report reads, without those that are empty."""
+    whole = [name for name in rows.column_names if rows[name].null_count < rows.num_rows]
+    rows = rows.select([name for name in whole if name != "text_hash"])
+    modes = {"cam_mode"} & set(rows.column_names)
+    return rows.to_pandas(categories=[*modes], split_blocks=True)  # so that whole columns are no copies
+
+
 def usable(table: Table, name: str) -> tuple[pd.DataFrame, Counter[str]]:
-    """Rows that a method can rank, and how many are left out for which reason; DataError if none is left."""
+    """Rows that a method can rank, and how many are left out for which reason; DataError if none is left.
+
+    The rows have the columns of the table that are not empty, and ``row``, their places in it.
+    """
     method, path = METHODS[name], table.path
-    scored = [row for row in table.rows if row["error"] is None]
-    if not scored:
-        told = "; ".join(reasons((row["id"], row["error"]) for row in table.rows))
-        raise DataError(f"{path}: none of its {len(table.rows):,} records could be scored: {told}")
+    place = np.flatnonzero(table.rows["error"].is_null())
+    scored, all_rows = _those(table.rows, place), table.rows.num_rows
+    if not len(place):
+        told = "; ".join(reasons(table.ids_and_errors()))
+        raise DataError(f"{path}: none of its {all_rows:,} records could be scored: {told}")
+    rows = _frame(scored)
     for column in method.needs:
         source = scored_with(method, column)
         # Where that was asked for, the reason lies in the samples, and is counted below.
-        if source not in table.about.get("methods", ()) and all(row.get(column) is None for row in scored):
+        if source not in table.about.get("methods", ()) and column not in rows:
             ask = f"score with --methods {source} among others"
             raise DataError(f"{path}: no {column} in it; {ask}, or choose another --score")
-    partly = any(row.get("cam_mode") in cascade.MODES for row in scored)
-    if partly and name != "gateau" and "cam" in method.needs:
+    if cascade.partly_read(rows) and name != "gateau" and "cam" in method.needs:
         what = f"--score {name}: CAM was read of some samples only (--cascade)"
         raise DataError(f"{path}: {what}; take --score gateau, or score without --cascade")
-    kept, why = list[dict[str, Any]](), Counter[str]()
-    if failed := len(table.rows) - len(scored):
-        why["an error in scoring"] = failed
-    for row in scored:
-        # A cascade leaves out the CAM of who cannot enter.
-        spared = {"cam"} if row.get("cam_mode") == cascade.UNREAD else set()
-        lacking = (column for column in method.needs if row.get(column) is None and column not in spared)
-        missing = next(lacking, None)
-        document = row.get("n_response") == 0 and not method.documents
-        lacks = missing and ("no response, as documents" if document else f"no {missing}")
-        bare = without_context(row) if method.unfit is without_context else None
-        if cause := bare or lacks or method.unfit(row):
-            why[cause] += 1
-        else:
-            kept.append(row)
-    modes = sorted({row["cam_mode"] for row in kept if row.get("cam_mode")})
+    cause = _causes(method, rows)
+    kept = pd.isna(cause)
+    why = Counter({"an error in scoring": all_rows - len(place)} if all_rows > len(place) else {})
+    why.update(cause[~kept].tolist())
+    modes = sorted(rows.loc[kept, "cam_mode"].dropna().unique()) if "cam_mode" in rows else []
+    del rows  # before it is made anew, so that numbers of which none is missing are whole
     if len(modes) > 1 and "cam" in method.needs and not set(modes) <= set(cascade.MODES):
         raise DataError(
             f"{path}: CAM is {' in some rows and '.join(modes)} in others; score all the data in one way"
         )
-    if not kept:
+    if not kept.any():
         causes = "; ".join(f"{n:,} with {cause}" for cause, n in why.items())
         fix = "choose another --score"
         if "no context" in why:
             fix = f"a blank line parts document and question (docs/formats.md); mend the data, or {fix}"
         raise DataError(f"{path}: no usable row for --score {name} ({causes}); {fix}")
-    return pd.DataFrame(kept), why
+    return _frame(_those(scored, np.flatnonzero(kept))).assign(row=place[kept]), why

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -47,6 +48,20 @@ def locked(folder: Path, machines: bool = True) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+@contextmanager
+def locked_for(path: Path) -> Iterator[None]:
+    """Hold a file that is to be written, by a folder ``.lock`` beside it that is gone afterwards.
+
+    Raises ScoreError: another run holds it.
+    """
+    folder = path.with_suffix(".lock")
+    with locked(folder):
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def part_of(path: Path) -> Path:

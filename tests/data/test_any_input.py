@@ -181,11 +181,17 @@ def check(path: Path, read_as: ReadAs, records) -> None:
             one_line(item.error)
     usable = [item.id for item in items if item.sample]
     assert len(set(usable)) == len(usable)
-    rows = [{"id": item.id, "error": item.error} for item in items]
-    found = records_of(Table(path, rows, {}), path, sharded.index(path, 3, read_as))
-    assert {name: record.text_hash for name, record in found.items() if record.text_hash} == {
-        item.id: text_hash(item.sample) for item in items if item.sample
-    }
+    rows = [
+        {"id": item.id, "error": item.error, "text_hash": item.sample and text_hash(item.sample)}
+        for item in items
+    ]
+    table, threes = pa.Table.from_pylist(rows), sharded.index(path, 3, read_as)
+    found = records_of(Table(path, table, {}), path, threes)
+    assert not found.changed.any()
+    shards_of_items = [shard.number for shard in threes for _ in range(shard.rows)]
+    for row, (item, source) in enumerate(zip(items, found.source, strict=True)):
+        if item.sample:
+            assert (found.shard[row], source) == (shards_of_items[row], item.sample.source)
     lines = dict(sharded.originals(path, shards, set(usable)))
     assert list(lines) == usable
     for place, item in enumerate(items):

@@ -150,6 +150,15 @@ def test_select_without_data_is_one_clear_line():
     assert here.returncode != 0 and "error: name your data: make select DATA=my.jsonl" in here.stderr
 
 
+@pytest.mark.parametrize("wrong", ["FRACTION=2", "FRACTION=0", "FRACTION=x", "DEDUP=80"])
+def test_select_refuses_a_bad_share_before_anything_is_scored(wrong):
+    if "environment.sh" in make("-n", "env", VIRTUAL_ENV=sys.prefix).stdout:
+        pytest.skip("this environment was not made by make env; a test must not change it")
+    here = make("select", "DATA=none.jsonl", wrong, VIRTUAL_ENV=sys.prefix)
+    assert here.returncode != 0 and "error: FRACTION and DEDUP must lie in (0, 1]" in here.stderr
+    assert "none.jsonl" not in here.stderr
+
+
 def test_every_variable_that_the_library_reads_is_in_the_table():
     sources = [*(ROOT / "gateau_lib").rglob("*.py"), *(ROOT / "scripts").glob("*"), ROOT / "Makefile"]
     read = {

@@ -1,7 +1,8 @@
-"""What `make demo-kill`, `make audit` and the script of the cascade's curve do, they do."""
+"""What `make demo-kill`, `make audit` and the scripts that measure do, they do."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -33,6 +34,17 @@ def test_licences_are_listed():
     done = script("audit.py", "--licences")
     assert done.returncode == 0, done.stderr
     assert "numpy" in done.stdout and "Apache" in done.stdout and "Vulnerabilities" not in done.stdout
+
+
+def test_a_large_selection_is_measured(tmp_path):
+    line = ["--records", "300", "--words", "40", "--folder", str(tmp_path), "--csv", str(tmp_path / "m.csv")]
+    for more in ([], ["--", "--dedup", "0.8"]):
+        done = script("large_select.py", *line, *more)
+        assert done.returncode == 0, done.stderr
+    record = pd.read_csv(tmp_path / "m.csv")
+    assert json.loads(done.stdout)["options"] == "--dedup 0.8" and len(record) == 2
+    assert (record["records"] == 300).all() and (record["peak_mib"] > 50).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["m.csv"]
 
 
 def test_the_cascades_figure_is_drawn_from_a_record_that_keeps_the_promised_recall():

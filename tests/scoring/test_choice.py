@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -145,7 +146,7 @@ def test_small_pool_shows_every_sample_once(tmp_path):
 @given(st.permutations(range(N)), st.sampled_from(["gateau", "hmg", "longest", "random"]))
 def test_ranking_does_not_depend_on_row_order(order, score):
     def ranking(rows):
-        pool, _ = usable(Table(None, rows, {}), score)
+        pool, _ = usable(Table(None, pa.Table.from_pylist(rows), {}), score)
         pool = pool.assign(tokens=pool[list(LENGTHS)].sum(axis="columns"))
         return choice.rank(pool, score, RankOptions())["id"].tolist()
 

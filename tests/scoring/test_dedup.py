@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -29,10 +30,10 @@ def changed(words, at):
     return " ".join(words)
 
 
-def slow(ids, contexts, threshold):
+def slow(contexts, threshold):
     """Every sample against every kept one, best first."""
     kept, dropped = [], {}
-    for name, context in zip(ids, contexts, strict=True):
+    for name, context in enumerate(contexts):
         mine = dedup.shingles(context)
         close = [(len(mine & other) / len(mine | other), twin) for twin, other in kept if mine]
         if close and max(each for each, _ in close) >= threshold:
@@ -65,20 +66,15 @@ COPIES = st.lists(st.tuples(st.integers(0, 3), st.sets(st.integers(0, 299), max_
 @given(COPIES, st.sampled_from([0.5, 0.8, 1]))
 def test_same_as_comparing_every_pair(made, threshold):
     contexts = [changed(text(seed), at) for seed, at in made]
-    ids = [f"s{i}" for i in range(len(made))]
-    assert dedup.near_identical(ids, dict(zip(ids, contexts, strict=True)).__getitem__, threshold) == slow(
-        ids, contexts, threshold
-    )
+    assert dedup.near_identical(len(made), contexts.__getitem__, threshold) == slow(contexts, threshold)
 
 
 def test_the_first_is_kept_and_the_nearest_named():
     base = text(0)
     contexts = [changed(base, range(60)), base, changed(base, [5]), "", "", changed(base, range(61)), text(1)]
-    found = dedup.near_identical(
-        list("abcdefg"), dict(zip("abcdefg", contexts, strict=True)).__getitem__, 0.8
-    )
-    assert {name: twin for name, (twin, _) in found.items()} == {"c": "b", "f": "a"}
-    assert found["c"][1] == pytest.approx(291 / 301)  # of 296 shingles five are lost and five are new
+    found = dedup.near_identical(7, contexts.__getitem__, 0.8)
+    assert {place: twin for place, (twin, _) in found.items()} == {2: 1, 5: 0}
+    assert found[2][1] == pytest.approx(291 / 301)  # of 296 shingles five are lost and five are new
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8, 0.9, 0.99, 1])
@@ -101,7 +97,20 @@ def test_signature_does_not_depend_on_the_process():
     assert len(said) == 1
 
 
+def test_a_large_group_is_compared_with_its_kept_one_only():
+    """Copies of copies: no sample is compared with one that was dropped."""
+    asked = Counter[int]()
+
+    def context_of(place: int) -> str:
+        asked[place] += 1
+        return text(place % 2)
+
+    found = dedup.near_identical(40, context_of, 0.8)
+    assert found == {place: (place % 2, 1.0) for place in range(2, 40)}
+    assert all(asked[place] == 2 for place in range(2, 40)) and asked[0] == asked[1] == 20
+
+
 def test_threshold_outside_its_range_is_refused():
     for threshold in (0, 1.01, float("nan")):
         with pytest.raises(ValueError, match="threshold must be above 0"):
-            dedup.near_identical(["a"], str, threshold)
+            dedup.near_identical(1, str, threshold)

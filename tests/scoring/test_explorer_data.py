@@ -76,7 +76,10 @@ def test_one_sample_without_segments_and_the_pool_has_none():
 
 def test_places_are_the_methods_own():
     ranked = ranking(20, ifd=[0.5] * 19 + [1.5])
-    found = explorer_data.places(ranked, "gateau", RankOptions())
+    everybody = ranked["id"].tolist()
+    found = explorer_data.places(ranked, everybody, "gateau", RankOptions())
+    some = explorer_data.places(ranked, everybody[3:5], "gateau", RankOptions())
+    assert some["gateau"] == {each: found["gateau"][each] for each in everybody[3:5]}
     assert list(found)[0] == "gateau" and "random" not in found and "r19" not in found["ifd"]
     assert [found["gateau"][each][1] for each in ranked["id"]] == [*range(1, 21)]
     for name in ("hmg", "cam", "prolong", "longest"):
@@ -84,8 +87,17 @@ def test_places_are_the_methods_own():
         assert [found[name][each][1] for each in alone] == [*range(1, 21)]
     gap = ranked.set_index("id")["hmg"]
     assert all(found["hmg"][each][0] == pytest.approx(gap[each], rel=1e-3) for each in gap.index)
-    assert list(explorer_data.places(ranked, "random", RankOptions()))[0] == "random"
+    assert list(explorer_data.places(ranked, everybody, "random", RankOptions()))[0] == "random"
     assert set(found) <= set(METHODS)
+
+
+def test_ties_take_places_by_id():
+    ranked = ranking(9, "prolong", prolong=[1.0, 2.0, 1.0] * 3)
+    found = explorer_data.places(ranked, ranked["id"].tolist(), "prolong", RankOptions())["prolong"]
+    assert list(found.items()) == [
+        ("r01", [2, 1]), ("r04", [2, 2]), ("r07", [2, 3]),
+        *((name, [1, place]) for place, name in enumerate(("r00", "r02", "r03", "r05", "r06", "r08"), 4)),
+    ]  # fmt: skip
 
 
 def test_a_large_pool_is_thinned_evenly():

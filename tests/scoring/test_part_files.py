@@ -386,13 +386,25 @@ def test_a_table_of_several_row_groups_holds_every_row_in_order(tmp_path, monkey
     assert not any(part.rows for part in done)
 
 
+def test_segments_are_found_in_every_row_group(tmp_path, monkeypatch):
+    monkeypatch.setattr(score_table, "ROW_GROUP", 4)
+    rows = [dict.fromkeys(score_table.COLUMNS) | {"id": f"s{i}"} for i in range(11)]
+    for i, row in enumerate(rows[:9]):
+        row |= {"segment_nll": [1.0, i], "segment_attention": [0.5, 0.5], "segment_chars": [0, 1, 2 + i]}
+    score_table.write_table([score_table.Part(rows, {}, 0.0)], {}, tmp_path / "t.parquet")
+    table = score_table.Table(tmp_path / "t.parquet", None, {})
+    found = table.segments(["s8", "s1", "s2", "s10", "gone"])
+    assert {name: each.nll[1] for name, each in found.items()} == {"s8": 8, "s1": 1, "s2": 2}
+    assert found["s8"].chars == [0, 1, 10] and table.segments([]) == {}
+
+
 def test_a_table_says_its_format_and_a_newer_one_is_refused(tmp_path, monkeypatch):
     rows = [dict.fromkeys(score_table.COLUMNS) | {"id": "a", **dict.fromkeys(score_table.LENGTHS, 1)}]
     path = tmp_path / "t.parquet"
     score_table.write_table([score_table.Part(rows, {}, 0.0)], {}, path)
     assert score_table.read_scores(path).about["format"] == score_table.FORMAT
     pq.write_table(pq.read_table(path).replace_schema_metadata({"gateau": "{}"}), path)
-    assert score_table.read_scores(path).rows[0]["id"] == "a", (
+    assert score_table.read_scores(path).rows["id"].to_pylist() == ["a"], (
         "tables from before the number are read as they were"
     )
     monkeypatch.setattr(score_table, "FORMAT", score_table.FORMAT + 1)
