@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def locked(folder: Path, machines: bool = True) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, here = folder / "lock", socket.gethostname()
-    with path.open("a+", encoding="utf-8") as file:
+    with path.open("ab+", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             free = True
@@ -40,8 +40,9 @@ def locked(folder: Path, machines: bool = True) -> Iterator[None]:
             raise ScoreError(f"{folder}: {who}; wait for it, or delete {path} if it died elsewhere")
         file.truncate(0)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        file.write(json.dumps({"process": os.getpid(), "host": here, "since": now}) + "\n")
-        file.flush()
+        told = json.dumps({"process": os.getpid(), "host": here, "since": now}) + "\n"
+        with suppress(OSError):  # the kernel's lock holds on a full disk too
+            file.write(told.encode())
         for left in filter(Path.is_file, folder.glob(".*.part")):  # what a killed run was writing
             left.unlink(missing_ok=True)
         try:
