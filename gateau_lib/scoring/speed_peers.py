@@ -101,17 +101,17 @@ def _juicer(folder: Path, samples: Sequence[Sample], device: torch.device) -> Pe
     return peer
 
 
-# Name -> module, distribution, how it is begun.
-PEERS: dict[str, tuple[str, str, Callable[[Path, Sequence[Sample], torch.device], Peer]]] = {
-    "lm-evaluation-harness": ("lm_eval", "lm-eval[hf]", _harness),
-    "Data-Juicer": ("data_juicer", "py-data-juicer", _juicer),
+Begin = Callable[[Path, Sequence[Sample], torch.device], Peer]
+# Name -> module, distribution, what else it needs, how it is begun.
+PEERS: dict[str, tuple[str, str, str, Begin]] = {
+    "lm-evaluation-harness": ("lm_eval", "lm-eval", "accelerate peft", _harness),
+    "Data-Juicer": ("data_juicer", "py-data-juicer", "ray", _juicer),
 }
 
 
 def versions() -> dict[str, str | None]:
     """Versions of the peers, None for those that are not installed."""
-    installed = {name: of.partition("[")[0] for name, (module, of, _) in PEERS.items() if find_spec(module)}
-    return {name: version(installed[name]) if name in installed else None for name in PEERS}
+    return {name: version(of) if find_spec(module) else None for name, (module, of, *_) in PEERS.items()}
 
 
 @contextmanager
@@ -119,9 +119,9 @@ def ready(pair: Pair, samples: Sequence[Sample]) -> Iterator[dict[str, Peer]]:
     """Those that are installed, by name, with a copy of the long model; a line for each other one."""
     with tempfile.TemporaryDirectory() as name:
         found, folder = dict[str, Peer](), Path(name)
-        for peer, (module, package, begin) in PEERS.items():
+        for peer, (module, package, more, begin) in PEERS.items():
             if not find_spec(module):
-                print(f"{peer}: not measured, since it is not installed (pip install {package})")
+                print(f"{peer}: not measured, since it is not installed (pip install {package} {more})")
                 continue
             if not found:
                 save(pair, folder)
