@@ -97,7 +97,7 @@ site: $(READY) ## the executed cpu notebooks as web pages in docs/_build/html; w
 lab: $(READY) ## JupyterLab on the course; the chapters are one folder up
 	@$(PYTHON_RUN) jupyterlab notebooks --allow-root --LabApp.default_url=/lab/tree/course
 
-bench: $(READY) ## measure scoring speed on this machine
+bench: $(READY) ## measure scoring speed on this machine (lm-eval and py-data-juicer too, where installed)
 	@$(PYTHON_RUN) gateau_lib.bench
 
 families: $(READY) ## try every causal family of the installed transformers against eager attention; writes docs/families.md

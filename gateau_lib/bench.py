@@ -1,7 +1,9 @@
 """What scoring costs, against the published procedures in the same run: ``python -m gateau_lib.bench``.
 
-HMG, CAM and ProLong by the library and as released, which have to agree; attention's cost by length, and its
-peak memory; what the adaptive estimate does to a ranking. Writes ``results/bench/<machine>.json``.
+HMG, CAM and ProLong by the library and as released, which have to agree; response losses beside plain loops
+and, where they are installed, lm-evaluation-harness and Data-Juicer; attention's cost by length, and its peak
+memory; what a call of the scoring command costs beside a bare script; what the adaptive estimate does to a
+ranking. Writes ``results/bench/<machine>.json``.
 """
 
 import sys

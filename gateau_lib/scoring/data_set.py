@@ -81,6 +81,7 @@ def manifest(
         "data": content,
         "options": about | {"shard_size": run.shard_size},
         "made_by": job.made_by,
+        "kernels": job.kernels,
         "passes": _total(done),
         "seconds": round(sum(part.seconds for part in done), 3),  # of work, added over workers
         "shards": listed,

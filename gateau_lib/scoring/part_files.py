@@ -9,7 +9,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any, cast
@@ -26,6 +26,7 @@ from gateau_lib.models.nll import SequenceError
 from gateau_lib.models.pair import Pair, choose_device, identity, load_pair
 from gateau_lib.scoring.score_table import LENGTHS, Part, text_hash
 from gateau_lib.scoring.settings import ScoringRun, asked_methods, needs_short
+from gateau_lib.study import devices
 from gateau_lib.study.code_hash import digest, source_hash
 from gateau_lib.study.errors import DataError, ScoreError
 from gateau_lib.study.store import versions
@@ -119,6 +120,7 @@ class Job:
 
     run: ScoringRun
     made_by: dict[str, Any]  # see `makers`
+    kernels: Mapping[str, str | None] = field(default_factory=dict)  # of the first worker, for the manifest
 
     def part(self, shard: Shard) -> Path:
         """The shard's part file."""
@@ -134,7 +136,8 @@ def begin(run: ScoringRun) -> tuple[Job, Pair]:
     asked = asked_methods(run.options.methods)
     pair = load_pair(run.short, run.long, needs_short(asked), run.dtype, choose_device(run.device))
     pair = extended(pair, run.options, passes_of(asked))
-    return Job(run, makers(pair, asked)), pair
+    computed = devices.kernels(str(pair.long.dtype), pair.long.device.type)
+    return Job(run, makers(pair, asked), computed), pair
 
 
 def makers(pair: Pair, methods: Sequence[Method]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -19,7 +20,7 @@ from gateau_lib.data.samples import Encoded, encode
 from gateau_lib.methods import cam, cam_adaptive, model_passes, pair_passes, released, released_prolong
 from gateau_lib.models import loading, memory, rope, tiny
 from gateau_lib.models.pair import Pair, load_pair
-from gateau_lib.scoring import speed_goals, speed_limit
+from gateau_lib.scoring import fixed_cost, speed_goals, speed_limit, speed_peers
 from gateau_lib.study import devices, manifest, profiles
 from gateau_lib.study.errors import ScoreError
 from gateau_lib.study.store import versions
@@ -29,7 +30,11 @@ Row = dict[str, Any]
 WINDOW, SEGMENT = 8192, 128  # tokens
 LONGEST_WINDOW = 65_536  # tokens of a named model's window that are used
 INSTRUCTION, RESPONSE = 40, 176  # tokens of random samples: medians of long instruction data
+# A model so large that matrix products, not calls, take the time: 60 million parameters.
+LARGE = {"vocabulary": 32_000, "hidden_size": 640, "layers": 8, "heads": 10}
+LARGE_SAMPLES = {"n": 6, "window": 2048, "repeats": 3}
 PASS_LENGTHS, PASS_RESPONSE = (1024, 2048, 4096, 8192, 16384), 200
+LOSSES = "response losses"  # a section of rows; those of a larger model name its size
 KINDS = ("plain pass", "pass with attention", "attention matrices")
 MEMORY_LENGTH, PAIRS = 8192, 5_000  # pairs of ProLong, in the paper
 
@@ -44,12 +49,16 @@ def measure(short: str | None, long: str | None, samples: int) -> dict[str, Any]
     device, named = devices.device(), bool(short or long)
     pair = load_pair(short, long, True, "float32", device) if named else random_pair(device)
     window = min(pair.long.config.max_position_embeddings, LONGEST_WINDOW) // SEGMENT * SEGMENT
-    rows = compare_memory(long) + compare_passes(pair) + compare_losses(pair) + compare_prolong(pair)
-    rows += compare_procedures(pair, samples, window, SEGMENT)
+    rows = compare_memory(long) + compare_passes(pair) + compare_losses(pair, peers=not named)
+    rows += compare_prolong(pair) + compare_procedures(pair, samples, window, SEGMENT)
+    if not named:
+        rows += compare_losses(random_pair(device, **LARGE), **LARGE_SAMPLES)
+    rows += [measurement("fixed cost", what, seconds, {}) for what, seconds in fixed_cost.measure().items()]
     fidelity, parameters = adaptive_fidelity(), sum(p.numel() for p in pair.long.parameters())
     date, model = datetime.now(UTC), {"parameters": parameters, "window": window, "named": named}
     about = {"machine": machine_name(device), "date": date.isoformat(timespec="seconds")}
-    about |= {"versions": versions(), "model": model} | manifest.commit()
+    computed = devices.kernels(str(pair.long.dtype), device.type) | {"processor": manifest.machine()["cpu"]}
+    about |= {"versions": versions() | computed | speed_peers.versions(), "model": model} | manifest.commit()
     return about | {"rows": rows, "fidelity": fidelity, "goals": speed_goals.reached(rows, fidelity)}
 
 
@@ -82,11 +91,11 @@ def _best(
     return found
 
 
-def random_pair(device: torch.device) -> Pair:
-    """The cpu profile's sizes with random weights: speed does not depend on what a model knows."""
+def random_pair(device: torch.device, vocabulary: int = 2048, **sizes: int) -> Pair:
+    """Sizes, the cpu profile's if not given, with random weights: speed does not depend on what it knows."""
     p = profiles.PROFILES["cpu"]
-    sizes = {"hidden_size": p.hidden_size, "layers": p.layers, "heads": p.heads, "window": p.short_window}
-    built = tiny.build_llama(2048, **sizes, rope_theta=p.rope_theta, seed=0)
+    sizes = {"hidden_size": p.hidden_size, "layers": p.layers, "heads": p.heads} | sizes
+    built = tiny.build_llama(vocabulary, **sizes, window=p.short_window, rope_theta=p.rope_theta, seed=0)
     short = built.to(device).eval()  # type: ignore[arg-type]  # transformers' wrapper hides self
     long = rope.with_rope_theta(short, p.rope_theta * p.long_rope_factor, WINDOW)
     return Pair(short, long, loading.load_tokenizer(loading.SHIPPED / "long"))  # for its padding token
@@ -107,31 +116,42 @@ def log_uniform(n: int, window: int) -> list[int]:
     return [int(window / 8 * 8 ** ((i + 0.5) / n)) for i in range(n)]
 
 
-def compare_losses(pair: Pair, n: int = 16, window: int = WINDOW // 2) -> list[Row]:
-    """Seconds of response losses by the library, by hand, and by a loop that computes all logits."""
-    samples, model = random_samples(pair, log_uniform(n, window)), pair.long
+def compare_losses(
+    pair: Pair, n: int = 16, window: int = WINDOW // 2, repeats: int = 5, peers: bool = True
+) -> list[Row]:
+    """Seconds of response losses by the library, by hand, and by a loop that computes all logits.
 
-    def loop(count: Counter[str]) -> list[float]:
-        found = []
-        for one in samples:
-            ids = torch.tensor([one.ids], device=model.device)
-            with torch.inference_mode():
-                logits = model(input_ids=ids).logits[0, -len(one.response) - 1 : -1].float()
-            targets = ids[0, -len(one.response) :]
-            found.append(float(torch.nn.functional.cross_entropy(logits, targets)))
-        return found
-
+    ``peers``: also by the `speed_peers` that are installed; the samples are then words of the tokenizer's.
+    Each row has ``times`` the library's seconds, and by how many nats a token its losses are ``apart``.
+    """
+    lengths, model = log_uniform(n, window), pair.long
+    texts = speed_peers.texts(pair.tokenizer, lengths, RESPONSE) if peers else []
+    samples = [speed_peers.encoded(text, pair.tokenizer) for text in texts] or random_samples(pair, lengths)
     works: dict[str, Callable[..., Any]] = {
         "by hand": partial(speed_limit.by_hand, model, speed_limit.whole(samples)),
         "library": partial(model_passes.response_nll, model, samples),
-        "loop, all logits": loop,
+        "loop, all logits": partial(speed_limit.all_logits, model, samples),
     }
-    _best(model.device, works)  # first calls of a kernel are slow
-    found = _best(model.device, works, 5)
-    for name in ("library", "loop, all logits"):
-        if not np.allclose(found[name][-1], found["by hand"][-1], atol=tolerance(pair)):
-            raise ScoreError(f"response losses by hand and by the {name} differ; this is a defect, report it")
-    return [measurement("response losses", name, *best[:2], samples=n) for name, best in found.items()]
+    with speed_peers.ready(pair, texts) if peers else nullcontext({}) as beside:
+        works |= beside
+        _best(model.device, works)  # first calls of a kernel are slow
+        found = _best(model.device, works, repeats)
+    seconds, _, ours = found["library"]
+    millions = round(sum(p.numel() for p in model.parameters()) / 1e6)
+    section, rows = f"{LOSSES}, {millions}M parameters" if millions > 1 else LOSSES, []
+    for name, (best, count, losses) in found.items():
+        more: dict[str, Any] = {
+            "times": best / seconds,
+            "apart": float(np.abs(np.subtract(losses, ours)).max()),
+        }
+        if name in beside:
+            more |= beside[name].about(samples)
+        if more["apart"] > tolerance(pair) and (name not in beside or beside[name].exact):
+            raise ScoreError(
+                f"response losses by the library and by {name} differ; this is a defect, report it"
+            )
+        rows.append(measurement(section, name, best, count, samples=n, **more))
+    return rows
 
 
 def score(

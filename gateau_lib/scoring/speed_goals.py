@@ -10,6 +10,8 @@ import pandas as pd
 from gateau_lib.study.store import results_root
 from gateau_lib.study.whole_files import atomic_write
 
+SHOWN = {"padded": "with padding", "peak_mib": "peak MiB", "times": "times ours", "apart": "nats apart"}
+
 
 def reached(rows: Sequence[Mapping[str, Any]], fidelity: Mapping[str, float]) -> list[dict[str, Any]]:
     """Each goal with the measured ``value``, its ``bound`` (least or most), and whether it is ``met``."""
@@ -46,6 +48,14 @@ def reached(rows: Sequence[Mapping[str, Any]], fidelity: Mapping[str, float]) ->
         ("attention in the pass: its overhead at the longest over the shortest", growth, 1.0, "most"),
         ("attention in the pass: memory over attention matrices", within, 0.1, "most"),
     ]
+    # Not in older files: a larger model, and what a call of the command costs.
+    for section in dict.fromkeys(row["section"] for row in rows):
+        if section.startswith("response losses,"):
+            loop = ratio(section, "library", "loop, all logits", "seconds")
+            goals.append((f"{section}: times a loop with all logits", loop, 1.0, "most"))
+    if call := measured.get(("fixed cost", "command", None)):
+        more = call["seconds"] - measured["fixed cost", "bare script", None]["seconds"]
+        goals.append(("fixed cost of the command over a bare script, seconds", more, 1.0, "most"))
     return [
         {"goal": goal, "value": value, "bound": bound, "side": side}
         | {"met": value >= bound if side == "least" else value <= bound}
@@ -70,13 +80,16 @@ def readable(about: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measurements and goals as tables of text."""
     count = "{:,.0f}"
     forms = {"seconds": "{:,.3f}", "forwards": count, "tokens": count, "padded": count, "peak_mib": "{:,.1f}"}
+    forms |= {"times": "{:.2f}", "apart": "{:.1e}", "scored": count}
     rows = pd.DataFrame(about["rows"])
     lengths = rows["length"].map(lambda n: "" if pd.isna(n) else f", {n:,.0f} tokens")
     shown = pd.DataFrame({"measured": rows["section"] + ", " + rows["what"] + lengths})
     for name, form in forms.items():
+        if name not in rows:  # an older file
+            continue
         shown[name] = rows[name].map(lambda value, form=form: "" if pd.isna(value) else form.format(value))
     goals = pd.DataFrame(about["goals"])
     verdicts = pd.DataFrame({"goal": goals["goal"], "measured": goals["value"].map("{:.3f}".format)})
     verdicts["wanted"] = "at " + goals["side"] + " " + goals["bound"].map("{:g}".format)
     verdicts["met"] = goals["met"].map({True: "yes", False: "no"})
-    return shown.rename(columns={"padded": "with padding", "peak_mib": "peak MiB"}), verdicts
+    return shown.rename(columns=SHOWN), verdicts

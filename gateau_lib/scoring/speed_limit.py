@@ -36,6 +36,18 @@ def by_hand(
     return found
 
 
+@torch.inference_mode()
+def all_logits(model: Any, samples: Sequence[Encoded], count: Counter[str]) -> list[float]:
+    """The plain loop that anybody writes: mean loss of each response, nats, from the logits of all tokens."""
+    found = []
+    for one in samples:
+        ids = torch.tensor([one.ids], device=model.device)
+        logits = model(input_ids=ids).logits[0, -len(one.response) - 1 : -1].float()
+        found.append(float(torch.nn.functional.cross_entropy(logits, ids[0, -len(one.response) :])))
+        count.update(tokens=ids.numel(), padded=ids.numel(), forwards=1)
+    return found
+
+
 def whole(samples: Sequence[Encoded]) -> list[tuple[list[int], int]]:
     """Samples as rows of `by_hand`."""
     return [(sample.ids, len(sample.response)) for sample in samples]

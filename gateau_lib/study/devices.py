@@ -63,6 +63,26 @@ def gpu_memory() -> list[int]:
     return [gpu.memory for gpu in driver_gpus() if visible is None or {gpu.number, gpu.uuid} & {*visible}]
 
 
+def kernels(dtype: str = "float32", kind: str | None = None) -> dict[str, str | None]:
+    """What torch computes with on a device of this ``kind`` (default: the best there is); for records only.
+
+    ``attention``: the kernel that torch chooses for long causal attention with heads of 128 in this dtype,
+    and ``cudnn``: its version as it was loaded; None on a CPU. ``cpu_capability``: the instructions it uses.
+    """
+    import torch
+
+    found: dict[str, str | None] = {"torch": torch.__version__, "cuda": torch.version.cuda}
+    found |= {"cudnn": None, "attention": None}
+    if (kind or device().type) == "cuda":
+        from torch.nn.attention import SDPBackend
+
+        form = getattr(torch, dtype.removeprefix("torch."))
+        part = torch.zeros(1, 1, 1024, 128, dtype=form, device="cuda")
+        chosen = torch._fused_sdp_choice(part, part, part, is_causal=True)
+        found |= {"cudnn": str(torch.backends.cudnn.version()), "attention": SDPBackend(chosen).name}
+    return found | {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
+
+
 def release_gpu() -> None:
     """Give back GPU memory that is held and not used, for the next model or for other processes."""
     import torch

@@ -9,8 +9,10 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,7 @@ def _update(step: Step, entry: dict[str, Any] | None) -> None:
         "peak_memory_mb": max((each["peak_memory_mb"] for each in done.values()), default=0),
         "machine": machine(),
         "versions": computing(),
+        "kernels": kernels(step.study.profile.dtype),
         "notebooks": dict(sorted(done.items())),
     }
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
@@ -128,6 +131,15 @@ def machine() -> dict[str, Any]:
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+@lru_cache
+def kernels(dtype: str) -> dict[str, Any]:
+    """`devices.kernels`, asked in a process of its own: the runner loads no torch and holds no GPU."""
+    code = "import json, sys; from gateau_lib.study import devices; "
+    code += "print(json.dumps(devices.kernels(sys.argv[1])))"
+    done = [sys.executable, "-c", code, dtype]
+    return json.loads(subprocess.check_output(done, cwd=PACKAGE.parent, text=True))
 
 
 def files(study: Study, start: str = "") -> dict[str, str]:

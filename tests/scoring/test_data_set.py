@@ -21,6 +21,7 @@ from gateau_lib.models import loading, pair, rope
 from gateau_lib.models import sizes as sizes_module
 from gateau_lib.models.nll import NonFiniteLoss, OutOfMemory
 from gateau_lib.scoring import part_files, score_table, settings
+from gateau_lib.study import devices
 
 
 @pytest.fixture()
@@ -150,6 +151,7 @@ def test_manifest_accounts_for_tokens_and_shards(data, saved_pair, tmp_path, cap
     assert facts["passes"]["long_pass"]["tokens"] == facts["passes"]["hmg"]["tokens"] == tokens
     assert [shard["rows"] for shard in facts["shards"]] == [3, 3, 1] and facts["table"]["rows"] == 7
     assert facts["made_by"]["long"] == facts["options"]["models"]["long"]["sha256"]
+    assert facts["kernels"] == devices.kernels() and "kernels" not in facts["made_by"]
     assert f"long_pass {tokens:,}" in capsys.readouterr().out
 
 

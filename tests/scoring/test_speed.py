@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from gateau_lib.data.kinds import KINDS
 from gateau_lib.models import memory
 from gateau_lib.models.pair import Pair
 from gateau_lib.models.rope import with_rope_theta
-from gateau_lib.scoring import speed, speed_goals
+from gateau_lib.scoring import fixed_cost, speed, speed_goals, speed_peers
 from gateau_lib.study.errors import ScoreError
 
+ROOT = Path(__file__).parents[2]
 FIDELITY = {"rank_correlation": 0.99, "top_overlap": 0.95}
 
 
@@ -33,7 +35,7 @@ def rows(pair):
     peaks = {"plain pass": 2.0, "pass with attention": 3.0, "attention matrices": 60.0}
     for kind, peak in peaks.items():
         found.append(speed.measurement("memory", kind, None, {}, length=256, peak_mib=peak))
-    return found + speed.compare_passes(pair, (256, 384), 8) + speed.compare_losses(pair, 2, 512)
+    return found + speed.compare_passes(pair, (256, 384), 8) + speed.compare_losses(pair, 2, 512, peers=False)
 
 
 def test_the_library_reads_less_and_hardly_more_than_exactness_needs(rows):
@@ -86,6 +88,15 @@ def test_goals_are_judged_and_read_again(rows, tmp_path):
     assert verdicts.iloc[-1].tolist()[1:] == ["0.050", "at most 0.1", "yes"]
 
 
+def test_a_file_from_before_the_peers_is_read():
+    about = speed_goals.read(ROOT / "results" / "bench")
+    old = [{k: v for k, v in row.items() if k not in ("times", "apart", "scored")} for row in about["rows"]]
+    old = [row for row in old if row["section"] != "fixed cost" and "parameters" not in row["section"]]
+    goals = speed_goals.reached(old, about["fidelity"])
+    measured, verdicts = speed_goals.readable(about | {"rows": old, "goals": goals})
+    assert len(verdicts) == len(goals) == 13 and "times ours" not in measured
+
+
 def test_adaptive_fidelity_is_of_planted_samples():
     found = speed.adaptive_fidelity(per_kind=1)
     assert (
@@ -100,6 +111,10 @@ def test_the_measurement_of_a_whole_run_is_written_and_read(monkeypatch, capsys,
     """The command, with sizes of a test."""
     monkeypatch.setenv("GATEAU_RESULTS", str(tmp_path))
     monkeypatch.setattr(speed, "WINDOW", 512)
+    monkeypatch.setattr(speed, "LARGE", {"vocabulary": 4000, "hidden_size": 256, "layers": 1, "heads": 2})
+    monkeypatch.setattr(speed, "LARGE_SAMPLES", {"n": 2, "window": 512, "repeats": 1})
+    monkeypatch.setattr(fixed_cost, "measure", lambda: {"command": 3.5, "bare script": 2.0})
+    monkeypatch.setattr(speed_peers, "PEERS", {})
     for name, small in {
         "compare_passes": {"lengths": (256, 384)},
         "compare_prolong": {"pairs": 10},
@@ -118,9 +133,15 @@ def test_the_measurement_of_a_whole_run_is_written_and_read(monkeypatch, capsys,
         "memory",
         "passes",
         "response losses",
+        "response losses, 2M parameters",
         "ProLong",
         "HMG + CAM",
+        "fixed cost",
     }
+    goals = {goal["goal"]: goal for goal in about["goals"]}
+    assert goals["fixed cost of the command over a bare script, seconds"]["value"] == 1.5
+    assert "response losses, 2M parameters: times a loop with all logits" in goals
+    assert {"torch", "cudnn", "attention", "cpu_capability", "processor"} <= set(about["versions"])
     said = capsys.readouterr().out
     assert f"written: {path}" in said and "memory, attention matrices, 8,192 tokens" in said
 

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 
 from gateau_lib import run
-from gateau_lib.study import code_hash, manifest, notebooks, staleness
+from gateau_lib.study import code_hash, devices, manifest, notebooks, staleness
 from gateau_lib.study.store import open_study
 from gateau_lib.study.whole_files import locked
 
@@ -433,6 +433,7 @@ def test_manifest_tells_what_made_the_files(folder, capsys):
     go(capsys, "--seed", "4")
     content = json.loads((root(folder).with_name("smoke-seed4") / "manifest.json").read_text())
     assert content["seeds"] == [4] and content["machine"]["device"] == "cpu" and content["versions"]["torch"]
+    assert content["kernels"] == devices.kernels() and content["kernels"]["cudnn"] is None
     entry = content["notebooks"]["01_one"]
     assert (
         entry["seconds"] > 0
