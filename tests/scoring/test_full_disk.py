@@ -81,7 +81,8 @@ def test_scoring_goes_on_when_there_is_room(data, saved_pair, tmp_path, capsys, 
     whole, out = tmp_path / "whole" / "s.parquet", tmp_path / "full" / "s.parquet"
     assert score.main(command(data, saved_pair, whole)) == 0
     parts = sorted(path.stat().st_size for path in (whole.parent / "s.parquet.parts").glob("*.json"))
-    size = parts[-1] + (-20 if stops_at == "part" else 20)  # a part tells its seconds, in more or fewer digits
+    room = -20 if stops_at == "part" else 20  # a part tells its seconds, in more or fewer digits
+    size = parts[-1] + room
     assert parts[0] < size < whole.stat().st_size
     with files_up_to(size):
         said = refused(score.main, command(data, saved_pair, out), capsys)
