@@ -5,7 +5,6 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -32,7 +31,7 @@ LONGEST_WINDOW = 65_536  # tokens of a named model's window that are used
 INSTRUCTION, RESPONSE = 40, 176  # tokens of random samples: medians of long instruction data
 # A model so large that matrix products, not calls, take the time: 60 million parameters.
 LARGE = {"vocabulary": 32_000, "hidden_size": 640, "layers": 8, "heads": 10}
-LARGE_SAMPLES = {"n": 6, "window": 2048, "repeats": 3}
+LARGE_SAMPLES: dict[str, Any] = {"n": 6, "window": 2048, "repeats": 3}
 PASS_LENGTHS, PASS_RESPONSE = (1024, 2048, 4096, 8192, 16384), 200
 LOSSES = "response losses"  # a section of rows; those of a larger model name its size
 KINDS = ("plain pass", "pass with attention", "attention matrices")
@@ -132,7 +131,7 @@ def compare_losses(
         "library": partial(model_passes.response_nll, model, samples),
         "loop, all logits": partial(speed_limit.all_logits, model, samples),
     }
-    with speed_peers.ready(pair, texts) if peers else nullcontext({}) as beside:
+    with speed_peers.ready(pair, texts, peers) as beside:
         works |= beside
         _best(model.device, works)  # first calls of a kernel are slow
         found = _best(model.device, works, repeats)

@@ -115,11 +115,11 @@ def versions() -> dict[str, str | None]:
 
 
 @contextmanager
-def ready(pair: Pair, samples: Sequence[Sample]) -> Iterator[dict[str, Peer]]:
+def ready(pair: Pair, samples: Sequence[Sample], wanted: bool = True) -> Iterator[dict[str, Peer]]:
     """Those that are installed, by name, with a copy of the long model; a line for each other one."""
     with tempfile.TemporaryDirectory() as name:
         found, folder = dict[str, Peer](), Path(name)
-        for peer, (module, package, more, begin) in PEERS.items():
+        for peer, (module, package, more, begin) in PEERS.items() if wanted else ():
             if not find_spec(module):
                 print(f"{peer}: not measured, since it is not installed (pip install {package} {more})")
                 continue

@@ -78,8 +78,9 @@ def kernels(dtype: str = "float32", kind: str | None = None) -> dict[str, str | 
 
         form = getattr(torch, dtype.removeprefix("torch."))
         part = torch.zeros(1, 1, 1024, 128, dtype=form, device="cuda")
+        version = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
         chosen = torch._fused_sdp_choice(part, part, part, is_causal=True)
-        found |= {"cudnn": str(torch.backends.cudnn.version()), "attention": SDPBackend(chosen).name}
+        found |= {"cudnn": version, "attention": SDPBackend(chosen).name}
     return found | {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
 
 

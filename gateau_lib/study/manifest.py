@@ -139,7 +139,8 @@ def kernels(dtype: str) -> dict[str, Any]:
     code = "import json, sys; from gateau_lib.study import devices; "
     code += "print(json.dumps(devices.kernels(sys.argv[1])))"
     done = [sys.executable, "-c", code, dtype]
-    return json.loads(subprocess.check_output(done, cwd=PACKAGE.parent, text=True))
+    found: dict[str, Any] = json.loads(subprocess.check_output(done, cwd=PACKAGE.parent, text=True))
+    return found
 
 
 def files(study: Study, start: str = "") -> dict[str, str]:
