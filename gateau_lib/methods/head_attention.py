@@ -94,7 +94,7 @@ def head_attention(
 
     with naming([sample.id for sample in encoded]):
         lengths = [len(sample.ids) for sample in encoded]
-        return nll.run_batches(lengths, nll.BATCH_TOKENS, run, rope_edge(model))
+        return nll.run_batches(lengths, nll.most_tokens(model), run, rope_edge(model))
 
 
 def agreement(attention: np.ndarray, importance: np.ndarray) -> np.ndarray:

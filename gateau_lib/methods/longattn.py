@@ -92,7 +92,7 @@ def long_attention(
         return found
 
     with nll.naming([sample.id for sample in encoded]):
-        found = nll.run_batches([len(s.ids) for s in encoded], nll.BATCH_TOKENS, run, rope_edge(model))
+        found = nll.run_batches([len(s.ids) for s in encoded], nll.most_tokens(model), run, rope_edge(model))
     strength, variance = np.array(found, dtype=float).reshape(-1, 2).T
     return strength, variance
 

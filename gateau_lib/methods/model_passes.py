@@ -233,7 +233,7 @@ def long_pass(
 
     with naming([sample.id for sample in encoded]):
         lengths, edge = [len(s.ids) for s in encoded], rope.rope_edge(model)
-        return nll.run_batches(lengths, nll.BATCH_TOKENS, run, edge)
+        return nll.run_batches(lengths, nll.most_tokens(model), run, edge)
 
 
 def segment_importance(

@@ -9,17 +9,16 @@ from transformers import PreTrainedModel
 from gateau_lib.methods import prolong
 from gateau_lib.models import prefixes
 from gateau_lib.models.nll import (
-    BATCH_TOKENS,
     Count,
     NonFiniteLoss,
     SequenceError,
     continuation_nll,
+    most_tokens,
     run_batches,
 )
 
 NO_PAIRS = np.empty((0, 2), dtype=int)
 PREFIX_TOKENS = 4096  # tokens whose keys and values are held at once: 2 GiB for Llama-2-7B in bfloat16
-CPU_TOKENS = 2048  # the most of a pass on a processor, where prefixes take room in its caches beside the rows
 
 
 def pair_nll(
@@ -53,7 +52,7 @@ def _losses(
     later, earlier = pairs.T
     if not prefixes.reusable(model, segment_length):
         return _whole_pairs(model, parts, pairs, count)
-    batch_tokens = CPU_TOKENS if model.device.type == "cpu" else BATCH_TOKENS
+    batch_tokens = most_tokens(model)
     needed, given = np.unique(pairs), np.empty(len(pairs))
 
     def run(group: list[int]) -> list[float]:

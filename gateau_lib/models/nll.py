@@ -93,6 +93,12 @@ def planned_length(model: PreTrainedModel, length: int) -> int:
     return length if any(end and length <= end < planned for end in room) else planned
 
 
+def most_tokens(model: PreTrainedModel, asked: int | None = None) -> int:
+    """Padded tokens of a pass: `BATCH_TOKENS` or what is asked for, on a processor `CPU_TOKENS` at most."""
+    most = BATCH_TOKENS if asked is None else asked
+    return min(most, CPU_TOKENS) if model.device.type == "cpu" else most
+
+
 def padded(
     sequences: Sequence[Sequence[int]], device: torch.device, past: int = 0, length: int = 0
 ) -> dict[str, torch.Tensor]:
@@ -253,8 +259,7 @@ def token_losses(
     """NLL of every target token, and where ``entropy`` is asked for that of the prediction, from one pass.
 
     ``prefixes``, ``targets``: token ids, at least one each (the start token, if nothing else).
-    ``batch_tokens``: padded tokens a forward pass, `BATCH_TOKENS` by default, on a processor `CPU_TOKENS` at
-        most; a longer sequence goes alone.
+    ``batch_tokens``: see `most_tokens`; a longer sequence goes alone.
     Returns one a pair, in the order of the call.
     Raises ValueError: an empty prefix or target; NonFiniteLoss, OutOfMemory: with the index.
     """
@@ -273,6 +278,4 @@ def token_losses(
         return losses
 
     lengths = [len(prefix) + len(target) for prefix, target in zip(prefixes, targets, strict=True)]
-    most = BATCH_TOKENS if batch_tokens is None else batch_tokens
-    most = min(most, CPU_TOKENS) if model.device.type == "cpu" else most
-    return run_batches(lengths, most, run, rope_edge(model))
+    return run_batches(lengths, most_tokens(model, batch_tokens), run, rope_edge(model))

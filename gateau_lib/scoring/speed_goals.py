@@ -48,11 +48,21 @@ def reached(rows: Sequence[Mapping[str, Any]], fidelity: Mapping[str, float]) ->
         ("attention in the pass: its overhead at the longest over the shortest", growth, 1.0, "most"),
         ("attention in the pass: memory over attention matrices", within, 0.1, "most"),
     ]
-    # Not in older files: a larger model, and what a call of the command costs.
+    # Not in older files: a larger model, keys that are read, and what a call of the command costs.
     for section in dict.fromkeys(row["section"] for row in rows):
         if section.startswith("response losses,"):
             loop = ratio(section, "library", "loop, all logits", "seconds")
             goals.append((f"{section}: times a loop with all logits", loop, 1.0, "most"))
+    if ("ProLong", "bound, keys read", None) in measured:
+        rate = ratio("ProLong", "bound, keys read", "exact", "seconds")
+        goals.append(
+            (
+                "ProLong: share of the rate of its bound that reads the other segment's keys",
+                rate,
+                0.9,
+                "least",
+            )
+        )
     if call := measured.get(("fixed cost", "command", None)):
         more = call["seconds"] - measured["fixed cost", "bare script", None]["seconds"]
         goals.append(("fixed cost of the command over a bare script, seconds", more, 1.0, "most"))

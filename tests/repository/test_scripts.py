@@ -47,6 +47,15 @@ def test_a_large_selection_is_measured(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["m.csv"]
 
 
+def test_the_rate_of_scoring_is_told_by_tenths(tmp_path):
+    line = ["--records", "20", "--folder", str(tmp_path), "--csv", str(tmp_path / "m.csv"), "--"]
+    done = script("large_score.py", *line, "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    record = pd.read_csv(tmp_path / "m.csv")
+    assert (record["records"] == 2).all() and (record["tokens"] > 100).all() and len(record) == 10
+    assert record["peak_mib"].is_monotonic_increasing and record["peak_mib"].iloc[-1] > 50
+
+
 def test_the_cascades_figure_is_drawn_from_a_record_that_keeps_the_promised_recall():
     picture = ROOT / "docs" / "_static" / "cascade.svg"
     before = picture.read_bytes()

@@ -23,3 +23,10 @@ def test_rows_of_one_length_may_share_a_pass(llama, encoded):
     one = speed_limit.by_hand(llama, [row] * 5, alone)
     np.testing.assert_allclose(speed_limit.by_hand(llama, [row] * 5, together, at_once=2), one, rtol=1e-6)
     assert (alone["forwards"], together["forwards"]) == (5, 3) and alone["tokens"] == together["tokens"]
+
+
+def test_rows_after_others_read_their_keys(llama, encoded):
+    before, row = encoded[0].ids[:9], encoded[1].ids[:7]
+    found = speed_limit.by_hand(llama, [(row, 6)] * 5, Counter[str](), at_once=2, after=before)
+    (pair,) = speed_limit.by_hand(llama, [(before + row, 6)], Counter[str]())
+    np.testing.assert_allclose(found, [pair] * 5, rtol=1e-5)
