@@ -59,8 +59,8 @@ def run_jobs(
 def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Fresh processes, or those of the call before this one: each takes seconds to begin.
 
-    They are kept if no job failed, and used again if code and environment are those that they began with. On a
-    GPU none is kept: its memory is needed.
+    They are kept if no job failed, and used again if code and environment are those that they began with.
+    On a GPU none is kept: its memory is needed.
     """
     gpus, cards = devices.gpus(), None
     began_with = workers, dict(os.environ), library(PACKAGE)
