@@ -85,16 +85,17 @@ def test_goals_are_judged_and_read_again(rows, tmp_path):
     measured, verdicts = speed_goals.readable(found)
     assert len(measured) == len(rows) and len(verdicts) == len(goals) == 14
     assert "passes, plain pass, 256 tokens" in set(measured["measured"]) and "nan" not in measured.to_string()
-    assert verdicts.iloc[-1].tolist()[1:] == ["0.050", "at most 0.1", "yes"]
+    assert verdicts.iloc[12].tolist()[1:] == ["0.050", "at most 0.1", "yes"]
 
 
 def test_a_file_from_before_the_peers_is_read():
     about = speed_goals.read(ROOT / "results" / "bench")
     old = [{k: v for k, v in row.items() if k not in ("times", "apart", "scored")} for row in about["rows"]]
     old = [row for row in old if row["section"] != "fixed cost" and "parameters" not in row["section"]]
+    old = [row for row in old if row["what"] != "bound, keys read"]
     goals = speed_goals.reached(old, about["fidelity"])
     measured, verdicts = speed_goals.readable(about | {"rows": old, "goals": goals})
-    assert len(verdicts) == len(goals) == 14 and "times ours" not in measured
+    assert len(verdicts) == len(goals) == 13 and "times ours" not in measured
 
 
 def test_adaptive_fidelity_is_of_planted_samples():
