@@ -26,7 +26,9 @@ from gateau_lib.study.whole_files import atomic_write
 
 settings.register_profile("repository", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("repository")
+# Two threads that wait for each other on a core that another test holds are many times slower than one.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
 LISTED = Path(__file__).with_name("slow.txt").read_text(encoding="utf-8")
 STARTED = pytest.StashKey[float]()
 SLOW = re.findall(r"^\w+", LISTED, flags=re.MULTILINE)

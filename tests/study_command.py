@@ -19,9 +19,6 @@ def python(results: Path, *words: str, seconds: int) -> subprocess.CompletedProc
         "PYTHONHASHSEED": "0",
     }
     environment |= {"IPYTHONDIR": str(results / "ipython"), "GATEAU_DEVICE": "cpu"}
-    # Other tests run beside this one: two threads that wait for each other on a busy core
-    # are many times slower than one.
-    environment |= {"OMP_NUM_THREADS": "1"}
     environment |= {"PYTHONWARNINGS": "ignore:IProgress not found", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     command = [sys.executable, "-m", *words]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds)

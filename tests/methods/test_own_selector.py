@@ -52,7 +52,7 @@ def python(tmp_path_factory):
     listing.write_text(text.replace(last, last + line), encoding="utf-8")
 
     def run(*words: str | Path) -> str:
-        more = {"PYTHONPATH": str(root), "GATEAU_RESULTS": str(root / "results"), "OMP_NUM_THREADS": "1"}
+        more = {"PYTHONPATH": str(root), "GATEAU_RESULTS": str(root / "results")}
         done = subprocess.run(
             [sys.executable, *map(str, words)],
             capture_output=True,

@@ -74,7 +74,7 @@ def installed(tmp_path_factory) -> Path:
 def outside(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """A command of the installed library, in a folder of the user's."""
     environment = {name: each for name, each in os.environ.items() if not name.startswith("GATEAU_")}
-    environment |= {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": str(installed)}
     command = [sys.executable, "-m", "gateau_lib", *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 

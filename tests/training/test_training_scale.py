@@ -460,7 +460,7 @@ def two(job: FineTune, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "jobs.json").write_text(json.dumps([recipe.to_json(j) for j in jobs_for_two(job).values()]))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += [str(Path(__file__).parent / "two_processes.py"), str(folder / "jobs.json"), str(folder)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
