@@ -35,11 +35,14 @@ SLOW = re.findall(r"^\w+", LISTED, flags=re.MULTILINE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what slow.txt names, by file or by test; such files come first, in its order."""
+    """Mark what slow.txt names, by file or by test; its files come first, then those that hold such tests."""
+    long = set[Path]()  # a process takes a file at a time: none of these may be left for one at the end
     for item in items:
         if {item.path.stem, getattr(item, "originalname", item.name)} & set(SLOW):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
+            long.add(item.path)
+    places = {name: place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(SLOW) + (item.path not in long)))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

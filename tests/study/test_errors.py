@@ -43,7 +43,7 @@ def one_line(capsys):
 
 def test_parquet_that_fails_without_a_word(tmp_path, monkeypatch, capsys):
     (tmp_path / "d.parquet").write_bytes(b"PAR1")
-    for name in ("read_metadata", "read_schema"):
+    for name in ("read_metadata", "read_schema", "ParquetFile"):
         monkeypatch.setattr(pq, name, raises(pa.ArrowInvalid("")))
     assert score.main([str(tmp_path / "d.parquet"), "--out", str(tmp_path / "s.parquet")]) == 2
     assert "d.parquet: not a Parquet file (ArrowInvalid)" in one_line(capsys)
