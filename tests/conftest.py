@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -35,14 +36,14 @@ SLOW = re.findall(r"^\w+", LISTED, flags=re.MULTILINE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what slow.txt names, by file or by test; its files come first, then those that hold such tests."""
-    long = set[Path]()  # a process takes a file at a time: none of these may be left for one at the end
+    """Mark what slow.txt names, by file or by test; its files come first, then those with most such tests."""
+    slow = Counter[Path]()  # a process takes a file at a time: no long one may be left for the end
     for item in items:
         if {item.path.stem, getattr(item, "originalname", item.name)} & set(SLOW):
             item.add_marker(pytest.mark.slow)
-            long.add(item.path)
+            slow[item.path] += 1
     places = {name: place for place, name in enumerate(SLOW)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(SLOW) + (item.path not in long)))
+    items.sort(key=lambda item: (places.get(item.path.stem, len(SLOW)), -slow[item.path]))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
