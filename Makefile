@@ -73,7 +73,7 @@ coverage: $(READY) ## which share of each room's lines the unit tests run
 select: $(READY) ## score and select your data: DATA=my.jsonl [FRACTION=0.1] [OUT=folder] [SHORT=model LONG=model]
 ##  [FORMAT=sharegpt] [IDS=line] [TURN=1] [RENAME='tools=unread ...'] [DEDUP=0.8] [PER_SOURCE=1] [ADAPTIVE=1] [WORKERS=N processes] [ENGINE=ray] [PLAN=1]
 	@test -n "$(DATA)" || { echo "error: name your data: make select DATA=my.jsonl FRACTION=$(FRACTION) OUT=folder" >&2; exit 2; }
-	@awk 'BEGIN { f = "$(FRACTION)" + 0; d = "$(or $(DEDUP),1)" + 0; exit !(f > 0 && f <= 1 && d > 0 && d <= 1) }' || \
+	@printf '%s\n' "$(FRACTION)" "$(or $(DEDUP),1)" | awk '!/^[0-9.]+(e-?[0-9]+)?$$/ || $$1 <= 0 || $$1 > 1 { exit 1 }' || \
 		{ echo "error: FRACTION and DEDUP must lie in (0, 1], such as FRACTION=0.1 DEDUP=0.8" >&2; exit 2; }
 	@$(PYTHON_RUN) gateau_lib.score "$(DATA)" $(SCORING) --out "$(OUT)/scores.parquet"
 	@$(if $(PLAN),:,$(PYTHON_RUN) gateau_lib.select "$(OUT)/scores.parquet" --data "$(DATA)" $(CHOOSING) --out "$(OUT)/selected.jsonl")

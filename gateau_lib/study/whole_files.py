@@ -3,12 +3,12 @@
 import fcntl
 import json
 import os
-import shutil
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from gateau_lib.study.errors import ScoreError, reason
 
@@ -22,27 +22,7 @@ def locked(folder: Path, machines: bool = True) -> Iterator[None]:
     Raises ScoreError: another run holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path, here = folder / "lock", socket.gethostname()
-    with path.open("ab+", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except BlockingIOError:
-            free = False
-        file.seek(0)
-        try:
-            holder = dict(json.loads(file.read() or "{}"))
-        except (ValueError, TypeError):  # its holder died while writing
-            holder = {}
-        if not free or (machines and holder.get("host", here) != here):
-            process, host, since = (holder.get(each, "?") for each in ("process", "host", "since"))
-            who = f"another run writes here (process {process} on {host}, since {since})"
-            raise ScoreError(f"{folder}: {who}; wait for it, or delete {path} if it died elsewhere")
-        file.truncate(0)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        told = json.dumps({"process": os.getpid(), "host": here, "since": now}) + "\n"
-        with suppress(OSError):  # the kernel's lock holds on a full disk too
-            file.write(told.encode())
+    with _held(folder / "lock", folder, machines) as file:
         for left in filter(Path.is_file, folder.glob(".*.part")):  # what a killed run was writing
             left.unlink(missing_ok=True)
         try:
@@ -53,16 +33,54 @@ def locked(folder: Path, machines: bool = True) -> Iterator[None]:
 
 @contextmanager
 def locked_for(path: Path) -> Iterator[None]:
-    """Hold a file that is to be written, by a folder ``.lock`` beside it that is gone afterwards.
+    """Hold a file that is to be written, by a hidden file beside it that is gone afterwards.
 
     Raises ScoreError: another run holds it.
     """
-    folder = path.with_suffix(".lock")
-    with locked(folder):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    with _held(lock, path, machines=True):
         try:
             yield
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            lock.unlink(missing_ok=True)  # while it is held: see `_opened`
+
+
+@contextmanager
+def _held(path: Path, what: Path, machines: bool) -> Iterator[BinaryIO]:
+    """The lock ``path`` of ``what``, held and open; see `locked`."""
+    here = socket.gethostname()
+    with ExitStack() as stack:
+        file, free = _opened(path, stack)
+        file.seek(0)
+        try:
+            holder = dict(json.loads(file.read() or "{}"))
+        except (ValueError, TypeError):  # its holder died while writing
+            holder = {}
+        if not free or (machines and holder.get("host", here) != here):
+            process, host, since = (holder.get(each, "?") for each in ("process", "host", "since"))
+            who = f"another run writes here (process {process} on {host}, since {since})"
+            raise ScoreError(f"{what}: {who}; wait for it, or delete {path} if it died elsewhere")
+        file.truncate(0)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        told = json.dumps({"process": os.getpid(), "host": here, "since": now}) + "\n"
+        with suppress(OSError):  # the kernel's lock holds on a full disk too
+            file.write(told.encode())
+        yield file
+
+
+def _opened(path: Path, stack: ExitStack) -> tuple[BinaryIO, bool]:
+    """The file, and whether this process holds it now; never one that its last holder has deleted since."""
+    while True:
+        file = cast(BinaryIO, stack.enter_context(path.open("ab+", buffering=0)))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file, False
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file, True
+        file.close()
 
 
 def part_of(path: Path) -> Path:

@@ -65,9 +65,10 @@ def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
     gpus, cards = devices.gpus(), None
     began_with = workers, dict(os.environ), library(PACKAGE)
     before, pool = _KEPT.popitem()[1] if _KEPT else (None, None)
-    if pool and before != began_with:
+    if pool and (before != began_with or not _alive(pool)):
         pool.shutdown()
-    if not pool or before != began_with:
+        pool = None
+    if not pool:
         devices.release_gpu()
         spawn = multiprocessing.get_context("spawn")
         if gpus > 1:
@@ -84,6 +85,14 @@ def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown()
     else:
         _KEPT["last"] = began_with, pool
+
+
+def _alive(pool: ProcessPoolExecutor) -> bool:
+    """Whether the processes can still be given work: one that died while it waited ends them all."""
+    try:
+        return pool.submit(bool).result() is False
+    except BrokenProcessPool:
+        return False
 
 
 @contextmanager

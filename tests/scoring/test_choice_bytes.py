@@ -7,6 +7,8 @@ import json
 import os
 import random
 import socket
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from gateau_lib.data import sharded
 from gateau_lib.methods import selection
 from gateau_lib.scoring import score_table
 from gateau_lib.study import whole_files
+from gateau_lib.study.errors import ScoreError
 
 N = 400
 EMPTY = dict.fromkeys((*score_table.LENGTHS, *score_table.SCORES, "cam_mode"))
@@ -100,11 +103,33 @@ def test_quotas_are_those_of_the_library(inputs):
 def test_a_second_selection_into_the_same_file_refuses_and_names_the_first(inputs, capsys):
     out = selected(inputs, "")
     before = out.read_bytes()
+    notes = out.with_suffix(".lock") / "notes.txt"  # of the user's
+    notes.parent.mkdir()
+    notes.write_text("mine")
     with whole_files.locked_for(out):
         line = [str(inputs[0]), "--data", str(inputs[1]), "--out", str(out), "--top", "1"]
         assert select.main(line) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert f"another run writes here (process {os.getpid()} on {socket.gethostname()}" in said
-    assert out.read_bytes() == before and not out.with_suffix(".lock").exists()
+    assert out.read_bytes() == before and not list(out.parent.glob(".*.lock"))
     selected(inputs, "--top 1")
-    assert not out.with_suffix(".lock").exists()
+    assert not list(out.parent.glob(".*.lock"))
+    assert notes.read_text() == "mine"
+
+
+def test_a_lock_that_is_deleted_while_others_try_holds_one_at_a_time(tmp_path):
+    inside, met, out = [], [], tmp_path / "o.jsonl"
+
+    def often() -> None:
+        for _ in range(300):
+            with suppress(ScoreError), whole_files.locked_for(out):
+                inside.append(1)
+                met.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=often) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert set(met) == {1} and not list(tmp_path.iterdir())

@@ -66,3 +66,11 @@ def test_processes_are_used_again_until_a_job_fails_or_the_environment_changes(
     assert third != second
     monkeypatch.setenv("GATEAU_ANYTHING", "1")
     assert run_jobs(begun, {"a": ()}, 1, "asking") != third
+
+
+def test_a_process_that_dies_while_it_waits_fails_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    (idle,) = run_jobs(begun, {"a": ()}, 1, "asking")
+    os.kill(idle, signal.SIGKILL)
+    time.sleep(0.5)
+    assert run_jobs(begun, {"a": ()}, 1, "asking") != [idle]
