@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 for folder in sys.argv[2:]:
-    model = AutoModelForCausalLM.from_pretrained(folder).to(sys.argv[1])
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False).to(sys.argv[1])
     with torch.inference_mode():
         model(input_ids=torch.ones(1, 64, dtype=torch.long, device=model.device))
 """
