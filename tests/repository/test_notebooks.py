@@ -16,8 +16,9 @@ from gateau_lib.study.staleness import UPSTREAM, Step
 from gateau_lib.study.store import Study
 
 NBVAL = (
-    "-x --nbval-lax --nbval-current-env --nbval-cell-timeout 300 -p no:cacheprovider -p no:xdist -q".split()
-)
+    "-x --nbval-lax --nbval-current-env --nbval-cell-timeout 300 --nbval-kernel-startup-timeout 300 "
+    "-p no:cacheprovider -p no:xdist -q"
+).split()
 
 pytestmark = pytest.mark.skipif(
     not list((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")), reason="no notebooks"
